@@ -16,6 +16,7 @@ from analogtorch.chips.hermes_core import hermes_core
 from analogtorch.chips.ibm_speech34 import ibm_speech34
 from analogtorch.chips.ideal import ideal
 from analogtorch.chips.iv_curve import IVCurve
+from analogtorch.chips.light import Light
 from analogtorch.chips.memcapacitor import memcapacitor
 from analogtorch.chips.neurram48 import neurram48
 from analogtorch.chips.non_ideality import non_ideality
@@ -82,6 +83,7 @@ __all__ = [
     "Expansion",
     "Figure",
     "IVCurve",
+    "Light",
     "MVMReadNoise",
     "Network",
     "Periphery",

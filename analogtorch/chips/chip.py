@@ -1,5 +1,6 @@
 """The description of a chip: named parts that define noise, programming, drift and converters."""
 
+import math
 import warnings
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ from analogtorch.chips.converters import ADC, DAC
 from analogtorch.chips.cost import Cost
 from analogtorch.chips.expansion import Expansion
 from analogtorch.chips.iv_curve import IVCurve, check_iv
+from analogtorch.chips.light import Light
 from analogtorch.chips.non_idealities import non_idealities, scaled, without
 from analogtorch.chips.periphery import Periphery
 from analogtorch.chips.read_noise import MVMReadNoise
@@ -43,6 +45,8 @@ class Chip:
     """The converters on the rows."""
     expansion: Expansion = field(default_factory=Expansion)
     """Weight expansion: matrices on more rows than they have inputs; none unless given."""
+    light: Light = field(default_factory=Light)
+    """The light that the inputs of a sensor are; they are none unless given."""
     slices: Slices = field(default_factory=Slices)
     """How weights and inputs are cut into digits; not at all unless given."""
     cell: Cell
@@ -73,6 +77,7 @@ class Chip:
             ("array", Array),
             ("dac", DAC),
             ("expansion", Expansion),
+            ("light", Light),
             ("slices", Slices),
             ("iv", IVCurve),
             ("thermal", Thermal),
@@ -119,6 +124,14 @@ class Chip:
                     warnings.warn(
                         f"{self.name}: TrainingNoise.time={time!r} is {note}", stacklevel=3
                     )
+
+    @property
+    def output_noise(self) -> float:
+        """Standard deviation of the noise of one partial sum, in the units of ``adc.range``.
+
+        It is that before the ADC and, of a sensor, that of the dark current of all its rows.
+        """
+        return math.hypot(self.adc.noise, self.light.dark_std(self.array.rows))
 
     @property
     def phases(self) -> int:
@@ -174,6 +187,7 @@ class Chip:
 
         They are in the order of the signal. ``dac``: inputs are clipped and rounded. ``dac_inl``,
         ``dac_gain`` and ``dac_jitter``: the DACs' codes, their rows and their pulses differ.
+        ``shot_noise`` and ``dark_current``: electrons of a sensor arrive by chance.
         ``input_pulses``: inputs are applied digit by digit, each with its own ADC output.
         ``iv_curve``: currents are not proportional to voltages.
         ``programming_noise``, ``drift`` and ``read_noise``: effects of the devices; an error that

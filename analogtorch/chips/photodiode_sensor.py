@@ -6,6 +6,7 @@ from analogtorch.chips.array import Array
 from analogtorch.chips.chip import Chip
 from analogtorch.chips.converters import ADC, DAC
 from analogtorch.chips.cost import Cost, Network, Shares
+from analogtorch.chips.light import Light
 from analogtorch.chips.training import TrainingNoise
 from analogtorch.values.sources import Sources
 
@@ -31,7 +32,13 @@ FILTERS = {
 but their values are not in the sources used."""
 
 
-def photodiode_sensor(*, spread: float = 0.01, training: TrainingNoise | None = None) -> Chip:
+def photodiode_sensor(
+    *,
+    spread: float = 0.01,
+    illuminance: float = 1000.0,
+    exposure: float = 1e-3,
+    training: TrainingNoise | None = None,
+) -> Chip:
     """Return networks of 3x3 photodiodes, each of which convolves light with one filter.
 
     Jang et al. fabricated thousands of the diodes, and ran seven filters on a network of nine, one
@@ -39,14 +46,17 @@ def photodiode_sensor(*, spread: float = 0.01, training: TrainingNoise | None = 
     wire, and nothing is converted or moved before. Time, ADC and energy are assumptions: the energy
     is that of one ADC output, as the diodes need no bias. A network computes one output per
     exposure, so that a layer takes as many networks as it has filters, or exposures one after
-    another. Wider layers are cut into row blocks of nine inputs.
+    another. Layers of several channels, such as colours, take a network for each. Inputs are light
+    from 0 to 1: calibrate the layer, or set its DAC range to 1, so that 1 is ``illuminance``.
 
     Args:
         spread: standard deviation of a responsivity relative to itself, >= 0 (ILLUSTRATIVE).
+        illuminance: illuminance on the sensor of an input at full scale, lux, > 0 (ASSUMED).
+        exposure: time in which light is collected, s, > 0 (ASSUMED).
         training: noise of HWA training; by default twice the cell's programming noise.
 
     Raises:
-        ValueError: ``spread`` is negative or no number.
+        ValueError: ``spread`` is negative, or light is not positive.
 
     Example:
         >>> chip = at.chips.photodiode_sensor()
@@ -66,6 +76,20 @@ def photodiode_sensor(*, spread: float = 0.01, training: TrainingNoise | None = 
             ),
         ),
         dac=DAC(bits=None, sources=Sources(bits=_LIGHT)),
+        light=Light(
+            illuminance=illuminance,
+            exposure=exposure,
+            electrons=2e5,
+            shot_noise=1.0,
+            dark=6e3,
+            sources=Sources(
+                illuminance="ASSUMED: full daylight behind a lens; not in the sources used",
+                exposure="ASSUMED: a millisecond",
+                electrons=f"ASSUMED: 100 um2, half of all photons of 555 nm; not in: {_PAPER}",
+                shot_noise="Poisson's law",
+                dark=f"ASSUMED: 1 nA/cm2 of silicon on 100 um2; not in: {_PAPER}",
+            ),
+        ),
         cell=devices.DifferentialPair(
             device=device,
             sources=Sources(
@@ -79,21 +103,21 @@ def photodiode_sensor(*, spread: float = 0.01, training: TrainingNoise | None = 
             sources=Sources(
                 bits="ASSUMED: as of other chips; the paper measures currents",
                 range="ASSUMED: all nine diodes at full light, so that nothing saturates",
-                noise="ASSUMED: none; shot noise and dark current depend on the light",
+                noise="ASSUMED: none but that of the light",
             ),
         ),
-        cost=_cost(),
+        cost=_cost(exposure),
         training=training or TrainingNoise(),
         sources=Sources() if training else Sources(training=_TRAINING),
     )
 
 
-def _cost() -> Cost:
+def _cost(exposure: float) -> Cost:
     nothing = "a sensor has no inputs to convert or to move"
     return Cost(
         phases=1,
         precision="light, 8-bit outputs",
-        mvm_time=assumed(1e-3, "an exposure of a millisecond"),
+        mvm_time=assumed(exposure, "the exposure"),
         mvm_energy=assumed(1.667e-12, f"one 8-bit ADC output, {_ISAAC}"),
         excluded=_EXCLUDED,
         shares=Shares(

@@ -210,7 +210,8 @@ class AnalogLayer(PlacedMixin, ProgrammedMixin):
         Raises:
             RuntimeError: the shape of the weight has changed.
             NotImplementedError: the call is under a transform that the operators do not support.
-            ValueError, TypeError: the shape or type of ``x`` does not fit the layer.
+            ValueError, TypeError: the shape or type of ``x`` does not fit the layer, or it is
+                negative light.
         """
         if self.weight.shape != self.placed_shape:
             raise RuntimeError(
@@ -221,6 +222,11 @@ class AnalogLayer(PlacedMixin, ProgrammedMixin):
         refuse_transforms(self.layer_name, execution.noisy)
         vectors = self._vectors(x)
         self._check_type(x)
+        if self.chip.light.on and not torch.compiler.is_compiling() and bool((x < 0).any()):
+            raise ValueError(
+                f"layer {self.layer_name!r} takes light, which is never negative, got "
+                f"{float(x.detach().min()):.3g}; give it images from 0 to 1, and normalise later"
+            )
         by_itself = all(tap.execution is None for tap in self.taps)
         if by_itself and not torch.compiler.is_compiling() and not self.has_run:
             self.has_run = True

@@ -22,6 +22,7 @@ from analogtorch.nn.traced import Proxy, whole
 class AnalogConv(AnalogLayer):
     """The base of the analog convolutions, with ``dims`` spatial dimensions."""
 
+    senses = True
     dims: int
     stride: Any
     dilation: Any

@@ -23,6 +23,7 @@ class AnalogLinear(AnalogLayer, nn.Linear):
     channel_dim = -1
     digital = nn.Linear
     expands = True
+    senses = True
     sequence_first: bool = False
     """Whether inputs of three dimensions are (L, N, in_features), so that the second one counts the
     samples; ``convert`` sets it for the layers of a transformer that is not ``batch_first``."""

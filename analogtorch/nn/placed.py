@@ -1,5 +1,6 @@
 """The blocks of a layer's weight on its chip, and the executions that multiply them."""
 
+import math
 from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
@@ -37,6 +38,8 @@ class PlacedMixin(ConvertersMixin):
     """Shape of the weight for which ``sections`` were made."""
     output_runs: tuple[slice, ...] = ()
     """Runs of its outputs that a layer of one section may compute alone."""
+    senses: ClassVar[bool] = False
+    """Whether this kind of layer can be that of a sensor, whose inputs are light."""
     noise_fraction: float = 1.0
     """Share of the chip's training noise, in [0, 1]: see ``analogtorch.hwa.training_noise_``."""
 
@@ -52,7 +55,7 @@ class PlacedMixin(ConvertersMixin):
                 f"layer {self.layer_name!r} belongs to a programmed chip, which cannot become "
                 "another"
             )
-        self._refuse_expansion(chip)
+        self._refuse_chip(chip)
         self._chip = chip
         self.replan()
 
@@ -75,17 +78,18 @@ class PlacedMixin(ConvertersMixin):
         """Return the executions that the layer would have on ``chip``; nothing changes.
 
         Raises:
-            ValueError: the chip expands weights, which this kind of layer has not.
+            ValueError: the chip expands weights or senses light, and this layer cannot.
         """
-        self._refuse_expansion(chip)
+        self._refuse_chip(chip)
         shape = chip.expansion.shape(tuple(self._meta_matrix.shape))
         placed = sections(shape, getattr(self, "groups", 1), chip)
         evaluation = self._plans(placed, chip)
         programmed = self._plans(
             placed,
             chip,
-            output_noise=chip.adc.noise,
+            output_noise=chip.output_noise,
             jitter=chip.dac.jitter,
+            shot=chip.light.shot_variance,
             read_noise=float(chip.mvm_read_noise.std is not None),
             balanced=int(chip.adc.asymmetry_balance),
         )
@@ -95,8 +99,10 @@ class PlacedMixin(ConvertersMixin):
             OnChip(**self._planned(chip, placed, programmed)),
         )
 
-    def _refuse_expansion(self, chip: Chip) -> None:
-        """Raise ValueError if the chip expands weights, which this kind of layer has not."""
+    def _refuse_chip(self, chip: Chip) -> None:
+        """Raise ValueError if the chip expands weights or senses light, and the layer cannot."""
+        if chip.light.on:
+            self._refuse_sensor(chip)
         if chip.expansion.on and not self.expands:
             name = self.layer_name or "(root)"
             raise ValueError(
@@ -105,6 +111,23 @@ class PlacedMixin(ConvertersMixin):
                 "recurrent layers and attention have it. Give this layer a chip without it, "
                 f"convert(..., per_layer={{{name!r}: {{'expansion': {{'factor': None}}}}}}), or "
                 f"leave it digital, convert(..., exclude=[{name!r}])"
+            )
+
+    def _refuse_sensor(self, chip: Chip) -> None:
+        name, rows = self.layer_name or "(root)", chip.array.rows
+        if not self.senses:
+            raise ValueError(
+                f"layer {name!r}: {self.digital.__name__} has no light to sense: chip "
+                f"{chip.name!r} is a sensor, which computes the first layer of a model. "
+                f"Convert that alone, convert(model, hermes64(), per_layer={{'conv1': sensor}})"
+            )
+        taps = math.prod(self._meta_matrix.shape[2:])
+        if taps > rows:
+            kernel = "x".join(map(str, self._meta_matrix.shape[2:]))
+            raise ValueError(
+                f"layer {name!r}: a kernel of {kernel} is {taps} photodiodes, and a network of "
+                f"chip {chip.name!r} has {rows}; give chip.replace(array={{'rows': {taps}}}), or "
+                "leave the layer digital"
             )
 
     @property
@@ -129,7 +152,8 @@ class PlacedMixin(ConvertersMixin):
             placed,
             chip,
             balanced=int(differ),
-            output_noise=fraction * chip.adc.noise * noise.output,
+            output_noise=fraction * chip.output_noise * noise.output,
+            shot=fraction * noise.output * chip.light.shot_variance,
             jitter=fraction * chip.dac.jitter * noise.output,
             read_noise=fraction * noise.output * float(chip.mvm_read_noise.std is not None),
             weight_noise=fraction * noise.strength if drawn else 0.0,

@@ -148,7 +148,9 @@ def _check_keys(operands: Operands, plan: Plan, expected: Expected) -> None:
         raise ValueError(f"mvm: key must be one number, of shape (), got shape {tuple(key.shape)}")
     keyed = output_keys is not None and output_keys.dim() == 1 and len(output_keys) >= plan.blocks
     if plan.noisy_sums and not keyed:
-        name = next(n for n in ("output_noise", "read_noise", "jitter") if getattr(plan, n) > 0)
+        name = next(
+            n for n in ("output_noise", "read_noise", "jitter", "shot") if getattr(plan, n) > 0
+        )
         raise ValueError(
             f"mvm: {name} > 0 needs output_keys, one for each of the {plan.blocks} row blocks"
         )

@@ -136,7 +136,7 @@ def _plain(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         raise NotImplementedError(
             "analogtorch: noise has no form in operators of torch or ONNX. Export a model in "
             "evaluation mode, by model.eval(); of a programmed chip, one of "
-            "chip.without('output_noise', 'mvm_read_noise', 'dac_jitter')"
+            "chip.without('output_noise', 'mvm_read_noise', 'dac_jitter', 'shot_noise')"
         )
     return tuple(reference.forward(inputs, plan, learns))  # type: ignore[return-value]
 

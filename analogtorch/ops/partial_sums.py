@@ -89,10 +89,10 @@ def noise_stds(
 ) -> list[Tensor]:
     """Return ``physics.read_std`` of each phase of a row block.
 
-    It is empty without read noise and jitter. ``r`` is the DAC range of the row block.
+    It is empty without read noise, jitter and shot noise. ``r`` is the DAC range of the row block.
     """
     reads = inputs.read_variances is not None and plan.read_noise > 0
-    if not (reads or plan.jitter):
+    if not (reads or plan.jitter or plan.shot):
         return []
     own_range, found = r if per_block(inputs.input_range) else None, []
     inl, noise = inputs.dac_inl, plan.output_noise
@@ -107,11 +107,16 @@ def noise_stds(
         lsb = plan.jitter * r.to(full.dtype).reshape(-1, 1, 1) / levels(bits)
         return lsb.square() * y
 
+    def shot(each: Phase) -> Tensor:
+        return plan.shot * full * sums(each.x, each.w.detach().abs(), torch.abs)
+
     variances: list[Tensor | None] = [None] * len(parts)
     if reads and inputs.read_variances is not None:
         variances = [*phase_variances(inputs.read_variances.detach(), plan.phases)]
     for each, variance in zip(parts, variances, strict=True):
         more = jitter(each) if plan.jitter else None
+        if plan.shot:
+            more = shot(each) if more is None else more + shot(each)
         squares = full.new_zeros(()) if variance is None else sums(each.x, variance, torch.square)
         multiple = 0.0 if variance is None else plan.read_noise
         found.append(read_std(full, noise, scale.view(1, -1, 1), multiple, squares, more))

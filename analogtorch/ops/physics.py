@@ -41,12 +41,12 @@ def read_std(
     scale: Tensor,
     multiple: float,
     variance: Tensor,
-    jitter: Tensor | None = None,
+    more: Tensor | None = None,
 ) -> Tensor:
     """Return the standard deviation of the noise of one MVM, in units of the sums.
 
-    Output noise, read noise and the jitter of pulses are normal and independent, so that one normal
-    draws them.
+    Output noise, read noise, the jitter of pulses and shot noise of many electrons are normal and
+    independent, so that one normal draws them.
 
     Args:
         full: full-scale input x weight scale, broadcastable to ``variance``.
@@ -54,10 +54,10 @@ def read_std(
         scale: weight scale, broadcastable to ``variance``.
         multiple: multiple of the standard deviation of the read noise, >= 0.
         variance: sums of (variance of a weight in units of ``scale`` squared) x input^2.
-        jitter: variance of the jitter of all pulses, in units of the sums squared; None: 0.
+        more: variance of jitter and shot noise, in units of the sums squared; None: 0.
     """
     total = (full * std).square() + (scale * multiple).square() * variance
-    return torch.sqrt(total if jitter is None else total + jitter)
+    return torch.sqrt(total if more is None else total + more)
 
 
 class Phase(NamedTuple):

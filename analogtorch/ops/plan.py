@@ -31,6 +31,9 @@ class Plan(Layout):
     jitter: float = 0.0
     """Standard deviation of the duration of a pulse, in steps of the DAC, >= 0. Only the reference
     computes it."""
+    shot: float = 0.0
+    """Variance of a partial sum of light in units of the sum of its magnitudes, both relative to
+    (full-scale input x weight scale), >= 0. Only the reference computes it."""
     output_bits: int = 0
     """Bits of the ADC, 2..16; 0: partial sums are neither clipped nor rounded, unless
     ``output_steps`` is set."""
@@ -98,7 +101,7 @@ class Plan(Layout):
         _check("adc_range", value, value > 0 and math.isfinite(value), "a positive number")
         fits = self.split == 0 or 0 < self.split < self.input_bits - 1
         _check("split", self.split, fits, "0, or from 1 to input_bits - 2")
-        for name in ("output_noise", "read_noise", "weight_noise", "jitter"):
+        for name in ("output_noise", "read_noise", "weight_noise", "jitter", "shot"):
             std = getattr(self, name)
             _check(name, std, std >= 0 and math.isfinite(std), "a number >= 0")
         no_pulses = self.jitter > 0 and not self.input_bits
@@ -135,8 +138,8 @@ class Plan(Layout):
 
     @property
     def noisy_sums(self) -> bool:
-        """Whether partial sums have noise: output noise, read noise, or that of pulses."""
-        return self.output_noise > 0 or self.read_noise > 0 or self.jitter > 0
+        """Whether partial sums have noise: output, read, shot noise, or that of pulses."""
+        return max(self.output_noise, self.read_noise, self.jitter, self.shot) > 0
 
     @property
     def exact(self) -> bool:
@@ -172,9 +175,9 @@ def plan_of(ints: tuple[int, ...], floats: tuple[float, ...]) -> Plan:
 def needs_reference(inputs: Operands, plan: Plan) -> bool:
     """Return whether no kernel computes this product, of whatever device.
 
-    Kernels know neither several reads of a sum nor jitter, no ADC that rounds toward zero, no
-    converter with an INL, and no curvatures.
+    Kernels know neither several reads of a sum nor jitter or shot noise, no ADC that rounds toward
+    zero, no converter with an INL, and no curvatures.
     """
     effects = (inputs.adc_inl, inputs.dac_inl, inputs.curvatures)
     given = any(effect is not None for effect in effects)
-    return given or plan.reads > 1 or bool(plan.floors) or plan.jitter > 0
+    return given or plan.reads > 1 or bool(plan.floors) or max(plan.jitter, plan.shot) > 0

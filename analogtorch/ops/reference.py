@@ -8,6 +8,7 @@ output:
     wn = w + weight_noise * s * spread(w / s) * normal
     p  = sum of xq wn over the block's rows                 its partial sum
     q  = sum of (xq read_noise)^2 variance over the rows    of the read noise, in units of s^2
+         + shot r / s sum of |xq wn| over the rows          of the shot noise of light
     v  = p + s * sqrt((r * output_noise)^2 + q) * normal
     b  = r * s * output bound,  A = 2^(output bits - 1) - 1
     u  = gain * round(clip(v, -b, b) A / b) b / A           its ADC output

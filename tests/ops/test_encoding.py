@@ -53,7 +53,7 @@ def test_every_field_of_a_plan_reaches_the_operator() -> None:
         "first_row": 7, "stride": (2,), "padding": (1,), "dilation": (3,), "input_bits": 7,
         "output_bits": 6, "output_steps": 40, "floors": 1, "unit_bits": 5, "adc_range": 3.5,
         "phases": 4, "output_noise": 0.5, "read_noise": 0.75, "weight_noise": 0.25, "jitter": 0.125,
-        "split": 3, "balanced": 1, "spread": Spread(base=0.5, pieces=2, rate=1.5),
+        "shot": 0.375, "split": 3, "balanced": 1, "spread": Spread(base=0.5, pieces=2, rate=1.5),
         "slicing": Slicing(weight_bits=5),
     }  # fmt: skip
     base = {"bounds": (0, 8), "stride": (1,), "padding": (0,), "dilation": (1,), "input_bits": 8}
