@@ -1,5 +1,7 @@
 # `make` lists the commands. The first one that needs it creates .venv from the pinned requirements.
 SHELL := /bin/bash
+# importing torch from source that is never kept compiled takes twice as long, in each of many processes
+unexport PYTHONDONTWRITEBYTECODE
 PYTHON ?= python3
 BIN := .venv/bin
 VENV := .venv/.ready
@@ -32,8 +34,8 @@ kernels: $(VENV)  ## compile the CPU kernels if they are missing or their source
 kws: $(READY)  ## the main job: train a keyword spotter, put it on the chip, report what it loses
 	$(BIN)/analogtorch kws --config configs/kws/synthetic.yaml --overwrite
 
-test: $(READY)  ## the test suite (2 processes)
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not browser"
+test: $(READY)  ## the test suite (2 processes of one thread)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not browser"
 
 test-slow: $(READY)  ## the long tests: training runs on real speech
 	$(BIN)/python -m pytest -m slow

@@ -1,15 +1,29 @@
 """Fixtures shared by all rooms."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 
 def pytest_report_header() -> str:
     from analogtorch.ops import native
 
     return native.status()
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """Keep the number of torch's threads, which programs set, from the tests after them.
+
+    On busy cores two threads make small operations ten times slower, as each waits for the other.
+    """
+    threads = torch.get_num_threads()
+    yield
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

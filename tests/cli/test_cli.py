@@ -2,8 +2,6 @@
 
 import dataclasses
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -254,26 +252,6 @@ def test_configurations_honour_the_variable_of_the_data(
     assert expanded(source.root).is_relative_to(tmp_path / "data")
     assert cli.main(["kws", "--config", str(path), "--out", str(tmp_path / "out")]) == 2
     assert "ANALOGTORCH_DATA" in path.read_text().split("out:")[0]
-
-
-def test_the_options_need_nothing_that_trains() -> None:
-    script = (
-        "import sys, analogtorch.cli.kws as cli; cli.parser(); "
-        "print(sorted(set(sys.modules) & set(sys.argv)))"
-    )
-    heavy = [
-        "lightning",
-        "torchaudio",
-        "matplotlib",
-        "transformers",
-        "torchvision",
-        "scipy",
-        "torch._dynamo",
-    ]
-    done = subprocess.run(
-        [sys.executable, "-c", script, *heavy], capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "[]\n"
 
 
 def test_debug_shows_the_traceback() -> None:

@@ -4,7 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     command, root = [sys.executable, "-m", "tests.ecosystem.ranks"], Path(__file__).parents[2]
     ranks = [

@@ -250,7 +250,13 @@ print("equal")
 """
 
 
-@pytest.mark.parametrize("script", [_SCRIPT, _PRODUCT], ids=["normal", "product"])
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(_SCRIPT, id="normal"),
+        pytest.param(_PRODUCT, id="product", marks=pytest.mark.slow),
+    ],
+)
 def test_interpreted_kernels_give_the_same_numbers(script: str) -> None:
     interpreted = {**os.environ, "TRITON_INTERPRET": "1"}
     run = subprocess.run(
