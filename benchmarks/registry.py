@@ -44,8 +44,8 @@ class Shape:
     autocast: torch.dtype | None = None
     """Type of the products under autocast."""
     preset: bool = False
-    """The chip ``hermes64`` as published instead: 256x256 tiles, programming-shaped weight noise,
-    output noise. The peers sit this row out: none has the same setting."""
+    """The chip ``hermes64`` as published instead: 256x256 tiles, devices a month old in
+    training. The peers sit this row out: none has the same setting."""
     read_noise: bool = False
     """Whether every MVM has the read noise of the standard crossbar model; evaluation is then that
     of a programmed chip, which has it too. The peers sit it out."""

@@ -118,7 +118,7 @@ class Chip:
                 f"Periphery.output_bits={self.periphery.output_bits} needs an ADC before it, but "
                 "ADC.bits and ADC.steps are None; give one of them, or output_bits=None"
             )
-        if self.training.weight == "device":
+        if self.training.weight == "device" and self.training.time is not None:
             for time in self.training.times:
                 if note := beyond(self.cell.device, seconds(time)):
                     warnings.warn(

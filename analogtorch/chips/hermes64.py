@@ -36,7 +36,10 @@ _NOISE = (
     "crossbar model of Rasch et al., Nat. Commun. 14, 5282 (2023), of 512 rows and a range of 10"
 )
 _PULSES = f"pulses of up to 128 ns, 1 ns per LSB: {_CHIP}"
-_TRAINING = "twice the programming noise: Le Gallo 2023, Methods"
+_TRAINING = (
+    "devices a month old: nets trained on them lose less after a day and after ten years than "
+    "nets trained with twice the programming noise (Le Gallo 2023, Methods): benchmarks.hwa"
+)
 _UNIT = f"local digital processing unit of each core: {_CHIP}"
 _DEVICES = "the same chip, coefficients as published in aihwkit (PCM presets of the HERMES chip)"
 _MVM_ONLY = "digital units, network, idle power: it covers crossbar, ADC and PWM"
@@ -117,7 +120,7 @@ def hermes64(
         adc=_adc(output_noise, None if adc_range == "notebook" else cell.g_total),
         periphery=_periphery(weight_scale),
         cost=_cost(phases),
-        training=training or TrainingNoise(),
+        training=training or TrainingNoise(weight="device"),
         sources=Sources() if training else Sources(training=_TRAINING),
     )
 

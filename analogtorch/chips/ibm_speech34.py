@@ -15,7 +15,7 @@ from analogtorch.values.sources import Sources
 _PAPER = "Ambrogio et al., Nature 620, 768 (2023)"
 _LADDER = "as summarised from the paper"
 _CROSSBAR = "ASSUMED, the standard crossbar model of Rasch et al., Nat. Commun. 14, 5282 (2023)"
-_TRAINING = "ASSUMED: twice the programming noise, as in Le Gallo 2023, Methods"
+_TRAINING = "ASSUMED: devices a month old, as for hermes64"
 _STAND_IN = (
     "STAND-IN, NOT FITTED TO THIS CHIP: the one-device fit of the HERMES chip (Le Gallo 2023), "
     "also 14 nm PCM of IBM; no device model of this chip is published"
@@ -108,7 +108,7 @@ def ibm_speech34(
             ),
         ),
         cost=_cost(),
-        training=training or TrainingNoise(),
+        training=training or TrainingNoise(weight="device"),
         sources=Sources() if training else Sources(training=_TRAINING),
     )
 

@@ -10,8 +10,8 @@ from analogtorch.values import checks
 WeightNoise = Literal["none", "gaussian", "programming", "device"]
 
 _MONTH = "1 month"
-_DEFAULTS = (_MONTH, "1 day")
-"""The default time, and that of earlier versions, which stands in their files."""
+_DEFAULTS = (None, _MONTH, "1 day")
+"""The default time, and those of earlier versions, which stand in their files."""
 
 
 @register
@@ -36,12 +36,12 @@ class TrainingNoise:
     output: bool = True
     """Whether the chip's output noise and its read noise of every MVM are added before the ADC in
     training too."""
-    time: tuple[float | str, ...] | float | str = _MONTH
+    time: tuple[float | str, ...] | float | str | None = None
     """Time after programming for ``device``, in seconds or as text such as ``"1 h"``;
-    ``"programmed"``: before any drift and read. What is trained on devices a month old lives on
-    those of a day and of a year (``python -m benchmarks.hwa``, ``python -m benchmarks.adapt``).
-    Several times: every layer draws one of them in each forward, so that what is trained lives on
-    fresh chips, too."""
+    ``"programmed"``: before any drift and read. None: a month, or the end of the device's data if
+    that is sooner; what is trained on devices a month old lives on those of a day and of a year
+    (``python -m benchmarks.hwa``, ``python -m benchmarks.adapt``). Several times: every layer
+    draws one of them in each forward, so that what is trained lives on fresh chips, too."""
     drop_connect: float = 0.0
     """Probability that a cell fails in a forward, in [0, 1): its weight is exactly zero, without
     noise, and learns nothing from that forward. Nothing is rescaled. NeuRRAM's keyword spotter
@@ -66,7 +66,8 @@ class TrainingNoise:
             if not self.time:
                 raise ValueError("TrainingNoise.time=() has no time; give one, such as '1 day'")
         try:
-            _ = self.moments
+            for time in self.times:
+                seconds(time)
         except ValueError as error:
             raise ValueError(f"TrainingNoise.time: {error}") from error
         if self.weight != "device":
@@ -75,7 +76,7 @@ class TrainingNoise:
                     f"TrainingNoise.time={self.time!r} needs weight='device', got "
                     f"weight={self.weight!r}"
                 )
-            checks.settle(self, "time", _MONTH)  # without effect: equal noises compare equal
+            checks.settle(self, "time", None)  # without effect: equal noises compare equal
         checks.numbers(
             self,
             "drop_connect",
@@ -89,7 +90,7 @@ class TrainingNoise:
 
     def within(self, device: Device) -> "TrainingNoise":
         """Return this noise; times at which a device's data have ended become their end."""
-        if self.weight != "device" or not any(beyond(device, t) for t in self.moments):
+        if self.weight != "device" or not any(beyond(device, seconds(t)) for t in self.times):
             return self
         found = (device.valid_until if beyond(device, seconds(t)) else t for t in self.times)
         times = tuple(dict.fromkeys(found))
@@ -103,10 +104,12 @@ class TrainingNoise:
 
     @property
     def times(self) -> tuple[float | str, ...]:
-        """``time``, of which there may be several."""
+        """``time``, of which there may be several, or its default."""
+        if self.time is None:
+            return (_MONTH,)
         return self.time if isinstance(self.time, tuple) else (self.time,)
 
-    @property
-    def moments(self) -> tuple[float | None, ...]:
-        """``times`` in seconds; None: right after programming."""
-        return tuple(seconds(time) for time in self.times)
+    def moments(self, device: Device) -> tuple[float | None, ...]:
+        """Return the times for a device, in seconds; None: right after programming."""
+        noise = self.within(device) if self.time is None else self
+        return tuple(seconds(time) for time in noise.times)

@@ -176,7 +176,7 @@ class Twin:
         for _, layer in analog_layers(self.student):
             made_for, _ = self._taps.get(layer, (None, None))
             if made_for is not layer.executions:  # another chip, or another fraction of the noise
-                chip = layer.chip.replace(training=noise.within(layer.chip.cell.device))
+                chip = layer.chip.replace(training=noise)
                 noisy = layer.executions_on(chip).training
                 self._taps[layer] = layer.executions, Tap(execution=noisy)
         with tapped({layer: tap for layer, (_, tap) in self._taps.items()}):

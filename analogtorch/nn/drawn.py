@@ -63,7 +63,7 @@ def drawn(
         chip: the chip, for its training noise and its cells.
         key: key of the weight noise, () int64.
         fraction: share of the chip's training noise, in [0, 1].
-        moments: ``chip.training.moments``, of which the key draws one.
+        moments: those of ``chip.training``, of which the key draws one.
         devices: the noise of the devices at these times, if the operator knows it.
 
     Returns:

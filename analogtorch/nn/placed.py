@@ -162,6 +162,7 @@ class PlacedMixin(ConvertersMixin):
         resistive = fraction > 0 and not chip.wires.ideal
         if not (plans[0].noisy or in_torch or resistive):
             return self._noiseless(chip, placed, plans)
+        moments = noise.moments(chip.cell.device)
         # hashed here, because torch.compile cannot trace a hash
         adcs = (stream(Noise.OUTPUT, self.layer_name, i) for i in range(_row_blocks(placed)))
         return Training(
@@ -169,12 +170,12 @@ class PlacedMixin(ConvertersMixin):
             streams=(stream(Noise.TRAINING, self.layer_name), *adcs),
             fraction=fraction,
             in_torch=in_torch,
-            devices=device_noise_of(chip.cell, noise.moments, chip.periphery.column_calibration)
+            devices=device_noise_of(chip.cell, moments, chip.periphery.column_calibration)
             if noise.weight == "device"
             else None,
             wired=resistive,
             fluctuations=chip.mvm_read_noise.of(chip.cell) if plans[0].read_noise > 0 else None,
-            moments=noise.moments,
+            moments=moments,
         )
 
     def _planned(

@@ -38,7 +38,7 @@ class Training(Execution):
     fluctuations: Fluctuations | None
     """The read noise of every MVM; None: there is none."""
     moments: tuple[float | None, ...]
-    """``chip.training.moments``, parsed in advance, as torch.compile cannot trace the parsing."""
+    """Those of ``chip.training``, parsed in advance, as torch.compile cannot trace the parsing."""
 
     @property
     def noisy(self) -> bool:

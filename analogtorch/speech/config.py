@@ -166,8 +166,7 @@ class ChipConfig:
     options: dict[str, str] = field(default_factory=dict)
     """Options of the preset, such as {device: one_device} for hermes64."""
     training: TrainingNoise = field(default_factory=lambda: TrainingNoise(weight="device"))
-    """Noise of hardware-aware training; devices whose data end before its time are taken at their
-    end"""
+    """Noise of hardware-aware training"""
     compensation: Compensation = "least_squares"
     """Digital correction of the drift"""
     defects: Defects = field(default_factory=Defects)
@@ -179,7 +178,7 @@ class ChipConfig:
     def build(self) -> Chip:
         """Return the chip, with this training noise."""
         chip = at.chips.get(self.name, **self.options)
-        return chip.replace(training=self.training.within(chip.cell.device))
+        return chip.replace(training=self.training)
 
 
 @dataclass(frozen=True, kw_only=True)

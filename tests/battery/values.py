@@ -166,7 +166,7 @@ def _chips() -> Iterator[Bad]:
     yield from every(
         "TrainingNoise.time",
         lambda v: at.TrainingNoise(weight="device", time=v),
-        ["1 eon", None, -1, True],
+        ["1 eon", -1, True],
         "TrainingNoise.time",
     )
     yield Bad("gaussian", lambda: at.TrainingNoise(weight="gaussian"), ValueError, "needs scale")

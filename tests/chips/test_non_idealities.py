@@ -125,17 +125,23 @@ def test_reram_without_drift_keeps_its_first_error() -> None:
     assert cell.device.valid_until == at.chips.neurram48().cell.device.valid_until
 
 
-def test_training_noise_goes_with_the_noise_of_programming() -> None:
+@pytest.mark.parametrize(
+    ("weight", "cause"),
+    [
+        ("programming", ["programming_noise"]),
+        ("device", ["programming_noise", "drift", "read_noise"]),
+    ],
+)
+def test_training_noise_goes_with_what_causes_it(weight: str, cause: list[str]) -> None:
     torch.manual_seed(0)
-    layer = at.convert(
-        nn.Sequential(nn.Linear(64, 8)), HERMES.without("programming_noise", "output_noise")
-    ).train()
+    chip = HERMES.without("output_noise").replace(training=at.TrainingNoise(weight=weight))
+    layer = at.convert(nn.Sequential(nn.Linear(64, 8)), chip.without(*cause)).train()
     x = torch.randn(4, 64)
     assert torch.equal(layer(x), layer(x))
-    noisy = at.convert(
-        nn.Sequential(nn.Linear(64, 8)), HERMES.without("drift", "output_noise")
-    ).train()
-    assert not torch.equal(noisy(x), noisy(x))
+    for left in cause:
+        noisy = chip.without(*(name for name in cause if name != left))
+        noisy = at.convert(nn.Sequential(nn.Linear(64, 8)), noisy).train()
+        assert not torch.equal(noisy(x), noisy(x)), left
 
 
 @pytest.mark.parametrize("suffix", [".yaml", ".json"])

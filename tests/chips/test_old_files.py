@@ -18,8 +18,10 @@ UNSTATED = {"encoding": None, "lsb_time": None}
 def _hermes64(**options) -> at.Chip:
     """Return the chip as the preset was.
 
-    It had no range of its own for each device, and did not say that its inputs are pulses.
+    It had no range of its own for each device, did not say that its inputs are pulses, and trained
+    with noise shaped like programming.
     """
+    options = {"training": at.TrainingNoise(), **options}
     now = at.chips.hermes64(**options)
     before = at.chips.hermes64(adc_range="notebook", **options)
     return before.replace(name=now.name, dac=UNSTATED)
@@ -50,8 +52,10 @@ CHIPS = {
         periphery={"output_bits": None, "column_calibration": False},
     ),
     "hermes64_adc_alone.json": HERMES.replace(periphery={"output_bits": None}),
-    "ibm_speech34.json": at.chips.ibm_speech34().replace(dac=UNSTATED),
-    "ibm_speech34_two_pcm.json": at.chips.ibm_speech34(pcm_per_weight=2).replace(dac=UNSTATED),
+    "ibm_speech34.json": at.chips.ibm_speech34(training=at.TrainingNoise()).replace(dac=UNSTATED),
+    "ibm_speech34_two_pcm.json": at.chips.ibm_speech34(
+        pcm_per_weight=2, training=at.TrainingNoise()
+    ).replace(dac=UNSTATED),
     "neurram48.yaml": at.chips.neurram48(),
     "neurram48_ten_bits.json": at.chips.neurram48(output_bits=10, input_bits=8),
     "ideal.json": at.chips.ideal(),

@@ -111,7 +111,7 @@ def test_gradients_go_through_the_drop():
 def test_noise_of_the_kernels_is_added_behind_the_wires():
     """The mean of 400 forwards is the drop; the spread that of the cells, within 10 %."""
     chip = (
-        at.chips.hermes64()
+        at.chips.hermes64(training=at.TrainingNoise())
         .without("dac", "adc", "adc_gain")
         .replace(wires={"column_resistance": 0.35})
     )
