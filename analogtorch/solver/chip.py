@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 
 from analogtorch.chips.change import changed
 from analogtorch.chips.cost import Figure
-from analogtorch.devices import Cell
+from analogtorch.devices import Cell, register
 from analogtorch.devices.cell import check_cell, is_signed
 from analogtorch.values import checks
 from analogtorch.values.shown import as_text
@@ -16,6 +16,7 @@ Schur = Literal["digital", "analog"]
 Multiplies = Literal["solution", "correction"]
 
 
+@register
 @dataclass(frozen=True, kw_only=True)
 class InverseCircuit:
     """Arrays in the feedback of operational amplifiers, which settle at ``inv(A0) b``.
@@ -69,6 +70,7 @@ class InverseCircuit:
         return self.slices * (2 if self.circuit == "least_squares" else 1)
 
 
+@register
 @dataclass(frozen=True, kw_only=True)
 class SlicedMVM:
     """Bit-sliced MVMs: arrays that each hold one digit of the matrix, driven digit by digit.
@@ -122,6 +124,7 @@ class SlicedMVM:
         return self.rows * (2**self.bits_per_slice - 1) * (2**self.bits_per_pulse - 1)
 
 
+@register
 @dataclass(frozen=True, kw_only=True)
 class SolverCost:
     """Time and energy of the parts of a solver chip, and of the digital unit that it is set beside.
@@ -159,6 +162,7 @@ class SolverCost:
             raise ValueError("SolverCost.digital_rate must be above 0, got 0.0")
 
 
+@register
 @dataclass(frozen=True, kw_only=True)
 class SolverChip:
     """A chip that solves matrix equations: a rough analog inverse, refined with precise MVMs.

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from analogtorch.ops import fold, normal, stream
 from analogtorch.ops.converters import in_steps
@@ -59,8 +58,9 @@ class SlicedMatrix:
         if self.mvm.bits is None:
             return self.planes[0] @ x
         bits = self.mvm.input_bits if bits is None else bits
-        counts = self.mvm.pulses(bits) * x.shape[-1] * self._columns
-        step = max(1, _AT_A_TIME // max(1, counts))
+        slices, _, n, _ = self.planes.shape
+        counts = slices * n * self.mvm.pulses(bits) * x.shape[-1]
+        step = max(1, _AT_A_TIME // counts)
         runs = [slice(i, i + step) for i in range(0, len(x), step)]
         return torch.cat([self.of(run)._run(x[run], number, bits) for run in runs])
 
@@ -71,36 +71,31 @@ class SlicedMatrix:
         numbers, unit = _in_units(x, self.mvm.input_bits)
         return numbers * unit
 
-    @property
-    def _columns(self) -> int:
-        """ADC outputs of one pulse of one system."""
-        slices, _, n, m = self.planes.shape
-        return slices * n * -(-m // self.mvm.rows)
-
     def _run(self, x: Tensor, number: int, bits: int) -> Tensor:
-        mvm, planes = self.mvm, self.planes
-        slices, _, n, _ = planes.shape
+        mvm, (slices, _, n, m), count = self.mvm, self.planes.shape, self.mvm.pulses(bits)
         numbers, unit = _in_units(x, bits)
-        count = mvm.pulses(bits)
         pulses = torch.stack(digits(numbers, mvm.bits_per_pulse, count), 1)
-        # (B, row blocks, rows, pulses x vectors)
-        driven = _blocks(pulses.movedim(1, 2).flatten(2), mvm.rows, 1)
-        held = _blocks(planes.movedim(0, 1).flatten(1, 2), mvm.rows, 2).movedim(2, 1)
-        sums = (held @ driven).unflatten(2, (slices, n)).unflatten(-1, (count, -1))
-        counts = self._counted(sums, number).sum(1)
+        driven = pulses.movedim(1, 2).flatten(2)  # (B, m, pulses x vectors)
+        held = self.planes.movedim(0, 1).flatten(1, 2)  # (B, slices x n, m)
         k = 2.0 ** (mvm.bits_per_slice * torch.arange(slices, device=x.device)).to(x.dtype)
         p = 2.0 ** (mvm.bits_per_pulse * torch.arange(count, device=x.device)).to(x.dtype)
-        y = torch.einsum("bknpv,k,p->bnv", counts, k, p)
+        y = x.new_zeros(len(x), n, x.shape[-1])
+        for block, first in enumerate(range(0, m, mvm.rows)):
+            rows = slice(first, first + mvm.rows)
+            counts = self._counted(held[:, :, rows] @ driven[:, rows], number, block)
+            counts = counts.unflatten(2, (count, -1)).unflatten(1, (slices, n))
+            y = y + torch.einsum("bknpv,k,p->bnv", counts, k, p)
         assert mvm.bits is not None
         return y * (self.alpha * unit / 2.0**mvm.bits)
 
-    def _counted(self, sums: Tensor, number: int) -> Tensor:
+    def _counted(self, sums: Tensor, number: int, block: int) -> Tensor:
+        """Return the ADC outputs of a row block, (B, slices x n, pulses x vectors)."""
         full = self.mvm.full_count
         if self.mvm.noise:
-            lines = torch.arange(sums[0, ..., 0].numel(), device=sums.device)
+            lines = torch.arange(sums.shape[1], device=sums.device)
             rows = (self.systems.unsqueeze(1) * len(lines) + lines).flatten()
-            own = fold(self.key, stream("count", number))
-            z = normal(own, rows, torch.zeros_like(rows), sums.shape[-1])
+            own = fold(self.key, stream("count", number, block))
+            z = normal(own, rows, torch.zeros_like(rows), sums.shape[2])
             sums = sums + self.mvm.noise * z.view(sums.shape).to(sums.dtype)
         return in_steps(sums, sums.new_tensor(float(full)), full)
 
@@ -130,10 +125,3 @@ def _in_units(x: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Return vectors (B, m, k) as integers of so many bits, and what they are in units of."""
     unit, top = power_above(x.abs().amax(1, keepdim=True)) / 2.0**bits, 2.0**bits
     return (x / unit).round().clamp(1 - top, top - 1), unit
-
-
-def _blocks(t: Tensor, rows: int, dim: int) -> Tensor:
-    """Return ``t`` with its dimension ``dim`` cut into blocks of ``rows``, padded with zeros."""
-    missing = -t.shape[dim] % rows
-    padding = [0, 0] * (t.dim() - 1 - dim) + [0, missing]
-    return pad(t, padding).unflatten(dim, (-1, rows))

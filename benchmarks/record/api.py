@@ -37,6 +37,7 @@ remap = at.remap
 save = at.save
 schedule = at.cost_model.schedule
 sensitivity = at.sensitivity
+solve, rram_solver = at.solve, at.solver.rram_solver
 summary = at.summary
 sweep = at.sweep
 to_digital = at.to_digital
@@ -57,6 +58,7 @@ chips_needed, device_mix, mean_conductance = (
     at.chips.mean_conductance,
 )
 peak, published, plan_devices = at.cost_model.peak, at.cost_model.published, at.mapping.plan_devices
+photodiode_sensor = at.chips.photodiode_sensor
 load_chip, save_chip = at.chips.load, at.chips.save
 
 

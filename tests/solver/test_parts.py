@@ -147,3 +147,26 @@ def test_solutions_and_chips_print_and_draw_themselves(tmp_path: Path) -> None:
     assert "8x8 arrays: Zuo" in str(EXACT)
     found.plot(tmp_path / "residual.png")
     assert (tmp_path / "residual.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("name", ["mine.json", "mine.yaml"])
+@pytest.mark.parametrize("chip", [EXACT, at.solver.ideal_solver()], ids=lambda c: c.name)
+def test_files_hold_solver_chips(chip, name: str, tmp_path: Path) -> None:
+    pytest.importorskip("yaml")
+    path = at.solver.save(chip, tmp_path / name)
+    assert at.solver.load(path) == chip
+    assert at.solver.load(path).mvm.sources == chip.mvm.sources
+
+
+def test_files_of_others_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "chip.json"
+    at.chips.save(at.chips.ideal(), path)
+    with pytest.raises(ValueError, match="version 2, this AnalogTorch reads 1"):
+        at.solver.load(path)
+    path.write_text('{"version": 1, "type": "Array", "rows": 1, "columns": 1, "tiles": 1}')
+    with pytest.raises(ValueError, match="type 'Array', expected 'SolverChip'"):
+        at.solver.load(path)
+    with pytest.raises(TypeError, match="save: chip must be a SolverChip"):
+        at.solver.save(at.chips.ideal(), path)
+    with pytest.raises(ValueError, match=".yaml"):
+        at.solver.save(EXACT, tmp_path / "chip.txt")

@@ -253,5 +253,9 @@ def test_operators_of_scipy() -> None:
     assert failed == 0
     assert (b - a @ torch.from_numpy(x)).norm() < 2e-6 * b.norm()
     assert len(counts) < 16
+    assert operator.dtype == a.numpy().dtype
+    twisted = MatrixSolver((a + 0.1j * torch.eye(16)).to(torch.complex128), solver.chip)
+    product = torch.from_numpy(twisted.linear_operator() @ (1j * b.numpy()))
+    assert_close(product, 1j * (a @ b) - 0.1 * b, rtol=0, atol=1e-6)
     with pytest.raises(ValueError, match="one matrix"):
         MatrixSolver(a.expand(2, 16, 16), chip).preconditioner()

@@ -7,6 +7,7 @@ from benchmarks.record.cases import (
     mapping,
     products,
     programming,
+    solver,
     speech,
     training,
 )
@@ -20,5 +21,6 @@ CASES: dict[str, Case] = {
     **training.CASES,
     **mapping.CASES,
     **files.CASES,
+    **solver.CASES,
     **speech.CASES,
 }
