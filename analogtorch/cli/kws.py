@@ -26,7 +26,7 @@ class Arguments:
     progress: bool
 
 
-class _Config(ActionConfigFile):
+class ConfigFile(ActionConfigFile):
     """Reads a configuration within the limits of ``parse_yaml``.
 
     It accepts the earlier names of fields.
@@ -59,7 +59,7 @@ def parser() -> ArgumentParser:
         "train it for the chip, measure both over chips and time, and write a report.",
     )
     new.add_argument(
-        "--config", action=_Config, help="YAML file with any of these options; flags win over it"
+        "--config", action=ConfigFile, help="YAML file with any of these options; flags win over it"
     )
     new.add_argument(
         "--out", type=str, default="runs/kws", help="folder of everything that the run writes"

@@ -9,13 +9,13 @@ import json
 import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
 from analogtorch.files import checked, locked, packed, parse_json, signed, write_atomically
 from analogtorch.simulate.defects import Defects
-from analogtorch.speech.config import FeaturesConfig, KWSConfig, ModelConfig
+from analogtorch.speech.config import FeaturesConfig, ModelConfig
 
 logger = logging.getLogger("analogtorch")
 
@@ -36,6 +36,14 @@ _MODEL_OPTIONS = {name for names in _OPTIONS_OF.values() for name in names}
 _FORMAT = {"format": "analogtorch.run", "version": 1}
 
 
+class Config(Protocol):
+    """The configuration of a run, of which recordings are below ``data``."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all settings as JSON gives them."""
+        ...
+
+
 class RunFolder:
     """A folder that one run holds until the ``with`` block of ``open`` ends."""
 
@@ -52,7 +60,7 @@ class RunFolder:
     @classmethod
     @contextlib.contextmanager
     def open(
-        cls, out: str | Path, config: KWSConfig, *, resume: bool = False, overwrite: bool = False
+        cls, out: str | Path, config: Config, *, resume: bool = False, overwrite: bool = False
     ) -> Iterator["RunFolder"]:
         """Hold the folder for a run of ``config``.
 
@@ -262,7 +270,9 @@ def _compare(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
 
 
 def _unstated(found: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield what older runs had without stating it."""
+    """Yield what older runs of keyword spotting had without stating it."""
+    if "model" not in found:
+        return
     yield from _flat(dataclasses.asdict(Defects()), "chip.defects")
     yield "devices", 1
     if "features" not in found:

@@ -1,9 +1,6 @@
 """The report of a keyword-spotting run as a document."""
 
-import json
-import shlex
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from torch import Tensor
 
@@ -33,6 +30,7 @@ from analogtorch.report.page.parts import (
     Table,
     Text,
 )
+from analogtorch.report.page.settings import options
 from analogtorch.report.page.training import training_section
 from analogtorch.report.result import ISO, Result
 from analogtorch.report.sweep import ordered
@@ -300,28 +298,15 @@ def _repeat(result: Result) -> Section:
     if result.command:
         parts.append(Code(caption="The command, in the folder of this report", text=result.command))
     if result.config:
-        lines = "\n".join(f"--{key} {value}" for key, value in _options(result.config))
+        lines = "\n".join(f"--{key} {value}" for key, value in options(result.config))
         parts.append(Code(caption="The exact configuration", text=lines, folded=True))
     return Section("How to repeat it", tuple(parts))
 
 
 def _lacking(result: Result) -> str:
     """Return what was not measured and how to measure it."""
-    options = {
+    absent = {
         "sensitivity of the layers (--report.sensitivity true)": result.sensitivity,
         "error budget (--report.budget true)": result.budget,
     }
-    return ", ".join(name for name, found in options.items() if found is None)
-
-
-def _options(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield each setting as an option of the command line."""
-    for name, value in config.items():
-        if isinstance(value, Mapping) and value and name not in ("options", "ablation"):
-            yield from _options(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", shlex.quote(_json(value))
-
-
-def _json(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return ", ".join(name for name, found in absent.items() if found is None)

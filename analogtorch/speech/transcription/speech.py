@@ -73,13 +73,30 @@ class Speech:
             ImportError: jiwer is not installed.
             ValueError: no recording has a reference.
         """
-        known = [i for i, recording in enumerate(self.recordings) if recording.said is not None]
-        if not known:
+        if all(recording.said is None for recording in self.recordings):
             raise ValueError("Speech.wer: no recording has a reference")
-        said = [str(self.recordings[i].said) for i in known]
+        known, said = _known(self.recordings)
 
         def transcribe(model: nn.Module, speech: Speech) -> list[str]:
             texts = speech.texts(whisper, model)
             return [texts[i] for i in known]
 
         return metrics.wer([(self, said)], transcribe)
+
+
+def error_rate(recordings: Sequence[Recording], texts: Sequence[str]) -> float:
+    """Return the word error rate of the texts of recordings, of those that have a reference.
+
+    Raises:
+        ImportError: jiwer is not installed.
+        ValueError: no recording has a reference.
+    """
+    known, said = _known(recordings)
+    heard = [texts[i] for i in known]
+    return metrics.wer([(heard, said)], lambda model, x: x)(nn.Identity())
+
+
+def _known(recordings: Sequence[Recording]) -> tuple[list[int], list[str]]:
+    """Return number and reference of the recordings that have one."""
+    pairs = [(i, r.said) for i, r in enumerate(recordings) if r.said is not None]
+    return [i for i, _ in pairs], [said for _, said in pairs]

