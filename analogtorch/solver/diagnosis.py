@@ -15,7 +15,7 @@ from analogtorch.solver.convergence import failed
 from analogtorch.solver.errors import NotSolvedError
 from analogtorch.solver.multiply import fixed_point
 from analogtorch.solver.refine import Refined, norms, residual
-from analogtorch.solver.system import System, programmed_system
+from analogtorch.solver.system import System, order_of, programmed_system
 
 _KRYLOV = (
     "a Krylov solver with MatrixSolver.preconditioner(), which may converge where the passes do not"
@@ -28,7 +28,7 @@ _SHOWN = 2
 """Changes that a message names."""
 
 
-def check_convergence(system: System, seed: int, scaling: bool, claimed: bool) -> None:
+def check_convergence(system: System, claimed: bool) -> None:
     """Raise NotSolvedError unless circuits settle and, if ``claimed``, the passes converge."""
     found = failed(system.convergence)
     if found is None or (found[0] == "diverging" and not claimed):
@@ -37,13 +37,11 @@ def check_convergence(system: System, seed: int, scaling: bool, claimed: bool) -
     first = int(which.nonzero()[0])
     a, value = system.a[first : first + 1], float(measured[first])
     text = _MEASURED[condition](value, a, system.chip)
-    mends = _mends(a, system.chip, seed, scaling)
+    mends = _mends(a, system)
     raise NotSolvedError(condition, first, value, _said(first, which, text, mends))
 
 
-def check_residual(
-    system: System, b: Tensor, found: Refined, tolerance: float, seed: int, scaling: bool
-) -> Tensor:
+def check_residual(system: System, b: Tensor, found: Refined, tolerance: float) -> Tensor:
     """Return the residuals of solutions, (B,), computed digitally in float64.
 
     Raises:
@@ -61,7 +59,7 @@ def check_residual(
             f"tolerance of {tolerance:.3g}{text}"
         )
         if not mends:
-            mends = _mends(system.a[first : first + 1], system.chip, seed, scaling)
+            mends = _mends(system.a[first : first + 1], system)
         raise NotSolvedError("stalled", first, value, _said(first, wrong, text, mends))
     return left
 
@@ -102,14 +100,15 @@ def _levels(chip: SolverChip) -> str:
     return "it exactly" if inverse.bits is None else f"{inverse.bits * inverse.slices} bits of it"
 
 
-def _mends(a: Tensor, chip: SolverChip, seed: int, scaling: bool) -> list[str]:
+def _mends(a: Tensor, system: System) -> list[str]:
     """Return changes with which the passes converge well, found by trying them."""
     condition = float(torch.linalg.cond(a[0]))
     if not condition * len(a[0]) * torch.finfo(a.dtype).eps < 1:
         return ["a matrix with an inverse, such as A + 1e-3 I (ridge)"]
     found = []
-    for text, other, scaled in _changes(chip, scaling):
-        tried = programmed_system(a, other, seed, scaled).convergence
+    for text, other, scaled in _changes(system.chip, system.scaling):
+        given = order_of(a, scaled).of(a)
+        tried = programmed_system(given, other, system.seed, scaled).convergence
         if failed(tried) is None and float(tried.spectral_radius) < _GOOD:
             found.append(f"{text} (spectral radius {float(tried.spectral_radius):.2g})")
         if len(found) == _SHOWN:

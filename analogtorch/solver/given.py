@@ -74,6 +74,17 @@ def checked_vectors(a: Tensor, b: Any) -> tuple[Tensor, Callable[[Tensor], Tenso
     )
 
 
+def check_range(x: Tensor, b: Tensor) -> None:
+    """Raise ValueError if solutions (B, n, k) are infinite, or vanish where ``b`` does not."""
+    largest, wanted = x.detach().abs().amax(1), b.detach().abs().amax(1) > 0
+    tiny = torch.finfo(x.dtype).tiny
+    if not (largest.isfinite() & ((largest >= tiny) | ~wanted)).all():
+        raise ValueError(
+            f"solve: the solution is beyond the range of {x.dtype}; multiply A or b by a power of "
+            "ten" + (", or solve in float64" if x.dtype in (torch.float32, torch.complex64) else "")
+        )
+
+
 def _tensor(name: str, t: Any) -> None:
     if not isinstance(t, Tensor):
         raise TypeError(f"solve: {name} must be a tensor, got {checks.shown(t)}")

@@ -18,7 +18,7 @@ class Solution:
     """The solution, in shape and type of ``torch.linalg.solve``; gradients flow through it."""
     residual: Tensor
     """``||b - A x|| / ||b||`` of each system, the largest among its right-hand sides, computed
-    digitally in float64 with ``A`` as given."""
+    digitally in float64 with ``A`` as given, before ``x`` is rounded to its type."""
     residuals: Tensor
     """The same as the chip measures it, before the first pass and after each, (passes + 1, *batch).
     Systems that need no more passes keep their last."""

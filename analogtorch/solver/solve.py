@@ -5,14 +5,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from analogtorch.solver.arrays import power_above
 from analogtorch.solver.chip import SolverChip
 from analogtorch.solver.cost import cost_of
 from analogtorch.solver.diagnosis import check_convergence, check_residual
-from analogtorch.solver.given import checked_chip, checked_matrix, checked_vectors
+from analogtorch.solver.given import check_range, checked_chip, checked_matrix, checked_vectors
 from analogtorch.solver.inverse import converted
 from analogtorch.solver.refine import Refined
 from analogtorch.solver.solution import Solution
-from analogtorch.solver.system import System, programmed_system
+from analogtorch.solver.system import System, order_of, programmed_system
 from analogtorch.values import checks
 
 TOLERANCE = 2.0**-24
@@ -45,8 +46,9 @@ def solve(
         passes: make exactly so many passes, and return the residual that they leave, whatever it
             is and whether or not more would converge; by default as many as the tolerance takes, at
             most 200.
-        scaling: multiply rows and columns by powers of two, digitally, so that their largest
-            elements are near 1.
+        scaling: put rows in an order and give them signs with large and positive elements on the
+            diagonal, and multiply rows and columns by powers of two, so that their largest elements
+            are near 1; all of it digitally.
         seed: chip with other errors of its cells.
 
     Returns:
@@ -55,8 +57,8 @@ def solve(
 
     Raises:
         NotSolvedError: a system has no inverse, does not converge, or not to the tolerance.
-        ValueError: shapes do not fit, numbers are not finite, or the system is larger than the
-            chip.
+        ValueError: shapes do not fit, numbers are not finite, the system is larger than the chip,
+            or the solution is beyond the range of its type.
         TypeError: an argument is of another type.
 
     Example:
@@ -90,9 +92,13 @@ class MatrixSolver:
         self, A: Tensor, chip: SolverChip, *, scaling: bool = False, seed: int = 0
     ) -> None:
         checks.flag("solve: scaling", scaling)
-        self.chip, self._scaling, self._seed = checked_chip(chip), scaling, seed
-        self._given = A
-        self._a = _real(checked_matrix(A, chip))
+        self.chip, self._given = checked_chip(chip), A
+        real = _real(checked_matrix(A, chip))
+        # near 1, so that no norm overflows or vanishes
+        self._unit = power_above(real.detach().abs().amax((1, 2), keepdim=True))
+        real = real / self._unit
+        self._order = order_of(real.detach(), scaling)
+        self._a = self._order.of(real)
         self._system = programmed_system(self._a.detach(), chip, seed, scaling)
 
     @property
@@ -114,23 +120,27 @@ class MatrixSolver:
             passes = checks.count("solve: passes", passes)
         right, back = checked_vectors(self._given, b)
         evidence: list[tuple[Refined, Tensor]] = []
-        vectors, asked = _stacked(right, self._given), _Asked(tolerance, passes, self)
-        x = _Solve.apply(self._a, vectors, self._system, asked, evidence)
-        return self._solution(back(_unstacked(x, self._given)), *evidence[0], asked)
+        vectors, unit = _near_1(_stacked(right, self._given))
+        asked = _Asked(tolerance, passes)
+        x = _Solve.apply(self._a, self._order.of(vectors), self._system, asked, evidence)
+        x = _unstacked(x * (unit / self._unit), self._given)
+        check_range(x, vectors)
+        return self._solution(back(x), *evidence[0], asked)
 
     def rough(self, b: Tensor) -> Tensor:
         """Return what the inverse circuits answer to ``b``, a few bits of the solution."""
         right, back = checked_vectors(self._given, b)
-        system, v = self._system, _stacked(right.detach(), self._given)
+        vectors, unit = _near_1(_stacked(right.detach(), self._given))
+        system, v = self._system, self._order.of(vectors)
         d = system.columns.mT * converted(system.inverse, system.rows * v, self.chip.inverse)
-        return back(_unstacked(d, self._given))
+        return back(_unstacked(d * (unit / self._unit), self._given))
 
     def multiply(self, x: Tensor) -> Tensor:
         """Return ``A x`` by the bit-sliced MVMs, for ``x`` in the shapes of ``b``."""
         right, back = checked_vectors(self._given, x)
-        system, v = self._system, _stacked(right.detach(), self._given)
-        y = system.slices.times(v / system.columns.mT, 0) / system.rows
-        return back(_unstacked(y, self._given))
+        system, (v, unit) = self._system, _near_1(_stacked(right.detach(), self._given))
+        y = self._order.back(system.slices.times(v / system.columns.mT, 0) / system.rows)
+        return back(_unstacked(y * (unit * self._unit), self._given))
 
     def linear_operator(self) -> Any:
         """Return ``multiply`` as a ``scipy.sparse.linalg.LinearOperator``.
@@ -179,7 +189,6 @@ class _Asked(NamedTuple):
 
     tolerance: float
     passes: int | None
-    solver: MatrixSolver
 
 
 class _Solve(torch.autograd.Function):
@@ -198,12 +207,10 @@ class _Solve(torch.autograd.Function):
         asked: "_Asked",
         evidence: list[tuple[Refined, Tensor]],
     ) -> Tensor:
-        solver = asked.solver
-        check_convergence(system, solver._seed, solver._scaling, asked.passes is None)
+        check_convergence(system, claimed=asked.passes is None)
         refined = system.refined(b, asked.tolerance, asked.passes)
         limit = asked.tolerance if asked.passes is None else torch.inf
-        left = check_residual(system, b, refined, limit, solver._seed, solver._scaling)
-        evidence.append((refined, left))
+        evidence.append((refined, check_residual(system, b, refined, limit)))
         ctx.save_for_backward(a, refined.x)
         ctx.given = system, asked
         return refined.x
@@ -223,6 +230,15 @@ def _real(a: Tensor) -> Tensor:
     if a.is_complex():
         a = torch.cat((torch.cat((a.real, -a.imag), -1), torch.cat((a.imag, a.real), -1)), -2)
     return a.double()
+
+
+def _near_1(b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return vectors (B, n, k) with their largest elements near 1, and what they are in units of.
+
+    Units are powers of two, so that nothing is rounded.
+    """
+    unit = power_above(b.detach().abs().amax(1, keepdim=True))
+    return b / unit, unit
 
 
 def _stacked(b: Tensor, a: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from analogtorch.solver.chip import SolverChip
 from analogtorch.solver.convergence import Convergence, convergence
 from analogtorch.solver.inverse import Blocks, matrix, place
 from analogtorch.solver.multiply import SlicedMatrix, slice_up
+from analogtorch.solver.order import Order, as_given, dominant
 from analogtorch.solver.refine import Refined, refine
 
 _ROUNDS = 4
@@ -30,6 +31,8 @@ class System:
     chip: SolverChip
     blocks: Blocks
     slices: SlicedMatrix
+    seed: int
+    scaling: bool
 
     @property
     def mT(self) -> "System":
@@ -71,11 +74,20 @@ class System:
 
 def programmed_system(a: Tensor, chip: SolverChip, seed: int, scaling: bool) -> System:
     """Return matrices (B, n, n), float64, in the arrays of a chip."""
-    rows, columns = _scales(a) if scaling else (torch.ones_like(a[:, :, :1]), None)
-    columns = torch.ones_like(a[:, :1]) if columns is None else columns
+    rows, columns = torch.ones_like(a[:, :, :1]), torch.ones_like(a[:, :1])
+    if scaling:
+        rows, columns = _scales(a)
     key, scaled = fold(seed_tensor(seed, a.device), 0), rows * a * columns
     blocks, slices = place(scaled, chip, key), slice_up(scaled, chip, key)
-    return System(a, rows, columns, chip, blocks, slices)
+    return System(a, rows, columns, chip, blocks, slices, seed, scaling)
+
+
+def order_of(a: Tensor, scaling: bool) -> Order:
+    """Return the order of the rows of matrices (B, n, n) in the arrays."""
+    if not scaling:
+        return as_given(a)
+    rows, columns = _scales(a)
+    return dominant(rows * a * columns)
 
 
 def _scales(a: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 import analogtorch as at
 from analogtorch.solver import MatrixSolver, NotSolvedError
+from analogtorch.solver.system import order_of
 from tests.solver.systems import conditioned, system
 
 CHIP = at.solver.rram_solver()
@@ -164,6 +165,46 @@ def test_corrections_multiply_as_precisely_with_fewer_pulses() -> None:
     assert part.cost.mvm_time < 0.25 * whole.cost.mvm_time
     with pytest.raises(ValueError, match="'output_bits': 8"):
         chip.replace(inverse={"output_bits": None})
+
+
+@pytest.mark.parametrize("size_of_a", [1e-290, 1.0, 1e290])
+@pytest.mark.parametrize("size_of_b", [1e-290, 1e290])
+def test_numbers_of_any_size_are_solved(size_of_a: float, size_of_b: float) -> None:
+    a, b = system(12)
+    given = a * size_of_a, b * size_of_b
+    if size_of_b / size_of_a in (0.0, math.inf):
+        with pytest.raises(ValueError, match="beyond the range of torch.float64"):
+            at.solve(*given, CHIP)
+        return
+    found = at.solve(*given, CHIP)
+    assert found.residual <= TOLERANCE
+    expected = torch.linalg.solve(a, b)
+    assert_close(found.x / size_of_b * size_of_a, expected, rtol=0, atol=1e-6)
+
+
+def test_scaling_puts_rows_in_order() -> None:
+    a, b = system(20)
+    shuffled = a[torch.randperm(20, generator=torch.Generator().manual_seed(0))]
+    shuffled = shuffled * torch.logspace(-1, 1, 20, dtype=torch.float64).unsqueeze(1)
+    shuffled[3] *= -1
+    with pytest.raises(NotSolvedError, match="scaling=True"):
+        at.solve(shuffled, b, CHIP)
+    leaves = [t.clone().requires_grad_() for t in (shuffled, b)]
+    found = at.solve(*leaves, CHIP, scaling=True)
+    assert found.residual <= TOLERANCE
+    assert_close(found.x, torch.linalg.solve(shuffled, b), rtol=1e-5, atol=1e-5)
+    found.x.sum().backward()
+    expected = torch.linalg.solve(shuffled.mT, torch.ones_like(b))
+    assert_close(leaves[1].grad, expected, rtol=1e-5, atol=1e-5)
+    solver = MatrixSolver(shuffled, CHIP, scaling=True)
+    assert_close(solver.multiply(b), shuffled @ b, rtol=1e-6, atol=1e-6)
+    assert (solver.rough(shuffled @ b) - b).norm() < b.norm()
+
+
+def test_scaling_leaves_positive_definite_matrices_in_order() -> None:
+    a = conditioned(16, 50.0, 0, symmetric=True).unsqueeze(0)
+    assert torch.equal(order_of(a, True).of(a), a)
+    assert torch.equal(order_of(a, True).back(a), a)
 
 
 def test_a_zero_vector_takes_no_pass() -> None:
