@@ -19,8 +19,8 @@ from analogtorch.ops.slices import digits
 from analogtorch.solver.arrays import power_above, programmed
 from analogtorch.solver.chip import SlicedMVM, SolverChip
 
-_AT_A_TIME = 1 << 20
-"""Counts that are computed together."""
+_AT_A_TIME = 1 << 17
+"""Counts that are computed together, in some passes each, which then stay in cache."""
 
 
 @dataclass(frozen=True)
