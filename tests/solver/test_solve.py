@@ -24,15 +24,15 @@ def test_an_ideal_chip_equals_torch(n: int) -> None:
     assert_close(at.solve(a, b, IDEAL).x, torch.linalg.solve(a, b), rtol=0, atol=1e-12)
 
 
-SYSTEMS = given(
-    n=st.integers(2, 64),
-    condition=st.floats(1, 100),
-    seed=st.integers(0, 10_000),
-    symmetric=st.booleans(),
-    slices=st.integers(1, 3),
-    circuit=st.sampled_from(["inverse", "least_squares"]),
-    scaling=st.booleans(),
-)
+SYSTEMS = {
+    "n": st.integers(2, 64),
+    "condition": st.floats(1, 100),
+    "seed": st.integers(0, 10_000),
+    "symmetric": st.booleans(),
+    "slices": st.integers(1, 3),
+    "circuit": st.sampled_from(["inverse", "least_squares"]),
+    "scaling": st.booleans(),
+}
 
 
 def solved_or_refused(n, condition, seed, symmetric, slices, circuit, scaling) -> None:
@@ -50,15 +50,15 @@ def solved_or_refused(n, condition, seed, symmetric, slices, circuit, scaling) -
         assert "What mends it: " in str(refusal)
 
 
-@settings(max_examples=8, deadline=None)
-@SYSTEMS
+@settings(max_examples=5, deadline=None)
+@given(**SYSTEMS | {"n": st.integers(2, 20)})
 def test_a_solution_is_within_the_tolerance_or_refused_by_name(**options) -> None:
     solved_or_refused(**options)
 
 
 @pytest.mark.slow
 @settings(max_examples=500, deadline=None)
-@SYSTEMS
+@given(**SYSTEMS)
 def test_many_solutions_are_within_the_tolerance_or_refused_by_name(**options) -> None:
     solved_or_refused(**options)
 
@@ -122,8 +122,8 @@ def test_types_are_those_of_torch(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("chip", [IDEAL, at.solver.rram_solver(bits=44)], ids=lambda c: c.name)
 def test_gradients_are_those_of_the_equation(chip) -> None:
-    a, b = (t.requires_grad_() for t in system(3))
-    blocks = chip.replace(inverse={"size": 2})
+    a, b = (t.requires_grad_() for t in system(2))
+    blocks = chip.replace(inverse={"size": 1})
 
     def x(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return at.solve(a, b, blocks, tolerance=2.0**-40).x
