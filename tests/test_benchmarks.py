@@ -16,9 +16,22 @@ import analogtorch as at
 from analogtorch.report import Result
 from analogtorch.speech.data import Clips
 from analogtorch.speech.labels import LABELS
+from analogtorch.speech.noise import generate_noise
 from analogtorch.speech.pretrained import PretrainedKWS
 from analogtorch.speech.transcription.whisper import Whisper, load_whisper
-from benchmarks import devices, mvm, networks, peers, picture, plan, recovery, sweep, transcribe
+from benchmarks import (
+    devices,
+    mvm,
+    networks,
+    peers,
+    picture,
+    plan,
+    recovery,
+    rnnt,
+    sweep,
+    transcribe,
+    vad,
+)
 from benchmarks.adapt import __main__ as adapt
 from benchmarks.adapt import runs, silero, subjects, whisper
 from benchmarks.adapt.report import gains, of_rows
@@ -473,12 +486,75 @@ def test_a_recording_has_as_many_words_as_noises(monkeypatch: pytest.MonkeyPatch
     assert subject.scored(net) == 1.0
 
 
+def test_words_are_mixed_into_noise_with_their_frames(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    clips, noise = _clips(24), generate_noise(seed=0, seconds=2)
+    x, y = vad.recordings(clips, noise, 6, seed=3)
+    assert (x.shape, y.shape) == ((6, 64_000), (6, 125, 1))
+    # two words of steady loudness: a second each, of four
+    assert ((y.sum(1) >= 62) & (y.sum(1) <= 66)).all()
+    loud = x.unfold(1, 512, 512).square().mean(-1, keepdim=True)
+    power = [(loud * part).sum(1) / part.sum(1) for part in (y, ~y)]
+    ratio = 10 * (power[0] / power[1] - 1).log10()  # of the words to the noise
+    assert ((ratio > -8) & (ratio < 18)).all()
+    assert torch.equal(x, vad.recordings(clips, noise, 6, seed=3)[0])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = silero.SileroVAD().eval()
+    bench = vad.Bench(net, {"train": clips, "test": clips}, noise, 2)
+    bench.learnt = [bench.learnt[0][:1]]
+    options = ["--chips", "1", "--times", "0 s", "--out", str(tmp_path)]
+    vad.main(options, make=lambda given: bench)
+    printed = capsys.readouterr().out
+    exact = 100 * at.metrics.auc(bench.pairs)(net)
+    assert f"Digital: AUC {exact:.2f} %, ideal chip {exact:.2f} %" in printed
+    assert "| EER | columns corrected |" in (tmp_path / "vad.md").read_text()
+
+
 def test_a_detector_that_never_hears_speech_scores_half() -> None:
     exact = torch.tensor([2.0, -1.0, -3.0, -0.5])
     score = silero.decisions(exact)
     assert score(exact) == 1.0
     assert score(-exact.abs()) == score(exact.abs()) == 0.5
     assert score(-exact) == 0.0
+
+
+def test_the_transducer_of_the_paper_on_five_chips(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    rnnt.main(["--seconds", "1", "--out", str(tmp_path)], runs=lambda seconds, mappings: ["run"])
+    printed = capsys.readouterr().out
+    assert "44,564,480 weights, 153 M devices" in printed
+    assert "4 with 4 (126 tiles) and 1 with 2 (48 tiles)" in printed
+    assert "is 8.377 %" in printed
+    table = [line.split() for line in printed.splitlines()[2:5]]
+    assert [(row[0], float(row[-1])) for row in table] == list(rnnt.PUBLISHED.items())
+    assert all(float(row[2]) < float(row[3]) for row in table)  # a second pass costs
+    assert float(table[0][3]) == pytest.approx(20, rel=0.1)  # few tiles are used in part
+    assert "| tile | " in (tmp_path / "rnnt.md").read_text()
+
+
+def test_a_transducer_writes_the_likeliest_symbols() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        with torch.device("meta"):
+            net = rnnt.RNNT()
+        net.before, net.after = nn.LSTM(240, 4, 2), nn.LSTM(8, 4, 3)
+        net.embedding, net.prediction = nn.Embedding(29, 320), nn.LSTM(320, 320, 2)
+        net.joint = nn.Sequential(nn.Linear(324, 8), nn.ReLU(), nn.Linear(8, 29))
+        frames = torch.randn(6, 1, 240)
+    net.joint[2].bias.data[rnnt.BLANK] = 9.0
+    assert net.greedy(frames) == []
+    net.joint[2].bias.data[rnnt.BLANK] = -9.0
+    found = net.greedy(frames, most=2)
+    assert len(found) == 6  # two for each of three codes
+    assert net(frames, torch.tensor(found)[:, None]).shape == (3, 6, 1, 29)
+    # the prediction net has read zeros and all symbols before
+    read = torch.cat([torch.zeros(1, 1, 320), net.embedding(torch.tensor(found)[:, None])])
+    y, codes = net.prediction(read)[0], net.encode(frames)
+    for i, symbol in enumerate(found):
+        assert int(net.joint(torch.cat([codes[i // 2], y[i]], -1)).argmax()) == symbol
 
 
 @pytest.fixture
@@ -528,7 +604,7 @@ def test_the_table_of_whisper(
     assert "| head digital, corrected | " in page
 
 
-@pytest.mark.parametrize("command", [adapt, plan, recovery, transcribe])
+@pytest.mark.parametrize("command", [adapt, plan, recovery, transcribe, vad])
 def test_a_missing_file_is_named(command: types.ModuleType, tmp_path: Path) -> None:
     options, name = ["--data", str(tmp_path)], command.__name__.removesuffix(".__main__")
     if command is not recovery:

@@ -29,27 +29,6 @@ class ResNet9(nn.Module):
         return self.head((x + self.second(x)).amax((2, 3)))
 
 
-class RNNT(nn.Module):
-    """Encoder, prediction and joint net with the sizes of MLPerf's RNN-T: 45.3 M weights."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.before = nn.LSTM(240, 1024, 2)
-        self.after = nn.LSTM(2048, 1024, 3)
-        self.embedding = nn.Embedding(29, 320)
-        self.prediction = nn.LSTM(320, 320, 2)
-        self.joint = nn.Sequential(nn.Linear(1344, 512), nn.ReLU(), nn.Linear(512, 29))
-
-    def forward(self, frames: Tensor, tokens: Tensor) -> Tensor:
-        x = self.before(frames)[0].unflatten(0, (-1, 2)).transpose(1, 2).flatten(2)
-        x, y = self.after(x)[0], self.prediction(self.embedding(tokens))[0]
-        return self.joint(
-            torch.cat(
-                [x[:, None].expand(-1, len(y), -1, -1), y[None].expand(len(x), -1, -1, -1)], -1
-            )
-        )
-
-
 class Residual(nn.Module):
     """Small, with every kind of branch: a shared layer, a residual, a concatenation."""
 

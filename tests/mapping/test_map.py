@@ -10,7 +10,8 @@ from torch.nn import functional as F
 import analogtorch as at
 from analogtorch.mapping import ChipMapping, map_to_chip
 from analogtorch.speech.models import ConvNet, FullyConnected
-from tests.mapping.nets import RNNT, Residual, ResNet9, TCResNet8, cnn_large, dnn_large
+from benchmarks.rnnt import RNNT
+from tests.mapping.nets import Residual, ResNet9, TCResNet8, cnn_large, dnn_large
 from tests.mapping.test_pack import check
 
 CHIP = at.chips.hermes64()
