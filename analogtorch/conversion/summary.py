@@ -39,6 +39,9 @@ class LayerRow:
     chip."""
     by_vector: bool = False
     """Whether each input vector sets its own DAC range, which the digital side computes."""
+    unrounded: bool = False
+    """Whether ADC outputs leave the tile as they are, because no range of ``output_bits`` is known:
+    ``calibrate`` finds it."""
 
 
 @dataclass(frozen=True)
@@ -95,15 +98,30 @@ class Summary:
 
     def _by_vector(self) -> list[str]:
         """Return a text about the layers that scale each vector; empty if none does."""
-        names = [row.name for row in self.layers if row.by_vector]
-        if not names:
+        found = [row for row in self.layers if row.by_vector]
+        if not found:
             return []
-        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         return [
-            f"{len(names)} of {len(self.layers)} layers scale each input vector by its largest "
-            f"input: {shown}. An MVM of n inputs and m outputs then takes n comparisons and n "
-            "multiplications of the inputs, and m multiplications of the outputs, all digital."
+            f"{self._some(found)} scale each input vector by its largest input. An MVM of n inputs "
+            "and m outputs then takes n comparisons and n multiplications of the inputs, and m "
+            "multiplications of the outputs, all digital."
         ]
+
+    def _unrounded(self) -> list[str]:
+        """Return a text about the layers whose outputs are finer than the chip's; empty if none."""
+        found = [row for row in self.layers if row.unrounded]
+        if not found:
+            return []
+        bits = " or ".join(dict.fromkeys(str(row.chip.periphery.output_bits) for row in found))
+        return [
+            f"{self._some(found)} do not round their outputs to the {bits} bits that leave a tile: "
+            "calibrate finds the ranges."
+        ]
+
+    def _some(self, rows: list[LayerRow]) -> str:
+        names = [row.name for row in rows]
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        return f"{len(names)} of {len(self.layers)} layers ({shown})"
 
     def _by_column(self) -> list[str]:
         """Return a text about the layers with a weight scale per column; empty if none has it.
@@ -151,6 +169,7 @@ class Summary:
                 f"{self.routed[0]}"
             )
         lines += self._by_vector()
+        lines += self._unrounded()
         lines += self._by_column()
         calibrated = [row for row in self.layers if row.adc_ranges is not None]
         if calibrated:
@@ -282,6 +301,7 @@ def _row(name: str, layer: AnalogLayer) -> LayerRow:
         if ranges is None
         else dac_ranges_text(ranges),
         by_vector=layer.takes_range and not layer.calibrated and converters,
+        unrounded=layer.chip.periphery.output_bits is not None and layer.output_ranges is None,
         chip=layer.chip,
         adc_ranges=None if of_adcs is None else adc_ranges_text(of_adcs),
     )

@@ -116,7 +116,7 @@ def test_summary_names_the_layers_that_scale_each_vector_and_the_price() -> None
     sizes = torch.logspace(-2, 2, 400).unsqueeze(1)
     text = str(at.summary(at.calibrate(_linear(), [_x(400, 64) * sizes])))
     assert (
-        "1 of 1 layers scale each input vector by its largest input: 0. An MVM of n inputs and m "
+        "1 of 1 layers (0) scale each input vector by its largest input. An MVM of n inputs and m "
         "outputs" in text
     )
     assert (

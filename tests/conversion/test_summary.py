@@ -1,4 +1,5 @@
 import pytest
+import torch
 from torch import nn
 
 import analogtorch as at
@@ -38,6 +39,17 @@ def test_what_does_not_fit_is_said(tiles: int, expected: str) -> None:
     chip = at.chips.hermes64().replace(array={"tiles": tiles})
     model = at.convert(nn.Sequential(nn.Linear(436, 436), nn.Linear(436, 436)), chip)
     assert expected in str(at.summary(model))
+
+
+def test_outputs_that_no_range_rounds_are_named() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+    at.convert(model, at.chips.hermes64())
+    text = str(at.summary(model))
+    assert "2 of 2 layers (0, 2) do not round their outputs to the 8 bits that leave a tile" in text
+    at.calibrate(model, [torch.randn(32, 8)])
+    assert "do not round" not in str(at.summary(model))
+    ideal = at.convert(nn.Sequential(nn.Linear(8, 8)), at.chips.ideal())
+    assert "do not round" not in str(at.summary(ideal))
 
 
 def test_a_digital_model_is_refused() -> None:
