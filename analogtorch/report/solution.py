@@ -27,7 +27,10 @@ def chip_table(chip: SolverChip) -> str:
 @as_text.register
 def table(found: Solution) -> str:
     """Return the residual after each pass, and time and energy beside a digital LU."""
-    left = found.residuals.reshape(len(found.residuals), -1)
+    solved = found.solved
+    if not solved.any():
+        return "\n".join(_refused(found))
+    left = found.residuals[: int(found.passes[solved].max()) + 1, solved]
     rows = [("pass", "residual measured by the chip", "bits", "largest")]
     step = -(-len(left) // _ROWS)
     for number in sorted({*range(0, len(left), step), len(left) - 1}):
@@ -38,10 +41,11 @@ def table(found: Solution) -> str:
     lines = aligned(rows, left=()) if many > 1 else aligned([row[:3] for row in rows], left=())
     notes = [
         f"{found.chip}: {many} system{'s' if many > 1 else ''}, condition number up to "
-        f"{found.condition.max():.3g}, spectral radius up to {found.spectral_radius.max():.3g}, "
-        f"bound {found.bound.max():.3g}",
-        f"residual computed digitally: at most {found.residual.max():.3g} "
-        f"(2^{found.residual.max().log2():.1f})",
+        f"{found.condition[solved].max():.3g}, spectral radius up to "
+        f"{found.spectral_radius[solved].max():.3g}, bound {found.bound[solved].max():.3g}",
+        f"residual computed digitally: at most {found.residual[solved].max():.3g} "
+        f"(2^{found.residual[solved].max().log2():.1f})",
+        *_refused(found),
     ]
     cost = [] if found.cost is None else list(_costs(found.cost))
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *notes, *cost])
@@ -52,7 +56,7 @@ def plot(found: Solution, path: str | Path | None = None) -> Any:
     """Draw the residual of each system, as the chip measures it, over the passes.
 
     Args:
-        found: the solution; of a batch, its first 32 systems are drawn.
+        found: the solution; of a batch, the first 32 systems that are solved are drawn.
         path: the file to write, ``.png``, ``.svg`` or ``.pdf``; None writes none.
 
     Returns:
@@ -66,9 +70,9 @@ def plot(found: Solution, path: str | Path | None = None) -> Any:
     file = checked_path(path)
     figure = new_figure(6, 3.6)
     axes = figure.add_subplot()
-    left = found.residuals.reshape(len(found.residuals), -1)[:, :_CURVES]
+    left, passes = found.residuals[:, found.solved][:, :_CURVES], found.passes[found.solved]
     for system in range(left.shape[1]):
-        end = int(found.passes.reshape(-1)[system]) + 1
+        end = int(passes[system]) + 1
         axes.semilogy(left[:end, system].tolist(), marker="o", markersize=3, linewidth=1)
     if found.tolerance is not None:
         axes.axhline(found.tolerance, color="black", linestyle=":", label="tolerance")
@@ -78,6 +82,13 @@ def plot(found: Solution, path: str | Path | None = None) -> Any:
     axes.grid(alpha=0.3)
     write_figure(figure, file)
     return figure
+
+
+def _refused(found: Solution) -> Iterator[str]:
+    if found.refused:
+        each = ", ".join(f"{int(which.sum())} {name}" for name, which in found.refused.items())
+        many, all_ = int((~found.solved).sum()), found.solved.numel()
+        yield f"{many} of {all_} systems refused: {each}"
 
 
 def _costs(cost: SolveCost) -> Iterator[str]:

@@ -17,14 +17,17 @@ def programmed(numbers: Tensor, bits: int, count: int, cell: Cell, key: Tensor) 
         bits: bits of a digit.
         count: digits of a number, one array for each.
         cell: the cell of each digit.
-        key: from ``ops.fold``; the errors of a cell depend on it and on its position.
+        key: from ``ops.fold``; the errors of a cell depend on it, on the number of its system and
+            on its position there.
 
     Returns:
         (count, B, rows, columns), the least significant digit first, float64.
     """
     full = 2.0**bits - 1
     planes = torch.stack(digits(numbers, bits, count)) / full
-    z = torch.stack([_normals(fold(key, d), planes.shape) for d in range(cell.devices)])
+    # a system's are the same however many follow it
+    shape = planes.movedim(1, 0).shape
+    z = torch.stack([_normals(fold(key, d), shape).movedim(0, 1) for d in range(cell.devices)])
     g = program(cell, planes, z.to(planes.device, planes.dtype), lambda g: g)
     return cell.weights(g) * full
 

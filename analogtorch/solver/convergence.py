@@ -55,18 +55,23 @@ def convergence(
     )
 
 
-def failed(found: Convergence) -> tuple[Condition, Tensor, Tensor] | None:
-    """Return the first condition that fails, for which systems, and the measured quantities."""
-    singular = found.condition.isinf() | found.spectral_radius.isnan()
-    if singular.any():
-        return "singular", singular, found.condition
-    unstable = ~(found.slowest > 0)
-    if unstable.any():
-        return "unstable", unstable, found.slowest
-    diverging = ~(found.spectral_radius < 1)
-    if diverging.any():
-        return "diverging", diverging, found.spectral_radius
-    return None
+def failed(found: Convergence, claimed: bool = True) -> dict[Condition, Tensor]:
+    """Return the systems that are refused, bool (B,), by the first condition that each fails.
+
+    Only if it is ``claimed`` that passes converge, those that do not are refused.
+    """
+    conditions: dict[Condition, Tensor] = {
+        "singular": found.condition.isinf() | found.spectral_radius.isnan(),
+        "unstable": ~(found.slowest > 0),
+    }
+    if claimed:
+        conditions["diverging"] = ~(found.spectral_radius < 1)
+    refused, all_ = {}, torch.zeros_like(conditions["singular"])
+    for name, which in conditions.items():
+        if (own := which & ~all_).any():
+            refused[name] = own
+        all_ = all_ | which
+    return refused
 
 
 def _slowest(blocks: Blocks, circuit: InverseCircuit) -> Tensor:

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from analogtorch.devices import Scaled
 from analogtorch.solver.chip import InverseCircuit, SolverChip
 from analogtorch.solver.convergence import failed
-from analogtorch.solver.errors import NotSolvedError
+from analogtorch.solver.errors import Condition, NotSolvedError
 from analogtorch.solver.multiply import fixed_point
 from analogtorch.solver.refine import Refined, norms, residual
 from analogtorch.solver.system import System, order_of, programmed_system
@@ -28,48 +28,60 @@ _SHOWN = 2
 """Changes that a message names."""
 
 
-def check_convergence(system: System, claimed: bool) -> None:
-    """Raise NotSolvedError unless circuits settle and, if ``claimed``, the passes converge."""
-    found = failed(system.convergence)
-    if found is None or (found[0] == "diverging" and not claimed):
-        return
-    condition, which, measured = found
+def not_convergent(system: System, refused: Mapping[Condition, Tensor]) -> NotSolvedError:
+    """Return the error of systems that are refused before the first pass; see ``failed``."""
+    condition, which = next(iter(refused.items()))
+    first, found = int(which.nonzero()[0]), system.convergence
+    measured, describe = {
+        "singular": (found.condition, _singular),
+        "unstable": (found.slowest, _unstable),
+        "diverging": (found.spectral_radius, _diverging),
+    }[condition]
+    value = float(measured[first])
+    mends = _mends(system.a[first : first + 1], system)
+    if condition == "diverging":
+        mends.append(_KRYLOV)
+    every = torch.stack([*refused.values()]).any(0)
+    return _error(condition, first, value, every, describe(value, system.chip), mends)
+
+
+def stalled(
+    system: System, b: Tensor, found: Refined, left: Tensor, which: Tensor, tolerance: float
+) -> NotSolvedError:
+    """Return the error of systems whose residuals ``left``, (B,), are above the tolerance."""
     first = int(which.nonzero()[0])
-    a, value = system.a[first : first + 1], float(measured[first])
-    text = _MEASURED[condition](value, a, system.chip)
-    mends = _mends(a, system)
-    raise NotSolvedError(condition, first, value, _said(first, which, text, mends))
+    value = float(left[first])
+    text, mends = _limit(system, b, found, first, value, tolerance)
+    text = (
+        f"the residual stays at {value:.3g} after {int(found.passes[first])} passes, above the "
+        f"tolerance of {tolerance:.3g}{text}"
+    )
+    mends = mends or [*_mends(system.a[first : first + 1], system), _KRYLOV]
+    return _error("stalled", first, value, which, text, mends)
 
 
-def check_residual(system: System, b: Tensor, found: Refined, tolerance: float) -> Tensor:
-    """Return the residuals of solutions, (B,), computed digitally in float64.
-
-    Raises:
-        NotSolvedError: one is above the tolerance.
-    """
-    size = norms(b)
-    left = residual(b - system.a @ found.x, size)
-    wrong = ~(left <= tolerance)
-    if wrong.any():
-        first = int(wrong.nonzero()[0])
-        value = float(left[first])
-        text, mends = _limit(system, b, found, first, value, tolerance)
-        text = (
-            f"the residual stays at {value:.3g} after {int(found.passes[first])} passes, above the "
-            f"tolerance of {tolerance:.3g}{text}"
-        )
-        if not mends:
-            mends = _mends(system.a[first : first + 1], system)
-        raise NotSolvedError("stalled", first, value, _said(first, wrong, text, mends))
-    return left
+def beyond_range(x: Tensor, which: Tensor) -> NotSolvedError:
+    """Return the error of solutions (B, n, k) that are too large or too small for their type."""
+    first = int(which.nonzero()[0])
+    mends = ["A or b times a power of ten"]
+    if x.dtype in (torch.float32, torch.complex64):
+        mends.append("float64")
+    text = f"the solution is beyond the range of {x.dtype}"
+    return _error("range", first, float(x[first].detach().abs().max()), which, text, mends)
 
 
-def _said(first: int, which: Tensor, text: str, mends: list[str]) -> str:
-    one = "" if len(which) == 1 else f" of system {first} ({int(which.sum())} of {len(which)} fail)"
-    return f"solve{one}: {text}. What mends it: {'; or '.join(mends)}"
+def _error(
+    condition: Condition, first: int, value: float, which: Tensor, text: str, mends: list[str]
+) -> NotSolvedError:
+    systems = tuple(which.nonzero().flatten().tolist())
+    one = "" if len(which) == 1 else f" of system {first} ({len(systems)} of {len(which)} fail)"
+    said = f"solve{one}: {text}. What mends it: {'; or '.join(mends)}"
+    if len(systems) < len(which):
+        said += ". strict=False solves the others"
+    return NotSolvedError(condition, first, value, systems, said)
 
 
-def _singular(value: float, _: Tensor, chip: SolverChip) -> str:
+def _singular(value: float, chip: SolverChip) -> str:
     if math.isinf(value):
         return "the matrix has no inverse: its condition number is infinite in float64"
     return (
@@ -78,21 +90,18 @@ def _singular(value: float, _: Tensor, chip: SolverChip) -> str:
     )
 
 
-def _unstable(value: float, _: Tensor, __: SolverChip) -> str:
+def _unstable(value: float, _: SolverChip) -> str:
     return (
         f"an inverse circuit does not settle: the smallest real part of its eigenvalues is "
         f"{value:.3g}, and must be above 0"
     )
 
 
-def _diverging(value: float, _: Tensor, chip: SolverChip) -> str:
+def _diverging(value: float, chip: SolverChip) -> str:
     return (
         f"the passes do not converge: the spectral radius of I - inv(A0) A is {value:.3g}, and "
         f"must be below 1; the arrays of A0 hold {_levels(chip)}"
     )
-
-
-_MEASURED = {"singular": _singular, "unstable": _unstable, "diverging": _diverging}
 
 
 def _levels(chip: SolverChip) -> str:
@@ -109,13 +118,13 @@ def _mends(a: Tensor, system: System) -> list[str]:
     for text, other, scaled in _changes(system.chip, system.scaling):
         given = order_of(a, scaled).of(a)
         tried = programmed_system(given, other, system.seed, scaled).convergence
-        if failed(tried) is None and float(tried.spectral_radius) < _GOOD:
+        if not failed(tried) and float(tried.spectral_radius) < _GOOD:
             found.append(f"{text} (spectral radius {float(tried.spectral_radius):.2g})")
         if len(found) == _SHOWN:
             break
     if not found:
         found.append(f"a better conditioned matrix: its condition number is {condition:.3g}")
-    return [*found, _KRYLOV]
+    return found
 
 
 def _changes(chip: SolverChip, scaling: bool) -> Iterator[tuple[str, SolverChip, bool]]:

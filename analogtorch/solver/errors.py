@@ -1,19 +1,29 @@
-"""The error of a system that the chip does not solve, with what would mend it."""
+"""The error of systems that the chip does not solve, with what would mend them."""
 
 from typing import Literal
 
-Condition = Literal["singular", "unstable", "diverging", "stalled"]
+Condition = Literal["singular", "unstable", "diverging", "stalled", "range"]
 
 
 class NotSolvedError(ValueError):
-    """A system that a solver chip does not solve: which condition failed, and what mends it.
+    """Systems that a solver chip does not solve: which condition failed, and what mends it.
 
     ``condition`` is ``singular`` (the matrix, or a block of it in the arrays, has no inverse),
     ``unstable`` (an inverse circuit does not settle), ``diverging`` (the spectral radius is not
-    below 1, or residuals grow) or ``stalled`` (residuals stay above the tolerance). ``measured`` is
-    the quantity that failed, ``system`` the number of the first such system in the batch.
+    below 1), ``stalled`` (residuals stay above the tolerance) or ``range`` (the solution is too
+    large or too small for its type). The message is about ``system``, the first that fails it, with
+    the quantity ``measured``. ``systems`` are the numbers of all that are refused, whatever the
+    condition. Numbers count a batch row by row.
     """
 
-    def __init__(self, condition: Condition, system: int, measured: float, text: str) -> None:
+    def __init__(
+        self,
+        condition: Condition,
+        system: int,
+        measured: float,
+        systems: tuple[int, ...],
+        text: str,
+    ) -> None:
         super().__init__(text)
         self.condition, self.system, self.measured = condition, system, measured
+        self.systems = systems

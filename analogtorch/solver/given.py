@@ -74,20 +74,17 @@ def checked_vectors(a: Tensor, b: Any) -> tuple[Tensor, Callable[[Tensor], Tenso
     )
 
 
-def check_range(x: Tensor, b: Tensor) -> None:
-    """Raise ValueError if solutions (B, n, k) are infinite, or vanish where ``b`` does not."""
-    largest, wanted = x.detach().abs().amax(1), b.detach().abs().amax(1) > 0
-    tiny = torch.finfo(x.dtype).tiny
-    if not (largest.isfinite() & ((largest >= tiny) | ~wanted)).all():
-        raise ValueError(
-            f"solve: the solution is beyond the range of {x.dtype}; multiply A or b by a power of "
-            "ten" + (", or solve in float64" if x.dtype in (torch.float32, torch.complex64) else "")
-        )
-
-
 def _tensor(name: str, t: Any) -> None:
     if not isinstance(t, Tensor):
         raise TypeError(f"solve: {name} must be a tensor, got {checks.shown(t)}")
+    if torch._C._functorch.is_functorch_wrapped_tensor(t):
+        raise NotImplementedError(
+            "solve: torch.func transforms are not supported; give one batch that holds all "
+            "systems, and take gradients by backward() or torch.autograd.grad"
+        )
+    if t.layout != torch.strided or t.is_meta:
+        kind = "on the meta device" if t.is_meta else f"{t.layout}"
+        raise TypeError(f"solve: {name} must be a dense tensor with values, got one that is {kind}")
     if t.dtype not in _TYPES:
         raise TypeError(
             f"solve: {name} must be float32, float64, complex64 or complex128, got {t.dtype}; "

@@ -36,6 +36,7 @@ def refine(
     tolerance: float,
     passes: int | None,
     rows: Tensor,
+    able: Tensor,
 ) -> Refined:
     """Return solutions of ``A x = b``.
 
@@ -47,17 +48,15 @@ def refine(
         tolerance: residual at which a system needs no more passes.
         passes: as many passes, whatever the residual; None: until the tolerance.
         rows: factors of the rows of ``A`` and ``b``, (B, n, 1), that residuals leave out.
+        able: the systems whose circuits can solve them, bool (B,); others take no pass.
     """
     x, r = torch.zeros_like(b), b
     size, bits = norms(b / rows), None
     if matrix.mvm.multiplies == "correction" and circuit.output_bits is not None:
         bits = circuit.output_bits - 1
-    history, taken = (
-        [residual(r / rows, size)],
-        torch.zeros(len(b), dtype=torch.long, device=b.device),
-    )
+    history, taken = [residual(r / rows, size)], torch.zeros_like(able, dtype=torch.long)
     best, since = history[0].clone(), torch.zeros_like(taken)
-    active = (history[0] > tolerance) if passes is None else torch.ones_like(taken).bool()
+    active = able & (history[0] > tolerance) if passes is None else able
     for number in range(passes or PASSES):
         if not active.any():
             break

@@ -1,12 +1,15 @@
 """The solution of a system, with the evidence for it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from analogtorch.solver.cost import SolveCost
+from analogtorch.solver.errors import Condition
 from analogtorch.values.shown import as_text, draw
 
 
@@ -35,9 +38,22 @@ class Solution:
     condition: Tensor
     """Condition number of each matrix."""
     cost: SolveCost | None
-    """Time and energy of one system, beside a digital LU; None: those of the chip are unknown."""
+    """Time and energy of one system, beside a digital LU, in the mean of those solved; None: those
+    of the chip are unknown."""
+    refused: Mapping[Condition, Tensor]
+    """Systems that are not solved, bool, by the condition that failed, as ``NotSolvedError`` names
+    it; empty with ``strict=True``. Their ``x`` is NaN, and so is the residual where no pass was
+    made."""
     chip: str
     """Name of the chip."""
+
+    @property
+    def solved(self) -> Tensor:
+        """Whether each system is solved, bool."""
+        solved = torch.ones_like(self.residual, dtype=torch.bool)
+        for which in self.refused.values():
+            solved = solved & ~which
+        return solved
 
     @property
     def bits(self) -> Tensor:

@@ -7,11 +7,13 @@ from torch import Tensor
 
 from analogtorch.solver.arrays import power_above
 from analogtorch.solver.chip import SolverChip
+from analogtorch.solver.convergence import failed
 from analogtorch.solver.cost import cost_of
-from analogtorch.solver.diagnosis import check_convergence, check_residual
-from analogtorch.solver.given import check_range, checked_chip, checked_matrix, checked_vectors
+from analogtorch.solver.diagnosis import beyond_range, not_convergent, stalled
+from analogtorch.solver.errors import Condition
+from analogtorch.solver.given import checked_chip, checked_matrix, checked_vectors
 from analogtorch.solver.inverse import converted
-from analogtorch.solver.refine import Refined
+from analogtorch.solver.refine import Refined, norms, residual
 from analogtorch.solver.solution import Solution
 from analogtorch.solver.system import System, order_of, programmed_system
 from analogtorch.values import checks
@@ -27,6 +29,7 @@ def solve(
     tolerance: float = TOLERANCE,
     passes: int | None = None,
     scaling: bool = False,
+    strict: bool = True,
     seed: int = 0,
 ) -> Solution:
     """Solve ``A x = b`` on an analog chip, as ``torch.linalg.solve`` does digitally.
@@ -49,16 +52,20 @@ def solve(
         scaling: put rows in an order and give them signs with large and positive elements on the
             diagonal, and multiply rows and columns by powers of two, so that their largest elements
             are near 1; all of it digitally.
-        seed: chip with other errors of its cells.
+        strict: if one system is not solved, raise NotSolvedError; False: solve the others. The
+            solution names those that are ``refused``, whose ``x`` and gradients are NaN; where
+            nothing is computed from such an ``x``, its gradients are 0.
+        seed: chip with other errors of its cells. Each system of a batch has arrays of its own.
 
     Returns:
         The solution ``x``, with residuals, spectral radius, and time and energy. Gradients of ``A``
         and ``b`` are those of the equation: the chip solves the transposed one, in the same arrays.
 
     Raises:
-        NotSolvedError: a system has no inverse, does not converge, or not to the tolerance.
-        ValueError: shapes do not fit, numbers are not finite, the system is larger than the chip,
-            or the solution is beyond the range of its type.
+        NotSolvedError: a system has no inverse, does not converge, or not to the tolerance, or its
+            solution is beyond the range of its type.
+        ValueError: shapes do not fit, numbers are not finite, or the system is larger than the
+            chip.
         TypeError: an argument is of another type.
 
     Example:
@@ -66,7 +73,7 @@ def solve(
         >>> at.solve(A, torch.ones(16), at.solver.rram_solver()).x
     """
     return MatrixSolver(A, chip, scaling=scaling, seed=seed).solve(
-        b, tolerance=tolerance, passes=passes
+        b, tolerance=tolerance, passes=passes, strict=strict
     )
 
 
@@ -112,23 +119,41 @@ class MatrixSolver:
         return self._system.convergence.spectral_radius.reshape(self.shape[:-2])
 
     def solve(
-        self, b: Tensor, *, tolerance: float = TOLERANCE, passes: int | None = None
+        self,
+        b: Tensor,
+        *,
+        tolerance: float = TOLERANCE,
+        passes: int | None = None,
+        strict: bool = True,
     ) -> Solution:
         """Return the solution for right-hand sides; see ``solve``."""
+        checks.flag("solve: strict", strict)
         tolerance = checks.number("solve: tolerance", tolerance, above=0, below=1)
         if passes is not None:
             passes = checks.count("solve: passes", passes)
         right, back = checked_vectors(self._given, b)
-        evidence: list[tuple[Refined, Tensor]] = []
+        evidence: list[_Evidence] = []
         vectors, unit = _near_1(_stacked(right, self._given))
-        asked = _Asked(tolerance, passes)
+        asked = _Asked(tolerance, passes, strict)
         x = _Solve.apply(self._a, self._order.of(vectors), self._system, asked, evidence)
         x = _unstacked(x * (unit / self._unit), self._given)
-        check_range(x, vectors)
-        return self._solution(back(x), *evidence[0], asked)
+        refined, residual, refused = evidence[0]
+        beyond = _beyond(x, vectors)
+        if beyond.any():
+            if strict:
+                raise beyond_range(x, beyond)
+            refused["range"] = beyond
+            x = x.masked_fill(beyond.view(-1, 1, 1), torch.nan)
+        return self._solution(back(x), refined, residual, refused, asked)
 
     def rough(self, b: Tensor) -> Tensor:
-        """Return what the inverse circuits answer to ``b``, a few bits of the solution."""
+        """Return what the inverse circuits answer to ``b``, a few bits of the solution.
+
+        Raises:
+            NotSolvedError: a block has no inverse in the arrays, or a circuit does not settle.
+        """
+        if refused := failed(self._system.convergence, claimed=False):
+            raise not_convergent(self._system, refused)
         right, back = checked_vectors(self._given, b)
         vectors, unit = _near_1(_stacked(right.detach(), self._given))
         system, v = self._system, self._order.of(vectors)
@@ -167,9 +192,18 @@ class MatrixSolver:
 
         return operator(self._given, self.rough, "preconditioner")
 
-    def _solution(self, x: Tensor, refined: Refined, residual: Tensor, asked: "_Asked") -> Solution:
+    def _solution(
+        self,
+        x: Tensor,
+        refined: Refined,
+        residual: Tensor,
+        refused: dict[Condition, Tensor],
+        asked: "_Asked",
+    ) -> Solution:
         batch, found = self.shape[:-2], self._system.convergence
         n, vectors = self._a.shape[-1], refined.x.shape[-1]
+        solved = refined.passes[~_any(refused, residual)]
+        passes = float(solved.sum()) / max(len(solved), 1)
         return Solution(
             x=x,
             residual=residual.reshape(batch),
@@ -179,7 +213,8 @@ class MatrixSolver:
             spectral_radius=found.spectral_radius.reshape(batch),
             bound=found.bound.reshape(batch),
             condition=found.condition.reshape(batch),
-            cost=cost_of(self.chip, n, vectors, float(refined.passes.double().mean())),
+            cost=cost_of(self.chip, n, vectors, passes),
+            refused={name: which.reshape(batch) for name, which in refused.items()},
             chip=self.chip.name,
         )
 
@@ -189,6 +224,15 @@ class _Asked(NamedTuple):
 
     tolerance: float
     passes: int | None
+    strict: bool
+
+
+class _Evidence(NamedTuple):
+    """How well systems are solved: the passes, residuals (B,), and which are refused, (B,)."""
+
+    refined: Refined
+    residual: Tensor
+    refused: dict[Condition, Tensor]
 
 
 class _Solve(torch.autograd.Function):
@@ -205,23 +249,49 @@ class _Solve(torch.autograd.Function):
         b: Tensor,
         system: System,
         asked: "_Asked",
-        evidence: list[tuple[Refined, Tensor]],
+        evidence: list[_Evidence],
     ) -> Tensor:
-        check_convergence(system, claimed=asked.passes is None)
-        refined = system.refined(b, asked.tolerance, asked.passes)
+        refused = failed(system.convergence, claimed=asked.passes is None)
+        if refused and asked.strict:
+            raise not_convergent(system, refused)
+        able = ~_any(refused, b[:, 0, 0])
+        refined = system.refined(b, asked.tolerance, asked.passes, able)
+        left = residual(b - system.a @ refined.x, norms(b)).masked_fill(~able, torch.nan)
         limit = asked.tolerance if asked.passes is None else torch.inf
-        evidence.append((refined, check_residual(system, b, refined, limit)))
-        ctx.save_for_backward(a, refined.x)
+        above = able & ~(left <= limit)
+        if above.any():
+            if asked.strict:
+                raise stalled(system, b, refined, left, above, limit)
+            refused["stalled"] = above
+        evidence.append(_Evidence(refined, left, refused))
+        x = refined.x.masked_fill((~able | above).view(-1, 1, 1), torch.nan)
+        ctx.save_for_backward(a, x)
         ctx.given = system, asked
-        return refined.x
+        return x
 
     @staticmethod
     def backward(ctx: Any, *gradient: Tensor) -> Any:
         a, x = ctx.saved_tensors
         system, asked = ctx.given
         adjoint = _Solve.apply(a.mT, gradient[0], system.mT, asked, [])
+        if not asked.strict:
+            # NaN reaches no gradient to which a refused system adds nothing
+            idle = (gradient[0] == 0).all(-1, keepdim=True).all(-2, keepdim=True)
+            adjoint = torch.where(idle & adjoint.isnan(), 0.0, adjoint)
+            x = torch.where(idle & x.isnan(), 0.0, x)
         gradient_a = -(adjoint @ x.mT) if ctx.needs_input_grad[0] else None
         return gradient_a, adjoint, None, None, None
+
+
+def _any(refused: dict[Condition, Tensor], like: Tensor) -> Tensor:
+    """Return which systems are refused, bool (B,), for the device of ``like`` (B,)."""
+    return torch.stack([torch.zeros_like(like, dtype=torch.bool), *refused.values()]).any(0)
+
+
+def _beyond(x: Tensor, b: Tensor) -> Tensor:
+    """Return which solutions (B, n, k) are infinite, or vanish where ``b`` does not, bool (B,)."""
+    largest, wanted = x.detach().abs().amax(1), b.detach().abs().amax(1) > 0
+    return (largest.isinf() | ((largest < torch.finfo(x.dtype).tiny) & wanted)).any(-1)
 
 
 def _real(a: Tensor) -> Tensor:

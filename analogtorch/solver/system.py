@@ -57,7 +57,7 @@ class System:
         scaled = self.rows * self.a * self.columns
         return convergence(scaled, self.a, self.inverse, self.blocks, self.chip.inverse)
 
-    def refined(self, b: Tensor, tolerance: float, passes: int | None) -> Refined:
+    def refined(self, b: Tensor, tolerance: float, passes: int | None, able: Tensor) -> Refined:
         """Return solutions for right-hand sides (B, n, k); see ``refine``."""
         # the check has the last half of the tolerance
         found = refine(
@@ -68,6 +68,7 @@ class System:
             tolerance / 2,
             passes,
             self.rows,
+            able,
         )
         return replace(found, x=self.columns.mT * found.x)
 

@@ -23,6 +23,8 @@ A, B = torch.eye(3), torch.ones(3)
         (A.half(), B.half(), CHIP, TypeError, "write A.double()"),
         (A, B.double(), CHIP, TypeError, "write b.to(A)"),
         (A, None, CHIP, TypeError, "b must be a tensor"),
+        (A.to_sparse(), B, CHIP, TypeError, "A must be a dense tensor"),
+        (A, B.to("meta"), CHIP, TypeError, "b must be a dense tensor with values"),
         (torch.ones(3, 2), B, CHIP, ValueError, "for least squares solve A.mT @ A"),
         (torch.ones(0, 0), B, CHIP, ValueError, "n >= 1"),
         (B, B, CHIP, ValueError, "A must be square"),
@@ -50,11 +52,19 @@ def test_arguments(a: Any, b: Any, chip: Any, error: type[Exception], said: str)
         ({"passes": 0}, "passes"),
         ({"passes": 1.5}, "passes"),
         ({"scaling": 1}, "scaling must be True or False"),
+        ({"strict": None}, "strict must be True or False"),
     ],
 )
 def test_options(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         at.solve(A, B, CHIP, **options)
+
+
+def test_transforms() -> None:
+    with pytest.raises(NotImplementedError, match="one batch that holds all systems"):
+        torch.func.vmap(lambda a: at.solve(a, B, CHIP).x)(A.expand(2, 3, 3))
+    with pytest.raises(NotImplementedError, match=r"torch.autograd.grad"):
+        torch.func.grad(lambda b: at.solve(A, b, CHIP).x.sum())(B)
 
 
 @pytest.mark.parametrize("seed", [1.5, True, "1", None])

@@ -106,6 +106,15 @@ def test_noise_of_a_system_is_its_own_and_new_in_each_product() -> None:
     assert not torch.equal(sliced.times(v, 1), sliced.times(v, 0))
 
 
+def test_cells_of_a_system_do_not_depend_on_how_many_follow() -> None:
+    a, _ = system(20, 3)
+    chip = at.solver.rram_solver(slices=2, circuit="least_squares")
+    assert torch.equal(slice_up(a[:2], chip, KEY).planes, slice_up(a, chip, KEY).planes[:, :2])
+    few, all_ = (matrix(place(of, chip, KEY), chip.inverse) for of in (a[:2], a))
+    assert_close(few, all_[:2], rtol=0, atol=1e-12)
+    assert not torch.equal(*slice_up(a[:1].expand(2, 20, 20), chip, KEY).planes.unbind(1))
+
+
 def test_fixed_point_keeps_what_is_in_it() -> None:
     a = torch.tensor([[[0.75, -1.0 / 3], [1e-9, -0.999999]]], dtype=torch.float64)
     held = fixed_point(a, 10)

@@ -173,7 +173,7 @@ def test_numbers_of_any_size_are_solved(size_of_a: float, size_of_b: float) -> N
     a, b = system(12)
     given = a * size_of_a, b * size_of_b
     if size_of_b / size_of_a in (0.0, math.inf):
-        with pytest.raises(ValueError, match="beyond the range of torch.float64"):
+        with pytest.raises(NotSolvedError, match="beyond the range of torch.float64"):
             at.solve(*given, CHIP)
         return
     found = at.solve(*given, CHIP)
@@ -275,6 +275,71 @@ def test_the_failing_system_of_a_batch_is_named() -> None:
     assert math.isinf(refusal.value.measured)
 
 
+def mixed() -> tuple[torch.Tensor, torch.Tensor]:
+    """Six systems, (2, 3), of which three are refused: singular, unstable, diverging."""
+    a, b = system(24, 2, 3)
+    a[0, 1], a[1, 0], a[1, 2] = 0, -a[0, 0], conditioned(24, 60.0, 1, symmetric=True)
+    return a, b
+
+
+def test_a_refusal_names_all_systems_that_fail() -> None:
+    with pytest.raises(NotSolvedError, match=r"system 1 \(3 of 6 fail\).*strict=False") as refusal:
+        at.solve(*mixed(), CHIP)
+    assert (refusal.value.condition, refusal.value.systems) == ("singular", (1, 3, 5))
+
+
+def test_the_other_systems_are_solved_on_request() -> None:
+    a, b = mixed()
+    found = at.solve(a, b, CHIP, strict=False)
+    assert {name: which.nonzero().tolist() for name, which in found.refused.items()} == {
+        "singular": [[0, 1]],
+        "unstable": [[1, 0]],
+        "diverging": [[1, 2]],
+    }
+    assert found.solved.tolist() == [[True, False, True], [False, True, False]]
+    assert_close(found.x[found.solved], torch.linalg.solve(a[found.solved], b[found.solved]))
+    for nothing in (found.x, found.residual):
+        assert nothing[~found.solved].isnan().all()
+    assert (found.residual[found.solved] <= TOLERANCE).all()
+    assert found.cost.passes == found.passes[found.solved].double().mean()
+    assert "3 of 6 systems refused: 1 singular, 1 unstable, 1 diverging" in str(found)
+    assert at.solve(a, b, CHIP, strict=False, passes=3).solved.sum() == 4  # whatever is left
+    all_ = at.solve(*system(24, 2), CHIP, strict=False)
+    assert not all_.refused
+    assert all_.solved.all()
+    none = at.solve(torch.zeros(2, 2), torch.ones(2), CHIP, strict=False)
+    assert not none.solved
+    assert none.cost.passes == 0
+
+
+def test_what_stalls_or_leaves_its_type_is_refused_too() -> None:
+    a, b = torch.eye(3).repeat(3, 1, 1), torch.ones(3, 3)
+    a[0] = torch.diag(torch.tensor([1.0, 1e-3, 1e-5]))
+    a[2] *= 1e-30
+    b[2] *= 1e30
+    found = at.solve(a, b, CHIP, strict=False)
+    assert {name: which.tolist() for name, which in found.refused.items()} == {
+        "stalled": [True, False, False],
+        "range": [False, False, True],
+    }
+    assert found.residual[0] > TOLERANCE
+    with pytest.raises(NotSolvedError, match=r"system 2 .*beyond the range of torch.float32"):
+        at.solve(a[[1, 1, 2]], b, CHIP)
+
+
+def test_gradients_of_the_others_do_not_meet_what_is_refused() -> None:
+    a, b = (t.requires_grad_() for t in mixed())
+    found = at.solve(a, b, CHIP, strict=False)
+    some = found.solved
+    weights = torch.randn(24, dtype=torch.float64)
+    gradients = torch.autograd.grad((found.x[some] @ weights).sum(), (a, b))
+    wanted = torch.autograd.grad((torch.linalg.solve(a[some], b[some]) @ weights).sum(), (a, b))
+    for gradient, expected in zip(gradients, wanted, strict=True):
+        assert_close(gradient, expected, rtol=1e-5, atol=1e-5)
+    whole = torch.autograd.grad(at.solve(a, b, CHIP, strict=False).x.sum(), b)[0]
+    assert torch.equal(whole.isnan().all(-1), ~some)
+
+
 def test_gradients_of_a_system_that_its_transposed_does_not_solve_are_refused() -> None:
     a, b = system(16)
     x = at.solve(a.requires_grad_(), b, at.solver.rram_solver(spread=0.6), passes=2).x
@@ -298,5 +363,10 @@ def test_operators_of_scipy() -> None:
     twisted = MatrixSolver((a + 0.1j * torch.eye(16)).to(torch.complex128), solver.chip)
     product = torch.from_numpy(twisted.linear_operator() @ (1j * b.numpy()))
     assert_close(product, 1j * (a @ b) - 0.1 * b, rtol=0, atol=1e-6)
+    for bad, condition in ((-a @ a.mT, "unstable"), (0 * a, "singular")):
+        with pytest.raises(NotSolvedError) as refusal:
+            MatrixSolver(bad, at.solver.rram_solver()).preconditioner() @ b.numpy()
+        assert refusal.value.condition == condition
+        assert "preconditioner" not in str(refusal.value)
     with pytest.raises(ValueError, match="one matrix"):
         MatrixSolver(a.expand(2, 16, 16), chip).preconditioner()
