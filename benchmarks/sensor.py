@@ -60,11 +60,9 @@ def train(model: nn.Module, x: Tensor, y: Tensor, epochs: int, rate: float, seed
 
 def on_chips(model: nn.Module, x: Tensor, lux: float) -> nn.Module:
     """Return a copy with its first convolution in a sensor at this light, the rest on hermes64."""
-    sensor = at.chips.photodiode_sensor(illuminance=lux)
-    copied = at.convert(copy.deepcopy(model), at.chips.hermes64(), per_layer={"0": sensor})
-    at.calibrate(copied, [x[:256]], effort="ranges")
-    copied[0].set_input_range(1.0)
-    return copied
+    sensor = "0", at.chips.photodiode_sensor(illuminance=lux)
+    copied = at.convert(copy.deepcopy(model), at.chips.hermes64(), sensor=sensor)
+    return at.calibrate(copied, [x[:256]], effort="ranges")
 
 
 def measured(model: nn.Module, x: Tensor, y: Tensor, chips: int) -> float:

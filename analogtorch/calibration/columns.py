@@ -20,7 +20,7 @@ from analogtorch.chips.slices import Slicing
 from analogtorch.conversion import analog_layers
 from analogtorch.conversion.unread import quiet
 from analogtorch.conversion.watch import evaluating
-from analogtorch.nn import AnalogLayer, Tap, tapped
+from analogtorch.nn import AnalogEmbedding, AnalogLayer, Tap, tapped
 from analogtorch.ops import Noise, Plan, fold, mvm, product, stream
 from analogtorch.ops.operands import Operands
 from analogtorch.values import checks
@@ -92,7 +92,7 @@ def correct_columns(
     layers = {
         n: layer
         for n, layer in analog_layers(physical_view)
-        if layer.programmed is not None and layer.takes_range
+        if layer.programmed is not None and not isinstance(layer, AnalogEmbedding)
     }
     if not layers:
         raise ValueError(

@@ -211,8 +211,8 @@ def _checked(
     layers = {name: layer for name, layer in analog_layers(model) if layer.takes_range}
     if not layers:
         raise ValueError(
-            "calibrate: the model has no analog layer with an input range; call "
-            "analogtorch.convert(model, chip) first"
+            "calibrate: the model has no analog layer with an input range (sensors and embeddings "
+            "have none); call analogtorch.convert(model, chip) first"
         )
     refuse_programmed(model, "calibrate")
     refuse_taken(model, "calibrate")

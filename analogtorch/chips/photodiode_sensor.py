@@ -47,7 +47,7 @@ def photodiode_sensor(
     is that of one ADC output, as the diodes need no bias. A network computes one output per
     exposure, so that a layer takes as many networks as it has filters, or exposures one after
     another. Layers of several channels, such as colours, take a network for each. Inputs are light
-    from 0 to 1: calibrate the layer, or set its DAC range to 1, so that 1 is ``illuminance``.
+    from 0 to 1, where 1 is ``illuminance``.
 
     Args:
         spread: standard deviation of a responsivity relative to itself, >= 0 (ILLUSTRATIVE).

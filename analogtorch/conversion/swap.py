@@ -32,6 +32,7 @@ from analogtorch.conversion.patterns import (
 )
 from analogtorch.conversion.replace import replace
 from analogtorch.conversion.route import unroute
+from analogtorch.conversion.sensor import checked_first, in_sensor
 from analogtorch.conversion.taken import forget, remember
 from analogtorch.conversion.unread import forget_unread, name_unread, named
 from analogtorch.nn import AnalogLinear
@@ -49,6 +50,7 @@ def convert(
     exclude: str | Iterable[str] | None = None,
     where: Callable[[str, nn.Module], bool] | None = None,
     per_layer: Mapping[str, Chip | Mapping[str, Any]] | None = None,
+    sensor: str | tuple[str, Chip] | None = None,
     embeddings: bool = False,
     fold_batch_norm: bool = False,
     example: Example | None = None,
@@ -83,6 +85,8 @@ def convert(
         per_layer: chips by pattern for the layers that it matches: another ``Chip``, or what
             ``chip.replace`` takes to make it of ``chip``, such as
             ``{"head": {"periphery": {"output_bits": 10}}}``. If several match, the last counts.
+        sensor: the first convolution of the model, an ``nn.Conv2d``, which computes in the sensor
+            itself: its name, for ``chips.photodiode_sensor()``, or its name and such a chip.
         embeddings: if True, convert every ``nn.Embedding`` too: a token is then one noisy MVM with
             its row.
         fold_batch_norm: if True, first fold batch norms into the layers before them, as
@@ -101,7 +105,9 @@ def convert(
         TypeError: an argument is of another type.
         ValueError: the model is a programmed chip; there is nothing to convert; a pattern matches
             no layer or has no effect; patterns contradict each other; a chip has no such field; a
-            layer to convert is on another chip; a layer to exclude is analog; or
+            layer to convert is on another chip; a layer to exclude is analog; ``sensor`` names no
+            ``nn.Conv2d``, or one with more taps than a network has diodes, or, in the run of
+            ``example``, one behind other layers; or
             ``fold_batch_norm`` or ``guard`` raise. The model is unchanged.
 
     Example:
@@ -114,6 +120,8 @@ def convert(
     refuse_programmed(model, "convert")
     overrides = {} if per_layer is None else per_layer
     _check_arguments(chip, overrides, where, embeddings, fold_batch_norm, example)
+    sensing = in_sensor(model, sensor)
+    overrides = {**overrides, **sensing}  # the last that matches a layer counts
     names = names_of(model)
     chips = _chips(model, names, chip, overrides, embeddings)
     chosen = _chosen(model, names, chips, include, exclude, where, overrides, embeddings)
@@ -129,7 +137,8 @@ def convert(
         converted = switch_off(replace(model, new))
         _set_sample_dimension(converted)
         if example is not None:
-            guard(converted, example)
+            with checked_first(converted, next(iter(sensing), None)):
+                guard(converted, example)
     except BaseException:
         restore(replace(converted, {id(new[id(m)]): m for m in fresh.values() if id(m) in new}))
         undo()

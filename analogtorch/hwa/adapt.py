@@ -202,8 +202,9 @@ def _options(
     """Return the options of ``calibrate``; None keeps the ranges that the model has."""
     if calibration is not None:
         return dict(calibration)
-    layers = [layer for _, layer in analog_layers(model) if layer.takes_range]
-    if any(layer.calibrated for layer in layers):
+    layers = [layer for _, layer in analog_layers(model)]
+    ranged = [layer for layer in layers if layer.takes_range]
+    if any(layer.calibrated for layer in ranged) or (layers and not ranged):
         return None
     return {"effort": "search", "report": None} if batches >= BATCHES else {}
 

@@ -1,6 +1,7 @@
 """The analog layer: the Parameters of a digital layer, converters, and an execution."""
 
 import contextlib
+import math
 from typing import Any, ClassVar
 
 import torch
@@ -67,8 +68,8 @@ class AnalogLayer(PlacedMixin, ProgrammedMixin):
         self.digital_class = digital_class
         self.layer_name = name
         self.programmed = None
-        self.chip = chip
         self._add_converters()
+        self.chip = chip
         expect(self)
 
     def to_digital(self) -> nn.Module:
@@ -222,15 +223,28 @@ class AnalogLayer(PlacedMixin, ProgrammedMixin):
         refuse_transforms(self.layer_name, execution.noisy)
         vectors = self._vectors(x)
         self._check_type(x)
-        if self.chip.light.on and not torch.compiler.is_compiling() and bool((x < 0).any()):
-            raise ValueError(
-                f"layer {self.layer_name!r} takes light, which is never negative, got "
-                f"{float(x.detach().min()):.3g}; give it images from 0 to 1, and normalise later"
-            )
+        if self.chip.light.on and not torch.compiler.is_compiling():
+            self._check_light(x)
         by_itself = all(tap.execution is None for tap in self.taps)
         if by_itself and not torch.compiler.is_compiling() and not self.has_run:
             self.has_run = True
         return vectors
+
+    def _check_light(self, x: Tensor) -> None:
+        if x.is_meta or not x.numel():
+            return
+        (low, high), (full, *_) = x.detach().aminmax(), self.input_ranges or (math.inf,)
+        if low < 0:
+            raise ValueError(
+                f"layer {self.layer_name!r} takes light, which is never negative, got {low:.3g}; "
+                "give it images from 0 to 1, and normalise later"
+            )
+        if high > full:
+            raise ValueError(
+                f"layer {self.layer_name!r} takes light up to {full:.3g}, which is "
+                f"{self.chip.light.illuminance:.3g} lux, got {high:.3g}; give it images from 0 to "
+                f"1, or call set_input_range({high:.3g}) on it"
+            )
 
     def _digital_product(self, x: Tensor, outputs: slice | None) -> Tensor:
         """Return the output of the digital layer."""

@@ -6,7 +6,7 @@ additional keys.
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,8 +36,6 @@ class ConvertersMixin(nn.Module):
     """Whether the DAC range is known; otherwise each input gives its own."""
     layer_name: str
     programmed: Any
-    takes_range: ClassVar[bool] = True
-    """Whether the inputs go through a DAC whose range ``calibrate`` finds."""
     chip: Any
     weight: Any
     sections: tuple[Section, ...]
@@ -53,6 +51,18 @@ class ConvertersMixin(nn.Module):
             self.register_buffer(name, None, persistent=False)
 
     # DAC
+
+    @property
+    def takes_range(self) -> bool:
+        """Whether the inputs go through a DAC whose range ``calibrate`` finds.
+
+        Light has none: 1 is the illuminance of the chip.
+        """
+        return not self.chip.light.on
+
+    def _fix_range(self) -> None:
+        self.calibrated = True  # so that it does not learn
+        self.set_input_range(1.0)
 
     @property
     def input_ranges(self) -> tuple[float, ...] | None:

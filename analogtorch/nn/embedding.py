@@ -68,8 +68,7 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
         if why := self.refuses(self):
             raise ValueError(f"layer {name!r} cannot be analog: {why}")
         super()._attach(chip, name, digital_class)
-        self.calibrated = True
-        self.set_input_range(1.0)
+        self._fix_range()
 
     def set_input_range(self, value: float | Sequence[float]) -> None:
         """Check that ``value`` is 1, the range of a one-hot.

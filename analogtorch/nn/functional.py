@@ -209,8 +209,11 @@ def _computed(kind: Any, given: _Given, geometry: Sequence[Any] = (), groups: in
     layer._parameters = {}
     vars(layer).update(weight=given.weight, bias=given.bias, training=given.training)
     vars(layer)["input_range"] = given.weight.new_zeros(1)
-    if given.input_range is not None:
-        vars(layer)["input_range"] = _range(layer, given.input_range)
+    input_range = given.input_range
+    if input_range is None and not layer.takes_range:
+        input_range = 1.0
+    if input_range is not None:
+        vars(layer)["input_range"] = _range(layer, input_range)
         layer.calibrated = True
     for name in COLUMN_RANGES:
         layer.set_column_ranges(name, getattr(given, name))

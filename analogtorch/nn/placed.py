@@ -58,6 +58,8 @@ class PlacedMixin(ConvertersMixin):
         self._refuse_chip(chip)
         self._chip = chip
         self.replan()
+        if chip.light.on and not self.calibrated:
+            self._fix_range()
 
     def replan(self) -> None:
         """Make the executions anew, after a change that they depend on.
@@ -119,7 +121,7 @@ class PlacedMixin(ConvertersMixin):
             raise ValueError(
                 f"layer {name!r}: {self.digital.__name__} has no light to sense: chip "
                 f"{chip.name!r} is a sensor, which computes the first layer of a model. "
-                f"Convert that alone, convert(model, hermes64(), per_layer={{'conv1': sensor}})"
+                "Convert that alone, convert(model, hermes64(), sensor='conv1')"
             )
         taps = math.prod(self._meta_matrix.shape[2:])
         if taps > rows:

@@ -23,16 +23,17 @@ def filters() -> nn.Conv2d:
 
 def on_sensor(conv: nn.Conv2d, chip: at.Chip, seed: int = 1) -> nn.Module:
     model = at.convert(nn.Sequential(conv), chip)
-    model[0].set_input_range(1.0)
     return at.program(model, seed=seed).at("0 s")
 
 
 def test_an_ideal_sensor_equals_the_digital_convolution() -> None:
     image = torch.rand(2, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+    conv = nn.Conv2d(3, 8, 3, stride=2, padding=1)
     with torch.no_grad():
-        expected = filters()(image)
-        found = on_sensor(filters(), IDEAL)(image)
-    assert_close(found, expected, rtol=0, atol=2e-6)
+        for each, x in ((filters(), image), (conv, image.expand(2, 3, 12, 12))):
+            expected, largest = each(x), float(each.weight.abs().sum((1, 2, 3)).max())
+            found = on_sensor(each, IDEAL)(x)
+            assert_close(found, expected, rtol=0, atol=1e-6 * max(largest, 1.0))
 
 
 @pytest.mark.parametrize("level", [0.0, 0.25, 1.0])
@@ -66,7 +67,6 @@ def test_more_light_and_longer_exposures_are_less_noise() -> None:
 
 def test_evaluation_has_no_noise_and_training_has_new_one_in_each_forward() -> None:
     model = at.convert(nn.Sequential(filters()), NOISY)
-    model[0].set_input_range(1.0)
     image = torch.rand(2, 1, 8, 8)
     assert torch.equal(model.eval()(image), model(image))
     model.train()
@@ -86,14 +86,84 @@ def test_noise_repeats_by_seed_and_does_not_depend_on_the_batch() -> None:
     assert_close(parts, whole)
 
 
+def net() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+
+
+IMAGES = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
 def test_the_first_convolution_alone_is_in_the_sensor() -> None:
-    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
-    sensor, chip = at.chips.photodiode_sensor(), at.chips.hermes64()
-    at.convert(net, chip, per_layer={"0": sensor})
-    at.calibrate(net, [torch.rand(20, 1, 8, 8)])
-    assert net[0].chip.light.on
-    assert not net[3].chip.light.on
-    assert torch.isfinite(at.program(net, seed=1).at("0 s")(torch.rand(2, 1, 8, 8))).all()
+    chip = at.chips.hermes64()
+    model = at.convert(net(), chip, sensor="0", example=IMAGES)
+    assert model[0].chip == at.chips.photodiode_sensor()
+    assert model[3].chip == chip
+    at.calibrate(model, [IMAGES])
+    assert torch.isfinite(at.program(model, seed=1).at("0 s")(IMAGES)).all()
+    assert at.convert(net(), chip, sensor=("0", NOISY))[0].chip == NOISY
+    assert at.convert(model, chip, sensor="0") is model  # it is there already
+    with pytest.raises(ValueError, match="on another chip already"):
+        at.convert(model, chip, sensor=("0", NOISY))
+
+
+def test_light_is_that_of_the_chip_whatever_the_images() -> None:
+    """Calibration on dim images must not make them bright, nor training change the light."""
+    model = at.convert(net(), at.chips.hermes64(), sensor="0")
+    at.calibrate(model, [0.1 * IMAGES])
+    assert model[0].input_ranges == (1.0,)
+    assert not model[0].input_range.requires_grad
+    model[0].chip = NOISY
+    assert model[0].input_ranges == (1.0,)
+    again = at.convert(net(), at.chips.hermes64(), sensor="0")
+    again.load_state_dict(model.state_dict())
+    assert again[0].input_ranges == (1.0,)
+    digital = at.to_digital(model)
+    digital.load_state_dict(again.state_dict())
+    moved = at.nn.AnalogConv2d(1, 4, 3, chip=at.chips.hermes64())
+    moved.chip = NOISY
+    assert moved.input_ranges == (1.0,)
+    weight = torch.randn(4, 1, 3, 3)
+    found = at.nn.functional.analog_conv2d(0.1 * IMAGES, weight, IDEAL)
+    assert_close(found, nn.functional.conv2d(0.1 * IMAGES, weight), rtol=0, atol=1e-5)
+
+
+def test_a_model_with_a_sensor_alone_needs_no_calibration() -> None:
+    model = at.convert(net().eval(), IDEAL, include="0", sensor=("0", IDEAL))
+    with pytest.raises(ValueError, match="sensors and embeddings have none"):
+        at.calibrate(model, [IMAGES])
+    at.hwa.adapt(model, list(IMAGES.split(5)), steps=2, num_chips=1, times=["0 s"])
+    view = at.correct_columns(at.program(model, seed=1).at("0 s"), [IMAGES])
+    assert torch.isfinite(view(IMAGES)).all()
+
+
+class Normalised(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.norm = nn.Conv2d(1, 2, 3), nn.BatchNorm2d(1)
+        self.head, self.big = nn.Linear(72, 2), nn.Conv2d(1, 2, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.conv1(self.norm(x).relu()).flatten(1)) + self.big(x).sum()
+
+
+@pytest.mark.parametrize(
+    ("sensor", "error", "said"),
+    [
+        ("conv", ValueError, "no layer is called 'conv'.*'conv1'"),
+        ("head", ValueError, "'head' is Linear; a sensor computes the first nn.Conv2d"),
+        ("big", ValueError, r"a kernel of 5x5 is 25 photodiodes.*'rows': 25"),
+        ("conv1", ValueError, "layer 'norm' runs before 'conv1', which would not see the light"),
+        (("conv1", at.chips.hermes64()), ValueError, "'hermes64' senses no light"),
+        (NOISY, TypeError, "sensor must be a layer, sensor='conv1', or"),
+        (["conv1"], TypeError, "sensor must be a layer"),
+        (("conv1", "sensor"), TypeError, "sensor must be a layer"),
+    ],
+)
+def test_layers_that_no_sensor_computes(sensor, error, said: str) -> None:
+    model = Normalised().eval()
+    with pytest.raises(error, match=said):
+        at.convert(model, at.chips.ideal(), sensor=sensor, example=IMAGES)
+    assert type(model.conv1) is nn.Conv2d
 
 
 def test_refusals() -> None:
@@ -101,9 +171,13 @@ def test_refusals() -> None:
     model = at.convert(nn.Sequential(filters()), sensor)
     with pytest.raises(ValueError, match="takes light, which is never negative, got -0.5"):
         model(torch.full((1, 1, 4, 4), -0.5))
+    with pytest.raises(ValueError, match=r"light up to 1, which is 1e\+03 lux, got 255"):
+        model(torch.full((1, 1, 4, 4), 255.0))
+    model[0].set_input_range(255.0)
+    assert torch.isfinite(model(torch.full((1, 1, 4, 4), 255.0))).all()
     with pytest.raises(ValueError, match=r"a kernel of 5x5 is 25 photodiodes.*'rows': 25"):
         at.convert(nn.Sequential(nn.Conv2d(1, 2, 5)), sensor)
-    with pytest.raises(ValueError, match=r"ConvTranspose2d has no light to sense.*per_layer"):
+    with pytest.raises(ValueError, match=r"ConvTranspose2d has no light to sense.*sensor='conv1'"):
         at.convert(nn.Sequential(nn.ConvTranspose2d(1, 2, 3)), sensor)
     for bad in ({"illuminance": -1.0}, {"illuminance": 0.0}, {"exposure": 0.0}):
         with pytest.raises(ValueError, match=f"Light.{next(iter(bad))}"):
