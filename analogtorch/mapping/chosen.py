@@ -81,7 +81,8 @@ def chip_of(model: nn.Module) -> Chip:
         raise ValueError(
             f"map_to_chip: the layers of {type(model).__name__} are on {len(several)} chips: "
             f"{'; '.join(_named(other, names, chip) for other, names in several)}. Give the one to "
-            "place them on: map_to_chip(model, example, chip=...)"
+            "place all of them on, map_to_chip(model, example, chip=...), or map the modules of "
+            "each chip by themselves and add up their costs"
         )
     return chip
 

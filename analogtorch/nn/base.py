@@ -242,7 +242,7 @@ class AnalogLayer(PlacedMixin, ProgrammedMixin):
         if high > full:
             raise ValueError(
                 f"layer {self.layer_name!r} takes light up to {full:.3g}, which is "
-                f"{self.chip.light.illuminance:.3g} lux, got {high:.3g}; give it images from 0 to "
+                f"{self.chip.light.illuminance:g} lux, got {high:.3g}; give it images from 0 to "
                 f"1, or call set_input_range({high:.3g}) on it"
             )
 

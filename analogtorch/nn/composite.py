@@ -38,6 +38,7 @@ class AnalogMatrix(AnalogLinear):
     It adds no keys to a ``state_dict``.
     """
 
+    senses = False  # what it multiplies was computed before
     spot: Spot
 
     @classmethod

@@ -55,7 +55,8 @@ def solve(
         strict: if one system is not solved, raise NotSolvedError; False: solve the others. The
             solution names those that are ``refused``, whose ``x`` and gradients are NaN; where
             nothing is computed from such an ``x``, its gradients are 0.
-        seed: chip with other errors of its cells. Each system of a batch has arrays of its own.
+        seed: chip with other errors of its cells. Each system of a batch is programmed by itself,
+            with errors that depend on its number.
 
     Returns:
         The solution ``x``, with residuals, spectral radius, and time and energy. Gradients of ``A``

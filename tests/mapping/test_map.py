@@ -285,7 +285,7 @@ def test_layers_on_several_chips_are_named_unless_one_is_chosen() -> None:
     expected = (
         "the layers of Sequential are on 3 chips: hermes64 ('0', '1', '2' and 2 more); hermes64, "
         "differing in periphery.output_bits 10 ('5'); ibm_speech34 ('6'). Give the one to place "
-        "them on"
+        "all of them on"
     )
     with pytest.raises(ValueError, match=re.escape(expected)):
         map_to_chip(model, x)

@@ -171,7 +171,7 @@ def test_refusals() -> None:
     model = at.convert(nn.Sequential(filters()), sensor)
     with pytest.raises(ValueError, match="takes light, which is never negative, got -0.5"):
         model(torch.full((1, 1, 4, 4), -0.5))
-    with pytest.raises(ValueError, match=r"light up to 1, which is 1e\+03 lux, got 255"):
+    with pytest.raises(ValueError, match=r"light up to 1, which is 1000 lux, got 255"):
         model(torch.full((1, 1, 4, 4), 255.0))
     model[0].set_input_range(255.0)
     assert torch.isfinite(model(torch.full((1, 1, 4, 4), 255.0))).all()
@@ -179,6 +179,8 @@ def test_refusals() -> None:
         at.convert(nn.Sequential(nn.Conv2d(1, 2, 5)), sensor)
     with pytest.raises(ValueError, match=r"ConvTranspose2d has no light to sense.*sensor='conv1'"):
         at.convert(nn.Sequential(nn.ConvTranspose2d(1, 2, 3)), sensor)
+    with pytest.raises(ValueError, match="Linear has no light to sense"):
+        at.convert(nn.LSTM(1, 2), sensor)
     for bad in ({"illuminance": -1.0}, {"illuminance": 0.0}, {"exposure": 0.0}):
         with pytest.raises(ValueError, match=f"Light.{next(iter(bad))}"):
             at.chips.photodiode_sensor(**bad)
