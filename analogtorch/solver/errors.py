@@ -1,6 +1,6 @@
 """The error of systems that the chip does not solve, with what would mend them."""
 
-from typing import Literal
+from typing import Any, Literal
 
 Condition = Literal["singular", "unstable", "diverging", "stalled", "range"]
 
@@ -27,3 +27,7 @@ class NotSolvedError(ValueError):
         super().__init__(text)
         self.condition, self.system, self.measured = condition, system, measured
         self.systems = systems
+
+    def __reduce__(self) -> Any:
+        """Return what makes the error anew in another process."""
+        return type(self), (self.condition, self.system, self.measured, self.systems, str(self))

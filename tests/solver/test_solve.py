@@ -1,5 +1,6 @@
 """``solve``: within the tolerance or a named refusal, as torch, with the equation's gradients."""
 
+import copy
 import math
 
 import pytest
@@ -286,6 +287,9 @@ def test_a_refusal_names_all_systems_that_fail() -> None:
     with pytest.raises(NotSolvedError, match=r"system 1 \(3 of 6 fail\).*strict=False") as refusal:
         at.solve(*mixed(), CHIP)
     assert (refusal.value.condition, refusal.value.systems) == ("singular", (1, 3, 5))
+    copied = copy.copy(refusal.value)  # as another process gives it back
+    assert vars(copied) == vars(refusal.value)
+    assert str(copied) == str(refusal.value)
 
 
 def test_the_other_systems_are_solved_on_request() -> None:
