@@ -72,8 +72,8 @@ def drawn(
         its value after the compensation.
     """
     noise, strength = chip.training, chip.training.strength * fraction
-    taken = devices is not None and weight.dtype == torch.float32 and not weight.is_cuda
-    if devices is not None and taken and noise.drop_connect * fraction == 0:
+    taken = weight.dtype == torch.float32 and noise.drop_connect * fraction == 0
+    if devices is not None and taken:
         weight, scale, gain = device_noise(weight, key, section, strength, devices)
         return weight, {"scale": scale, "gain": gain}
     compensation: Tensor | None = None

@@ -5,6 +5,8 @@ import dataclasses
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import analogtorch as at
 from analogtorch import devices
@@ -114,6 +116,28 @@ def test_without_kernels_the_operator_runs_its_formulas_on_torch(
     (section,) = sections(tuple(WEIGHTS.shape), 1, chip)
     monkeypatch.setattr(kernel, "takes", lambda _: False)
     _assert_same(*(_drawn(WEIGHTS, section, chip, t, fast) for fast in (True, False)), most=3e-6)
+
+
+def test_on_a_gpu_it_is_one_operator_too() -> None:
+    """So torch.compile has one node to follow in place of a thousand."""
+    chip = _chip(DifferentialPair(device=devices.pcm_like()))
+    (section,) = sections(WEIGHTS.shape, 1, chip)
+    known = device_noise_of(chip.cell, (DAY,), calibrated=False)
+    called = []
+
+    class Seen(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            called.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    with FakeTensorMode(), Seen():
+        weight = torch.empty(WEIGHTS.shape, device="cuda")
+        key = torch.empty((), dtype=torch.int64, device="cuda")
+        found, operands = drawn(weight, section, chip, key, 1.0, (DAY,), known)
+    assert found.device.type == operands["gain"].device.type == "cuda"
+    assert [name for name in called if name.startswith("analogtorch")] == [
+        "analogtorch.device_noise.default"
+    ]
 
 
 def test_of_several_moments_the_key_draws_one(monkeypatch: pytest.MonkeyPatch) -> None:
