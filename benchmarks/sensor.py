@@ -109,18 +109,10 @@ def accuracies(epochs: int, chips: int, plots: Path | None) -> tuple[list[list[s
 
 def energies() -> tuple[list[list[str]], list[str]]:
     """Return the table of energy of one image, with the sensor and with a camera."""
-    x, sensor, chip = torch.rand(1, 1, 8, 8), at.chips.photodiode_sensor(), at.chips.hermes64()
-    model = network()
-    rest = nn.Sequential(*list(model)[1:])
-    with torch.no_grad():
-        inside = model[0](x)
-
-    def joules(net: nn.Module, example: Tensor, where: at.Chip) -> float:
-        report = at.cost(at.map_to_chip(net, example, chip=where))
-        return report.energy.system
-
-    first = joules(nn.Sequential(model[0]), x, sensor)
-    behind, all_layers = joules(rest, inside, chip), joules(model, x, chip)
+    x, chip = torch.rand(1, 1, 8, 8), at.chips.hermes64()
+    all_layers = at.cost(at.map_to_chip(network(), x, chip=chip)).energy.system
+    parts = at.mapping.map_by_chip(at.convert(network(), chip, sensor="0"), x)
+    first, behind = (at.cost(part).energy.system for part in parts)
     pixels = x.numel() * PIXEL
     table = [
         ["nJ of one image", "camera and hermes64", "sensor and hermes64"],

@@ -1,6 +1,7 @@
 """The mapping of matrices onto tiles: splitting, packing, placement, and the number of chips."""
 
 from analogtorch.graph.types import Matrix, Operation
+from analogtorch.mapping.by_chip import map_by_chip
 from analogtorch.mapping.capacity import chips_needed, device_mix, plan_devices
 from analogtorch.mapping.map import map_to_chip, remap
 from analogtorch.mapping.mapping import ChipMapping
@@ -14,6 +15,7 @@ __all__ = [
     "Placement",
     "chips_needed",
     "device_mix",
+    "map_by_chip",
     "map_to_chip",
     "plan_devices",
     "remap",

@@ -53,14 +53,14 @@ def choose(
     )
 
 
-def chip_of(model: nn.Module) -> Chip:
-    """Return the chip of the model's analog layers.
+def chips_of(model: nn.Module, caller: str) -> list[tuple[Chip, list[str]]]:
+    """Return the chips of the model's analog layers, each with the names of its layers.
 
     Training noise and the unit of the weight scale are no property of the hardware: layers that
     differ in these alone are on one chip.
 
     Raises:
-        ValueError: no layer is analog, or they are on several chips, which the error names.
+        ValueError: no layer is analog.
     """
     several: list[tuple[Chip, list[str]]] = []
     for name, layer in analog_layers(model):
@@ -72,17 +72,27 @@ def chip_of(model: nn.Module) -> Chip:
             several.append((layer.chip, [name or "(root)"]))
     if not several:
         raise ValueError(
-            f"map_to_chip: {type(model).__name__} has no analog layer, and so no chip. Give it "
+            f"{caller}: {type(model).__name__} has no analog layer, and so no chip. Give it "
             "one: map_to_chip(model, example, chip=analogtorch.chips.hermes64()), or call "
             "analogtorch.convert(model, chip)"
         )
+    return several
+
+
+def chip_of(model: nn.Module) -> Chip:
+    """Return the chip of the model's analog layers.
+
+    Raises:
+        ValueError: no layer is analog, or they are on several chips, which the error names.
+    """
+    several = chips_of(model, "map_to_chip")
     (chip, _), *others = several
     if others:
         raise ValueError(
             f"map_to_chip: the layers of {type(model).__name__} are on {len(several)} chips: "
             f"{'; '.join(_named(other, names, chip) for other, names in several)}. Give the one to "
-            "place all of them on, map_to_chip(model, example, chip=...), or map the modules of "
-            "each chip by themselves and add up their costs"
+            "place all of them on, map_to_chip(model, example, chip=...), or take one mapping of "
+            "each, analogtorch.mapping.map_by_chip(model, example)"
         )
     return chip
 

@@ -27,6 +27,7 @@ distillation_loss = at.hwa.distillation_loss
 fold_batch_norm = at.fold_batch_norm
 guard = at.guard
 load = at.load
+map_by_chip = at.mapping.map_by_chip
 map_to_chip = at.map_to_chip
 mapping_from_json = at.ChipMapping.from_json
 noise = at.noise

@@ -41,6 +41,10 @@ def _sensor() -> Found:
         model = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 3))
         api.convert(model, api.photodiode_sensor(illuminance=lux))
         yield name, api.program(model, seed=1).at("0 s")(image)
+    layers = torch.nn.Conv2d(1, 3, 3), torch.nn.Flatten(), torch.nn.Linear(108, 5)
+    both = api.convert(torch.nn.Sequential(*layers), api.hermes64(), sensor="0")
+    parts = api.map_by_chip(both, image[:1])
+    yield "two chips", [str(view) for part in parts for view in (part, api.cost(part))]
 
 
 CASES: dict[str, Case] = {"solver": _solver, "sensor": _sensor}

@@ -1,0 +1,108 @@
+"""``map_by_chip``: a model whose layers are on several chips, as one mapping for each."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from torch import nn
+
+from analogtorch.chips import Chip
+from analogtorch.conversion.example import Example
+from analogtorch.conversion.kinds import analog_layers, check_module, refuse_programmed
+from analogtorch.graph.trace import trace
+from analogtorch.graph.types import Operation
+from analogtorch.mapping.chosen import Chosen, chips_of, choose
+from analogtorch.mapping.expand import expand
+from analogtorch.mapping.fitted import fitted
+from analogtorch.mapping.mapping import ChipMapping
+
+
+def map_by_chip(model: nn.Module, example: Example) -> tuple[ChipMapping, ...]:
+    """Map a model whose layers are on several chips: each layer on its own, one mapping per chip.
+
+    Energies of their costs add up, and so do latencies where one chip computes after another. A
+    digital operation counts for the chip of the product that follows it, the last ones for that of
+    the last product. What arrives from another chip comes from the host, as an input of the model
+    does. Parameters on no tile are listed in the mapping of the last chip.
+
+    Args:
+        model: a model that ``convert`` put on chips, such as with ``sensor``.
+        example: as ``map_to_chip`` takes it.
+
+    Returns:
+        The mappings, in the order in which the model has the chips, each on as many as it needs.
+
+    Raises:
+        TypeError: an argument is of another type.
+        ValueError: no layer is analog, the model does not run on the example, it has no weights to
+            map, or one Parameter is on several chips.
+
+    Example:
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Conv2d(4, 4, 3))
+        >>> net = at.convert(net, at.chips.hermes64(), sensor="0")
+        >>> [m.chip.name for m in at.mapping.map_by_chip(net, torch.rand(1, 1, 8, 8))]
+        ['photodiode_sensor', 'hermes64']
+    """
+    check_module("map_by_chip", model)
+    refuse_programmed(model, "map_by_chip")
+    chips = chips_of(model, "map_by_chip")
+    held, traced = _held(model, chips), trace(model, example)
+    whole = choose(model, traced, None, {})
+    places = {m.name: held[model.get_parameter(traced.sources[m.name][0])] for m in whole.matrices}
+    runs, used = _where(whole.operations, places), sorted(set(places.values()))
+    found = []
+    for i in used:
+        chip = chips[i][0]
+        part = expand(_part(whole, places, runs, i), model, chip)
+        mapped = fitted(
+            model=type(model).__name__,
+            chip=chip,
+            num_chips=None,
+            matrices=part.matrices,
+            operations=part.operations,
+            copies={},
+            digital_weights=whole.digital_weights if i == used[-1] else (),
+            retired=(),
+            retired_columns=(),
+            spread=False,
+            example=traced.example,
+        )
+        found.append(mapped)
+    return tuple(found)
+
+
+def _held(model: nn.Module, chips: Sequence[tuple[Chip, list[str]]]) -> dict[nn.Parameter, int]:
+    """Return the chip of each Parameter of an analog layer, by its number."""
+    number = {name: i for i, (_, names) in enumerate(chips) for name in names}
+    found: dict[nn.Parameter, int] = {}
+    for name, layer in analog_layers(model):
+        parameter, chip = layer.parameter_name(name), number[name or "(root)"]
+        if found.setdefault(model.get_parameter(parameter), chip) != chip:
+            raise ValueError(
+                f"map_by_chip: {parameter!r} is on several chips; put all that computes with it on "
+                "one, convert(..., per_layer=...), or map each with map_to_chip(..., chip=...)"
+            )
+    return found
+
+
+def _where(operations: tuple[Operation, ...], places: Mapping[str, int]) -> dict[str, int]:
+    """Return the chip of each operation: for digital ones that of the next product, or the last."""
+    found: dict[str, int] = {}
+    now = next(places[op.matrix] for op in reversed(operations) if op.matrix is not None)
+    for op in reversed(operations):
+        now = now if op.matrix is None else places[op.matrix]
+        found[op.name] = now
+    return found
+
+
+def _part(whole: Chosen, places: Mapping[str, int], runs: Mapping[str, int], chip: int) -> Chosen:
+    """Return what a chip computes; results of others are there, without operations."""
+    needed = {name for op in whole.operations if runs[op.name] == chip for name in op.inputs}
+    operations = [
+        op
+        if runs[op.name] == chip
+        else replace(op, kind="input", matrix=None, vectors=0, operations=0, inputs=(), steps=1)
+        for op in whole.operations
+        if runs[op.name] == chip or op.name in needed
+    ]
+    matrices = tuple(m for m in whole.matrices if places[m.name] == chip)
+    return replace(whole, matrices=matrices, operations=tuple(operations))

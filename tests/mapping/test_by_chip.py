@@ -1,0 +1,69 @@
+"""``map_by_chip``: models on several chips, one mapping for each."""
+
+import pytest
+import torch
+from torch import nn
+
+import analogtorch as at
+from analogtorch.mapping import map_by_chip
+
+HERMES, SPEECH = at.chips.hermes64(), at.chips.ibm_speech34()
+X = torch.rand(1, 1, 8, 8)
+
+
+def net() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10), nn.ReLU())
+
+
+def test_costs_are_those_of_the_parts_by_themselves() -> None:
+    sensor, rest = map_by_chip(at.convert(net(), HERMES, sensor="0"), X)
+    alone = at.map_to_chip(net()[:1], X, chip=at.chips.photodiode_sensor())
+    behind = at.map_to_chip(net()[1:], torch.rand(1, 4, 6, 6), chip=HERMES)
+    for found, wanted in ((sensor, alone), (rest, behind)):
+        cost, expected = at.cost(found), at.cost(wanted)
+        assert cost.energy == expected.energy
+        assert cost.schedule.latency == expected.schedule.latency
+        assert found.tiles_used == wanted.tiles_used
+    assert [op.kind for op in rest.operations] == ["input", "activation", "mvm", "activation"]
+    assert sensor.digital_weights == ()
+    assert dict(rest.digital_weights) == {"0.bias": 4, "3.bias": 10}
+
+
+def test_one_chip_is_one_mapping() -> None:
+    model = at.convert(net(), HERMES)
+    assert map_by_chip(model, X) == (at.map_to_chip(model, X),)
+
+
+def test_branches_and_composite_layers_keep_what_arrives_from_another_chip() -> None:
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.rnn = nn.Linear(8, 8), nn.Linear(8, 8), nn.LSTM(8, 4)
+            self.unused = nn.Linear(3, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.rnn(self.a(x) + self.b(x).relu())[0]
+
+    other = at.chips.neurram48()
+    model = at.convert(Branches(), HERMES, per_layer={"b": SPEECH, "unused": other})
+    first, second = map_by_chip(model, torch.rand(5, 8))
+    assert (first.chip, second.chip) == (HERMES, SPEECH)
+    assert {m.layer for m in second.matrices} == {"b"}
+    assert first.weights + second.weights == 2 * 64 + 16 * 8 + 16 * 4
+    arrived = [op for op in first.operations if op.kind == "input"]
+    assert [(op.name, op.elements, op.operations) for op in arrived] == [("b", 40, 0)]
+    assert "unused.weight" in dict(first.digital_weights) | dict(second.digital_weights)
+    assert at.cost(first).energy.system > 0 < at.cost(second).energy.system
+
+
+def test_what_it_refuses() -> None:
+    with pytest.raises(ValueError, match="map_by_chip: Sequential has no analog layer"):
+        map_by_chip(net(), X)
+    with pytest.raises(TypeError, match="map_by_chip: model"):
+        map_by_chip(at.chips.hermes64(), X)
+    tied = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
+    tied[1].weight = tied[0].weight
+    with pytest.raises(ValueError, match="'1.weight' is on several chips; put all"):
+        map_by_chip(at.convert(tied, HERMES, per_layer={"1": SPEECH}), torch.rand(2, 4))
+    with pytest.raises(ValueError, match=r"map_by_chip\(model, example\)"):
+        at.map_to_chip(at.convert(net(), HERMES, sensor="0"), X)
