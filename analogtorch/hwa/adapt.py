@@ -78,10 +78,10 @@ def adapt(
         times: times after programming at which chips are measured, as ``ProgrammedChip.at`` takes
             them. The state with the least mean error over them is kept.
         num_chips: number of chips that are measured, >= 1.
-        calibration: options of ``calibrate``. None: ``effort="search"`` for a model that is not
-            calibrated, or its defaults if there are too few batches for a search. A calibrated
-            model keeps its ranges, which learn if ``recipe.learn_ranges``. The calibration after
-            the training finds ranges alone.
+        calibration: options of ``calibrate``, which gets 32 of the batches at most. None:
+            ``effort="search"`` for a model that is not calibrated, or its defaults if there are too
+            few batches for a search. A calibrated model keeps its ranges, which learn if
+            ``recipe.learn_ranges``. The calibration after the training finds ranges alone.
         metric: a function of the model on a chip that returns a number, such as the accuracy. It is
             reported, and decides nothing.
         seed: seed of the noise, the order of the batches and the chips, a signed 64-bit integer.

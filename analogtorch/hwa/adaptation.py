@@ -23,6 +23,8 @@ from analogtorch.hwa.run_folder import RunFolder
 from analogtorch.hwa.training import Training, state_of
 from analogtorch.hwa.twin import Twin
 
+CALIBRATED = 32
+"""Most batches that calibrate: a search passes over them for each thing that it tries."""
 _PROBES = 3
 """Steps whose time is measured to find how many fit into the time that is given."""
 
@@ -167,7 +169,9 @@ class Adaptation:
         return undone(layer for _, layer in analog_layers(self.twin.student))
 
     def _calibrate(self, options: Mapping[str, Any]) -> None:
-        calibrate(self.twin.student, self.fitted, **{"forward": self.twin.forward, **options})
+        count = min(CALIBRATED, len(self.fitted))
+        batches = [self.fitted[i * len(self.fitted) // count] for i in range(count)]
+        calibrate(self.twin.student, batches, **{"forward": self.twin.forward, **options})
 
     def _reestimate(self) -> None:
         with self.twin.training_noise():

@@ -350,6 +350,23 @@ def test_a_time_beyond_the_data_of_the_devices_is_noted() -> None:
     assert beyond.to_dict()["note"] == beyond.note
 
 
+def test_of_many_batches_few_calibrate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search passes over its batches for each thing that it tries."""
+    seen: list[list[Tensor]] = []
+
+    def spied(model: nn.Module, batches: list[Tensor], **options: Any) -> nn.Module:
+        seen.append(list(batches))
+        return at.calibrate(model, batches, **options)
+
+    monkeypatch.setattr(adaptation, "calibrate", spied)
+    batches = _batches(70)
+    at.hwa.adapt(_net(), batches, chip=CHIP, steps=1, num_chips=1)
+    assert [len(each) for each in seen] == [adaptation.CALIBRATED] * 2  # before and after
+    places = [next(i for i, b in enumerate(batches) if b is each) for each in seen[0]]
+    assert places == sorted(set(places))
+    assert places[-1] >= 60  # from all over what is not held back
+
+
 def test_every_layer_is_compared() -> None:
     torch.manual_seed(0)
     model = _Outputs().eval()
