@@ -5,8 +5,7 @@ distillation for a loop of your own work with any optimizer. The noise itself is
 the ``TrainingNoise`` of their chip describes it:
 
     teacher = copy.deepcopy(model).eval()
-    noise = at.TrainingNoise(weight="device", time="1 day")
-    at.convert(model, at.chips.hermes64(training=noise))
+    at.convert(model, at.chips.hermes64())  # which trains on devices a month old
     at.calibrate(model, batches)
     groups = at.hwa.parameter_groups(model, weight_decay=1e-4)
     optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
