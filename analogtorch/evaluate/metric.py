@@ -59,8 +59,8 @@ def direction(caller: str, metric: Any, higher_is_better: bool | None) -> bool:
     checks.flag(f"{caller}: higher_is_better", higher_is_better)
     if own is not None and own != higher_is_better:
         raise ValueError(
-            f"{caller}: higher_is_better must be {own} for {title(metric) or 'this metric'}, which "
-            f"says so itself, got {higher_is_better}; leave it out"
+            f"{caller}: higher_is_better must be {own} for {title(metric) or 'this metric'}, the "
+            f"metric's own direction, got {higher_is_better}; leave it out"
         )
     return higher_is_better
 

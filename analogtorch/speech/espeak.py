@@ -25,6 +25,11 @@ from pathlib import Path
 
 SAMPLE_RATE = 22_050
 """Sampling rate of eSpeak NG's speech, Hz."""
+NOTE = (
+    "This speech was synthesised. The run shows that the whole path works; it says nothing about "
+    "accuracy on people."
+)
+"""What the report of a run on such speech states."""
 
 # success, and the number of bytes of speech or of the message that follow
 _HEADER = struct.Struct("<?I")

@@ -17,6 +17,7 @@ from analogtorch.files import digest_of, is_code, unpacked
 from analogtorch.ops import fold, seed_tensor, stream
 from analogtorch.report import Result, write
 from analogtorch.report.write import FILES
+from analogtorch.speech import espeak
 from analogtorch.speech.ablation import variants
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.data import Clips, fingerprint, speaker_note
@@ -37,10 +38,6 @@ OUTPUTS = (
 """Files of a run, besides its configuration, its journal and its measurements."""
 DIRECT, HWA = "chips/direct", "chips/hwa"
 """Folders that keep the measurements of the net mapped directly and after HWA training."""
-SYNTHETIC_NOTE = (
-    "This speech was synthesised. The run shows that the whole path works; it says nothing about "
-    "accuracy on people."
-)
 
 
 def run(
@@ -141,7 +138,7 @@ def run(
 
 def notes_on(config: KWSConfig, splits: dict[str, Clips]) -> tuple[str, ...]:
     """Return the caveats of the data, which the report shows; they are logged too."""
-    synthetic = SYNTHETIC_NOTE if config.data.source == "synthetic" else None
+    synthetic = espeak.NOTE if config.data.source == "synthetic" else None
     notes = tuple(note for note in (synthetic, speaker_note(splits)) if note)
     for note in notes:
         logger.warning("note: %s", note)

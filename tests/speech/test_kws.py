@@ -15,7 +15,7 @@ from analogtorch.__main__ import main
 from analogtorch.cli import kws as cli
 from analogtorch.cli.kws import parse
 from analogtorch.files import locked, parse_json, signed
-from analogtorch.speech import kws
+from analogtorch.speech import espeak, kws
 from analogtorch.speech.ablation import variants
 from analogtorch.speech.config import KWSConfig, ModelConfig
 from analogtorch.speech.labels import LABELS
@@ -540,7 +540,7 @@ def test_threads_are_restored(clips: Path, tmp_path: Path, monkeypatch) -> None:
 
 
 def test_synthetic_speech_is_marked_in_the_report() -> None:
-    assert "nothing about accuracy on people" in kws.SYNTHETIC_NOTE
+    assert "nothing about accuracy on people" in espeak.NOTE
 
 
 @pytest.mark.parametrize(

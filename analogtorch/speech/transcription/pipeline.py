@@ -24,6 +24,7 @@ from analogtorch.mapping import ChipMapping
 from analogtorch.report.page.transcript import html, markdown
 from analogtorch.report.transcribed import Transcribed, Transcript
 from analogtorch.simulate.chip import beyond_data
+from analogtorch.speech import espeak
 from analogtorch.speech.rundir import CONFIG, RunFolder
 from analogtorch.speech.transcription.config import TranscribeConfig
 from analogtorch.speech.transcription.recordings import (
@@ -41,10 +42,6 @@ FILES = ("report.html", "report.md", "report.json", "transcripts.csv")
 """Files of every run."""
 PLOT = "wer.png"
 """File of a run with references."""
-SYNTHETIC_NOTE = (
-    "This speech was synthesised. The run shows that the whole path works; it says nothing about "
-    "error rates on people."
-)
 
 
 def run(
@@ -251,7 +248,7 @@ def _swept(
 def _notes(
     config: TranscribeConfig, model: nn.Module, recordings: Sequence[Recording]
 ) -> tuple[str, ...]:
-    found = [SYNTHETIC_NOTE] if config.data.audio is None else []
+    found = [espeak.NOTE] if config.data.audio is None else []
     known = sum(recording.said is not None for recording in recordings)
     if 0 < known < len(recordings):
         found.append(
