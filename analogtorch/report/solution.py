@@ -31,7 +31,7 @@ def table(found: Solution) -> str:
     if not solved.any():
         return "\n".join(_refused(found))
     left = found.residuals[: int(found.passes[solved].max()) + 1, solved]
-    rows = [("pass", "residual measured by the chip", "bits", "largest")]
+    rows = [("pass", "residual found by the chip", "bits", "largest")]
     step = -(-len(left) // _ROWS)
     for number in sorted({*range(0, len(left), step), len(left) - 1}):
         each = left[number]
@@ -53,7 +53,7 @@ def table(found: Solution) -> str:
 
 @draw.register
 def plot(found: Solution, path: str | Path | None = None) -> Any:
-    """Draw the residual of each system, as the chip measures it, over the passes.
+    """Draw the residual of each system, as the chip finds it, over the passes.
 
     Args:
         found: the solution; of a batch, the first 32 systems that are solved are drawn.
@@ -97,6 +97,11 @@ def _costs(cost: SolveCost) -> Iterator[str]:
         ("modelled, of one system", "time, us", "energy, nJ"),
         ("inverse circuits", f"{1e6 * cost.inverse_time:.3g}", f"{1e9 * cost.inverse_energy:.3g}"),
         ("MVMs of the residual", f"{1e6 * cost.mvm_time:.3g}", f"{1e9 * cost.mvm_energy:.3g}"),
+        (
+            "scaling and combining",
+            f"{1e6 * cost.corrections_time:.3g}",
+            f"{1e9 * cost.corrections_energy:.3g}",
+        ),
         ("digital check", "", f"{1e9 * cost.check_energy:.3g}"),
         ("solution", f"{1e6 * cost.time:.3g}", f"{1e9 * cost.energy:.3g}"),
         ("setup of the matrix", f"{1e6 * cost.setup_time:.3g}", f"{1e9 * cost.setup_energy:.3g}"),

@@ -14,6 +14,7 @@ from analogtorch.values.sources import Sources, check_sources
 Circuit = Literal["inverse", "least_squares"]
 Schur = Literal["digital", "analog"]
 Multiplies = Literal["solution", "correction"]
+Corrections = Literal["combined", "added"]
 
 
 @register
@@ -179,6 +180,10 @@ class SolverChip:
     """The rough analog inverse."""
     mvm: SlicedMVM = field(default_factory=SlicedMVM)
     """The precise MVMs of the residual."""
+    corrections: Corrections = "combined"
+    """What becomes of the correction of each pass. ``combined``: with those of the passes before
+    it, digitally, so that the residual is the least that all can leave together. ``added``: to the
+    solution, which converges if the spectral radius of ``I - A M`` is below 1."""
     cells: int | None = None
     """Devices on the chip, >= 1, which bound the size of a system; None: no bound."""
     cost: SolverCost | None = None
@@ -196,6 +201,7 @@ class SolverChip:
             )
         checks.instance("SolverChip.inverse", self.inverse, InverseCircuit, "InverseCircuit()")
         checks.instance("SolverChip.mvm", self.mvm, SlicedMVM, "SlicedMVM()")
+        checks.choice("SolverChip.corrections", self.corrections, get_args(Corrections))
         checks.counts(self, "cells", optional=True)
         if self.mvm.multiplies == "correction" and self.inverse.output_bits is None:
             raise ValueError(

@@ -20,12 +20,16 @@ class SolveCost:
     """Seconds in inverse circuits and in the MVMs between blocks."""
     mvm_time: float
     """Seconds in the MVMs of the residual."""
+    corrections_time: float
+    """Seconds of scaling and combining corrections digitally."""
     setup_time: float
     """Seconds of Schur complements, found once for a matrix."""
     inverse_energy: float
     """J of inverse circuits, with their converters."""
     mvm_energy: float
     """J of the MVMs of the residual, with their converters, shifts and additions."""
+    corrections_energy: float
+    """J of scaling and combining corrections digitally."""
     setup_energy: float
     """J of Schur complements."""
     check_energy: float
@@ -38,12 +42,12 @@ class SolveCost:
     @property
     def time(self) -> float:
         """Seconds of the solution, without the setup of its matrix."""
-        return self.inverse_time + self.mvm_time
+        return self.inverse_time + self.mvm_time + self.corrections_time
 
     @property
     def energy(self) -> float:
         """J of the solution, without the setup of its matrix."""
-        return self.inverse_energy + self.mvm_energy + self.check_energy
+        return self.inverse_energy + self.mvm_energy + self.corrections_energy + self.check_energy
 
 
 @dataclass(frozen=True)
@@ -60,27 +64,46 @@ class _Steps:
     """Cells of all products."""
 
 
-def cost_of(chip: SolverChip, n: int, vectors: int, passes: float) -> SolveCost | None:
-    """Return time and energy of a system of ``n`` rows; None if the chip's are not known."""
+def cost_of(
+    chip: SolverChip, n: int, vectors: int, passes: float, complex: bool
+) -> SolveCost | None:
+    """Return time and energy of a system of ``n`` real rows; None if the chip's are not known."""
     if chip.cost is None:
         return None
     cost, steps = chip.cost, _steps(n, chip)
     setup_time, setup_energy = _setup(n, chip, cost)
-    times = passes * vectors
+    times, corrections = passes * vectors, _corrections(n, chip, passes, complex) * vectors
     square, per_second = n * n, 1 / cost.digital_rate.value
     lu = n**3 / 3 + square * vectors
     return SolveCost(
         passes=passes,
         inverse_time=times * _inverse_time(chip, cost, steps),
         mvm_time=times * chip.pulses * cost.mvm_time.value,
+        corrections_time=corrections * per_second,
         setup_time=setup_time,
         inverse_energy=times * _inverse_energy(chip, cost, steps, n),
         mvm_energy=times * _mvm_energy(chip, cost, n),
+        corrections_energy=corrections * cost.digital_energy.value,
         setup_energy=setup_energy,
         check_energy=square * vectors * cost.digital_energy.value,
         lu_time=lu * per_second,
         lu_energy=lu * cost.digital_energy.value,
     )
+
+
+def _corrections(n: int, chip: SolverChip, passes: float, complex: bool) -> float:
+    """Return the digital multiplications between the passes of one vector of ``n`` real numbers.
+
+    Scaling the inputs and outputs of the inverse circuits takes 2 n a pass. Combining takes 3 n for
+    each pair of the passes before, and 8 n for that of the pass; complex factors take 6 n and 11 n.
+    """
+    if chip.corrections == "added":
+        return 2 * n * passes
+    parts = 2 if complex else 1
+    most = n // parts
+    few = min(passes, most)
+    pairs = few * (few - 1) / 2 + (passes - few) * most
+    return n * (3 * parts * pairs + (7 + 3 * parts) * passes)
 
 
 def _setup(n: int, chip: SolverChip, cost: SolverCost) -> tuple[float, float]:

@@ -17,10 +17,7 @@ from analogtorch.solver.multiply import fixed_point
 from analogtorch.solver.refine import Refined, norms, residual
 from analogtorch.solver.system import System, order_of, programmed_system
 
-_KRYLOV = (
-    "a Krylov solver with MatrixSolver.preconditioner(), which may converge where the passes do not"
-)
-
+_COMBINED = "chip.replace(corrections='combined'), which may converge where added ones do not"
 
 _GOOD = 0.8
 """Spectral radius that is worth naming: 2^-24 takes at most 75 passes."""
@@ -40,7 +37,7 @@ def not_convergent(system: System, refused: Mapping[Condition, Tensor]) -> NotSo
     value = float(measured[first])
     mends = _mends(system.a[first : first + 1], system)
     if condition == "diverging":
-        mends.append(_KRYLOV)
+        mends.append(_COMBINED)
     every = torch.stack([*refused.values()]).any(0)
     return _error(condition, first, value, every, describe(value, system.chip), mends)
 
@@ -52,11 +49,19 @@ def stalled(
     first = int(which.nonzero()[0])
     value = float(left[first])
     text, mends = _limit(system, b, found, first, value, tolerance)
+    if not mends:
+        radius = float(system.convergence.spectral_radius[first])
+        text = (
+            f": the rough inverse is too coarse, with a spectral radius of I - inv(A0) A of "
+            f"{radius:.3g}; the arrays of A0 hold {_levels(system.chip)}"
+        )
+        mends = _mends(system.a[first : first + 1], system)
+        if system.chip.corrections == "added":
+            mends.append(_COMBINED)
     text = (
         f"the residual stays at {value:.3g} after {int(found.passes[first])} passes, above the "
         f"tolerance of {tolerance:.3g}{text}"
     )
-    mends = mends or [*_mends(system.a[first : first + 1], system), _KRYLOV]
     return _error("stalled", first, value, which, text, mends)
 
 
@@ -167,14 +172,19 @@ def _limit(
 
     Both are empty where none does: then the rough inverse is what is too coarse.
     """
-    mvm, shares = system.chip.mvm, _shares(system, b, found.x, slice(first, first + 1))
+    mvm, which = system.chip.mvm, slice(first, first + 1)
+    shares = _shares(system, b[which], found.x[which], which)
     name = max(shares, key=shares.__getitem__)
     if not shares[name] > left / 8:
         return "", []
     if name == "rows":
         fewer = f"chip.replace(mvm={{'rows': {max(mvm.rows // 2, 1)}}})"
-        mends = f"cells that lie closer to their levels, or fewer rows, {fewer}"
-        return f": errors of cells change counts, by {shares[name]:.3g}", [mends]
+        text = f": errors of cells change counts, by {shares[name]:.3g}"
+        return text, [f"cells that lie closer to their levels, or fewer rows, {fewer}"]
+    mends, order = [], order_of(system.a[which], True)
+    scaled = programmed_system(order.of(system.a[which]), system.chip, system.seed, True)
+    if max(_shares(scaled, order.of(b[which]), found.x[which], slice(1)).values()) < tolerance / 2:
+        mends.append("scaling=True")
     more = 2 + math.ceil(math.log2(max(left / tolerance, 1)))
     change = {"input_bits": mvm.input_bits + more}
     text = f": registers of {mvm.input_bits} bits leave up to {shares[name]:.3g}"
@@ -182,17 +192,17 @@ def _limit(
         change = {"bits": mvm.bits + more} | change
         text = f": {mvm.bits} bits of the matrix leave {shares[name]:.3g}"
     if max(change.values()) > 48:
-        return text, ["a larger tolerance: no part of the MVMs has more than 48 bits"]
-    return text, [f"more slices, chip.replace(mvm={change})"]
+        return text, [*mends, "a larger tolerance: no part of the MVMs has more than 48 bits"]
+    return text, [*mends, f"more slices, chip.replace(mvm={change})"]
 
 
 def _shares(system: System, b: Tensor, x: Tensor, which: slice) -> dict[str, float]:
-    """Return what each part of the MVMs adds to the residual of a system."""
-    mvm, size = system.chip.mvm, norms(b[which])
+    """Return what each part of the MVMs adds to the residual of the one system ``which``."""
+    mvm, size = system.chip.mvm, norms(b)
     if mvm.bits is None:
         return {"bits": 0.0}
     rows, columns, matrix = system.rows[which], system.columns[which], system.slices.of(which)
-    y, scaled = x[which] / columns.mT, rows * system.a[which] * columns
+    y, scaled = x / columns.mT, rows * system.a[which] * columns
     held = fixed_point(scaled, mvm.bits)
     unit = y.abs().amax(1, keepdim=True) * 2.0**-mvm.input_bits
     errors = {

@@ -120,7 +120,7 @@ def matrix(blocks: Blocks, circuit: InverseCircuit) -> Tensor:
 def converted(inverse: Tensor, r: Tensor, circuit: InverseCircuit) -> Tensor:
     """Return ``inverse r`` between the converters of the circuits, (B, n, k).
 
-    Converters have the range of the vector, to a power of two (ASSUMED).
+    DACs have the range of the vector, ADCs to a power of two (ASSUMED).
 
     Args:
         inverse: what circuits multiply by, (B, n, m).
@@ -128,17 +128,15 @@ def converted(inverse: Tensor, r: Tensor, circuit: InverseCircuit) -> Tensor:
         circuit: the circuit, with its converters.
     """
     if circuit.input_bits is not None:
-        r = in_steps(r, _range(r), levels(circuit.input_bits))
+        largest = r.abs().amax(1, keepdim=True)
+        r = in_steps(r, torch.where(largest > 0, largest, 1.0), levels(circuit.input_bits))
     d = inverse @ r
     if circuit.output_bits is not None:
         # steps that are powers of two, so that bits of the code are pulses
         steps = levels(circuit.output_bits)
-        d = in_steps(d, _range(d) * (steps / (steps + 1)), steps)
+        full = power_above(d.abs().amax(1, keepdim=True))
+        d = in_steps(d, full * (steps / (steps + 1)), steps)
     return d
-
-
-def _range(v: Tensor) -> Tensor:
-    return power_above(v.abs().amax(1, keepdim=True))
 
 
 def _settled(leaf: Leaf, circuit: InverseCircuit) -> Tensor:

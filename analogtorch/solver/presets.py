@@ -56,7 +56,10 @@ def rram_solver(
         mvm=_mvm(bits),
         cells=2**20,
         cost=_cost(),
-        sources=Sources(cells=f"a chip of 1 Mb: {_PAPER}"),
+        sources=Sources(
+            corrections="ASSUMED: combined digitally, which takes no further MVM; added: " + _PAPER,
+            cells=f"a chip of 1 Mb: {_PAPER}",
+        ),
     )
 
 

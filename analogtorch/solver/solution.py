@@ -23,7 +23,7 @@ class Solution:
     """``||b - A x|| / ||b||`` of each system, the largest among its right-hand sides, computed
     digitally in float64 with ``A`` as given, before ``x`` is rounded to its type."""
     residuals: Tensor
-    """The same as the chip measures it, before the first pass and after each, (passes + 1, *batch).
+    """The same as the chip finds it, before the first pass and after each, (passes + 1, *batch).
     Systems that need no more passes keep their last."""
     passes: Tensor
     """Passes of each system."""
@@ -31,7 +31,7 @@ class Solution:
     """The largest residual that was allowed; None: as many passes as were asked for."""
     spectral_radius: Tensor
     """Spectral radius of ``I - A M`` of each system, with what the inverse circuits multiply by,
-    ``M``: below 1, or the passes would not converge. It is that of ``I - M A`` too."""
+    ``M``: below 1, corrections may be added as they are. It is that of ``I - M A`` too."""
     bound: Tensor
     """Largest singular value of ``I - A M`` of each system: no pass leaves a larger share of a
     residual, but for converters. Above 1 it bounds nothing."""

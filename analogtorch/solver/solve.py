@@ -34,8 +34,8 @@ def solve(
 ) -> Solution:
     """Solve ``A x = b`` on an analog chip, as ``torch.linalg.solve`` does digitally.
 
-    A rough analog inverse of the residual is added to the solution, pass by pass, while bit-sliced
-    MVMs measure the residual. Before the first pass it is checked that the passes converge, and
+    A rough analog inverse of the residual corrects the solution, pass by pass, while bit-sliced
+    MVMs measure the residual. Before the first pass it is checked that all circuits settle, and
     after the last one the residual is computed digitally: what is returned is within the tolerance,
     or NotSolvedError says which condition failed and what would mend it.
 
@@ -107,7 +107,9 @@ class MatrixSolver:
         real = real / self._unit
         self._order = order_of(real.detach(), scaling)
         self._a = self._order.of(real)
-        self._system = programmed_system(self._a.detach(), chip, seed, scaling)
+        # scaling may put real and imaginary parts in another order
+        in_order = A.is_complex() and not scaling
+        self._system = programmed_system(self._a.detach(), chip, seed, scaling, in_order)
 
     @property
     def shape(self) -> torch.Size:
@@ -116,7 +118,7 @@ class MatrixSolver:
 
     @property
     def spectral_radius(self) -> Tensor:
-        """Spectral radius of ``I - A M`` of each system; below 1 where the passes converge."""
+        """Spectral radius of ``I - A M`` of each system; below 1, added corrections converge."""
         return self._system.convergence.spectral_radius.reshape(self.shape[:-2])
 
     def solve(
@@ -214,7 +216,7 @@ class MatrixSolver:
             spectral_radius=found.spectral_radius.reshape(batch),
             bound=found.bound.reshape(batch),
             condition=found.condition.reshape(batch),
-            cost=cost_of(self.chip, n, vectors, passes),
+            cost=cost_of(self.chip, n, vectors, passes, self._system.complex),
             refused={name: which.reshape(batch) for name, which in refused.items()},
             chip=self.chip.name,
         )
@@ -252,7 +254,8 @@ class _Solve(torch.autograd.Function):
         asked: "_Asked",
         evidence: list[_Evidence],
     ) -> Tensor:
-        refused = failed(system.convergence, claimed=asked.passes is None)
+        added = system.chip.corrections == "added"
+        refused = failed(system.convergence, claimed=added and asked.passes is None)
         if refused and asked.strict:
             raise not_convergent(system, refused)
         able = ~_any(refused, b[:, 0, 0])

@@ -33,6 +33,9 @@ class System:
     slices: SlicedMatrix
     seed: int
     scaling: bool
+    complex: bool
+    """Whether the rows are real parts and then imaginary parts, in the order of a complex matrix,
+    as are the columns."""
 
     @property
     def mT(self) -> "System":
@@ -61,26 +64,29 @@ class System:
         """Return solutions for right-hand sides (B, n, k); see ``refine``."""
         # the check has the last half of the tolerance
         found = refine(
-            self.rows * b,
+            b,
             self.inverse,
             self.slices,
-            self.chip.inverse,
+            self.chip,
             tolerance / 2,
             passes,
             self.rows,
             able,
+            self.complex,
         )
         return replace(found, x=self.columns.mT * found.x)
 
 
-def programmed_system(a: Tensor, chip: SolverChip, seed: int, scaling: bool) -> System:
-    """Return matrices (B, n, n), float64, in the arrays of a chip."""
+def programmed_system(
+    a: Tensor, chip: SolverChip, seed: int, scaling: bool, complex: bool = False
+) -> System:
+    """Return matrices (B, n, n), float64, in the arrays of a chip; see ``System``."""
     rows, columns = torch.ones_like(a[:, :, :1]), torch.ones_like(a[:, :1])
     if scaling:
         rows, columns = _scales(a)
     key, scaled = fold(seed_tensor(seed, a.device), 0), rows * a * columns
     blocks, slices = place(scaled, chip, key), slice_up(scaled, chip, key)
-    return System(a, rows, columns, chip, blocks, slices, seed, scaling)
+    return System(a, rows, columns, chip, blocks, slices, seed, scaling, complex)
 
 
 def order_of(a: Tensor, scaling: bool) -> Order:

@@ -17,20 +17,14 @@ from torch import Tensor
 
 import analogtorch as at
 from analogtorch.report.figure import new_figure, write_figure
-from analogtorch.solver import MatrixSolver, rram_solver
+from analogtorch.solver import MatrixSolver, SolverChip, rram_solver
 from benchmarks.solver.mimo import bit_errors, digital, equations, receive
 from benchmarks.solver.uses import CORRECTION, Found, ridge, second_order
 from benchmarks.tables import as_markdown, positive
 
 SIZES = (8, 16, 32, 64, 128)
-LABELS = (
-    "float32",
-    "3 bits, 2 passes",
-    "3 bits, 3 passes",
-    "3 bits, 4 passes",
-    "6 bits, 2 passes",
-    "6 bits, 3 passes",
-)
+DETECTORS = {"3 bits, added": (3, 4), "3 bits": (2, 3, 4), "6 bits": (2, 3)}
+"""Passes of each of ``chips``."""
 SYSTEMS = {"16x4": (16, 4), "128x8": (128, 8)}
 DECIBELS = {
     ("16x4", 64): (10, 14, 18, 20),
@@ -55,36 +49,46 @@ def near_identity(n: int, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     return x + identity, torch.randn(count, n, generator=g, dtype=torch.float64)
 
 
+def chips() -> dict[str, SolverChip]:
+    """Return chips by the bits of the inverse and by what becomes of corrections."""
+    return {
+        "3 bits, added": rram_solver().replace(corrections="added"),
+        "3 bits": rram_solver(),
+        "6 bits, added": rram_solver(slices=2).replace(corrections="added"),
+        "6 bits": rram_solver(slices=2),
+    }
+
+
 MATRICES = {"near identity": near_identity, "covariance": covariance}
 
 
 def residuals(count: int, plots: Path | None) -> Found:
     """Residuals after each pass: 16x16."""
     passes = (1, 2, 3, 5, 8, 11)
-    table = [["16x16 matrices, bits of the inverse", *map(str, passes), "bits a pass"]]
+    table = [["16x16 matrices, inverse, corrections", *map(str, passes), "bits a pass"]]
     curves = {}
     for name, make in MATRICES.items():
         a, b = make(16, count)
-        for slices in (1, 2):
-            left = MatrixSolver(a, rram_solver(slices=slices)).solve(b, passes=11).residuals
+        for label, chip in chips().items():
+            left = MatrixSolver(a, chip).solve(b, passes=11).residuals
             middle = left.median(1).values
-            curves[f"{name}, {3 * slices} bits"] = middle.tolist()
+            curves[f"{name}, {label}"] = middle.tolist()
             rate = -(middle[5] / middle[0]).log2() / 5
             each = [f"{middle[p]:.1e}" for p in passes]
-            table.append([f"{name}, {3 * slices}", *each, f"{rate:.1f}"])
+            table.append([f"{name}, {label}", *each, f"{rate:.1f}"])
     if plots:
         _draw(plots / "solver_residual.png", curves, "passes", "||b - A x|| / ||b||, median")
-    yield "Residual after each pass", table, [f"median of {count} systems, as the chip measures it"]
+    yield "Residual after each pass", table, [f"median of {count} systems, as the chip finds it"]
 
 
 def refusals(count: int, _: Path | None) -> Found:
-    """How many random systems are solved, by condition number and bits of the inverse."""
-    table = [["symmetric 16x16, condition number", "3 bits", "6 bits", "9 bits"]]
+    """How many random systems are solved, by condition number, bits and corrections."""
+    table = [["symmetric 16x16, condition number", *chips()]]
     for condition in (3, 10, 30, 100):
         a, b = _conditioned(16, condition, count)
         row = [str(condition)]
-        for slices in (1, 2, 3):
-            found = at.solve(a, b, rram_solver(slices=slices), strict=False)
+        for chip in chips().values():
+            found = at.solve(a, b, chip, strict=False)
             took = found.passes[found.solved].double()
             mean = f", {took.mean():.0f} passes" if len(took) else ""
             row.append(f"{100 * len(took) / count:.0f} %{mean}")
@@ -113,7 +117,7 @@ def errors(count: int, _: Path | None) -> Found:
 def costs(count: int, _: Path | None) -> Found:
     """Time and energy beside a digital LU."""
     header = "n", "passes", "time, us", "corrections", "LU", "energy, nJ", "corrections", "LU"
-    table = [[*header, "setup, nJ", "analog"]]
+    table = [[*header, "combining, nJ", "setup, nJ", "analog"]]
     for n in SIZES:
         a, b = near_identity(n, max(count // n, 1))
         found = []
@@ -125,8 +129,9 @@ def costs(count: int, _: Path | None) -> Found:
         whole, part = found
         times = [1e6 * t for t in (whole.time, part.time, whole.lu_time)]
         energies = [1e9 * e for e in (whole.energy, part.energy, whole.lu_energy)]
-        setups = [1e9 * e for e in (whole.setup_energy, part.setup_energy)]
-        cells = [f"{v:,.3g}" if v < 1000 else f"{v:,.0f}" for v in (*times, *energies, *setups)]
+        rest = whole.corrections_energy, whole.setup_energy, part.setup_energy
+        numbers = *times, *energies, *[1e9 * e for e in rest]
+        cells = [f"{v:,.3g}" if v < 1000 else f"{v:,.0f}" for v in numbers]
         passes = f"{whole.passes:.0f} / {part.passes:.0f}"
         table.append([str(n), passes, *cells])
     notes = [
@@ -134,6 +139,7 @@ def costs(count: int, _: Path | None) -> Found:
         "corrections, second passes: MVMs multiply the last correction alone, and circuits find "
         "the Schur complements (mvm={'multiplies': 'correction'}, inverse={'schur': 'analog'})",
         "LU: one digital unit of 1 ns and 12.89 pJ per multiplication and addition of 32 bits",
+        "combining: digital work on corrections, in the energies of both",
         "setup: Schur complements, once for a matrix, digitally or by the circuits",
     ]
     yield "Time and energy", table, notes
@@ -153,7 +159,8 @@ def speed(count: int, _: Path | None) -> Found:
 
 def detection(count: int, plots: Path | None) -> Found:
     """Bit error rates of zero-forcing detection."""
-    table = [["antennas x users", "QAM", "dB", "float32", "3 bits: 2", "3", "4", "6 bits: 2", "3"]]
+    labels = [f"{name}: {p}" for name, passes in DETECTORS.items() for p in passes]
+    table = [["antennas x users", "QAM", "dB", "float32", *labels]]
     figure = new_figure(9, 3.6)
     for number, ((name, order), decibels) in enumerate(DECIBELS.items()):
         rows = [_detected(*SYSTEMS[name], order, db, 20 * count) for db in decibels]
@@ -161,7 +168,7 @@ def detection(count: int, plots: Path | None) -> Found:
             table.append([name, str(order), str(db), *[f"{rate:.1e}" for rate in row]])
         if order == 256:
             axes = figure.add_subplot(1, 2, 1 + number // 2)
-            for rates, label in zip(zip(*rows, strict=True), LABELS, strict=True):
+            for rates, label in zip(zip(*rows, strict=True), ["float32", *labels], strict=True):
                 style = "black" if label == "float32" else None
                 axes.semilogy(decibels, rates, marker="o", markersize=3, color=style, label=label)
             axes.set_title(f"{name}, {order}-QAM", fontsize=9)
@@ -173,7 +180,8 @@ def detection(count: int, plots: Path | None) -> Found:
         write_figure(figure, plots / "solver_ber.png")
     notes = [
         f"{20 * count:,} channels a row, the same for all columns; columns: passes",
-        "3 bits: the published arrays; 6 bits: two arrays for the inverse (ASSUMED)",
+        "3 bits: the published arrays; 6 bits: two arrays for the inverse (ASSUMED); added: as "
+        "published, others combine corrections",
     ]
     yield "Bit error rate of zero-forcing detection", table, notes
 
@@ -182,8 +190,8 @@ def _detected(antennas: int, users: int, order: int, decibels: float, count: int
     given = receive(antennas, users, order, decibels, count, seed=1)
     a, b = equations(given)
     found = [bit_errors(given, digital(given)).mean()]
-    for slices, passes in ((1, (2, 3, 4)), (2, (2, 3))):
-        solver = MatrixSolver(a, rram_solver(slices=slices))
+    for name, passes in DETECTORS.items():
+        solver = MatrixSolver(a, chips()[name])
         found += [bit_errors(given, solver.solve(b, passes=p).x).mean() for p in passes]
     return [float(rate) for rate in found]
 
