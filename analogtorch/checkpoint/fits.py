@@ -106,7 +106,7 @@ def _kind(entry: SavedLayer, module: nn.Module, modules: dict[str, nn.Module]) -
     """Return the class of the analog layer that the model has or would have."""
     if isinstance(module, AnalogMatrix) or module is not modules.get(entry.name):
         return AnalogMatrix
-    return type(module) if isinstance(module, AnalogLayer) else analog_type(module)
+    return type(module) if isinstance(module, AnalogLayer) else analog_type(module, entry.chip)
 
 
 def _check_numbers(

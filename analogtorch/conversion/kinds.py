@@ -9,7 +9,13 @@ from torch.nn.utils import parametrize
 
 from analogtorch.conversion.fast_path import reader
 from analogtorch.conversion.subclass import analog_class, refuses
-from analogtorch.nn import AnalogComposite, AnalogLayer, AnalogMatrix
+from analogtorch.nn import (
+    AnalogComposite,
+    AnalogConv2d,
+    AnalogLayer,
+    AnalogMatrix,
+    AnalogSensorConv2d,
+)
 from analogtorch.nn.adapters import is_part_of_adapter
 from analogtorch.nn.composite import Spot
 from analogtorch.nn.kinds import kinds
@@ -201,9 +207,13 @@ def kind_of(module: nn.Module) -> Any:
     return next((kind for kind in kinds() if isinstance(module, kind.digital)), None)
 
 
-def analog_type(module: nn.Module) -> Any:
-    """Return the class of the analog layer that ``module`` would become.
+def analog_type(module: nn.Module, chip: Any) -> Any:
+    """Return the class of the analog layer that ``module`` would become on ``chip``.
 
-    It is the kind, or a subclass of the kind and the class of ``module``. See ``kind_of``.
+    It is the kind, or that for a sensor, or a subclass of it and the class of ``module``; see
+    ``kind_of``. Chips of the matrices of one module, by name, are no sensor.
     """
-    return analog_class(kind_of(module), type(module))
+    kind = kind_of(module)
+    if kind is AnalogConv2d and chip.light.on:
+        kind = AnalogSensorConv2d
+    return analog_class(kind, type(module))

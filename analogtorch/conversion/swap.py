@@ -132,7 +132,8 @@ def convert(
     converted = model
     try:
         new = {
-            id(m): analog_type(m).from_digital(m, chosen[name], name) for name, m in fresh.items()
+            id(m): analog_type(m, chosen[name]).from_digital(m, chosen[name], name)
+            for name, m in fresh.items()
         }
         converted = switch_off(replace(model, new))
         _set_sample_dimension(converted)

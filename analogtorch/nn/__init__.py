@@ -5,7 +5,7 @@ from analogtorch.nn.attention import AnalogMultiheadAttention
 from analogtorch.nn.base import AnalogLayer
 from analogtorch.nn.cells import AnalogGRUCell, AnalogLSTMCell, AnalogRecurrentCell, AnalogRNNCell
 from analogtorch.nn.composite import AnalogComposite, AnalogMatrix
-from analogtorch.nn.conv import AnalogConv1d, AnalogConv2d, AnalogConv3d
+from analogtorch.nn.conv import AnalogConv1d, AnalogConv2d, AnalogConv3d, AnalogSensorConv2d
 from analogtorch.nn.embedding import AnalogEmbedding
 from analogtorch.nn.linear import AnalogLinear
 from analogtorch.nn.recurrent import AnalogGRU, AnalogLSTM, AnalogRecurrent, AnalogRNN
@@ -37,6 +37,7 @@ __all__ = [
     "AnalogRNNCell",
     "AnalogRecurrent",
     "AnalogRecurrentCell",
+    "AnalogSensorConv2d",
     "Tap",
     "functional",
     "tapped",

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from analogtorch.chips import Chip, photodiode_sensor
 from analogtorch.chips.tiling import Section
 from analogtorch.nn.base import AnalogLayer
 from analogtorch.nn.traced import Proxy, whole
@@ -115,3 +116,34 @@ class AnalogConv3d(AnalogConv, nn.Conv3d):
     dims = 3
     digital = nn.Conv3d
     channel_dim = -4
+
+
+class AnalogSensorConv2d(AnalogConv2d):
+    """``nn.Conv2d`` in a sensor, whose inputs are light; ``convert(..., sensor=...)`` makes it.
+
+    It can also be made directly, with the arguments of ``nn.Conv2d``. ``chip`` is
+    ``chips.photodiode_sensor()`` by default, and must be one that senses light. The input is
+    ``(N, C, H, W)`` or ``(C, H, W)``, from 0 to the input range, 1 unless set, which is the light
+    of the chip's illuminance.
+
+    Raises:
+        ValueError: the chip senses no light, or has fewer photodiodes than the kernel has taps.
+        TypeError: it is no chip.
+
+    Example:
+        >>> layer = at.nn.AnalogSensorConv2d(1, 7, 3)
+        >>> layer(torch.rand(2, 1, 8, 8)).shape
+        torch.Size([2, 7, 6, 6])
+    """
+
+    def __init__(self, *args: Any, chip: Chip | None = None, name: str = "", **kwargs: Any) -> None:
+        chip = photodiode_sensor() if chip is None else chip
+        super().__init__(*args, chip=chip, name=name, **kwargs)
+
+    def _refuse_chip(self, chip: Chip) -> None:
+        if not chip.light.on:
+            raise ValueError(
+                f"layer {self.layer_name or '(root)'!r}: chip {chip.name!r} senses no light; give "
+                "at.chips.photodiode_sensor(), or make an AnalogConv2d"
+            )
+        super()._refuse_chip(chip)
