@@ -122,47 +122,30 @@ def mapped(seconds: float, four: Chip, two: Chip) -> list[at.ChipMapping]:
     sizes = {m.name: m.weights for m in whole.matrices}
     first = [f"net.{name}" for name in SENSITIVE]
     plan = at.mapping.plan_devices(sizes, four, two, NUM_CHIPS, first=first)
-    mixed = [
-        at.map_to_chip(
-            model,
-            given,
-            chip=chip,
-            num_chips=None,
-            exclude=[*digital, *(n for n in sizes if plan[n] != chip.cell.devices)],
-        )
-        for chip in (four, two)
-    ]
-    return [*mixed, whole]
+    dense = {name: two for name in sizes if plan[name] == two.cell.devices}
+    at.convert(model, four, exclude=digital, per_layer=dense)
+    return [*at.mapping.map_by_chip(model, given), whole]
 
 
 def efficiencies(mappings: Sequence[at.ChipMapping]) -> tuple[list[list[str]], str]:
     """Return energy and efficiency at each scope, with what an utterance takes.
 
-    A mapping takes the matrices of the other for digital ones, so that digital operations are those
-    of the third mapping, which has all. Inputs of an LSTM have signs, for which the chip's cost
-    takes a second pass; what one pass would take stands beside it.
+    Inputs of an LSTM have signs, for which the chip's cost takes a second pass; what one pass would
+    take stands beside it.
     """
     rows = [["scope", "energy, mJ", "TOPS/W", "in one pass", "published"]]
-    found: dict[str, list[tuple[float, float]]] = {scope: [] for scope in PUBLISHED}
     passes: list[list[str] | None] = [None, []]
-    whole = [at.cost(mappings[2], signed_inputs=signed) for signed in passes]
-    operations = 2 * whole[0].macs
-    for signed, reference in zip(passes, whole, strict=True):
-        parts = [at.cost(mapping, signed_inputs=signed).energy for mapping in mappings[:2]]
-        joules = {scope: sum(getattr(part, scope) for part in parts) for scope in ("tile", "chip")}
-        ports = sum(part.port_communication for part in parts)
-        joules["system"] = joules["chip"] + ports + reference.energy.host_digital
-        for scope, value in joules.items():
-            found[scope].append((value, operations / value / 1e12))
-    for scope, ((joule, efficiency), (_, once)) in found.items():
-        rows.append(
-            [scope, f"{1e3 * joule:.3f}", f"{efficiency:.3g}", f"{once:.3g}",
-             f"{PUBLISHED[scope]:g}"]
-        )  # fmt: skip
-    latency, once = (1e3 * cost.latency for cost in whole)
+    costs = [[at.cost(m, signed_inputs=signed) for m in mappings] for signed in passes]
+    operations = costs[0][2].operations
+    energy, once = (at.cost_model.total_energy(parts[:2]) for parts in costs)
+    for scope in PUBLISHED:
+        joules = [getattr(split, scope) for split in (energy, once)]
+        efficiency = [f"{operations / joule / 1e12:.3g}" for joule in joules]
+        rows.append([scope, f"{1e3 * joules[0]:.3f}", *efficiency, f"{PUBLISHED[scope]:g}"])
+    latency, in_one = (1e3 * parts[2].latency for parts in costs)
     return rows, (
-        f"{operations / 1e9:.1f} G analog operations; {latency:.2f} ms ({once:.2f} ms in one pass) "
-        "if all matrices have four devices"
+        f"{operations / 1e9:.1f} G analog operations; {latency:.2f} ms ({in_one:.2f} ms in one "
+        "pass) if all matrices have four devices"
     )
 
 

@@ -112,14 +112,16 @@ def energies() -> tuple[list[list[str]], list[str]]:
     x, chip = torch.rand(1, 1, 8, 8), at.chips.hermes64()
     all_layers = at.cost(at.map_to_chip(network(), x, chip=chip)).energy.system
     parts = at.mapping.map_by_chip(at.convert(network(), chip, sensor="0"), x)
-    first, behind = (at.cost(part).energy.system for part in parts)
+    costs = [at.cost(part) for part in parts]
+    first, behind = (cost.energy.system for cost in costs)
+    both = at.cost_model.total_energy(costs).system
     pixels = x.numel() * PIXEL
     table = [
         ["nJ of one image", "camera and hermes64", "sensor and hermes64"],
         ["pixels converted", f"{1e9 * pixels:.3f}", "0"],
         ["outputs of the sensor converted", "0", f"{1e9 * first:.3f}"],
         ["hermes64", f"{1e9 * all_layers:.1f}", f"{1e9 * behind:.1f}"],
-        ["all", f"{1e9 * (pixels + all_layers):.1f}", f"{1e9 * (first + behind):.1f}"],
+        ["all", f"{1e9 * (pixels + all_layers):.1f}", f"{1e9 * both:.1f}"],
     ]
     notes = [
         "modelled; transfers to hermes64 are in its row: 64 pixels, or 252 outputs of the sensor"

@@ -6,6 +6,7 @@ from analogtorch.cost_model.peak import Peak, peak
 from analogtorch.cost_model.recalibration import ReadCost
 from analogtorch.cost_model.schedule import schedule
 from analogtorch.cost_model.steps import Schedule
+from analogtorch.cost_model.total import total_energy
 from analogtorch.cost_model.weight_memory import WeightMemory
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "peak",
     "published",
     "schedule",
+    "total_energy",
 ]

@@ -1,6 +1,6 @@
 """``map_by_chip``: a model whose layers are on several chips, as one mapping for each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from torch import nn
@@ -16,17 +16,26 @@ from analogtorch.mapping.fitted import fitted
 from analogtorch.mapping.mapping import ChipMapping
 
 
-def map_by_chip(model: nn.Module, example: Example) -> tuple[ChipMapping, ...]:
+def map_by_chip(
+    model: nn.Module,
+    example: Example,
+    *,
+    duplicate: Mapping[str, int] | None = None,
+    exclude: str | Iterable[str] | None = None,
+) -> tuple[ChipMapping, ...]:
     """Map a model whose layers are on several chips: each layer on its own, one mapping per chip.
 
-    Energies of their costs add up, and so do latencies where one chip computes after another. A
-    digital operation counts for the chip of the product that follows it, the last ones for that of
+    ``cost_model.total_energy`` adds the energies of their costs; latencies add up where one chip
+    computes after another. ``remap`` maps one of them around tiles that have failed. A digital
+    operation counts for the chip of the product that follows it, the last ones for that of
     the last product. What arrives from another chip comes from the host, as an input of the model
     does. Parameters on no tile are listed in the mapping of the last chip.
 
     Args:
         model: a model that ``convert`` put on chips, such as with ``sensor``.
         example: as ``map_to_chip`` takes it.
+        duplicate: as ``map_to_chip`` takes it.
+        exclude: as ``map_to_chip`` takes it.
 
     Returns:
         The mappings, in the order in which the model has the chips, each on as many as it needs.
@@ -34,7 +43,7 @@ def map_by_chip(model: nn.Module, example: Example) -> tuple[ChipMapping, ...]:
     Raises:
         TypeError: an argument is of another type.
         ValueError: no layer is analog, the model does not run on the example, it has no weights to
-            map, or one Parameter is on several chips.
+            map, one Parameter is on several chips, or a pattern matches nothing.
 
     Example:
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Conv2d(4, 4, 3))
@@ -46,7 +55,7 @@ def map_by_chip(model: nn.Module, example: Example) -> tuple[ChipMapping, ...]:
     refuse_programmed(model, "map_by_chip")
     chips = chips_of(model, "map_by_chip")
     held, traced = _held(model, chips), trace(model, example)
-    whole = choose(model, traced, None, {})
+    whole = choose(model, traced, exclude, duplicate, "map_by_chip")
     places = {m.name: held[model.get_parameter(traced.sources[m.name][0])] for m in whole.matrices}
     runs, used = _where(whole.operations, places), sorted(set(places.values()))
     found = []
@@ -59,7 +68,7 @@ def map_by_chip(model: nn.Module, example: Example) -> tuple[ChipMapping, ...]:
             num_chips=None,
             matrices=part.matrices,
             operations=part.operations,
-            copies={},
+            copies=whole.copies,
             digital_weights=whole.digital_weights if i == used[-1] else (),
             retired=(),
             retired_columns=(),

@@ -32,23 +32,29 @@ def choose(
     model: nn.Module,
     traced: Trace,
     exclude: str | Iterable[str] | None,
-    duplicate: Mapping[str, int],
+    duplicate: Mapping[str, int] | None,
+    caller: str = "map_to_chip",
 ) -> Chosen:
     """Return the part of ``traced`` that is mapped; the patterns are those of ``map_to_chip``.
 
     Raises:
         ValueError: a pattern matches nothing, or nothing is left.
+        TypeError: an argument is of another type.
     """
+    if duplicate is not None and not isinstance(duplicate, Mapping):
+        raise TypeError(
+            f"{caller}: duplicate must be a mapping such as {{'layer1.*': 2}}, got {duplicate!r}"
+        )
     names = {m.name: (m.name, *traced.names.get(m.name, ())) for m in traced.matrices if m.weights}
-    left = _excluded(names, exclude)
+    left = _excluded(names, exclude, caller)
     left |= {n for n in names if not traced.analog.issuperset(traced.sources[n])}
     matrices = tuple(m for m in traced.matrices if m.weights and m.name not in left)
     if not matrices:
-        raise ValueError(_nothing(model, traced, left))
+        raise ValueError(_nothing(model, traced, left, caller))
     return Chosen(
         matrices=matrices,
         operations=_demote(traced, {m.name for m in matrices}),
-        copies=_copies({m.name: names[m.name] for m in matrices}, duplicate),
+        copies=_copies({m.name: names[m.name] for m in matrices}, duplicate or {}, caller),
         digital_weights=_digital_weights(traced, matrices),
     )
 
@@ -114,31 +120,35 @@ def _named(chip: Chip, names: list[str], first: Chip) -> str:
 
 
 def _excluded(
-    names: Mapping[str, tuple[str, ...]], exclude: str | Iterable[str] | None
+    names: Mapping[str, tuple[str, ...]], exclude: str | Iterable[str] | None, caller: str
 ) -> set[str]:
     given = [exclude] if isinstance(exclude, str) else exclude or ()
-    patterns = checks.items("map_to_chip: exclude", given, "['head']")
-    return {name for pattern in patterns for name in _matching("exclude", pattern, names)}
+    patterns = checks.items(f"{caller}: exclude", given, "['head']")
+    return {name for p in patterns for name in _matching("exclude", p, names, caller)}
 
 
-def _copies(names: Mapping[str, tuple[str, ...]], duplicate: Mapping[str, int]) -> dict[str, int]:
+def _copies(
+    names: Mapping[str, tuple[str, ...]], duplicate: Mapping[str, int], caller: str
+) -> dict[str, int]:
     copies: dict[str, int] = {}
     for pattern, count in duplicate.items():
         if type(count) is not int or count < 1:
             raise ValueError(
-                f"map_to_chip: duplicate[{pattern!r}] must be an integer >= 1, got {count!r}"
+                f"{caller}: duplicate[{pattern!r}] must be an integer >= 1, got {count!r}"
             )
-        copies |= dict.fromkeys(_matching("duplicate", pattern, names), count)
+        copies |= dict.fromkeys(_matching("duplicate", pattern, names, caller), count)
     return copies
 
 
-def _matching(argument: str, text: str, names: Mapping[str, tuple[str, ...]]) -> list[str]:
+def _matching(
+    argument: str, text: str, names: Mapping[str, tuple[str, ...]], caller: str
+) -> list[str]:
     """Return the matrices that a pattern means by any of their names."""
-    pattern = Pattern(text, f"map_to_chip, {argument}")
+    pattern = Pattern(text, f"{caller}, {argument}")
     if found := [name for name, of_matrix in names.items() if pattern.of(of_matrix)]:
         return found
     raise ValueError(
-        f"map_to_chip: {argument} pattern {text!r} matches none of the {len(names)} matrices. "
+        f"{caller}: {argument} pattern {text!r} matches none of the {len(names)} matrices. "
         + closest(text, [name for each in names.values() for name in each])
     )
 
@@ -165,13 +175,13 @@ def _digital_weights(traced: Trace, matrices: tuple[Matrix, ...]) -> tuple[tuple
     return tuple((name, count) for name, count in traced.parameters.items() if name not in on_chip)
 
 
-def _nothing(model: nn.Module, traced: Trace, left: set[str]) -> str:
+def _nothing(model: nn.Module, traced: Trace, left: set[str], caller: str) -> str:
     if left:
         kind = type(model).__name__
-        return f"map_to_chip: nothing to place: all {len(left)} matrices of {kind} stay digital"
+        return f"{caller}: nothing to place: all {len(left)} matrices of {kind} stay digital"
     found = ", ".join(list(traced.parameters)[:5]) or "none"
     return (
-        f"map_to_chip: nothing to place: no weight of {type(model).__name__} multiplies "
+        f"{caller}: nothing to place: no weight of {type(model).__name__} multiplies "
         f"activations in this run. Its parameters: {found}. Give a model with linear, "
         "convolutional, recurrent or attention layers"
     )

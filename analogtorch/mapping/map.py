@@ -82,10 +82,6 @@ def map_to_chip(
     check_num_chips("map_to_chip", num_chips, none="as many as needed")
     for name, value in (("spread", spread), ("progress", progress)):
         checks.flag(f"map_to_chip: {name}", value)
-    if duplicate is not None and not isinstance(duplicate, Mapping):
-        raise TypeError(
-            f"map_to_chip: duplicate must be a mapping such as {{'layer1.*': 2}}, got {duplicate!r}"
-        )
     retired = checks.items("map_to_chip: retired", retired, "[(0, 5)]")
     retired_columns = checks.items("map_to_chip: retired_columns", retired_columns, "[(0, 5, 17)]")
     with tqdm(total=2, desc="map", delay=2, disable=not progress) as bar:
@@ -96,7 +92,7 @@ def map_to_chip(
             traced,
             chip,
             num_chips=num_chips,
-            duplicate=duplicate or {},
+            duplicate=duplicate,
             exclude=exclude,
             retired=retired,
             retired_columns=retired_columns,
@@ -112,7 +108,7 @@ def map_traced(
     chip: Chip,
     *,
     num_chips: int | None = None,
-    duplicate: Mapping[str, int],
+    duplicate: Mapping[str, int] | None,
     exclude: str | Iterable[str] | None,
     retired: Iterable[tuple[int, int]] = (),
     retired_columns: Iterable[tuple[int, int, int]] = (),

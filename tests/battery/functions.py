@@ -939,6 +939,45 @@ def _mapping() -> Iterator[Bad]:
         "retired_columns",
         (TypeError, ValueError),
     )
+    two = at.convert(digital(), CHIP, per_layer={"0": at.chips.ibm_speech34()})
+    for name, bad, said in (
+        ("duplicate", [["0"], 3, {"9": 2}, {"0": 0}, {"0": 1.5}, {"0": True}], "duplicate"),
+        ("exclude", ["hed", 3, [3], ["hed"], ["0", "2"]], "(exclude|nothing to place)"),
+    ):
+        yield from every(
+            f"by chip {name}",
+            lambda v, name=name: at.mapping.map_by_chip(two, X, **{name: v}),
+            bad,
+            f"map_by_chip.*{said}",
+            (TypeError, ValueError),
+        )
+    yield from every(
+        "by chip model",
+        lambda v: at.mapping.map_by_chip(v, X),
+        NO_MODEL,
+        "map_by_chip: model must be a",
+        TypeError,
+    )
+    yield Bad(
+        "by chip programmed",
+        lambda: at.mapping.map_by_chip(programmed().at("0 s"), X),
+        ValueError,
+        "map_by_chip: layer '0' belongs to a programmed chip",
+    )
+    yield from every(
+        "by chip example",
+        lambda v: at.mapping.map_by_chip(two, v),
+        [None, "x", 3],
+        "example",
+        (TypeError, ValueError),
+    )
+    yield from every(
+        "total energy",
+        at.cost_model.total_energy,
+        [None, 3, "map", [], [3], [mapping()], at.cost(mapping())],
+        "total_energy: reports",
+        (TypeError, ValueError),
+    )
     for name in ("spread", "progress"):
         yield from every(
             f"map {name}",

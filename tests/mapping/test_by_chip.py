@@ -32,6 +32,23 @@ def test_costs_are_those_of_the_parts_by_themselves() -> None:
 def test_one_chip_is_one_mapping() -> None:
     model = at.convert(net(), HERMES)
     assert map_by_chip(model, X) == (at.map_to_chip(model, X),)
+    options = {"duplicate": {"0": 3}, "exclude": "3"}
+    assert map_by_chip(model, X, **options) == (at.map_to_chip(model, X, **options),)
+
+
+def test_patterns_are_of_all_chips_and_energies_add_up() -> None:
+    model = at.convert(net(), HERMES, sensor="0")
+    sensor, rest = map_by_chip(model, X, duplicate={"*": 2})
+    assert {p.block.copy for part in (sensor, rest) for p in part.placements} == {0, 1}
+    (alone,) = map_by_chip(model, X, exclude="3")
+    assert alone.chip == sensor.chip
+    assert ("3.weight", 1440) in alone.digital_weights
+    costs = [at.cost(part) for part in (sensor, rest)]
+    total = at.cost_model.total_energy(costs)
+    for scope in ("tile", "chip", "system"):
+        each = [getattr(cost.energy, scope) for cost in costs]
+        assert getattr(total, scope) == pytest.approx(sum(each))
+        assert min(each) > 0
 
 
 def test_branches_and_composite_layers_keep_what_arrives_from_another_chip() -> None:

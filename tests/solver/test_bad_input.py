@@ -90,6 +90,7 @@ def test_seeds(seed: Any) -> None:
         (SlicedMVM(), "input_bits", 0),
         (SlicedMVM(), "rows", 0),
         (SlicedMVM(), "noise", math.nan),
+        (CHIP, "corrections", "subtracted"),
         (CHIP, "cells", 0),
         (CHIP, "name", ""),
     ],
