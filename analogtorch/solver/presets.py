@@ -23,7 +23,8 @@ def rram_solver(
 
     Published are the scheme, arrays of 8x8 for the inverse, 8 levels from 0.5 to 35 uS, a matrix of
     24 bits in slices of 3, a chip of 1 Mb, and blocks by Schur complements (BlockAMC). Converters,
-    amplifiers, how far cells lie from their level, and all costs are assumptions.
+    amplifiers, how far cells lie from their level, and all costs are assumptions. The paper adds
+    corrections, as ``replace(corrections="added")`` does; here they are combined.
 
     Args:
         slices: arrays for the matrix of the inverse circuit, of 3 bits each. The paper has 1; more

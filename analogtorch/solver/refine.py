@@ -91,8 +91,8 @@ def refine(
         else:
             image = part.times(d, number, bits)
         if combined:
-            pair, whole = (_folded(v, complex) for v in (torch.stack((d, image)), left))
-            found = _combined(pair, whole, held, active)
+            pair, rest = (_folded(v, complex) for v in (torch.stack((d, image)), left))
+            found = _combined(pair, rest, held, active)
             d, image, asked[active] = (_unfolded(v) for v in found)
         else:
             asked[active] = left - image
