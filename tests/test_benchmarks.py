@@ -20,6 +20,7 @@ from analogtorch.speech.noise import generate_noise
 from analogtorch.speech.pretrained import PretrainedKWS
 from analogtorch.speech.transcription.whisper import Whisper, load_whisper
 from benchmarks import (
+    connected,
     devices,
     mvm,
     networks,
@@ -604,7 +605,7 @@ def test_the_table_of_whisper(
     assert "| head digital, corrected | " in page
 
 
-@pytest.mark.parametrize("command", [adapt, plan, recovery, transcribe, vad])
+@pytest.mark.parametrize("command", [adapt, connected, plan, recovery, transcribe, vad])
 def test_a_missing_file_is_named(command: types.ModuleType, tmp_path: Path) -> None:
     options, name = ["--data", str(tmp_path)], command.__name__.removesuffix(".__main__")
     if command is not recovery:

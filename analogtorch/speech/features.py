@@ -114,8 +114,27 @@ class LogMel(nn.Module):
 
     def forward(self, waveforms: Tensor) -> Tensor:
         """Return the features (B, 1, frames, mels) of waveforms (B, 16000)."""
-        decibels = 10 * torch.log10(self.spectrum(waveforms) + 1e-10)
-        return ((decibels - self.mean) / self.std).mT.unsqueeze(1)
+        return self._normalised(self.spectrum(waveforms)).unsqueeze(1)
+
+    def of_any_length(self, waveforms: Tensor) -> Tensor:
+        """Return the features (B, frames, mels) of waveforms (B, samples) of a frame or longer.
+
+        Frames that the samples do not fill are left out.
+
+        Raises:
+            ValueError: there are too few samples.
+        """
+        least = self.spectrum.mel.win_length
+        if waveforms.ndim != 2 or waveforms.shape[1] < least:
+            raise ValueError(
+                f"waveforms of shape {tuple(waveforms.shape)}; features need (B, samples), {least} "
+                "samples or more"
+            )
+        return self._normalised(self.spectrum.mel(waveforms))
+
+    def _normalised(self, spectrum: Tensor) -> Tensor:
+        decibels = 10 * torch.log10(spectrum + 1e-10)
+        return ((decibels - self.mean) / self.std).mT
 
     def extra_repr(self) -> str:
         """Return the normalisation."""

@@ -67,6 +67,19 @@ class Noise:
             crops[row] = self.recordings[recording][start : start + SAMPLES]
         return crops
 
+    def stretch(self, position: float, samples: int) -> Tensor:
+        """Return a stretch of one recording, float32 of shape (samples,).
+
+        A position in [0, 1) chooses it among all starts; a recording that ends begins anew.
+        """
+        lengths = np.array([len(recording) for recording in self.recordings])
+        flat = int(position * lengths.sum())
+        which = int(np.searchsorted(lengths.cumsum(), flat, side="right"))
+        recording = self.recordings[which]
+        start = flat - int(lengths[:which].sum())
+        times = -(-(start + samples) // len(recording))
+        return recording.repeat(times)[start : start + samples]
+
     def part(self, start: float, stop: float) -> "Noise":
         """Return the stretch from `start` to `stop`, in fractions, of every recording.
 

@@ -13,15 +13,25 @@ if TYPE_CHECKING:
     from analogtorch.speech.training.checkpoint import AtomicCheckpoint
     from analogtorch.speech.training.curve import Curve, read_curve
     from analogtorch.speech.training.fit import fit
-    from analogtorch.speech.training.module import Classifier
+    from analogtorch.speech.training.module import Classifier, Learner
 
-__all__ = ["AtomicCheckpoint", "Batches", "Classifier", "Curve", "Phase", "fit", "read_curve"]
+__all__ = [
+    "AtomicCheckpoint",
+    "Batches",
+    "Classifier",
+    "Curve",
+    "Learner",
+    "Phase",
+    "fit",
+    "read_curve",
+]
 
 _MODULES = {
     "AtomicCheckpoint": "checkpoint",
     "Batches": "batches",
     "Classifier": "module",
     "Curve": "curve",
+    "Learner": "module",
     "fit": "fit",
     "read_curve": "curve",
 }

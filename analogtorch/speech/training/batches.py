@@ -1,6 +1,7 @@
 """Training batches that are a pure function of (seed, epoch)."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,9 +9,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from analogtorch.ops import fold, seed_tensor, stream
 
-Make = Callable[[Tensor, int], tuple[Tensor, Tensor]]
-"""A pure function from (indices of the samples, epoch) to (inputs, labels), called in any
-process."""
+Make = Callable[[Tensor, int], tuple[Any, Any]]
+"""A pure function from (indices of the samples, epoch) to (inputs, labels), which are tensors or
+tuples of them, called in any process."""
 
 
 class Batches:
@@ -55,7 +56,7 @@ class Batches:
         order = torch.randperm(self.size, generator=torch.Generator().manual_seed(key))
         return order[: len(self) * self.batch_size].view(len(self), self.batch_size)
 
-    def epoch(self, epoch: int, rank: int = 0, ranks: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, epoch: int, rank: int = 0, ranks: int = 1) -> Iterator[tuple[Any, Any]]:
         """Return the batches of that epoch: of each, the share of one of several ranks."""
         share = _Epoch(self, epoch, rank, ranks)
         return iter(DataLoader(share, batch_size=None, num_workers=self.workers))
@@ -69,5 +70,5 @@ class _Epoch(Dataset):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, step: int) -> tuple[Any, Any]:
         return self.make(self.indices[step], self.number)

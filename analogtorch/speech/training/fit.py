@@ -21,7 +21,7 @@ from analogtorch.hwa.lightning import NoiseRamp, SaveEachEpoch, StepSeed, Weight
 from analogtorch.speech.training.batches import Batches
 from analogtorch.speech.training.checkpoint import AtomicCheckpoint
 from analogtorch.speech.training.curve import Curve
-from analogtorch.speech.training.module import Classifier
+from analogtorch.speech.training.module import Classifier, Learner
 from analogtorch.speech.training.phase import Phase
 
 # fmt: off
@@ -41,6 +41,7 @@ def fit(
     checkpoint: str | Path,
     resume: bool = False,
     teacher: nn.Module | None = None,
+    learner: type[Learner] = Classifier,
     validation: tuple[Tensor, Tensor] | None = None,
     progress: bool = False,
     accelerator: str = "cpu",
@@ -56,7 +57,8 @@ def fit(
     state after an epoch.
 
     Args:
-        network: a digital network, or a converted and calibrated one; it must return (N, classes).
+        network: a digital network, or a converted and calibrated one; it must return what the
+            learner takes, by default (N, classes).
         batches: the training data.
         phase: settings of the training.
         seed: seed of dropout and noise, a signed 64-bit integer.
@@ -64,6 +66,7 @@ def fit(
         resume: continue from ``checkpoint`` if it exists; otherwise a file of that name is
             overwritten.
         teacher: the network to distil from, if ``phase.distill`` > 0.
+        learner: what a step of the training is.
         validation: inputs and labels whose accuracy is shown and logged, at most ten times; they
             decide nothing.
         progress: if True, show Lightning's progress bar.
@@ -87,7 +90,7 @@ def fit(
             whole.
     """
     path = Path(checkpoint)
-    module = Classifier(network, phase, steps=phase.epochs * len(batches), teacher=teacher)
+    module = learner(network, phase, steps=phase.epochs * len(batches), teacher=teacher)
     curves = () if curve is None else (Curve(curve),)
     recipe: list[L.Callback] = []
     if phase.ramp > 0:
@@ -131,7 +134,7 @@ def fit(
     return network.cpu().eval()
 
 
-def _check_fits(path: Path, module: Classifier) -> None:
+def _check_fits(path: Path, module: Learner) -> None:
     try:
         found = AtomicCheckpoint().load_checkpoint(path)["state_dict"]
         shapes = {name: value.shape for name, value in found.items()}

@@ -1,4 +1,4 @@
-"""A LightningModule that trains a classifier, with or without a teacher."""
+"""LightningModules that train a network, with or without a teacher."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ from analogtorch.hwa import distillation_loss
 from analogtorch.speech.training.phase import Phase
 
 
-class Classifier(L.LightningModule):
-    """Trains ``network`` on (inputs, labels) with the settings of a phase.
+class Learner(L.LightningModule):
+    """Trains ``network`` with the settings of a phase; a subclass has the step.
 
     Args:
-        network: a digital or converted network that returns (N, classes).
+        network: a digital or converted network.
         phase: settings of optimizer, schedule and loss.
         steps: number of optimizer steps of the whole phase.
         teacher: the network to distil from if ``phase.distill`` > 0; it is frozen and used in
@@ -43,6 +43,24 @@ class Classifier(L.LightningModule):
         for teacher in self._teacher:
             teacher.to(self.device).eval().requires_grad_(False)
 
+    def configure_optimizers(self) -> Any:
+        phase = self.phase
+        trained = [p for p in self.network.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.dim() > 1], "weight_decay": phase.weight_decay},
+            # DAC ranges among them
+            {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=phase.learning_rate)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, phase.learning_rate, total_steps=self.steps, pct_start=phase.warmup
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class Classifier(Learner):
+    """Trains a network that returns (N, classes) on (inputs, labels)."""
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, y = batch
         share, other = 1.0, y
@@ -66,20 +84,6 @@ class Classifier(L.LightningModule):
         x, y = batch
         right = (self.network(x).argmax(-1) == y).float().mean()
         self.log("val_accuracy", right, prog_bar=True, batch_size=len(y), sync_dist=True)
-
-    def configure_optimizers(self) -> Any:
-        phase = self.phase
-        trained = [p for p in self.network.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in trained if p.dim() > 1], "weight_decay": phase.weight_decay},
-            # DAC ranges among them
-            {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=phase.learning_rate)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, phase.learning_rate, total_steps=self.steps, pct_start=phase.warmup
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _cross_entropy(self, logits: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(logits, y, label_smoothing=self.phase.label_smoothing)

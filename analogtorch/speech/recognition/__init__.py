@@ -1,0 +1,1 @@
+"""Recognisers of connected words: data, networks, training, decoding."""

@@ -1,0 +1,188 @@
+"""What a recogniser writes down: greedily, by beam search, and while it still hears."""
+
+import math
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from analogtorch.speech.recognition.networks import Heard, State
+from analogtorch.speech.recognition.vocabulary import Vocabulary
+from analogtorch.values import checks
+
+MOST = 3
+"""Tokens that a transducer writes at one code at most."""
+
+
+@torch.no_grad()
+def greedy(network: Any, heard: Heard) -> list[list[int]]:
+    """Return the numbers of the likeliest tokens, code by code, of each recording.
+
+    Args:
+        network: a ``CTC`` or ``Transducer``, digital, converted or on a programmed chip.
+        heard: the recordings.
+    """
+    return Stream(network, len(heard.lengths)).hear(heard)
+
+
+def transcribe(network: Any, vocabulary: Vocabulary, heard: Heard) -> list[str]:
+    """Return the texts of ``greedy``."""
+    return [vocabulary.decode(tokens) for tokens in greedy(network, heard)]
+
+
+class Stream:
+    """A recogniser that hears recordings in chunks and writes down what it has heard.
+
+    The texts of all chunks together are those of the whole recordings, on a digital net exactly;
+    on a chip each read has its own noise.
+
+    Args:
+        network: as ``greedy`` takes it.
+        recordings: number of recordings that are heard at once.
+    """
+
+    def __init__(self, network: Any, recordings: int = 1) -> None:
+        self.network = network
+        self.recordings = checks.count("Stream: recordings", recordings)
+        self._encoder: State | None = None
+        self._last: Tensor | None = None  # of CTC, the token or blank of the last code
+        self._predicted = torch.empty(0)
+        self._prediction: State = []
+
+    @torch.no_grad()
+    def hear(self, heard: Heard) -> list[list[int]]:
+        """Return the tokens that a chunk of each recording adds.
+
+        Args:
+            heard: the chunks. All but the last must have as many frames as their tensor, a multiple
+                of the stride of the encoder.
+
+        Raises:
+            ValueError: there are chunks of another number of recordings.
+        """
+        if len(heard.lengths) != self.recordings:
+            raise ValueError(
+                f"Stream: {len(heard.lengths)} chunks for {self.recordings} recordings; pass one "
+                "of each"
+            )
+        codes, lengths, self._encoder = self.network.encoder(heard, self._encoder)
+        if hasattr(self.network, "prediction"):
+            return self._transduced(codes, lengths)
+        return self._collapsed(self.network.head(codes).argmax(-1), lengths)
+
+    def _collapsed(self, path: Tensor, lengths: Tensor) -> list[list[int]]:
+        blank = self.network.blank
+        if self._last is None:
+            self._last = path.new_full((len(path),), blank)
+        before = torch.cat([self._last[:, None], path[:, :-1]], 1)
+        self._last = path[:, -1]
+        new = (path != before) & (path != blank)
+        new &= torch.arange(path.shape[1], device=path.device) < lengths[:, None]
+        return [row[kept].tolist() for row, kept in zip(path, new, strict=True)]
+
+    def _transduced(self, codes: Tensor, lengths: Tensor) -> list[list[int]]:
+        net, rows = self.network, len(codes)
+        one = torch.ones(rows, dtype=torch.long, device=codes.device)
+        if not self._prediction:
+            begin = (one * net.blank)[:, None]
+            self._predicted, _, self._prediction = net.predict(begin, one, None)
+        found: list[list[int]] = [[] for _ in range(rows)]
+        for number, code in enumerate(codes.split(1, 1)):
+            going = number < lengths
+            for _ in range(MOST):
+                token = net.join(code, one, self._predicted, one)[0][:, 0, 0].argmax(-1)
+                going = going & (token != net.blank)
+                if not going.any():
+                    break
+                predicted, _, state = net.predict(token[:, None], one, self._prediction)
+                for i in going.nonzero().flatten().tolist():
+                    found[i].append(int(token[i]))
+                kept = going[:, None, None]
+                self._predicted = torch.where(kept, predicted, self._predicted)
+                self._prediction = [
+                    [torch.where(kept, new, old) for new, old in zip(*pair, strict=True)]
+                    for pair in zip(state, self._prediction, strict=True)
+                ]
+        return found
+
+
+@torch.no_grad()
+def beam(network: Any, heard: Heard, width: int = 8) -> list[list[int]]:
+    """Return the likeliest tokens of each recording that a beam search finds.
+
+    Transducers are searched by torchaudio's ``RNNTBeamSearch``, CTC nets by their prefixes (Hannun
+    et al., arXiv:1408.2873, without a language model).
+
+    Args:
+        network: as ``greedy`` takes it.
+        heard: the recordings.
+        width: number of texts that are followed, >= 1; of a transducer at most its tokens.
+
+    Raises:
+        ValueError: the width is out of range.
+    """
+    checks.count("beam: width", width)
+    codes, lengths, _ = network.encoder(heard)
+    if hasattr(network, "prediction"):
+        if width > network.blank:
+            raise ValueError(
+                f"beam: width={width}; a transducer's is at most {network.blank}, its tokens"
+            )
+        return [
+            _searched(network, code[None, :length], width)
+            for code, length in zip(codes, lengths.tolist(), strict=True)
+        ]
+    scores = network.head(codes).log_softmax(-1)
+    return [
+        prefix_search(row[:length], width)
+        for row, length in zip(scores, lengths.tolist(), strict=True)
+    ]
+
+
+def _searched(network: Any, codes: Tensor, width: int) -> list[int]:
+    from torchaudio.models import RNNTBeamSearch  # late, as torchaudio takes seconds to import
+
+    search = RNNTBeamSearch(network, network.blank, step_max_tokens=MOST)
+    (tokens, *_), *_ = search._search(codes, None, width)
+    return list(tokens)[1:]  # without the blank that begins it
+
+
+def prefix_search(scores: Tensor, width: int) -> list[int]:
+    """Return the likeliest tokens under CTC.
+
+    The probability of a text is the sum over all paths of tokens and blanks that collapse to it.
+    It is exact where ``width`` texts are all that there are.
+
+    Args:
+        scores: logarithms of probabilities (codes, tokens + 1); the blank is the last.
+        width: number of texts that are kept after each code.
+    """
+    rows = scores.tolist()
+    # of each text the logarithm of the probability of the paths that end with a blank, and of those
+    # that end with its last token
+    texts: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, -math.inf)}
+    for row in rows:
+        *tokens, blank = row
+        found: dict[tuple[int, ...], list[float]] = defaultdict(lambda: [-math.inf, -math.inf])
+        for text, (ended, open_) in texts.items():
+            either = _sum(ended, open_)
+            found[text][0] = _sum(found[text][0], either + blank)
+            for token, score in enumerate(tokens):
+                longer = found[(*text, token)]
+                if text and token == text[-1]:
+                    found[text][1] = _sum(found[text][1], open_ + score)
+                    longer[1] = _sum(longer[1], ended + score)
+                else:
+                    longer[1] = _sum(longer[1], either + score)
+        kept = sorted(found, key=lambda text: _sum(*found[text]), reverse=True)[:width]
+        texts = {text: (found[text][0], found[text][1]) for text in kept}
+    best = max(texts, key=lambda text: _sum(*texts[text]))
+    return list(best)
+
+
+def _sum(a: float, b: float) -> float:
+    """Return log(exp(a) + exp(b))."""
+    if a < b:
+        a, b = b, a
+    return a if b == -math.inf else a + math.log1p(math.exp(b - a))

@@ -1,0 +1,49 @@
+"""How Lightning trains a recogniser."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from analogtorch.hwa import distillation_loss
+from analogtorch.speech.recognition.examples import IGNORED
+from analogtorch.speech.recognition.networks import Heard, Said
+from analogtorch.speech.training.module import Learner
+from analogtorch.speech.training.phase import Phase
+
+_LONGEST = 1.0
+"""Norm to which gradients are cut: those of rare, badly heard utterances are huge."""
+
+
+class Recogniser(Learner):
+    """Trains a recogniser on what is said, or on the label of each of its codes.
+
+    Raises:
+        ValueError: the phase mixes recordings or smooths labels, which has no meaning here.
+    """
+
+    def __init__(self, network: nn.Module, phase: Phase, **options: Any) -> None:
+        super().__init__(network, phase, **options)
+        self.network: Any  # its loss is its own
+        for name in ("mixup", "label_smoothing"):
+            if value := getattr(phase, name):
+                raise ValueError(f"{name}={value} is not for recognisers; write {name}=0")
+
+    def training_step(self, batch: tuple[Heard, Said | Tensor], batch_idx: int) -> Tensor:
+        heard, said = batch
+        logits = self.network(heard, said)
+        if isinstance(said, Tensor):
+            loss = F.cross_entropy(logits.flatten(0, 1), said.flatten(), ignore_index=IGNORED)
+        else:
+            loss = self.network.loss(logits, heard, said)
+        if self._teacher:
+            with torch.no_grad():
+                target = self._teacher[0](heard, said)
+            divergence = distillation_loss(logits, target, temperature=self.phase.temperature)
+            loss = (1 - self.phase.distill) * loss + self.phase.distill * divergence
+        self.log("loss", loss.detach(), prog_bar=True, batch_size=len(heard.lengths))
+        return loss
+
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        self.clip_gradients(optimizer, gradient_clip_val=_LONGEST, gradient_clip_algorithm="norm")
