@@ -11,16 +11,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import lightning as L
-import torch
 from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
-from torch.multiprocessing import ProcessRaisedException
 from torch.utils.data import DataLoader, TensorDataset
 
 from analogtorch.hwa.lightning import NoiseRamp, SaveEachEpoch, StepSeed, WeightClip
 from analogtorch.speech.training.batches import Batches
 from analogtorch.speech.training.checkpoint import AtomicCheckpoint
 from analogtorch.speech.training.curve import Curve
+from analogtorch.speech.training.devices import DieOfSignals, forking
 from analogtorch.speech.training.module import Classifier, Learner
 from analogtorch.speech.training.phase import Phase
 
@@ -85,14 +84,15 @@ def fit(
     Raises:
         ValueError: a teacher is missing, or the checkpoint to resume from is damaged or of another
             network.
-        RuntimeError: ``devices`` > 1 in a process that has used ``torch.compile``.
+        RuntimeError: one of the processes of ``devices`` > 1 was killed, or this process has used
+            ``torch.compile``.
         OSError: the checkpoint cannot be written, such as on a full disk; the one before stays
             whole.
     """
     path = Path(checkpoint)
     module = learner(network, phase, steps=phase.epochs * len(batches), teacher=teacher)
     curves = () if curve is None else (Curve(curve),)
-    recipe: list[L.Callback] = []
+    recipe: list[L.Callback] = [] if devices == 1 else [DieOfSignals()]
     if phase.ramp > 0:
         recipe.append(NoiseRamp(epochs=phase.ramp * phase.epochs))
     if phase.clip_sigma is not None:
@@ -120,7 +120,7 @@ def fit(
             callbacks=[StepSeed(seed), *recipe, *callbacks, *curves, SaveEachEpoch(path)],
         )
         network.train()
-        with _interruptible(trainer), _forking() if devices > 1 else contextlib.nullcontext():
+        with _interruptible(trainer), forking() if devices > 1 else contextlib.nullcontext():
             loader = None
             if validation is not None:
                 loader = DataLoader(TensorDataset(*validation), batch_size=500)
@@ -184,28 +184,6 @@ def _interruptible(trainer: L.Trainer) -> Iterator[None]:
     finally:
         if main and handler is not None:
             signal.signal(signal.SIGINT, handler)
-
-
-@contextlib.contextmanager
-def _forking() -> Iterator[None]:
-    """Let torch compute on one thread: a forked process waits for ever for the others of a pool.
-
-    Raises:
-        RuntimeError: autograd cannot run in forked processes any more.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    except ProcessRaisedException as error:
-        if "Autograd-and-Fork" not in str(error):
-            raise
-        raise RuntimeError(
-            "after torch.compile, torch cannot train in forked processes: train on several devices "
-            "in a process that has not compiled (`analogtorch kws` is one), or with devices=1"
-        ) from error
-    finally:
-        torch.set_num_threads(threads)
 
 
 @contextlib.contextmanager

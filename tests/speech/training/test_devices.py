@@ -3,6 +3,9 @@
 Other tests compile, so these run in a process of their own.
 """
 
+import os
+import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from multiprocessing import get_context
@@ -25,6 +28,23 @@ class Fail(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, *args: object) -> None:
         if trainer.global_step == self.step:
             raise RuntimeError(self.message)
+
+
+class Die(L.Callback):
+    """A signal to one of the processes, at the start or after a step."""
+
+    def __init__(self, number: signal.Signals, *, rank: int, step: int) -> None:
+        self.number, self.rank, self.step = number, rank, step
+
+    def _die(self, trainer: L.Trainer) -> None:
+        if (trainer.global_step, trainer.global_rank) == (self.step, self.rank):
+            os.kill(os.getpid(), self.number)
+
+    def setup(self, trainer: L.Trainer, *args: object, stage: str) -> None:
+        self._die(trainer)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: object) -> None:
+        self._die(trainer)
 
 
 def _train(folder: Path, name: str, **options: object) -> nn.Module:
@@ -58,6 +78,19 @@ def _after_compile(folder: Path) -> None:
         _train(folder, "d", callbacks=(Fail(message),))
 
 
+def _killed(folder: Path) -> None:
+    for number, rank, step in (
+        (signal.SIGINT, 1, 0),
+        (signal.SIGINT, 0, 2),
+        (signal.SIGTERM, 0, 2),
+    ):
+        die, start = Die(number, rank=rank, step=step), time.monotonic()
+        with pytest.raises(RuntimeError, match=rf"process {rank} \({number.name}\) has ended"):
+            _train(folder, "e", callbacks=(die,))
+        assert time.monotonic() - start < 20  # the others are not waited for
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 @pytest.fixture(scope="module")
 def process() -> Iterator[Executor]:
     with ProcessPoolExecutor(1, get_context("spawn")) as executor:
@@ -70,3 +103,7 @@ def test_devices_share_batches_and_a_resumed_run_is_the_same(process, tmp_path: 
 
 def test_a_process_that_has_compiled_is_an_error(process, tmp_path: Path) -> None:
     process.submit(_after_compile, tmp_path).result()
+
+
+def test_a_process_that_is_killed_ends_the_others(process, tmp_path: Path) -> None:
+    process.submit(_killed, tmp_path).result(60)
