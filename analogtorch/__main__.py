@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
+from analogtorch.values.version import RELEASE
+
 USAGE = """usage: analogtorch COMMAND [options]
 
 What an analog in-memory-computing chip does to a PyTorch model.
@@ -87,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(USAGE, end="")
             return 0
         if command == "--version":
-            print(version("analogtorch"))
+            print(RELEASE)
             return 0
         raise ValueError(
             f"unknown command {command!r}; use info, kws, budget, listen, transcribe, map, "
@@ -125,10 +127,7 @@ def info(arguments: Sequence[str]) -> int:
     import analogtorch as at
     from analogtorch.ops import gpu, native
 
-    print(
-        f"analogtorch {version('analogtorch')}, Python {platform.python_version()}, "
-        f"{platform.platform()}"
-    )
+    print(f"analogtorch {RELEASE}, Python {platform.python_version()}, {platform.platform()}")
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     print(
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, GPUs: "

@@ -375,4 +375,5 @@ def derive(seed: int, name: str) -> int:
 
 def versions() -> dict[str, str]:
     """Return the versions of the packages that the numbers depend on."""
-    return {name: version(name) for name in ("analogtorch", "torch", "torchaudio", "lightning")}
+    found = {name: version(name) for name in ("torch", "torchaudio", "lightning")}
+    return {"analogtorch": at.__version__, **found}  # a source checkout need not be installed

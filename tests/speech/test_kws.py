@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import numpy as np
@@ -528,6 +529,16 @@ def test_all_options_are_checked_before_anything_is_trained(
     assert run(clips, tmp_path / "out", option) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert not list((tmp_path / "out").glob("*"))
+
+
+def test_a_source_checkout_knows_its_version(monkeypatch) -> None:
+    def version(name: str) -> str:
+        if name == "analogtorch":
+            raise PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr(kws, "version", version)
+    assert kws.versions()["analogtorch"] == at.__version__
 
 
 def test_threads_are_restored(clips: Path, tmp_path: Path, monkeypatch) -> None:
