@@ -16,7 +16,7 @@ from analogtorch.nn.placed import PlacedMixin
 from analogtorch.nn.programmed import ProgrammedMixin
 from analogtorch.nn.reborn import ADDED, cut, reborn
 from analogtorch.nn.tap import Tap
-from analogtorch.ops import flops, refuse_transforms
+from analogtorch.ops import counted, flops, refuse_transforms
 from analogtorch.ops.expansion import expanded
 
 
@@ -167,7 +167,8 @@ class AnalogLayer(PlacedMixin, ProgrammedMixin):
 
         The vectors of a sample are consecutive. None without output noise.
         """
-        return self.execution.number(self, like, vectors, batch)
+        numbers = self.execution.number(self, like, vectors, batch)
+        return None if numbers is None else counted(numbers, vectors)
 
     def analog_forward(
         self,
@@ -214,10 +215,11 @@ class AnalogLayer(PlacedMixin, ProgrammedMixin):
             ValueError, TypeError: the shape or type of ``x`` does not fit the layer, or it is
                 negative light.
         """
-        if self.weight.shape != self.placed_shape:
+        weight = self.weight
+        if weight.shape != self.placed_shape:
             raise RuntimeError(
                 f"layer {self.layer_name!r} was converted with a weight of {self.placed_shape}, "
-                f"and its shape has changed to {tuple(self.weight.shape)} since; call "
+                f"and its shape has changed to {tuple(weight.shape)} since; call "
                 "analogtorch.to_digital(model), then convert again"
             )
         refuse_transforms(self.layer_name, execution.noisy)
@@ -225,9 +227,8 @@ class AnalogLayer(PlacedMixin, ProgrammedMixin):
         self._check_type(x)
         if self.chip.light.on and not torch.compiler.is_compiling():
             self._check_light(x)
-        by_itself = all(tap.execution is None for tap in self.taps)
-        if by_itself and not torch.compiler.is_compiling() and not self.has_run:
-            self.has_run = True
+        if not self.has_run and not torch.compiler.is_compiling():
+            self.has_run = all(tap.execution is None for tap in self.taps)
         return vectors
 
     def _check_light(self, x: Tensor) -> None:

@@ -97,7 +97,7 @@ class Execution:
         return None
 
     def number(self, layer: "AnalogLayer", like: Tensor, vectors: int, batch: int) -> Tensor | None:
-        """Return the numbers of the next vectors in the output noise, (vectors,) int64, if any.
+        """Return the numbers of the next vectors in the output noise, if any: ``Operands.samples``.
 
         Args:
             layer: the layer, which counts them on a programmed chip.
@@ -172,7 +172,8 @@ class Execution:
         operands = Operands(x, input_range, bias=bias, **given)
         if drop is not None:
             operands = operands._replace(drops=drops(operands, plan, drop))
-        y = product(operands, plan).to(dtype)
+        y = product(operands, plan)
+        y = y if y.dtype == dtype else y.to(dtype)
         for tap in layer.taps:
             if tap.product is not None:
                 tap.product(operands, plan, outputs or section.outputs, y)

@@ -13,7 +13,6 @@ from analogtorch.nn.execution import Execution
 from analogtorch.nn.reborn import cut
 from analogtorch.ops import Plan
 from analogtorch.ops.input_drop import InputDrop, unit_load
-from analogtorch.ops.physics import wide
 
 if TYPE_CHECKING:
     from analogtorch.nn.base import AnalogLayer
@@ -102,8 +101,9 @@ class ProgrammedMixin(nn.Module):
             return self._counted_on(vectors)
 
     def _counted_on(self, vectors: int) -> Tensor:
-        first = self.vectors_read.clone()
-        self.vectors_read.add_(vectors)
+        count = self.vectors_read
+        first = count.clone()
+        count.add_(vectors)
         return first
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
@@ -122,10 +122,8 @@ class OnChip(Execution):
         return self.plans[0].noisy
 
     def number(self, layer: "AnalogLayer", like: Tensor, vectors: int, batch: int) -> Tensor | None:
-        """Return the numbers of the vectors, which the layer counts."""
-        if not self.noisy:
-            return None
-        return torch.arange(vectors, device=like.device) + layer.count_on(vectors)
+        """Return the number of the first vector, (1,): the layer counts them."""
+        return layer.count_on(vectors) if self.noisy else None
 
     def bias(self, layer: "AnalogLayer") -> Tensor | None:
         """Return the bias with the offset of ``correct_columns``."""
@@ -154,7 +152,7 @@ class OnChip(Execution):
             found["negatives"] = cut(held.negatives[index], outputs).to(dtype)
         if held.read_variances is not None:
             variances = cut(held.read_variances[index], outputs, 1)
-            found["read_variances"] = variances.to(wide(dtype))
+            found["read_variances"] = variances.bfloat16()  # which .double() has widened
         if held.curvatures is not None:
             found["curvatures"] = cut(held.curvatures[index], outputs, 1).to(dtype)
         if held.lost is not None:

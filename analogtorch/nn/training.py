@@ -14,7 +14,6 @@ from analogtorch.nn.reborn import cut
 from analogtorch.nn.wired import wired
 from analogtorch.ops import draw_keys, number_samples
 from analogtorch.ops.device_noise import DeviceNoise
-from analogtorch.ops.physics import wide
 
 if TYPE_CHECKING:
     from analogtorch.nn.base import AnalogLayer
@@ -79,7 +78,7 @@ class Training(Execution):
         if self.fluctuations is not None:
             phases = self.plans[index].phases
             found = read_variances(weight, section, self.fluctuations, phases)
-            noise["read_variances"] = cut(found, outputs, 1).to(wide(dtype))
+            noise["read_variances"] = cut(found, outputs, 1)
         if not self.in_torch:
             noise["key"] = keys[0]
         if not (self.in_torch or self.wired):

@@ -36,18 +36,23 @@ def wired(
         chip: the chip, for its wires and its cells.
         fraction: share of the resistances, in [0, 1].
     """
-    scale = known.get("scale")
-    if scale is None:
-        scale = block_scales(weight, section.bounds, section.columns)
+    scale, sums = known.get("scale"), None
     flat, wires = weight.flatten(1), _scaled(chip.wires, fraction)
+    in_kernel = wires.model != "standard" and takes(flat, wires, chip.cell)
+    if scale is None and not in_kernel:
+        scale = block_scales(weight, section.bounds, section.columns)
     blocks, load, drop = _blocks(section), unit_load(wires, chip.cell), None
     if wires.model == "standard":
+        assert scale is not None
         full = over_rows(scale, section.bounds)
         left = full * full_inputs(relative(flat, full), blocks, load)
         drop = InputDrop("standard", parabola(flat, blocks), load=load)
-    elif takes(flat, wires, chip.cell):
-        left = column_drop(flat, scale.expand(-1, len(flat)), section.bounds, wires, chip.cell)
+    elif in_kernel:
+        scale = None if scale is None else scale.expand(-1, len(flat))
+        bounds, shared = section.bounds, section.columns
+        left, scale, sums = column_drop(flat, scale, bounds, shared, wires, chip.cell)
     else:
+        assert scale is not None
         full = over_rows(scale, section.bounds)
         r = relative(flat, full)
         plus, minus = r.clamp_min(0), (-r).clamp_min(0)
@@ -58,7 +63,8 @@ def wired(
         left = full * (plus - minus)
     known = {**known, "scale": scale}
     if chip.periphery.column_calibration:
-        column = _column_gains(flat.detach(), left.detach(), section)
+        sums = _magnitudes(flat.detach(), left.detach(), section) if sums is None else sums
+        column = ratio(*sums)
         known["gain"] = column * known["gain"] if "gain" in known else column
     if wires.model == "pulses":
         drop = InputDrop("pulses", flat - left)
@@ -76,10 +82,11 @@ def _blocks(section: Section) -> list[Block]:
     ]
 
 
-def _column_gains(ideal: Tensor, behind: Tensor, section: Section) -> Tensor:
-    """Return the digital gain of each column that corrects its mean drop: (row blocks, outputs)."""
+def _magnitudes(ideal: Tensor, behind: Tensor, section: Section) -> Tensor:
+    """Return ``column_drop.Behind.sums``, whose ratio corrects the mean drop of each column."""
     parts = zip(section.bounds[:-1], section.bounds[1:], strict=True)
-    return torch.stack([ratio(*magnitude_sums(ideal[:, a:b], behind[:, a:b])) for a, b in parts])
+    sums = [torch.stack(magnitude_sums(ideal[:, a:b], behind[:, a:b])) for a, b in parts]
+    return torch.stack(sums, 1)
 
 
 @functools.lru_cache(maxsize=64)

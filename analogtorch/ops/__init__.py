@@ -18,7 +18,7 @@ from analogtorch.ops.generator import (
 )
 from analogtorch.ops.mvm import mvm, product
 from analogtorch.ops.noise import normal
-from analogtorch.ops.operands import Operands
+from analogtorch.ops.operands import Operands, counted
 from analogtorch.ops.physics import block_scales, over_rows
 from analogtorch.ops.plan import Plan
 from analogtorch.ops.seed import draw_keys, number_samples
@@ -30,6 +30,7 @@ __all__ = [
     "Operands",
     "Plan",
     "block_scales",
+    "counted",
     "draw_keys",
     "fold",
     "happens",

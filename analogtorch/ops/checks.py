@@ -11,7 +11,6 @@ from torch import Tensor
 from analogtorch.chips import ADC_ERRORS
 from analogtorch.ops.mask import MASK, mask_shape
 from analogtorch.ops.operands import ROLES, Kind, Operands, Outputs, of_kind, per_block
-from analogtorch.ops.physics import wide
 from analogtorch.ops.plan import Plan
 
 
@@ -146,18 +145,18 @@ def _check_keys(operands: Operands, plan: Plan, expected: Expected) -> None:
         )
     if key is not None and key.numel() != 1:
         raise ValueError(f"mvm: key must be one number, of shape (), got shape {tuple(key.shape)}")
-    keyed = output_keys is not None and output_keys.dim() == 1 and len(output_keys) >= plan.blocks
-    if plan.noisy_sums and not keyed:
+    given = () if output_keys is None else output_keys.shape
+    if plan.noisy_sums and not (len(given) == 1 and given[0] >= plan.blocks):
         name = next(
             n for n in ("output_noise", "read_noise", "jitter", "shot") if getattr(plan, n) > 0
         )
         raise ValueError(
             f"mvm: {name} > 0 needs output_keys, one for each of the {plan.blocks} row blocks"
         )
-    if samples is not None and samples.numel() != expected.vectors:
+    if samples is not None and samples.numel() not in (1, expected.vectors):
         raise ValueError(
-            f"mvm: samples must have {expected.vectors} elements, one per vector, got "
-            f"{samples.numel()}"
+            f"mvm: samples must have {expected.vectors} elements, one per vector, or 1, the number "
+            f"of the first; got {samples.numel()}"
         )
 
 
@@ -175,7 +174,7 @@ def _check_negatives(negatives: Tensor, w: Tensor, plan: Plan) -> None:
 
 
 def _check_variances(variances: Tensor | None, w: Tensor, plan: Plan) -> None:
-    shape, dtype = (2 if plan.phases == 4 else 1, *w.shape), wide(w.dtype)
+    shape, dtype = (2 if plan.phases == 4 else 1, *w.shape), torch.bfloat16
     if variances is None:
         raise ValueError(
             f"mvm: read_noise > 0 needs read_variances, the variance of each weight: {shape}"

@@ -86,10 +86,11 @@ def _unwatched(operands: Operands) -> bool:
 
     Nothing wants its gradient, and no compiler, tracer, mode or profiler looks for it.
     """
+    x, w = operands.x, operands.w
     return not (
         torch.compiler.is_compiling()
         or torch.is_grad_enabled()
-        or not all(type(t) in _PLAIN and t.is_cpu for t in (operands.x, operands.w))
+        or not (type(x) in _PLAIN and type(w) in _PLAIN and x.is_cpu and w.is_cpu)
         or torch._C._len_torch_dispatch_stack()
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch._C._get_tracing_state() is not None

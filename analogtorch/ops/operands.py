@@ -12,6 +12,7 @@ from enum import Enum
 from types import NoneType
 from typing import Annotated, NamedTuple, get_args, get_type_hints
 
+import torch
 from torch import Tensor
 
 
@@ -19,6 +20,7 @@ class Kind(Enum):
     """The numbers of an operand."""
 
     VALUE = "floating point, of the shape that its docstring says"
+    VARIANCE = "bfloat16, of the shape that its docstring says"
     ADC = "floating point, one for each ADC: (blocks, outputs)"
     ADC_ERROR = "floating point, one for each kind of error and ADC: (kinds, blocks, outputs)"
     ADC_CODE = "floating point, one for each ADC and transition between its codes"
@@ -64,7 +66,8 @@ class Operands(NamedTuple):
     output_keys: Annotated[Tensor | None, _KEY] = None
     """(blocks,) int64, of the noise of partial sums; needed if ``plan.noisy_sums``."""
     samples: Annotated[Tensor | None, _KEY] = None
-    """(vectors,) int64, number of each vector or sample in that noise; None: 0, 1, 2, ..."""
+    """(vectors,) int64, number of each vector or sample in that noise; or (1,), that of the first,
+    from which the others count on. None: 0, 1, 2, ..."""
     adc_ranges: Annotated[Tensor | None, _ADC] = None
     """ADC range of each output, (blocks, outputs), > 0; None: ``plan.adc_range`` for all."""
     output_ranges: Annotated[Tensor | None, _ADC] = None
@@ -77,11 +80,11 @@ class Operands(NamedTuple):
     adc_errors: Annotated[Tensor | None, Role(Kind.ADC_ERROR)] = None
     """Errors of each ADC, (kinds, blocks, outputs), in the order of
     ``analogtorch.chips.ADC_ERRORS``: see ``converters.at_adc``. None: no errors."""
-    read_variances: Annotated[Tensor | None, _VALUE] = None
+    read_variances: Annotated[Tensor | None, Role(Kind.VARIANCE)] = None
     """Variances of the weights from one MVM to the next, >= 0, in units of the weight scale
     squared: (1, *shape of ``w``), or if ``plan.phases`` is 4 (2, *shape of ``w``), those of the
-    positive polarity first; in ``w``'s type, at least float32. Needed if ``plan.read_noise > 0``.
-    They count as constants: no gradient reaches them."""
+    positive polarity first; in bfloat16, to which the squared inputs are rounded too. Needed if
+    ``plan.read_noise > 0``. They count as constants: no gradient reaches them."""
     adc_inl: Annotated[Tensor | None, Role(Kind.ADC_CODE)] = None
     """Integral non-linearity of each ADC at the transitions between its codes, in steps, (blocks,
     outputs, 2 steps), ascending: see ``ops/transfer.py``. 1 in place of blocks and outputs: all
@@ -114,6 +117,13 @@ class Outputs(NamedTuple):
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 """Gradients of x, of the input range, of w, and of the bias. That of ``drops`` follows from the
 mask alone."""
+
+
+def counted(samples: Tensor, vectors: int) -> Tensor:
+    """Return the number of each vector, (vectors,), from ``Operands.samples``."""
+    if samples.numel() == vectors:
+        return samples
+    return samples + torch.arange(vectors, device=samples.device)
 
 
 def per_block(input_range: Tensor) -> bool:

@@ -13,7 +13,7 @@ from analogtorch.ops.blocks import seen_by
 from analogtorch.ops.constants import LEAST_BOUND
 from analogtorch.ops.converters import beside, dac, levels, pulses
 from analogtorch.ops.operands import Operands, per_block
-from analogtorch.ops.physics import Phase, phase_variances, read_std
+from analogtorch.ops.physics import Phase, phase_variances, read_std, rounded_square
 from analogtorch.ops.plan import Plan
 
 _CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -117,7 +117,9 @@ def noise_stds(
         more = jitter(each) if plan.jitter else None
         if plan.shot:
             more = shot(each) if more is None else more + shot(each)
-        squares = full.new_zeros(()) if variance is None else sums(each.x, variance, torch.square)
+        squares = full.new_zeros(())
+        if variance is not None:
+            squares = sums(each.x, variance.to(full.dtype), rounded_square)
         multiple = 0.0 if variance is None else plan.read_noise
         found.append(read_std(full, noise, scale.view(1, -1, 1), multiple, squares, more))
     return found

@@ -60,6 +60,16 @@ def read_std(
     return torch.sqrt(total if more is None else total + more)
 
 
+def rounded_square(x: Tensor) -> Tensor:
+    """Return the squares of inputs that variances are multiplied with, in the type of ``x``.
+
+    They are rounded to bfloat16, as variances are: processors multiply those twice as fast, and all
+    must draw the same noise. Both factors are off by at most 2^-8, and so is a standard deviation;
+    where the errors of hundreds of products cancel, by some 1e-5.
+    """
+    return x.square().bfloat16().to(x.dtype)
+
+
 class Phase(NamedTuple):
     """One of the ADC outputs that make up a partial sum."""
 

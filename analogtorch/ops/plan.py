@@ -67,10 +67,15 @@ class Plan(Layout):
     """Dependence of that deviation on the weight."""
     steps: int = field(init=False, repr=False, compare=False)
     """Steps of the ADC on each side of zero; 0: no ADC."""
+    noisy_sums: bool = field(init=False, repr=False, compare=False)
+    """Whether partial sums have noise: output, read, shot noise, or that of pulses."""
+    noisy: bool = field(init=False, repr=False, compare=False)
+    """Whether an MVM needs keys."""
     ints: tuple[int, ...] = field(init=False, repr=False, compare=False)
     """The integers as an operator takes them; ``plan_of`` reads them with ``floats``."""
     floats: tuple[float, ...] = field(init=False, repr=False, compare=False)
     """The numbers as an operator takes them."""
+    _hash: int = field(init=False, repr=False, compare=False)
     unsliced: "Plan" = field(init=False, repr=False, compare=False)
     """The plan of the product of all pulses and columns: this one, unless there are slices."""
     at_once: "Plan" = field(init=False, repr=False, compare=False)
@@ -106,15 +111,22 @@ class Plan(Layout):
             _check(name, std, std >= 0 and math.isfinite(std), "a number >= 0")
         no_pulses = self.jitter > 0 and not self.input_bits
         _check("jitter", self.jitter, not no_pulses, "0 without input_bits")
-        # made here and not when asked for: torch.compile reads them
+        # made here and not when asked for: torch.compile reads them, and every call does
+        noisy_sums = max(self.output_noise, self.read_noise, self.jitter, self.shot) > 0
+        object.__setattr__(self, "noisy_sums", noisy_sums)
+        object.__setattr__(self, "noisy", self.weight_noise > 0 or noisy_sums)
         ints, floats = encode(self)
         object.__setattr__(self, "ints", ints)
         object.__setattr__(self, "floats", floats)
+        object.__setattr__(self, "_hash", hash((ints, floats)))
         at_once = unsliced = replace(self, slicing=Slicing()) if self.slicing.on else self
         if self.slicing.pulses(self.input_bits) > 1:
             unsliced = replace(at_once, input_bits=0)
         object.__setattr__(self, "at_once", at_once)
         object.__setattr__(self, "unsliced", unsliced)
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @property
     def dims(self) -> int:
@@ -130,16 +142,6 @@ class Plan(Layout):
     def signs(self) -> tuple[float, ...]:
         """Sign of each phase in the partial sum."""
         return (1.0, -1.0, -1.0, 1.0)[: self.phases]
-
-    @property
-    def noisy(self) -> bool:
-        """Whether an MVM needs keys."""
-        return self.weight_noise > 0 or self.noisy_sums
-
-    @property
-    def noisy_sums(self) -> bool:
-        """Whether partial sums have noise: output, read, shot noise, or that of pulses."""
-        return max(self.output_noise, self.read_noise, self.jitter, self.shot) > 0
 
     @property
     def exact(self) -> bool:
@@ -178,6 +180,5 @@ def needs_reference(inputs: Operands, plan: Plan) -> bool:
     Kernels know neither several reads of a sum nor jitter or shot noise, no ADC that rounds toward
     zero, no converter with an INL, and no curvatures.
     """
-    effects = (inputs.adc_inl, inputs.dac_inl, inputs.curvatures)
-    given = any(effect is not None for effect in effects)
-    return given or plan.reads > 1 or bool(plan.floors) or max(plan.jitter, plan.shot) > 0
+    bent = inputs.adc_inl is not None or inputs.dac_inl is not None or inputs.curvatures is not None
+    return bent or plan.reads > 1 or plan.floors > 0 or plan.jitter > 0 or plan.shot > 0

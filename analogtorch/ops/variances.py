@@ -32,7 +32,7 @@ def read_variances(
             squared; at least two, between which they are interpolated in straight lines.
 
     Returns:
-        (1, *shape of ``w``), in ``w``'s type, at least float32.
+        (1, *shape of ``w``), in bfloat16.
     """
     return _read_variances(w, bounds, columns, table)
 
@@ -43,9 +43,9 @@ def _compute(
     w = w.detach().to(wide(w.dtype))
     native = w.device.type == "cpu" and w.dtype == torch.float32 and w.numel() > 0
     if not (native and loading.available()):
-        return _by_torch(w, bounds, columns, table).unsqueeze(0)
+        return _by_torch(w, bounds, columns, table).bfloat16().unsqueeze(0)
     w = w.contiguous()
-    out, blocks = torch.empty((1, *w.shape), device=w.device), len(bounds) - 1
+    out, blocks = w.new_empty((1, *w.shape), dtype=torch.bfloat16), len(bounds) - 1
     scale = torch.empty(blocks, w.shape[0], device=w.device)
     loading.call(
         "at_variances",
@@ -80,7 +80,7 @@ def _by_torch(
 def _fake(
     w: Tensor, bounds: Sequence[int], columns: Sequence[int], table: Sequence[float]
 ) -> Tensor:
-    return w.new_empty((1, *w.shape), dtype=wide(w.dtype))
+    return w.new_empty((1, *w.shape), dtype=torch.bfloat16)
 
 
 _read_variances = define(

@@ -72,7 +72,8 @@ def held(
     variances = None
     if first.chip.mvm_read_noise.std is not None:
         each_read = (devices.read_variances(t, temperature) for devices in placed)
-        variances = tuple(v if separate else v.sum(0, keepdim=True) for v in each_read)
+        each_read = (v if separate else v.sum(0, keepdim=True) for v in each_read)
+        variances = tuple(v.bfloat16() for v in each_read)
     return Programmed(
         *held,
         keys,

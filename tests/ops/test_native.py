@@ -1,6 +1,7 @@
 """The CPU kernels against the reference, for every instruction set built, and without kernels."""
 
 import dataclasses
+import math
 import subprocess
 import sys
 
@@ -136,7 +137,7 @@ def test_product_and_its_gradients(
     variances = None
     if variant == "read_noise":
         plan = dataclasses.replace(plan, read_noise=0.7)
-        variances = 0.01 * _random(1, *weight, seed=7).square()
+        variances = (0.01 * _random(1, *weight, seed=7).square()).bfloat16()
     if variant == "block_ranges":
         input_range = 0.8 + _random(plan.blocks, seed=6).abs()
     if variant == "own_ranges_gain":
@@ -200,7 +201,7 @@ def test_batch_split_and_threads_do_not_change_a_bit(
     noise = {"key": KEY, "output_keys": KEYS}
     if setting == "read_noise":
         plan = dataclasses.replace(plan, **SETTINGS["everything"], read_noise=0.7)
-        noise["read_variances"] = 0.01 * _random(1, *weight, seed=7).square()
+        noise["read_variances"] = (0.01 * _random(1, *weight, seed=7).square()).bfloat16()
     else:
         plan = dataclasses.replace(plan, **SETTINGS[setting])
     n = max(33, size[0])
@@ -223,6 +224,23 @@ def test_batch_split_and_threads_do_not_change_a_bit(
             assert all(torch.equal(a, b) for a, b in zip(run(0, n), whole, strict=True))
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("shape", ["ragged", "vectors", "conv2d", "samples"])
+def test_the_number_of_the_first_vector_stands_for_all(
+    shape: str, capability: str, monkeypatch
+) -> None:
+    size, weight, plan = SHAPES[shape]
+    plan = dataclasses.replace(plan, output_noise=0.1)
+    x, w = _random(*size), _random(*weight, seed=1)
+    vectors = size[0] if plan.dims else math.prod(size[:-1])
+
+    def run() -> tuple[Tensor, ...]:
+        numbers = torch.tensor([70]), torch.arange(70, 70 + vectors)
+        return tuple(mvm(x, torch.ones(1), w, plan, output_keys=KEYS, samples=n) for n in numbers)
+
+    for first, each in _both(monkeypatch, run):
+        assert torch.equal(first, each)
 
 
 @pytest.mark.parametrize(

@@ -353,8 +353,16 @@ def test_the_kernel_of_columns_is_the_elimination_along_each(ends, ohm):
         plus, minus = ir_drop.behind_wires(*pair, [block], wires, cell)
         parts.append(full.unsqueeze(1) * (plus - minus))
     expected = torch.cat(parts, 1)
-    found = column_drop(single, scale, bounds, wires, cell)
+    found, own, sums = column_drop(single, None, bounds, (), wires, cell)
     assert_close(found.double(), expected, rtol=1e-5, atol=2e-6)
+    assert torch.equal(own, scale)
+    given, same, again = column_drop(single, scale, bounds, (), wires, cell)
+    assert same is scale
+    assert torch.equal(given, found)
+    assert torch.equal(again, sums)
+    for b, (i, j) in enumerate(((0, 256), (256, 301))):
+        magnitudes = [w[:, i:j].abs().sum(1).float() for w in (exact, expected)]
+        assert_close(sums[:, b], torch.stack(magnitudes), rtol=1e-5, atol=1e-6)
     g = torch.randn(37, 301)
     (of_exact,) = torch.autograd.grad(expected, exact, g.double())
     (of_single,) = torch.autograd.grad(found, single, g)

@@ -196,7 +196,7 @@ def test_four_phases_read_each_polarity_with_its_noise() -> None:
         each[0].set_input_range(4.0)
     held = view[0].programmed
     assert held.read_variances[0].shape == (2, 4, 12)
-    expected = (held.read_variances[0].sum(0) * held.scales[0].T.square()) @ x.square()
+    expected = (held.read_variances[0].float().sum(0) * held.scales[0].T.square()) @ x.square()
     # without phases the variance is the same, as all are independent; the ADC rounds finely
     noise = _noise(view, quiet, x)
     bound = SIGMAS * math.sqrt(2 / DRAWS)

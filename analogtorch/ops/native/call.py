@@ -118,6 +118,7 @@ class Call:
             for name, at in named:
                 if (tensor := inputs[at]) is not None:
                     setattr(structure, name, self._address(tensor))
+        self.matrix.first_only = inputs.samples is not None and inputs.samples.numel() == 1
         if inputs.output_ranges is not None and plan.unit_bits:
             self.matrix.adc.unit_levels = levels(plan.unit_bits)
 

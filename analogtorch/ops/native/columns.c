@@ -5,126 +5,163 @@
  * d = u / (1 + u) seen through the segment before it. Everything is positive: nothing cancels. LANES outputs are solved
  * at a time, one in each lane. */
 #include "vec.h"
+#include "noise.h"
+#include "weights.h"
+#include "tile.h"
 
 /* Weights [output][row], of which the ladder has `cells` rows; scale: per output, the weight of the conductance `unit`;
  * far: 1 if a line has two ends, else 0. Conductances are in multiples of that of a segment. */
 typedef struct { size outputs, rows, cells; const float *scale; float unit, far; } columns;
 
-enum { BLOCK = 16 }; /* cells that are transposed at a time */
-
 /* to[cell][lane]; behind the last output, its copies. */
 INLINE void gather(float *to, const float *from, const columns *p, size output) {
-  for (size j0 = 0; j0 < p->cells; j0 += BLOCK)
-    for (size i = 0; i < LANES; i++) {
-      const float *row = from + least(output + i, p->outputs - 1) * p->rows;
-      for (size j = j0; j < least(j0 + BLOCK, p->cells); j++) to[j * LANES + i] = row[j];
-    }
+  for (size j0 = 0; j0 < p->cells; j0 += LANES) {
+    vf r[LANES];
+    for (size i = 0; i < LANES; i++)
+      r[i] = load_some(from + least(output + i, p->outputs - 1) * p->rows + j0, p->cells - j0);
+    transpose(r);
+    for (size j = 0; j < least(LANES, p->cells - j0); j++) store(to + (j0 + j) * LANES, r[j]);
+  }
 }
 
 INLINE void scatter(float *to, const float *from, const columns *p, size output) {
-  for (size j0 = 0; j0 < p->cells; j0 += BLOCK)
+  for (size j0 = 0; j0 < p->cells; j0 += LANES) {
+    vf r[LANES];
+    for (size j = 0; j < LANES; j++) r[j] = j0 + j < p->cells ? load(from + (j0 + j) * LANES) : (vf){0};
+    transpose(r);
     for (size i = 0; i < LANES && output + i < p->outputs; i++)
-      for (size j = j0; j < least(j0 + BLOCK, p->cells); j++) to[(output + i) * p->rows + j] = from[j * LANES + i];
+      store_some(to + (output + i) * p->rows + j0, r[i], p->cells - j0);
+  }
 }
 
-/* The conductance of a cell of the polarity `sign`, in multiples of the unit, for a weight in multiples of the scale. */
-INLINE vf conductance(vf weight, float sign) {
-  weight *= sign;
+/* The conductance of a cell of a polarity, in multiples of the unit, for a weight in multiples of the scale. */
+INLINE vf conductance(vf weight, int negative) {
+  if (negative) weight = -weight;
   return select_(weight > 0, weight, (vf){0});
 }
 
-/* v: the current into each cell, and at last the voltage there; w: weights; d: scratch; end: voltage of the ends. */
-INLINE void solve(const columns *p, const float *w, float sign, float *d, float *v, float end) {
-  vf behind = same(p->far), current = same(p->far * end), voltage = same(end);
-  for (size j = p->cells - 1; j >= 0; j--) {
-    vf u = conductance(load(w + j * LANES), sign) * p->unit + behind, pivot = 1 / (u + 1);
-    behind = u * pivot, current = (current + load(v + j * LANES)) * pivot;
-    store(d + j * LANES, behind), store(v + j * LANES, current);
-  }
-  for (size j = 0; j < p->cells; j++) {
-    voltage += load(v + j * LANES) - voltage * load(d + j * LANES);
-    store(v + j * LANES, voltage);
-  }
+enum { SIGNS = 2, ROOMS = 9 }; /* the polarities, positive first; rooms of a thread, each [cell][lane] */
+
+typedef struct { float *w, *g, *sum, *d[SIGNS], *v[SIGNS], *v2[SIGNS]; } rooms;
+
+static int threads_of(size outputs, size rows) { return outputs * rows > 1 << 14 ? omp_get_max_threads() : 1; }
+
+INLINE rooms rooms_of(size cells, float *all) {
+  size each = cells * LANES;
+  float *r = all + omp_get_thread_num() * ROOMS * each;
+  return (rooms){r, r + each, r + 2 * each, {r + 3 * each, r + 4 * each}, {r + 5 * each, r + 6 * each}, {r + 7 * each, r + 8 * each}};
 }
 
-/* The rooms of a thread, each [cell][lane]. */
-typedef struct { float *w, *g, *d, *v, *v2, *sum; } rooms;
-enum { ROOMS = 6 };
-
-static int threads_of(const columns *p) { return p->outputs * p->cells > 1 << 14 ? omp_get_max_threads() : 1; }
-
-INLINE rooms rooms_of(const columns *p, float *all) {
-  size each = p->cells * LANES;
-  float *own = all + omp_get_thread_num() * ROOMS * each;
-  return (rooms){own, own + each, own + 2 * each, own + 3 * each, own + 4 * each, own + 5 * each};
+/* v: the voltage of each cell, if nothing else drives the line; v2, if `twice`: the current into each cell, and at last
+ * the voltage there of a line whose ends are at 0. The polarities are solved side by side, as each step waits for the one
+ * before it. */
+INLINE void solve(const columns *p, const rooms *r, int twice) {
+  vf behind[SIGNS], current[SIGNS], current2[SIGNS] = {{0}}, voltage[SIGNS], voltage2[SIGNS] = {{0}};
+  UNROLL for (int s = 0; s < SIGNS; s++) behind[s] = current[s] = same(p->far), voltage[s] = same(1);
+  for (size j = (p->cells - 1) * LANES; j >= 0; j -= LANES)
+    UNROLL for (int s = 0; s < SIGNS; s++) {
+      vf u = conductance(load(r->w + j), s) * p->unit + behind[s], pivot = 1 / (u + 1);
+      behind[s] = u * pivot, current[s] *= pivot;
+      store(r->d[s] + j, behind[s]), store(r->v[s] + j, current[s]);
+      if (!twice) continue;
+      current2[s] = (current2[s] + load(r->v2[s] + j)) * pivot;
+      store(r->v2[s] + j, current2[s]);
+    }
+  for (size j = 0; j < p->cells * LANES; j += LANES)
+    UNROLL for (int s = 0; s < SIGNS; s++) {
+      vf d = load(r->d[s] + j);
+      voltage[s] += load(r->v[s] + j) - voltage[s] * d;
+      store(r->v[s] + j, voltage[s]);
+      if (!twice) continue;
+      voltage2[s] += load(r->v2[s] + j) - voltage2[s] * d;
+      store(r->v2[s] + j, voltage2[s]);
+    }
 }
 
-/* The weights of LANES outputs, in multiples of their scale. */
-INLINE void take_weights(const rooms *r, const float *w, const columns *p, size output) {
-  vf inverse = 1 / load_some(p->scale + output, p->outputs - output);
+/* The sum of the magnitudes of each of LANES outputs; short sums, added up. */
+INLINE vf magnitudes(const columns *p, const float *x) {
+  vf total = {0};
+  for (size j0 = 0; j0 < p->cells; j0 += 64) {
+    vf sum = {0};
+    for (size j = j0; j < least(j0 + 64, p->cells); j++) sum += magnitude(load(x + j * LANES));
+    total += sum;
+  }
+  return total;
+}
+
+/* The weights of LANES outputs, in multiples of their scale, which is returned. */
+INLINE vf take_weights(const rooms *r, const float *w, const columns *p, size output) {
+  vf scale = load_some(p->scale + output, p->outputs - output);
+  vf inverse = 1 / select_(scale < LEAST_SCALE, same(LEAST_SCALE), scale);
   gather(r->w, w, p, output);
   for (size i = 0; i < p->cells * LANES; i += LANES) store(r->w + i, load(r->w + i) * inverse);
-  memset(r->sum, 0, (size_t)(p->cells * LANES) * 4);
+  return scale;
 }
 
-static void forward(const columns *p, float *left, const float *w, const rooms *r, size output) {
-  vf scale = load_some(p->scale + output, p->outputs - output);
-  take_weights(r, w, p, output);
-  for (float sign = 1; sign >= -1; sign -= 2) {
-    memset(r->v, 0, (size_t)(p->cells * LANES) * 4);
-    solve(p, r->w, sign, r->d, r->v, 1);
-    for (size i = 0; i < p->cells * LANES; i += LANES) {
-      vf g = conductance(load(r->w + i), sign);
-      store(r->sum + i, load(r->sum + i) + sign * scale * g * load(r->v + i));
-    }
+/* sums: of the magnitudes of the weights, and `apart` floats behind of those behind the wires. */
+static void forward(const columns *p, float *left, float *sums, size apart, const float *w, const rooms *r, size output) {
+  vf scale = take_weights(r, w, p, output);
+  solve(p, r, 0);
+  for (size i = 0; i < p->cells * LANES; i += LANES) {
+    vf g = load(r->w + i), v = select_(g > 0, load(r->v[0] + i), load(r->v[1] + i));
+    store(r->sum + i, scale * g * v);
   }
+  store_some(sums + output, scale * magnitudes(p, r->w), p->outputs - output);
+  store_some(sums + apart + output, magnitudes(p, r->sum), p->outputs - output);
   scatter(left, r->sum, p, output);
 }
 
 static void backward(const columns *p, float *gw, const float *g, const float *w, const rooms *r, size output) {
   take_weights(r, w, p, output), gather(r->g, g, p, output);
-  for (float sign = 1; sign >= -1; sign -= 2) {
-    for (size i = 0; i < p->cells * LANES; i += LANES) {
-      store(r->v + i, (vf){0});
-      store(r->v2 + i, load(r->g + i) * conductance(load(r->w + i), sign));
-    }
-    solve(p, r->w, sign, r->d, r->v, 1), solve(p, r->w, sign, r->d, r->v2, 0);
-    for (size i = 0; i < p->cells * LANES; i += LANES) {
-      vf share = load(r->v + i), weight = load(r->w + i);
-      vf found = share * (load(r->g + i) - p->unit * load(r->v2 + i));
-      store(r->sum + i, select_(sign > 0 ? weight >= 0 : weight < 0, found, load(r->sum + i)));
-    }
+  for (size i = 0; i < p->cells * LANES; i += LANES)
+    for (int s = 0; s < SIGNS; s++) store(r->v2[s] + i, load(r->g + i) * conductance(load(r->w + i), s));
+  solve(p, r, 1);
+  for (size i = 0; i < p->cells * LANES; i += LANES) {
+    vi positive = load(r->w + i) >= 0;
+    vf share = select_(positive, load(r->v[0] + i), load(r->v[1] + i));
+    vf back = select_(positive, load(r->v2[0] + i), load(r->v2[1] + i));
+    store(r->sum + i, share * (load(r->g + i) - p->unit * back));
   }
   scatter(gw, r->sum, p, output);
 }
 
-/* left: the weights as they act behind the wires. */
-int at_column_drop(float *left, const float *w, const float *scale, size outputs, size rows, size cells, float unit,
-                   float far) {
-  columns p = {outputs, rows, cells, scale, unit, far};
-  int threads = threads_of(&p);
-  float *all = scratch(threads * ROOMS * cells * LANES);
+/* left: the weights as they act behind the wires; sums: of the magnitudes of each block's and output's weights, then of
+ * those behind the wires; scale: of each block and output, found here if `find_scale`. */
+int at_column_drop(float *left, float *sums, float *scale, const float *w, int64_t find_scale, size outputs,
+                   const int64_t *bounds, size blocks, const int64_t *shared, size n_columns, float unit, float far) {
+  size rows = bounds[blocks], apart = blocks * outputs;
+  int threads = threads_of(outputs, rows);
+  float *all = scratch(threads * ROOMS * widest(bounds, blocks) * LANES);
   if (!all) return NO_MEMORY;
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (size output = 0; output < outputs; output += LANES) {
-    rooms r = rooms_of(&p, all);
-    forward(&p, left, w, &r, output);
+#pragma omp parallel num_threads(threads)
+  {
+    if (find_scale) block_scales(scale, w, outputs, bounds, blocks, shared, n_columns);
+    for (size b = 0; b < blocks; b++) {
+      columns p = {outputs, rows, bounds[b + 1] - bounds[b], scale + b * outputs, unit, far};
+      rooms r = rooms_of(p.cells, all);
+#pragma omp for schedule(static)
+      for (size output = 0; output < outputs; output += LANES)
+        forward(&p, left + bounds[b], sums + b * outputs, apart, w + bounds[b], &r, output);
+    }
   }
   free(all);
   return DONE;
 }
 
 /* gw: the gradient of the weights, from that of the weights behind the wires. */
-int at_column_drop_backward(float *gw, const float *g, const float *w, const float *scale, size outputs, size rows,
-                            size cells, float unit, float far) {
-  columns p = {outputs, rows, cells, scale, unit, far};
-  int threads = threads_of(&p);
-  float *all = scratch(threads * ROOMS * cells * LANES);
+int at_column_drop_backward(float *gw, const float *g, const float *w, const float *scale, size outputs,
+                            const int64_t *bounds, size blocks, float unit, float far) {
+  size rows = bounds[blocks];
+  int threads = threads_of(outputs, rows);
+  float *all = scratch(threads * ROOMS * widest(bounds, blocks) * LANES);
   if (!all) return NO_MEMORY;
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (size output = 0; output < outputs; output += LANES) {
-    rooms r = rooms_of(&p, all);
-    backward(&p, gw, g, w, &r, output);
+#pragma omp parallel num_threads(threads)
+  for (size b = 0; b < blocks; b++) {
+    columns p = {outputs, rows, bounds[b + 1] - bounds[b], scale + b * outputs, unit, far};
+    rooms r = rooms_of(p.cells, all);
+#pragma omp for schedule(static)
+    for (size output = 0; output < outputs; output += LANES)
+      backward(&p, gw + bounds[b], g + bounds[b], w + bounds[b], &r, output);
   }
   free(all);
   return DONE;

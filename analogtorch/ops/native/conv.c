@@ -13,9 +13,11 @@
 #include "tile.h"
 #include "weights.h"
 #include "converters.h"
+#include "bfloat16.h"
 
 typedef struct {
-  const float *x, *w, *input_range, *bias, *gain, *g, *read_variances;
+  const float *x, *w, *input_range, *bias, *gain, *g;
+  const uint16_t *read_variances;
   const float *drops; /* IR drop of each partial sum: (blocks, samples, outputs, positions); or NULL */
   float *scale, *y, *gx, *gw, *g_bias;
   uint32_t *mask;
@@ -23,7 +25,7 @@ typedef struct {
   double *g_range;
   const int64_t *samples, *bounds, *columns;
   int64_t n, groups, channels, outputs; /* channels and outputs of a group */
-  int64_t blocks, n_columns, range_by, find_scale;
+  int64_t blocks, n_columns, range_by, find_scale, first_only;
   int64_t in[3], out[3], kernel[3], stride[3], padding[3], dilation[3];
   float input_levels;
   weight_noise noise;
@@ -40,6 +42,7 @@ typedef struct {
   int by_samples;                     /* whether the lanes of the forward are samples, and not positions */
   const float *w;                     /* with noise */
   float *copy;                        /* w, where it is no copy of the layer's */
+  float *variances;                   /* read_variances as floats; or NULL */
   column_adc *adcs;                   /* per (sample if ranges are BY_VECTOR), block, LANES outputs */
   int threads, found;                 /* threads it is worth; whether there was memory */
 } plan;
@@ -94,21 +97,28 @@ static plan plan_of(const convolution *c) {
   p.block = malloc((size_t)c->channels * 4);
   p.copy = noisy ? malloc((size_t)(p.total * p.rows) * 4) : NULL;
   p.w = noisy ? p.copy : c->w;
+  p.variances = c->read_variances ? malloc((size_t)(p.total * p.rows) * 4) : NULL;
   size outputs = (c->range_by == BY_VECTOR ? c->n : 1) * c->blocks * ((p.total + LANES - 1) / LANES);
   p.adcs = (column_adc *)scratch(outputs * (size)(sizeof *p.adcs / sizeof(float)));
   p.threads = threads_for((double)c->n * p.positions * p.total * p.rows);
-  p.found = p.tap && p.position && p.block && p.adcs && p.w;
+  p.found = p.tap && p.position && p.block && p.adcs && p.w && (p.variances || !c->read_variances);
   if (p.found) fill(&p);
   return p;
 }
 
-static void discard(plan *p) { free(p->tap), free(p->position), free(p->block), free(p->copy), free(p->adcs); }
+static void discard(plan *p) { free(p->tap), free(p->position), free(p->block), free(p->copy), free(p->variances), free(p->adcs); }
 
 INLINE float range_of(const plan *p, size sample, size channel) {
   return range_at(p->c->input_range, p->c->range_by, sample, p->block[channel]);
 }
 
-/* The three below are called by all threads of a parallel region. */
+/* The four below are called by all threads of a parallel region. */
+
+static void widen_variances(const plan *p) {
+  if (!p->variances) return;
+#pragma omp for schedule(static)
+  for (size o = 0; o < p->total; o++) widen(p->variances + o * p->rows, p->c->read_variances + o * p->rows, p->rows);
+}
 
 static void add_noise(const plan *p) {
   const convolution *c = p->c;
@@ -252,7 +262,7 @@ static int convert_tile(const plan *p, const float *sums, const float *variances
   vi ever = {0};
   vf z[ROWS + ROWS_TOGETHER][VECTORS];
   if (noisy(&a)) {
-    uint64_t word[ROWS], number = (uint64_t)(c->samples ? c->samples[sample] : sample);
+    uint64_t word[ROWS], number = number_of(c->samples, c->first_only, sample);
     uint64_t output = number * (uint64_t)a.total_outputs + (uint64_t)a.first_output + (uint64_t)o0;
     for (int i = 0; i < rows; i++) word[i] = fold((uint64_t)a.output_keys[b], output + (uint64_t)i);
     normals_of_tile(rows, word, (uint32_t)q0, z);
@@ -306,13 +316,13 @@ static void run_lot(const plan *p, const lot *l, const float *image, float *pane
     gather(p, l, image, c->bounds[b], c->bounds[b + 1], panel);
     for (size k = 0; squares && k < (c->bounds[b + 1] - c->bounds[b]) * PANEL; k += LANES) {
       vf x = load(panel + k);
-      store(squares + k, x * x);
+      store(squares + k, rounded(x * x));
     }
     for (size o = l->o0; o < l->o1; o += ROWS) {
       tile sums, spread;
       int rows = (int)least(ROWS, l->o1 - o);
       sum_tile(p, sums, p->w, b, o, rows, panel);
-      if (squares) sum_tile(p, spread, c->read_variances, b, o, rows, squares);
+      if (squares) sum_tile(p, spread, p->variances, b, o, rows, squares);
       for (size j = 0; j < l->samples; j++) {
         size first = j * l->positions;
         column_adc r[ROWS];
@@ -341,6 +351,7 @@ static void forward(const plan *p, float *images, size chunk, float *panels, siz
     if (c->find_scale) block_scales(c->scale, c->w, p->total, c->bounds, c->blocks, c->columns, c->n_columns);
     prepare_adcs(p);
     add_noise(p);
+    widen_variances(p);
     for (size from = 0; from < c->n; from += chunk) {
       size to = least(from + chunk, c->n);
       quantise(p, images, from, to);
@@ -455,7 +466,7 @@ static void turn_inputs(const plan *p, size sample, size at, size numbers, const
     if (c->range_by == BY_BLOCK && at + k == (channel + 1) * each) d = dacs_of(p, sample, ++channel % c->channels);
     vf x = dac_output(r[k], d, c->input_levels);
     store(image + place[at + k] * (size)PANEL, x);
-    if (squares) store(squares + place[at + k] * (size)PANEL, x * x);
+    if (squares) store(squares + place[at + k] * (size)PANEL, rounded(x * x));
   }
 }
 
@@ -505,7 +516,7 @@ static void run_samples(const plan *p, const inside *in, const lot *l, const flo
       column_adc r[ROWS];
       tile_adcs(p, b, l->sample, o, rows, r);
       sum_lot(p, in, l, p->w, b, o, rows, image, room);
-      if (squares) sum_lot(p, in, l, c->read_variances, b, o, rows, squares, room + 1);
+      if (squares) sum_lot(p, in, l, p->variances, b, o, rows, squares, room + 1);
       for (size half = 0; half < l->samples; half += LANES) {
         turn_sums(l, rows, half, room);
         if (squares) turn_sums(l, rows, half, room + 1);
@@ -537,6 +548,7 @@ static void forward_by_samples(const plan *p, const inside *in, const int32_t *p
     if (c->find_scale) block_scales(c->scale, c->w, p->total, c->bounds, c->blocks, c->columns, c->n_columns);
     prepare_adcs(p);
     add_noise(p);
+    widen_variances(p);
     for (size from = 0; from < c->n; from += chunk) {
       size to = least(from + chunk, c->n);
       quantise_by_samples(p, place, images, squares, from, to);

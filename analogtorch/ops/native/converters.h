@@ -96,6 +96,11 @@ INLINE vf unit_output(const adc *a, const column_adc *r, vf y, vi *outside) {
 /* Words of a mask row: a bit for each partial sum, in whole words. */
 INLINE size mask_words(size count) { return (count + 31) / 32; }
 
+/* The number of vector m in the noise: samples has one for each; or, if `first_only`, that of the first; or is NULL. */
+INLINE uint64_t number_of(const int64_t *samples, int64_t first_only, size m) {
+  return (uint64_t)(!samples ? m : first_only ? samples[0] + m : samples[m]);
+}
+
 /* Whether partial sums have noise, and whether a part of it is read noise: sums of variances times squared inputs. */
 INLINE int noisy(const adc *a) { return a->std > 0 || a->read_noise > 0; }
 

@@ -10,16 +10,18 @@
 #include "tile.h"
 #include "weights.h"
 #include "converters.h"
+#include "bfloat16.h"
 
 typedef struct {
-  const float *x, *w, *input_range, *bias, *gain, *g, *read_variances;
+  const float *x, *w, *input_range, *bias, *gain, *g;
+  const uint16_t *read_variances;
   const float *drops; /* IR drop of each partial sum: (blocks, vectors, outputs); or NULL */
   float *scale, *y, *gx, *gw, *g_bias;
   uint32_t *mask;     /* a bit for each partial sum: (blocks, vectors, mask_words(outputs)) */
   uint8_t *saturated; /* whether any did, of each block */
   double *g_range;    /* a sum per panel of rows, those of each block in turn */
   const int64_t *samples, *bounds, *columns;
-  int64_t vectors, rows, outputs, blocks, n_columns, range_by, find_scale;
+  int64_t vectors, rows, outputs, blocks, n_columns, range_by, find_scale, first_only;
   float input_levels;
   weight_noise noise;
   adc adc;
@@ -51,6 +53,25 @@ INLINE void pack_outputs(int kind, const linear *p, const float *w, size b, size
       }
       transpose(r);
       UNROLL for (size i = 0; i < LANES; i++) store(panel + (k - from + i) * PANEL + half, r[i]);
+    }
+}
+
+/* panel[p][n - n0]: the block's variances in pairs; or, if not `pairs`, panel[k - bounds[b]][n - n0]: as floats. */
+INLINE void pack_variances(const linear *p, int pairs, size b, size n0, float *panel) {
+  size count = p->bounds[b + 1] - p->bounds[b];
+  for (size half = 0; half < PANEL; half += LANES)
+    for (size k = 0; k < count; k += 2 * LANES) {
+      vf r[LANES];
+      for (size i = 0; i < LANES; i++) {
+        size n = n0 + half + i;
+        r[i] = n < p->outputs ? load_pairs(p->read_variances + n * p->rows + p->bounds[b] + k, count - k) : (vf){0};
+      }
+      transpose(r);
+      for (size i = 0; i < LANES && k + 2 * i < count; i++) {
+        float *line = panel + (pairs ? k / 2 + i : k + 2 * i) * PANEL + half;
+        store(line, pairs ? r[i] : first_of(r[i]));
+        if (!pairs && k + 2 * i + 1 < count) store(line + PANEL, second_of(r[i]));
+      }
     }
 }
 
@@ -86,7 +107,7 @@ static int convert_tile(const linear *p, const float *sums, const float *varianc
   if (noisy(&p->adc)) {
     uint64_t word[ROWS];
     for (int i = 0; i < rows; i++)
-      word[i] = fold((uint64_t)p->adc.output_keys[b], (uint64_t)(p->samples ? p->samples[m0 + i] : m0 + i));
+      word[i] = fold((uint64_t)p->adc.output_keys[b], number_of(p->samples, p->first_only, m0 + i));
     normals_of_tile(rows, word, (uint32_t)(p->adc.first_output + n0), z);
   }
   for (int i = 0; i < rows; i++) {
@@ -127,8 +148,8 @@ INLINE void panel_adcs(const linear *p, size b, size n0, column_adc r[VECTORS]) 
   }
 }
 
-/* squares: of xq, or NULL. */
-static void quantise(const linear *p, float *xq, float *squares, size ld, size m0, size m1) {
+/* squares: of xq, or NULL; pairs of each block, or as floats. */
+static void quantise(const linear *p, int pairs, float *xq, float *squares, size ld, size m0, size m1) {
 #pragma omp for schedule(static)
   for (size m = m0; m < m1; m++) {
     int by_block = p->range_by == BY_BLOCK;
@@ -138,8 +159,12 @@ static void quantise(const linear *p, float *xq, float *squares, size ld, size m
       for (size k = by_block ? p->bounds[b] : 0; k < to; k += LANES) {
         vf x = dac_output(load_some(p->x + m * p->rows + k, to - k), d, p->input_levels);
         store(xq + (m - m0) * ld + k, x);
-        if (squares) store(squares + (m - m0) * ld + k, x * x);
+        if (squares && !pairs) store(squares + (m - m0) * ld + k, rounded(x * x));
       }
+    }
+    for (size b = 0; squares && pairs && b < p->blocks; b++) {
+      float *to = squares + (m - m0) * ld + first_pair(p->bounds, b);
+      pair_squares(to, xq + (m - m0) * ld + p->bounds[b], p->bounds[b + 1] - p->bounds[b]);
     }
   }
 }
@@ -153,10 +178,19 @@ INLINE void sum_tile(const linear *p, tile sums, const float *xq, size ld, size 
   tile_contiguous(rows, sums[0], row, 1, NULL, NULL, panel, p->bounds[b + 1] - p->bounds[b], 0);
 }
 
+/* The sums of variances of the same tile. */
+INLINE void sum_variances(const linear *p, int pairs, tile sums, const float *squares, size ld, size b, size m0, int rows,
+                          const float *panel) {
+  if (!pairs) { sum_tile(p, sums, squares, ld, b, m0, rows, panel); return; }
+  const uint16_t *first = (const uint16_t *)(squares + m0 * ld + first_pair(p->bounds, b));
+  sum_pairs(sums[0], rows, first, 2 * ld, panel, 2 * pairs_of(p->bounds, b));
+}
+
 /* xq, and squares if there is read noise: chunk vectors of ld floats; panels: `each` floats for each thread, twice as
  * many with read noise. */
 static void forward(const linear *p, int threads, float *xq, float *squares, size ld, size chunk, float *panels,
                     size each) {
+  int pairs = multiplies_pairs();
   memset(p->saturated, 0, (size_t)p->blocks);
 #pragma omp parallel num_threads(threads)
   {
@@ -164,20 +198,20 @@ static void forward(const linear *p, int threads, float *xq, float *squares, siz
     if (p->find_scale) block_scales(p->scale, p->w, p->outputs, p->bounds, p->blocks, p->columns, p->n_columns);
     for (size m0 = 0; m0 < p->vectors; m0 += chunk) {
       size m1 = least(m0 + chunk, p->vectors);
-      quantise(p, xq, squares, ld, m0, m1);
+      quantise(p, pairs, xq, squares, ld, m0, m1);
 #pragma omp for schedule(static)
       for (size n0 = 0; n0 < p->outputs; n0 += PANEL)
         for (size b = 0; b < p->blocks; b++) {
           column_adc r[VECTORS];
           panel_adcs(p, b, n0, r);
           BY_KIND(pack_outputs, p, p->w, b, n0, panel)
-          if (squares) pack_outputs(EXACT, p, p->read_variances, b, n0, variances);
+          if (squares) pack_variances(p, pairs, b, n0, variances);
           int saturated = 0;
           for (size m = m0; m < m1; m += ROWS) {
             tile sums, spread;
             int rows = (int)least(ROWS, m1 - m);
             sum_tile(p, sums, xq, ld, b, m - m0, rows, panel);
-            if (squares) sum_tile(p, spread, squares, ld, b, m - m0, rows, variances);
+            if (squares) sum_variances(p, pairs, spread, squares, ld, b, m - m0, rows, variances);
             saturated |= convert_tile(p, sums[0], squares ? spread[0] : NULL, b, m, rows, n0, r);
           }
           if (saturated) {
@@ -197,8 +231,8 @@ static int worth_vectors(const linear *p) {
   return kind_of(&p->noise) == EXACT && 2 * p->vectors <= p->outputs && 4 * lanes <= 5 * p->vectors;
 }
 
-/* xq[panel of vectors][row][vector], and squares of the same, or NULL. */
-static void quantise_by_vectors(const linear *p, float *xq, float *squares) {
+/* xq[panel of vectors][row][vector], and squares of the same, or NULL; pairs of each block, or as floats. */
+static void quantise_by_vectors(const linear *p, int pairs, float *xq, float *squares) {
   size parts = (p->rows + LANES - 1) / LANES, halves = (p->vectors + LANES - 1) / LANES;
 #pragma omp for schedule(static)
   for (size i = 0; i < halves * parts; i++) {
@@ -213,21 +247,35 @@ static void quantise_by_vectors(const linear *p, float *xq, float *squares) {
       if (k == p->bounds[b + 1]) d = dacs_at(p->input_range, p->range_by, m, p->vectors - m, ++b, p->input_levels);
       vf x = dac_output(r[k - k0], d, p->input_levels);
       store(xq + to + k * PANEL, x);
-      if (squares) store(squares + to + k * PANEL, x * x);
+      if (squares && !pairs) store(squares + to + k * PANEL, rounded(x * x));
     }
+  }
+  if (!squares || !pairs) return;
+#pragma omp for schedule(static)
+  for (size i = 0; i < (p->vectors + PANEL - 1) / PANEL * p->blocks; i++) {
+    size b = i % p->blocks, panel = i / p->blocks * p->rows, from = p->bounds[b];
+    float *to = squares + (panel + first_pair(p->bounds, b)) * PANEL;
+    pair_squares_of_lines(to, xq + (panel + from) * PANEL, p->bounds[b + 1] - from);
   }
 }
 
 /* Partial sums [output][vector], then [vector][output]; one row to spare, as in a tile. */
 typedef struct { float sums[PANEL][PANEL], turned[PANEL + 1][PANEL]; } panel_sums;
 
-/* Those of the outputs from n0 in block b, for a panel of vectors. */
-static void sum_vectors(const linear *p, const float *w, size b, size n0, const float *xq, panel_sums *s) {
-  for (size i = 0; i < PANEL && n0 + i < p->outputs; i += ROWS) {
+/* A block of up to PANEL outputs, for the two functions below: numbers `stride` apart. */
+typedef struct { const float *w; const uint16_t *pairs; size stride, outputs, count; } panel_rows;
+
+/* Those of one panel of outputs in one block, for a panel of vectors: lines of their inputs, or of pairs of squares. */
+static void sum_vectors(const panel_rows *w, const float *lines, panel_sums *s) {
+  for (size i = 0; i < w->outputs; i += ROWS) {
     const float *row[ROWS];
-    int rows = (int)least(ROWS, least(PANEL - i, p->outputs - n0 - i));
-    point(row, rows, w + (n0 + i) * p->rows + p->bounds[b], p->rows);
-    tile_contiguous(rows, s->sums[i], row, 1, NULL, NULL, xq + p->bounds[b] * PANEL, p->bounds[b + 1] - p->bounds[b], 0);
+    int rows = (int)least(ROWS, w->outputs - i);
+    if (w->pairs) {
+      sum_pairs(s->sums[i], rows, w->pairs + i * w->stride, w->stride, lines, w->count);
+    } else {
+      point(row, rows, w->w + i * w->stride, w->stride);
+      tile_contiguous(rows, s->sums[i], row, 1, NULL, NULL, lines, w->count, 0);
+    }
   }
   for (size i = 0; i < PANEL; i += LANES)
     for (size v = 0; v < PANEL; v += LANES) {
@@ -238,23 +286,31 @@ static void sum_vectors(const linear *p, const float *w, size b, size n0, const 
     }
 }
 
-/* room: of each thread, two of each with read noise. */
-static void forward_by_vectors(const linear *p, int threads, float *xq, float *squares, panel_sums *room) {
+/* room: of each thread, two of each with read noise; wide: PANEL rows of `ld` variances of each thread, or NULL, if
+ * they are multiplied in pairs. */
+static void forward_by_vectors(const linear *p, int threads, float *xq, float *squares, panel_sums *room, float *wide,
+                               size ld) {
   memset(p->saturated, 0, (size_t)p->blocks);
 #pragma omp parallel num_threads(threads)
   {
     panel_sums *s = room + omp_get_thread_num() * (squares ? 2 : 1);
+    float *own = wide ? wide + omp_get_thread_num() * PANEL * ld : NULL;
     if (p->find_scale) block_scales(p->scale, p->w, p->outputs, p->bounds, p->blocks, p->columns, p->n_columns);
-    quantise_by_vectors(p, xq, squares);
+    quantise_by_vectors(p, !wide, xq, squares);
 #pragma omp for schedule(static)
     for (size n0 = 0; n0 < p->outputs; n0 += PANEL)
       for (size b = 0; b < p->blocks; b++) {
         column_adc r[VECTORS];
         int saturated = 0;
         panel_adcs(p, b, n0, r);
+        size first = p->bounds[b], count = p->bounds[b + 1] - first, outputs = least(PANEL, p->outputs - n0);
+        size at = n0 * p->rows + first, line = (squares && !wide ? first_pair(p->bounds, b) : first) * PANEL;
+        panel_rows w = {p->w + at, NULL, p->rows, outputs, count}, variances = {own, NULL, ld, outputs, count};
+        if (squares && !wide) variances = (panel_rows){NULL, p->read_variances + at, p->rows, outputs, count};
+        for (size i = 0; wide && i < outputs; i++) widen(own + i * ld, p->read_variances + at + i * p->rows, count);
         for (size m0 = 0; m0 < p->vectors; m0 += PANEL) {
-          sum_vectors(p, p->w, b, n0, xq + m0 * p->rows, s);
-          if (squares) sum_vectors(p, p->read_variances, b, n0, squares + m0 * p->rows, s + 1);
+          sum_vectors(&w, xq + m0 * p->rows + first * PANEL, s);
+          if (squares) sum_vectors(&variances, squares + m0 * p->rows + line, s + 1);
           for (size m = 0; m < PANEL && m0 + m < p->vectors; m += ROWS) {
             int rows = (int)least(ROWS, least(PANEL - m, p->vectors - m0 - m));
             saturated |= convert_tile(p, s->turned[m], squares ? s[1].turned[m] : NULL, b, m0 + m, rows, n0, r);
@@ -269,12 +325,13 @@ static void forward_by_vectors(const linear *p, int threads, float *xq, float *s
 }
 
 static int multiply_by_vectors(const linear *p) {
-  int kinds = 1 + (p->adc.read_noise > 0), threads = threads_of(p);
-  size each = (p->vectors + PANEL - 1) / PANEL * PANEL * p->rows;
+  int kinds = 1 + (p->adc.read_noise > 0), threads = threads_of(p), widens = kinds > 1 && !multiplies_pairs();
+  size each = (p->vectors + PANEL - 1) / PANEL * PANEL * p->rows, ld = widest(p->bounds, p->blocks) + LANES;
   float *xq = scratch(kinds * each), *room = scratch(threads * kinds * (size)(sizeof(panel_sums) / 4));
-  int found = xq && room;
-  if (found) forward_by_vectors(p, threads, xq, kinds > 1 ? xq + each : NULL, (panel_sums *)room);
-  free(xq), free(room);
+  float *wide = widens ? scratch(threads * PANEL * ld) : NULL;
+  int found = xq && room && (wide || !widens);
+  if (found) forward_by_vectors(p, threads, xq, kinds > 1 ? xq + each : NULL, (panel_sums *)room, wide, ld);
+  free(xq), free(room), free(wide);
   return found ? DONE : NO_MEMORY;
 }
 

@@ -13,7 +13,7 @@ from analogtorch.ops.native.call import Call
 from analogtorch.ops.operands import Gradients, Kind, Operands, Outputs, of_kind, per_block
 from analogtorch.ops.plan import Plan, needs_reference
 
-_TYPES = (torch.float32, torch.bfloat16, torch.float16)
+_OURS = {(kind, True) for kind in (torch.float32, torch.bfloat16, torch.float16)}
 
 
 def takes(inputs: Operands, plan: Plan) -> bool:
@@ -23,19 +23,22 @@ def takes(inputs: Operands, plan: Plan) -> bool:
     nor anything that ``needs_reference``. Half precision is computed in float32 throughout and
     rounded at the end.
     """
-    floats = [t for i in _FLOATS if (t := inputs[i]) is not None]
-    ours = all(t.dtype in _TYPES and t.is_cpu for t in floats)
-    taps = inputs.w.shape[2:].numel()
-    whole = not per_block(inputs.input_range) or all(bound % taps == 0 for bound in plan.bounds)
+    kinds = {(t.dtype, t.is_cpu) for i in _FLOATS if (t := inputs[i]) is not None}
     return (
-        ours
-        and whole
+        kinds <= _OURS
+        and (not per_block(inputs.input_range) or _whole(inputs.w, plan))
         and not needs_reference(inputs, plan)
         and (inputs.adc_errors is None or _KNOWS_ERRORS)
         and inputs.x.numel() > 0
         and inputs.w.numel() > 0
         and loading.available()
     )
+
+
+def _whole(w: Tensor, plan: Plan) -> bool:
+    """Return whether no row block cuts a kernel."""
+    taps = w.shape[2:].numel()
+    return all(bound % taps == 0 for bound in plan.bounds)
 
 
 _FLOATS = tuple(map(Operands._fields.index, of_kind(Kind.VALUE, Kind.ADC, Kind.ADC_ERROR)))
@@ -46,7 +49,7 @@ _KNOWS_ERRORS = tuple(error.kind for error in ADC_ERRORS) == structures.ADC_ERRO
 
 def _single(inputs: Operands) -> Operands:
     """Return the operands in float32."""
-    if all((t := inputs[i]) is None or t.dtype is torch.float32 for i in _FLOATS):
+    if {t.dtype for i in _FLOATS if (t := inputs[i]) is not None} == {torch.float32}:
         return inputs
     return Operands._make(
         [t.float() if t is not None and i in _FLOATS else t for i, t in enumerate(inputs)]
@@ -67,7 +70,7 @@ def forward(inputs: Operands, plan: Plan, learns: bool) -> Outputs:
     call.point(scale=scale, y=y, saturated=saturated, mask=mask if mask.numel() else None)
     call.matrix.find_scale = inputs.scale is None
     call.run("at_convolution" if plan.dims else "at_linear")
-    return Outputs(y.to(dtype), scale, mask, saturated)
+    return Outputs(y if y.dtype == dtype else y.to(dtype), scale, mask, saturated)
 
 
 def backward(

@@ -2,10 +2,12 @@
 #include "vec.h"
 #include "noise.h"
 #include "weights.h"
+#include "tile.h"
+#include "bfloat16.h"
 
 /* out[n][k] = the table at w[n][k] / scale, in straight lines between `intervals` + 1 points from -1 to 1.
  * scale: of each block and output, found here. */
-void at_variances(float *out, float *scale, const float *w, size outputs, const int64_t *bounds, size blocks,
+void at_variances(uint16_t *out, float *scale, const float *w, size outputs, const int64_t *bounds, size blocks,
                   const int64_t *columns, size n_columns, const float *table, size intervals) {
   size rows = bounds[blocks];
 #pragma omp parallel num_threads(threads_for(16.0 * outputs * rows))
@@ -24,7 +26,7 @@ void at_variances(float *out, float *scale, const float *w, size outputs, const 
           vi i = __builtin_convertvector(t, vi);
           i = (vi)select_(i < (int32_t)intervals, (vf)i, (vf)((vi){0} + ((int32_t)intervals - 1)));
           vf low = from_table(table, i), high = from_table(table + 1, i);
-          store_some(out + n * rows + k, low + (t - __builtin_convertvector(i, vf)) * (high - low), count);
+          store_halves(out + n * rows + k, low + (t - __builtin_convertvector(i, vf)) * (high - low), count);
         }
       }
   }
