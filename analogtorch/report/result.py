@@ -59,6 +59,11 @@ class Result:
     """What each non-ideality costs, after HWA training; None if it was not measured."""
     ablation: Mapping[str, Sweep] = field(default_factory=dict)
     """Accuracy of other trainings on the same chips, by name."""
+    levels: Mapping[float, Sweep] = field(default_factory=dict)
+    """Validation accuracy on chips of their own by the level of the training noise; empty if one
+    level was trained."""
+    level: float | None = None
+    """The level that they chose; None if there was no choice."""
     training: Mapping[str, Curve] = field(default_factory=dict)
     """The curves of the trainings, by name."""
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -126,6 +131,11 @@ class Result:
             found["ablation"] = {
                 name: {"accuracy": s.to_dict(), "minus hwa": s.minus(self.hwa).to_dict()}
                 for name, s in self.ablation.items()
+            }
+        if self.levels:
+            found["levels"] = {
+                "chosen": self.level,
+                "validation accuracy": {f"{x:g}": s.to_dict() for x, s in self.levels.items()},
             }
         if self.training:
             found["training"] = {

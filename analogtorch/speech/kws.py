@@ -17,7 +17,7 @@ from analogtorch.files import digest_of, is_code, unpacked
 from analogtorch.ops import fold, seed_tensor, stream
 from analogtorch.report import Result, write
 from analogtorch.report.write import FILES
-from analogtorch.speech import espeak
+from analogtorch.speech import espeak, levels
 from analogtorch.speech.ablation import variants
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.data import Clips, fingerprint, speaker_note
@@ -88,22 +88,29 @@ def run(
             rehearse(config, task)
             measured, others = files(config.sweep.num_chips), variants(config)  # of each net
             swept = [DIRECT, HWA, *(other.chips for other in others)]
+            kept = [f"{on}/{name}" for on in swept for name in measured]
+            for level in config.chip.levels:
+                kept += [f"chips/{levels.key(level)}/{name}" for name in levels.FILES]
             folder.begin(
                 fingerprint(splits, *task.augmenter.noise.recordings),
                 code=code_of(config),
-                planned=(*OUTPUTS, *(f"{on}/{name}" for on in swept for name in measured)),
+                planned=(*OUTPUTS, *kept),
             )
             digital = train_digital(config, task, folder, progress=progress)
-            on_chip, kept = to_chip(config, task, digital), folder.files(DIRECT, measured)
-            direct = measure(config, task, on_chip, kept, progress=progress)
-            trained = train_hwa(config, task, folder, digital, progress=progress)
+            on_chip, at_chips = to_chip(config, task, digital), folder.files(DIRECT, measured)
+            direct = measure(config, task, on_chip, at_chips, progress=progress)
+
+            def to_level(own: KWSConfig, name: str) -> nn.Module:
+                return train_hwa(own, task, folder, digital, name, progress=progress)
+
+            settled, trained, validation = levels.trained(config, task, folder, to_level)
             hwa = measure(config, task, trained, folder.files(HWA, measured), progress=progress)
             ablation = {}
-            for other in others:
+            for other in variants(settled):
                 logger.info("for the report: %s", other.name)
                 net = train_hwa(other.config, task, folder, digital, other.key, progress=progress)
-                kept = folder.files(other.chips, measured)
-                ablation[other.name] = measure(other.config, task, net, kept, progress=progress)
+                at_chips = folder.files(other.chips, measured)
+                ablation[other.name] = measure(other.config, task, net, at_chips, progress=progress)
             logger.info("measuring what the report says")
             more = examined(config, task, digital, trained, hwa, progress=progress)
             result = Result(
@@ -124,6 +131,8 @@ def run(
                 config=config.to_dict(),
                 command=command(config),
                 ablation=ablation,
+                levels=validation,
+                level=settled.chip.training.scale if validation else None,
                 training=curves(folder.path),
                 **more,
             )

@@ -275,6 +275,7 @@ def _unstated(found: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         return
     yield from _flat(dataclasses.asdict(Defects()), "chip.defects")
     yield "devices", 1
+    yield "chip.levels", []
     if "features" not in found:
         name = found["model"]["name"]
         yield "features.name", FeaturesConfig().name

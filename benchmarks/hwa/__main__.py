@@ -1,12 +1,15 @@
 """What HWA training saves on real speech, with confidence intervals over training seeds.
 
     python -m benchmarks.hwa [--config configs/kws/ds_cnn.yaml] [--recipes all]
+    python -m benchmarks.hwa --table noise --config configs/kws/fully_connected.yaml --seeds 1
 
 For each seed, on the 4,890 recordings of gsc_v2_test12 (our split by speaker): a digital net is
 trained; from it a digital control (the same further epochs and distillation, without noise,
 quantisation and clipping) and an HWA net for each recipe; then all are measured on the same chips
-over time, the control mapped directly. Seeds are compared in pairs. A stopped run continues:
-finished nets are kept, the others resume from their checkpoints.
+over time, the control mapped directly. Seeds are compared in pairs. With ``--table noise`` the nets
+are those of each weight noise in training, and the table has their accuracy under each weight noise
+at inference (``benchmarks.hwa.noise``). A stopped run continues: finished nets are kept, the others
+resume from their checkpoints.
 """
 
 import argparse
@@ -24,11 +27,12 @@ from typing import Any
 from analogtorch.cli import kws as cli
 from analogtorch.evaluate import interval
 from analogtorch.files import write_atomically
-from analogtorch.speech import kws
+from analogtorch.speech import kws, levels
 from analogtorch.speech.ablation import variants
 from analogtorch.speech.config import KWSConfig
+from benchmarks.hwa import noise
 from benchmarks.hwa.recipes import CONFIGURED, RECIPES
-from benchmarks.hwa.seeds import CHOICE, one_seed
+from benchmarks.hwa.seeds import one_seed
 from benchmarks.tables import add_data, as_markdown, as_text, positive
 
 CONFIG = Path(__file__).parents[2] / "configs" / "kws" / "real.yaml"
@@ -127,7 +131,7 @@ def notes(results: Sequence[dict[str, Any]], config: KWSConfig, seconds: float) 
         "the HWA net. Gain: above the control mapped directly.",
         "Intervals are over seeds, on one test part by people who are not in the training part; in "
         "brackets those of the difference from the first recipe.",
-        f"Validation clips: mean accuracy on other chips after {' and '.join(CHOICE)}; by it "
+        f"Validation clips: mean accuracy on other chips after {' and '.join(levels.TIMES)}; by it "
         f"recipes are chosen.{chosen}",
         f"{seconds:.0f} s, of which one seed took {statistics.fmean(each):.0f} s of one process.",
     ]
@@ -156,8 +160,19 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, KWSConfig]:
         help=f"trained beside that of the configuration: {'; '.join(RECIPES)}; or all; further "
         "ones by --report.ablation",
     )
+    parser.add_argument(
+        "--table",
+        choices=("recipes", "noise"),
+        default="recipes",
+        help="recipes on chips, or noise of training against noise of inference",
+    )
     parser.add_argument("--seeds", type=positive, default=6, help="training seeds, 0 to this - 1")
-    parser.add_argument("--chips", type=positive, default=25, help="chips programmed for each net")
+    parser.add_argument(
+        "--chips",
+        type=positive,
+        default=25,
+        help="chips programmed, or draws of noise, for each net",
+    )
     parser.add_argument(
         "--jobs", type=positive, default=2, help="seeds trained side by side, one thread each"
     )
@@ -176,6 +191,10 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, KWSConfig]:
     config = cli.parse(given).config
     names = RECIPES if "all" in options.recipes else options.recipes
     recipes = {**{name: RECIPES[name] for name in names}, **config.report.ablation}
+    if options.table == "noise":
+        if recipes:
+            raise ValueError("--table noise has trainings of its own; leave out other recipes")
+        recipes = noise.RECIPES
     report = dataclasses.replace(config.report, ablation=recipes)
     return options, dataclasses.replace(config, report=report)
 
@@ -186,13 +205,14 @@ def run(options: argparse.Namespace, config: KWSConfig) -> list[dict[str, Any]]:
         (dataclasses.replace(config, seed=n), options.out / f"seed-{n}")
         for n in range(options.seeds)
     ]
+    work, printed = (noise.one_seed, dict) if options.table == "noise" else (one_seed, _printed)
     if options.jobs == 1:
-        return [_printed(one_seed(*job)) for job in jobs]
+        return [printed(work(*job)) for job in jobs]
     # spawned, because torch's threads do not survive a fork
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
-        running = [pool.submit(one_seed, *job) for job in jobs]
+        running = [pool.submit(work, *job) for job in jobs]
         for future in as_completed(running):
-            _printed(future.result())
+            printed(future.result())
         return [future.result() for future in running]
 
 
@@ -217,6 +237,25 @@ def _summary(values: list[float]) -> dict[str, Any]:
     return {"mean": mean, "half_width": half if math.isfinite(half) else None, "seeds": values}
 
 
+def _write_noise(
+    options: argparse.Namespace, config: KWSConfig, results: Sequence[dict[str, Any]]
+) -> None:
+    """Print the table of noises, and write it."""
+    tables, remarks = (noise.rows(results), noise.shape(results)), noise.notes(results, config)
+    for table, left in zip(tables, (1, 2), strict=True):
+        print("\n".join(["", as_text(table, left)]))
+    print("\n".join(["", *remarks]))
+    titles = "Noise of training against noise of inference", "What noise of inference costs"
+    pages = [
+        as_markdown(tables[0], titles[0], [], 1),
+        as_markdown(tables[1], titles[1], remarks, 2),
+    ]
+    write_atomically(options.out / "noise.md", "\n".join(pages))
+    report = {"results": results, "config": config.to_dict(), "versions": kws.versions()}
+    path = write_atomically(options.out / "noise.json", json.dumps(report, indent=2) + "\n")
+    print(f"Reports in {path.parent}")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, measure, print the tables and write the reports."""
     start = time.perf_counter()
@@ -226,6 +265,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         results = run(options, config)
     except (OSError, ValueError) as error:
         raise SystemExit(f"benchmarks.hwa: {error}") from error
+    if options.table == "noise":
+        _write_noise(options, config, results)
+        return
     found = differences(results)
     remarks = notes(results, config, time.perf_counter() - start)
     tables = [("Hardware-aware training on real speech", rows(found), 4)]

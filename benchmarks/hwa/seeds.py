@@ -14,18 +14,13 @@ from torch import nn
 
 import analogtorch as at
 from analogtorch.files import write_atomically
-from analogtorch.speech import kws
+from analogtorch.speech import kws, levels
 from analogtorch.speech.ablation import variants
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.data import Clips, fingerprint
 from analogtorch.speech.rundir import RunFolder
 from analogtorch.speech.task import Task, prepare
 from benchmarks.hwa.recipes import CONFIGURED
-
-CHOICE = ("1 day", "1 year")
-"""Times at which the chips are measured on the validation part, by which a recipe is chosen."""
-_CHOICE_SEED, _CHOICE_CHIPS = 1_000_000, 5
-"""Chips of the choice; those of the measurement have other seeds."""
 
 Result = dict[str, Any]
 
@@ -39,38 +34,34 @@ def one_seed(config: KWSConfig, folder: Path) -> Result:
         folder: folder of the seed; a net whose result is there is not trained again.
     """
     with RunFolder.open(folder, config, resume=True) as run:
-        return _Seed(config, run).result()
+        return _Recipes(config, run).result()
 
 
-class _Seed:
+class Seed:
+    """The digital net of a training seed, and results in its folder, which are kept."""
+
     def __init__(self, config: KWSConfig, run: RunFolder) -> None:
         self.config, self.run = config, run
         self.recipes = variants(config)
-        self.names = {CONFIGURED: "hwa", **{each.name: each.key for each in self.recipes}}
-        """Name of the files of each recipe."""
         self._begun = False
 
-    def result(self) -> Result:
-        found = self._kept("control", self._control)
-        configs = {CONFIGURED: self.config, **{each.name: each.config for each in self.recipes}}
-        recipes = {
-            name: self._kept(self.names[name], functools.partial(self._recipe, name, config))
-            for name, config in configs.items()
-        }
-        if self._begun:
-            self.run.finish()
-        return found | {"recipes": recipes}
-
-    def _kept(self, name: str, make: Callable[[], Result]) -> Result:
-        """Return what an earlier run has kept, or what ``make`` returns."""
-        file = f"{name}.json"
-        if (found := _measured(self.run.path / file, self.config)) is not None:
+    def kept(
+        self, name: str, make: Callable[[], Result], whole: Callable[[Result], bool]
+    ) -> Result:
+        """Return what an earlier run has kept, if it is ``whole``, or what ``make`` returns."""
+        path = self.run.path / f"{name}.json"
+        if path.is_file() and whole(found := json.loads(path.read_text())):
             return found
         start = time.perf_counter()
         self._begin()
         found = make() | {"seconds": round(time.perf_counter() - start, 1)}
-        write_atomically(self.run.file(file), json.dumps(found, indent=2) + "\n")
+        write_atomically(self.run.file(path.name), json.dumps(found, indent=2) + "\n")
         return found
+
+    def finish(self) -> None:
+        """Mark the folder as finished, unless all was there before."""
+        if self._begun:
+            self.run.finish()
 
     def _begin(self) -> None:
         if not self._begun:
@@ -92,6 +83,27 @@ class _Seed:
     def digital(self) -> nn.Module:
         return kws.train_digital(self.config, self.task, self.run)
 
+
+class _Recipes(Seed):
+    def result(self) -> Result:
+        found = self.kept("control", self._control, self._whole)
+        each = [
+            (CONFIGURED, "hwa", self.config),
+            *((of.name, of.key, of.config) for of in self.recipes),
+        ]
+        recipes = {
+            name: self.kept(key, functools.partial(self._recipe, key, config), self._whole)
+            for name, key, config in each
+        }
+        self.finish()
+        return found | {"recipes": recipes}
+
+    def _whole(self, found: Result) -> bool:
+        """Return whether a result has all chips and times of the configuration."""
+        counts = {row["num_chips"] for row in found["on_chip"].values()}
+        wanted = self.config.sweep
+        return counts == {wanted.num_chips} and set(found["on_chip"]) >= set(wanted.times)
+
     def _control(self) -> Result:
         config, task, digital = self.config, self.task, self.digital
         control = copy.deepcopy(digital)
@@ -104,37 +116,14 @@ class _Seed:
             **self._on_chip(config, kws.to_chip(config, task, control)),
         }
 
-    def _recipe(self, name: str, config: KWSConfig) -> Result:
-        net = kws.train_hwa(config, self.task, self.run, self.digital, self.names[name])
+    def _recipe(self, key: str, config: KWSConfig) -> Result:
+        net = kws.train_hwa(config, self.task, self.run, self.digital, key)
         return self._on_chip(config, net)
 
     def _on_chip(self, config: KWSConfig, net: nn.Module) -> Result:
         """Return accuracies of a net on chips, on test and validation parts, and its tiles."""
-
-        def validation(chip: nn.Module) -> float:
-            return at.accuracy(chip, [self.task.val])
-
-        chosen = at.sweep(
-            net,
-            validation,
-            num_chips=_CHOICE_CHIPS,
-            times=CHOICE,
-            seed=_CHOICE_SEED,
-            compensation=config.chip.compensation,
-            defects=config.chip.defects,
-        )
         return {
             "on_chip": kws.measure(config, self.task, net).to_dict(),
-            "validation": chosen.values.mean().item(),
+            "validation": levels.validated(config, self.task, net).values.mean().item(),
             "tiles": at.summary(net).tiles,
         }
-
-
-def _measured(file: Path, config: KWSConfig) -> Result | None:
-    """Return the result in the file, if it has all chips and times of the configuration."""
-    if not file.is_file():
-        return None
-    found: Result = json.loads(file.read_text())
-    counts = {row["num_chips"] for row in found["on_chip"].values()}
-    times = set(config.sweep.times)
-    return found if counts == {config.sweep.num_chips} and set(found["on_chip"]) >= times else None

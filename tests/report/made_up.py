@@ -73,6 +73,7 @@ def result(classes: int = 3, layers: int = 2) -> Result:
         heard=heard(names), mapping=mapping, cost=at.cost(mapping), windows_per_second=4.0,
         sensitivity=at.sensitivity(model, accuracy, **given),
         budget=at.budget(model, accuracy, growth=None, names=["programming_noise", "adc"], **given),
+        levels={1.0: sweep(0.9), 1.5: sweep(0.91)}, level=1.5,
         ablation={f"without {HOSTILE}": sweep(0.88)},
         config={"seed": 3, "data": {"folder": {"root": f"/data/{HOSTILE}"}}, "times": list(TIMES)},
         command=f"analogtorch kws --config config.json --out '{HOSTILE}'",

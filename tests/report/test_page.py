@@ -161,6 +161,13 @@ def test_tables_are_those_of_the_json(page: Element, report: dict) -> None:
     for name, (_, share) in consumers.items():
         energy = report["cost"]["energy"][name.replace(" ", "_")]
         assert share == f"{100 * energy / total:.1f} %"
+    levels = rows(page, "Accuracy on validation clips after training with each level")
+    assert list(levels) == ["1", "1.5, chosen"]
+    assert report["levels"]["chosen"] == 1.5
+    for cells, found in zip(
+        levels.values(), report["levels"]["validation accuracy"].values(), strict=True
+    ):
+        assert cells[0].startswith(f"{100 * next(iter(found.values()))['mean']:.2f} ±")
     ((name, cells),) = rows(page, "Other trainings").items()
     found = report["ablation"][name]
     for time, cell in zip(found["accuracy"], cells[:3], strict=True):

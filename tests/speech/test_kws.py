@@ -16,9 +16,9 @@ from analogtorch.__main__ import main
 from analogtorch.cli import kws as cli
 from analogtorch.cli.kws import parse
 from analogtorch.files import locked, parse_json, signed
-from analogtorch.speech import espeak, kws
+from analogtorch.speech import espeak, kws, levels
 from analogtorch.speech.ablation import variants
-from analogtorch.speech.config import KWSConfig, ModelConfig
+from analogtorch.speech.config import ChipConfig, KWSConfig, ModelConfig
 from analogtorch.speech.labels import LABELS
 from analogtorch.speech.logs import PHASES
 from analogtorch.speech.rundir import JOURNAL, RunFolder
@@ -134,6 +134,44 @@ def test_other_trainings_are_measured_on_the_same_chips(
     trained = torch.load(tmp_path / "hwa.pt", weights_only=True)
     assert all(torch.equal(same[key], trained[key]) for key in trained)
     assert any(not torch.equal(other[key], trained[key]) for key in trained)
+
+
+def test_validation_clips_choose_the_level_of_the_training_noise(
+    clips: Path, tmp_path: Path, monkeypatch
+) -> None:
+    measured, scores = levels.validated, iter([0.5, 0.75])
+
+    def validated(*args: object, **options: object) -> at.Sweep:
+        found = measured(*args, **options)
+        return dataclasses.replace(found, values=torch.full_like(found.values, next(scores)))
+
+    monkeypatch.setattr(levels, "validated", validated)
+    given = ["--chip.levels=[0, 4]", "--digital.epochs=1", "--hwa.epochs=1", "--report.clips=0"]
+    assert run(clips, tmp_path, *given) == 0
+    found = json.loads((tmp_path / "report.json").read_text())["levels"]
+    assert found["chosen"] == 4
+    assert list(found["validation accuracy"]) == ["0", "4"]
+    assert list(found["validation accuracy"]["4"]) == ["1 day", "1 year"]
+    names = ("hwa", "hwa-0", "hwa-4")
+    nets = {n: torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in names}
+    same = [n for n in names if all(torch.equal(nets[n][k], v) for k, v in nets["hwa"].items())]
+    assert same == ["hwa", "hwa-4"]
+    curve = (tmp_path / "training/hwa.csv").read_text()
+    assert curve == (tmp_path / "training/hwa-4.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"levels": (1.0,)}, "give two or more that differ"),
+        ({"levels": (1.0, 1)}, "give two or more that differ"),
+        ({"levels": (1.0, -1.0)}, "chip.levels"),
+        ({"levels": (1.0, 2.0), "training": at.TrainingNoise(weight="none")}, "of a noise"),
+    ],
+)
+def test_levels_that_cannot_be_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ChipConfig(**options)
 
 
 @pytest.mark.parametrize(

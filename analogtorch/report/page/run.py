@@ -115,6 +115,8 @@ def _key_times(sweep: Sweep) -> list[str]:
 
 def _sections(result: Result, plot: str) -> Iterator[Section]:
     yield _accuracy(result, plot)
+    if result.levels:
+        yield _levels(result)
     if result.ablation:
         yield _ablation(result)
     if result.heard is not None:
@@ -180,6 +182,30 @@ def _accuracy(result: Result, plot: str) -> Section:
 
 def _chips(of: Sweep | Heard) -> str:
     return f"{len(of.seeds)} chip{'s' if len(of.seeds) > 1 else ''}"
+
+
+def _levels(result: Result) -> Section:
+    first = next(iter(result.levels.values()))
+    rows = [
+        (
+            f"{level:g}" + ", chosen" * (level == result.level),
+            *map(spread_text, sweep.mean.tolist(), sweep.std.tolist()),
+            f"{100 * sweep.values.mean().item():.2f}",
+        )
+        for level, sweep in result.levels.items()
+    ]
+    return Section(
+        "Level of the training noise",
+        (
+            Table(
+                caption="Accuracy on validation clips after training with each level, in percent, "
+                f"mean ± standard deviation over {_chips(first)} that no other table has; the "
+                "largest mean over them and the times chose, without a look at the test clips",
+                header=("level", *first.times, "mean"),
+                rows=tuple(rows),
+            ),
+        ),
+    )
 
 
 def _ablation(result: Result) -> Section:

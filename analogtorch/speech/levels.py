@@ -1,0 +1,105 @@
+"""The level of the training noise: each is trained, and the validation clips choose, on chips."""
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import nn
+
+import analogtorch as at
+from analogtorch.devices import seconds
+from analogtorch.evaluate import Sweep
+from analogtorch.evaluate.journal import files
+from analogtorch.files import write_atomically
+from analogtorch.simulate.chip import beyond_data
+from analogtorch.speech.config import KWSConfig
+from analogtorch.speech.rundir import RunFolder
+from analogtorch.speech.task import Task
+
+logger = logging.getLogger("analogtorch")
+
+TIMES = ("1 day", "1 year")
+"""Times of the choice; those beyond the data of the chip's devices are left out."""
+NUM_CHIPS = 5
+_SEED = 1_000_000
+"""Seed of the chips of the choice; those of the measurement have other seeds."""
+FILES = files(NUM_CHIPS)
+"""Files that keep the measurements of one level."""
+
+
+def at_level(config: KWSConfig, level: float) -> KWSConfig:
+    """Return the configuration that trains with one level."""
+    training = dataclasses.replace(config.chip.training, scale=level)
+    chip = dataclasses.replace(config.chip, training=training, levels=())
+    return dataclasses.replace(config, chip=chip)
+
+
+def key(level: float) -> str:
+    """Return the name of the files of a level in the folder of a run."""
+    return f"hwa-{level:g}"
+
+
+def trained(
+    config: KWSConfig, task: Task, folder: RunFolder, train: Callable[[KWSConfig, str], nn.Module]
+) -> tuple[KWSConfig, nn.Module, dict[float, Sweep]]:
+    """Return the net after HWA training with the level that is best on validation clips.
+
+    With it come the configuration of that level, and the validation accuracy of each level on
+    chips: the largest mean decides, of equal ones the first. A configuration without levels is
+    trained as it is.
+
+    Args:
+        config: that of the run.
+        task: that of the configuration.
+        folder: the folder of the run; it gets the files of each level, and those of the net that is
+            chosen as ``hwa``.
+        train: returns the net that a configuration gives, and keeps its files under a name.
+    """
+    if not config.chip.levels:
+        return config, train(config, "hwa"), {}
+    nets: dict[float, nn.Module] = {}
+    found: dict[float, Sweep] = {}
+    for level in config.chip.levels:
+        logger.info("training noise of level %g", level)
+        nets[level] = train(at_level(config, level), key(level))
+        kept = folder.files(f"chips/{key(level)}", FILES)
+        found[level] = validated(config, task, nets[level], kept)
+    best = max(found, key=lambda level: found[level].values.mean().item())
+    logger.info("level %g is the best on validation clips", best)
+    folder.save("hwa", nets[best])
+    curve = (folder.path / f"training/{key(best)}.csv").read_text()
+    write_atomically(folder.file("training/hwa.csv"), curve)
+    return at_level(config, best), nets[best], found
+
+
+def validated(
+    config: KWSConfig,
+    task: Task,
+    network: nn.Module,
+    folder: Path | None = None,
+) -> Sweep:
+    """Return the validation accuracy of a net on chips that no measurement has.
+
+    Args:
+        config: that of the run.
+        task: that of the configuration.
+        network: a converted, calibrated network.
+        folder: a folder that keeps each measurement, as ``sweep`` takes it.
+    """
+
+    def accuracy(chip: nn.Module) -> float:
+        return at.accuracy(chip, [task.val])
+
+    times = [time for time in TIMES if not beyond_data(network, seconds(time))]
+    return at.sweep(
+        network,
+        accuracy,
+        num_chips=NUM_CHIPS,
+        times=times or TIMES[:1],
+        seed=_SEED,
+        compensation=config.chip.compensation,
+        defects=config.chip.defects,
+        folder=folder,
+        processes=config.sweep.processes,
+    )
