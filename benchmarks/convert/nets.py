@@ -5,8 +5,10 @@ a trained one does: batch normalisations get the statistics of the inputs, and p
 zero (vit's head, convnext's layer scales) do not stay there.
 """
 
+import ast
 import importlib.util
 import re
+import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import resources
@@ -179,7 +181,7 @@ def minilm(
         seed: of the order of the sentences.
         sentences: how many to compare on.
         calibration: how many others to calibrate with; None: all that there are, also those of the
-            language reference that ``english`` leaves out.
+            language reference that ``english`` leaves out, and then ``docstrings``.
         size: sentences of a batch to calibrate with.
 
     Raises:
@@ -212,7 +214,8 @@ def minilm(
     texts = [texts[i] for i in order]
     others = texts[sentences:]
     if calibration is None:
-        others += [s for s in english(every=1) if s not in set(texts)]
+        more = dict.fromkeys(english(every=1) + docstrings())
+        others += [s for s in more if s not in set(texts)]
     others = others[:calibration]
     return Net(
         name="MiniLM",
@@ -248,6 +251,16 @@ def english(every: int = 2) -> list[str]:
         for s in _sentences(file.read_text("utf-8"))
     ]
     return list(dict.fromkeys(data + python[::every]))
+
+
+def docstrings() -> list[str]:
+    """Return sentences of the docstrings of Python's standard library, as ``english`` does."""
+    found: list[str] = []
+    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                found += _sentences(ast.get_docstring(node) or "")
+    return list(dict.fromkeys(found))
 
 
 def _sentences(text: str) -> list[str]:
