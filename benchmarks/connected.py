@@ -60,8 +60,12 @@ PHASES = {
 """The phases of a digital net: first which word sounds how, then what is said, by CTC or RNN-T."""
 FURTHER = Phase(epochs=2, learning_rate=2e-3, warmup=0.1, distill=0.5, **_PLAIN)
 """The phase of control and HWA net."""
-NOISE_OF_TRAINING = at.TrainingNoise(weight="device", time=("0 s", "1 day", "1 month"))
+NOISE_OF_TRAINING = at.TrainingNoise(weight="device", time=("1 h", "1 day", "1 month"))
 """Of devices of several ages: nets that have learnt on old ones alone err on fresh chips."""
+DIGITAL = {"ctc": ["encoder.convolutions.0.*", "head"]}
+DIGITAL["rnnt"] = ["encoder.convolutions.0.*", "joint.*"]
+"""Layers that stay digital: those whose sums do not suit the fixed range of the ADC. Features are
+large together where it is loud or silent; the outputs, as in the joint net, are few and decide."""
 CALIBRATED = 256
 """Training utterances that calibrate."""
 WIDTH = 8
@@ -156,8 +160,7 @@ class Seed:
 
     def on_chip(self, network: nn.Module) -> nn.Module:
         """Return a copy, converted and calibrated."""
-        exclude = ["joint.*"] if self.options.model == "rnnt" else []
-        model = at.convert(copy.deepcopy(network), chip(), exclude=exclude)
+        model = at.convert(copy.deepcopy(network), chip(), exclude=DIGITAL[self.options.model])
         return self.calibrated(model)
 
     def calibrated(self, model: nn.Module) -> nn.Module:
@@ -234,6 +237,7 @@ def _recipe(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]
         "parts": [dataclasses.asdict(p) for p in (TRAINING, MASKS, FURTHER, *PHASES.values())],
         "encoder": ENCODERS[options.model],
         "chip": at.chips.to_dict(chip()),
+        "digital": DIGITAL[options.model],
         "utterances": SIZES["train"],
     }
     names = ("chips", "times", "beams")
@@ -288,6 +292,8 @@ def notes(
         f"{len(data.measured)} utterances of the {options.split} part with {said} words, of the "
         f"ten command words, at 10 to 30 dB over recorded noise; greedy decoding. The set has "
         "digits only among its few _unknown_ clips, which are left out.",
+        f"Digital: {', '.join(DIGITAL[options.model])}. Training noise: devices of "
+        f"{', '.join(map(str, NOISE_OF_TRAINING.times))}.",
         "Control: the epochs and the teacher of the HWA net, without noise. Intervals "
         "are over seeds, by Student's t, on one set of test utterances.",
         f"The digital nets on the first {min(options.beams, len(data.measured))} utterances: "

@@ -1,6 +1,6 @@
 """A recurrent transducer of 45 million weights on five speech chips: room, time, memory, energy.
 
-    python -m benchmarks.rnnt [--seconds 10]
+    python -m benchmarks.rnnt [--seconds 10] [--balance] [--expansion 1]
 
 The net has the shape of MLPerf's RNN-T, which Ambrogio et al. (2023) ran on five chips, and random
 weights: it says nothing about error rates, but as much about room, time and energy as a trained
@@ -109,6 +109,17 @@ def example(seconds: float) -> tuple[Tensor, Tensor]:
     return torch.zeros(frames, 1, 240), torch.zeros(symbols, 1, dtype=torch.long)
 
 
+def chips(balance: bool = False, expansion: float | None = None) -> tuple[Chip, Chip]:
+    """Return the chip with four devices per weight, and that with two."""
+    four, two = (
+        at.chips.ibm_speech34(pcm_per_weight=n, asymmetry_balance=balance).replace(
+            expansion={"factor": expansion}
+        )
+        for n in (4, 2)
+    )
+    return four, two
+
+
 def mapped(seconds: float, four: Chip, two: Chip) -> list[at.ChipMapping]:
     """Return the mappings of the matrices with four and with two devices per weight.
 
@@ -186,6 +197,15 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--seconds", type=positive, default=10, help="length of the utterance")
+    parser.add_argument(
+        "--balance", action="store_true", help="read each MVM twice, with exchanged polarities"
+    )
+    parser.add_argument(
+        "--expansion",
+        type=float,
+        metavar="FACTOR",
+        help="expand all matrices to so many times their rows, from 1",
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/rnnt"))
     return parser.parse_args(argv)
 
@@ -197,7 +217,7 @@ def main(
     """Map, run, print the figures and write them."""
     options = parse(argv)
     start = time.perf_counter()
-    four, two = at.chips.ibm_speech34(), at.chips.ibm_speech34(pcm_per_weight=2)
+    four, two = chips(options.balance, options.expansion)
     mappings = mapped(options.seconds, four, two)
     took = time.perf_counter() - start
     weights = mappings[2].weights

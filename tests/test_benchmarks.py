@@ -536,6 +536,17 @@ def test_the_transducer_of_the_paper_on_five_chips(
     assert "| tile | " in (tmp_path / "rnnt.md").read_text()
 
 
+def test_balance_and_expansion_of_the_transducer() -> None:
+    tile, host = [], []
+    for options in ((), (True,), (False, 1.0)):
+        energies = [at.cost(m).energy for m in rnnt.mapped(1, *rnnt.chips(*options))]
+        tile.append(sum(energy.tile for energy in energies[:2]))
+        host.append(energies[2].host_digital)
+    assert tile[1] == pytest.approx(2 * tile[0])  # each MVM is read twice
+    assert tile[2] == pytest.approx(tile[0])
+    assert host[2] > 5 * host[0] == 5 * host[1]  # inputs are multiplied by a random matrix
+
+
 def test_a_transducer_writes_the_likeliest_symbols() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
