@@ -20,8 +20,9 @@ from analogtorch.chips import Chip
 from analogtorch.conversion.watch import evaluating
 from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.ops import Plan, block_scales, fold, mvm, seed_tensor, stream
+from analogtorch.ops.noisy_weight import noisy_weight
 from analogtorch.ops.operands import Operands, per_block
-from analogtorch.ops.reference import noisy_weight
+from analogtorch.ops.physics import wide
 
 CANDIDATES = 16
 """Most ranges to try, from the largest input down by equal factors."""
@@ -181,13 +182,14 @@ WEIGHT_NOISE = 1.0
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """Return the squared distance of each vector or sample of ``a`` from that of ``b``, float64.
 
-    A few are taken at a time, so that they stay in cache: a vocabulary has tens of thousands of
-    outputs.
+    It is summed in single precision at least. A few are taken at a time, so that they stay in
+    cache: a vocabulary has tens of thousands of outputs.
     """
     few = max(2, _IN_CACHE * len(a) // max(1, a.numel()))
     pieces = max(1, len(a) // few)  # none has one vector, whose sum threads would share
     pairs = zip(a.tensor_split(pieces), b.tensor_split(pieces), strict=True)
-    return torch.cat([(x - y).double().flatten(1).square().sum(1) for x, y in pairs])
+    found = [(x - y).to(wide(x.dtype)).flatten(1).square().sum(1) for x, y in pairs]
+    return torch.cat(found).double()
 
 
 _IN_CACHE = 1 << 16

@@ -90,7 +90,7 @@ class Row:
     corrected: float = math.nan
     """The same at ``LEARNT_AT``, gain and offset of each column corrected."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Time of the process that each step took (convert, calibrate, map, program)."""
+    """Seconds that each step took (convert, calibrate, map, program)."""
     memory: float = 0.0
     """Largest memory of the process until then, the digital model included, GB."""
 
@@ -240,9 +240,9 @@ def _laid(model: nn.Module, design: Design, text: Text, chip: at.Chip, row: Row)
 
 
 def _timed(row: Row, step: str, run: Callable[[], Any]) -> Any:
-    start = time.process_time()
+    start = time.perf_counter()
     result = run()
-    row.seconds[step] = time.process_time() - start
+    row.seconds[step] = time.perf_counter() - start
     return result
 
 

@@ -43,7 +43,7 @@ def _form(plan: Plan, x: torch.Size, w: torch.Size) -> Form:
     m.blocks, m.n_columns = plan.blocks, max(len(plan.columns) - 1, 0)
     m.bounds, m.columns = ctypes.addressof(bounds), ctypes.addressof(columns)
     m.input_levels = levels(plan.input_bits) if plan.input_bits else 0
-    _set_noise(m.noise, plan)
+    set_noise(m.noise, plan)
     _set_converters(m.adc, plan, w[0])
     return form._replace(arrays=(bounds, columns))
 
@@ -79,7 +79,7 @@ def _convolution(plan: Plan, x: torch.Size, w: torch.Size) -> Form:
     return Form(m, (x[0], w[0], *output), x[0] * plan.groups, [])
 
 
-def _set_noise(noise: Any, plan: Plan) -> None:
+def set_noise(noise: Any, plan: Plan) -> None:
     """Set the weight noise of the kernels: see ``weights.h``."""
     spread = plan.spread
     noise.std, noise.shaped = plan.weight_noise, plan.shaped

@@ -122,26 +122,8 @@ static void widen_variances(const plan *p) {
 
 static void add_noise(const plan *p) {
   const convolution *c = p->c;
-  int kind = kind_of(&c->noise);
   if (!p->copy) return;
-#pragma omp for schedule(static)
-  for (size o = 0; o < p->total; o++) {
-    uint64_t word = word_of(kind, &c->noise, o);
-    size first = o / c->outputs * p->rows; /* each group has other rows */
-    for (size b = 0; b < c->blocks; b++) {
-      float full = c->scale[b * p->total + o];
-      for (size k0 = c->bounds[b]; k0 < c->bounds[b + 1]; k0 += TOGETHER * LANES) {
-        vf z[TOGETHER];
-        normals(word, (uint32_t)(c->noise.first_row + first + k0), z);
-        for (size v = 0, k = k0; v < TOGETHER && k < c->bounds[b + 1]; v++, k += LANES) {
-          size count = c->bounds[b + 1] - k;
-          vf w = load_some(c->w + o * p->rows + k, count);
-          w = kind == UNIFORM ? with_noise(UNIFORM, &c->noise, w, full, z[v]) : with_noise(SHAPED, &c->noise, w, full, z[v]);
-          store_some(p->copy + o * p->rows + k, w, count);
-        }
-      }
-    }
-  }
+  noisy_weights(&c->noise, p->copy, c->w, c->scale, p->total, c->outputs, c->bounds, c->blocks);
 }
 
 /* Numbers of outputs are counted in whole vectors: see adcs. */

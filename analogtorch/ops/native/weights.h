@@ -43,6 +43,37 @@ INLINE uint64_t word_of(int kind, const weight_noise *q, size output) {
   return kind == EXACT ? 0 : fold((uint64_t)*q->key, (uint64_t)(q->first_output + output));
 }
 
+/* out: the weights w of one output with their noise. kind: UNIFORM or SHAPED; scale: of each block, `apart` floats apart;
+ * first: number of row 0. */
+INLINE void noisy_row(int kind, const weight_noise *q, float *out, const float *w, const float *scale, size apart,
+                      const int64_t *bounds, size blocks, uint64_t word, size first) {
+  for (size b = 0; b < blocks; b++)
+    for (size k0 = bounds[b]; k0 < bounds[b + 1]; k0 += TOGETHER * LANES) {
+      vf z[TOGETHER];
+      normals(word, (uint32_t)(q->first_row + first + k0), z);
+      for (size v = 0, k = k0; v < TOGETHER && k < bounds[b + 1]; v++, k += LANES) {
+        size count = bounds[b + 1] - k;
+        store_some(out + k, with_noise(kind, q, load_some(w + k, count), scale[b * apart], z[v]), count);
+      }
+    }
+}
+
+/* The same of all outputs; each: those of a group, as each group has other rows. Called by all threads of a parallel
+ * region. */
+static void noisy_weights(const weight_noise *q, float *out, const float *w, const float *scale, size outputs, size each,
+                          const int64_t *bounds, size blocks) {
+  int kind = kind_of(q);
+  size rows = bounds[blocks];
+#pragma omp for schedule(static)
+  for (size n = 0; n < outputs; n++) {
+    uint64_t word = word_of(kind, q, n);
+    float *to = out + n * rows;
+    const float *from = w + n * rows;
+    if (kind == UNIFORM) noisy_row(UNIFORM, q, to, from, scale + n, outputs, bounds, blocks, word, n / each * rows);
+    else noisy_row(SHAPED, q, to, from, scale + n, outputs, bounds, blocks, word, n / each * rows);
+  }
+}
+
 /* Rows of the largest block, in whole vectors. */
 INLINE size widest(const int64_t *bounds, size blocks) {
   size most = 0;
