@@ -23,6 +23,7 @@ from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.data import Clips, fingerprint, speaker_note
 from analogtorch.speech.examine import examined
 from analogtorch.speech.logs import PHASES, curves, loggers
+from analogtorch.speech.once import Once
 from analogtorch.speech.rundir import CONFIG, RunFolder
 from analogtorch.speech.task import Task, prepare
 from analogtorch.speech.training import Batches, Phase, fit
@@ -354,8 +355,12 @@ def measure(
         "measuring on %d chips at %d times", config.sweep.num_chips, len(config.sweep.times)
     )
 
+    batches = list(task.test_batches())
+    once = Once([x for x, _ in batches])
+
     def accuracy(view: nn.Module) -> float:
-        return at.accuracy(view, task.test_batches())
+        with once.on(view):
+            return at.accuracy(view, batches)
 
     return at.sweep(
         network,
