@@ -724,11 +724,20 @@ def test_the_cost_of_a_sweep_is_that_of_its_parts(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches = [(torch.randn(8, 16), torch.zeros(8, dtype=torch.int64)) for _ in range(2)]
-    monkeypatch.setattr(sweep, "NETS", {"tiny": lambda _: (nn.Linear(16, 4), batches)})
+    monkeypatch.setattr(sweep, "NETS", {"tiny": lambda *_: (nn.Linear(16, 4), batches)})
     digital, whole, *parts = sweep.costs(nn.Linear(16, 4), batches, chips=2, rounds=1)
     assert digital > 0
     assert whole == pytest.approx(sum(parts))
     sweep.main(["--nets", "tiny", "--chips", "2", "--rounds", "1", "--processes", "2"])
     header, _, row, *_ = capsys.readouterr().out.splitlines()
     assert len(header.split()) == len(row.split()) - 1  # a unit
-    assert row.split()[:2] == ["tiny", "64"]
+    assert row.split()[:3] == ["tiny", "64", "64"]  # weights, and clips of a batch
+
+
+def test_what_passes_before_the_first_analog_layer_is_a_share() -> None:
+    name, whole, share, of_sweep, once = sweep.before(
+        sweep.CONFIGS / "fully_connected.yaml", rounds=1
+    )
+    assert name == "fully_connected"
+    assert 0 < float(of_sweep.rstrip("%")) < float(share.rstrip("%")) < 100
+    assert all(float(each.split()[0]) > 0 for each in (whole, once))

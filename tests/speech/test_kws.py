@@ -5,6 +5,7 @@ import json
 import shutil
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -714,7 +715,7 @@ def test_defects_of_the_chips_can_be_asked_for(tmp_path: Path, clips: Path, monk
     assert config.chip.defects == expected
     seen = []
     monkeypatch.setattr(at, "sweep", lambda *_, **options: seen.append(options["defects"]))
-    kws.measure(config, None, None)
+    kws.measure(config, SimpleNamespace(test_batches=list), None)
     assert seen == [expected]
 
 
