@@ -112,7 +112,8 @@ def run(
                 cost=cost,
                 window=config.whisper.seconds,
                 notes=_notes(config, model, recordings),
-                versions={n: version(n) for n in ("analogtorch", "torch", "transformers")},
+                versions={"analogtorch": at.__version__}
+                | {name: version(name) for name in ("torch", "transformers")},
                 took=time.perf_counter() - start,
                 config=config.to_dict(),
                 command=f"analogtorch transcribe --config {CONFIG} --out again",
