@@ -1,9 +1,11 @@
 """The table of training noise against inference noise."""
 
+import pytest
 import torch
 from torch import nn
 
 import analogtorch as at
+from benchmarks.hwa.__main__ import parse
 from benchmarks.hwa.noise import INFERENCE, PUBLISHED, TRAINED, disturbed, rows, shape
 
 NAMES = [f"{noise:.0%}" for noise in TRAINED]
@@ -55,3 +57,8 @@ def test_noise_is_that_of_the_largest_weight_and_the_same_for_all_nets() -> None
     assert not torch.equal(
         disturbed(small, 0.1, seed=2)[0].weight, disturbed(small, 0.1, seed=1)[0].weight
     )
+
+
+def test_levels_are_not_ignored() -> None:
+    with pytest.raises(ValueError, match=r"leave out chip\.levels"):
+        parse(["--chip.levels=[1, 2]"])

@@ -95,14 +95,15 @@ def _corrections(n: int, chip: SolverChip, passes: float, complex: bool) -> floa
     """Return the digital multiplications between the passes of one vector of ``n`` real numbers.
 
     Scaling the inputs and outputs of the inverse circuits takes 2 n a pass. Combining takes 3 n for
-    each pair of the passes before, and 8 n for that of the pass; complex factors take 6 n and 11 n.
+    each pair of the passes before, which are dropped after every n passes, and 8 n for that of the
+    pass; complex factors take 6 n and 11 n, and pairs are dropped after n / 2.
     """
     if chip.corrections == "added":
         return 2 * n * passes
     parts = 2 if complex else 1
     most = n // parts
-    few = min(passes, most)
-    pairs = few * (few - 1) / 2 + (passes - few) * most
+    times, rest = divmod(passes, most)
+    pairs = (times * most * (most - 1) + rest * max(rest - 1, 0)) / 2
     return n * (3 * parts * pairs + (7 + 3 * parts) * passes)
 
 

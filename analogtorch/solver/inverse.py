@@ -120,7 +120,8 @@ def matrix(blocks: Blocks, circuit: InverseCircuit) -> Tensor:
 def converted(inverse: Tensor, r: Tensor, circuit: InverseCircuit) -> Tensor:
     """Return ``inverse r`` between the converters of the circuits, (B, n, k).
 
-    DACs have the range of the vector, ADCs to a power of two (ASSUMED).
+    The range of the DACs is the largest element of their vector, that of the ADCs the power of two
+    above the largest of theirs (ASSUMED).
 
     Args:
         inverse: what circuits multiply by, (B, n, m).

@@ -119,12 +119,14 @@ def _combined(
         pair: what the circuits answered and its image, (2, b, n, k).
         r: the residual.
         held: pairs of the passes before, (2, B, n, k), whose images are orthogonal and have a norm
-            of 1; that of this pass is appended. As no more than ``n`` are independent, every n-th
-            pass begins anew.
+            of 1; that of this pass is appended. As no more than ``n`` are independent, they are
+            dropped after ``n`` passes.
         active: which of B systems these b are, bool (B,).
     """
     n, whole = r.shape[1], norms(pair[1]).unsqueeze(1)
-    for each in held[len(held) - len(held) % n :]:
+    if len(held) == n:
+        held.clear()
+    for each in held:
         before = each[:, active]
         pair = pair - (before[1].conj() * pair[1]).sum(1, keepdim=True) * before
     size = norms(pair[1]).unsqueeze(1)
@@ -134,7 +136,7 @@ def _combined(
     held[-1][:, active] = pair
     d, image = (pair[1].conj() * r).sum(1, keepdim=True) * pair
     left, before_it = (torch.linalg.vector_norm(v, dim=1, keepdim=True) for v in (r - image, r))
-    again = (left > _PROGRESS * before_it) & (len(held) % n > 0)
+    again = (left > _PROGRESS * before_it) & (len(held) < n)
     return d, image, torch.where(again, left * pair[1], r - image)
 
 

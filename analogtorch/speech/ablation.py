@@ -29,12 +29,14 @@ class Variant:
 def variants(config: KWSConfig) -> tuple[Variant, ...]:
     """Return the other trainings that ``config.report.ablation`` names.
 
+    Each has one level of the noise, ``chip.training.scale``, whatever ``chip.levels`` are.
+
     Raises:
         ValueError: a setting does not exist, or its value is refused.
     """
-    found = []
+    chip, found = dataclasses.replace(config.chip, levels=()), []
     for name, changes in config.report.ablation.items():
-        changed: Any = config
+        changed: Any = dataclasses.replace(config, chip=chip)
         for option, value in changes.items():
             try:
                 changed = _replaced(changed, option.split("."), value)

@@ -158,7 +158,8 @@ class ChipConfig:
     """The chip.
 
     Raises:
-        ValueError: the chip or an option is unknown.
+        ValueError: the chip or an option is unknown, or a level is refused.
+        TypeError: the levels are no list.
     """
 
     name: str = "hermes64"
@@ -170,22 +171,22 @@ class ChipConfig:
     levels: tuple[float, ...] = ()
     """Values of training.scale, such as [1.0, 1.5, 2.0], to train with one after the other; the
     validation clips alone choose, on noisy chips of their own after a day and a year. Each takes
-    the time of a training. None: training.scale as it is."""
+    the time of a training. Empty: training.scale as it is."""
     compensation: Compensation = "least_squares"
     """Digital correction of the drift"""
     defects: Defects = field(default_factory=Defects)
     """What is broken on the chips that the nets are measured on"""
 
     def __post_init__(self) -> None:
-        checks.settle(self, "levels", tuple(self.levels))
+        levels = checks.items("chip.levels", self.levels, "[1.0, 1.5, 2.0]")
+        levels = tuple(checks.number("chip.levels", level, least=0) for level in levels)
+        checks.settle(self, "levels", levels)
         if self.levels and self.training.weight == "none":
             raise ValueError("chip.levels are of a noise, but chip.training.weight is none")
         if len(self.levels) == 1 or len({f"{level:g}" for level in self.levels}) < len(self.levels):
             raise ValueError(
                 f"chip.levels={list(self.levels)}; give two or more that differ, or none"
             )
-        for level in self.levels:
-            checks.number("chip.levels", level, least=0)
         self.build()
 
     def build(self) -> Chip:

@@ -189,6 +189,8 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, KWSConfig]:
         *more,
     ]
     config = cli.parse(given).config
+    if config.chip.levels:
+        raise ValueError("recipes train with one level each; leave out chip.levels")
     names = RECIPES if "all" in options.recipes else options.recipes
     recipes = {**{name: RECIPES[name] for name in names}, **config.report.ablation}
     if options.table == "noise":

@@ -55,13 +55,14 @@ def test_complex_factors_combine_corrections_of_complex_systems() -> None:
 def test_work_between_passes_costs_its_multiplications(corrections: str) -> None:
     (a, b), passes = system(16), 3
     chip = CHIP.replace(corrections=corrections)
-    for matrix, right, expected in (
-        (a, b, 10 * 3 * 16 + 3 * 16 * 3),
-        (a[:8, :8] + 0j, b[:8] + 0j, 13 * 3 * 16 + 6 * 16 * 3),
+    for matrix, right, n, expected in (
+        (a, b, 16, 10 * 3 * 16 + 3 * 16 * 3),
+        (a[:2, :2], b[:2], 2, 10 * 3 * 2 + 3 * 2 * 1),  # the third pass begins anew
+        (a[:8, :8] + 0j, b[:8] + 0j, 16, 13 * 3 * 16 + 6 * 16 * 3),
     ):
         cost = at.solve(matrix, right, chip, passes=passes).cost
         assert cost is not None
-        multiplications = expected if corrections == "combined" else 2 * 3 * 16
+        multiplications = expected if corrections == "combined" else 2 * 3 * n
         # one nanosecond and 12.89 pJ of each
         assert cost.corrections_time == pytest.approx(multiplications * 1e-9)
         assert cost.corrections_energy == pytest.approx(multiplications * 12.89e-12)

@@ -22,6 +22,7 @@ from analogtorch.speech.ablation import variants
 from analogtorch.speech.config import ChipConfig, KWSConfig, ModelConfig
 from analogtorch.speech.labels import LABELS
 from analogtorch.speech.logs import PHASES
+from analogtorch.speech.report_config import ReportConfig
 from analogtorch.speech.rundir import JOURNAL, RunFolder
 from analogtorch.speech.speech_commands import which_set
 from benchmarks.hwa import __main__ as hwa
@@ -167,6 +168,7 @@ def test_validation_clips_choose_the_level_of_the_training_noise(
         ({"levels": (1.0,)}, "give two or more that differ"),
         ({"levels": (1.0, 1)}, "give two or more that differ"),
         ({"levels": (1.0, -1.0)}, "chip.levels"),
+        ({"levels": ("low", "high")}, "chip.levels must be a number"),
         ({"levels": (1.0, 2.0), "training": at.TrainingNoise(weight="none")}, "of a noise"),
     ],
 )
@@ -568,6 +570,14 @@ def test_all_options_are_checked_before_anything_is_trained(
     assert run(clips, tmp_path / "out", option) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert not list((tmp_path / "out").glob("*"))
+
+
+def test_an_ablation_may_leave_out_the_noise_whose_levels_the_run_compares() -> None:
+    report = ReportConfig(ablation={"exact": {"chip.training.weight": "none"}})
+    config = KWSConfig(chip=ChipConfig(levels=(1.0, 2.0)), report=report)
+    (exact,) = variants(config)
+    assert exact.config.chip.training.weight == "none"
+    assert exact.config.chip.levels == ()
 
 
 def test_a_source_checkout_knows_its_version(monkeypatch) -> None:

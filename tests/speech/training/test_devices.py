@@ -5,7 +5,6 @@ Other tests compile, so these run in a process of their own.
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from multiprocessing import get_context
@@ -84,10 +83,9 @@ def _killed(folder: Path) -> None:
         (signal.SIGINT, 0, 2),
         (signal.SIGTERM, 0, 2),
     ):
-        die, start = Die(number, rank=rank, step=step), time.monotonic()
+        die = Die(number, rank=rank, step=step)
         with pytest.raises(RuntimeError, match=rf"process {rank} \({number.name}\) has ended"):
             _train(folder, "e", callbacks=(die,))
-        assert time.monotonic() - start < 20  # the others are not waited for
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -106,4 +104,4 @@ def test_a_process_that_has_compiled_is_an_error(process, tmp_path: Path) -> Non
 
 
 def test_a_process_that_is_killed_ends_the_others(process, tmp_path: Path) -> None:
-    process.submit(_killed, tmp_path).result(60)
+    process.submit(_killed, tmp_path).result(60)  # others that are waited for never end
