@@ -23,8 +23,18 @@ def noisy_weight(w: Tensor, scale: Tensor, key: Tensor, plan: Plan) -> Tensor:
         scale: weight at full conductance, (blocks, outputs).
         key: () int64.
         plan: the plan of the product; without ``weight_noise`` the result is ``w``.
+
+    Raises:
+        ValueError: the weights or their scale do not fit the plan.
     """
     w = w.detach()
+    rows, full = w.shape[1:].numel(), (plan.blocks, len(w))
+    # the kernel trusts these shapes when it reads memory
+    if rows != plan.bounds[-1] or scale.shape != full:
+        raise ValueError(
+            f"noisy_weight: the plan has {plan.bounds[-1]} rows and scales of shape {full}; got "
+            f"{rows} rows and scales of shape {tuple(scale.shape)}"
+        )
     ours = w.device.type == "cpu" and w.dtype == scale.dtype == torch.float32 and w.numel() > 0
     if not (ours and plan.weight_noise > 0 and loading.available()):
         return reference.noisy_weight(w, scale, key, plan)

@@ -116,7 +116,7 @@ def errors(count: int, _: Path | None) -> Found:
 
 def costs(count: int, _: Path | None) -> Found:
     """Time and energy beside a digital LU."""
-    header = "n", "passes", "time, us", "corrections", "LU", "energy, nJ", "corrections", "LU"
+    header = "n", "passes", "time, us", "correction", "LU", "energy, nJ", "correction", "LU"
     table = [[*header, "combining, nJ", "setup, nJ", "analog"]]
     for n in SIZES:
         a, b = near_identity(n, max(count // n, 1))
@@ -136,7 +136,7 @@ def costs(count: int, _: Path | None) -> Found:
         table.append([str(n), passes, *cells])
     notes = [
         "modelled, one system near the identity with one right-hand side, without programming",
-        "corrections, second passes: MVMs multiply the last correction alone, and circuits find "
+        "correction, second passes: MVMs multiply the last correction alone, and circuits find "
         "the Schur complements (mvm={'multiplies': 'correction'}, inverse={'schur': 'analog'})",
         "LU: one digital unit of 1 ns and 12.89 pJ per multiplication and addition of 32 bits",
         "combining: digital work on corrections, in the energies of both",

@@ -46,3 +46,12 @@ def test_without_noise_they_are_the_weights() -> None:
     shape, plan = PLANS["linear"]
     w = torch.randn(shape)
     assert torch.equal(noisy_weight(w, block_scales(w, plan.bounds), KEY, plan), w)
+
+
+def test_weights_and_scales_that_do_not_fit_the_plan_are_refused() -> None:
+    shape, plan = PLANS["linear"]
+    w = torch.randn(shape)
+    scale = block_scales(w, plan.bounds)
+    for weights, scales in ((w[:, :299], scale), (w[:36], scale), (w, scale[:1])):
+        with pytest.raises(ValueError, match="the plan has 300 rows"):
+            noisy_weight(weights, scales, KEY, plan)
