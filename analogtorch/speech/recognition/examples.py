@@ -18,8 +18,8 @@ from analogtorch.values import checks
 
 IGNORED = -100
 """Label of a code that does not count."""
-_FRAME_MS, _HOP = 40, SAMPLE_RATE // 50
-"""Length of a frame, ms, and samples between two, those of ``LogMel``."""
+_HOP = SAMPLE_RATE // 50
+"""Samples between two frames of ``LogMel``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class Examples:
         self._frames: list[Tensor] = []
         self._tokens: list[Tensor] = []
         self._spans: list[Tensor] = []
-        features = LogMel(window_ms=_FRAME_MS)
+        features = LogMel()
         for utterance in utterances:
             found = features.of_any_length(utterance.samples[None])[0]
             # half the memory; 1e-3 of a feature is 0.02 dB
