@@ -46,10 +46,11 @@ INLINE void pair_squares(float *out, const float *x, size count) {
 
 /* LANES pairs of `count` numbers. */
 INLINE vf load_pairs(const uint16_t *x, size count) {
-  if (count >= 2 * LANES) return load((const float *)x);
   uint16_t all[2 * LANES] = {0};
-  if (count > 0) memcpy(all, x, (size_t)count * 2);
-  return load((const float *)all);
+  vf found;
+  if (count > 0 && count < 2 * LANES) x = memcpy(all, x, (size_t)count * 2);
+  memcpy(&found, count > 0 ? x : all, sizeof found);
+  return found;
 }
 
 /* The first `count` of x. */

@@ -45,6 +45,7 @@ class Stream:
     def __init__(self, network: Any, recordings: int = 1) -> None:
         self.network = network
         self.recordings = checks.count("Stream: recordings", recordings)
+        self._ended: set[int] = set()  # recordings whose last chunk was heard
         self._encoder: State | None = None
         self._last: Tensor | None = None  # of CTC, the token or blank of the last code
         self._predicted = torch.empty(0)
@@ -55,17 +56,26 @@ class Stream:
         """Return the tokens that a chunk of each recording adds.
 
         Args:
-            heard: the chunks. All but the last must have as many frames as their tensor, a multiple
-                of the stride of the encoder.
+            heard: the chunks. All but the last of a recording must have as many frames as their
+                tensor, a multiple of the stride of the encoder; those after it have none.
 
         Raises:
-            ValueError: there are chunks of another number of recordings.
+            ValueError: there are chunks of another number of recordings, or a recording goes on
+                after its last chunk.
         """
         if len(heard.lengths) != self.recordings:
             raise ValueError(
                 f"Stream: {len(heard.lengths)} chunks for {self.recordings} recordings; pass one "
                 "of each"
             )
+        stride, frames = self.network.encoder.stride, heard.frames.shape[1]
+        if late := [i for i in self._ended if heard.lengths[i]]:
+            raise ValueError(
+                f"Stream: recording {late[0]} goes on after a chunk that was shorter than others "
+                f"or no multiple of {stride} frames, which ends it; begin another Stream"
+            )
+        whole = heard.lengths == frames if frames % stride == 0 else heard.lengths < 0
+        self._ended |= {i for i, goes_on in enumerate(whole.tolist()) if not goes_on}
         codes, lengths, self._encoder = self.network.encoder(heard, self._encoder)
         if hasattr(self.network, "prediction"):
             return self._transduced(codes, lengths)

@@ -182,7 +182,8 @@ class ConnectedWords(Dataset[Utterance]):
 
     def _noisy(self, key: tuple[int, ...], samples: Tensor) -> Tensor:
         share, where, ratio = uniform(*key, "noise", np.arange(3)).tolist()
-        if self.noise is None or share >= self.joining.noise_probability:
+        silent = not samples.any()  # has no level that noise could be relative to
+        if silent or self.noise is None or share >= self.joining.noise_probability:
             return samples
         low, high = self.joining.snr_db
         background = self.noise.stretch(where, len(samples))

@@ -137,6 +137,11 @@ def test_bad_input_is_named(network: CTC | Transducer) -> None:
         greedy(network, heard(3, 1))
     with pytest.raises(ValueError, match="1 chunks for 2 recordings"):
         Stream(network, 2).hear(heard(rows=1))
+    for frames, lengths in ((8, [8, 4]), (6, [6, 6])):
+        stream = Stream(network, 2)
+        stream.hear(Heard(torch.zeros(2, frames, 40), torch.tensor(lengths)))
+        with pytest.raises(ValueError, match="goes on after a chunk.*no multiple of 4"):
+            stream.hear(Heard(torch.zeros(2, 8, 40), torch.tensor([8, 8])))
     with pytest.raises(ValueError, match="width"):
         beam(network, heard(), width=0)
     if isinstance(network, Transducer):

@@ -1,5 +1,6 @@
 """Connected words: whose they are, where they are, and that a seed repeats them."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -52,6 +53,13 @@ def test_noise_is_below_the_words_by_the_ratio(clips: Clips) -> None:
     added = noisy.samples - clean.samples
     loud = clean.samples[clean.samples != 0].square().mean()
     assert 10 * torch.log10(loud / added.square().mean()) == pytest.approx(20, abs=0.1)
+
+
+def test_silent_clips_stay_silent(clips: Clips) -> None:
+    silence = dataclasses.replace(clips, waveforms=torch.zeros_like(clips.waveforms))
+    noise = Noise(recordings=(torch.randn(20_000),))
+    joining = Joining(noise_probability=1.0)
+    assert not ConnectedWords(silence, joining, size=1, noise=noise)[0].samples.any()
 
 
 def test_a_stretch_of_noise_begins_anew_at_its_end() -> None:
