@@ -23,6 +23,7 @@ from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.data import Clips, fingerprint, speaker_note
 from analogtorch.speech.examine import examined
 from analogtorch.speech.logs import PHASES, curves, loggers
+from analogtorch.speech.on_chips import swept
 from analogtorch.speech.once import Once
 from analogtorch.speech.rundir import CONFIG, RunFolder
 from analogtorch.speech.task import Task, prepare
@@ -362,17 +363,15 @@ def measure(
         with once.on(view):
             return at.accuracy(view, batches)
 
-    return at.sweep(
+    return swept(
+        config,
         network,
         accuracy,
         num_chips=config.sweep.num_chips,
         times=config.sweep.times,
         seed=config.sweep.seed,
-        compensation=config.chip.compensation,
-        defects=config.chip.defects,
-        progress=progress,
         folder=folder,
-        processes=config.sweep.processes,
+        progress=progress,
     )
 
 

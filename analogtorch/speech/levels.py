@@ -14,6 +14,7 @@ from analogtorch.evaluate.journal import files
 from analogtorch.files import write_atomically
 from analogtorch.simulate.chip import beyond_data
 from analogtorch.speech.config import KWSConfig
+from analogtorch.speech.on_chips import swept
 from analogtorch.speech.rundir import RunFolder
 from analogtorch.speech.task import Task
 
@@ -92,14 +93,12 @@ def validated(
         return at.accuracy(chip, [task.val])
 
     times = [time for time in TIMES if not beyond_data(network, seconds(time))]
-    return at.sweep(
+    return swept(
+        config,
         network,
         accuracy,
         num_chips=NUM_CHIPS,
         times=times or TIMES[:1],
         seed=_SEED,
-        compensation=config.chip.compensation,
-        defects=config.chip.defects,
         folder=folder,
-        processes=config.sweep.processes,
     )

@@ -131,8 +131,8 @@ def notes(results: Sequence[dict[str, Any]], config: KWSConfig, seconds: float) 
         "the HWA net. Gain: above the control mapped directly.",
         "Intervals are over seeds, on one test part by people who are not in the training part; in "
         "brackets those of the difference from the first recipe.",
-        f"Validation clips: mean accuracy on other chips after {' and '.join(levels.TIMES)}; by it "
-        f"recipes are chosen.{chosen}",
+        f"Validation clips: mean accuracy on other chips after {' and '.join(levels.TIMES)}, as "
+        f"far as the data of the devices reach; by it recipes are chosen.{chosen}",
         f"{seconds:.0f} s, of which one seed took {statistics.fmean(each):.0f} s of one process.",
     ]
 

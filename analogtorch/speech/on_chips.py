@@ -1,0 +1,47 @@
+"""The chips that a configuration describes, on which a network is measured."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from torch import nn
+
+import analogtorch as at
+from analogtorch.evaluate import Sweep
+from analogtorch.speech.config import KWSConfig
+
+
+def swept(
+    config: KWSConfig,
+    network: nn.Module,
+    metric: Callable[[nn.Module], float],
+    *,
+    num_chips: int,
+    times: Sequence[str],
+    seed: int,
+    folder: Path | None,
+    progress: bool = False,
+) -> Sweep:
+    """Return ``sweep`` of a converted, calibrated network with the chips of a configuration.
+
+    Args:
+        config: that of the run, for what its chips compensate, their defects, and the processes.
+        network: the network.
+        metric: as ``sweep`` takes it, like all others.
+        num_chips: number of chips.
+        times: times after programming.
+        seed: seed of the chips.
+        folder: a folder that keeps each measurement.
+        progress: if True, show a progress bar.
+    """
+    return at.sweep(
+        network,
+        metric,
+        num_chips=num_chips,
+        times=times,
+        seed=seed,
+        compensation=config.chip.compensation,
+        defects=config.chip.defects,
+        progress=progress,
+        folder=folder,
+        processes=config.sweep.processes,
+    )
