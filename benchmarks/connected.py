@@ -181,6 +181,7 @@ class Seed:
             metric,
             num_chips=self.options.chips,
             times=self.options.times,
+            recalibration=self.options.read and at.Recalibration(times=self.options.read),
             folder=self.folder / f"chips-{self.options.split}",
         )
         heard = self.data.measured.batches(1)[: self.options.beams]
@@ -240,7 +241,7 @@ def _recipe(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]
         "digital": DIGITAL[options.model],
         "utterances": SIZES["train"],
     }
-    names = ("chips", "times", "beams")
+    names = ("chips", "times", "read", "beams")
     measured = {name: getattr(options, name) for name in names} | {"sizes": SIZES}
     return json.loads(json.dumps(recipe)), json.loads(json.dumps(measured))
 
@@ -314,6 +315,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=positive, default=5, help="training seeds, 0 to this - 1")
     parser.add_argument("--chips", type=positive, default=10, help="chips programmed for each net")
     parser.add_argument("--times", nargs="+", default=["0 s", "1 day", "1 month"])
+    parser.add_argument(
+        "--read",
+        nargs="+",
+        metavar="TIME",
+        help="when drift compensation is read after 0 s; left out: whenever chips are measured",
+    )
     parser.add_argument(
         "--split", choices=("test", "val"), default="test", help="what is measured: recipes on val"
     )

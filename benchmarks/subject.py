@@ -44,8 +44,8 @@ class Subject:
     """Options of ``at.chips.hermes64``."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """Fields in which ``at.hwa.Recipe`` differs from its defaults."""
-    calibrate: Mapping[str, Any] | None = None
-    """Options of the calibration of ``at.hwa.adapt``; None: its own choice."""
+    adapt: Mapping[str, Any] = field(default_factory=dict)
+    """Other arguments of ``at.hwa.adapt`` than its defaults."""
     example: Any = None
     """Input of one inference, as ``map_to_chip`` takes it; None: the first of ``batches``."""
 

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +13,6 @@ from analogtorch.calibration.histogram import ColumnHistogram, Histogram
 from analogtorch.calibration.passes import Forward, check_finite, few_threads, run
 from analogtorch.chips import Chip
 from analogtorch.conversion.watch import evaluating
-from analogtorch.devices import Spread
 from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.ops import Plan, block_scales, over_rows
 from analogtorch.ops.converters import adc, dac
@@ -266,11 +265,13 @@ def _variances(weight: Tensor, scale: Tensor | None, chip: Chip, plan: Plan) -> 
     """Yield variances of each weight, in its shape: of programming, and of reads in each MVM."""
     own = block_scales(weight, plan.bounds, plan.columns) if scale is None else scale
     full = over_rows(own, plan.bounds)
-    spread, reads = chip.cell.spread, chip.mvm_read_noise.of(chip.cell)
+    cell, reads = chip.cell, chip.mvm_read_noise.of(chip.cell)
     tables = [] if reads is None else [reads.table]
-    if spread is not None and scale is None:
-        tables.insert(0, _table(spread))
-    elif spread is not None:
+    if scale is None:
+        curve = cell.programming_sigma
+        tables.insert(0, _table(cell.spread) if cell.spread else _table.__wrapped__(curve))
+    else:
+        spread = cell.spread or cell.programming_sigma
         sigma = weight_sigma(relative(weight.flatten(1), full), full, 1.0, spread)
         yield sigma.square().to(weight.dtype).view(weight.shape)
     for table in tables:
@@ -279,7 +280,7 @@ def _variances(weight: Tensor, scale: Tensor | None, chip: Chip, plan: Plan) -> 
 
 
 @functools.lru_cache(maxsize=64)
-def _table(spread: Spread) -> tuple[float, ...]:
+def _table(spread: Callable[[Tensor], Tensor]) -> tuple[float, ...]:
     """Return the variances of programming at equally spaced weights from -1 to 1.
 
     Between them it is taken along straight lines, which one pass over the weights does; the formula

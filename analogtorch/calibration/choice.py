@@ -25,6 +25,9 @@ class LayerChoice:
     """The DAC range, as ``summary`` writes it."""
     weight_scale: str
     """Unit that has one weight scale: ``block`` or ``column``."""
+    target_time: float | None
+    """Time after programming, s, for which the targets of its devices are right
+    (``Chip.drift_aware``); None: at once."""
     adc: str
     """Where its ADC range is from: ``chip``, or the method that found it."""
     gain: float

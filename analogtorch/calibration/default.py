@@ -6,7 +6,7 @@ own layer. Then the outputs of the model are compared with those of the uncalibr
 
 import functools
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -16,12 +16,12 @@ from analogtorch.calibration.choice import CalibrationReport, Effort, Step, Verd
 from analogtorch.calibration.described import layer_choice, notes
 from analogtorch.calibration.inputs import Seen
 from analogtorch.calibration.judge import Error
-from analogtorch.calibration.options import Option, Way, offers_columns, scaled
+from analogtorch.calibration.options import LABELS, Way, aware, by_column, label
 from analogtorch.calibration.output_error import NoisyJudge
 from analogtorch.calibration.search import worth
 from analogtorch.calibration.settings import Calibration, Setting, uncalibrated
 from analogtorch.chips import Chip
-from analogtorch.chips.periphery import WeightScale
+from analogtorch.chips.choices import Choices
 
 CHIPS = 2
 """Number of noisy chips for an error: each takes a forward pass of the batches held back."""
@@ -73,15 +73,15 @@ class Default:
         if self.noisy:
             least = self._noisy_error("not calibrated", self.nothing)
             errors["uncalibrated"] = least.mean().item()
-            chips, least = self._scaled(least)
+            for change, asked in ((aware, worth), (by_column, saves)):
+                chips, least = self._changed(chips, change, least, asked)
         ways: tuple[Way, ...] = (self.way, "vector")
         for way in ways:
             found = self._settings(way, chips)
             if found is None or not self._is_no_worse(found):
                 continue
             if least is not None:
-                scale: WeightScale | None = None if chips is self.chips else "column"
-                new = self._noisy_error(str(Option(way, scale)), found)
+                new = self._noisy_error(f"{LABELS[way]}{self._label(chips)}", found)
                 errors[self.effort] = new.mean().item()
                 if way != "vector" and exceeds(new, least):
                     continue
@@ -94,16 +94,31 @@ class Default:
         )
         return self.nothing, self._report(self.nothing, self.way, errors, "uncalibrated")
 
-    def _scaled(self, least: Tensor) -> tuple[Mapping[str, Chip], Tensor]:
-        """Return the chips to calibrate on, and the error of the uncalibrated model on them.
+    def _changed(
+        self,
+        chips: Mapping[str, Chip],
+        change: Callable[[Chip], Chip],
+        least: Tensor,
+        asked: Callable[[Tensor, Tensor], bool],
+    ) -> tuple[Mapping[str, Chip], Tensor]:
+        """Return changed chips, if they save as much of the errors ``least`` as is ``asked``.
 
-        They have a weight scale per column where that saves enough of the error, ``least``.
+        The errors are those of the uncalibrated model on the chips, which are returned with them.
         """
-        if not offers_columns(self.chips.values()):
-            return self.chips, least
-        chips = {name: scaled(chip, "column") for name, chip in self.chips.items()}
-        new = self._noisy_error("not calibrated, weight scale per column", uncalibrated(chips))
-        return (chips, new) if saves(new, least) else (self.chips, least)
+        new = {name: change(chip) for name, chip in chips.items()}
+        if new == chips:
+            return chips, least
+        errors = self._noisy_error(f"not calibrated{self._label(new)}", uncalibrated(new))
+        return (new, errors) if asked(errors, least) else (chips, least)
+
+    def _label(self, chips: Mapping[str, Chip]) -> str:
+        """Return what is changed of the chips."""
+        new = [(Choices.of(chips[n]), Choices.of(self.chips[n])) for n in chips]
+        scaled = any(a.weight_scale != b.weight_scale for a, b in new)
+        return label(
+            aware=any(a.target_time != b.target_time for a, b in new),
+            scale="column" if scaled else None,
+        )
 
     def _settings(self, way: Way, chips: Mapping[str, Chip]) -> dict[str, Setting] | None:
         """Return the settings by a way; None: its DAC ranges alone make the model worse.

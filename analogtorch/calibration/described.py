@@ -7,6 +7,7 @@ from analogtorch.calibration.choice import LayerChoice
 from analogtorch.calibration.options import Way
 from analogtorch.calibration.settings import Setting
 from analogtorch.chips import Chip
+from analogtorch.chips.choices import Choices
 from analogtorch.nn.converters import dac_ranges_text
 
 
@@ -37,6 +38,7 @@ def layer_choice(
         dac="vector" if by_vector else way,
         input_range="absmax" if by_vector else dac_ranges_text(setting.ranges or []),
         weight_scale=(setting.chip or chip).periphery.weight_scale,
+        target_time=Choices.of(setting.chip or chip).target_time,
         adc="chip" if setting.limits.adc_ranges is None or not wanted else wanted.method,
         gain=gain,
     )
@@ -56,11 +58,17 @@ def notes(
             )
     elif any(s.limits.adc_ranges is not None for s in settings.values()):
         yield "ADC ranges were found: a deviation, unless the hardware offers that"
-    changed = [n for n, s in settings.items() if s.chip not in (None, chips[n])]
-    if changed:
+    new = {n: Choices.of(s.chip or chips[n]) for n, s in settings.items()}
+    old = {n: Choices.of(chips[n]) for n in settings}
+    if scaled := sum(new[n].weight_scale != old[n].weight_scale for n in new):
         yield (
-            f"{len(changed)} of {len(settings)} layers now have a weight scale per column, which "
-            "the digital unit applies"
+            f"{scaled} of {len(settings)} layers now have a weight scale per column, which the "
+            "digital unit applies"
+        )
+    if aware := sum(new[n].target_time != old[n].target_time for n in new):
+        yield (
+            f"{aware} of {len(settings)} layers are now written to targets that allow for drift "
+            "(Chip.drift_aware)"
         )
     by_vector = sum(s.ranges is None for s in settings.values())
     if by_vector:

@@ -126,7 +126,9 @@ class Trial:
         power = exact.double().flatten(1).square().sum(1)
         on_chip = self._on_chip(plan)
         # once, not for every candidate
-        written = noisy_weight(w, scale, self._key.to(x.device), on_chip)
+        cell = self.chip.cell
+        curve = None if cell.spread else cell.programming_sigma
+        written = noisy_weight(w, scale, self._key.to(x.device), on_chip, curve)
         on_chip = dataclasses.replace(on_chip, weight_noise=0.0)
         for i, ranges in enumerate([*self.candidates, None]):
             if ranges is None:
@@ -140,7 +142,7 @@ class Trial:
             self.errors[i] += relative(error, power).sum().item()
 
     def _on_chip(self, plan: Plan) -> Plan:
-        spread, chip = self.chip.cell.spread, self.chip
+        chip = self.chip
         return dataclasses.replace(
             plan,
             slicing=chip.slices.slicing,
@@ -148,8 +150,8 @@ class Trial:
             output_steps=chip.adc.levels,
             floors=int(chip.adc.rounding == "floor"),
             adc_range=chip.adc.range,
-            weight_noise=0.0 if spread is None else WEIGHT_NOISE,
-            spread=plan.spread if spread is None else spread,
+            weight_noise=WEIGHT_NOISE,
+            spread=chip.cell.spread or plan.spread,
         )
 
     def _noise(self, r: Tensor, scale: Tensor, exact: Tensor, plan: Plan) -> Tensor:

@@ -1,10 +1,10 @@
 """The settings that a search tries on all layers of a model."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from analogtorch.chips import Chip
+from analogtorch.chips.choices import offers_drift_aware
 from analogtorch.chips.periphery import WeightScale
 
 Way = Literal["measured", "tile", "percentile", "vector"]
@@ -13,7 +13,7 @@ WAYS: tuple[Way, ...] = get_args(Way)
 block. ``percentile``: as that method. ``vector``: each input vector sets its own. The largest input
 (``absmax``) is not tried: on DNN_L, CNN_L and DS-CNN of ``analogtorch/speech/pretrained.py`` it was
 the worst by far."""
-_LABELS: dict[Way, str] = {
+LABELS: dict[Way, str] = {
     "measured": "DAC ranges measured",
     "tile": "DAC ranges measured, per tile",
     "percentile": "DAC ranges by percentile",
@@ -26,23 +26,37 @@ class Option:
     """One setting of all layers."""
 
     way: Way
+    aware: bool = False
+    """Whether targets of devices allow for drift, where those of the conversion do not."""
     scale: WeightScale | None = None
     """Unit that has one weight scale; None: as at the conversion."""
     adc: bool = False
     """Whether ADC ranges are found, as ``adc`` of ``calibrate`` asks for."""
 
     def __str__(self) -> str:
-        scale = f", weight scale per {self.scale}" if self.scale else ""
-        return f"{_LABELS[self.way]}{scale}{', ADC ranges found' if self.adc else ''}"
+        adc = ", ADC ranges found" if self.adc else ""
+        return f"{LABELS[self.way]}{label(self.aware, self.scale)}{adc}"
 
 
-def offers_columns(chips: Iterable[Chip]) -> bool:
-    """Return whether a chip has a weight scale per block where it could have one per column."""
-    return any(c.periphery.weight_scale == "block" and c.periphery.scales_columns for c in chips)
+def label(aware: bool, scale: WeightScale | None) -> str:
+    """Return the choices for the chips as they follow another word of a report."""
+    targets = ", targets that allow for drift" if aware else ""
+    return f"{targets}, weight scale per {scale}" if scale else targets
 
 
-def scaled(chip: Chip, scale: WeightScale | None) -> Chip:
-    """Return the chip with a weight scale per unit, where it offers that."""
-    if scale is None or chip.periphery.weight_scale == scale or not chip.periphery.scales_columns:
+def by_column(chip: Chip) -> Chip:
+    """Return the chip with a weight scale per column, where its digital unit scales columns."""
+    if chip.periphery.weight_scale == "column" or not chip.periphery.scales_columns:
         return chip
-    return chip.replace(periphery={"weight_scale": scale})
+    return chip.replace(periphery={"weight_scale": "column"})
+
+
+def aware(chip: Chip) -> Chip:
+    """Return the chip with targets of its devices that allow for drift, where they can."""
+    return chip.drift_aware() if offers_drift_aware(chip) else chip
+
+
+def changed(chip: Chip, option: Option) -> Chip:
+    """Return the chip with the choices of an option, as far as it offers them."""
+    chip = aware(chip) if option.aware else chip
+    return by_column(chip) if option.scale == "column" else chip

@@ -72,14 +72,15 @@ def calibrate(
     language models. ``summary`` lists these layers.
 
     Where the digital unit scales columns (``Periphery.column_calibration`` or ``output_bits``), the
-    default does two things more, by the error of the model's outputs on the last quarter of
+    default does three things more, by the error of the model's outputs on the last quarter of
     the batches, which is used for nothing else; with fewer than four batches, all are used for
     both. It runs there on two noisy chips, drawn from a fixed seed: devices are programmed, drift
-    for a day and are read, and a digital factor per block or column corrects them. All layers get
-    a weight scale per column if that saves over a tenth of the error of the uncalibrated model;
-    ``weight_scale`` of their chips then changes. And if fixed DAC ranges cost over a tenth of the
-    error of a range per vector, and over 0.01 of the variance of the outputs, all layers get a
-    range per vector. ``effort="ranges"`` does neither: the chips stay as they are.
+    for a day and are read, and a digital factor per block or column corrects them. The devices of
+    all layers are written to targets that allow for a week of drift (``Chip.drift_aware``) if that
+    lowers the error of the uncalibrated model, and all layers get a weight scale per column if that
+    saves over a tenth of it; the chips of the layers then change. And if fixed DAC ranges cost over
+    a tenth of the error of a range per vector, and over 0.01 of the variance of the outputs, all
+    layers get a range per vector. ``effort="ranges"`` does none of it: the chips stay as they are.
 
     At the end, both compare the outputs without noise with those of the uncalibrated model. If the
     calibrated model is worse, all layers get a range per vector; if that is worse too, the model is
@@ -89,13 +90,13 @@ def calibrate(
     methods make no comparison and change no chip.
 
     ``effort="search"`` tries more settings of all layers together on such chips: DAC ranges
-    measured for each layer or row block, by percentile or per vector, a weight scale per column,
-    and, if ``adc`` is given, ADC ranges or those of the chip. Then up to 32 layers, the one that
-    causes most of the error first, try the three next best settings alone. Ranges are found on the
-    first half of the batches, chosen on the next quarter (four batches at most), and judged on the
-    last. The model keeps what errs least there: the search, measured ranges alone or no
-    calibration. It takes several times as long as the default, tens of times with many layers.
-    Batches should be shuffled, so that each part has all kinds of inputs.
+    measured for each layer or row block, by percentile or per vector, targets that allow for drift,
+    a weight scale per column, and, if ``adc`` is given, ADC ranges or those of the chip. Then up to
+    32 layers, the one that causes most of the error first, try the three next best settings alone.
+    Ranges are found on the first half of the batches, chosen on the next quarter (four batches at
+    most), and judged on the last. The model keeps what errs least there: the search, measured
+    ranges alone or no calibration. It takes several times as long as the default, tens of times
+    with many layers. Batches should be shuffled, so that each part has all kinds of inputs.
 
     A warning names the layers whose partial sums use so little of the ADC's fixed range, or exceed
     it so often, that the ADC's error is more than 10 % of the sums and larger than the errors of

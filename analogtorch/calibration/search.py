@@ -1,8 +1,8 @@
 """The settings with the least error of the model's outputs on noisy chips, found by trying them.
 
-First all layers are set in the same way, and each kind of setting is changed in turn: the unit of
-the weight scale, the way to find DAC ranges, the range of the ADC. Then single layers try the
-settings that did best, the layer that causes most of the error first.
+First all layers are set in the same way, and each kind of setting is changed in turn: the targets
+of the devices, the unit of the weight scale, the way to find DAC ranges, the range of the ADC. Then
+single layers try the settings that did best, the layer that causes most of the error first.
 """
 
 import dataclasses
@@ -17,13 +17,7 @@ from torch import Tensor
 from analogtorch.calibration.choice import CalibrationReport, Step, Verdict
 from analogtorch.calibration.described import layer_choice, notes
 from analogtorch.calibration.inputs import Ranges, Seen, by_magnitude, observe
-from analogtorch.calibration.options import (
-    WAYS,
-    Option,
-    Way,
-    offers_columns,
-    scaled,
-)
+from analogtorch.calibration.options import WAYS, Option, Way, changed
 from analogtorch.calibration.output_error import NoisyJudge
 from analogtorch.calibration.settings import Calibration, Setting, uncalibrated
 from analogtorch.chips import Chip
@@ -112,8 +106,11 @@ class Search:
         default = self._try(Option("measured", adc=adc))
         self._tell("not calibrated", self._errors(uncalibrated(self.chips), self.judge))
         best = default
-        if offers_columns(self.chips.values()):
-            best = self._better(best, dataclasses.replace(best.option, scale="column"))
+        changes: tuple[dict[str, Any], ...] = ({"aware": True}, {"scale": "column"})
+        for change in changes:
+            option = dataclasses.replace(best.option, **change)
+            if self._chips(option) != self._chips(best.option):
+                best = self._better(best, option)
         for way in self._other_ways():
             best = self._better(best, dataclasses.replace(best.option, way=way))
         if adc:
@@ -179,12 +176,15 @@ class Search:
         self.tried.append(Tried(option, settings, errors))
         return self.tried[-1]
 
+    def _chips(self, option: Option) -> dict[str, Chip]:
+        return {name: changed(chip, option) for name, chip in self.chips.items()}
+
     def _settings(self, option: Option) -> dict[str, Setting]:
         """Return the settings of all layers by an option."""
         whole = self.calibration
         if not option.adc:
             whole = dataclasses.replace(whole, wanted=None)
-        chips = {name: scaled(chip, option.scale) for name, chip in self.chips.items()}
+        chips = self._chips(option)
         return whole.on(chips, lambda: self._ranges(option, chips, whole))
 
     def _ranges(

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from analogtorch.devices import Cell
 from analogtorch.devices.cell import check_cell
+from analogtorch.devices.drift_aware import as_written, bare
 from analogtorch.values import checks
 
 _CLIP = 2.5
@@ -40,7 +41,7 @@ def mean_conductance(cell: Cell, t: float, weights: Tensor | None = None) -> flo
         )
     if not (weights.abs().max() <= 1 and weights.any()):
         raise ValueError("weights must lie in [-1, 1] and not all be 0; divide them by the largest")
-    targets = cell.targets(weights.detach().float())
-    nu = cell.device.drift_coefficient(targets, torch.zeros_like(targets))
+    targets = as_written(cell.device, cell.targets(weights.detach().float()))
+    nu = bare(cell.device).drift_coefficient(targets, torch.zeros_like(targets))
     now = cell.device.drift(targets, nu, t)
     return (now.double().sum() / targets.double().sum()).item()

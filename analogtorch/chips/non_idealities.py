@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from analogtorch.chips.non_ideality import NonIdeality, declared
-from analogtorch.devices import IMPERFECTIONS, Device, Imperfection, Scaled
+from analogtorch.devices import IMPERFECTIONS, Device, Imperfection
 from analogtorch.devices.device import extrapolates
 from analogtorch.devices.scaled import scaled as scaled_device
+from analogtorch.devices.scaled import unscaled
 from analogtorch.values import checks
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def _changed(
             if new != old:
                 changes.setdefault(where, {})[field.name] = new
     device = chip.cell.device
-    whole = device.device if isinstance(device, Scaled) else device  # in any order of calls
+    whole = unscaled(device)  # in any order of calls
     if present := {name: f for name, f in factors.items() if _device_has(whole, name)}:
         changes.setdefault("cell", {})["device"] = scaled_device(device, present)
     return chip.replace(**changes) if changes else chip

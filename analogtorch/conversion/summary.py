@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from analogtorch.chips import Chip
+from analogtorch.chips.choices import Choices
 from analogtorch.conversion.fast_path import reader
 from analogtorch.conversion.kinds import analog_layers, check_module, left_digital, reason
 from analogtorch.conversion.route import routed_layers
@@ -123,18 +124,18 @@ class Summary:
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         return f"{len(names)} of {len(self.layers)} layers ({shown})"
 
-    def _by_column(self) -> list[str]:
-        """Return a text about the layers with a weight scale per column; empty if none has it.
-
-        ``calibrate`` may have chosen it.
-        """
-        count = sum(row.chip.periphery.weight_scale == "column" for row in self.layers)
-        if not count:
-            return []
-        return [
-            f"{count} of {len(self.layers)} layers have a weight scale per column, which the "
-            "digital unit applies."
-        ]
+    def _choices(self) -> list[str]:
+        """Return texts about what software, such as ``calibrate``, has chosen of the chips."""
+        choices = [Choices.of(row.chip) for row in self.layers]
+        found = {
+            "have a weight scale per column, which the digital unit applies.": sum(
+                c.weight_scale == "column" for c in choices
+            ),
+            "are written to targets that allow for drift.": sum(
+                c.target_time is not None for c in choices
+            ),
+        }
+        return [f"{n} of {len(choices)} layers {text}" for text, n in found.items() if n]
 
     def _share(self, name: str) -> str:
         weights = self.share.digital.get(name)
@@ -170,7 +171,7 @@ class Summary:
             )
         lines += self._by_vector()
         lines += self._unrounded()
-        lines += self._by_column()
+        lines += self._choices()
         calibrated = [row for row in self.layers if row.adc_ranges is not None]
         if calibrated:
             of_chip = dict.fromkeys(f"{row.chip.adc.range:g}" for row in calibrated)

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from analogtorch.chips import Chip
+from analogtorch.chips.choices import Choices
 from analogtorch.conversion.example import Example, runner
 from analogtorch.conversion.fast_path import reader, restore, switch_off
 from analogtorch.conversion.fold import folded, has_folded
@@ -270,7 +271,8 @@ def _check_analog(model: nn.Module, unit: Unit, chip: Chip | None, excluded: boo
             f"convert: {unit.unit_names[0]!r} was left digital when {unit.owner!r} was converted; "
             "call analogtorch.to_digital(model) first, or exclude it again"
         )
-    if layer.chip != chip:
+    # calibrate may have chosen another weight scale or other targets
+    if layer.chip != Choices.of(layer.chip).made(chip):
         raise ValueError(
             f"convert: layer {unit.owner!r} is on another chip already; call "
             "analogtorch.to_digital(model) first, or leave it out"

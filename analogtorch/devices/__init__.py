@@ -14,6 +14,7 @@ from analogtorch.devices.curves import (
     SquareRoot,
 )
 from analogtorch.devices.device import Device, Fitted
+from analogtorch.devices.drift_aware import DriftAware
 from analogtorch.devices.file import load, save
 from analogtorch.devices.fitting import Fit, fit
 from analogtorch.devices.memcapacitor import memcapacitor
@@ -56,6 +57,7 @@ __all__ = [
     "Curve",
     "Device",
     "DifferentialPair",
+    "DriftAware",
     "Fit",
     "Fitted",
     "Imperfection",

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from analogtorch.devices.cell import Cell
 from analogtorch.devices.curves import Curve
+from analogtorch.devices.drift_aware import as_written
 
 POINTS = 257
 """Weights of ``Fluctuations.table``. Training interpolates the variance between them, within 1e-4
@@ -40,8 +41,12 @@ class Fluctuations:
         squares = (both[:, 1:] - both[:, :1]).square().tolist()
         found = cls(cell=cell, std=std, shares=(tuple(squares[0]), tuple(squares[1])), table=())
         w = torch.linspace(-1, 1, POINTS, dtype=torch.float64, device="cpu")
-        table = found.variances(cell.targets(w)).sum(0).tolist()
+        table = found.of_weights(w).sum(0).tolist()
         return replace(found, table=tuple(table))
+
+    def of_weights(self, w: Tensor) -> Tensor:
+        """Return ``variances`` of cells that hold exactly what is written for the weights ``w``."""
+        return self.variances(as_written(self.cell.device, self.cell.targets(w)))
 
     def variances(self, g: Tensor, noisy: Tensor | None = None) -> Tensor:
         """Return the variances of both polarities of weights in cells of these conductances.

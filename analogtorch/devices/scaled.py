@@ -1,12 +1,13 @@
 """A device whose imperfections are scaled or absent."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from analogtorch.devices.device import Device, check_device, extrapolates
+from analogtorch.devices.drift_aware import DriftAware, bare
 from analogtorch.devices.registry import register
 from analogtorch.values import checks
 
@@ -114,13 +115,21 @@ def scaled(device: Device, factors: dict[Imperfection, float]) -> Device:
     """Return the device with these imperfections times these factors.
 
     Without imperfections it is the device itself. Factors of a device that is ``Scaled`` already
-    are multiplied.
+    are multiplied. Targets that allow for drift then allow for what is left of it.
     """
     if not factors:
         return device
-    whole = device.device if isinstance(device, Scaled) else device
+    if isinstance(device, DriftAware):
+        return replace(device, device=scaled(device.device, factors))
+    whole = unscaled(device)
     new = {}
     for name, field in _FIELDS.items():
         before = getattr(device, field) if isinstance(device, Scaled) else 1.0
         new[field] = before * factors.get(name, 1.0)
     return Scaled(device=whole, **new)
+
+
+def unscaled(device: Device) -> Device:
+    """Return the device with all of its imperfections, each as large as it is."""
+    inner = bare(device)
+    return inner.device if isinstance(inner, Scaled) else inner

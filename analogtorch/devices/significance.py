@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from analogtorch.devices.device import Device, check_device
+from analogtorch.devices.drift_aware import DriftAware
 from analogtorch.devices.registry import register
 from analogtorch.devices.spread import Spread
 from analogtorch.values import checks
@@ -44,6 +45,12 @@ class SignificancePairs:
 
     def __post_init__(self) -> None:
         check_device("SignificancePairs.device", self.device)
+        if isinstance(self.device, DriftAware):
+            raise ValueError(
+                "SignificancePairs.device cannot be drift aware: later pairs correct what earlier "
+                "ones are off, and would take targets that allow for drift for errors; pass "
+                "device=device.device"
+            )
         name = "SignificancePairs.significances"
         given = checks.items(name, self.significances, "(4.0, 1.0)")
         found = tuple(checks.number(f"{name}[{i}]", f, above=0) for i, f in enumerate(given))

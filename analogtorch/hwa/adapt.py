@@ -9,7 +9,6 @@ from typing import Any
 from torch import nn
 
 from analogtorch.calibration.passes import Forward, check_given
-from analogtorch.calibration.search import BATCHES
 from analogtorch.calibration.settings import held_back
 from analogtorch.chips import Chip
 from analogtorch.conversion import analog_layers, convert
@@ -78,10 +77,9 @@ def adapt(
         times: times after programming at which chips are measured, as ``ProgrammedChip.at`` takes
             them. The state with the least mean error over them is kept.
         num_chips: number of chips that are measured, >= 1.
-        calibration: options of ``calibrate``, which gets 32 of the batches at most. None:
-            ``effort="search"`` for a model that is not calibrated, or its defaults if there are too
-            few batches for a search. A calibrated model keeps its ranges, which learn if
-            ``recipe.learn_ranges``. The calibration after the training finds ranges alone.
+        calibration: options of ``calibrate``, which gets 32 of the batches at most. None: its
+            defaults for a model that is not calibrated; a calibrated one keeps its ranges, which
+            learn if ``recipe.learn_ranges``. The calibration after the training finds ranges alone.
         metric: a function of the model on a chip that returns a number, such as the accuracy. It is
             reported, and decides nothing.
         seed: seed of the noise, the order of the batches and the chips, a signed 64-bit integer.
@@ -117,7 +115,7 @@ def adapt(
     names = checked_times("adapt", times)
     seeds = chip_seeds(_key(seed, "chips"), checks.count("adapt: num_chips", num_chips))
     fitted, held = held_back(batches, HELD)
-    options = _options(model, calibration, len(fitted))
+    options = _options(model, calibration)
     student = copy.deepcopy(model) if chip is None else convert(copy.deepcopy(model), chip)
     exact = model if teacher is None else teacher
     run = None
@@ -196,9 +194,7 @@ def _checked(
     return given, recipe
 
 
-def _options(
-    model: nn.Module, calibration: Mapping[str, Any] | None, batches: int
-) -> dict[str, Any] | None:
+def _options(model: nn.Module, calibration: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Return the options of ``calibrate``; None keeps the ranges that the model has."""
     if calibration is not None:
         return dict(calibration)
@@ -206,7 +202,7 @@ def _options(
     ranged = [layer for layer in layers if layer.takes_range]
     if any(layer.calibrated for layer in ranged) or (layers and not ranged):
         return None
-    return {"effort": "search", "report": None} if batches >= BATCHES else {}
+    return {}
 
 
 def _digests(student: nn.Module, teacher: nn.Module, batches: list[Any]) -> dict[str, str]:

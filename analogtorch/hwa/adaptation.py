@@ -1,6 +1,5 @@
 """The stages of ``adapt``, each measured on chips and undone if it makes the error larger."""
 
-import itertools
 import json
 import math
 import time
@@ -99,7 +98,7 @@ class Adaptation:
         """Return how many steps fit into ``seconds`` of the whole run; at least one."""
         before = time.monotonic()
         spent = self.seconds
-        for batch in itertools.islice(itertools.cycle(self.fitted), _PROBES):
+        for batch in _spread(self.fitted, _PROBES):
             training.gradients(batch)
         step = (time.monotonic() - before) / _PROBES
         # after the looks, the model is calibrated and measured a few times more
@@ -169,8 +168,7 @@ class Adaptation:
         return undone(layer for _, layer in analog_layers(self.twin.student))
 
     def _calibrate(self, options: Mapping[str, Any]) -> None:
-        count = min(CALIBRATED, len(self.fitted))
-        batches = [self.fitted[i * len(self.fitted) // count] for i in range(count)]
+        batches = _spread(self.fitted, min(CALIBRATED, len(self.fitted)))
         calibrate(self.twin.student, batches, **{"forward": self.twin.forward, **options})
 
     def _reestimate(self) -> None:
@@ -190,6 +188,11 @@ class Adaptation:
                 "finished": finished,
             }
             self.folder.write(state, training.history)
+
+
+def _spread(batches: Sequence[Any], count: int) -> list[Any]:
+    """Return so many of the batches, from all over them; some twice if there are fewer."""
+    return [batches[i * len(batches) // count] for i in range(count)]
 
 
 def _chips(model: nn.Module) -> dict[str, str]:

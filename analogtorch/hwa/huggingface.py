@@ -5,6 +5,7 @@ analogtorch.hwa.huggingface import KeepRanges``.
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer_callback import ExportableState
 
+from analogtorch.chips.choices import Choices
 from analogtorch.conversion import analog_layers
 from analogtorch.evaluate.metric import Metric
 from analogtorch.hwa.on_chips import Validation
@@ -20,7 +22,7 @@ from analogtorch.hwa.ramp import training_noise_
 from analogtorch.hwa.recipe import Recipe
 from analogtorch.hwa.schedule import Schedule, relative_adam, tails
 from analogtorch.hwa.twin import Twin
-from analogtorch.nn.converter_state import COLUMN_RANGES, EARLIER, set_weight_scale
+from analogtorch.nn.converter_state import COLUMN_RANGES, EARLIER, set_choices
 from analogtorch.values import checks
 
 _NAME = "KeepRanges"
@@ -46,8 +48,8 @@ class KeepRanges(TrainerCallback, ExportableState):
         """The DAC ranges by layer, as of the last ``state()``."""
         self.column_ranges: dict[str, dict[str, Any]] = {name: {} for name in COLUMN_RANGES}
         """The ADC ranges and output ranges of layers that have some."""
-        self.weight_scales: dict[str, str] = {}
-        """The unit of the weight scale by layer: calibration may have changed it."""
+        self.choices: dict[str, dict[str, Any]] = {}
+        """By layer what calibration may have changed of its chip: weight scale, target time."""
         self._model: nn.Module | None = None
 
     def state(self) -> dict[str, Any]:
@@ -65,8 +67,8 @@ class KeepRanges(TrainerCallback, ExportableState):
                 }
                 for kind in COLUMN_RANGES
             }
-            self.weight_scales = {n: layer.chip.periphery.weight_scale for n, layer in layers}
-        kept = {"ranges": self.ranges, "weight_scales": self.weight_scales, **self.column_ranges}
+            self.choices = {n: asdict(Choices.of(layer.chip)) for n, layer in layers}
+        kept = {"ranges": self.ranges, "choices": self.choices, **self.column_ranges}
         return {"args": {}, "attributes": kept}
 
     def on_train_begin(
@@ -246,7 +248,9 @@ def _take(model: nn.Module, state: Any) -> bool:
         for name in names
     }
     for name in names:
-        set_weight_scale(layers[name], kept.get("weight_scales", {}).get(name))
+        # an earlier version kept the weight scale alone
+        earlier = {n: {"weight_scale": scale} for n, scale in kept.get("weight_scales", {}).items()}
+        set_choices(layers[name], (earlier | kept.get("choices", {})).get(name, {}))
     for name, values in ranges.items():
         layers[name].set_input_range(values)
     for (name, kind), values in found.items():

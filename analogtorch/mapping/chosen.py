@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from analogtorch.chips import Chip
+from analogtorch.chips.choices import Choices
 from analogtorch.conversion.kinds import analog_layers
 from analogtorch.conversion.pattern import Pattern
 from analogtorch.conversion.patterns import closest
@@ -105,8 +106,7 @@ def chip_of(model: nn.Module) -> Chip:
 
 def _programmed_alike(chip: Chip, other: Chip) -> Chip:
     """Return ``chip`` with the choices of the software for ``other``."""
-    scale = {"weight_scale": other.periphery.weight_scale}
-    return chip.replace(training=other.training, periphery=scale)
+    return Choices.of(other).made(chip).replace(training=other.training)
 
 
 def _named(chip: Chip, names: list[str], first: Chip) -> str:

@@ -4,9 +4,13 @@
 """
 
 import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+
+from analogtorch.chips.choices import Choices
 
 if TYPE_CHECKING:
     from analogtorch.nn.converters import ConvertersMixin
@@ -24,8 +28,8 @@ EARLIER = {"output_bounds": "adc_ranges"}
 _INPUT_RANGE = "analogtorch.input_range"
 _KEYS = {name: f"analogtorch.{name}" for name in COLUMN_RANGES}
 _EARLIER_KEYS = {f"analogtorch.{name}": _KEYS[present] for name, present in EARLIER.items()}
-_WEIGHT_SCALE = "analogtorch.weight_scale"
-_ALL_KEYS = frozenset({_INPUT_RANGE, _WEIGHT_SCALE, *_KEYS.values(), *_EARLIER_KEYS})
+_CHOICES = {field.name: f"analogtorch.{field.name}" for field in fields(Choices)}
+_ALL_KEYS = frozenset({_INPUT_RANGE, *_CHOICES.values(), *_KEYS.values(), *_EARLIER_KEYS})
 
 
 def save(layer: "ConvertersMixin", destination: Any, prefix: str) -> None:
@@ -43,7 +47,8 @@ def save(layer: "ConvertersMixin", destination: Any, prefix: str) -> None:
             if not layer.calibrated:
                 metadata[prefix[:-1]][_INPUT_RANGE] = None
     if metadata is not None and (layer.calibrated or layer.output_ranges is not None):
-        metadata[prefix[:-1]][_WEIGHT_SCALE] = layer.chip.periphery.weight_scale
+        choices = asdict(Choices.of(layer.chip))
+        metadata[prefix[:-1]] |= {key: choices[name] for name, key in _CHOICES.items()}
     if ranges is not None and metadata is not None:
         metadata[prefix[:-1]][_INPUT_RANGE] = ranges[0] if len(ranges) == 1 else list(ranges)
     elif layer.calibrated and not layer.input_range.is_meta and layer.input_range.numel() > 1:
@@ -55,23 +60,20 @@ def save(layer: "ConvertersMixin", destination: Any, prefix: str) -> None:
         )
 
 
-def load_weight_scale(layer: "ConvertersMixin", metadata: dict) -> None:
-    """Give the layer's chip the unit of the weight scale from ``metadata``.
+def load_choices(layer: "ConvertersMixin", metadata: dict) -> None:
+    """Give the layer's chip the unit of the weight scale and the targets from ``metadata``.
 
-    Calibration may have changed it, and its ranges hold for that unit. A chip whose digital unit
-    scales no columns stays as it is.
+    Calibration may have changed them, and its ranges hold for them.
     """
-    set_weight_scale(layer, metadata.get(_WEIGHT_SCALE))
+    kept = {name: metadata[key] for name, key in _CHOICES.items() if key in metadata}
+    set_choices(layer, kept)
 
 
-def set_weight_scale(layer: "ConvertersMixin", scale: str | None) -> None:
-    """Give the layer's chip this unit of the weight scale, if it is another and the chip offers it.
-
-    None: the chip stays as it is.
-    """
-    periphery = layer.chip.periphery
-    if scale not in (None, periphery.weight_scale) and periphery.scales_columns:
-        layer.chip = layer.chip.replace(periphery={"weight_scale": scale})
+def set_choices(layer: "ConvertersMixin", kept: Mapping[str, Any]) -> None:
+    """Give the layer's chip the fields of ``Choices`` that were kept, as far as it offers them."""
+    chip = replace(Choices.of(layer.chip), **kept).made(layer.chip)
+    if chip != layer.chip:
+        layer.chip = chip
 
 
 def load_column_ranges(layer: "ConvertersMixin", metadata: dict, errors: list) -> None:

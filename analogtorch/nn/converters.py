@@ -282,7 +282,7 @@ class ConvertersMixin(nn.Module):
 
     def _load_converters(self, value: Any, local_metadata: dict, errors: list) -> None:
         """Set the ranges of a ``state_dict``; ``value`` is its entry ``input_range``."""
-        converter_state.load_weight_scale(self, local_metadata)
+        converter_state.load_choices(self, local_metadata)
         converter_state.load_column_ranges(self, local_metadata, errors)
         converter_state.load_input_range(self, value, local_metadata, errors)
 

@@ -179,7 +179,7 @@ def read_variances(
         scale = block_scales(weight, section.bounds, section.columns)
         full = over_rows(scale, section.bounds).view(section.shape)
         w = relative(weight, full).clamp(-1, 1)
-        return fluctuations.variances(fluctuations.cell.targets(w)).bfloat16()
+        return fluctuations.of_weights(w).bfloat16()
 
 
 def _normals(section: Section, key: Tensor, common: bool = False) -> Tensor:

@@ -4,6 +4,7 @@
 """
 
 import ctypes
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -15,7 +16,13 @@ from analogtorch.ops.native.structures import WeightNoise
 from analogtorch.ops.plan import Plan
 
 
-def noisy_weight(w: Tensor, scale: Tensor, key: Tensor, plan: Plan) -> Tensor:
+def noisy_weight(
+    w: Tensor,
+    scale: Tensor,
+    key: Tensor,
+    plan: Plan,
+    spread: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """Return the weights that ``mvm`` multiplies by, of ``w``'s shape and type, without gradient.
 
     Args:
@@ -23,6 +30,8 @@ def noisy_weight(w: Tensor, scale: Tensor, key: Tensor, plan: Plan) -> Tensor:
         scale: weight at full conductance, (blocks, outputs).
         key: () int64.
         plan: the plan of the product; without ``weight_noise`` the result is ``w``.
+        spread: the deviation of a weight, as ``physics.weight_sigma`` takes it, of cells whose
+            curve kernels do not know; None: that of the plan.
 
     Raises:
         ValueError: the weights or their scale do not fit the plan.
@@ -36,8 +45,8 @@ def noisy_weight(w: Tensor, scale: Tensor, key: Tensor, plan: Plan) -> Tensor:
             f"{rows} rows and scales of shape {tuple(scale.shape)}"
         )
     ours = w.device.type == "cpu" and w.dtype == scale.dtype == torch.float32 and w.numel() > 0
-    if not (ours and plan.weight_noise > 0 and loading.available()):
-        return reference.noisy_weight(w, scale, key, plan)
+    if not (ours and spread is None and plan.weight_noise > 0 and loading.available()):
+        return reference.noisy_weight(w, scale, key, plan, spread)
     w, scale, key, noise = w.contiguous(), scale.contiguous(), key.contiguous(), WeightNoise()
     out, outputs = torch.empty_like(w), len(w)
     set_noise(noise, plan)

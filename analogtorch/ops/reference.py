@@ -42,7 +42,7 @@ forward.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -71,8 +71,17 @@ from analogtorch.ops.physics import (
 from analogtorch.ops.plan import Plan
 
 
-def noisy_weight(w: Tensor, scale: Tensor, key: Tensor | None, plan: Plan) -> Tensor:
-    """Return the weights of a training step, of ``w``'s shape and type."""
+def noisy_weight(
+    w: Tensor,
+    scale: Tensor,
+    key: Tensor | None,
+    plan: Plan,
+    spread: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Return the weights of a training step, of ``w``'s shape and type.
+
+    ``spread`` is the deviation as ``physics.weight_sigma`` takes it; None: that of the plan.
+    """
     if key is None or plan.weight_noise == 0:
         return w
     flat, full = w.flatten(1), over_rows(scale, plan.bounds)
@@ -81,7 +90,7 @@ def noisy_weight(w: Tensor, scale: Tensor, key: Tensor | None, plan: Plan) -> Te
     # each group has other rows
     first = plan.first_row + number // (outputs // plan.groups) * rows
     z = normal(key, number + plan.first_output, first, rows)
-    return noisy(flat, full, z, plan.weight_noise, plan.spread).view(w.shape)
+    return noisy(flat, full, z, plan.weight_noise, spread or plan.spread).view(w.shape)
 
 
 def forward(inputs: Operands, plan: Plan, learns: bool) -> Outputs:

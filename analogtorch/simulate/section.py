@@ -9,6 +9,7 @@ from torch import Tensor
 from analogtorch.chips.tiling import Section
 from analogtorch.devices import Cell
 from analogtorch.devices.cell import Hold, program, shared, written
+from analogtorch.devices.drift_aware import as_written, bare, weights_as_written
 from analogtorch.nn import AnalogLayer
 from analogtorch.ops import (
     Noise,
@@ -168,7 +169,8 @@ class ProgrammedSection:
                 return normal(key, where, torch.zeros_like(where), columns).to(self.w.dtype)
 
             g = self.g[(slice(None), *index)]
-            hold, w = self._hold((slice(None), *index)), self.w[index].flatten(1)
+            hold = self._hold((slice(None), *index))
+            w = weights_as_written(self.chip.cell, self.w[index].flatten(1))
             closer, pulses = write(g.flatten(2), w, self.chip, method, draw, hold)
             self.g[(slice(None), *index)] = closer.view_as(g)
             found = torch.bincount(1 + pulses.flatten(), minlength=len(self.writes))
@@ -199,7 +201,7 @@ class ProgrammedSection:
         """
         stored = self._found(None, self.chip.cell.weights).flatten(1)
         stored *= over_rows(self.columns, self.section.bounds)
-        wrong = stored - self.w.flatten(1)
+        wrong = stored - weights_as_written(self.chip.cell, self.w).flatten(1)
         return [wrong[block.outputs, block.rows] for block in self.blocks]
 
     def programmed(self, number: int, index: tuple[slice, ...]) -> Tensor:
@@ -307,10 +309,10 @@ class ProgrammedSection:
     def _drift_coefficient(self, part: slice, g: Tensor) -> Tensor:
         """Return what decides the drift of the devices of a run of outputs."""
         cell = self.chip.cell
-        targets = written(cell, self.w[part], g)
+        targets = as_written(cell.device, written(cell, self.w[part], g))
         if self.stuck is not None:
             targets = self.stuck.targets(targets, g, (slice(None), part))
-        return cell.device.drift_coefficient(targets, self._draw(part, Noise.DRIFT))
+        return bare(cell.device).drift_coefficient(targets, self._draw(part, Noise.DRIFT))
 
     def exact_mvms(self, number: int, outputs: slice, block: Block) -> tuple[Tensor, Tensor]:
         """Return the random inputs that gains are fitted on, and the MVMs of the exact weights.

@@ -150,9 +150,9 @@ class Runs:
             ),
             steps=options.steps,
             minutes=options.minutes,
-            calibration=subject.calibrate,
             seed=seed,
             forward=subject.forward,
             folder=options.out / kept,
             progress=True,
+            **subject.adapt,
         )

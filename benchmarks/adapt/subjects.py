@@ -70,12 +70,11 @@ def sentences(data: Path, every: int) -> Subject:
     batch = {key: value[::every] for key, value in net.batch.items()}
     with torch.no_grad():
         exact = net.forward(net.model, batch)
-    full = len(net.calibration[-1]["input_ids"]) == SENTENCES
     return Subject(
         name=net.name,
         measure="Spearman",
         model=net.model,
-        calibration=net.calibration if full else net.calibration[:-1],
+        calibration=net.calibration,
         forward=net.forward,
         batches=[batch],
         score=rank_correlation(exact),

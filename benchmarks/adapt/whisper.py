@@ -10,9 +10,9 @@ from analogtorch.speech.transcription.speech import Speech
 from analogtorch.speech.transcription.whisper import load_whisper, logits
 from benchmarks.subject import Subject
 
-LEARNT, MEASURED = 128, 48
+LEARNT, MEASURED = 256, 48
 """Recordings of six words to learn from and to measure on."""
-BATCH = 8
+BATCH = 4
 """Recordings of a training step."""
 
 
@@ -47,4 +47,7 @@ def subject(splits: dict[str, Clips], every: int) -> Subject:
         score=score,
         read=read,
         chip={"weight_scale": "column"},
+        # a look at a chip takes as long as several steps
+        recipe={"looks": 3},
+        adapt={"num_chips": 1, "times": ("1 day", "1 month")},
     )

@@ -182,7 +182,8 @@ def minilm(
         sentences: how many to compare on.
         calibration: how many others to calibrate with; None: all that there are, also those of the
             language reference that ``english`` leaves out, and then ``docstrings``.
-        size: sentences of a batch to calibrate with.
+        size: sentences of a batch to calibrate with; if all that there are are taken, those of a
+            batch are of like lengths, and the batches in no order.
 
     Raises:
         ModuleNotFoundError: the package, or transformers, is not installed.
@@ -216,11 +217,17 @@ def minilm(
     if calibration is None:
         more = dict.fromkeys(english(every=1) + docstrings())
         others += [s for s in more if s not in set(texts)]
+        others.sort(key=lambda sentence: len(tokenizer.tokenize(sentence)))
     others = others[:calibration]
+    batches = [others[i : i + size] for i in range(0, len(others), size)]
+    if calibration is None:
+        del batches[len(others) // size :]  # one that is not full
+        order = torch.randperm(len(batches), generator=torch.Generator().manual_seed(seed)).tolist()
+        batches = [batches[i] for i in order]
     return Net(
         name="MiniLM",
         model=model.eval(),
-        calibration=[batch(others[i : i + size]) for i in range(0, len(others), size)],
+        calibration=[batch(each) for each in batches],
         batch=batch(texts[:sentences]),
         forward=_embed,
     )

@@ -69,8 +69,11 @@ def test_columns_that_differ_get_a_scale_each_and_the_model_errs_less_on_new_chi
     assert "2 of 2 layers have a weight scale per column" in str(at.summary(model))
     assert "weight scale per column" not in str(at.summary(ranges))
     text = str(found)
-    for part in ("default (kept)", "DAC ranges measured, weight scale per column", "2 of 2 layers"):
+    chosen = "targets that allow for drift, weight scale per column"
+    for part in ("default (kept)", f"DAC ranges measured, {chosen}", "2 of 2 layers"):
         assert part in text
+    assert "2 of 2 layers are written to targets that allow for drift" in str(at.summary(model))
+    assert all(row.target_time == 604_800 for row in found.layers)
 
 
 @pytest.mark.parametrize(
@@ -84,8 +87,8 @@ def test_columns_that_differ_get_a_scale_each_and_the_model_errs_less_on_new_chi
 def test_chips_stay_where_a_scale_per_column_saves_little_or_is_not_there(
     chip: at.Chip, spread: float
 ) -> None:
-    model, _ = _calibrated(chip, spread)
-    assert all(layer.chip == chip for _, layer in at.analog_layers(model))
+    model, _ = _calibrated(chip.without("drift"), spread)
+    assert all(layer.chip == chip.without("drift") for _, layer in at.analog_layers(model))
     assert all(layer.calibrated for _, layer in at.analog_layers(model))
 
 

@@ -125,7 +125,7 @@ def test_a_chip_of_ones_own_cells_trains_is_programmed_and_evaluated(method) -> 
     found = at.sweep(model, lambda view: view(x).mean().item(), num_chips=2, times=["1 h"])
     assert len(found.seeds) == 2
     assert "tiles of mine at one block per tile" in str(at.summary(model))
-    assert at.map_to_chip(model, x[:1]).chip == CHIP
+    assert at.map_to_chip(model, x[:1]).chip == CHIP.drift_aware()  # calibrate chose that
 
 
 @pytest.mark.parametrize("suffix", [".json", ".yaml"])

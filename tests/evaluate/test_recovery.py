@@ -26,7 +26,9 @@ def _model():
     def metric(view: nn.Module) -> float:
         return 1 - ((view(x) - y).norm() / y.norm()).item()
 
-    return at.calibrate(at.convert(net, at.chips.hermes64()), [x]), metric, x
+    # with targets that allow for drift, there would be little to recover from
+    model = at.convert(net, at.chips.hermes64())
+    return at.calibrate(model, [x], effort="ranges"), metric, x
 
 
 def test_corrections_stay_as_registers_do() -> None:

@@ -46,6 +46,7 @@ DEVICES = {
     ),
     "scaled_times": Scaled(device=devices.rram_cmo(), drift_scale=0.5, read_scale=2.0),
     "no_drift": Scaled(device=devices.pcm_like(), drift_scale=0.0),
+    "drift_aware": devices.DriftAware(device=devices.hermes_two_device()),
 }
 WEIGHTS = torch.randn(40, 300, generator=torch.Generator().manual_seed(0)) / 8
 WEIGHTS[:, ::9] = 0.0

@@ -133,16 +133,16 @@ def beam(network: Any, heard: Heard, width: int = 8) -> list[list[int]]:
         ValueError: the width is out of range.
     """
     checks.count("beam: width", width)
-    codes, lengths, _ = network.encoder(heard)
     if hasattr(network, "prediction"):
         if width > network.blank:
             raise ValueError(
                 f"beam: width={width}; a transducer's is at most {network.blank}, its tokens"
             )
         return [
-            _searched(network, code[None, :length], width)
-            for code, length in zip(codes, lengths.tolist(), strict=True)
+            _searched(network, frames[:length], width)
+            for frames, length in zip(heard.frames, heard.lengths.tolist(), strict=True)
         ]
+    codes, lengths, _ = network.encoder(heard)
     scores = network.head(codes).log_softmax(-1)
     return [
         prefix_search(row[:length], width)
@@ -150,11 +150,13 @@ def beam(network: Any, heard: Heard, width: int = 8) -> list[list[int]]:
     ]
 
 
-def _searched(network: Any, codes: Tensor, width: int) -> list[int]:
+def _searched(network: Any, frames: Tensor, width: int) -> list[int]:
+    if len(frames) < network.encoder.stride:  # less than one code
+        return []
     from torchaudio.models import RNNTBeamSearch  # late, as torchaudio takes seconds to import
 
     search = RNNTBeamSearch(network, network.blank, step_max_tokens=MOST)
-    (tokens, *_), *_ = search._search(codes, None, width)
+    (tokens, *_), *_ = search(frames, torch.tensor(len(frames)), width)
     return list(tokens)[1:]  # without the blank that begins it
 
 
