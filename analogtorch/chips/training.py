@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from analogtorch.devices import Device, register, seconds
+from analogtorch.devices import Device, DriftAware, register, seconds
 from analogtorch.devices.device import beyond
 from analogtorch.values import checks
 
@@ -38,9 +38,10 @@ class TrainingNoise:
     training too."""
     time: tuple[float | str, ...] | float | str | None = None
     """Time after programming for ``device``, in seconds or as text such as ``"1 h"``;
-    ``"programmed"``: before any drift and read. None: a month, or the end of the device's data if
-    that is sooner; what is trained on devices a month old lives on those of a day and of a year
-    (``python -m benchmarks.hwa``, ``python -m benchmarks.adapt``). Several times: every layer
+    ``"programmed"``: before any drift and read. None: a month, for targets that allow for drift the
+    time at which they are right (``Chip.drift_aware``), or the end of the device's data if that is
+    sooner; what is trained on such devices lives on those of a day and of a year (``python -m
+    benchmarks.hwa``, ``python -m benchmarks.adapt``). Several times: every layer
     draws one of them in each forward, so that what is trained lives on fresh chips, too."""
     drop_connect: float = 0.0
     """Probability that a cell fails in a forward, in [0, 1): its weight is exactly zero, without
@@ -111,5 +112,7 @@ class TrainingNoise:
 
     def moments(self, device: Device) -> tuple[float | None, ...]:
         """Return the times for a device, in seconds; None: right after programming."""
-        noise = self.within(device) if self.time is None else self
-        return tuple(seconds(time) for time in noise.times)
+        if self.time is not None or self.weight != "device":
+            return tuple(seconds(time) for time in self.times)
+        right = device.time if isinstance(device, DriftAware) else _MONTH
+        return tuple(seconds(t) for t in replace(self, time=right).within(device).times)

@@ -23,10 +23,11 @@ class Recipe:
     """Step of Adam, > 0, in units of the root mean square of each Parameter, so that every layer
     moves by the same share of itself. It falls to 0 along a half cosine."""
     training: TrainingNoise | None = _DEVICES
-    """The training noise. By default the devices as they are after a month, or at the end of their
-    data. None: ``chip.training`` of each layer. Nets that must also serve fresh or behind exact
-    weights learn with ``TrainingNoise(weight="device", time=("0 s", "1 month"))``: that of
-    ``python -m benchmarks.adapt --noise "0 s and 1 month"``, which costs accuracy after a year."""
+    """The training noise. By default the devices as they are after a month, or when their targets
+    are right (``TrainingNoise.time``). None: ``chip.training`` of each layer. Nets that must also
+    serve fresh or behind exact weights learn with ``TrainingNoise(weight="device", time=("0 s", "1
+    month"))``: that of ``python -m benchmarks.adapt --noise "0 s and 1 month"``, which costs
+    accuracy after a year."""
     noise: float = 1.0
     """Fraction of the training noise, in [0, 1]; 0 trains without noise, the control that tells
     what noise is worth."""

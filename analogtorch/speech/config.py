@@ -166,6 +166,9 @@ class ChipConfig:
     """A preset; `analogtorch info` lists them."""
     options: dict[str, str] = field(default_factory=dict)
     """Options of the preset, such as {device: one_device} for hermes64."""
+    drift_aware: str | None = None
+    """Time after programming, such as "1 week", at which conductances are to be right
+    (Chip.drift_aware); null: at once, as published"""
     training: TrainingNoise = field(default_factory=lambda: TrainingNoise(weight="device"))
     """Noise of hardware-aware training"""
     levels: tuple[float, ...] = ()
@@ -192,6 +195,8 @@ class ChipConfig:
     def build(self) -> Chip:
         """Return the chip, with this training noise."""
         chip = at.chips.get(self.name, **self.options)
+        if self.drift_aware is not None:
+            chip = chip.drift_aware(self.drift_aware)
         return chip.replace(training=self.training)
 
 

@@ -27,8 +27,10 @@ RECIPES: dict[str, dict[str, Any]] = {
 """Fields of the recipe of each row that learns."""
 
 NOISES = {
+    "default": at.TrainingNoise(weight="device"),
     "programming": at.TrainingNoise(),
     "1 day": at.TrainingNoise(weight="device", time="1 day"),
+    "1 week": at.TrainingNoise(weight="device", time="1 week"),
     "1 month": at.TrainingNoise(weight="device", time="1 month"),
     "1 year": at.TrainingNoise(weight="device", time="1 year"),
     "0 s and 1 month": at.TrainingNoise(weight="device", time=("0 s", "1 month")),

@@ -103,6 +103,8 @@ def test_a_preset_maps_programs_costs_and_evaluates_a_net(name: str) -> None:
 def test_a_preset_is_a_chip_of_the_kws_config(name: str) -> None:
     chip = ChipConfig(name=name).build()
     assert chip.replace(training=at.chips.get(name).training) == at.chips.get(name)
+    aware = ChipConfig(name=name, drift_aware="1 day").build()
+    assert aware == chip.drift_aware("1 day") != chip
 
 
 # Ambrogio 2023: 20.0 -> 12.4 -> 6.94 TOPS/W; 26.2, 42.3, 75.5 nJ and 100, 161, 288 fJ are their

@@ -154,3 +154,15 @@ def test_noisy_weights_take_the_curve_of_a_cell_without_a_formula() -> None:
     off = reference.noisy_weight(w, scale, key, plan, curve) - w
     z = off / (scale.view(-1, 1) * curve(w / scale.view(-1, 1)))
     assert z.std().item() == pytest.approx(1, abs=0.06)  # 3,072 normals: 0.013
+
+
+def test_training_draws_devices_when_their_targets_are_right() -> None:
+    noise = at.TrainingNoise(weight="device")
+    month = 2_592_000.0
+    assert noise.moments(HERMES.cell.device) == (month,)
+    assert noise.moments(HERMES.drift_aware("1 day").cell.device) == (86_400.0,)
+    once = at.TrainingNoise(weight="device", time="1 h")
+    assert once.moments(HERMES.drift_aware().cell.device) == (3_600.0,)
+    ends = at.chips.neurram48().drift_aware("1 week").cell.device  # its data end after two days
+    assert noise.moments(ends) == (ends.valid_until,)
+    assert at.TrainingNoise().moments(HERMES.drift_aware().cell.device) == (month,)  # no effect

@@ -170,6 +170,8 @@ def test_validation_clips_choose_the_level_of_the_training_noise(
         ({"levels": (1.0, -1.0)}, "chip.levels"),
         ({"levels": ("low", "high")}, "chip.levels must be a number"),
         ({"levels": (1.0, 2.0), "training": at.TrainingNoise(weight="none")}, "of a noise"),
+        ({"drift_aware": "0 s"}, "must be after programming"),
+        ({"drift_aware": "later"}, "later"),
     ],
 )
 def test_levels_that_cannot_be_are_refused(options: dict, message: str) -> None:
