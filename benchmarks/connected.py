@@ -34,7 +34,7 @@ from analogtorch.speech.pretrained import MANIFEST
 from analogtorch.speech.recognition.decoding import beam, transcribe
 from analogtorch.speech.recognition.examples import Aligned, Examples, Masks
 from analogtorch.speech.recognition.learner import Recogniser
-from analogtorch.speech.recognition.networks import CTC, Heard, Said, Transducer
+from analogtorch.speech.recognition.networks import CTC, Recordings, Transcripts, Transducer
 from analogtorch.speech.recognition.utterances import ConnectedWords, Joining
 from analogtorch.speech.training import Batches, Phase, fit
 from benchmarks.tables import add_data, as_markdown, as_text, positive
@@ -108,7 +108,7 @@ class Data:
             lambda model, heard: transcribe(model, self.measured.vocabulary, heard),
         )
 
-    def calibration(self) -> list[tuple[Heard, Said]]:
+    def calibration(self) -> list[tuple[Recordings, Transcripts]]:
         """Return training batches without masks, to calibrate on."""
         parts = torch.arange(min(CALIBRATED, len(self.train))).split(32)
         return [(self.train.heard(p.tolist()), self.train.said(p.tolist())) for p in parts]
@@ -201,11 +201,11 @@ class Seed:
         }
 
 
-def _greedily(data: Data, model: nn.Module, heard: Heard) -> list[str]:
+def _greedily(data: Data, model: nn.Module, heard: Recordings) -> list[str]:
     return transcribe(model, data.measured.vocabulary, heard)
 
 
-def _by_beam(data: Data, model: nn.Module, heard: Heard) -> list[str]:
+def _by_beam(data: Data, model: nn.Module, heard: Recordings) -> list[str]:
     vocabulary = data.measured.vocabulary
     found = beam(model, heard, width=min(WIDTH, vocabulary.blank))
     return [vocabulary.decode(tokens) for tokens in found]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from analogtorch.speech.recognition.networks import Heard, State
+from analogtorch.speech.recognition.networks import Recordings, State
 from analogtorch.speech.recognition.vocabulary import Vocabulary
 from analogtorch.values import checks
 
@@ -16,7 +16,7 @@ MOST = 3
 
 
 @torch.no_grad()
-def greedy(network: Any, heard: Heard) -> list[list[int]]:
+def greedy(network: Any, heard: Recordings) -> list[list[int]]:
     """Return the numbers of the likeliest tokens, code by code, of each recording.
 
     Args:
@@ -26,7 +26,7 @@ def greedy(network: Any, heard: Heard) -> list[list[int]]:
     return Stream(network, len(heard.lengths)).hear(heard)
 
 
-def transcribe(network: Any, vocabulary: Vocabulary, heard: Heard) -> list[str]:
+def transcribe(network: Any, vocabulary: Vocabulary, heard: Recordings) -> list[str]:
     """Return the texts of ``greedy``."""
     return [vocabulary.decode(tokens) for tokens in greedy(network, heard)]
 
@@ -52,7 +52,7 @@ class Stream:
         self._prediction: State = []
 
     @torch.no_grad()
-    def hear(self, heard: Heard) -> list[list[int]]:
+    def hear(self, heard: Recordings) -> list[list[int]]:
         """Return the tokens that a chunk of each recording adds.
 
         Args:
@@ -118,7 +118,7 @@ class Stream:
 
 
 @torch.no_grad()
-def beam(network: Any, heard: Heard, width: int = 8) -> list[list[int]]:
+def beam(network: Any, heard: Recordings, width: int = 8) -> list[list[int]]:
     """Return the likeliest tokens of each recording that a beam search finds.
 
     Transducers are searched by torchaudio's ``RNNTBeamSearch``, CTC nets by their prefixes (Hannun

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from analogtorch.speech.data import SAMPLE_RATE
 from analogtorch.speech.draws import uniform
 from analogtorch.speech.features import LogMel
-from analogtorch.speech.recognition.networks import Heard, Said
+from analogtorch.speech.recognition.networks import Recordings, Transcripts
 from analogtorch.speech.recognition.utterances import Utterance
 from analogtorch.speech.recognition.vocabulary import Vocabulary
 from analogtorch.values import checks
@@ -80,17 +80,19 @@ class Examples:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def heard(self, index: Iterable[int]) -> Heard:
+    def heard(self, index: Iterable[int]) -> Recordings:
         """Return the features of the utterances at ``index``."""
         frames = [self._frames[i].float() for i in index]
-        return Heard(pad_sequence(frames, batch_first=True), torch.tensor([*map(len, frames)]))
+        return Recordings(pad_sequence(frames, batch_first=True), torch.tensor([*map(len, frames)]))
 
-    def said(self, index: Iterable[int]) -> Said:
+    def said(self, index: Iterable[int]) -> Transcripts:
         """Return their tokens."""
         tokens = [self._tokens[i] for i in index]
-        return Said(pad_sequence(tokens, batch_first=True), torch.tensor([*map(len, tokens)]))
+        return Transcripts(
+            pad_sequence(tokens, batch_first=True), torch.tensor([*map(len, tokens)])
+        )
 
-    def make(self, index: Tensor, epoch: int) -> tuple[Heard, Said]:
+    def make(self, index: Tensor, epoch: int) -> tuple[Recordings, Transcripts]:
         """Return a training batch, with masks; ``training.Batches`` calls it."""
         rows = index.tolist()
         return self._masked(self.heard(rows), index, epoch), self.said(rows)
@@ -122,12 +124,12 @@ class Examples:
             found.append(row)
         return pad_sequence(found, batch_first=True, padding_value=IGNORED)
 
-    def batches(self, size: int = 100) -> list[tuple[Heard, list[str]]]:
+    def batches(self, size: int = 100) -> list[tuple[Recordings, list[str]]]:
         """Return all features and texts in batches, for ``metrics.wer``."""
         parts = [range(len(self))[i : i + size] for i in range(0, len(self), size)]
         return [(self.heard(part), [self.texts[i] for i in part]) for part in parts]
 
-    def _masked(self, heard: Heard, index: Tensor, epoch: int) -> Heard:
+    def _masked(self, heard: Recordings, index: Tensor, epoch: int) -> Recordings:
         if self.masks is None:
             return heard
         x, key = heard.frames, (self.seed, epoch, index.numpy())
@@ -145,7 +147,7 @@ class Examples:
                 place = torch.arange(size)
                 hidden |= (place >= first) & (place < first + torch.from_numpy(width)[:, None])
             x = x.masked_fill(hidden[:, :, None] if what == "time" else hidden[:, None], 0.0)
-        return Heard(x, heard.lengths)
+        return Recordings(x, heard.lengths)
 
 
 class Aligned:
@@ -157,7 +159,7 @@ class Aligned:
     def __init__(self, examples: Examples, stride: int) -> None:
         self.examples, self.stride = examples, stride
 
-    def make(self, index: Tensor, epoch: int) -> tuple[Heard, Tensor]:
+    def make(self, index: Tensor, epoch: int) -> tuple[Recordings, Tensor]:
         """Return a training batch; ``training.Batches`` calls it."""
         heard, _ = self.examples.make(index, epoch)
         return heard, self.examples.labels(index.tolist(), self.stride)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from analogtorch.hwa import distillation_loss
 from analogtorch.speech.recognition.examples import IGNORED
-from analogtorch.speech.recognition.networks import Heard, Said
+from analogtorch.speech.recognition.networks import Recordings, Transcripts
 from analogtorch.speech.training.module import Learner
 from analogtorch.speech.training.phase import Phase
 
@@ -30,7 +30,9 @@ class Recogniser(Learner):
             if value := getattr(phase, name):
                 raise ValueError(f"{name}={value} is not for recognisers; write {name}=0")
 
-    def training_step(self, batch: tuple[Heard, Said | Tensor], batch_idx: int) -> Tensor:
+    def training_step(
+        self, batch: tuple[Recordings, Transcripts | Tensor], batch_idx: int
+    ) -> Tensor:
         heard, said = batch
         logits = self.network(heard, said)
         if isinstance(said, Tensor):

@@ -17,7 +17,7 @@ State = list[list[Tensor]]
 """Of each stateful layer its tensors, of which the batch is the first dimension."""
 
 
-class Heard(NamedTuple):
+class Recordings(NamedTuple):
     """A batch of recordings."""
 
     frames: Tensor
@@ -26,7 +26,7 @@ class Heard(NamedTuple):
     """Number of frames of each recording, int64, (B,)."""
 
 
-class Said(NamedTuple):
+class Transcripts(NamedTuple):
     """What is said in a batch of recordings."""
 
     tokens: Tensor
@@ -81,7 +81,9 @@ class Encoder(nn.Module):
         self.after = _lstms(stack * [*channels, *before][-1], after)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, heard: Heard, state: State | None = None) -> tuple[Tensor, Tensor, State]:
+    def forward(
+        self, heard: Recordings, state: State | None = None
+    ) -> tuple[Tensor, Tensor, State]:
         """Return codes (B, frames // stride, size), their numbers (B,), and the last state.
 
         The state is that after the last frame of the batch: hand it on if all lengths are equal
@@ -128,11 +130,11 @@ class CTC(nn.Module):
         self.head = nn.Linear(self.encoder.size, tokens + 1)
         self.blank = tokens
 
-    def forward(self, heard: Heard, said: Said | None = None) -> Tensor:
+    def forward(self, heard: Recordings, said: Transcripts | None = None) -> Tensor:
         """Return logits (B, codes, tokens + 1); ``said`` has no effect on them."""
         return self.head(self.encoder(heard)[0])
 
-    def loss(self, logits: Tensor, heard: Heard, said: Said) -> Tensor:
+    def loss(self, logits: Tensor, heard: Recordings, said: Transcripts) -> Tensor:
         """Return the mean loss of a token."""
         return F.ctc_loss(
             logits.log_softmax(-1).transpose(0, 1),
@@ -171,14 +173,14 @@ class Transducer(nn.Module):
         )
         self.blank = tokens
 
-    def forward(self, heard: Heard, said: Said) -> Tensor:
+    def forward(self, heard: Recordings, said: Transcripts) -> Tensor:
         """Return the logits of the lattice, (B, codes, tokens + 1, outputs)."""
         codes, lengths, _ = self.encoder(heard)
         begun = F.pad(said.tokens, (1, 0), value=self.blank)
         predicted, _, _ = self.predict(begun, said.lengths + 1, None)
         return self.join(codes, lengths, predicted, said.lengths + 1)[0]
 
-    def loss(self, logits: Tensor, heard: Heard, said: Said) -> Tensor:
+    def loss(self, logits: Tensor, heard: Recordings, said: Transcripts) -> Tensor:
         """Return the mean loss of a token."""
         from torchaudio.functional import rnnt_loss  # late, as torchaudio takes seconds to import
 
@@ -194,14 +196,14 @@ class Transducer(nn.Module):
 
     def transcribe(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return codes and their numbers."""
-        codes, lengths, _ = self.encoder(Heard(frames, lengths))
+        codes, lengths, _ = self.encoder(Recordings(frames, lengths))
         return codes, lengths
 
     def transcribe_streaming(
         self, frames: Tensor, lengths: Tensor, state: State | None
     ) -> tuple[Tensor, Tensor, State]:
         """Return codes of a chunk, their numbers, and the state for the next chunk."""
-        return self.encoder(Heard(frames, lengths), state)
+        return self.encoder(Recordings(frames, lengths), state)
 
     def predict(
         self, tokens: Tensor, lengths: Tensor, state: State | None

@@ -8,13 +8,13 @@ from torch.nn import functional as F
 
 import analogtorch as at
 from analogtorch.speech.recognition.decoding import MOST, Stream, beam, greedy, prefix_search
-from analogtorch.speech.recognition.networks import CTC, Heard, Said, Transducer
+from analogtorch.speech.recognition.networks import CTC, Recordings, Transcripts, Transducer
 from tests.speech.recognition.conftest import SMALL
 
 
-def heard(frames: int = 24, rows: int = 3) -> Heard:
+def heard(frames: int = 24, rows: int = 3) -> Recordings:
     x = torch.randn(rows, frames, 40, generator=torch.Generator().manual_seed(1))
-    return Heard(x, torch.tensor([frames, frames - 4, frames - 9][:rows]))
+    return Recordings(x, torch.tensor([frames, frames - 4, frames - 9][:rows]))
 
 
 def test_chunks_give_the_text_of_the_whole(network: CTC | Transducer) -> None:
@@ -24,7 +24,7 @@ def test_chunks_give_the_text_of_the_whole(network: CTC | Transducer) -> None:
     stream = Stream(network, 3)
     found: list[list[int]] = [[], [], []]
     for chunk, start in zip(given.frames.split(8, 1), range(0, 24, 8), strict=True):
-        added = stream.hear(Heard(chunk, (given.lengths - start).clamp(0, 8)))
+        added = stream.hear(Recordings(chunk, (given.lengths - start).clamp(0, 8)))
         found = [old + new for old, new in zip(found, added, strict=True)]
     assert found == whole
 
@@ -35,14 +35,16 @@ def test_codes_of_chunks_are_those_of_the_whole(network: CTC | Transducer) -> No
     with torch.no_grad():
         whole = network.encoder(given)[0]
         for chunk in given.frames.split(4, 1):
-            codes, _, state = network.encoder(Heard(chunk, torch.tensor([4])), state)
+            codes, _, state = network.encoder(Recordings(chunk, torch.tensor([4])), state)
             parts.append(codes)
     assert torch.allclose(torch.cat(parts, 1), whole, atol=1e-6)
 
 
 def test_nothing_is_written_past_the_end(network: CTC | Transducer) -> None:
     given = heard()
-    short = [greedy(network, Heard(x[None, :n], n[None]))[0] for x, n in zip(*given, strict=True)]
+    short = [
+        greedy(network, Recordings(x[None, :n], n[None]))[0] for x, n in zip(*given, strict=True)
+    ]
     assert greedy(network, given) == short
 
 
@@ -72,7 +74,7 @@ def test_the_search_of_a_transducer_finds_the_likeliest_text() -> None:
     likelihood = {}
     for n in range(MOST + 1):
         for text in itertools.product(range(3), repeat=n):
-            said = Said(torch.tensor([text or (0,)]), torch.tensor([n]))
+            said = Transcripts(torch.tensor([text or (0,)]), torch.tensor([n]))
             with torch.no_grad():
                 logits = network(given, said)
             likelihood[text] = _log_probability(logits[0, :, : n + 1], text)
@@ -97,7 +99,7 @@ def _log_probability(logits: torch.Tensor, text: tuple[int, ...]) -> float:
 def test_losses_are_sums_over_all_ways() -> None:
     torch.manual_seed(0)
     given = heard(12, 1)
-    said = Said(torch.tensor([[1, 0]]), torch.tensor([2]))
+    said = Transcripts(torch.tensor([[1, 0]]), torch.tensor([2]))
     transducer, ctc = (kind(2, **SMALL).eval() for kind in (Transducer, CTC))
     with torch.no_grad():
         logits = transducer(given, said)
@@ -120,7 +122,7 @@ def test_both_run_on_chips_with_a_digital_joint_net(network: CTC | Transducer) -
     assert not any(name.startswith("joint") for name in analog)
     assert any(name.startswith("encoder.convolutions") for name in analog)
     calibrated = at.calibrate(
-        model, [(given, Said(torch.zeros(3, 1).long(), torch.ones(3).long()))],
+        model, [(given, Transcripts(torch.zeros(3, 1).long(), torch.ones(3).long()))],
         forward=lambda m, x: m(*x),
     )  # fmt: skip
     chip = at.program(calibrated.eval(), seed=0).at("1 day")
@@ -139,9 +141,9 @@ def test_bad_input_is_named(network: CTC | Transducer) -> None:
         Stream(network, 2).hear(heard(rows=1))
     for frames, lengths in ((8, [8, 4]), (6, [6, 6])):
         stream = Stream(network, 2)
-        stream.hear(Heard(torch.zeros(2, frames, 40), torch.tensor(lengths)))
+        stream.hear(Recordings(torch.zeros(2, frames, 40), torch.tensor(lengths)))
         with pytest.raises(ValueError, match="goes on after a chunk.*no multiple of 4"):
-            stream.hear(Heard(torch.zeros(2, 8, 40), torch.tensor([8, 8])))
+            stream.hear(Recordings(torch.zeros(2, 8, 40), torch.tensor([8, 8])))
     with pytest.raises(ValueError, match="width"):
         beam(network, heard(), width=0)
     if isinstance(network, Transducer):
