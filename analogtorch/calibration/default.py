@@ -92,7 +92,11 @@ class Default:
             "its own DAC range. Pass method='percentile' or 'absmax' to fix ranges all the same",
             stacklevel=4,
         )
-        return self.nothing, self._report(self.nothing, self.way, errors, "uncalibrated")
+        if chips is self.chips or least is None:
+            return self.nothing, self._report(self.nothing, self.way, errors, "uncalibrated")
+        errors[self.effort] = least.mean().item()  # what is chosen for the chips stays
+        kept = uncalibrated(chips)
+        return kept, self._report(kept, self.way, errors, self.effort)
 
     def _changed(
         self,

@@ -84,10 +84,10 @@ def calibrate(
 
     At the end, both compare the outputs without noise with those of the uncalibrated model. If the
     calibrated model is worse, all layers get a range per vector; if that is worse too, the model is
-    left uncalibrated, with a warning. Worse means that the angle to the digital outputs is larger
-    and that more output vectors have their largest number at another index: more by over 1 % of the
-    vectors and by over two standard errors. Outputs without tensors are not compared. The other
-    methods make no comparison and change no chip.
+    left without ranges, with a warning; what was chosen for its chips stays. Worse means that the
+    angle to the digital outputs is larger and that more output vectors have their largest number at
+    another index: more by over 1 % of the vectors and by over two standard errors. Outputs without
+    tensors are not compared. The other methods make no comparison and change no chip.
 
     ``effort="search"`` tries more settings of all layers together on such chips: DAC ranges
     measured for each layer or row block, by percentile or per vector, targets that allow for drift,

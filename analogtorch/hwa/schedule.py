@@ -78,7 +78,9 @@ def relative_adam(model: nn.Module, recipe: Recipe) -> torch.optim.Adam:
     sizes = [p.detach().float().square().mean().sqrt().item() or _SMALLEST for p in learning]
     rates = [recipe.learning_rate * size for size in sizes]
     groups = [{"params": [p], "lr": rate} for p, rate in zip(learning, rates, strict=True)]
-    return torch.optim.Adam(groups, betas=(0.9, 0.99))
+    # in one pass over the numbers, where torch's default on CPUs takes ten
+    fused = all(p.device.type == "cpu" and p.is_floating_point() for p in learning)
+    return torch.optim.Adam(groups, betas=(0.9, 0.99), fused=fused)
 
 
 @torch.no_grad()

@@ -167,11 +167,18 @@ def test_a_model_that_errs_less_uncalibrated_is_left_so_and_this_is_reported(
 ) -> None:
     monkeypatch.setattr(Error, "exceeds", lambda *_: True)
     with pytest.warns(UserWarning, match="left uncalibrated"):
-        model, found = _calibrated()
+        model, found = _calibrated(HERMES.without("drift"), 0.0)
     assert found.kept == "uncalibrated"
     assert list(found.errors) == ["uncalibrated"]
     for _, layer in at.analog_layers(model):
-        assert (layer.chip, layer.calibrated, layer.output_ranges) == (HERMES, False, None)
+        assert layer.chip == HERMES.without("drift")
+        assert (layer.calibrated, layer.output_ranges) == (False, None)
+    with pytest.warns(UserWarning, match="left uncalibrated"):
+        model, found = _calibrated()
+    assert (found.kept, found.gain > 0.3) == ("default", True)  # what is chosen for chips stays
+    for _, layer in at.analog_layers(model):
+        assert layer.chip == HERMES.drift_aware().replace(periphery={"weight_scale": "column"})
+        assert (layer.calibrated, layer.output_ranges) == (False, None)
 
 
 def test_a_scale_is_worth_a_tenth_of_the_error_and_a_range_costs_less() -> None:
