@@ -30,6 +30,10 @@ ADC_ERROR = 0.1
 less."""
 
 
+JUDGED = 16
+"""Most batches that a default calibration judges on: it runs them on noisy chips for each trial."""
+
+
 def print_search(found: CalibrationReport) -> None:
     """Print the report of a search; other efforts take no longer than a report takes to read."""
     if found.effort == "search":
@@ -72,15 +76,16 @@ def calibrate(
     language models. ``summary`` lists these layers.
 
     Where the digital unit scales columns (``Periphery.column_calibration`` or ``output_bits``), the
-    default does three things more, by the error of the model's outputs on the last quarter of
-    the batches, which is used for nothing else; with fewer than four batches, all are used for
-    both. It runs there on two noisy chips, drawn from a fixed seed: devices are programmed, drift
-    for a day and are read, and a digital factor per block or column corrects them. The devices of
-    all layers are written to targets that allow for a week of drift (``Chip.drift_aware``) if that
-    lowers the error of the uncalibrated model, and all layers get a weight scale per column if that
-    saves over a tenth of it; the chips of the layers then change. And if fixed DAC ranges cost over
-    a tenth of the error of a range per vector, and over 0.01 of the variance of the outputs, all
-    layers get a range per vector. ``effort="ranges"`` does none of it: the chips stay as they are.
+    default does three things more, by the error of the model's outputs on the last quarter of the
+    batches (16 at most), which is used for nothing else; with fewer than four batches, all are used
+    for both. It runs there on two noisy chips, drawn from a fixed seed: devices are programmed,
+    drift for a day and are read, and a digital factor per block or column corrects them. The
+    devices of all layers are written to targets that allow for a week of drift
+    (``Chip.drift_aware``) if that lowers the error of the uncalibrated model, and all layers get a
+    weight scale per column if that saves over a tenth of it; the chips of the layers then change.
+    And if fixed DAC ranges cost over a tenth of the error of a range per vector, and over 0.01 of
+    the variance of the outputs, all layers get a range per vector. ``effort="ranges"`` does none of
+    it: the chips stay as they are.
 
     At the end, both compare the outputs without noise with those of the uncalibrated model. If the
     calibrated model is worse, all layers get a range per vector; if that is worse too, the model is
@@ -173,7 +178,7 @@ def calibrate(
     if effort == "search":
         fitted, chosen_on, judged = parts(batches)
     else:
-        fitted, judged = held_back(batches) if method == "mse" else (batches, batches)
+        fitted, judged = held_back(batches, JUDGED) if method == "mse" else (batches, batches)
     whole = Calibration(model, layers, fitted, judged, wanted, forward, progress)
     with _unrouted_on_error() as routes, _as_before(layers):
         whole.forget()

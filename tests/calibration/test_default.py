@@ -211,3 +211,8 @@ def test_the_weight_scale_travels_with_the_ranges() -> None:
     other = at.convert(_net(), crossbar())
     other.load_state_dict(model.state_dict())
     assert _scales(other) == {"block"}
+
+
+def test_of_many_batches_the_last_few_judge() -> None:
+    _, found = _calibrated(batches=_batches(80, size=4))
+    assert found.batches == (64, 16, 16)
