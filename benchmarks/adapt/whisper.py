@@ -47,7 +47,7 @@ def subject(splits: dict[str, Clips], every: int) -> Subject:
         score=score,
         read=read,
         chip={"weight_scale": "column"},
-        # a look at a chip takes as long as several steps
-        recipe={"looks": 3},
+        # a look at a chip takes as long as several steps, and few steps must not lead far away
+        recipe={"looks": 3, "learning_rate": 0.001},
         adapt={"num_chips": 1, "times": ("1 day", "1 month")},
     )
