@@ -80,7 +80,7 @@ def calibrate(
     batches (16 at most), which is used for nothing else; with fewer than four batches, all are used
     for both. It runs there on two noisy chips, drawn from a fixed seed: devices are programmed,
     drift for a day and are read, and a digital factor per block or column corrects them. The
-    devices of all layers are written to targets that allow for a week of drift
+    devices of all layers are written to targets that allow for a day of drift
     (``Chip.drift_aware``) if that lowers the error of the uncalibrated model, and all layers get a
     weight scale per column if that saves over a tenth of it; the chips of the layers then change.
     And if fixed DAC ranges cost over a tenth of the error of a range per vector, and over 0.01 of

@@ -54,7 +54,7 @@ def adapt(
     The copy is converted and calibrated, and the statistics of batch norm are moved to what they
     are under training noise. It is then trained to give the outputs of the digital model, and those
     of each of its layers, under that noise, which grows at first; its weights are clipped after
-    each step. The noise is that of the chip's devices after a week, if calibration wrote them to
+    each step. The noise is that of the chip's devices after a day, if calibration wrote them to
     targets that are right then, else after a month (``Recipe.training``). At the end it is
     calibrated and its statistics are moved again. Each of these steps is measured on programmed
     chips with batches that it did not see (the last quarter, at most four, or all if there are

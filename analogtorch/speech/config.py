@@ -167,7 +167,7 @@ class ChipConfig:
     options: dict[str, str] = field(default_factory=dict)
     """Options of the preset, such as {device: one_device} for hermes64."""
     drift_aware: str | None = None
-    """Time after programming, such as "1 week", at which conductances are to be right
+    """Time after programming, such as "1 day", at which conductances are to be right
     (Chip.drift_aware); null: at once, as published"""
     training: TrainingNoise = field(default_factory=lambda: TrainingNoise(weight="device"))
     """Noise of hardware-aware training"""

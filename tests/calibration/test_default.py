@@ -73,7 +73,7 @@ def test_columns_that_differ_get_a_scale_each_and_the_model_errs_less_on_new_chi
     for part in ("default (kept)", f"DAC ranges measured, {chosen}", "2 of 2 layers"):
         assert part in text
     assert "2 of 2 layers are written to targets that allow for drift" in str(at.summary(model))
-    assert all(row.target_time == 604_800 for row in found.layers)
+    assert all(row.target_time == 86_400 for row in found.layers)
 
 
 @pytest.mark.parametrize(

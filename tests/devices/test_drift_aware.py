@@ -62,24 +62,17 @@ def test_a_chip_has_the_targets_in_any_order_of_calls_and_in_its_file() -> None:
     assert torch.allclose(still.program(torch.ones(1), torch.ones(1)), torch.ones(1), atol=1e-4)
 
 
-def test_products_err_less_after_a_week_and_a_year() -> None:
+def test_products_err_less_after_a_day_and_a_year() -> None:
     torch.manual_seed(0)
     net, x = nn.Sequential(nn.Linear(256, 256, bias=False)), torch.rand(64, 256) * 2 - 1
     y = net(x)
-    errors = {}
-    for name, chip in (
-        ("plain", at.chips.hermes64()),
-        ("aware", at.chips.hermes64().drift_aware()),
-    ):
-        model = at.convert(copy.deepcopy(net), chip.replace(periphery={"weight_scale": "column"}))
-        physical = at.program(model, seed=1)
+    chip = at.chips.hermes64(weight_scale="column")
+    models = [at.convert(copy.deepcopy(net), each) for each in (chip, chip.drift_aware())]
+    for t in ("1 day", "1 year"):
         with torch.no_grad():
-            errors[name] = [
-                ((physical.at(t)(x) - y).norm() / y.norm()) for t in ("1 week", "1 year")
-            ]
-    # 65,536 cells: an error differs by some 2 % of itself from chip to chip
-    assert errors["aware"][0] < 0.85 * errors["plain"][0]
-    assert errors["aware"][1] < 0.85 * errors["plain"][1]
+            plain, aware = ((at.program(m, seed=1).at(t)(x) - y).norm() for m in models)
+        # 65,536 cells: an error differs by some 2 % of itself from chip to chip
+        assert aware < 0.92 * plain
 
 
 def test_a_loop_of_programming_ends_at_the_targets() -> None:
