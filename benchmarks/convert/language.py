@@ -46,6 +46,8 @@ class Design:
     """Factor of weight expansion. Layers whose ADCs it would make clip are left without."""
     exclude: tuple[str, ...] = ()
     """Layers that stay digital."""
+    aware: bool = False
+    """Whether targets of the devices allow for a day of drift."""
     calibrated: bool = False
     """Whether ``calibrate`` sets ranges; else each vector sets its DAC range, and the digital unit
     does not round."""
@@ -58,6 +60,14 @@ DESIGNS = {
     "smoothed": Design(text="smoothed", smoothed=True),
     "mixed": Design(text="smoothed, expansion 1", smoothed=True, expansion=1.0),
     "expanded": Design(text="smoothed, expansion 2", smoothed=True, expansion=2.0),
+    "aware": Design(text="targets for a day", aware=True),
+    "smoothed-aware": Design(text="smoothed, targets for a day", smoothed=True, aware=True),
+    "mixed-aware": Design(
+        text="smoothed, expansion 1, targets for a day", smoothed=True, expansion=1.0, aware=True
+    ),
+    "expanded-aware": Design(
+        text="smoothed, expansion 2, targets for a day", smoothed=True, expansion=2.0, aware=True
+    ),
     "mixed-calibrated": Design(
         text="smoothed, expansion 1, calibrated", smoothed=True, expansion=1.0, calibrated=True
     ),
@@ -219,6 +229,8 @@ def _row(
 def _laid(model: nn.Module, design: Design, text: Text, chip: at.Chip, row: Row) -> nn.Module:
     """Return the model on the chip, with a range per vector or calibrated, and mapped."""
     per_layer: dict[str, Any] = {}
+    if design.aware:
+        chip = chip.drift_aware("1 day")
     if design.smoothed:
         model = copy.deepcopy(model)
         at.smooth_channels(model, text.calibration, untie=True, forward=_logits)
