@@ -3,7 +3,7 @@
 import functools
 import itertools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -35,12 +35,18 @@ class DriftAware:
     time or several.
 
     See ``analogtorch.chips.Chip.drift_aware``.
+
+    Raises:
+        ValueError: the device is drift aware already, the time is not after programming, or the
+            largest conductance is no larger than an empty one then.
     """
 
     device: Device
     """The device as it is."""
     time: str | float = "1 day"
     """Time after programming, s, > 0, or a text for ``seconds``."""
+    _targets: ClassVar[Interpolated]
+    """The target as a function of the wanted conductance, both in units of the range."""
 
     def __post_init__(self) -> None:
         check_device("DriftAware.device", self.device)
@@ -54,6 +60,8 @@ class DriftAware:
                 f"DriftAware.time must be after programming, such as '1 day', got {self.time!r}"
             )
         checks.settle(self, "time", t)
+        # found now, because torch.compile cannot trace it
+        checks.settle(self, "_targets", _curve(self))
 
     @property
     def name(self) -> str:
@@ -82,8 +90,8 @@ class DriftAware:
 
     def target(self, g: Tensor) -> Tensor:
         """Return the conductances, uS, to write for the wanted ones ``g``, uS, of any shape."""
-        curve, span = _curve(self), self.g_max - self.g_min
-        return curve((g - self.g_min) / span) * span + self.g_min
+        span = self.g_max - self.g_min
+        return self._targets((g - self.g_min) / span) * span + self.g_min
 
     def programming_sigma(self, g: Tensor) -> Tensor:
         """Return the standard deviation, uS, of programming ``g``, before the clamp at 0."""

@@ -1,7 +1,7 @@
 """Targets that allow for drift: what they do to conductances, weights and products."""
 
 import copy
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import pytest
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import analogtorch as at
-from analogtorch.devices import DriftAware, SignificancePairs, hermes_two_device, ideal_device
+from analogtorch.devices import PCM, DriftAware, SignificancePairs, hermes_two_device, ideal_device
 from analogtorch.devices.drift_aware import weights_as_written
 from analogtorch.ops import reference
 
@@ -159,3 +159,26 @@ def test_training_draws_devices_when_their_targets_are_right() -> None:
     ends = at.chips.neurram48().drift_aware("1 week").cell.device  # its data end after two days
     assert noise.moments(ends) == (ends.valid_until,)
     assert at.TrainingNoise().moments(HERMES.drift_aware().cell.device) == (month,)  # no effect
+
+
+def test_a_time_at_which_nothing_is_left_is_refused_when_the_device_is_made() -> None:
+    @at.devices.register
+    @dataclass(frozen=True, kw_only=True)
+    class Vanishing(PCM):
+        def drift(self, g_programmed: Tensor, nu: Tensor, t: float) -> Tensor:
+            return 0.0 * g_programmed
+
+    fields_of = {f.name: getattr(hermes_two_device(), f.name) for f in fields(PCM)}
+    with pytest.raises(ValueError, match="is no larger than an empty one"):
+        DriftAware(device=Vanishing(**fields_of))
+
+
+def test_a_model_on_such_devices_compiles() -> None:
+    noise = at.TrainingNoise(weight="device", drop_connect=0.1)  # which no kernel draws
+    model = at.convert(nn.Sequential(nn.Linear(8, 4)), HERMES.drift_aware().replace(training=noise))
+    x = torch.randn(3, 8)
+    compiled = torch.compile(copy.deepcopy(model).train(), backend="eager", fullgraph=True)
+    with at.noise(1):
+        y = compiled(x)
+    with at.noise(1):
+        assert torch.allclose(y, model.train()(x), atol=1e-5)
