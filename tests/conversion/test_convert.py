@@ -277,7 +277,7 @@ def test_meta_device() -> None:
 
 
 def test_a_plain_optimizer_trains_weights_and_ranges() -> None:
-    model = at.calibrate(at.convert(_net(), CHIP), [TOKENS])
+    model = at.calibrate(at.convert(_net(), CHIP), [TOKENS], effort="ranges")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     for _ in range(3):
