@@ -13,6 +13,7 @@ from analogtorch.calibration.histogram import ColumnHistogram, Histogram
 from analogtorch.calibration.passes import Forward, check_finite, few_threads, run
 from analogtorch.chips import Chip
 from analogtorch.conversion.watch import evaluating
+from analogtorch.devices.drift_aware import kernel_spread
 from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.ops import Plan, block_scales, over_rows
 from analogtorch.ops.converters import adc, dac
@@ -268,10 +269,10 @@ def _variances(weight: Tensor, scale: Tensor | None, chip: Chip, plan: Plan) -> 
     cell, reads = chip.cell, chip.mvm_read_noise.of(chip.cell)
     tables = [] if reads is None else [reads.table]
     if scale is None:
-        curve = cell.programming_sigma
-        tables.insert(0, _table(cell.spread) if cell.spread else _table.__wrapped__(curve))
+        curve, known = cell.programming_sigma, kernel_spread(cell)
+        tables.insert(0, _table(known) if known else _table.__wrapped__(curve))
     else:
-        spread = cell.spread or cell.programming_sigma
+        spread = kernel_spread(cell) or cell.programming_sigma
         sigma = weight_sigma(relative(weight.flatten(1), full), full, 1.0, spread)
         yield sigma.square().to(weight.dtype).view(weight.shape)
     for table in tables:

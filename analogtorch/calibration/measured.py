@@ -18,6 +18,7 @@ from analogtorch.calibration.inputs import Ranges, Seen
 from analogtorch.calibration.passes import Forward, few_threads, run
 from analogtorch.chips import Chip
 from analogtorch.conversion.watch import evaluating
+from analogtorch.devices.drift_aware import kernel_spread
 from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.ops import Plan, block_scales, fold, mvm, seed_tensor, stream
 from analogtorch.ops.noisy_weight import noisy_weight
@@ -126,8 +127,7 @@ class Trial:
         power = exact.double().flatten(1).square().sum(1)
         on_chip = self._on_chip(plan)
         # once, not for every candidate
-        cell = self.chip.cell
-        curve = None if cell.spread else cell.programming_sigma
+        curve = None if kernel_spread(self.chip.cell) else self.chip.cell.programming_sigma
         written = noisy_weight(w, scale, self._key.to(x.device), on_chip, curve)
         on_chip = dataclasses.replace(on_chip, weight_noise=0.0)
         for i, ranges in enumerate([*self.candidates, None]):
@@ -151,7 +151,7 @@ class Trial:
             floors=int(chip.adc.rounding == "floor"),
             adc_range=chip.adc.range,
             weight_noise=WEIGHT_NOISE,
-            spread=chip.cell.spread or plan.spread,
+            spread=kernel_spread(chip.cell) or plan.spread,
         )
 
     def _noise(self, r: Tensor, scale: Tensor, exact: Tensor, plan: Plan) -> Tensor:
