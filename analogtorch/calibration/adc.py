@@ -266,13 +266,13 @@ def _variances(weight: Tensor, scale: Tensor | None, chip: Chip, plan: Plan) -> 
     """Yield variances of each weight, in its shape: of programming, and of reads in each MVM."""
     own = block_scales(weight, plan.bounds, plan.columns) if scale is None else scale
     full = over_rows(own, plan.bounds)
-    cell, reads = chip.cell, chip.mvm_read_noise.of(chip.cell)
+    known, reads = kernel_spread(chip.cell), chip.mvm_read_noise.of(chip.cell)
+    spread = known or chip.cell.programming_sigma
     tables = [] if reads is None else [reads.table]
     if scale is None:
-        curve, known = cell.programming_sigma, kernel_spread(cell)
-        tables.insert(0, _table(known) if known else _table.__wrapped__(curve))
+        # a cell of one's own that cannot be hashed has no table to look up
+        tables.insert(0, (_table if known else _table.__wrapped__)(spread))
     else:
-        spread = kernel_spread(cell) or cell.programming_sigma
         sigma = weight_sigma(relative(weight.flatten(1), full), full, 1.0, spread)
         yield sigma.square().to(weight.dtype).view(weight.shape)
     for table in tables:

@@ -90,6 +90,7 @@ class Trial:
         """Vectors that each part is still to try."""
         self._key = fold(seed_tensor(0), stream("calibrate", layer.layer_name))
         self._vectors = inputs.vectors
+        self._spread = kernel_spread(chip.cell)
 
     def __call__(self, inputs: Operands, plan: Plan, outputs: slice, y: Tensor) -> None:
         positions = math.prod(y.shape[2:]) if plan.dims else 1
@@ -127,7 +128,7 @@ class Trial:
         power = exact.double().flatten(1).square().sum(1)
         on_chip = self._on_chip(plan)
         # once, not for every candidate
-        curve = None if kernel_spread(self.chip.cell) else self.chip.cell.programming_sigma
+        curve = None if self._spread else self.chip.cell.programming_sigma
         written = noisy_weight(w, scale, self._key.to(x.device), on_chip, curve)
         on_chip = dataclasses.replace(on_chip, weight_noise=0.0)
         for i, ranges in enumerate([*self.candidates, None]):
@@ -151,7 +152,7 @@ class Trial:
             floors=int(chip.adc.rounding == "floor"),
             adc_range=chip.adc.range,
             weight_noise=WEIGHT_NOISE,
-            spread=kernel_spread(chip.cell) or plan.spread,
+            spread=self._spread or plan.spread,
         )
 
     def _noise(self, r: Tensor, scale: Tensor, exact: Tensor, plan: Plan) -> Tensor:

@@ -1,10 +1,10 @@
 """The settings that a search tries on all layers of a model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from analogtorch.chips import Chip
-from analogtorch.chips.choices import offers_drift_aware
+from analogtorch.chips.choices import Choices, offers_drift_aware
 from analogtorch.chips.periphery import WeightScale
 
 Way = Literal["measured", "tile", "percentile", "vector"]
@@ -46,9 +46,7 @@ def label(aware: bool, scale: WeightScale | None) -> str:
 
 def by_column(chip: Chip) -> Chip:
     """Return the chip with a weight scale per column, where its digital unit scales columns."""
-    if chip.periphery.weight_scale == "column" or not chip.periphery.scales_columns:
-        return chip
-    return chip.replace(periphery={"weight_scale": "column"})
+    return replace(Choices.of(chip), weight_scale="column").made(chip)
 
 
 def aware(chip: Chip) -> Chip:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class Choices:
     """The choices for one layer; ``calibrate`` may make them."""
 
-    weight_scale: WeightScale | None
-    """Unit that has one weight scale; None: as the chip has it."""
+    weight_scale: WeightScale
+    """Unit that has one weight scale."""
     target_time: float | None
     """Time after programming, s, at which conductances are right (``Chip.drift_aware``); None: at
     once."""
@@ -31,9 +31,9 @@ class Choices:
 
     def made(self, chip: "Chip") -> "Chip":
         """Return the chip with these choices, as far as it offers them."""
-        scale = self.weight_scale
-        if scale not in (None, chip.periphery.weight_scale) and chip.periphery.scales_columns:
-            chip = chip.replace(periphery={"weight_scale": scale})
+        periphery = chip.periphery
+        if self.weight_scale != periphery.weight_scale and periphery.scales_columns:
+            chip = chip.replace(periphery={"weight_scale": self.weight_scale})
         if Choices.of(chip).target_time == self.target_time:
             return chip
         plain = chip.replace(cell={"device": bare(chip.cell.device)})

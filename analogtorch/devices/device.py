@@ -109,6 +109,33 @@ def extrapolates(device: Device) -> bool:
     return bool(getattr(device, "extrapolates", False))
 
 
+class Around:
+    """What a device that changes another has of it: conductances, and how far its data reach."""
+
+    device: Device
+    """The device as it is."""
+
+    @property
+    def g_max(self) -> float:
+        """Largest conductance, uS."""
+        return self.device.g_max
+
+    @property
+    def g_min(self) -> float:
+        """Smallest conductance, uS."""
+        return self.device.g_min
+
+    @property
+    def extrapolates(self) -> bool:
+        """Whether the model of the device continues beyond ``valid_until``."""
+        return extrapolates(self.device)
+
+    @property
+    def valid_until(self) -> float:
+        """Last time, s, that the data of the device cover."""
+        return self.device.valid_until
+
+
 def check_conductances(device: Any) -> None:
     """Check and settle ``g_min``, ``g_max`` and ``g_reference`` of a device that is being made.
 

@@ -3,13 +3,14 @@
 import functools
 import itertools
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from analogtorch.devices.cell import Cell
 from analogtorch.devices.curves import Interpolated
-from analogtorch.devices.device import Device, check_device, duration, extrapolates
+from analogtorch.devices.device import Around, Device, check_device, duration
 from analogtorch.devices.registry import register
 from analogtorch.devices.spread import Spread
 from analogtorch.devices.time import seconds
@@ -25,7 +26,7 @@ _DECIMALS = 5
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class DriftAware:
+class DriftAware(Around):
     """Another device, written to targets whose mean conductance is right at a later time.
 
     Small conductances of phase-change memory fall faster than large ones, so that drift bends
@@ -68,26 +69,6 @@ class DriftAware:
     def name(self) -> str:
         """Name of the device and of what is changed."""
         return f"{self.device.name}, targets for {duration(float(self.time))}"
-
-    @property
-    def g_max(self) -> float:
-        """Largest conductance, uS."""
-        return self.device.g_max
-
-    @property
-    def g_min(self) -> float:
-        """Smallest conductance, uS."""
-        return self.device.g_min
-
-    @property
-    def extrapolates(self) -> bool:
-        """Whether the model of the device continues beyond ``valid_until``."""
-        return extrapolates(self.device)
-
-    @property
-    def valid_until(self) -> float:
-        """Last time, s, that the data of the device cover."""
-        return self.device.valid_until
 
     def target(self, g: Tensor) -> Tensor:
         """Return the conductances, uS, to write for the wanted ones ``g``, uS, of any shape."""
@@ -161,12 +142,12 @@ def as_written(device: Device, g: Tensor) -> Tensor:
     return device.target(g) if isinstance(device, DriftAware) else g
 
 
-def weights_as_written(cell: Any, w: Tensor) -> Tensor:
+def weights_as_written(cell: Cell, w: Tensor) -> Tensor:
     """Return the weights to which cells are written for the wanted ones ``w``, of any shape."""
-    if not isinstance(cell.device, DriftAware):
+    device = cell.device
+    if not isinstance(device, DriftAware):
         return w
-    found: Tensor = cell.weights(cell.device.target(cell.targets(w)))
-    return found
+    return cell.weights(device.target(cell.targets(w)))
 
 
 def bare(device: Device) -> Device:
@@ -174,11 +155,12 @@ def bare(device: Device) -> Device:
     return device.device if isinstance(device, DriftAware) else device
 
 
-def kernel_spread(cell: Any) -> Spread | None:
+def kernel_spread(cell: Cell) -> Spread | None:
     """Return the programming noise of a cell in the form of kernels; None: it has no such form.
 
     Targets that allow for drift have none, but that of the same device without them serves where
     only its size matters: it differs by some 20 %.
     """
-    found: Spread | None = replace(cell, device=bare(cell.device)).spread
-    return found
+    if isinstance(cell.device, DriftAware):
+        cell = replace(cell, device=bare(cell.device))  # type: ignore[type-var]
+    return cell.spread

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from analogtorch.devices.device import Device, check_device, extrapolates
+from analogtorch.devices.device import Around, Device, check_device
 from analogtorch.devices.drift_aware import DriftAware, bare
 from analogtorch.devices.registry import register
 from analogtorch.values import checks
@@ -19,7 +19,7 @@ _FIELDS = dict(zip(IMPERFECTIONS, ("programming_scale", "drift_scale", "read_sca
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class Scaled:
+class Scaled(Around):
     """Another device with each imperfection times a factor; 0 leaves it out, 1 leaves it as it is.
 
     See ``analogtorch.chips.Chip.scaled`` and ``Chip.without``.
@@ -49,26 +49,6 @@ class Scaled:
         other = [f"{name} x {factor:g}" for name, factor in factors.items() if factor not in (0, 1)]
         without = [f"without {', '.join(gone)}"] if gone else []
         return ", ".join([self.device.name, *without, *other])
-
-    @property
-    def g_max(self) -> float:
-        """Largest conductance, uS."""
-        return self.device.g_max
-
-    @property
-    def g_min(self) -> float:
-        """Smallest conductance, uS."""
-        return self.device.g_min
-
-    @property
-    def extrapolates(self) -> bool:
-        """Whether the model of the device continues beyond ``valid_until``."""
-        return extrapolates(self.device)
-
-    @property
-    def valid_until(self) -> float:
-        """Last time, s, that the data of the device cover."""
-        return self.device.valid_until
 
     def programming_sigma(self, g: Tensor) -> Tensor:
         """Return the standard deviation, uS, of programming ``g``, before the clamp at 0."""

@@ -247,10 +247,11 @@ def _take(model: nn.Module, state: Any) -> bool:
         for kind, values in column_ranges.items()
         for name in names
     }
+    # an earlier version kept the weight scale alone
+    earlier = {n: {"weight_scale": scale} for n, scale in kept.get("weight_scales", {}).items()}
+    choices = earlier | kept.get("choices", {})
     for name in names:
-        # an earlier version kept the weight scale alone
-        earlier = {n: {"weight_scale": scale} for n, scale in kept.get("weight_scales", {}).items()}
-        set_choices(layers[name], (earlier | kept.get("choices", {})).get(name, {}))
+        set_choices(layers[name], choices.get(name, {}))
     for name, values in ranges.items():
         layers[name].set_input_range(values)
     for (name, kind), values in found.items():

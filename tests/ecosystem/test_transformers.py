@@ -146,6 +146,18 @@ def test_adc_bounds_are_kept_too(method: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:this state_dict carries no input ranges")
+def test_what_calibration_chose_for_the_chips_is_kept_too(tmp_path: Path) -> None:
+    chosen = at.chips.hermes64(weight_scale="column").drift_aware("1 week")
+    models = [at.convert(_bert(), chip) for chip in (chosen, at.chips.hermes64())]
+    model, fresh = (at.calibrate(m, [_batch(m)], effort="ranges") for m in models)
+    _trained(model, tmp_path, callbacks=[KeepRanges()])
+    load_ranges(fresh, tmp_path / "checkpoint-3")
+    for _, layer in at.analog_layers(fresh):
+        assert layer.chip.cell == chosen.cell
+        assert layer.chip.periphery == chosen.periphery
+
+
+@pytest.mark.filterwarnings("ignore:this state_dict carries no input ranges")
 def test_the_best_model_gets_the_ranges_that_it_had(tmp_path: Path) -> None:
     model = _convert(_bert())
     seen = {}
