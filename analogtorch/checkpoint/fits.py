@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from analogtorch.checkpoint.description import DESCRIPTION, WEIGHTS, Checkpoint, SavedLayer
+from analogtorch.chips.choices import Choices
 from analogtorch.chips.tiling import sections
 from analogtorch.conversion.kinds import analog_layers, analog_type, reason
 from analogtorch.nn import AnalogLayer, AnalogMatrix
@@ -92,7 +93,9 @@ def _module(
     if module is None:
         raise ValueError(f"{label} is no module of the model{_near(entry.name, modules)}")
     if isinstance(module, AnalogLayer):
-        if module.chip != entry.chip or parametrize.is_parametrized(module):
+        # the file says what calibrate chose, so that a model not yet calibrated can take it
+        chip = Choices.of(entry.chip).made(module.chip)
+        if chip != entry.chip or parametrize.is_parametrized(module):
             raise ValueError(
                 f"{label} is on another chip in the model or parametrized; call "
                 "analogtorch.to_digital(model) first"

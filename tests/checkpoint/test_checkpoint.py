@@ -550,6 +550,19 @@ def test_a_model_that_is_analog_otherwise_is_refused(tmp_path: Path) -> None:
         load(tmp_path, "net")  # type: ignore[arg-type]
 
 
+def test_what_calibrate_chose_goes_into_a_model_that_is_only_converted(tmp_path: Path) -> None:
+    chip = at.chips.hermes64()
+    saved = at.convert(Net(1), chip)
+    for _, layer in at.analog_layers(saved):
+        layer.chip = chip.replace(periphery={"weight_scale": "column"}).drift_aware("1 day")
+    at.calibrate(saved, [TOKENS], effort="ranges")
+    save(saved, tmp_path)
+    loaded = load(tmp_path, at.convert(Net(2), chip))
+    assert loaded.last.chip == saved.last.chip != chip
+    assert torch.equal(loaded.eval()(TOKENS), saved.eval()(TOKENS))
+    _refused(tmp_path, at.convert(Net(2), at.chips.hermes64(phases=1)), "is on another chip")
+
+
 def _refused(folder: Path, model: nn.Module, message: str) -> None:
     """The load fails, and changes nothing of the model."""
     before = {name: dict(vars(m)) for name, m in model.named_modules()}

@@ -25,7 +25,7 @@ class Recogniser(Learner):
 
     def __init__(self, network: nn.Module, phase: Phase, **options: Any) -> None:
         super().__init__(network, phase, **options)
-        self.network: Any  # its loss is its own
+        self.network: Any  # its loss, and which of its logits count, are its own
         for name in ("mixup", "label_smoothing"):
             if value := getattr(phase, name):
                 raise ValueError(f"{name}={value} is not for recognisers; write {name}=0")
@@ -42,7 +42,10 @@ class Recogniser(Learner):
         if self._teacher:
             with torch.no_grad():
                 target = self._teacher[0](heard, said)
-            divergence = distillation_loss(logits, target, temperature=self.phase.temperature)
+            counted = self.network.counted(heard, said)
+            divergence = distillation_loss(
+                logits[counted], target[counted], temperature=self.phase.temperature
+            )
             loss = (1 - self.phase.distill) * loss + self.phase.distill * divergence
         self.log("loss", loss.detach(), prog_bar=True, batch_size=len(heard.lengths))
         return loss

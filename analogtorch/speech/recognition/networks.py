@@ -134,6 +134,11 @@ class CTC(nn.Module):
         """Return logits (B, codes, tokens + 1); ``said`` has no effect on them."""
         return self.head(self.encoder(heard)[0])
 
+    def counted(self, heard: Recordings, said: Any) -> Tensor:
+        """Return which logits are those of a recording, not of what fills it up, (B, codes)."""
+        codes = heard.lengths // self.encoder.stride
+        return _before(codes, heard.frames.shape[1] // self.encoder.stride)
+
     def loss(self, logits: Tensor, heard: Recordings, said: Transcripts) -> Tensor:
         """Return the mean loss of a token."""
         return F.ctc_loss(
@@ -179,6 +184,12 @@ class Transducer(nn.Module):
         begun = F.pad(said.tokens, (1, 0), value=self.blank)
         predicted, _, _ = self.predict(begun, said.lengths + 1, None)
         return self.join(codes, lengths, predicted, said.lengths + 1)[0]
+
+    def counted(self, heard: Recordings, said: Transcripts) -> Tensor:
+        """Return which logits are those of a recording and its text, (B, codes, tokens + 1)."""
+        codes = heard.lengths // self.encoder.stride
+        heard_of = _before(codes, heard.frames.shape[1] // self.encoder.stride)
+        return heard_of[:, :, None] & _before(said.lengths + 1, said.tokens.shape[1] + 1)[:, None]
 
     def loss(self, logits: Tensor, heard: Recordings, said: Transcripts) -> Tensor:
         """Return the mean loss of a token."""
@@ -227,6 +238,11 @@ def run(lstm: Any, x: Tensor, state: list[Tensor] | None) -> tuple[Tensor, list[
     given = None if state is None else tuple(s.transpose(0, 1).contiguous() for s in state)
     y, last = lstm(x, given)
     return y, [s.transpose(0, 1) for s in last]
+
+
+def _before(ends: Tensor, size: int) -> Tensor:
+    """Return which of ``size`` places lie before each end, (B, size)."""
+    return torch.arange(size, device=ends.device) < ends[:, None]
 
 
 def _lstms(width: int, sizes: tuple[int, ...]) -> nn.ModuleList:

@@ -16,7 +16,7 @@ from analogtorch.speech.recognition.decoding import transcribe
 from analogtorch.speech.recognition.examples import IGNORED, Examples, Masks
 from analogtorch.speech.recognition.learner import Recogniser
 from analogtorch.speech.recognition.librispeech import LibriSpeech
-from analogtorch.speech.recognition.networks import CTC, Transducer
+from analogtorch.speech.recognition.networks import CTC, Recordings, Transcripts, Transducer
 from analogtorch.speech.recognition.utterances import ConnectedWords
 from analogtorch.speech.recognition.vocabulary import LETTERS
 from analogtorch.speech.training import Batches, Phase, fit
@@ -110,6 +110,29 @@ def test_labels_teach_which_word_sounds_how(examples: Examples, tmp_path: Path) 
         examples.batches(), lambda model, heard: transcribe(model, examples.vocabulary, heard)
     )
     assert metric(network) < 0.3
+
+
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log:UserWarning")
+def test_what_follows_a_recording_or_a_text_teaches_nothing(
+    network: CTC | Transducer, examples: Examples
+) -> None:
+    heard, said = examples.make(torch.tensor([0, 1, 2]), 0)
+    assert len(set(heard.lengths.tolist())) > 1
+    frames, tokens = heard.frames.clone(), said.tokens.clone()
+    for i in range(3):
+        frames[i, heard.lengths[i] :] = 3.0
+        tokens[i, said.lengths[i] :] = 1
+    teacher = copy.deepcopy(network)
+    with torch.no_grad():
+        for p in teacher.parameters():
+            p.mul_(1.5)
+    phase = dataclasses.replace(PHASE, distill=1.0)
+    learner = Recogniser(network, phase, steps=1, teacher=teacher)
+    losses = [
+        learner.training_step((Recordings(x, heard.lengths), Transcripts(t, said.lengths)), 0)
+        for x, t in ((heard.frames, said.tokens), (frames, tokens))
+    ]
+    assert losses[0] == losses[1] > 0
 
 
 @pytest.mark.parametrize("name", ["mixup", "label_smoothing"])
