@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from analogtorch.conversion.kinds import analog_layers
-from analogtorch.hwa.clip import clippable, limit_of
+from analogtorch.hwa.clip import clip_, clippable, deviations
 from analogtorch.hwa.ramp import ramped, training_noise_
 from analogtorch.hwa.recipe import Recipe
 from analogtorch.nn import AnalogLayer
@@ -101,8 +101,7 @@ def clip(model: nn.Module, sigma: float, tails: Mapping[str, float], share: floa
     """
     for name, layer in _clipped(model):
         number = sigma + (1 - share) * max(tails[name] - sigma, 0.0)
-        limit = limit_of(layer, number, _by_column(layer))
-        layer.weight.clamp_(-limit, limit)
+        clip_(layer, number * deviations(layer, _by_column(layer)))
 
 
 def _clipped(model: nn.Module) -> list[tuple[str, AnalogLayer]]:
@@ -111,8 +110,8 @@ def _clipped(model: nn.Module) -> list[tuple[str, AnalogLayer]]:
 
 
 def _tail(layer: AnalogLayer) -> float:
-    limit = limit_of(layer, 1.0, _by_column(layer))
-    return (layer.weight.abs() / limit).max().item()
+    matrix = layer.as_matrix(layer.weight)
+    return (matrix.abs() / deviations(layer, _by_column(layer))).max().item()
 
 
 def _by_column(layer: AnalogLayer) -> bool:
