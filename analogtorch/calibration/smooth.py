@@ -216,8 +216,11 @@ class _Smoothing:
         yield from kinds.values()
 
     def _kind(self, module: nn.Module) -> str:
-        """Return the name of a module without the numbers of its blocks."""
-        return re.sub(r"\d+", "#", self.labels[module])
+        """Return the name of a module without the numbers of its blocks.
+
+        Others stay: ``fc1`` and ``fc2`` are two kinds.
+        """
+        return re.sub(r"(?<![^.])\d+(?![^.])", "#", self.labels[module])
 
     def _writers(
         self, calls: Sequence[_Call], groups: Sequence[tuple[nn.Module, ...]], before: str

@@ -114,6 +114,24 @@ def test_the_matrices_of_transformers_take_part() -> None:
     assert "transformer.h.0.attn.c_proj" in found.left
 
 
+def test_layers_that_differ_by_a_number_in_their_name_take_part_by_themselves() -> None:
+    from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+    torch.manual_seed(0)
+    config = WhisperConfig(
+        d_model=32, encoder_layers=2, decoder_layers=2, encoder_ffn_dim=48, decoder_ffn_dim=48,
+        encoder_attention_heads=2, decoder_attention_heads=2, vocab_size=40, num_mel_bins=8,
+        max_source_positions=12, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        decoder_start_token_id=1, suppress_tokens=None, begin_suppress_tokens=None,
+    )  # fmt: skip
+    model = WhisperForConditionalGeneration(config).eval()
+    batch = {"input_features": torch.randn(2, 8, 24), "decoder_input_ids": torch.ones(2, 5).long()}
+    found = at.smooth_channels(model, [batch])
+    for block in ("encoder.layers.1", "decoder.layers.0"):
+        assert found.moved[f"model.{block}.final_layer_norm"] == (f"model.{block}.fc1",)
+        assert f"model.{block}.fc2" in found.left  # GELU keeps no factors
+
+
 def test_a_stack_with_relu_takes_part_from_layer_to_layer() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(*(m for _ in range(3) for m in (nn.Linear(16, 16), nn.ReLU()))).eval()
