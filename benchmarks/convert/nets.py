@@ -9,12 +9,14 @@ import ast
 import importlib.util
 import re
 import sysconfig
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
@@ -261,10 +263,20 @@ def english(every: int = 2) -> list[str]:
 
 
 def docstrings() -> list[str]:
-    """Return sentences of the docstrings of Python's standard library, as ``english`` does."""
+    """Return sentences of docstrings, as ``english`` does.
+
+    They are those of Python's standard library, of NumPy and of torch.
+    """
     found: list[str] = []
-    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    paths = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
+    for package in (np, torch):
+        files = sorted(Path(package.__path__[0]).rglob("*.py"))
+        paths += [path for path in files if not {"tests", "testing"} & set(path.parts)]
+    for path in paths:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)  # of escapes in their strings
+            tree = ast.parse(path.read_text("utf-8"))
+        for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
                 found += _sentences(ast.get_docstring(node) or "")
     return list(dict.fromkeys(found))
