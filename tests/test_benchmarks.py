@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import importlib
 import json
 import math
 import types
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 import analogtorch as at
+import benchmarks
 from analogtorch.report import Result
 from analogtorch.speech.data import Clips
 from analogtorch.speech.labels import LABELS
@@ -44,6 +46,24 @@ from benchmarks.subject import Subject, agreement
 from tests.speech.transcription import tiny
 
 TINY = Shape(layer=lambda: nn.Linear(16, 4), input=(3, 16), train_bar=1.5, rows=8)
+
+
+BENCHMARKS = Path(benchmarks.__path__[0])
+COMMANDS = sorted(
+    f"benchmarks.{path.relative_to(BENCHMARKS).with_suffix('')}".replace("/", ".")
+    for path in BENCHMARKS.rglob("*.py")
+    if "\ndef main(" in path.read_text("utf-8")
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_prints_its_help(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", [command, "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        importlib.import_module(command).main()
+    assert "--help" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", SHAPES)

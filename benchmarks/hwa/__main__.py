@@ -150,6 +150,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, KWSConfig]:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add_data(parser)
+    recipes = "; ".join(RECIPES).replace("%", "%%")  # argparse formats help
     parser.add_argument("--config", type=Path, default=CONFIG, help="configuration of the run")
     parser.add_argument(
         "--recipes",
@@ -157,7 +158,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, KWSConfig]:
         choices=(*RECIPES, "all"),
         default=[],
         metavar="RECIPE",
-        help=f"trained beside that of the configuration: {'; '.join(RECIPES)}; or all; further "
+        help=f"trained beside that of the configuration: {recipes}; or all; further "
         "ones by --report.ablation",
     )
     parser.add_argument(
