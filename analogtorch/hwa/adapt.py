@@ -145,6 +145,7 @@ def adapt(
         steps=tuple(training.history),
         seconds=adaptation.seconds,
         stopped=training.stopped,
+        generalisation=adaptation.generalisation,
     )
 
 

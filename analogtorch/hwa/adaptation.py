@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 from tqdm import tqdm
 
@@ -16,11 +17,12 @@ from analogtorch.calibration.batch_norm import digital_statistics, remember_digi
 from analogtorch.calibration.settings import undone
 from analogtorch.chips import Chip, from_dict, to_dict
 from analogtorch.conversion import analog_layers
-from analogtorch.hwa.adapted import Stage, Step
+from analogtorch.hwa.adapted import Generalisation, Stage, Step
 from analogtorch.hwa.on_chips import OnChips, Reading
 from analogtorch.hwa.run_folder import RunFolder
 from analogtorch.hwa.training import Training, state_of
 from analogtorch.hwa.twin import Twin
+from analogtorch.ops.scope import noise
 
 CALIBRATED = 32
 """Most batches that calibrate: a search passes over them for each thing that it tries."""
@@ -43,6 +45,10 @@ class Adaptation:
     writer: Any
     progress: bool
     stages: list[Stage] = field(default_factory=list)
+    before: list[float] | None = None
+    """Errors of ``_under_noise`` before the training."""
+    after: list[float] | None = None
+    """Those after it."""
     learning: list[str] = field(default_factory=list)
     """The Parameters that learn; calibration at the end adds DAC ranges."""
     earlier: float = 0.0
@@ -67,6 +73,7 @@ class Adaptation:
             training.load_state_dict(state["training"])
             remember_digital(self.twin.student, digital)
             self.stages = [_stage(kept) for kept in state["stages"]]
+            self.before, self.after = state["before"], state["after"]
             self.earlier = state["seconds"]
         if state is None or not state["finished"]:
             self._train(training)
@@ -84,6 +91,7 @@ class Adaptation:
         error = self._move_norms(error)
         if minutes is not None:
             training.steps = min(training.steps, self._fitting(training, 60 * minutes, took))
+        self.before = self._under_noise()
         training.start(error)
         self.learning = [n for n, p in self.twin.student.named_parameters() if p.requires_grad]
         self._keep(training)
@@ -105,6 +113,32 @@ class Adaptation:
         left = seconds - 1.25 * spent - (training.recipe.looks + 4) * look
         return max(1, math.floor(left / step))
 
+    @property
+    def generalisation(self) -> Generalisation | None:
+        """What the training left of the errors under training noise."""
+        if not (self.before and self.after):
+            return None
+        learnt, held = (b / a if a else 1.0 for a, b in zip(self.before, self.after, strict=True))
+        return Generalisation(learnt=learnt, held=held)
+
+    @torch.no_grad()
+    def _under_noise(self) -> list[float] | None:
+        """Return the error of the outputs on batches that are learnt from, and on those held back.
+
+        None: they are the same.
+        """
+        held = self.chips.held
+        if any(a is b for a in held for b in self.fitted):
+            return None
+        found = []
+        for batches in (_spread(self.fitted, len(held)), held):
+            errors = []
+            for i, batch in enumerate(batches):
+                with noise(self.seed, step=i):
+                    errors.append(self.twin.loss(batch).outputs)
+            found.append(torch.stack(errors).mean().item())
+        return found
+
     def _train(self, training: Training) -> None:
         with tqdm(
             total=training.steps, initial=training.step, desc="adapt", disable=not self.progress
@@ -121,6 +155,7 @@ class Adaptation:
             training.run(self.fitted, self.chips, after)
 
     def _finish(self, training: Training) -> None:
+        self.after = self._under_noise()
         error, _ = self._measured("distilled")
         if self.options is not None:
             # the weights have learnt for the chips that they are on
@@ -184,6 +219,8 @@ class Adaptation:
                 "chips": _chips(self.twin.student),
                 "learning": self.learning,
                 "stages": [_plain(stage) for stage in self.stages],
+                "before": self.before,
+                "after": self.after,
                 "seconds": self.seconds,
                 "finished": finished,
             }

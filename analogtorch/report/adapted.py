@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from analogtorch.hwa.adapted import Adapted, Stage
+from analogtorch.hwa.adapted import Adapted, Generalisation, Stage
 from analogtorch.report.columns import aligned
 from analogtorch.report.figure import checked_path, new_figure, write_figure
 from analogtorch.values.shown import as_text, draw
@@ -28,6 +28,7 @@ def table(found: Adapted) -> str:
         f"error of the outputs on {chips} to the digital ones, {_COMPARED[found.compared]}, and "
         "the share of outputs whose largest number agrees, on batches held back",
         f"{len(found.steps)} steps, {found.seconds:,.0f} s: {found.stopped}",
+        *([_generalised(found.generalisation)] if found.generalisation else []),
         *([found.note] if found.note else []),
     ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *notes])
@@ -67,6 +68,14 @@ def plot(found: Adapted, path: str | Path | None = None) -> Any:
     axes.legend()
     write_figure(figure, file)
     return figure
+
+
+def _generalised(found: Generalisation) -> str:
+    text = (
+        f"left of the error under training noise: {found.learnt:.0%} on batches that were learnt "
+        f"from, {found.held:.0%} on those held back"
+    )
+    return f"{text}; more batches would help" if found.needs_more else text
 
 
 def _measures(stage: Stage) -> dict[str, list[str]]:

@@ -324,6 +324,25 @@ def test_the_report_prints_draws_and_lists(tmp_path: Path) -> None:
     assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_batches_learnt_by_heart_are_told(tmp_path: Path) -> None:
+    recipe = at.hwa.Recipe(learning_rate=0.01, looks=1, patience=None)
+    options: dict[str, Any] = {"chip": CHIP, "recipe": recipe, "steps": 100, "num_chips": 1}
+    few = [batch[:2] for batch in _batches(4)]
+    adapted = at.hwa.adapt(_net(), few, folder=tmp_path, **options)
+    found = adapted.generalisation
+    assert found is not None
+    assert found.learnt < 0.8 * found.held
+    assert "on those held back; more batches would help" in str(adapted)
+    assert adapted.to_dict()["generalisation"] == vars(found)
+    resumed = at.hwa.adapt(_net(), few, folder=tmp_path, **options)
+    assert resumed.generalisation == found
+    many = at.hwa.adapt(_net(), _batches(40), **options).generalisation
+    assert many is not None
+    assert many.learnt < 1
+    assert not many.needs_more
+    assert at.hwa.adapt(_net(), few[:3], **options).generalisation is None
+
+
 class _Outputs(nn.Module):
     """A model of several outputs, one of them a sequence of attention."""
 
