@@ -37,6 +37,7 @@ from analogtorch.cost_model import cost
 from analogtorch.evaluate import (
     TIMES,
     Comparison,
+    FloorNotReached,
     HardwarePlan,
     Sweep,
     accuracy,
@@ -78,6 +79,7 @@ __all__ = [
     "ChipMapping",
     "Comparison",
     "Defects",
+    "FloorNotReached",
     "GradientDescent",
     "GuardReport",
     "HardwarePlan",

@@ -47,6 +47,7 @@ OPTIONAL = {
     "metrics": ("torchmetrics", "jiwer"),
     "vision": ("torchvision",),
     "nodal": ("scipy",),
+    "parquet": ("pyarrow",),
     "yaml": ("pyyaml",),
 }
 """The optional packages, by the extra that installs them."""
@@ -144,8 +145,9 @@ def info(arguments: Sequence[str]) -> int:
     for name in at.chips.names():
         chip = at.chips.get(name)
         outputs = chip.periphery.output_bits or chip.adc.bits
+        fine = f"{outputs}-bit" if outputs else f"{chip.adc.steps}-step"
         exact = chip.dac.bits is None
-        bits = "exact" if exact else f"{chip.dac.bits}-bit inputs, {outputs}-bit outputs"
+        bits = "exact" if exact else f"{chip.dac.bits}-bit inputs, {fine} outputs"
         tile = f"{chip.array.rows}x{chip.array.columns}"
         print(f"chip {name}: {chip.array.tiles} tiles of {tile}, {bits}")
     return 0

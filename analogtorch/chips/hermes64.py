@@ -87,7 +87,8 @@ def hermes64(
             was measured to count, 94 uA, which is 11.4 times that of a cell of the largest
             conductance, and more of ``one_device``, whose largest conductance is half as large.
             ``notebook``: 12 for every device, as in IBM's configuration in aihwkit.
-        training: noise of HWA training; by default twice the cell's programming noise.
+        training: noise of HWA training; by default devices a month old, or as old as
+            their targets allow for (``TrainingNoise.weight`` "device").
 
     Raises:
         ValueError: ``device``, ``weight_scale``, ``adc_range`` or the number of phases is unknown,

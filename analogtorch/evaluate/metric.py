@@ -49,12 +49,18 @@ def direction(caller: str, metric: Any, higher_is_better: bool | None) -> bool:
             nothing.
 
     Raises:
-        ValueError: it is neither True, False nor None, or the metric says otherwise.
+        ValueError: it is neither True, False nor None, the metric says otherwise, or it says that
+            it is not known, by None.
     """
     own = getattr(metric, "higher_is_better", None)
     if own is not None:
         checks.flag(f"{caller}: higher_is_better of the metric", own)
     if higher_is_better is None:
+        if own is None and hasattr(metric, "higher_is_better"):
+            raise ValueError(
+                f"{caller}: {title(metric) or 'this metric'} does not know whether a higher value "
+                "is better; pass higher_is_better=True or False"
+            )
         return True if own is None else bool(own)
     checks.flag(f"{caller}: higher_is_better", higher_is_better)
     if own is not None and own != higher_is_better:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer_callback import ExportableState
 
@@ -138,6 +139,9 @@ class DistillationTrainer(Trainer):
         teacher: the digital model, which stays as it is.
         recipe: the ingredients; by default ``Recipe()``. Looks and patience have no effect here.
         options: the arguments of ``Trainer``.
+
+    Raises:
+        ValueError: one process has several GPUs, among which ``DataParallel`` would copy the model.
     """
 
     def __init__(
@@ -149,6 +153,11 @@ class DistillationTrainer(Trainer):
     ) -> None:
         twin = Twin(model, teacher, recipe)
         super().__init__(model=model, **options)
+        if self.args.n_gpu > 1:
+            raise ValueError(
+                f"DistillationTrainer: this process has {self.args.n_gpu} GPUs; start one process "
+                "for each by torchrun, or let CUDA_VISIBLE_DEVICES show one"
+            )
         # the loss is a mean over the batch, so that accumulated ones are to be averaged
         self.model_accepts_loss_kwargs = False
         twin.teacher.to(self.args.device)
@@ -164,7 +173,9 @@ class DistillationTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """Return how far the model and its layers are from the teacher's."""
-        loss = self.twin.total(inputs)
+        # whose reducer has to see the forward; torch.compile's wrapper would not see the hooks
+        ranked = isinstance(model, DistributedDataParallel)
+        loss = self.twin.total(inputs, run=model if ranked else None)
         return (loss, {}) if return_outputs else loss
 
     def create_optimizer_and_scheduler(self, num_training_steps: int) -> None:

@@ -166,14 +166,15 @@ class ValidateOnChips(L.Callback):
     Args:
         metric: a function of the network on a chip that returns a number, such as the accuracy.
         every: number of optimizer steps between two measurements, >= 1.
-        network: name of the converted network in the Lightning module.
+        network: name of the converted network in the Lightning module; empty: the module itself.
         times: times after programming, as ``ProgrammedChip.at`` takes them.
         num_chips: number of chips, >= 1, the same each time.
         seed: seed of the chips, as ``sweep`` takes it.
 
     Raises:
         TypeError: the metric cannot be called.
-        ValueError: another option is not allowed.
+        ValueError: another option is not allowed; or, when the fit starts, the module has no such
+            network.
     """
 
     def __init__(
@@ -188,8 +189,18 @@ class ValidateOnChips(L.Callback):
     ) -> None:
         self.measure = Validation(metric, times, num_chips, seed)
         self.every = checks.count("ValidateOnChips: every", every)
-        self.network = checks.text("ValidateOnChips: network", network, "student")
+        checks.instance("ValidateOnChips: network", network, str, "network='student'")
+        self.network = network
         self._step = 0
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        converted = [n for n, m in pl_module.named_modules() if any(True for _ in analog_layers(m))]
+        if self.network not in converted:
+            near = [name for name in converted if "." not in name]
+            raise ValueError(
+                f"ValidateOnChips: network must name a converted network of the "
+                f"{type(pl_module).__name__}, such as {near}, got {self.network!r}"
+            )
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
         self._step = trainer.global_step

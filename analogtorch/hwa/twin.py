@@ -107,11 +107,16 @@ class Twin:
             self._compared = "divergence" if scores else "error"
         return found
 
-    def loss(self, batch: Any) -> Losses:
+    def loss(self, batch: Any, run: nn.Module | None = None) -> Losses:
         """Return how far the student's outputs and those of its layers are from the teacher's.
 
         The student's analog layers run in training mode, with the training noise of the recipe; all
         else is in evaluation mode: dropout is off, batch norm uses its averages.
+
+        Args:
+            batch: inputs, as ``calibrate`` takes them.
+            run: the module that runs the student, such as ``DistributedDataParallel`` around it,
+                which sees no gradients otherwise; None: the student itself.
 
         Raises:
             ValueError: the shapes of the outputs differ, or no layer of both models ran.
@@ -125,7 +130,7 @@ class Twin:
         ):
             for _, layer in analog_layers(self.student):
                 layer.training = True
-            found = self.outputs(self.student, batch)
+            found = self.outputs(self.student if run is None else run, batch)
         check_shapes(found, exact)
         outputs = _mean([self.compare(y, t) for y, t in zip(found, exact, strict=True)])
         if not self.recipe.layers:
@@ -144,9 +149,9 @@ class Twin:
         layers = _mean([relative_error(y, t) for y, t in pairs])
         return Losses(outputs + self.recipe.layers * layers, outputs, layers)
 
-    def total(self, batch: Any) -> Tensor:
-        """Return the loss to minimise: ``loss(batch).total``."""
-        return self.loss(batch).total
+    def total(self, batch: Any, run: nn.Module | None = None) -> Tensor:
+        """Return the loss to minimise: ``loss(batch, run).total``."""
+        return self.loss(batch, run).total
 
     def compare(self, y: Tensor, exact: Tensor) -> Tensor:
         """Return how far an output is from the exact one, by ``compared``: a scalar >= 0.

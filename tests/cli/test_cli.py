@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,10 @@ def test_info_lists_versions_extras_and_chips(capsys) -> None:
     kernels = (native.status(), gpu.status(), "CPU kernels: ", "GPU kernels: ")
     for expected in ("torch 2.", *kernels, "[speech] torchaudio 2.", *chips):
         assert expected in printed
+    assert "chip reram_4mb: " in printed
+    assert "None" not in printed
+    project = tomllib.loads((CONFIGS[0].parents[2] / "pyproject.toml").read_text("utf-8"))
+    assert set(cli.OPTIONAL) == set(project["project"]["optional-dependencies"])
 
 
 def test_info_compares_all_chips_with_their_sources(capsys, monkeypatch) -> None:

@@ -75,6 +75,22 @@ def fsdp(entry: Entry, rank: int) -> None:
         assert torch.allclose(net.eval()(*x), whole.eval()(*x), atol=1e-5), "after a step"
 
 
+def twins(rank: int) -> None:
+    """Both ranks get the gradients of a distillation, averaged, though each has its own inputs."""
+    entry = ENTRIES[0]
+    student = entry.analog()
+    net = DistributedDataParallel(student)
+    twin = at.hwa.Twin(student, entry.digital(), forward=lambda m, x: m(*x))
+    share = tuple(t.narrow(entry.batch_dim, 2 * rank, 2) for t in entry.inputs())
+    with at.noise(5, step=3):
+        twin.total(share, run=net).backward()
+    mine = torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None])
+    both = [torch.empty_like(mine), torch.empty_like(mine)]
+    dist.all_gather(both, mine)
+    assert mine.any()
+    assert torch.equal(*both), "the ranks have different gradients"
+
+
 def ranges_per_tile() -> None:
     """Check that a state_dict without all ranges is refused, with a remedy.
 
@@ -101,6 +117,7 @@ def run(rank: int, path: str) -> None:
                 check(entry, rank)
             except Exception as error:
                 raise AssertionError(f"{check.__name__} of {entry.name}: {error}") from error
+    twins(rank)
     ranges_per_tile()
     dist.destroy_process_group()
 

@@ -8,7 +8,9 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
 
@@ -128,19 +130,25 @@ def _hugging_face(folder: Path, resume: Path | None = None) -> tuple[nn.Module, 
     teacher = _bert()
     batch = {k: torch.stack([row[k] for row in _rows(16)]) for k in ("input_ids", "attention_mask")}
     student = at.calibrate(at.convert(copy.deepcopy(teacher), CHIP), [batch])
-    trainer = huggingface.DistillationTrainer(
-        student,
-        teacher,
-        args=TrainingArguments(
-            output_dir=str(folder), max_steps=6, per_device_train_batch_size=8, save_steps=4,
-            report_to=[], use_cpu=True, disable_tqdm=True, logging_steps=1,
-        ),
-        train_dataset=_rows(48),
+    trainer = _trainer(
+        folder, student, teacher, max_steps=6, save_steps=4,
         callbacks=[huggingface.ValidateOnChips(_metric, every=3, num_chips=1)],
     )  # fmt: skip
     trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     trainer.save_state()
     return student, teacher
+
+
+def _trainer(
+    folder: Path, student: nn.Module, teacher: nn.Module, callbacks: Any = None, **options: Any
+) -> huggingface.DistillationTrainer:
+    arguments = TrainingArguments(
+        output_dir=str(folder), per_device_train_batch_size=8, report_to=[], use_cpu=True,
+        disable_tqdm=True, logging_steps=1, **options,
+    )  # fmt: skip
+    return huggingface.DistillationTrainer(
+        student, teacher, args=arguments, train_dataset=_rows(48), callbacks=callbacks
+    )
 
 
 @pytest.mark.filterwarnings("ignore:this state_dict carries no input ranges")
@@ -176,6 +184,77 @@ def test_accumulated_losses_are_averaged(tmp_path: Path) -> None:
         trainer.train()
         losses.append(next(row["loss"] for row in trainer.state.log_history if "loss" in row))
     assert losses[1] < 1.5 * losses[0]
+
+
+@pytest.mark.filterwarnings("ignore:this state_dict carries no input ranges")
+def test_the_loss_of_ranks_runs_through_their_wrapper(tmp_path: Path) -> None:
+    """Otherwise it averages no gradients, and each rank trains a model of its own."""
+    trainer = _trainer(tmp_path, at.convert(_bert(), CHIP), _bert(), max_steps=1)
+    inputs = {key: torch.stack([row[key] for row in _rows(4)]) for key in _rows(1)[0]}
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        ranked = DistributedDataParallel(trainer.twin.student, find_unused_parameters=True)
+        with at.noise(1):
+            plain = trainer.compute_loss(trainer.twin.student, inputs)
+        seen: list[Any] = []
+        ranked.register_forward_hook(lambda *given: seen.append(given))
+        with at.noise(1):
+            assert trainer.compute_loss(ranked, inputs) == plain
+        assert len(seen) == 1
+    finally:
+        dist.destroy_process_group()
+
+
+def test_a_process_with_several_gpus_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TrainingArguments, "n_gpu", 2)
+    monkeypatch.setattr(huggingface.Trainer, "__init__", _bare)
+    with pytest.raises(ValueError, match="has 2 GPUs; start one process for each by torchrun"):
+        _trainer(tmp_path, at.convert(_bert(), CHIP), _bert(), max_steps=1)
+
+
+def _bare(self: Any, model: nn.Module, args: Any, **_: Any) -> None:
+    """Take the arguments, and do nothing on a GPU."""
+    self.model, self.args = model, args
+
+
+class _Own(L.LightningModule):
+    """A user's module, with a converted network of another name."""
+
+    def __init__(self, own: bool) -> None:
+        super().__init__()
+        self.net = at.convert(_teacher(), CHIP) if own else _teacher()
+        self.train()
+
+    def training_step(self, batch: Tensor) -> Tensor:
+        loss: Tensor = self.net(batch).square().mean()
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+def _fit(module: L.LightningModule, network: str) -> dict[str, Any]:
+    validate = in_lightning.ValidateOnChips(_metric, every=2, num_chips=1, network=network)
+    trainer = L.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False, callbacks=[validate],
+    )  # fmt: skip
+    trainer.fit(module, DataLoader(X, batch_size=8))  # type: ignore[arg-type]
+    return trainer.callback_metrics
+
+
+@pytest.mark.parametrize("network", ["net", ""])
+def test_a_module_of_the_user_is_validated_on_chips(network: str) -> None:
+    assert _fit(_Own(True), network)["chips/1 day"] == 0.25
+
+
+def test_a_network_that_is_not_there_is_refused_before_the_fit() -> None:
+    with pytest.raises(ValueError, match=r"of the _Own, such as \['', 'net'\], got 'student'"):
+        _fit(_Own(True), "student")
+    with pytest.raises(ValueError, match=r"such as \[\], got 'net'"):
+        _fit(_Own(False), "net")
 
 
 def test_wrong_options_are_refused() -> None:

@@ -131,6 +131,23 @@ def test_accuracy_is_that_of_its_function() -> None:
     assert at.metrics.accuracy(batches)(model) == at.accuracy(model, batches)
 
 
+def test_a_metric_that_does_not_know_its_direction_asks_for_it() -> None:
+    class Off:
+        def update(self, outputs: Tensor, targets: Tensor) -> None: ...
+
+        def compute(self) -> float:
+            return 0.5
+
+        def reset(self) -> None: ...
+
+    metric = at.metrics.measured(Off(), [(X, X)])
+    model = at.convert(nn.Linear(X.shape[1], 2), crossbar())
+    with pytest.raises(ValueError, match="sweep: Off does not know whether a higher value is bet"):
+        at.sweep(model, metric, num_chips=1)
+    found = at.sweep(model, metric, num_chips=1, times=["0 s"], higher_is_better=False)
+    assert not found.higher_is_better
+
+
 def test_any_metric_of_torchmetrics_is_measured() -> None:
     labels = torch.arange(40) % 4
     given = torchmetrics.F1Score(task="multiclass", num_classes=4, average="macro")
