@@ -51,13 +51,6 @@ OPTIONAL = {
     "yaml": ("pyyaml",),
 }
 """The optional packages, by the extra that installs them."""
-
-
-FOREIGN = (
-    RuntimeError, MemoryError, LookupError, ArithmeticError, AttributeError, AssertionError,
-    SyntaxError,
-)  # fmt: skip
-"""Errors of a user's model or of a library, which are shown with their type."""
 _LONGEST = 1000  # characters of a message
 
 
@@ -101,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"analogtorch: {_line(error)}", file=sys.stderr)
         return 2
-    except FOREIGN as error:
+    except Exception as error:  # of a user's model or of a library: shown with its type
         if debug:
             raise
         print(

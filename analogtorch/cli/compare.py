@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ from analogtorch.cli.map import build, chip_named, inputs
 from analogtorch.cli.options import CommandParser, add_outputs
 from analogtorch.files import write_atomically
 from analogtorch.report.figure import checked_path
+
+_OF_RUN = ("network", "times", "num_chips", "folder", "processes", "allow_code")
+_OF_MODEL = ("input",)
+"""Options that have an effect on a run alone, and with ``--model`` alone."""
 
 
 def run(arguments: Sequence[str]) -> at.Comparison:
@@ -36,6 +41,12 @@ def run(arguments: Sequence[str]) -> at.Comparison:
     chips = {Path(text).stem: chip_named(text, option="--chips") for text in given.chips}
     if len(chips) < len(given.chips):
         raise ValueError(f"--chips: each chip once, got {' '.join(given.chips)}")
+    for name in _OF_MODEL if given.model is None else _OF_RUN:
+        if getattr(given, name):
+            raise ValueError(
+                f"--{name.replace('_', '-')} has no effect "
+                f"{'on a run' if given.model is None else 'with --model'}; leave it out"
+            )
     found = _of_model(given, chips) if given.run is None else _of_run(given, chips)
     if given.json:
         write_atomically(given.json, json.dumps(found.to_dict(), indent=2) + "\n")
@@ -56,9 +67,11 @@ def _of_run(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Comparison:
     from analogtorch.cli.finished import finished  # it needs the extra speech
 
     config, task, network = finished(
-        "compare", given.run, given.network, allow_code=given.allow_code
+        "compare", given.run, given.network or "hwa", allow_code=given.allow_code
     )
     options: dict[str, Any] = {} if given.times is None else {"times": given.times}
+    if config.chip.defects != at.Defects():
+        warnings.warn("compare: the chips of this run have defects, these have none", stacklevel=2)
 
     def accuracy(view: nn.Module) -> float:
         return at.accuracy(view, task.test_batches())
@@ -69,11 +82,11 @@ def _of_run(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Comparison:
         accuracy,
         example=task.calibration[0][:1],
         prepare=lambda model: at.calibrate(model, task.calibration, effort="ranges"),
-        num_chips=given.num_chips,
+        num_chips=10 if given.num_chips is None else given.num_chips,
         seed=config.sweep.seed,
         compensation=config.chip.compensation,
         folder=given.folder,
-        processes=given.processes,
+        processes=1 if given.processes is None else given.processes,
         progress=sys.stderr.isatty(),
         **options,
     )
@@ -109,8 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--network",
         choices=("hwa", "digital"),
-        default="hwa",
-        help="of a run: trained for its chip, or digitally (default: %(default)s)",
+        help="of a run: trained for its chip, or digitally (default: hwa)",
     )
     parser.add_argument(
         "--times", nargs="+", help=f"times after programming (default: {', '.join(at.TIMES)})"
@@ -118,8 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--num-chips",
         type=int,
-        default=10,
-        help="number of simulated chips of each kind (default: %(default)s)",
+        help="number of simulated chips of each kind (default: 10)",
     )
     parser.add_argument(
         "--folder", type=Path, help="folder that keeps each measurement, to go on with later"
@@ -127,8 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--processes",
         type=int,
-        default=1,
-        help="number of processes that measure chips at the same time (default: %(default)s)",
+        help="number of processes that measure chips at the same time (default: 1)",
     )
     parser.add_argument("--csv", type=Path, help="file for one line per chip and figure")
     add_outputs(parser)

@@ -1,6 +1,7 @@
 """The options of ``analogtorch kws``, made from the fields of ``KWSConfig``."""
 
 import dataclasses
+import itertools
 import json
 import sys
 from collections.abc import Sequence
@@ -41,6 +42,11 @@ class ConfigFile(ActionConfigFile):
                 given = parse_yaml(path.read_bytes())
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from error
+            if isinstance(given, dict) and "allow_code" in given:
+                raise ValueError(
+                    f"{path}: no file can allow code; leave allow_code out, and write --allow-code "
+                    "on the command line if you trust the file"
+                )
             if (present := renamed(given)) is not given:
                 values = json.dumps(present)
         super().__call__(parser, cfg, values, option_string)
@@ -99,7 +105,8 @@ def parse(arguments: Sequence[str]) -> Arguments:
     """
     given = parser()
     try:
-        values = given.parse_args(list(arguments))
+        files, flags = files_first(arguments)
+        values = given.parse_args([*files, *flags])
         _check_code(values, arguments)
         values = given.instantiate(values)
     except ArgumentError as error:
@@ -114,12 +121,26 @@ def parse(arguments: Sequence[str]) -> Arguments:
     )
 
 
+def files_first(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return ``--config`` with its file, and the other arguments, which win over it."""
+    files: list[str] = []
+    rest: list[str] = []
+    left = iter(arguments)
+    for argument in left:
+        if argument == "--config":
+            files += [argument, *itertools.islice(left, 1)]
+        else:
+            (files if argument.startswith("--config=") else rest).append(argument)
+    return files, rest
+
+
 def _check_code(values: Any, arguments: Sequence[str]) -> None:
     """Raise ValueError if a file of options, and not the command line, names code to run."""
     for field in ("features.name", "model.name"):
         name = values[field]
         named = any(part in (name, f"--{field}={name}") for part in arguments)
-        if is_code(name) and not named and not values["allow_code"]:
+        # not what was parsed, of which files are a part
+        if is_code(name) and not named and "--allow-code" not in arguments:
             raise ValueError(
                 f"a file names code to run, {field}={name!r}: add --{field} {name}, or "
                 "--allow-code, if you trust it"

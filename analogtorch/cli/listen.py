@@ -19,6 +19,8 @@ from analogtorch.speech.data import SAMPLE_RATE
 from analogtorch.speech.noise import generate_noise, read_noise
 from analogtorch.speech.streaming import Detector, Stream, StreamTest, listen, mixed
 
+_PER_MINUTE = 10.0
+
 
 def run(arguments: Sequence[str]) -> Stream | StreamTest:
     """Listen as the command line describes and write the files that it names.
@@ -37,6 +39,8 @@ def run(arguments: Sequence[str]) -> Stream | StreamTest:
         raise ValueError(
             "listen takes one of: a recording such as a.wav, --microphone SECONDS, or --mix SECONDS"
         )
+    if given.mix is None and (given.noise or given.per_minute is not None):
+        raise ValueError("--noise and --per-minute have an effect with --mix alone; leave them out")
     noise = None
     if given.mix is not None:
         noise = read_noise(given.noise) if given.noise else generate_noise(seed=given.seed)
@@ -47,7 +51,11 @@ def run(arguments: Sequence[str]) -> Stream | StreamTest:
     spoken = None
     if noise is not None:
         mixture = mixed(
-            task.test_clips, noise, seconds=given.mix, per_minute=given.per_minute, seed=given.seed
+            task.test_clips,
+            noise,
+            seconds=given.mix,
+            seed=given.seed,
+            per_minute=_PER_MINUTE if given.per_minute is None else given.per_minute,
         )
         recording, spoken = mixture.recording, mixture.spoken
     programmed = at.program(network, seed=given.seed, defects=config.chip.defects)
@@ -116,7 +124,9 @@ def _parser() -> argparse.ArgumentParser:
         "--mix", type=int, metavar="SECONDS", help="mix a recording instead: 3600 for an hour"
     )
     parser.add_argument("--noise", help="with --mix: folder of background noise; else generated")
-    parser.add_argument("--per-minute", type=float, default=10.0, help="with --mix: clips a minute")
+    parser.add_argument(
+        "--per-minute", type=float, help=f"with --mix: clips a minute; {_PER_MINUTE:g} unless given"
+    )
     parser.add_argument(
         "--network",
         choices=("hwa", "digital"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
-from analogtorch.cli.kws import ConfigFile
+from analogtorch.cli.kws import ConfigFile, files_first
 from analogtorch.speech.rundir import named
 from analogtorch.speech.transcription.config import TranscribeConfig
 
@@ -67,11 +67,11 @@ def parse(arguments: Sequence[str]) -> Arguments:
         SystemExit: --help or --print_config (code 0).
     """
     given = parser()
-    rest = list(arguments)
+    files, rest = files_first(arguments)
     if rest and not rest[0].startswith("-"):
         rest[0] = f"--data.audio={rest[0]}"
     try:
-        values = given.instantiate(given.parse_args(rest))
+        values = given.instantiate(given.parse_args([*files, *rest]))
     except ArgumentError as error:
         raise ValueError(f"{error}; see analogtorch transcribe --help") from error
     return Arguments(

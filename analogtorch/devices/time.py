@@ -29,8 +29,8 @@ def seconds(time: str | float) -> float | None:
     """Return a time after programming in seconds.
 
     Args:
-        time: a number of seconds, or a text such as ``"1 h"``, ``"30 days"`` or ``"1 year"``. A
-            month has 2,592,000 s, a year 31,536,000 s.
+        time: a number of seconds, also as text, or a text such as ``"1 h"``, ``"30 days"`` or
+            ``"1 year"``. A month has 2,592,000 s, a year 31,536,000 s.
 
     Returns:
         The time in seconds, or None for ``"programmed"``: right after programming, before any read.
@@ -41,8 +41,8 @@ def seconds(time: str | float) -> float | None:
     if isinstance(time, str):
         if time.strip() == "programmed":
             return None
-        match = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*([a-z]+)\s*", time)
-        unit = _unit(match[2]) if match else None
+        match = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*([a-z]*)\s*", time)
+        unit = _unit(match[2] or "s") if match else None
         if match is None or unit is None:
             raise ValueError(
                 f"time {time!r} is not understood; give seconds as a number, 'programmed', or a "

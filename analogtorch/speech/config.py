@@ -164,7 +164,7 @@ class ChipConfig:
 
     name: str = "hermes64"
     """A preset; `analogtorch info` lists them."""
-    options: dict[str, str] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
     """Options of the preset, such as {device: one_device} for hermes64."""
     drift_aware: str | None = None
     """Time after programming, such as "1 day", at which conductances are to be right

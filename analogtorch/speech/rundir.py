@@ -286,8 +286,8 @@ def _unstated(found: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 def renamed(config: Any) -> Any:
     """Return a configuration with the present names of its fields.
 
-    Older files call ``sweep.num_chips`` ``sweep.chips``, and have the options of networks beside
-    ``model.name``.
+    Older files call ``sweep.num_chips`` ``sweep.chips``, and have the options of the three networks
+    of then beside ``model.name``: those of all of them. What else is there is left to be refused.
     """
     if not isinstance(config, dict):
         return config
@@ -298,10 +298,11 @@ def renamed(config: Any) -> Any:
             "num_chips" if name == "chips" else name: value for name, value in sweep.items()
         }
     if isinstance(model, dict) and "options" not in model and model.keys() & _MODEL_OPTIONS:
-        own = _OPTIONS_OF.get(model.get("name", "conv"), ())
+        own = set(_OPTIONS_OF.get(model.get("name", "conv"), ()))
+        moved = _MODEL_OPTIONS if own and model.keys() >= _MODEL_OPTIONS else own
         present["model"] = {
-            **{name: value for name, value in model.items() if name not in _MODEL_OPTIONS},
-            "options": {name: model[name] for name in own if name in model},
+            **{name: value for name, value in model.items() if name not in moved},
+            "options": {name: value for name, value in model.items() if name in own},
         }
     return present if present != config else config
 

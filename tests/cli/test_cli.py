@@ -1,6 +1,7 @@
 """The command line: info, help, configurations, and errors in one line."""
 
 import dataclasses
+import json
 import re
 import tomllib
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import torch
 
 import analogtorch as at
 import analogtorch.__main__ as cli
+from analogtorch.cli import transcribe
 from analogtorch.cli.kws import parse
 from analogtorch.files import expanded
 from analogtorch.ops import gpu, native
@@ -165,6 +167,42 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
     assert arguments.config.hwa.clip_sigma == KWSConfig().hwa.clip_sigma
     assert arguments.config.chip.build().name == "hermes64[one_device]"
     assert arguments.out == Path("x")
+    assert parse(["--seed", "7", f"--config={file}"]).config.seed == 7
+
+
+def test_a_recording_stands_before_or_after_the_file_of_options(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("data: {audio: null}\n")
+    file = ["--config", str(tmp_path / "a.yaml")]
+    for given in (["a.wav", *file], [*file, "a.wav"]):
+        assert str(transcribe.parse(given).config.data.audio) == "a.wav"
+
+
+@pytest.mark.parametrize("name", ["kws", "transcribe"])
+def test_options_of_a_chip_that_are_no_text_are_taken(name: str) -> None:
+    parsed = {"kws": parse, "transcribe": transcribe.parse}[name](["--chip.options={phases: 1}"])
+    assert parsed.config.chip.build() == at.chips.hermes64(phases=1)
+
+
+@pytest.mark.parametrize("suffix", ["yaml", "json"])
+def test_no_file_of_options_allows_code(suffix: str, capsys, tmp_path: Path) -> None:
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    name = json.dumps(f"{tmp_path / 'evil.py'}:Net")
+    file = tmp_path / f"a.{suffix}"
+    for more in ("", '"allow_code": true, '):
+        file.write_text("{" + more + f'"model": {{"name": {name}}}' + "}")
+        assert cli.main(["kws", "--config", str(file), "--out", str(tmp_path / "out")]) == 2
+        assert "--allow-code" in capsys.readouterr().err
+    assert not (tmp_path / "ran").exists()
+
+
+def test_options_beside_the_name_of_a_network_are_refused_unless_an_earlier_version_put_them(
+    capsys, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.yaml"
+    for model in ("name: ds_cnn, dropout: 0.9", "name: conv, widths: [8, 8], hidden: [3]"):
+        file.write_text(f"model: {{{model}}}\n")
+        assert cli.main(["kws", "--config", str(file)]) == 2
+        assert "does not accept option" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

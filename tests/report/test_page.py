@@ -260,9 +260,10 @@ def test_the_legend_says_where_a_matrix_is_on_several_chips() -> None:
 
 @pytest.mark.parametrize("values", [[90.0, 70.0], [50.0, 50.0], [0.0, 100.0], [99.99, 99.98]])
 @pytest.mark.parametrize("count", [1, 2])
-def test_curves_stay_inside_their_drawing(values: list[float], count: int) -> None:
+@pytest.mark.parametrize("spread", [0.5, 0.0])
+def test_curves_stay_inside_their_drawing(values: list[float], count: int, spread: float) -> None:
     times = [(1.0, "0 s"), (3.2e8, "10 years")][:count]
-    shown = [Curve(name=n, means=values[:count], spreads=[0.5, 0.0][:count]) for n in "ab"]
+    shown = [Curve(name=n, means=values[:count], spreads=[spread, 0.0][:count]) for n in "ab"]
     levels = [Level(name="c", value=values[0]), Level(name="d", value=values[0])]
     drawn = read(curves(shown, levels, times, unit="%", alternative="x"))
     (box,) = drawn.all("svg")

@@ -27,7 +27,7 @@ def _model(chip: at.Chip = CHIP) -> nn.Module:
     [
         ("0 s", 0), ("1 h", 3600), ("1 day", 86400), ("30 days", 2592000), ("1 month", 2592000),
         ("1 year", 31536000), ("2 weeks", 1209600), ("1.5h", 5400), ("10min", 600), ("1e3 s", 1000),
-        (12, 12), (np.int64(60), 60), ("programmed", None),
+        ("3600", 3600), (12, 12), (np.int64(60), 60), ("programmed", None),
     ],
 )  # fmt: skip
 def test_times(text, expected) -> None:

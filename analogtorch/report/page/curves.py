@@ -59,6 +59,8 @@ def curves(
             for m, s in zip(curve.means, curve.spreads, strict=True)
             for sign in (-1, 1)
         ]
+    if min(values) == max(values):
+        values.append(values[0] + 1.0)
     ticks = _ticks(min(values), max(values))
     low, high = min(ticks[0], min(values)), max(ticks[-1], max(values))
     bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT

@@ -67,7 +67,10 @@ def read_curve(path: str | Path) -> Rows:
         ValueError: it is no such file.
     """
     with Path(path).open(newline="", encoding="utf-8") as file:
-        header, *rows = csv.reader(file)
+        header, *rows = [*csv.reader(file)] or [[]]
     if tuple(header) != HEADER:
         raise ValueError(f"{path} is no curve of a training: its columns are {header}")
-    return [(int(n), float(loss), float(right) if right else None) for n, loss, right in rows]
+    try:
+        return [(int(n), float(loss), float(right) if right else None) for n, loss, right in rows]
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}; remove it, and train anew") from error

@@ -78,7 +78,7 @@ class OnChipConfig:
 
     name: str = "hermes64"
     """A preset; `analogtorch info` lists them."""
-    options: dict[str, str] = field(default_factory=lambda: {"weight_scale": "column"})
+    options: dict[str, Any] = field(default_factory=lambda: {"weight_scale": "column"})
     """Options of the preset"""
     compensation: Compensation = "least_squares"
     """Digital correction of the drift"""

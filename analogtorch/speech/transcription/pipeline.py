@@ -192,6 +192,12 @@ def _texts(
     return digital, chips
 
 
+def _texts_of(found: Any, recordings: int) -> bool:
+    """Return whether something is a text for each recording."""
+    of_all = isinstance(found, list) and len(found) == recordings
+    return of_all and all(isinstance(text, str) for text in found)
+
+
 class _Kept:
     """The texts of one chip by time, in a file that is written anew after each."""
 
@@ -199,10 +205,12 @@ class _Kept:
         self.path = path
         self.texts: dict[str, list[str]] = {}
         if path.is_file():
-            found = parse_json(path.read_bytes())
+            try:
+                found = parse_json(path.read_bytes())
+            except ValueError as error:
+                raise ValueError(f"{path} {error}; remove it, and resume") from error
             if isinstance(found, dict):
-                good = (list, recordings)
-                self.texts = {t: x for t, x in found.items() if (type(x), len(x)) == good}
+                self.texts = {t: x for t, x in found.items() if _texts_of(x, recordings)}
 
     def holds(self, times: Sequence[str]) -> bool:
         return set(times) <= set(self.texts)

@@ -185,6 +185,11 @@ def test_the_curve_of_a_resumed_training_is_that_of_one_that_was_not_stopped(
     assert rows[-1][2] == pytest.approx(at.accuracy(whole, [validation]))
     with pytest.raises(ValueError, match=r"a\.ckpt is no curve of a training|codec"):
         read_curve(tmp_path / "a.ckpt")
+    whole_text = (tmp_path / "a.csv").read_text()
+    for torn, message in ((whole_text[:-30], "is damaged"), ("", "its columns are")):
+        (tmp_path / "b.csv").write_text(torn)
+        with pytest.raises(ValueError, match=rf"b\.csv .*{message}"):
+            read_curve(tmp_path / "b.csv")
 
 
 def test_loggers_get_the_loss_of_batches(toy, tmp_path: Path) -> None:

@@ -82,6 +82,13 @@ def test_a_run_goes_on_with_other_times_and_keeps_its_texts(
     again = pipeline.run(more, out, resume=True)
     assert len(calls) == 1  # that of the new time
     assert again.transcripts[0].chips[0][0] == first.transcripts[0].chips[0][0]
+    kept = out / "texts" / "0.json"
+    whole = kept.read_text()
+    kept.write_text(whole[:-4])
+    with pytest.raises(ValueError, match=r"texts/0\.json .*remove it, and resume"):
+        pipeline.run(more, out, resume=True)
+    kept.write_text('{"0 s": [5], "1 day": [5]}')  # no texts
+    assert pipeline.run(more, out, resume=True).transcripts == again.transcripts
     with pytest.raises(ValueError, match=r"whisper.batch_size was 16 and is 2"):
         pipeline.run(
             _config(audio / "b.wav", folder, **{"whisper.batch_size": 2}), out, resume=True
