@@ -73,7 +73,8 @@ class Adaptation:
             training.load_state_dict(state["training"])
             remember_digital(self.twin.student, digital)
             self.stages = [_stage(kept) for kept in state["stages"]]
-            self.before, self.after = state["before"], state["after"]
+            # a run of an earlier version has none
+            self.before, self.after = state.get("before"), state.get("after")
             self.earlier = state["seconds"]
         if state is None or not state["finished"]:
             self._train(training)
