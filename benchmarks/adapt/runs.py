@@ -33,6 +33,7 @@ NOISES = {
     "1 week": at.TrainingNoise(weight="device", time="1 week"),
     "1 month": at.TrainingNoise(weight="device", time="1 month"),
     "1 year": at.TrainingNoise(weight="device", time="1 year"),
+    "1 day and 1 month": at.TrainingNoise(weight="device", time=("1 day", "1 month")),
     "0 s and 1 month": at.TrainingNoise(weight="device", time=("0 s", "1 month")),
 }
 """The training noise by name."""
