@@ -1,10 +1,16 @@
 """README and docs/: programs print what the page shows, links lead somewhere, names exist."""
 
+import inspect
 import re
+import sys
 import tomllib
+import types
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 import analogtorch as at
 
@@ -67,6 +73,33 @@ def test_programs_of_a_page_run_as_written_in_order(
     shared: dict[str, object] = {}
     for number, program in enumerate(blocks(page, "python")):
         exec(compile(program, f"{page.name}, program {number}", "exec"), shared)
+
+
+def test_the_executor_for_ray_submits_what_ray_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's decorator refuses all but functions and classes; a sweep submits a method."""
+
+    def remote(given: Any) -> Any:
+        assert inspect.isfunction(given)
+        done: Future[Any] = Future()
+
+        def run(*arguments: Any) -> Any:
+            done.set_result(given(*arguments))
+            return types.SimpleNamespace(future=lambda: done)
+
+        return types.SimpleNamespace(remote=run)
+
+    monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(remote=remote))
+    (block,) = (b for b in blocks(ROOT / "docs" / "program.md", "python") if "class OnRay" in b)
+    found: dict[str, Any] = {}
+    exec(block, found)
+    model = at.convert(torch.nn.Linear(4, 2), at.chips.hermes64())
+    options: dict[str, Any] = {"num_chips": 2, "times": ["0 s"]}
+    swept = at.sweep(model, _sum_of_weights, executor=found["OnRay"](), **options)
+    assert torch.equal(swept.values, at.sweep(model, _sum_of_weights, **options).values)
+
+
+def _sum_of_weights(chip: torch.nn.Module) -> float:
+    return float(chip(torch.ones(1, 4)).sum())
 
 
 def test_the_map_of_resnet18(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:

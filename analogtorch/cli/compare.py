@@ -42,7 +42,8 @@ def run(arguments: Sequence[str]) -> at.Comparison:
     if len(chips) < len(given.chips):
         raise ValueError(f"--chips: each chip once, got {' '.join(given.chips)}")
     for name in _OF_MODEL if given.model is None else _OF_RUN:
-        if getattr(given, name):
+        value = getattr(given, name)
+        if value is not None and value is not False:
             raise ValueError(
                 f"--{name.replace('_', '-')} has no effect "
                 f"{'on a run' if given.model is None else 'with --model'}; leave it out"
@@ -69,7 +70,8 @@ def _of_run(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Comparison:
     config, task, network = finished(
         "compare", given.run, given.network or "hwa", allow_code=given.allow_code
     )
-    options: dict[str, Any] = {} if given.times is None else {"times": given.times}
+    asked = {name: getattr(given, name) for name in ("times", "num_chips", "folder", "processes")}
+    options: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     if config.chip.defects != at.Defects():
         warnings.warn("compare: the chips of this run have defects, these have none", stacklevel=2)
 
@@ -82,11 +84,8 @@ def _of_run(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Comparison:
         accuracy,
         example=task.calibration[0][:1],
         prepare=lambda model: at.calibrate(model, task.calibration, effort="ranges"),
-        num_chips=10 if given.num_chips is None else given.num_chips,
         seed=config.sweep.seed,
         compensation=config.chip.compensation,
-        folder=given.folder,
-        processes=1 if given.processes is None else given.processes,
         progress=sys.stderr.isatty(),
         **options,
     )

@@ -270,8 +270,12 @@ def docstrings() -> list[str]:
     found: list[str] = []
     paths = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
     for package in (np, torch):
-        files = sorted(Path(package.__path__[0]).rglob("*.py"))
-        paths += [path for path in files if not {"tests", "testing"} & set(path.parts)]
+        root = Path(package.__path__[0])
+        paths += [
+            path
+            for path in sorted(root.rglob("*.py"))
+            if not {"tests", "testing"} & set(path.relative_to(root).parts)
+        ]
     for path in paths:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)  # of escapes in their strings

@@ -40,6 +40,7 @@ def test_a_model_on_chips_by_name_and_from_a_file(tmp_path: Path, capsys) -> Non
         ([*MODEL, "--plot", "x.txt"], "must end in .png"),
         ([*MODEL[:3], "--chips", "ideal"], "its input is not known; add --input with its shape"),
         ([*MODEL, "--times", "1 day"], "--times has no effect with --model; leave it out"),
+        ([*MODEL, "--processes", "0"], "--processes has no effect with --model; leave it out"),
         ([*MODEL, "--num-chips", "3"], "--num-chips has no effect with --model; leave it out"),
         (["compare", "runs/kws", "--input", "1,4"], "--input has no effect on a run; leave it out"),
     ],

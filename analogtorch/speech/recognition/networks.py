@@ -115,6 +115,10 @@ class Encoder(nn.Module):
             last.append(after)
         return self.dropout(x), heard.lengths // self.stride, last
 
+    def counted(self, heard: Recordings) -> Tensor:
+        """Return which codes are those of a recording, not of what fills it up, (B, codes)."""
+        return _before(heard.lengths // self.stride, heard.frames.shape[1] // self.stride)
+
 
 class CTC(nn.Module):
     """An encoder with a linear head, for connectionist temporal classification (CTC).
@@ -136,8 +140,7 @@ class CTC(nn.Module):
 
     def counted(self, heard: Recordings, said: Any) -> Tensor:
         """Return which logits are those of a recording, not of what fills it up, (B, codes)."""
-        codes = heard.lengths // self.encoder.stride
-        return _before(codes, heard.frames.shape[1] // self.encoder.stride)
+        return self.encoder.counted(heard)
 
     def loss(self, logits: Tensor, heard: Recordings, said: Transcripts) -> Tensor:
         """Return the mean loss of a token."""
@@ -187,9 +190,8 @@ class Transducer(nn.Module):
 
     def counted(self, heard: Recordings, said: Transcripts) -> Tensor:
         """Return which logits are those of a recording and its text, (B, codes, tokens + 1)."""
-        codes = heard.lengths // self.encoder.stride
-        heard_of = _before(codes, heard.frames.shape[1] // self.encoder.stride)
-        return heard_of[:, :, None] & _before(said.lengths + 1, said.tokens.shape[1] + 1)[:, None]
+        of_text = _before(said.lengths + 1, said.tokens.shape[1] + 1)
+        return self.encoder.counted(heard)[:, :, None] & of_text[:, None]
 
     def loss(self, logits: Tensor, heard: Recordings, said: Transcripts) -> Tensor:
         """Return the mean loss of a token."""
