@@ -114,6 +114,9 @@ def info(arguments: Sequence[str]) -> int:
     """
     if list(arguments) == ["--chips"]:
         return chips()
+    if list(arguments) in (["-h"], ["--help"]):
+        print(USAGE, end="")
+        return 0
     if arguments:
         raise ValueError(f"info takes no option but --chips, got {' '.join(arguments)}")
     import torch

@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -72,8 +71,6 @@ def _of_run(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Comparison:
     )
     asked = {name: getattr(given, name) for name in ("times", "num_chips", "folder", "processes")}
     options: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-    if config.chip.defects != at.Defects():
-        warnings.warn("compare: the chips of this run have defects, these have none", stacklevel=2)
 
     def accuracy(view: nn.Module) -> float:
         return at.accuracy(view, task.test_batches())
@@ -86,6 +83,7 @@ def _of_run(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Comparison:
         prepare=lambda model: at.calibrate(model, task.calibration, effort="ranges"),
         seed=config.sweep.seed,
         compensation=config.chip.compensation,
+        defects=config.chip.defects,
         progress=sys.stderr.isatty(),
         **options,
     )

@@ -7,6 +7,8 @@ from torch import nn
 from analogtorch.cli.kws import parse
 from analogtorch.speech import kws
 from analogtorch.speech.config import KWSConfig
+from analogtorch.speech.data import fingerprint
+from analogtorch.speech.rundir import check
 from analogtorch.speech.task import Task, prepare
 
 
@@ -22,7 +24,8 @@ def finished(
         allow_code: whether to run code that the run's configuration names.
 
     Raises:
-        ValueError: the folder has no finished run, or names code that is not allowed.
+        ValueError: the folder has no finished run, or names code that is not allowed; or the
+            recordings or that code are others than those of the run.
         OSError: a file is missing.
     """
     file = run / "config.json"
@@ -31,8 +34,16 @@ def finished(
             f"{command}: {run} holds no run of analogtorch kws, which writes config.json; name the "
             "folder that was its --out, such as runs/kws"
         )
-    config = parse([f"--config={file}", *["--allow-code"] * allow_code]).config
+    try:
+        config = parse([f"--config={file}", *["--allow-code"] * allow_code]).config
+    except ValueError as error:
+        raise ValueError(f"{command}: cannot go on with {run}: {error}") from error
     features = config.features.build()
     splits = config.data.selected.load()
     task = prepare(splits, config.augment, seed=config.seed, features=features)
+    recordings = fingerprint(splits, *task.augmenter.noise.recordings)
+    try:
+        check(run, config, recordings, kws.code_of(config))
+    except ValueError as error:
+        raise ValueError(f"{command}: {error}") from None
     return config, task, kws.trained(config, task, run, network)

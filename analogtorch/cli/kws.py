@@ -1,19 +1,18 @@
 """The options of ``analogtorch kws``, made from the fields of ``KWSConfig``."""
 
 import dataclasses
-import itertools
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
-from analogtorch.files import is_code, parse_yaml
+from analogtorch.cli.config_file import ConfigFile, files_first
+from analogtorch.files import is_code
 from analogtorch.speech.config import KWSConfig
-from analogtorch.speech.rundir import named, renamed
+from analogtorch.speech.rundir import named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,31 +24,6 @@ class Arguments:
     resume: bool
     overwrite: bool
     progress: bool
-
-
-class ConfigFile(ActionConfigFile):
-    """Reads a configuration within the limits of ``parse_yaml``.
-
-    It accepts the earlier names of fields.
-    """
-
-    def __call__(
-        self, parser: Any, cfg: Any, values: Any, option_string: str | None = None
-    ) -> None:
-        path = Path(str(values)).expanduser()
-        if path.is_file():  # the rest is refused by the class above
-            try:
-                given = parse_yaml(path.read_bytes())
-            except ValueError as error:
-                raise ValueError(f"{path}: {error}") from error
-            if isinstance(given, dict) and "allow_code" in given:
-                raise ValueError(
-                    f"{path}: no file can allow code; leave allow_code out, and write --allow-code "
-                    "on the command line if you trust the file"
-                )
-            if (present := renamed(given)) is not given:
-                values = json.dumps(present)
-        super().__call__(parser, cfg, values, option_string)
 
 
 def parser() -> ArgumentParser:
@@ -119,19 +93,6 @@ def parse(arguments: Sequence[str]) -> Arguments:
         overwrite=bool(values["overwrite"]),
         progress=sys.stderr.isatty() if values["progress"] is None else values["progress"],
     )
-
-
-def files_first(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return ``--config`` with its file, and the other arguments, which win over it."""
-    files: list[str] = []
-    rest: list[str] = []
-    left = iter(arguments)
-    for argument in left:
-        if argument == "--config":
-            files += [argument, *itertools.islice(left, 1)]
-        else:
-            (files if argument.startswith("--config=") else rest).append(argument)
-    return files, rest
 
 
 def _check_code(values: Any, arguments: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
-from analogtorch.cli.kws import ConfigFile, files_first
+from analogtorch.cli.config_file import ConfigFile, files_first
 from analogtorch.speech.rundir import named
 from analogtorch.speech.transcription.config import TranscribeConfig
 

@@ -23,6 +23,7 @@ from analogtorch.evaluate.metric import Metric, check_metric, direction, finite
 from analogtorch.evaluate.plan_checks import check_prepare
 from analogtorch.evaluate.sweep import (
     TIMES,
+    checked_defects,
     checked_times,
     chip_seeds,
     sweep,
@@ -31,6 +32,7 @@ from analogtorch.evaluate.swept import Sweep
 from analogtorch.mapping import ChipMapping, map_to_chip
 from analogtorch.nn import AnalogEmbedding
 from analogtorch.simulate.compensation import Compensation
+from analogtorch.simulate.defects import Defects
 from analogtorch.values import checks
 
 
@@ -45,6 +47,7 @@ def compare(
     num_chips: int = 10,
     seed: int = 0,
     compensation: Compensation = "least_squares",
+    defects: Defects | None = None,
     higher_is_better: bool | None = None,
     mode: Mode = "pipelined",
     folder: str | Path | None = None,
@@ -73,6 +76,8 @@ def compare(
         num_chips: number of simulated chips of each kind, >= 1.
         seed: seed of the whole experiment, as ``sweep`` has it.
         compensation: drift compensation, as ``ProgrammedChip.at`` takes it.
+        defects: which share of each chip is broken, as ``program`` takes it. Costs stay those of a
+            whole chip.
         higher_is_better: False if the metric is an error; None: as the metric says.
         mode: ``pipelined`` or ``sequential``, as ``cost`` takes it.
         folder: a folder that stores each measurement as soon as it is made, with a folder of
@@ -104,6 +109,7 @@ def compare(
     checks.choice("compare: mode", mode, get_args(Mode))
     higher_is_better = direction("compare", metric, higher_is_better)
     checks.choice("compare: compensation", compensation, get_args(Compensation))
+    checked_defects("compare", defects)
     chip_seeds(seed, checks.count("compare: num_chips", num_chips))
     checked_times("compare", times)
     checked_processes("compare", processes, model)
@@ -120,6 +126,7 @@ def compare(
             times=times,
             seed=seed,
             compensation=compensation,
+            defects=defects,
             higher_is_better=higher_is_better,
             folder=folder,
             processes=processes,

@@ -14,12 +14,13 @@ from analogtorch.conversion.kinds import analog_layers, check_module, refuse_pro
 from analogtorch.devices import seconds
 from analogtorch.evaluate.losses import EFFECTS, SINGLE, Effect, LayerLoss, Loss, Sensitivity
 from analogtorch.evaluate.metric import Metric, check_metric, direction, finite
-from analogtorch.evaluate.sweep import chip_seeds, label
+from analogtorch.evaluate.sweep import checked_defects, chip_seeds, label
 from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.nn.programmed import Programmed
 from analogtorch.ops.slices import cells
 from analogtorch.simulate.chip import beyond_data, program
 from analogtorch.simulate.compensation import Compensation
+from analogtorch.simulate.defects import Defects
 from analogtorch.values import checks
 
 
@@ -32,6 +33,7 @@ def sensitivity(
     num_chips: int = 3,
     seed: int = 0,
     compensation: Compensation = "least_squares",
+    defects: Defects | None = None,
     higher_is_better: bool | None = None,
     progress: bool = False,
 ) -> Sensitivity:
@@ -54,6 +56,8 @@ def sensitivity(
         num_chips: number of chips, >= 1.
         seed: seed of the whole experiment, a signed 64-bit integer.
         compensation: drift compensation, as ``ProgrammedChip.at`` takes it.
+        defects: which share of each chip is broken, as ``program`` takes it: part of ``noise`` and
+            ``drift``.
         higher_is_better: True if a worse model has a smaller metric, such as an accuracy; False for
             an error; None: as the metric says.
         progress: if True, show a progress bar.
@@ -65,7 +69,7 @@ def sensitivity(
         ValueError: the model has no analog layer or is a programmed chip, an effect is unknown,
             ``num_chips`` is below 1, ``program`` or ``at`` refuses its arguments, or the metric is
             NaN or infinite.
-        TypeError: the metric returns no number.
+        TypeError: the metric returns no number, or ``defects`` is of another type.
 
     Example:
         >>> found = at.sensitivity(model, lambda chip: at.accuracy(chip, batches))
@@ -83,10 +87,13 @@ def sensitivity(
     refuse_programmed(model, "sensitivity")
     num_chips = checks.count("sensitivity: num_chips", num_chips)
     checks.choice("sensitivity: compensation", compensation, get_args(Compensation))
+    defects = checked_defects("sensitivity", defects)
     higher_is_better = direction("sensitivity", metric, higher_is_better)
     notes = beyond_data(model, seconds(time)) if "drift" in chosen else []
     seeds = chip_seeds(seed, num_chips)
-    reference, values = _measured(model, metric, chosen, time, seeds, compensation, progress)
+    reference, values = _measured(
+        model, metric, chosen, time, seeds, compensation, defects, progress
+    )
     sign = 1 if higher_is_better else -1
     lost = {e: sign * (reference - torch.tensor(v, dtype=torch.float64)) for e, v in values.items()}
     found = [{e: _over_chips(v[:, i]) for e, v in lost.items()} for i in range(len(layers) + 1)]
@@ -112,6 +119,7 @@ def _measured(
     time: str | float,
     seeds: tuple[int, ...],
     compensation: Compensation,
+    defects: Defects | None,
     progress: bool,
 ) -> tuple[float, dict[Effect, list[list[float]]]]:
     """Return the metric with all layers exact, and its values by effect and chip.
@@ -139,14 +147,18 @@ def _measured(
             }
             if not wanted:
                 break
-            physical = program(model, seed=chip_seed)
-            physical.warned.update(beyond_data(model, seconds(time)))  # the report has the note
-            for effect, t in wanted.items():
-                view = physical.at(t, compensation=compensation)
-                on_chip = _Apart(view, metric, bar, exact_weights=effect == "output_noise")
-                values[effect].append(on_chip.each(f"{effect}, chip {number}"))
-                del view, on_chip
-            del physical  # the next chip has its memory
+            parts: dict[Defects | None, list[Effect]] = {}
+            for effect in wanted:  # what is broken has no exact weights
+                parts.setdefault(None if effect in SINGLE else defects, []).append(effect)
+            for broken, of in parts.items():
+                physical = program(model, seed=chip_seed, defects=broken)
+                physical.warned.update(beyond_data(model, seconds(time)))  # the report has the note
+                for effect in of:
+                    view = physical.at(wanted[effect], compensation=compensation)
+                    on_chip = _Apart(view, metric, bar, exact_weights=effect in SINGLE)
+                    values[effect].append(on_chip.each(f"{effect}, chip {number}"))
+                    del view, on_chip
+                del physical  # the next chip has its memory
     return reference, values
 
 

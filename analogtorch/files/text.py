@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,15 @@ def parse_json(text: str | bytes) -> Any:
     """Parse a JSON document.
 
     Raises:
-        ValueError: it is no JSON in UTF-8, or nested more than `DEEPEST` levels deep.
+        ValueError: it is no JSON in UTF-8, gives a key twice, or is nested more than `DEEPEST`
+            levels deep.
     """
     try:
-        tree = json.loads(text)
+        tree = json.loads(text, object_pairs_hook=_once)
     except RecursionError:
         raise _too_deep() from None
+    except _GivenTwice:
+        raise
     except ValueError as error:
         raise ValueError(f"is not JSON in UTF-8, it may be truncated: {error}") from error
     _measure(tree, {})
@@ -37,13 +41,21 @@ def parse_yaml(text: str | bytes) -> Any:
     through it: a few lines can hold billions of values. They are counted here without walking.
 
     Raises:
-        ValueError: it is no YAML that can be loaded safely, is nested more than `DEEPEST` levels
-            deep, or holds more than `LARGEST` values once its aliases are expanded.
+        ValueError: it is no YAML that can be loaded safely, gives a key twice, is nested more than
+            `DEEPEST` levels deep, or holds more than `LARGEST` values once its aliases are
+            expanded.
         ImportError: PyYAML is not installed.
     """
     yaml = yaml_package()
+
+    class Loader(yaml.SafeLoader):  # type: ignore[name-defined]
+        def compose_mapping_node(self, anchor: Any) -> Any:
+            node = super().compose_mapping_node(anchor)
+            _once((key.value, value) for key, value in node.value if isinstance(key.value, str))
+            return node
+
     try:
-        tree = yaml.safe_load(text)
+        tree = yaml.load(text, Loader)  # a SafeLoader
     except RecursionError:
         raise _too_deep() from None
     except yaml.YAMLError as error:
@@ -87,6 +99,20 @@ def _measure(tree: Any, known: dict[int, tuple[int, int]], depth: int = 0) -> tu
         if levels > DEEPEST:
             raise _too_deep()
     return known[id(tree)]
+
+
+class _GivenTwice(ValueError):
+    """A key that a document gives twice in one place."""
+
+
+def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the pairs as a dictionary; of two values for one key none would be known as meant."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _GivenTwice(f"gives {key!r} twice; leave one of them out")
+        found[key] = value
+    return found
 
 
 def expanded(path: str) -> Path:

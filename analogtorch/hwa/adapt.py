@@ -88,7 +88,7 @@ def adapt(
         forward: as ``calibrate`` takes it. It must return the outputs.
         writer: an object with ``add_scalar(tag, value, step)``, such as the ``SummaryWriter`` of
             TensorBoard; it gets each step.
-        progress: if True, show a progress bar.
+        progress: if True, show progress bars, and the error on chips after each stage.
 
     Returns:
         The adapted model, with what each step bought.

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -100,8 +101,19 @@ class Adaptation:
     def _measured(self, name: str) -> tuple[float, float]:
         """Measure the student, and return its error and the seconds that it took."""
         began = time.monotonic()
-        self.stages.append(Stage(name=name, reading=self.chips.measure()))
-        return self.stages[-1].reading.mean, time.monotonic() - began
+        reading = self.chips.measure()
+        self._add(Stage(name=name, reading=reading))
+        return reading.mean, time.monotonic() - began
+
+    def _add(self, stage: Stage) -> None:
+        self.stages.append(stage)
+        if self.progress:
+            undone = "" if stage.kept else ", undone"
+            tqdm.write(
+                f"adapt: {stage.name}, error on chips {stage.reading.mean:.3g}{undone} "
+                f"({self.seconds:.0f} s)",
+                file=sys.stderr,
+            )
 
     def _fitting(self, training: Training, seconds: float, look: float) -> int:
         """Return how many steps fit into ``seconds`` of the whole run; at least one."""
@@ -197,7 +209,7 @@ class Adaptation:
         kept = reading.mean <= error
         if not kept:
             undo()
-        self.stages.append(Stage(name=name, reading=reading, kept=kept))
+        self._add(Stage(name=name, reading=reading, kept=kept))
         return reading.mean if kept else error
 
     def _ranges_as_now(self) -> Callable[[], None]:
@@ -205,7 +217,8 @@ class Adaptation:
 
     def _calibrate(self, options: Mapping[str, Any]) -> None:
         batches = _spread(self.fitted, min(CALIBRATED, len(self.fitted)))
-        calibrate(self.twin.student, batches, **{"forward": self.twin.forward, **options})
+        given = {"forward": self.twin.forward, "progress": self.progress, **options}
+        calibrate(self.twin.student, batches, **given)
 
     def _reestimate(self) -> None:
         with self.twin.training_noise():

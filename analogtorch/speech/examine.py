@@ -48,6 +48,7 @@ def examined(
         "num_chips": len(seeds),
         "seed": config.sweep.seed,
         "compensation": config.chip.compensation,
+        "defects": config.chip.defects,
         "progress": progress,
     }
 
@@ -57,8 +58,7 @@ def examined(
     if options.sensitivity:
         found["sensitivity"] = at.sensitivity(trained, accuracy, **given)
     if options.budget:
-        defects = config.chip.defects
-        found["budget"] = at.budget(trained, accuracy, defects=defects, growth=None, **given)
+        found["budget"] = at.budget(trained, accuracy, growth=None, **given)
     return found
 
 

@@ -132,19 +132,13 @@ class RunFolder:
             OSError: a file cannot be written or removed.
         """
         old: list[str] = [] if self._found is None else self._found["files"]
-        if self.resume and self._found is not None and self._found["recordings"] != recordings:
-            raise ValueError(
-                f"the run in {self.path} was begun with other "
-                f"recordings{_data_changes(self._found, self._config)}. Give those, or start anew "
-                "with --overwrite or in another folder"
-            )
         if self.resume and self._found is not None:
-            for name, digest in (code or {}).items():
-                if self._found.get("code", {}).get(name) != digest:
-                    raise ValueError(
-                        f"the run in {self.path} was begun with another version of {name}; give "
-                        "that, or start anew with --overwrite or in another folder"
-                    )
+            try:
+                _check_given(self.path, self._found, self._config, recordings, code or {})
+            except ValueError as error:
+                raise ValueError(
+                    f"{error}, or start anew with --overwrite or in another folder"
+                ) from None
         for name in {CONFIG, *planned} - set(old):
             self._refuse_others(name)
         facts = {"config": self._config, "recordings": recordings, "code": code or {}}
@@ -213,6 +207,41 @@ class RunFolder:
     def _write(self, files: list[str]) -> None:
         self._journal["files"] = files
         write_atomically(self.path / JOURNAL, json.dumps(signed(self._journal), indent=2) + "\n")
+
+
+def check(run: Path, config: Config, recordings: str, code: dict[str, str]) -> None:
+    """Raise ValueError unless a run was made with these recordings and this code.
+
+    Args:
+        run: its folder.
+        config: its configuration.
+        recordings: the ``fingerprint`` of the data that there is now.
+        code: SHA-256 of each file of code that the configuration names, by its name.
+    """
+    found = _read(run)
+    if found is None:
+        raise ValueError(f"{run / JOURNAL} is missing: nothing tells what the run was made with")
+    _check_given(run, found, config.to_dict(), recordings, code)
+
+
+def _check_given(
+    path: Path,
+    found: dict[str, Any],
+    config: dict[str, Any],
+    recordings: str,
+    code: dict[str, str],
+) -> None:
+    """Raise ValueError unless a journal names these recordings and this code."""
+    if found["recordings"] != recordings:
+        raise ValueError(
+            f"the run in {path} was begun with other recordings{_data_changes(found, config)}: "
+            "give those"
+        )
+    for name, digest in code.items():
+        if found["code"].get(name) != digest:
+            raise ValueError(
+                f"the run in {path} was begun with another version of {name}: give that"
+            )
 
 
 def named(out: str | Path) -> Path:

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import analogtorch as at
+from analogtorch.files import parse_yaml
 
 PRESETS = [
     at.chips.hermes64(phases=1),
@@ -71,6 +72,21 @@ def test_a_curve_that_is_not_finite_is_refused(suffix: str, tmp_path: Path) -> N
         ValueError, match=r"programming_std: Polynomial.coefficients\[1\] must be a finite number"
     ):
         at.chips.load(path)
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".json"])
+def test_a_field_that_is_given_twice_is_refused(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"mine{suffix}"
+    at.chips.save(at.chips.hermes64(), path)
+    text = path.read_text()
+    path.write_text(text.replace('"rows"', '"columns"').replace("rows:", "columns:"))
+    with pytest.raises(ValueError, match="gives 'columns' twice; leave one of them out"):
+        at.chips.load(path)
+
+
+def test_a_merged_field_may_be_given_again(tmp_path: Path) -> None:
+    text = "base: &base {a: 1, b: 2}\nmore: &more {<<: *base, a: 3}\nlast: {<<: *more, b: 4}\n"
+    assert parse_yaml(text) == yaml.safe_load(text)
 
 
 def _edited(path: Path, keys: tuple[str, ...], value: object) -> Path:

@@ -202,7 +202,7 @@ def test_options_beside_the_name_of_a_network_are_refused_unless_an_earlier_vers
     for model in ("name: ds_cnn, dropout: 0.9", "name: conv, widths: [8, 8], hidden: [3]"):
         file.write_text(f"model: {{{model}}}\n")
         assert cli.main(["kws", "--config", str(file)]) == 2
-        assert "does not accept option" in capsys.readouterr().err
+        assert "is no option" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -253,10 +253,35 @@ def test_wrong_input_is_one_line_and_code_2(
     assert message in line
 
 
-def test_unknown_key_in_a_file(capsys, tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text("data: {sauce: x}\n")
+def test_a_folder_of_another_command_is_named(capsys, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"data": {"audio": "x"}}')
+    assert cli.main(["budget", str(tmp_path)]) == 2
+    file = tmp_path / "config.json"
+    message = f"budget: cannot go on with {tmp_path}: {file}: data.audio is no option; there are"
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("data: {sauce: x}", "data.sauce is no option, did you mean 'source'?; there are source"),
+        ("hwaa: {}", "hwaa is no option, did you mean 'hwa'?; there are out, resume"),
+        ("chip: {preset: {}}", "chip.preset is no option; there are name, options"),
+        ("print_config: true", "print_config is no option"),
+        ("hwa: 3", "hwa is a group of options, such as hwa.epochs, got 3"),
+        ("hwa:", "hwa is a group of options, such as hwa.epochs, got None"),
+        ("sweep: []", "sweep is a group of options, such as sweep.num_chips, got []"),
+        ("data: {folder: x}", "data.folder is a group of options, such as data.folder.root, got"),
+        ("", "a configuration holds options, such as out, got None"),
+        ("- 1", "a configuration holds options, such as out, got [1]"),
+        ("seed: 1\nhwa: {epochs: 1}\nseed: 2", "gives 'seed' twice; leave one of them out"),
+        ("hwa: {epochs: 1, epochs: 2}", "gives 'epochs' twice; leave one of them out"),
+    ],
+)
+def test_wrong_keys_in_a_file(text: str, message: str, capsys, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(text + "\n")
     assert cli.main(["kws", "--config", str(tmp_path / "a.yaml")]) == 2
-    assert "does not accept option 'sauce'" in capsys.readouterr().err
+    assert f"a.yaml: {message}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

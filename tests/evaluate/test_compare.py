@@ -56,6 +56,17 @@ def test_every_chip_has_what_the_functions_for_one_chip_give(found: at.Compariso
     assert (found.metric, found.higher_is_better) == ("square", True)
 
 
+def test_chips_with_defects_are_those_of_a_sweep_with_defects() -> None:
+    defects = at.Defects(stuck_on=0.05)
+    found = at.compare(Net(), ["hermes64"], square, prepare=prepare, defects=defects, **HOW)
+    model = at.convert(Net().eval(), at.chips.hermes64())
+    prepare(model)
+    alone = at.sweep(model, square, num_chips=2, times=HOW["times"], defects=defects)
+    assert torch.equal(found["hermes64"].sweep.values, alone.values)
+    with pytest.raises(TypeError, match="compare: defects"):
+        at.compare(Net(), ["hermes64"], defects=0.1, example=X[:1])  # type: ignore[arg-type]
+
+
 def test_what_is_not_known_is_said_and_times_beyond_the_data_are_marked(
     found: at.Comparison,
 ) -> None:

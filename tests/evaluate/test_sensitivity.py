@@ -95,6 +95,19 @@ def test_the_fragile_layer_comes_first_and_the_whole_is_what_a_sweep_finds(
     assert found.seeds == sweep.seeds
 
 
+def test_broken_devices_are_part_of_noise_and_drift_alone(found: Sensitivity) -> None:
+    defects = at.Defects(stuck_on=0.05, open_columns=0.05)
+    broken = at.sensitivity(_analog(), _error, num_chips=2, higher_is_better=False, defects=defects)
+    sweep = at.sweep(_analog(), _error, num_chips=2, times=["0 s", "1 year"], defects=defects)
+    for effect, mean in zip(("noise", "drift"), sweep.mean.tolist(), strict=True):
+        assert broken.total[effect].mean + broken.reference == pytest.approx(mean)
+        assert broken.total[effect].mean > found.total[effect].mean
+    for effect in ("bits", "output_noise"):
+        assert broken.total[effect] == found.total[effect]
+    with pytest.raises(TypeError, match="sensitivity: defects"):
+        at.sensitivity(_analog(), _error, defects=0.1)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", ["0", "2", "4"])
 def test_a_row_is_what_a_model_with_this_layer_alone_on_the_chip_loses(
     found: Sensitivity, name: str

@@ -74,6 +74,19 @@ def test_the_copy_is_nearer_to_the_digital_model_and_the_given_one_stays() -> No
         assert mean(adapted.model) < 0.95 * mean(plain)
 
 
+def test_progress_says_what_each_stage_came_to(capsys) -> None:
+    recipe = at.hwa.Recipe(looks=1)
+    how = {"chip": CHIP, "recipe": recipe, "steps": 3, "num_chips": 1}
+    adapted = at.hwa.adapt(_net(norm=True), _batches(), **how, progress=True)
+    printed = capsys.readouterr().err
+    for stage in adapted.stages:
+        undone = "" if stage.kept else ", undone"
+        assert f"adapt: {stage.name}, error on chips {stage.reading.mean:.3g}{undone} (" in printed
+    assert "calibrate: " in printed  # its own bar
+    at.hwa.adapt(_net(norm=True), _batches(), **how)
+    assert capsys.readouterr().err == ""
+
+
 def test_the_same_call_gives_the_same_copy_and_leaves_random_numbers_alone() -> None:
     torch.manual_seed(5)
     state = torch.get_rng_state()

@@ -139,13 +139,32 @@ def test_code_that_the_command_line_allows_is_run(finished: Path, capsys) -> Non
     assert "all together" in capsys.readouterr().out
 
 
-def test_a_run_is_not_resumed_with_other_code(finished: Path, folder: Path, capsys) -> None:
+@pytest.mark.parametrize(
+    "command", [["kws", *SMALL, "--out=run", "--resume"], ["budget", "run", "--allow-code"]]
+)
+def test_a_run_does_not_go_on_with_other_code(command, finished: Path, folder: Path, capsys):
     (folder / "my_net.py").write_text(CODE + "# another version\n")
     try:
-        assert main(["kws", *SMALL, "--out=run", "--resume"]) == 2
+        assert main(command) == 2
     finally:
         (folder / "my_net.py").write_text(CODE)
-    assert "was begun with another version of my_net.py:Bands" in capsys.readouterr().err
+    assert "was begun with another version of my_net.py:Bands: give that" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["budget"], ["listen", "--mix=2"], ["compare"]])
+def test_a_finished_run_does_not_go_on_with_other_recordings(
+    command, finished: Path, folder: Path, capsys
+) -> None:
+    clip = folder / "words/low/ann_0.wav"
+    before = clip.read_bytes()
+    clip.write_bytes((folder / "words/low/ann_1.wav").read_bytes())
+    try:
+        assert main([command[0], "run", *command[1:], "--allow-code"]) == 2
+    finally:
+        clip.write_bytes(before)
+    assert f"{command[0]}: the run in run was begun with other recordings: give those" in (
+        capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

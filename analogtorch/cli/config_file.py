@@ -1,0 +1,78 @@
+"""``--config`` of commands whose options are the fields of a configuration."""
+
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ActionConfigFile
+
+from analogtorch.files import parse_yaml
+from analogtorch.speech.rundir import renamed
+from analogtorch.values import checks
+
+_NOT_IN_FILES = ("help", "config", "print_config", "print_shtab", "allow_code")
+
+
+class ConfigFile(ActionConfigFile):
+    """Reads a configuration within the limits of ``parse_yaml``.
+
+    It accepts the earlier names of fields.
+    """
+
+    def __call__(
+        self, parser: Any, cfg: Any, values: Any, option_string: str | None = None
+    ) -> None:
+        path = Path(str(values)).expanduser()
+        if path.is_file():  # the rest is refused by the class above
+            try:
+                given = parse_yaml(path.read_bytes())
+                if isinstance(given, dict) and "allow_code" in given:
+                    raise ValueError(
+                        "no file can allow code; leave allow_code out, and write --allow-code on "
+                        "the command line if you trust the file"
+                    )
+                present = renamed(given)
+                names = [action.dest for action in parser._actions]
+                _check(present, [name for name in names if name not in _NOT_IN_FILES])
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from error
+            if present is not given:
+                values = json.dumps(present)
+        super().__call__(parser, cfg, values, option_string)
+
+
+def _check(given: Any, known: Sequence[str], group: str = "") -> None:
+    """Raise ValueError unless all keys are options, and all groups of options hold options.
+
+    Args:
+        given: what a file gives for ``group``.
+        known: the options by name, those of a group after its name and a point.
+        group: the name of the group, and a point.
+    """
+    below = [name.removeprefix(group) for name in known if name.startswith(group)]
+    own = list(dict.fromkeys(name.split(".")[0] for name in below))
+    if not isinstance(given, dict):
+        what = f"{group[:-1]} is a group of options" if group else "a configuration holds options"
+        raise ValueError(f"{what}, such as {group}{own[0]}, got {checks.shown(given)}")
+    for key, value in given.items():
+        name = f"{group}{key}"
+        if any(other.startswith(f"{name}.") for other in known):
+            _check(value, known, f"{name}.")
+        elif name not in known:
+            near = checks.nearest(key, own)
+            raise ValueError(f"{name} is no option{near}; there are {', '.join(own)}")
+
+
+def files_first(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return ``--config`` with its file, and the other arguments, which win over it."""
+    files: list[str] = []
+    rest: list[str] = []
+    left = iter(arguments)
+    for argument in left:
+        if argument == "--config":
+            files += [argument, *itertools.islice(left, 1)]
+        else:
+            (files if argument.startswith("--config=") else rest).append(argument)
+    return files, rest
