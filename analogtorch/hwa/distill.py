@@ -4,7 +4,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from analogtorch.hwa.masks import infinite
 from analogtorch.values import checks
+
+_NOWHERE = -1e30
+"""Logit of a class that is masked: its probability is 0, and differences are finite."""
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor:
@@ -12,7 +16,8 @@ def distillation_loss(student: Tensor, teacher: Tensor, *, temperature: float = 
 
     The loss is ``T^2 KL(softmax(teacher / T), softmax(student / T))``, the mean over all positions
     (Hinton et al. 2015, arXiv:1503.02531). ``T^2`` keeps the size of the gradient independent of
-    the temperature. Half precision is computed in float32.
+    the temperature. Half precision is computed in float32. Classes that both mask, with minus
+    infinity or the lowest number of the type, count for nothing.
 
     Args:
         student: logits of shape (*, classes), such as (N, classes) or (N, T, classes).
@@ -44,13 +49,15 @@ def distillation_loss(student: Tensor, teacher: Tensor, *, temperature: float = 
             "distillation_loss: student and teacher must be logits of one shape (*, classes) that "
             f"is not empty, got {tuple(student.shape)} and {tuple(teacher.shape)}"
         )
-    of_student = _log_probabilities(student, temperature)
-    of_teacher = _log_probabilities(teacher.detach(), temperature)
+    teacher = teacher.detach()
+    masked = infinite(teacher)
+    of_student = _log_probabilities(student, masked & infinite(student), temperature)
+    of_teacher = _log_probabilities(teacher, masked, temperature)
     divergence = F.kl_div(of_student, of_teacher, log_target=True, reduction="batchmean")
     return temperature**2 * divergence
 
 
-def _log_probabilities(logits: Tensor, temperature: float) -> Tensor:
-    logits = torch.atleast_2d(logits)
-    precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return F.log_softmax(precise.flatten(0, -2) / temperature, -1)
+def _log_probabilities(logits: Tensor, masked: Tensor, temperature: float) -> Tensor:
+    precise = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+    precise = torch.atleast_2d(precise.masked_fill(masked, _NOWHERE))
+    return F.log_softmax(precise.flatten(0, -2), -1)

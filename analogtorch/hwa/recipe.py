@@ -47,7 +47,8 @@ class Recipe:
     temperature: float | None = None
     """Temperature of ``divergence``, > 0: the outputs are divided by it before the softmax. None:
     a quarter of the standard deviation of the numbers of an output vector, so that outputs of any
-    scale can be compared."""
+    scale can be compared. Masks do not count: minus infinity, and a far lower number than all
+    others that the model writes more than once, such as -1e4."""
     layers: float = 1.0
     """Weight, >= 0, of the mean relative squared error of the outputs of the layers, beside that
     of the model's outputs."""

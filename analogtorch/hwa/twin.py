@@ -12,6 +12,7 @@ from analogtorch.calibration.passes import Forward, exactly, one_pass
 from analogtorch.conversion.kinds import analog_layers, is_analog
 from analogtorch.conversion.watch import evaluating
 from analogtorch.hwa.distill import distillation_loss
+from analogtorch.hwa.masks import infinite, masks, spread, unmasked
 from analogtorch.hwa.recipe import Outputs, Recipe
 from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.nn.placed import Executions
@@ -96,11 +97,11 @@ class Twin:
         """Return the outputs of the teacher.
 
         Raises:
-            ValueError: they hold NaN or infinite values.
+            ValueError: they hold NaN or infinite values, beside minus infinity as a mask.
         """
         with torch.no_grad(), evaluating(self.teacher), exactly(self.teacher):
             found, scores = self._outputs(self.teacher, batch)
-        if not all(bool(y.isfinite().all()) for y in found):
+        if not all(map(_is_finite, found)):
             raise ValueError("adapt: the digital outputs hold NaN or infinite values")
         if self._compared is None:
             scores = scores and not all(_of_one_length(y) for y in found)
@@ -159,12 +160,12 @@ class Twin:
         Raises:
             RuntimeError: the recipe leaves it to the outputs, and there were none yet.
         """
+        masked = masks(exact)
         if self.compared == "error" or exact.shape[-1] < 3:
-            return relative_error(y, exact)
+            return relative_error(unmasked(y, masked), unmasked(exact, masked))
         temperature = self.recipe.temperature
         if temperature is None:
-            spread = exact.float().std(-1, correction=0).mean().item()
-            temperature = max(SPREAD * spread, torch.finfo(torch.float32).tiny)
+            temperature = max(SPREAD * spread(exact, masked), torch.finfo(torch.float32).tiny)
         # without the T^2 that keeps the size of gradients: the layers' errors stand beside it
         return distillation_loss(y, exact, temperature=temperature) / temperature**2
 
@@ -219,8 +220,14 @@ def relative_error(y: Tensor, exact: Tensor) -> Tensor:
     return ((y - exact).square().sum(1) / (squares + floor)).mean()
 
 
+def _is_finite(y: Tensor) -> bool:
+    """Return whether an output holds finite numbers, and nothing but masks beside them."""
+    masked = infinite(y)
+    return bool((y.isfinite() | masked).all()) and not (y.numel() and bool(masked.all()))
+
+
 def _of_one_length(y: Tensor) -> bool:
-    lengths = vectors(y).float().norm(dim=1)
+    lengths = vectors(unmasked(y, masks(y))).float().norm(dim=1)
     if len(lengths) < 2:
         return False
     return bool(lengths.std(correction=0) <= ALIKE * lengths.mean())
