@@ -1,16 +1,21 @@
 """Whether a metric is within a limit on chips in the field, and when it leaves it."""
 
+import dataclasses
+import itertools
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import get_args
 
 from torch import nn
 
+from analogtorch.chips.choices import Choices
+from analogtorch.conversion import analog_layers
 from analogtorch.conversion.kinds import check_module, refuse_programmed
 from analogtorch.cost_model import ReadCost
 from analogtorch.devices import seconds
+from analogtorch.devices.device import duration
 from analogtorch.evaluate.metric import Metric, check_metric, direction, finite
 from analogtorch.evaluate.sweep import checked_defects, chip_seeds
 from analogtorch.simulate.chip import ProgrammedChip, beyond_data, program
@@ -33,6 +38,8 @@ class Field:
     model: nn.Module
     metric: Metric
     limit: float
+    start: float
+    """Time from which on chips serve, s: that at which the targets of all devices are right."""
     last: float
     """Time up to which to look, s."""
     seeds: tuple[int, ...]
@@ -78,11 +85,19 @@ class Field:
         end = seconds(given)
         if end is None or end <= 0:
             raise ValueError(f"{caller}: {name} must be a time after 0 s, got {given!r}")
+        times = (Choices.of(layer.chip).target_time for _, layer in analog_layers(model))
+        start = max((t for t in times if t is not None), default=0.0)
+        if end <= start:
+            raise ValueError(
+                f"{caller}: {name} must be after {duration(start)}, the time at which the targets "
+                f"of the model's devices are right, got {given!r}"
+            )
         return cls(
             caller=caller,
             model=model,
             metric=metric,
             limit=float(limit),
+            start=start,
             last=end,
             seeds=chip_seeds(seed, checks.count(f"{caller}: num_chips", num_chips)),
             defects=checked_defects(caller, defects),
@@ -156,43 +171,77 @@ class Within:
         return self._corrected[1]
 
 
+def served(schedule: Recalibration, start: float) -> Recalibration:
+    """Return a schedule with a read at ``start`` s, from which time on the chip serves."""
+    if start == 0:
+        return schedule
+    times = [start, *(float(t) for t in schedule.times if float(t) > start)]
+    return dataclasses.replace(schedule, times=times)
+
+
+def reads_of(schedule: Recalibration, start: float, longest: float) -> tuple[float, ...]:
+    """Return the times, s, of the reads of a chip that serves from ``start`` on, the first."""
+    return tuple(t for t in served(schedule, start).reads(longest) if t >= start)
+
+
 def crossing(within: Callable[[float], bool], reads: Sequence[float], longest: float) -> float:
-    """Return the time at which ``within`` ends: 0 if it never holds, infinity if it always does."""
-    if not within(0.0):
+    """Return the time at which ``within`` ends: 0 if it does not hold at the first read.
+
+    It is looked at moments that do not depend on ``longest``, so that a metric that rises and falls
+    crosses at the same time whatever ``longest`` is. Infinity: it holds at all of them.
+    """
+    low = reads[0]
+    if not within(low):
         return 0.0
-    ends = _ends(reads, longest)
-    failing = _first_failing(lambda i: within(ends[i]), len(ends))
-    if failing is None:
-        return math.inf
-    start = reads[failing]
-    if not within(start):
-        return start
-    low, high = start + _MINUTE, ends[failing] + _MINUTE
+    for look in looks(reads, longest):
+        if not within(look):
+            return _between(within, reads, low, look)
+        low = look
+    return math.inf
+
+
+def stays(within: Callable[[float], bool], reads: Sequence[float], longest: float) -> bool:
+    """Return whether ``within`` holds at the first read and whenever ``crossing`` looks.
+
+    The number of looks does not depend on that of reads, as each is one more chance of read noise
+    to cross a limit.
+    """
+    return all(within(t) for t in (*reversed(looks(reads, longest)), reads[0]))
+
+
+def looks(reads: Sequence[float], longest: float) -> list[float]:
+    """Return the moments to look at after the first read, s, ascending.
+
+    They are 1, 2, 4, 8 h and so on, and ``longest``, each moved to right before the last read
+    before it, unless that is a factor of 2 or more away.
+    """
+    steps = (_HOUR * 2.0**k for k in itertools.count())
+    powers = itertools.takewhile(lambda t: t < longest, steps)
+    ends = [*_ends(reads), longest]
+    found = []
+    for t in (*(t for t in powers if t > reads[0]), longest):
+        end = ends[max(bisect_right(ends, t) - 1, 0)]
+        found.append(end if t / 2 < end <= t else t)
+    return found
+
+
+def _between(
+    within: Callable[[float], bool], reads: Sequence[float], low: float, high: float
+) -> float:
+    """Return the time at which ``within``, which holds at ``low`` and fails at ``high``, ends."""
+    ends = [*(end for end in _ends(reads) if low < end < high), high]
+    failing = bisect_left(ends, True, hi=len(ends) - 1, key=lambda t: not within(t))
+    low, high = ends[failing - 1] if failing else low, ends[failing]
+    read = reads[bisect_right(reads, high) - 1]
+    if read > low:
+        if not within(read):
+            return read
+        low = read
+    low, high = low + _MINUTE, high + _MINUTE
     while high / low > PRECISION:
         middle = math.sqrt(low * high)
         low, high = (middle, high) if within(middle - _MINUTE) else (low, middle)
     return math.sqrt(low * high) - _MINUTE
-
-
-def stays(within: Callable[[float], bool], reads: Sequence[float], longest: float) -> bool:
-    """Return whether ``within`` holds at 0 s and at moments up to ``longest``.
-
-    Their number does not depend on the reads, as each look is one more chance of read noise to
-    cross a limit: they are ``longest``, its half, its quarter and so on down to an hour, each moved
-    to right before the last read before it, unless that is more than a factor of 2 away.
-    """
-    ends, moments = _ends(reads, longest), halvings(longest)
-    before = (ends[max(bisect_right(ends, t) - 1, 0)] for t in moments)
-    looks = (e if t / 2 < e <= t else t for t, e in zip(moments, before, strict=True))
-    return all(within(t) for t in (*looks, 0.0))
-
-
-def halvings(longest: float) -> list[float]:
-    """Return a time in s, its half, its quarter and so on down to an hour."""
-    found = [longest]
-    while found[-1] / 2 >= _HOUR:
-        found.append(found[-1] / 2)
-    return found
 
 
 def cost_of(cost: ReadCost | None) -> dict[str, float] | None:
@@ -204,22 +253,6 @@ def cost_of(cost: ReadCost | None) -> dict[str, float] | None:
     )
 
 
-def _ends(reads: Sequence[float], longest: float) -> list[float]:
-    """Return the moments right before each read but the first, and the last moment."""
-    return [*(math.nextafter(read, 0.0) for read in reads[1:]), longest]
-
-
-def _first_failing(holds: Callable[[int], bool], number: int) -> int | None:
-    """Return the first of ``number`` indices at which ``holds`` fails, by doubling and bisection.
-
-    None: it holds at the last.
-    """
-    low, step = -1, 1
-    while holds(high := min(low + step, number - 1)):
-        if high == number - 1:
-            return None
-        low, step = high, 2 * step
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if holds(middle) else (low, middle)
-    return high
+def _ends(reads: Sequence[float]) -> list[float]:
+    """Return the moments right before each read but the first."""
+    return [math.nextafter(read, 0.0) for read in reads[1:]]

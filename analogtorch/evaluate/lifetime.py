@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from analogtorch.cost_model import ReadCost
-from analogtorch.evaluate.field import Field, Within, cost_of, crossing
+from analogtorch.evaluate.field import Field, Within, cost_of, crossing, reads_of, served
 from analogtorch.evaluate.metric import Metric
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
@@ -29,14 +29,15 @@ class Lifetime:
     longest: float
     """Time up to which was looked, s."""
     once: Tensor
-    """Seconds until the metric falls below the limit, by chip (float64), with compensation read at
-    0 s alone. 0: it never was above; infinite: it is above at ``longest``."""
+    """Seconds after programming until the metric falls below the limit, by chip (float64), with
+    compensation read at ``start`` alone. 0: it is below at ``start``; infinite: it is above
+    whenever it is looked at."""
     recalibrated: Tensor
     """The same with the schedule of ``recalibration``."""
     recalibration: Recalibration
     """The schedule."""
     reads: int
-    """Number of reads of the compensation up to ``longest``, the first included."""
+    """Number of reads of the compensation from ``start`` to ``longest``, both included."""
     cost: ReadCost | None
     """Cost of one read; None: the chip's is not known."""
     seeds: tuple[int, ...]
@@ -50,6 +51,8 @@ class Lifetime:
     """What was corrected at each read, beside the drift compensation."""
     recovery_cost: ReadCost | None = None
     """Cost of one read with its recovery; None: there was none, or the chip's is not known."""
+    start: float = 0.0
+    """Time from which on chips serve, s: that at which the targets of their devices are right."""
 
     def __str__(self) -> str:
         return as_text(self)
@@ -58,6 +61,7 @@ class Lifetime:
         """Return everything, ready for JSON; what is infinite is None."""
         return {
             "limit": self.limit,
+            "start": self.start,
             "longest": self.longest,
             "once": _listed(self.once),
             "recalibrated": _listed(self.recalibrated),
@@ -98,21 +102,28 @@ def lifetime(
 ) -> Lifetime:
     """Return how long a metric stays within a limit, with and without recalibration in the field.
 
-    Each chip is looked at under two schedules: its drift compensation is read at 0 s alone, and as
-    ``recalibration`` says. With a ``recovery`` there is a third: with each read of
-    ``recalibration``, the chip also corrects itself from a few batches. The result is the time at
-    which the metric first crosses the limit, within 5 %. It is the worst right before a read of the
-    compensation: of these moments, the first, second, fourth, eighth and so on are looked at, and
-    bisection finds the interval, and the time in it, where the metric crosses. A dip between the
-    moments that are looked at is missed, and read noise makes the metric rise and fall a little.
+    Chips serve from 0 s on; if targets of devices allow for drift (``Chip.drift_aware``, which
+    ``calibrate`` may choose), from the time on at which the last of them are right. The first read
+    of the compensation is then, and earlier ones of ``recalibration`` do not count.
+
+    Each chip is looked at under two schedules: its drift compensation is read when it begins to
+    serve alone, and as ``recalibration`` says. With a ``recovery`` there is a third: with each read
+    of ``recalibration``, the chip also corrects itself from a few batches. The result is the time
+    at which the metric first crosses the limit, within 5 %. It is the worst right before a read of
+    the compensation. Looks are 1, 2, 4, 8 h and so on after programming, and at ``longest``, each
+    moved to right before the read that precedes, unless that is a factor of 2 or more away. Between
+    the first look beyond the limit and the one before, bisection finds the interval of the
+    schedule, and the time in it, where the metric crosses. A dip between looks is missed, and read
+    noise makes the metric rise and fall a little.
 
     Args:
         model: a converted model.
         metric: a function of the model on a chip that returns a number, such as the accuracy.
         limit: value that the metric must not fall below.
         recalibration: schedule of the reads of the drift compensation.
-        recovery: corrections at each of these reads, the one at 0 s included; None: none.
-        longest: time up to which to look, > 0, as ``ProgrammedChip.at`` takes it.
+        recovery: corrections at each of these reads, the first included; None: none.
+        longest: time after programming up to which to look, as ``ProgrammedChip.at`` takes it;
+            after the chips begin to serve.
         num_chips: number of chips, >= 1.
         seed: seed of the whole experiment, a signed 64-bit integer; ``sweep`` measures the same
             chips with the same seed.
@@ -130,8 +141,8 @@ def lifetime(
 
     Raises:
         ValueError: ``num_chips`` is below 1, ``limit`` is no finite number, ``longest`` is not
-            after 0 s, the compensation is ``none``, ``program`` or ``at`` refuses its arguments, or
-            the recovery fails on a chip.
+            after the chips begin to serve, the compensation is ``none``, ``program`` or ``at``
+            refuses its arguments, or the recovery fails on a chip.
         TypeError: the model is no module, the metric cannot be called or returns no number, or
             ``recalibration``, ``recovery`` or ``defects`` is of another type.
 
@@ -157,12 +168,11 @@ def lifetime(
         defects=defects,
         higher_is_better=higher_is_better,
     )
-    schedules: list[tuple[Recalibration, Recovery | None]] = [
-        (Recalibration(temperature=recalibration.temperature), None),
-        (recalibration, None),
-    ]
+    once = served(Recalibration(temperature=recalibration.temperature), field.start)
+    regular = served(recalibration, field.start)
+    schedules: list[tuple[Recalibration, Recovery | None]] = [(once, None), (regular, None)]
     if recovery is not None:
-        schedules.append((recalibration, recovery))
+        schedules.append((regular, recovery))
     found = torch.empty(len(schedules), len(field.seeds), dtype=torch.float64)
     cost: ReadCost | None = None
     recovery_cost: ReadCost | None = None
@@ -170,7 +180,9 @@ def lifetime(
         for i, physical in enumerate(field.chips()):
             for j, (schedule, corrections) in enumerate(schedules):
                 within = Within(field, physical, schedule, corrections)
-                found[j, i] = crossing(within, schedule.reads(field.last), field.last)
+                found[j, i] = crossing(
+                    within, reads_of(schedule, field.start, field.last), field.last
+                )
                 bar.update()
             if i == 0:
                 cost = field.cost(physical)
@@ -181,13 +193,14 @@ def lifetime(
         once=found[0],
         recalibrated=found[1],
         recalibration=recalibration,
-        reads=len(recalibration.reads(field.last)),
+        reads=len(reads_of(recalibration, field.start, field.last)),
         cost=cost,
         seeds=field.seeds,
         note=field.note,
         recovered=None if recovery is None else found[2],
         recovery=recovery,
         recovery_cost=recovery_cost,
+        start=field.start,
     )
 
 

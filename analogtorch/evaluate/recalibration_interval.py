@@ -1,5 +1,6 @@
 """How often a chip in the field must be recalibrated to keep a metric within a limit."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,13 +11,15 @@ from tqdm import tqdm
 
 from analogtorch.cost_model import ReadCost
 from analogtorch.devices import seconds
-from analogtorch.evaluate.field import Field, Within, cost_of, halvings, stays
+from analogtorch.evaluate.field import Field, Within, cost_of, reads_of, served, stays
 from analogtorch.evaluate.metric import Metric
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.recalibration import Recalibration
 from analogtorch.simulate.recovery import Recovery
 from analogtorch.values.shown import as_text
+
+_HOUR = 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +29,7 @@ class RecalibrationInterval:
     limit: float
     """The value of the metric that must not be crossed."""
     life: float
-    """Time over which it must not be crossed, s."""
+    """Time after programming up to which it must not be crossed, s."""
     every: float | None
     """The longest interval with which all chips stay within the limit, s; None: none does."""
     intervals: tuple[float, ...]
@@ -44,10 +47,13 @@ class RecalibrationInterval:
     """What was corrected at each recalibration, beside the drift compensation; None: nothing."""
     note: str = ""
     """A caveat of ``life``, such as that the devices' data end before it; or empty."""
+    start: float = 0.0
+    """Time from which on chips serve, s: that at which the targets of their devices are right."""
 
     def reads(self, interval: float) -> int:
-        """Return the number of recalibrations in the life at an interval, that at 0 s included."""
-        return len(Recalibration(every=interval, times=self.times).reads(self.life))
+        """Return the number of recalibrations in the life at an interval, the first included."""
+        schedule = Recalibration(every=interval, times=self.times)
+        return len(reads_of(schedule, self.start, self.life))
 
     def __str__(self) -> str:
         return as_text(self)
@@ -56,6 +62,7 @@ class RecalibrationInterval:
         """Return everything but the recovery, ready for JSON."""
         return {
             "limit": self.limit,
+            "start": self.start,
             "life": self.life,
             "every": self.every,
             "intervals": list(self.intervals),
@@ -87,21 +94,21 @@ def recalibration_interval(
     """Return how often chips must be recalibrated to keep a metric within a limit all their life.
 
     Of each chip the intervals are tried from the longest to the shortest, until one keeps it within
-    the limit; shorter ones are taken to keep it too. Each is looked at as often: at 0 s, at the end
-    of the life, its half, its quarter and so on down to an hour, right before the recalibration
-    that precedes. A dip at other moments is missed. Read noise makes the metric rise and fall a
-    little, and the worst of all looks at all chips decides.
+    the limit; shorter ones are taken to keep it too. Each is looked at as often: when the chip
+    begins to serve and whenever ``lifetime`` looks. A dip at other moments is missed. Read noise
+    makes the metric rise and fall a little, and the worst of all looks at all chips decides.
 
     Args:
         model: a converted model.
         metric: a function of the model on a chip that returns a number, such as the accuracy.
         limit: value that the metric must not fall below.
-        life: time over which it must not, > 0, as ``ProgrammedChip.at`` takes it.
+        life: time after programming up to which it must not, as ``ProgrammedChip.at`` takes it;
+            after the chips begin to serve, as ``lifetime`` has it.
         intervals: times between two recalibrations to look at, > 0; None: the life, its half, its
             quarter and so on, down to an hour. With the life itself, none follows but ``times``.
         times: times after programming of other recalibrations, as ``Recalibration`` takes them.
             Drift goes with the logarithm of time: without early ones, the first interval decides.
-        recovery: corrections at each recalibration, the one at 0 s included; None: only the drift
+        recovery: corrections at each recalibration, the first included; None: only the drift
             compensation is read.
         num_chips: as ``lifetime`` takes it.
         seed: as ``lifetime`` takes it.
@@ -150,8 +157,8 @@ def recalibration_interval(
     with tqdm(total=len(found), desc="chips", disable=not progress) as bar:
         for i, physical in enumerate(field.chips()):
             for every, schedule in zip(periods, schedules, strict=True):
-                within = Within(field, physical, schedule, recovery)
-                if stays(within, schedule.reads(field.last), field.last):
+                within = Within(field, physical, served(schedule, field.start), recovery)
+                if stays(within, reads_of(schedule, field.start, field.last), field.last):
                     found[i] = every
                     break
             bar.update()
@@ -168,13 +175,15 @@ def recalibration_interval(
         seeds=field.seeds,
         recovery=recovery,
         note=field.note,
+        start=field.start,
     )
 
 
 def _intervals(given: Sequence[str | float] | None, life: float) -> list[float]:
     """Return the intervals to look at, s, from the longest to the shortest."""
     if given is None:
-        return halvings(life)
+        halvings = (life / 2.0**k for k in itertools.count(1))
+        return [life, *itertools.takewhile(lambda t: t >= _HOUR, halvings)]
     if isinstance(given, str) or not isinstance(given, Sequence) or not given:
         raise ValueError(
             "recalibration_interval: intervals must be a list such as ['1 day', '30 days'], or "

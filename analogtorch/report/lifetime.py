@@ -29,7 +29,8 @@ def table(found: Lifetime) -> str:
     lines = aligned(rows)
     cost = "" if found.cost is None else f"; one takes {found.cost}"
     notes = [
-        f"until the metric crosses {found.limit:g}, looked at up to {duration(found.longest)}",
+        f"until the metric crosses {found.limit:g}, looked at {since(found.start)}up to "
+        f"{duration(found.longest)}",
         f"{found.reads:,} reads of the compensation in that time{cost}",
         *([] if found.recovery_cost is None else [f"with recovery: {found.recovery_cost}"]),
         *([found.note] if found.note else []),
@@ -56,11 +57,12 @@ def plot(found: Lifetime, path: str | Path | None = None) -> Any:
     file = checked_path(path)
     figure = new_figure(7, 3.6)
     axes = figure.add_subplot()
+    first = max(found.start, _FIRST)
     for name, times in _schedules(found).items():
-        ends = [min(max(t, _FIRST), found.longest) for t in sorted(times.tolist())]
+        ends = [min(max(t, first), found.longest) for t in sorted(times.tolist())]
         kept = [100 * (1 - i / len(ends)) for i in range(len(ends) + 1)]
         alive = 100 * float(times.isinf().double().mean())
-        x = [_FIRST, *ends, found.longest]
+        x = [first, *ends, found.longest]
         y = [*(max(share, alive) for share in kept), alive]
         axes.step(x, y, where="post", label=f"compensation read {name}")
     axes.set_xscale("log")
@@ -78,6 +80,11 @@ def plot(found: Lifetime, path: str | Path | None = None) -> Any:
     return figure
 
 
+def since(start: float) -> str:
+    """Return from when on chips serve, unless from the beginning: ``from 1 day, ... , ``."""
+    return f"from {duration(start)}, when their targets are right, " if start else ""
+
+
 def _schedules(found: Lifetime) -> dict[str, Tensor]:
     schedule = found.recalibration
     when = []
@@ -85,8 +92,9 @@ def _schedules(found: Lifetime) -> dict[str, Tensor]:
         when.append(f"every {duration(float(schedule.every))}")
     if schedule.times:
         when.append(f"{len(schedule.times)} times")
-    name = " and ".join(when) or "at 0 s alone"
-    rows = {"at 0 s": found.once, name: found.recalibrated}
+    first = f"at {duration(found.start)}"
+    name = " and ".join(when) or f"{first} alone"
+    rows = {first: found.once, name: found.recalibrated}
     return rows if found.recovered is None else rows | {f"{name}, recovery": found.recovered}
 
 

@@ -3,6 +3,7 @@
 from analogtorch.devices.device import duration
 from analogtorch.evaluate.recalibration_interval import RecalibrationInterval
 from analogtorch.report.columns import aligned
+from analogtorch.report.lifetime import since
 from analogtorch.values.shown import as_text
 
 
@@ -31,7 +32,8 @@ def table(found: RecalibrationInterval) -> str:
         others = ", ".join(duration(float(t)) for t in found.times)
         answer = f"recalibrated at {others} too, {answer}"
     notes = [
-        f"{answer} within {found.limit:g} for {duration(found.life)}",
+        f"{answer} within {found.limit:g} {since(found.start) or 'for '}"
+        f"{'to ' if found.start else ''}{duration(found.life)}",
         *([] if found.cost is None else [f"one recalibration takes {found.cost}"]),
         *([found.note] if found.note else []),
     ]

@@ -35,9 +35,46 @@ def test_bisection_finds_the_end(end: float) -> None:
 
     found = crossing(within, (0.0,), 10 * YEAR)
     assert 1 / PRECISION < (found + 60) / (end + 60) < PRECISION
-    assert len(asked) < 13
+    assert len(asked) < 25
     assert crossing(lambda t: False, (0.0,), YEAR) == 0
     assert crossing(lambda t: True, (0.0, DAY), YEAR) == math.inf
+
+
+def test_a_metric_that_rises_and_falls_crosses_at_the_same_time_whatever_is_longest() -> None:
+    def within(t: float) -> bool:
+        """Below the limit from 10 to 30 h, and now and then later."""
+        return not (10 <= t / 3600 < 30 or int(t / DAY / 40) % 2)
+
+    for reads in ((0.0,), MONTHLY.reads(10 * YEAR)):
+        found = {
+            crossing(within, [t for t in reads if t <= days * DAY], days * DAY)
+            for days in (2, 30, 365, 730, 3650)
+        }
+        assert len(found) == 1
+        assert found.pop() == pytest.approx(36_000, rel=PRECISION - 1)
+
+
+def test_chips_serve_from_the_time_at_which_their_targets_are_right() -> None:
+    model, metric = _model(at.chips.hermes64().drift_aware("1 year"))
+    options = {"limit": 0.86, "num_chips": 1}
+    found = at.lifetime(model, metric, recalibration=MONTHLY, longest="2 years", **options)
+    assert metric(at.program(model, seed=found.seeds[0]).at("0 s")) < 0.86
+    assert found.start == found.to_dict()["start"] == YEAR
+    assert (found.once > YEAR).all()
+    assert found.reads == 13  # after a year, and 390, 420 days and so on
+    text = str(found)
+    assert "looked at from 1 year, when their targets are right, up to 2 years" in text
+    assert "at 1 year " in text
+    assert "at 0 s" not in text
+    found.plot()
+    often = at.recalibration_interval(
+        model, metric, life=400 * DAY, intervals=["10 days"], times=["1 h", 366 * DAY], **options
+    )
+    assert (often.every, often.start, often.to_dict()["start"]) == (10 * DAY, YEAR, YEAR)
+    assert often.reads(10 * DAY) == 6  # after 365, 366, 370, 380, 390 and 400 days
+    assert "from 1 year, when their targets are right, to 1.09589 years" in str(often)
+    with pytest.raises(ValueError, match="longest must be after 1 year, the time at which"):
+        at.lifetime(model, metric, recalibration=MONTHLY, longest="1 year", **options)
 
 
 def test_the_first_crossing_counts_where_a_read_lifts_the_metric() -> None:

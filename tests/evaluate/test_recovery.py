@@ -160,7 +160,7 @@ def test_as_many_looks_at_every_interval() -> None:
         assert asked[0] == YEAR
         assert asked[-1] == 0
         looks.append(len(asked))
-    assert looks == [15, 15, 15]  # the year, 13 halves of it down to an hour, and 0 s
+    assert looks == [16, 16, 16]  # 0 s, 1, 2, 4 h and so on up to 8192 h, and the year
     # they are right before reads, so that a metric that ages in between is seen
     weekly = at.Recalibration(every="7 days")
     assert stays(lambda t: t - weekly.last(t) < 7.5 * DAY, weekly.reads(YEAR), YEAR)
