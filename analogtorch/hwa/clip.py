@@ -165,7 +165,8 @@ def deviations(layer: AnalogLayer, per_channel: bool) -> Tensor:
     dims = tuple(range(1 if per_channel else 0, matrix.dim()))
     # not by Tensor.std, which takes ten times as long on CPUs
     spread = matrix - matrix.mean(dims, keepdim=True)
-    squares = torch.linalg.vector_norm(spread, dim=dims, keepdim=True, dtype=torch.float32)
+    precise = torch.promote_types(matrix.dtype, torch.float32)
+    squares = torch.linalg.vector_norm(spread, dim=dims, keepdim=True, dtype=precise)
     number = matrix.numel() / squares.numel()
     # not by an if, which would wait for the GPU
     differ = matrix.amax(dims, keepdim=True) > matrix.amin(dims, keepdim=True)

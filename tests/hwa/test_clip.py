@@ -28,6 +28,15 @@ def test_clips_each_layer_at_its_own_sigma() -> None:
     assert model[1].weight.abs().max().item() <= bounds[1] + 1e-6
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_weights_of_any_precision_are_clipped(dtype: torch.dtype) -> None:
+    model, wanted = _linear(64, 8).to(dtype), _linear(64, 8)
+    at.hwa.clip_weights_(model, 1.0)
+    at.hwa.clip_weights_(wanted, 1.0)
+    assert model[0].weight.dtype == dtype
+    torch.testing.assert_close(model[0].weight.float(), wanted[0].weight, rtol=2**-7, atol=0)
+
+
 def test_clips_at_a_bound_in_the_units_of_the_weights() -> None:
     model = _linear(64, 64, 8)
     before = [p.clone() for p in model.parameters()]
