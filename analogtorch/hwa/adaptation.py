@@ -169,7 +169,7 @@ class Adaptation:
 
     def _finish(self, training: Training) -> None:
         self.after = self._under_noise()
-        error, _ = self._measured("distilled")
+        error = self._distilled(training)
         if self.options is not None:
             # the weights have learnt for the chips that they are on
             again = {n: v for n, v in self.options.items() if n != "report"} | {"effort": "ranges"}
@@ -177,6 +177,16 @@ class Adaptation:
             error = self._tried("recalibrated", lambda: self._calibrate(again), undo, error)
         self._move_norms(error)
         self._keep(training, finished=True)
+
+    def _distilled(self, training: Training) -> float:
+        """Add the stage of the training, undone if no look was better than its start."""
+        start = next(stage.reading for stage in reversed(self.stages) if stage.kept)
+        if training.best < start.mean:
+            return self._measured("distilled")[0]
+        # none: there was no look, or an earlier version took it and kept its mean alone
+        reading = start if training.trained is None else training.trained
+        self._add(Stage(name="distilled", reading=reading, kept=False))
+        return start.mean
 
     def _move_norms(self, error: float) -> float:
         """Move statistics of batch norms, if there are some, unless the error becomes larger."""

@@ -20,7 +20,8 @@ class Stage:
     reading: Reading
     """What was measured on chips, on batches that were held back."""
     kept: bool = True
-    """Whether the returned model includes it: a step that makes the error larger is undone."""
+    """Whether the returned model includes it: a step that makes the error larger is undone. Of a
+    training that is undone, ``reading`` is that of its best look."""
 
 
 @dataclass(frozen=True, kw_only=True)

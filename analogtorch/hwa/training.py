@@ -4,14 +4,14 @@ import copy
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from analogtorch.hwa.adapted import Step
-from analogtorch.hwa.on_chips import OnChips
+from analogtorch.hwa.on_chips import OnChips, Reading
 from analogtorch.hwa.ramp import training_noise_
 from analogtorch.hwa.recipe import Recipe
 from analogtorch.hwa.schedule import Schedule, relative_adam, tails
@@ -45,6 +45,8 @@ class Training:
     """Least mean error on chips so far."""
     best_state: dict[str, Any] | None = None
     """State of the student then; None: as it was before the first step."""
+    trained: Reading | None = None
+    """What the look with the least mean error has measured; None: there was no look."""
     least: float = math.inf
     """Least mean error of the looks so far in the second half of the steps."""
     worse: int = 0
@@ -135,7 +137,10 @@ class Training:
         return number // self.steps > (number - self.recipe.looks) // self.steps
 
     def _look(self, chips: OnChips) -> None:
-        error = chips.measure().mean
+        reading = chips.measure()
+        error = reading.mean
+        if self.trained is None or error < self.trained.mean:
+            self.trained = reading
         self.history[-1] = replace(self.history[-1], error=error)
         if error < self.best:
             self.best, self.best_state = error, state_of(self.twin.student)
@@ -154,6 +159,7 @@ class Training:
             "student": self.twin.student.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             **{name: getattr(self, name) for name in _KEPT},
+            "trained": None if self.trained is None else asdict(self.trained),
             "history": [vars(row) for row in self.history],
         }
 
@@ -164,6 +170,8 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         for name in _KEPT:
             setattr(self, name, state[name])
+        trained = state.get("trained")  # a run of an earlier version has none
+        self.trained = None if trained is None else Reading(**trained)
         self.history = [Step(**row) for row in state["history"]]
 
 

@@ -13,6 +13,9 @@ from analogtorch.values.shown import as_text, draw
 _COMPARED = {"error": "number by number", "divergence": "as distributions"}
 
 
+_UNTRAINED = "no look of the training was better than its start, so that it is undone"
+
+
 @as_text.register
 def table(found: Adapted) -> str:
     """Return one row per stage: error, agreement and metric on chips, at each time."""
@@ -28,6 +31,7 @@ def table(found: Adapted) -> str:
         f"error of the outputs on {chips} to the digital ones, {_COMPARED[found.compared]}, and "
         "the share of outputs whose largest number agrees, on batches held back",
         f"{len(found.steps)} steps, {found.seconds:,.0f} s: {found.stopped}",
+        *([] if _trained(found) else [_UNTRAINED]),
         *([_generalised(found.generalisation)] if found.generalisation else []),
         *([found.note] if found.note else []),
     ]
@@ -68,6 +72,10 @@ def plot(found: Adapted, path: str | Path | None = None) -> Any:
     axes.legend()
     write_figure(figure, file)
     return figure
+
+
+def _trained(found: Adapted) -> bool:
+    return all(stage.kept for stage in found.stages if stage.name == "distilled")
 
 
 def _generalised(found: Generalisation) -> str:

@@ -178,8 +178,10 @@ def test_stages_that_make_the_error_larger_are_undone() -> None:
     adapted = at.hwa.adapt(given, _batches(), recipe=recipe, steps=3, num_chips=1)
     assert adapted.steps[-1].error is not None
     assert adapted.steps[-1].error > 1
-    assert adapted.stages[-1].name == "distilled"
-    assert adapted.stages[-1].reading.mean == adapted.stages[0].reading.mean
+    last = adapted.stages[-1]
+    assert (last.name, last.kept) == ("distilled", False)
+    assert last.reading.mean == min(s.error for s in adapted.steps if s.error is not None)
+    assert "no look of the training was better than its start" in str(adapted)
     assert _same(_state(given), _state(adapted.model))
 
 
@@ -248,6 +250,7 @@ def test_a_loss_that_is_no_number_ends_the_training_with_the_best_state() -> Non
         adapted = at.hwa.adapt(given, _batches(), steps=5, num_chips=1, forward=forward)
     assert _same(_state(given), _state(adapted.model))
     assert not adapted.steps
+    assert [stage.kept for stage in adapted.stages] == [True, False]
 
 
 def test_ingredients_can_be_switched_off() -> None:
