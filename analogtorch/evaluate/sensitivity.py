@@ -10,7 +10,12 @@ from torch import nn
 from tqdm import tqdm
 
 from analogtorch.calibration.passes import exact_execution
-from analogtorch.conversion.kinds import analog_layers, check_module, refuse_programmed
+from analogtorch.conversion.kinds import (
+    analog_layers,
+    check_module,
+    refuse_programmed,
+    refuse_unloaded,
+)
 from analogtorch.devices import seconds
 from analogtorch.evaluate.losses import EFFECTS, SINGLE, Effect, LayerLoss, Loss, Sensitivity
 from analogtorch.evaluate.metric import Metric, check_metric, direction, finite
@@ -66,9 +71,9 @@ def sensitivity(
         The losses by layer and effect; print them for a table.
 
     Raises:
-        ValueError: the model has no analog layer or is a programmed chip, an effect is unknown,
-            ``num_chips`` is below 1, ``program`` or ``at`` refuses its arguments, or the metric is
-            NaN or infinite.
+        ValueError: the model has no analog layer, is a programmed chip or on the meta device, an
+            effect is unknown, ``num_chips`` is below 1, ``program`` or ``at`` refuses its
+            arguments, or the metric is NaN or infinite.
         TypeError: the metric returns no number, or ``defects`` is of another type.
 
     Example:
@@ -85,6 +90,7 @@ def sensitivity(
             "first"
         )
     refuse_programmed(model, "sensitivity")
+    refuse_unloaded(model, "sensitivity")
     num_chips = checks.count("sensitivity: num_chips", num_chips)
     checks.choice("sensitivity: compensation", compensation, get_args(Compensation))
     defects = checked_defects("sensitivity", defects)

@@ -222,6 +222,8 @@ def test_bad_calls_are_refused_before_anything_runs() -> None:
 
     with pytest.raises(ValueError, match=r"no analog layer; call analogtorch\.convert"):
         at.sensitivity(_digital(), never)
+    with pytest.raises(ValueError, match="sensitivity: layer '0' is on the meta device; load wei"):
+        at.sensitivity(_analog().to("meta"), _error)
     with pytest.raises(ValueError, match="'0' belongs to a programmed chip"):
         at.sensitivity(at.program(_analog(), seed=1).at("0 s"), never)
     with pytest.raises(
