@@ -54,7 +54,7 @@ def check_prepare(caller: str, model: nn.Module, prepare: Any) -> None:
         TypeError: it cannot be called.
     """
     checks.function(f"{caller}: prepare", prepare, "prepare(model)")
-    calibrated = (name for name, layer in analog_layers(model) if layer.calibrated)
+    calibrated = (name for name, layer in analog_layers(model) if layer.ranged)
     if prepare is None and (name := next(calibrated, None)) is not None:
         raise ValueError(
             f"{caller}: layer {name!r} is calibrated, but the model is converted anew; say how to "

@@ -46,7 +46,7 @@ def save(layer: "ConvertersMixin", destination: Any, prefix: str) -> None:
             metadata[prefix[:-1]][key] = values
             if not layer.calibrated:
                 metadata[prefix[:-1]][_INPUT_RANGE] = None
-    if metadata is not None and (layer.calibrated or layer.output_ranges is not None):
+    if metadata is not None and (layer.calibrated or layer.ranged):
         choices = asdict(Choices.of(layer.chip))
         metadata[prefix[:-1]] |= {key: choices[name] for name, key in _CHOICES.items()}
     if ranges is not None and metadata is not None:

@@ -60,6 +60,16 @@ class ConvertersMixin(nn.Module):
         """
         return not self.chip.light.on
 
+    @property
+    def ranged(self) -> bool:
+        """Whether it was given ranges, as by ``calibrate``: of its DAC, ADCs or digital unit.
+
+        A layer whose inputs give the DAC range, which ``calibrate`` may choose, is not
+        ``calibrated``, and has those of the digital unit.
+        """
+        of_dac = self.calibrated and self.takes_range
+        return of_dac or any(getattr(self, name) is not None for name in COLUMN_RANGES)
+
     def _fix_range(self) -> None:
         self.calibrated = True  # so that it does not learn
         self.set_input_range(1.0)

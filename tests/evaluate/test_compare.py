@@ -179,3 +179,8 @@ def test_a_calibrated_model_needs_to_be_calibrated_again() -> None:
     prepare(model)
     with pytest.raises(ValueError, match="compare: layer '0' is calibrated, but the model is conv"):
         at.compare(model, ["hermes64"], never, **HOW)
+    for layer in (m for m in model.modules() if hasattr(m, "calibrated")):
+        layer.forget_input_range()  # as calibrate does where a range per vector is better
+        assert not layer.calibrated
+    with pytest.raises(ValueError, match="compare: layer '0' is calibrated, but the model is conv"):
+        at.compare(model, ["hermes64"], never, **HOW)
