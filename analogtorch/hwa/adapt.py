@@ -20,7 +20,7 @@ from analogtorch.hwa.adaptation import Adaptation
 from analogtorch.hwa.adapted import Adapted
 from analogtorch.hwa.on_chips import OnChips
 from analogtorch.hwa.recipe import Recipe
-from analogtorch.hwa.run_folder import RunFolder, digest
+from analogtorch.hwa.run_folder import RunFolder, digest, name_of
 from analogtorch.hwa.twin import Twin
 from analogtorch.ops import fold, seed_tensor, stream
 from analogtorch.simulate.chip import beyond_data
@@ -85,6 +85,7 @@ def adapt(
         seed: seed of the noise, the order of the batches and the chips, a signed 64-bit integer.
         folder: a folder that keeps the state after each look at the chips, and ``log.csv``. The
             same call continues from it after an interruption, and returns at once after the end.
+            ``forward`` and ``metric`` are known by their names.
         forward: as ``calibrate`` takes it. It must return the outputs.
         writer: an object with ``add_scalar(tag, value, step)``, such as the ``SummaryWriter`` of
             TensorBoard; it gets each step.
@@ -122,6 +123,7 @@ def adapt(
     if folder is not None:
         head = {"seed": seed, "times": list(names.values()), "num_chips": num_chips, "steps": steps}
         head |= {"minutes": minutes, "recipe": asdict(recipe), "calibration": options}
+        head |= {"forward": name_of(forward), "metric": name_of(metric)}
         run = RunFolder(folder, head | _digests(student, exact, batches))
     twin = Twin(student.eval(), exact, recipe, forward)
     adaptation = Adaptation(

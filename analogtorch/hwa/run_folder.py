@@ -8,6 +8,7 @@ Each is written whole or not at all, after each look at the chips.
 """
 
 import csv
+import functools
 import hashlib
 import io
 import json
@@ -24,6 +25,8 @@ from analogtorch.hwa.adapted import Step
 from analogtorch.values import checks
 
 _HEAD, _STATE, _LOG = "adapt.json", "state.pt", "log.csv"
+_LATER = ("forward", "metric")
+"""What the head of a run that an earlier version began does not have."""
 
 
 class RunFolder:
@@ -40,6 +43,7 @@ class RunFolder:
         head = json.loads(json.dumps(head))
         if path.exists():
             found = _read(path)
+            head = {n: v for n, v in head.items() if n in found or n not in _LATER}
             if found != head:
                 names = sorted(n for n in {*found, *head} if found.get(n) != head.get(n))
                 raise ValueError(
@@ -66,6 +70,22 @@ class RunFolder:
         """Keep the state, and write the log of the steps."""
         write_atomically(self.folder / _LOG, _csv(steps))
         write_atomically(self.folder / _STATE, packed(state))
+
+
+def name_of(function: Any) -> str | None:
+    """Return the name of a function, with its module, by which another is told; None of None.
+
+    A ``functools.partial`` has that of its function; another object that can be called, that of its
+    class with the name that it may have itself.
+    """
+    while isinstance(function, functools.partial):
+        function = function.func
+    if function is None:
+        return None
+    if hasattr(function, "__qualname__"):
+        return f"{function.__module__}.{function.__qualname__}"
+    own = getattr(function, "__name__", "")
+    return f"{name_of(type(function))} {own}".rstrip()
 
 
 def digest(batches: Sequence[Any]) -> str:

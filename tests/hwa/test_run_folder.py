@@ -1,0 +1,68 @@
+"""The folder of ``adapt`` knows the functions that it was given by their names."""
+
+import functools
+import json
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import analogtorch as at
+from analogtorch.hwa.run_folder import name_of
+from tests.crossbar import crossbar
+
+BATCHES = list(torch.randn(4, 8, 6, generator=torch.Generator().manual_seed(0)).unbind())
+
+
+def _given() -> nn.Module:
+    torch.manual_seed(0)
+    return at.calibrate(at.convert(nn.Sequential(nn.Linear(6, 4)), crossbar()), BATCHES)
+
+
+class _Called:
+    def __call__(self, model: nn.Module) -> float:
+        return 1.0
+
+    def at(self, model: nn.Module) -> float:
+        return 1.0
+
+
+def _half(model: nn.Module, x: Tensor) -> Any:
+    return 0.5 * model(x)
+
+
+def test_a_run_of_another_forward_or_metric_is_refused(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"steps": 1, "num_chips": 1, "folder": tmp_path}
+    options["recipe"] = at.hwa.Recipe(looks=1)
+    given = _given()
+    at.hwa.adapt(given, BATCHES, forward=_half, **options)
+    again = at.hwa.adapt(given, BATCHES, forward=functools.partial(_half), **options)
+    with pytest.raises(ValueError, match="another run, which differs in forward"):
+        at.hwa.adapt(given, BATCHES, **options)
+    with pytest.raises(ValueError, match="another run, which differs in metric"):
+        at.hwa.adapt(given, BATCHES, forward=_half, metric=lambda chip: 1.0, **options)
+    # an earlier version kept no names
+    path = tmp_path / "adapt.json"
+    head = json.loads(path.read_text())
+    assert (head.pop("forward"), head.pop("metric")) == (f"{__name__}._half", None)
+    path.write_text(json.dumps(head))
+    gone_on = at.hwa.adapt(given, BATCHES, forward=_half, **options)
+    for p, q in zip(again.model.parameters(), gone_on.model.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_what_can_be_called_has_a_name() -> None:
+    x = torch.ones(2)
+    auc = at.metrics.auc([(x, x)])
+    for function, name in (
+        (None, None),
+        (_Called().at, f"{__name__}._Called.at"),
+        (types.SimpleNamespace(__name__="wer"), "types.SimpleNamespace wer"),
+        (_Called(), f"{__name__}._Called"),
+        (len, "builtins.len"),
+        (auc, "analogtorch.evaluate.task_metric.TaskMetric AUC"),
+    ):
+        assert name_of(function) == name
