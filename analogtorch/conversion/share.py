@@ -15,7 +15,10 @@ _LOOKED_UP = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm)
 
 @dataclass(frozen=True)
 class Share:
-    """The weights that multiply inputs, analog and digital; a shared one counts once.
+    """The weights that multiply inputs, analog and digital.
+
+    Analog layers that share a Parameter have cells of their own, and each counts. A digital layer
+    counts beside an analog one that it shares its weight with; of several digital ones, the first.
 
     A Parameter of a module that AnalogTorch does not know counts if it is one matrix or several, as
     its use cannot be seen. The analog share is so a lower bound if such modules add or look up
@@ -45,17 +48,20 @@ class Share:
 
 def share(model: nn.Module) -> Share:
     """Return the weights that multiply in ``model``, analog and digital."""
-    analog = {id(layer.weight): layer.weight.numel() for _, layer in analog_layers(model)}
-    digital = {name: p.numel() for name, p in left_digital(model) if id(p) not in analog}
-    seen = {*analog, *(id(p) for _, p in left_digital(model))}
+    on_chip = [layer.weight for _, layer in analog_layers(model)]
+    analog = {id(p) for p in on_chip}
+    digital = {name: p.numel() for name, p in left_digital(model)}
+    seen = {id(p) for _, p in left_digital(model)}
     for name, module in model.named_modules():
         if isinstance(module, AnalogLayer | AnalogComposite):
             continue
-        sizes = {id(p): p.numel() for p in matrices(module).values() if id(p) not in seen}
+        # whether a module that is not known uses an analog weight cannot be seen
+        known = seen if kind_of(module) is not None else seen | analog
+        sizes = {id(p): p.numel() for p in matrices(module).values() if id(p) not in known}
         seen |= sizes.keys()
         if sizes:
             digital[name or "(root)"] = sum(sizes.values())
-    return Share(sum(analog.values()), digital)
+    return Share(sum(p.numel() for p in on_chip), digital)
 
 
 def matrices(module: nn.Module) -> dict[str, nn.Parameter]:

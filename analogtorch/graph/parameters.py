@@ -40,6 +40,21 @@ def once(parameters: list[Held]) -> dict[str, Held]:
     return found
 
 
+def holders(model: nn.Module, parameters: list[Held]) -> dict[str, dict[str, Held]]:
+    """Return what each Parameter is in the modules that hold it, by its first name.
+
+    A module that is at several places of ``model`` counts by the first of its names.
+    """
+    modules = dict(model.named_modules())
+    first: dict[int, str] = {}
+    found: dict[str, dict[str, Held]] = {}
+    for entry in parameters:
+        name = first.setdefault(id(entry.parameter), entry.name)
+        if (module := entry.modules[-1]) in modules:
+            found.setdefault(name, {}).setdefault(module, entry)
+    return found
+
+
 def _inside(module: nn.Module, modules: tuple[str, ...], layer: str | None) -> Iterator[Held]:
     """Yield the Parameters of a module and its children; ``layer``: whose weight they all make."""
     name = modules[-1]

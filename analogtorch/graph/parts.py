@@ -1,6 +1,6 @@
 """The parts of parameters that products apply; the same part is always the same matrix."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,6 @@ class Parts:
 
     def __init__(self, parameters: Mapping[str, Held]) -> None:
         self.parameters = {name: held.parameter for name, held in parameters.items()}
-        self._layers = {name: held.layer for name, held in parameters.items()}
         self._weights = Weights()
         # parameter, and the offset of a copy's elements in it
         self._copies: dict[Storage, tuple[str, int]] = {}
@@ -61,27 +60,25 @@ class Parts:
         origin = self._origin(t)
         return None if origin is None else origin[0]
 
-    def of(self, weight: Tensor, row_stride: int) -> Part:
+    def of(self, weight: Tensor, row_stride: int, owner: Callable[[str], Held]) -> Part:
         """Return the part that ``weight``, a constant with at least one source, is.
 
         ``row_stride`` is the stride of the contracted dimension, which separates a matrix from its
-        transpose.
+        transpose. ``owner`` returns a parameter under the name of the layer that applies it.
         """
         origin = self._origin(weight)
         if origin is None:
             source = max(self.sources(weight), key=lambda name: self.parameters[name].numel())
-            return self._whole(source, (source, "computed"))
+            return _whole(owner(source), "computed")
         source, offset = origin
         full, size = self.parameters[source], weight.numel()
-        key, layer = (source, offset, size, row_stride), self._layers[source]
+        own = owner(source)
+        key, layer = (own.name, offset, size, row_stride), own.layer
         if size == full.numel():
-            return self._whole(source, key)
+            return _whole(own, *key[1:])
         if (outputs := _outputs(weight, offset, full)) is not None:
             return Part(f"{layer}[{outputs[0]}:{outputs[1]}]", layer, outputs, key)
         return Part(f"{layer}[from {offset}, {'x'.join(map(str, weight.shape))}]", "", None, key)
-
-    def _whole(self, source: str, key: tuple[Any, ...]) -> Part:
-        return Part(self._layers[source], self._layers[source], None, key)
 
     def _origin(self, t: Tensor) -> tuple[str, int] | None:
         """Return the parameter that ``t`` is a view of, or copied from, and its offset in there."""
@@ -92,6 +89,10 @@ class Parts:
             if storage(full) == storage(t):
                 return name, int(t.storage_offset() - full.storage_offset())
         return None
+
+
+def _whole(own: Held, *key: Any) -> Part:
+    return Part(own.layer, own.layer, None, (own.name, *key))
 
 
 def _outputs(value: Tensor, offset: int, full: Tensor) -> tuple[int, int] | None:

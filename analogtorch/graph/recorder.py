@@ -1,5 +1,6 @@
 """The operators of one run as matrices and operations of a chip, with their dependencies."""
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -39,23 +40,26 @@ class Recorder:
     """Collects operations and matrices in the order in which they run.
 
     Args:
-        parameters: the weights of the model, by name.
-        analog: names of weights that lie on tiles, whatever their layers are applied to.
+        parameters: the weights of the model, by name; see ``parameters.once``.
+        holders: of each of them, what it is in each module that holds it, by the module's name.
+        analog: names of weights that lie on tiles, each in its own layer, whatever the layer is
+            applied to.
         embeddings: names of weights whose rows are looked up on tiles, token by token.
     """
 
     def __init__(
         self,
         parameters: Mapping[str, Held],
+        holders: Mapping[str, Mapping[str, Held]],
         analog: frozenset[str] = frozenset(),
         embeddings: frozenset[str] = frozenset(),
     ) -> None:
         self.parts, self.analog, self.embeddings = Parts(parameters), analog, embeddings
-        self._holder = {name: held.modules[-1] for name, held in parameters.items()}
+        self._holders = holders
         self.operations: list[Operation] = []
         self.matrices: dict[tuple[Any, ...], Matrix] = {}
         self.sources: dict[str, tuple[str, ...]] = {}
-        """The parameters that each matrix holds."""
+        """The parameters that each matrix holds, under the names of the layer that applies it."""
         self._forms = Counter[str]()
         """The number of forms in which each part of a parameter has been applied."""
         matrices = [held for held in parameters.values() if held.parameter.dim() > 1]
@@ -123,7 +127,8 @@ class Recorder:
 
         def is_of_layer(t: Any) -> bool:
             name = self.parts.whose(t) if isinstance(t, Tensor) else None
-            return name in self.analog and self._holder[name] == call.module()
+            here = self._holders[name].get(call.module()) if name is not None else None
+            return here is not None and here.name in self.analog
 
         if call.name in recurrent.NAMES:
             return self._recurrent(call) if all(map(is_of_layer, _weights(call.a))) else None
@@ -165,7 +170,8 @@ class Recorder:
     def _product(self, call: _Call, product: Product) -> tuple[str, ...]:
         assert product.activation is not None
         size = call.size
-        mvm = self._mvm(product, self._inputs([product.activation]), size + product.overlap)
+        after = self._inputs([product.activation])
+        mvm = self._mvm(call, product, after, size + product.overlap)
         if product.overlap:
             return (self._add(f"{mvm}.overlap", "add", size, product.overlap, (mvm,)),)
         others = self._inputs(t for t in call.read if t is not product.activation)
@@ -173,8 +179,15 @@ class Recorder:
             return (self._add(f"{mvm}.add", "add", size, size, (mvm, *others)),)
         return (mvm,)
 
-    def _mvm(self, product: Product, after: tuple[str, ...], elements: int, steps: int = 1) -> str:
-        matrix = self._matrix(product)
+    def _mvm(
+        self,
+        call: _Call,
+        product: Product,
+        after: tuple[str, ...],
+        elements: int,
+        steps: int = 1,
+    ) -> str:
+        matrix = self._matrix(product, call.module())
         name = self._unique(matrix.name)
         self.operations.append(
             Operation(
@@ -190,8 +203,19 @@ class Recorder:
         )
         return name
 
-    def _matrix(self, product: Product) -> Matrix:
-        part = self.parts.of(product.weight, product.row_stride)
+    def _owner(self, parameter: str, module: str) -> Held:
+        """Return a parameter as the layer holds it that applies it while ``module`` runs.
+
+        A module that holds it applies it itself; any other one calls the first analog layer by its
+        weight.
+        """
+        held = self._holders[parameter]
+        analog = (each for each in held.values() if each.name in self.analog)
+        return held.get(module) or next(analog, next(iter(held.values())))
+
+    def _matrix(self, product: Product, module: str) -> Matrix:
+        owner = functools.partial(self._owner, module=module)
+        part = self.parts.of(product.weight, product.row_stride, owner)
         key = (*part.key, product.shape, product.groups)
         if key not in self.matrices:
             name, form = part.name, self._forms[part.name]
@@ -211,7 +235,8 @@ class Recorder:
                 outputs=part.outputs,
                 form=form,
             )
-            self.sources[name] = self.parts.sources(product.weight)
+            sources = self.parts.sources(product.weight)
+            self.sources[name] = tuple(owner(source).name for source in sources)
         return self.matrices[key]
 
     def _recurrent(self, call: _Call) -> tuple[str, ...]:
@@ -222,11 +247,13 @@ class Recorder:
         for cell in recurrent.cells(name, a):
             if cell.layer != layer:
                 layer, previous, outputs = cell.layer, tuple(outputs), []
-            first = self._mvm(cell.inputs, previous, cell.inputs.shape[0] * cell.inputs.vectors)
+            first = self._mvm(
+                call, cell.inputs, previous, cell.inputs.shape[0] * cell.inputs.vectors
+            )
             # a layer's steps start with its input
             before = () if name.endswith("_cell") else previous
             size = cell.recurrent.shape[0] * cell.recurrent.vectors
-            second = self._mvm(cell.recurrent, (*before, *state), size, cell.steps)
+            second = self._mvm(call, cell.recurrent, (*before, *state), size, cell.steps)
             gated = cell.outputs
             if cell.projection:
                 gated = cell.projection.shape[1] * cell.inputs.vectors
@@ -234,7 +261,7 @@ class Recorder:
                 f"{first}.gates", "activation", gated, cell.gates, (first, second), cell.steps
             )
             if cell.projection is not None:
-                result = self._mvm(cell.projection, (result,), cell.outputs, cell.steps)
+                result = self._mvm(call, cell.projection, (result,), cell.outputs, cell.steps)
             outputs.append(result)
         return tuple(outputs) or given
 

@@ -32,7 +32,7 @@ from analogtorch.conversion.route import unroute
 from analogtorch.conversion.running import Running
 from analogtorch.conversion.watch import eager, same_random
 from analogtorch.conversion.weights import tensors
-from analogtorch.graph.parameters import Held, held, once
+from analogtorch.graph.parameters import Held, held, holders, once
 from analogtorch.graph.recorder import Recorder
 from analogtorch.graph.stand_in import StandIn
 from analogtorch.graph.tracer import Tracer
@@ -47,11 +47,13 @@ class Trace:
     operations: tuple[Operation, ...]
     matrices: tuple[Matrix, ...]
     sources: dict[str, tuple[str, ...]]
-    """The parameters that each matrix holds."""
+    """The parameters that each matrix holds, under the names of the layer that applies it: two
+    layers that share one have two matrices."""
     parameters: dict[str, int]
     """Number of weights of each parameter of the model."""
     analog: frozenset[str]
-    """Parameters that ``convert`` made analog, or would make analog in a digital model."""
+    """Parameters that ``convert`` made analog, or would make analog in a digital model, under the
+    name in each such layer."""
     names: dict[str, tuple[str, ...]]
     """Further names of each matrix: those of all layers and Parameters that hold it, as ``convert``
     takes them."""
@@ -112,9 +114,9 @@ class _Run:
         first = once(parameters)
         names = {id(entry.parameter): name for name, entry in first.items()}
         read = [m.weight for _, m in analog_layers(self.model) if isinstance(m, AnalogEmbedding)]
-        analog = frozenset(names[id(known[id(p)])] for p in _analog(self.model))
+        analog = frozenset(_analog(self.model))
         embeddings = frozenset(names[id(known[id(p)])] for p in read)
-        recorder = Recorder(first, analog, embeddings)
+        recorder = Recorder(first, holders(twin, parameters), analog, embeddings)
         recorder.give(inputs)
         self._watched(twin, example, recorder)
         return Trace(
@@ -123,7 +125,7 @@ class _Run:
             sources=recorder.sources,
             parameters={name: entry.parameter.numel() for name, entry in first.items()},
             analog=analog,
-            names=_further_names(recorder, twin, parameters),
+            names=_further_names(recorder, twin, parameters, analog),
             example=_shapes(self.example),
         )
 
@@ -209,12 +211,12 @@ def _held(t: Tensor, is_weight: bool, real: bool) -> Tensor:
     return t if is_weight else t.detach().clone()
 
 
-def _analog(model: nn.Module) -> list[Tensor]:
+def _analog(model: nn.Module) -> list[str]:
     """Return the weights that ``convert`` made analog, or would make analog in a digital model."""
-    if made := [layer.weight for _, layer in analog_layers(model)]:
+    if made := [layer.parameter_name(name) for name, layer in analog_layers(model)]:
         return made
     return [
-        module._parameters[weight]
+        f"{name}.{weight}".lstrip(".")
         for name, module in model.named_modules()
         if reason(model, name, module) is None
         for weight in kind_of(module).weight_names(module)
@@ -222,22 +224,36 @@ def _analog(model: nn.Module) -> list[Tensor]:
 
 
 def _further_names(
-    recorder: Recorder, twin: nn.Module, parameters: list[Held]
+    recorder: Recorder, twin: nn.Module, parameters: list[Held], analog: frozenset[str]
 ) -> dict[str, tuple[str, ...]]:
-    """Return the names of layers and Parameters that hold each matrix or its whole, by matrix."""
-    names: dict[int, list[str]] = {}
-    for entry in parameters:
-        names.setdefault(id(entry.parameter), []).append(entry.layer)
+    """Return the names of layers and Parameters that hold each matrix or its whole, by matrix.
+
+    Those of another layer that applies the same Parameter are not among them.
+    """
     owners = {name: m for name, m in twin.named_modules() if matrices_of(m) is not None}
-    for unit in units(names_of(twin), owners).values():
-        weight = twin.get_parameter(unit.unit_names[-1])
-        names.setdefault(id(weight), []).extend(unit.names)
-    weights, found = recorder.parts.parameters, {}
+    all_names = names_of(twin)
+    first = {name: names[0] for names in all_names.values() for name in names}
+    names: dict[str, list[str]] = {}
+    same: dict[int, list[str]] = {}
+    for entry in parameters:
+        module = entry.modules[-1]
+        own = f"{first[module]}{entry.name.removeprefix(module)}".lstrip(".")
+        names.setdefault(own, []).append(entry.layer)
+        same.setdefault(id(entry.parameter), []).append(own)
+    for unit in units(all_names, owners).values():
+        names[unit.unit_names[len(unit.owner_names)]].extend(unit.names)
+    apart = analog.union(*recorder.sources.values())
+    found = {}
     for matrix in recorder.matrices.values():
         if matrix.form == 0:  # other forms have the same weights, such as their transpose
-            sources = recorder.sources[matrix.name]
             found[matrix.name] = tuple(
-                dict.fromkeys(n for source in sources for n in names[id(weights[source])])
+                dict.fromkeys(
+                    name
+                    for source in recorder.sources[matrix.name]
+                    for own in (source, *same[id(twin.get_parameter(source))])
+                    if own == source or own not in apart
+                    for name in names[own]
+                )
             )
     return found
 

@@ -59,4 +59,4 @@ class Matrix:
     """First output of the layer that it holds, and the one after the last; None: all of them."""
     form: int = 0
     """0 for the first way in which the weights are applied; 1, 2, ... for others, such as the
-    transpose of a tied weight, which need cells of their own."""
+    transpose of it in ``x @ layer.weight``, which need cells of their own."""

@@ -43,7 +43,7 @@ def map_by_chip(
     Raises:
         TypeError: an argument is of another type.
         ValueError: no layer is analog, the model does not run on the example, it has no weights to
-            map, one Parameter is on several chips, or a pattern matches nothing.
+            map, or a pattern matches nothing.
 
     Example:
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Conv2d(4, 4, 3))
@@ -56,7 +56,7 @@ def map_by_chip(
     chips = chips_of(model, "map_by_chip")
     held, traced = _held(model, chips), trace(model, example)
     whole = choose(model, traced, exclude, duplicate, "map_by_chip")
-    places = {m.name: held[model.get_parameter(traced.sources[m.name][0])] for m in whole.matrices}
+    places = {m.name: held[traced.sources[m.name][0]] for m in whole.matrices}
     runs, used = _where(whole.operations, places), sorted(set(places.values()))
     found = []
     for i in used:
@@ -79,18 +79,12 @@ def map_by_chip(
     return tuple(found)
 
 
-def _held(model: nn.Module, chips: Sequence[tuple[Chip, list[str]]]) -> dict[nn.Parameter, int]:
-    """Return the chip of each Parameter of an analog layer, by its number."""
+def _held(model: nn.Module, chips: Sequence[tuple[Chip, list[str]]]) -> dict[str, int]:
+    """Return the chip of the weight of each analog layer, by its number."""
     number = {name: i for i, (_, names) in enumerate(chips) for name in names}
-    found: dict[nn.Parameter, int] = {}
-    for name, layer in analog_layers(model):
-        parameter, chip = layer.parameter_name(name), number[name or "(root)"]
-        if found.setdefault(model.get_parameter(parameter), chip) != chip:
-            raise ValueError(
-                f"map_by_chip: {parameter!r} is on several chips; put all that computes with it on "
-                "one, convert(..., per_layer=...), or map each with map_to_chip(..., chip=...)"
-            )
-    return found
+    return {
+        layer.parameter_name(name): number[name or "(root)"] for name, layer in analog_layers(model)
+    }
 
 
 def _where(operations: tuple[Operation, ...], places: Mapping[str, int]) -> dict[str, int]:

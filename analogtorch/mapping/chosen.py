@@ -26,7 +26,8 @@ class Chosen:
     copies: dict[str, int]
     """Copies by name of the matrix; one if it is not among them."""
     digital_weights: tuple[tuple[str, int], ...]
-    """Parameters that no tile holds, each with its number of weights."""
+    """Parameters that no tile holds, or that a digital layer multiplies by as well, each with its
+    number of weights."""
 
 
 def choose(
@@ -56,7 +57,7 @@ def choose(
         matrices=matrices,
         operations=_demote(traced, {m.name for m in matrices}),
         copies=_copies({m.name: names[m.name] for m in matrices}, duplicate or {}, caller),
-        digital_weights=_digital_weights(traced, matrices),
+        digital_weights=_digital_weights(model, traced, matrices),
     )
 
 
@@ -170,9 +171,21 @@ def _demote(traced: Trace, kept: set[str]) -> tuple[Operation, ...]:
     )
 
 
-def _digital_weights(traced: Trace, matrices: tuple[Matrix, ...]) -> tuple[tuple[str, int], ...]:
-    on_chip = {source for m in matrices for source in traced.sources[m.name]}
-    return tuple((name, count) for name, count in traced.parameters.items() if name not in on_chip)
+def _digital_weights(
+    model: nn.Module, traced: Trace, matrices: tuple[Matrix, ...]
+) -> tuple[tuple[str, int], ...]:
+    kept = {source for m in matrices for source in traced.sources[m.name]}
+    on_chip = {id(model.get_parameter(source)) for source in kept}
+    found = {
+        name: count
+        for name, count in traced.parameters.items()
+        if id(model.get_parameter(name)) not in on_chip
+    }
+    for source in (source for sources in traced.sources.values() for source in sources):
+        weight = model.get_parameter(source)
+        if source not in kept and id(weight) in on_chip:
+            found[source] = weight.numel()
+    return tuple(found.items())
 
 
 def _nothing(model: nn.Module, traced: Trace, left: set[str], caller: str) -> str:

@@ -97,13 +97,18 @@ def _matrices(
 ) -> list[tuple[str, int]]:
     """Return the matrices that make up the layer, and the output at which each begins.
 
-    They have the name of the first layer with the same weight. It may be digital, such as the
-    embedding of a tied head. A weight that is also applied transposed has a second matrix.
+    Each layer has its own, under its name, also where two hold one Parameter. In a mapping of the
+    digital model or of an earlier version it may have that of a digital module with the same
+    weight, such as the embedding of a tied head. A weight that is also applied transposed has a
+    second matrix.
     """
     from analogtorch.graph.parameters import held  # not at import: only who has a mapping needs it
 
-    same = [other.matrix_name(n) or ROOT for n, other in layers if other.weight is layer.weight]
-    same += [entry.layer for entry in held(model) if entry.parameter is layer.weight]
+    tied = [other.matrix_name(n) or ROOT for n, other in layers if other.weight is layer.weight]
+    same = [layer.matrix_name(name) or ROOT]
+    if same == tied[:1]:
+        held_by = (entry.layer for entry in held(model) if entry.parameter is layer.weight)
+        same += [each for each in held_by if each not in tied]
     cols, *rows = layer.matrix_shape
     candidates = [m for m in mapping.matrices if m.outputs is None and m.form in (0, 1)]
     whole = [m for n in same for m in candidates if m.layer == n]

@@ -7,7 +7,7 @@ from torch.nn.utils import parametrizations, prune
 from transformers import MixtralConfig, MixtralForCausalLM
 
 import analogtorch as at
-from analogtorch.conversion.share import share
+from analogtorch.conversion.share import Share, share
 
 CHIP = at.chips.hermes64()
 
@@ -46,13 +46,17 @@ def test_experts_and_routers_count_and_what_is_added_does_not() -> None:
     )
 
 
-def test_a_tied_weight_counts_once_and_for_the_head() -> None:
+def test_a_tied_weight_counts_for_each_layer_that_has_cells_or_multiplies() -> None:
     model = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 8), nn.Linear(8, 9))
     model[2].weight = model[0].weight
     analog = at.convert(copy.deepcopy(model), CHIP)
     assert str(share(analog)) == "136 of 136 weights that multiply are on the chip (100 %)."
     assert share(at.convert(model, CHIP, exclude="2")).digital == {"2": 72}
-    assert share(at.convert(at.to_digital(analog), CHIP, embeddings=True)).total == 136
+    assert share(at.convert(at.to_digital(analog), CHIP, embeddings=True)).total == 136 + 72
+    tied = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    tied[1].weight = tied[0].weight
+    assert share(at.convert(copy.deepcopy(tied), CHIP)).total == 128
+    assert share(at.convert(tied, CHIP, exclude="1")) == Share(64, {"1": 64})
 
 
 def test_recurrent_layers_attention_and_changed_weights_count() -> None:

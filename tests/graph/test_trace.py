@@ -180,11 +180,12 @@ def test_weights_in_functions_views_and_parametrizations() -> None:
     traced = trace(Net(), (torch.zeros(2, 6), torch.zeros(7, dtype=torch.long)))
     assert _sizes(traced) == {
         "a": (6, 4, 1, 1),
-        "a.T": (4, 6, 1, 1),  # the same weights the other way round
+        "tied": (4, 6, 1, 1),  # a layer of its own, whoever else holds its Parameter
         "experts": (4, 15, 3, 1),
         "normed": (5, 5, 1, 1),
     }
-    assert {"a", "a#2", "a#3", "a.T"} <= _mvms(traced).keys()
+    assert {"a", "a#2", "a#3", "tied"} <= _mvms(traced).keys()
+    assert traced.analog == {"tied.weight"}
     assert _mvms(traced)["experts"].vectors == 2
     kinds = {op.name: (op.kind, op.operations) for op in traced.operations}
     assert kinds["matmul"] == ("matmul", 2 * 2 * 2 * 5)

@@ -73,14 +73,17 @@ def test_branches_and_composite_layers_keep_what_arrives_from_another_chip() -> 
     assert at.cost(first).energy.system > 0 < at.cost(second).energy.system
 
 
+def test_layers_with_one_weight_may_be_on_two_chips() -> None:
+    tied = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
+    tied[1].weight = tied[0].weight
+    found = map_by_chip(at.convert(tied, HERMES, per_layer={"1": SPEECH}), torch.rand(2, 4))
+    assert [[m.name for m in mapping.matrices] for mapping in found] == [["0"], ["1"]]
+
+
 def test_what_it_refuses() -> None:
     with pytest.raises(ValueError, match="map_by_chip: Sequential has no analog layer"):
         map_by_chip(net(), X)
     with pytest.raises(TypeError, match="map_by_chip: model"):
         map_by_chip(at.chips.hermes64(), X)
-    tied = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
-    tied[1].weight = tied[0].weight
-    with pytest.raises(ValueError, match="'1.weight' is on several chips; put all"):
-        map_by_chip(at.convert(tied, HERMES, per_layer={"1": SPEECH}), torch.rand(2, 4))
     with pytest.raises(ValueError, match=r"map_by_chip\(model, example\)"):
         at.map_to_chip(at.convert(net(), HERMES, sensor="0"), X)

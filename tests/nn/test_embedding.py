@@ -260,22 +260,21 @@ def test_a_mapping_places_embeddings_and_the_tied_head() -> None:
     model = _tied()
     mapping = at.map_to_chip(model, X, chip=SMALL)
     shapes = {m.name: (m.cols, m.rows) for m in mapping.matrices}
-    assert shapes == {"embed": (WIDTH, TOKENS), "places": (WIDTH, 5), "embed.T": (TOKENS, WIDTH)}
+    assert shapes == {"embed": (WIDTH, TOKENS), "places": (WIDTH, 5), "head": (TOKENS, WIDTH)}
     vectors = {op.matrix: op.vectors for op in mapping.operations if op.matrix}
-    assert vectors == {"embed": 15, "places": 5, "embed.T": 15}
+    assert vectors == {"embed": 15, "places": 5, "head": 15}
     physical = at.program(model, seed=1, mapping=mapping, defects=at.Defects(tiles=0.5))
     works = {place: bool(state.works.any()) for place, state in physical.yield_map().items()}
     held = dict(at.analog_layers(physical.at("1 h", compensation="none")))
-    for matrix, name in (("embed", "embed"), ("embed.T", "head")):
+    for name in ("embed", "head"):
         cells = held[name].programmed.weights[0]
-        for p in mapping.matrix_blocks(matrix):
+        for p in mapping.matrix_blocks(name):
             part = cells[
                 p.block.col : p.block.col + p.block.cols, p.block.row : p.block.row + p.block.rows
             ]
             assert bool(part.any()) is works[p.chip, p.tile]
     digital = at.map_to_chip(Tied(), X, chip=SMALL)
-    # the head alone, by the first name of its weight
-    assert [m.name for m in digital.matrices] == ["embed"]
+    assert [m.name for m in digital.matrices] == ["head"]
     tied = at.convert(Tied(), SMALL)
     at.program(tied, seed=1, mapping=at.map_to_chip(tied, X, chip=SMALL))
 
