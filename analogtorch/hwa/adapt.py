@@ -6,13 +6,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from analogtorch.calibration.passes import Forward, check_given
 from analogtorch.calibration.settings import held_back
 from analogtorch.chips import Chip
 from analogtorch.conversion import analog_layers, convert
-from analogtorch.conversion.kinds import check_module, refuse_programmed
+from analogtorch.conversion.kinds import check_module, refuse_programmed, refuse_unloaded
 from analogtorch.evaluate.journal import model_digest
 from analogtorch.evaluate.metric import Metric, check_metric
 from analogtorch.evaluate.sweep import checked_times, chip_seeds
@@ -20,7 +21,7 @@ from analogtorch.hwa.adaptation import Adaptation
 from analogtorch.hwa.adapted import Adapted
 from analogtorch.hwa.on_chips import OnChips
 from analogtorch.hwa.recipe import Recipe
-from analogtorch.hwa.run_folder import RunFolder, digest, name_of
+from analogtorch.hwa.run_folder import RunFolder, digest, every_tensor, name_of
 from analogtorch.hwa.twin import Twin
 from analogtorch.ops import fold, seed_tensor, stream
 from analogtorch.simulate.chip import beyond_data
@@ -96,10 +97,12 @@ def adapt(
 
     Raises:
         TypeError: an argument is of another type.
-        ValueError: there is no batch; the model is digital and ``chip`` is None, or converted and
-            ``chip`` is given, or a programmed chip; nothing learns; the outputs of model and
-            teacher differ in shape, or are not finite; the folder holds another run; or
-            ``convert`` or ``calibrate`` refuse the model. The given model is unchanged.
+        ValueError: there is no batch, or one without a sample; the call is inside
+            ``torch.inference_mode()``; a weight is on the meta device; the model is digital and
+            ``chip`` is None, or converted and ``chip`` is given, or a programmed chip; nothing
+            learns; the outputs of model and teacher differ in shape, or are not finite; the folder
+            holds another run; or ``convert`` or ``calibrate`` refuse the model. The given model is
+            unchanged.
         OSError: the folder cannot be written.
 
     Warns:
@@ -119,6 +122,7 @@ def adapt(
     options = _options(model, calibration)
     student = copy.deepcopy(model) if chip is None else convert(copy.deepcopy(model), chip)
     exact = model if teacher is None else teacher
+    refuse_unloaded(student, "adapt")
     run = None
     if folder is not None:
         head = {"seed": seed, "times": list(names.values()), "num_chips": num_chips, "steps": steps}
@@ -163,6 +167,11 @@ def _checked(
     writer: Any,
 ) -> tuple[list[Any], Recipe]:
     """Return the batches and the recipe."""
+    if torch.is_inference_mode_enabled():
+        raise ValueError(
+            "adapt: nothing learns inside torch.inference_mode(); call adapt outside of it, or "
+            "inside torch.inference_mode(False)"
+        )
     check_given("adapt", model, batches)
     refuse_programmed(model, "adapt")
     converted = any(True for _ in analog_layers(model))
@@ -179,6 +188,10 @@ def _checked(
     if teacher is not None:
         check_module("adapt", teacher)
         refuse_programmed(teacher, "adapt")
+        if unloaded := [name for name, p in teacher.named_parameters() if p.is_meta]:
+            raise ValueError(
+                f"adapt: {unloaded[0]!r} of the teacher is on the meta device; load weights first"
+            )
     recipe = Recipe() if recipe is None else recipe
     checks.instance("adapt: recipe", recipe, Recipe, "at.hwa.Recipe(clip_sigma=2.5)")
     checks.count("adapt: steps", steps)
@@ -194,6 +207,14 @@ def _checked(
     given = list(batches)
     if not given:
         raise ValueError("adapt: batches is empty; pass at least one batch of inputs")
+    for number, batch in enumerate(given):
+        held = list(every_tensor(batch))
+        if held and not any(t.numel() for t in held):
+            raise ValueError(
+                f"adapt: batch {number}, counted from 0, has no sample, got {len(held)} tensor"
+                f"{'s' * (len(held) != 1)} of shape {', '.join(str(tuple(t.shape)) for t in held)};"
+                " leave it out"
+            )
     return given, recipe
 
 

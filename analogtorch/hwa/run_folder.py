@@ -91,18 +91,19 @@ def name_of(function: Any) -> str | None:
 def digest(batches: Sequence[Any]) -> str:
     """Return the SHA-256 of the tensors in the batches, with their types and shapes."""
     found = hashlib.sha256()
-    for t in _every(list(batches)):
+    for t in every_tensor(list(batches)):
         found.update(f"{t.dtype} {tuple(t.shape)}\n".encode())
         found.update(t.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
 
 
-def _every(value: Any) -> Iterator[Tensor]:
+def every_tensor(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in a batch, which may be nested."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping | list | tuple):
         for part in value.values() if isinstance(value, Mapping) else value:
-            yield from _every(part)
+            yield from every_tensor(part)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -107,7 +107,7 @@ class Training:
     def gradients(self, batch: Any) -> Losses:
         """Compute the gradients of one step, and return its losses."""
         self.optimizer.zero_grad(set_to_none=True)
-        with noise(self.seed, step=self.step):
+        with torch.enable_grad(), noise(self.seed, step=self.step):
             losses = self.twin.loss(batch)
         losses.total.backward()
         return losses

@@ -85,11 +85,17 @@ class Twin:
         given = one_pass("adapt", model, batch, self.forward)
         named = isinstance(given, Mapping)
         logits = given.get("logits") if named else None
-        found = [y for y in _kept(given if logits is None else logits) if y.dim()]
+        kept = _kept(given if logits is None else logits)
+        found = [y for y in kept if y.dim()]
         if not found:
+            what = f"tensor of floating point to compare, got {type(given).__name__}"
+            if kept:
+                what = (
+                    "output of shape (samples, ...) to compare, got a number without dimensions, "
+                    "such as a loss"
+                )
             raise ValueError(
-                "adapt: the model returns no tensor of floating point to compare, got "
-                f"{type(given).__name__}; pass forward=, which must return its outputs"
+                f"adapt: the model returns no {what}; pass forward=, which must return its outputs"
             )
         return found, logits is not None or not named
 

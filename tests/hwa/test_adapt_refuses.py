@@ -1,0 +1,76 @@
+"""``adapt`` says at once what it cannot work with, and learns where gradients are off."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import analogtorch as at
+from tests.crossbar import crossbar
+
+BATCHES = list(torch.randn(4, 8, 6, generator=torch.Generator().manual_seed(0)).unbind())
+
+
+def _net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
+
+
+def _adapt(model: nn.Module | None = None, batches: Any = BATCHES, **options: Any) -> Any:
+    how = {"chip": crossbar(device="one_device"), "steps": 2, "num_chips": 1} | options
+    how |= {"calibration": {"effort": "ranges"}, "recipe": at.hwa.Recipe(looks=1)}
+    return at.hwa.adapt(_net() if model is None else model, batches, **how)
+
+
+def test_it_learns_under_no_grad_all_the_same() -> None:
+    wanted = _adapt().model.state_dict()
+    with torch.no_grad():
+        found = _adapt().model
+        assert not torch.is_grad_enabled()
+    for name, value in found.state_dict().items():
+        assert not isinstance(value, Tensor) or torch.equal(value, wanted[name])
+    assert all(p.grad is None for p in found.parameters())
+
+
+def test_inference_mode_is_refused_with_the_remedy() -> None:
+    with (
+        torch.inference_mode(),
+        pytest.raises(ValueError, match=r"outside of it, or inside torch.inference_mode\(False\)"),
+    ):
+        _adapt()
+
+
+@pytest.mark.parametrize("converted", [False, True])
+def test_weights_on_the_meta_device_are_refused_first(tmp_path: Path, converted: bool) -> None:
+    model, options = _net(), {"folder": tmp_path / "run"}
+    if converted:
+        model, options["chip"] = at.convert(model, crossbar()), None  # type: ignore[assignment]
+    with pytest.raises(ValueError, match="layer '0' is on the meta device; load weights first"):
+        _adapt(model.to("meta"), **options)
+    assert not (tmp_path / "run").exists()
+    teacher = copy.deepcopy(_net()).to("meta")
+    with pytest.raises(ValueError, match=r"'0.weight' of the teacher is on the meta device; load"):
+        _adapt(teacher=teacher)
+
+
+@pytest.mark.parametrize(
+    ("empty", "shapes"),
+    [
+        (BATCHES[0][:0], r"1 tensor of shape \(0, 6\)"),
+        ((BATCHES[0][:0], torch.zeros(0)), r"2 tensors of shape \(0, 6\), \(0,\)"),
+        ({"input": BATCHES[0][:0]}, r"1 tensor of shape \(0, 6\)"),
+    ],
+)
+def test_a_batch_without_a_sample_is_named(empty: Any, shapes: str) -> None:
+    with pytest.raises(ValueError, match=f"batch 2, counted from 0, has no sample, got {shapes}"):
+        _adapt(batches=[*BATCHES[:2], empty, *BATCHES[2:]])
+
+
+def test_a_scalar_output_is_named() -> None:
+    with pytest.raises(ValueError, match=r"a number without dimensions, such as a loss; pass for"):
+        _adapt(forward=lambda model, x: model(x).mean())
+    with pytest.raises(ValueError, match="no tensor of floating point to compare, got NoneType"):
+        _adapt(forward=lambda model, x: None)
