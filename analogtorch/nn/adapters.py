@@ -1,12 +1,15 @@
 """Low-rank adapters around analog layers: which modules are theirs, and what a chip cannot merge.
 
 An adapter, such as those of peft, is a module that holds a layer as ``base_layer`` and small
-matrices beside it, whose product it adds to the layer's output. Nothing here imports peft.
+matrices beside it, whose product it adds to the layer's output; it makes these in ``update_layer``,
+where some initialise them from the layer's weight and subtract their product from it. Nothing here
+imports peft.
 """
 
 import functools
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
@@ -41,10 +44,28 @@ class _Refused:
         )
 
 
-def refuse_merging(model: nn.Module) -> None:
-    """Make ``merge`` and ``unmerge`` of all adapters around programmed layers of ``model`` raise.
+def _update(module: Any, layer: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call ``update_layer`` of an adapter around ``layer``, which must leave the layer's weight."""
+    weight = layer.weight.detach()
+    before = weight.clone()
+    result = type(module).update_layer(module, *args, **kwargs)
+    if torch.equal(layer.weight, before):
+        return result
+    layer.weight.data = weight.copy_(before)
+    raise RuntimeError(
+        "update_layer: the initialisation of this adapter changes the weight of layer "
+        f"{str(layer.layer_name)!r} of a programmed chip, and cannot change its cells. Take one "
+        "that leaves the weight, as peft.LoraConfig(init_lora_weights=True) does and 'pissa', "
+        "'olora' and 'corda' do not; or put the adapter around the model that was programmed, and "
+        "program that anew"
+    )
 
-    They would write the weights that the cells were programmed to, with which nothing computes.
+
+def refuse_rewriting(model: nn.Module) -> None:
+    """Make adapters around programmed layers of ``model`` raise where they change the weights.
+
+    ``merge`` and ``unmerge`` do, and some in ``update_layer``: they would write the weights that
+    the cells were programmed to, with which nothing computes.
     """
     for module in model.modules():
         _refuse(module, BASE, module._modules.get(BASE))
@@ -57,11 +78,13 @@ def _refuse(module: nn.Module, name: str, held: nn.Module | None) -> None:
     for method in ("merge", "unmerge") if programmed else ():
         if callable(getattr(module, method, None)):
             vars(module)[method] = _Refused(method, str(programmed[0].layer_name))
+    if programmed and callable(getattr(module, "update_layer", None)):
+        vars(module)["update_layer"] = functools.partial(_update, module, programmed[0])
 
 
 @functools.cache
 def watch_wrapping() -> None:
-    """Refuse merging in every adapter that is put around a programmed layer from now on.
+    """Refuse the same in every adapter that is put around a programmed layer from now on.
 
     torch calls the hook whenever a module becomes part of another one.
     """

@@ -25,7 +25,7 @@ from analogtorch.cost_model.recalibration import Reads
 from analogtorch.devices import seconds
 from analogtorch.devices.device import beyond
 from analogtorch.nn import AnalogComposite, AnalogLayer
-from analogtorch.nn.adapters import refuse_merging
+from analogtorch.nn.adapters import refuse_rewriting
 from analogtorch.ops import seed_tensor
 from analogtorch.simulate import tiles
 from analogtorch.simulate.carried import check_corrected
@@ -324,7 +324,7 @@ class ProgrammedChip:
                 if before is not None:  # the rest of the digital side is that of the copy
                     now = dataclasses.replace(now, gains=before.gains, offset=before.offset)
                 layer.hold(now)
-        refuse_merging(view)
+        refuse_rewriting(view)
         name_unread(view, self._named)
         return view
 

@@ -165,6 +165,26 @@ def test_an_adapter_cannot_be_merged_into_a_chip(make: Any, first: str) -> None:
         _logits(model.train())
 
 
+@pytest.mark.parametrize("start", ["pissa", "olora"])
+def test_an_adapter_that_starts_with_another_weight_is_refused_by_a_chip(start: str) -> None:
+    physical = at.program(_converted(_llama), seed=1)
+    plain = _logits(physical.at("1 day"))
+    view = physical.at("1 day")
+    with pytest.raises(RuntimeError, match="initialisation of this adapter changes the weight of"):
+        _adapted(view, _llama, init_lora_weights=start)
+    # neither the view nor the chip has changed
+    assert torch.equal(_logits(physical.at("1 day")), plain)
+    model = _adapted(physical.at("1 day"), _llama)
+    assert torch.equal(_logits(model), plain)
+    with pytest.raises(RuntimeError, match="program that anew"):
+        copy.deepcopy(model).add_adapter(
+            "b",
+            peft.LoraConfig(r=RANK, target_modules=TARGETS[_llama], init_lora_weights=start),
+        )
+    first = _adapted(_converted(_llama), _llama, init_lora_weights=start)
+    assert _logits(at.program(first, seed=1).at("1 day")).isfinite().all()
+
+
 @MODELS
 def test_an_adapter_is_merged_before_the_chip_is_programmed(make: Any) -> None:
     options = {"init_lora_weights": False}
