@@ -13,7 +13,7 @@ from analogtorch.calibration.passes import Forward
 from analogtorch.conversion import analog_layers
 from analogtorch.evaluate.metric import Metric
 from analogtorch.hwa import clip_weights_, training_noise_
-from analogtorch.hwa.clip import check
+from analogtorch.hwa.clip import check, clippable
 from analogtorch.hwa.on_chips import Validation
 from analogtorch.hwa.ramp import ramped
 from analogtorch.hwa.recipe import Recipe
@@ -109,17 +109,13 @@ class NoiseRamp(L.Callback):
             raise ValueError(
                 f"NoiseRamp: give one of steps and epochs, got steps={steps} and epochs={epochs}"
             )
-        steps_fit = steps is None or (type(steps) is int and steps >= 1)
-        epochs_fit = epochs is None or (epochs > 0 and math.isfinite(epochs))
-        changes_fit = type(changes) is int and changes >= 1
-        for name, value, ok, allowed in (
-            ("steps", steps, steps_fit, "an integer >= 1"),
-            ("epochs", epochs, epochs_fit, "a number > 0"),
-            ("start", start, 0 <= start <= 1, "a number from 0 (no noise) to 1 (all)"),
-            ("changes", changes, changes_fit, "an integer >= 1"),
-        ):
-            if not ok:
-                raise ValueError(f"NoiseRamp: {name} must be {allowed}, got {value!r}")
+        if steps is not None:
+            steps = checks.count("NoiseRamp: steps", steps)
+        if epochs is not None:
+            epochs = checks.number("NoiseRamp: epochs", epochs, above=0)
+        remedy = "0 is no noise, 1 all"
+        start = checks.number("NoiseRamp: start", start, least=0, most=1, remedy=remedy)
+        changes = checks.count("NoiseRamp: changes", changes)
         self.steps, self.epochs, self.start, self.changes = steps, epochs, start, changes
         self._fraction: float | None = None
 
@@ -225,6 +221,10 @@ class Distillation(L.LightningModule):
         teacher: the digital model, which stays as it is.
         recipe: the ingredients; by default ``Recipe()``. Looks and patience have no effect here.
         forward: as ``calibrate`` takes it.
+
+    Raises:
+        ValueError: the student has no analog layer, has one that is parametrized or pruned, or is
+            a programmed chip.
     """
 
     def __init__(
@@ -234,6 +234,7 @@ class Distillation(L.LightningModule):
         recipe: Recipe | None = None,
         forward: Forward | None = None,
     ) -> None:
+        clippable("Distillation", student)
         super().__init__()
         self.student = student
         # not registered: it neither learns nor belongs into a checkpoint

@@ -257,6 +257,11 @@ def test_a_network_that_is_not_there_is_refused_before_the_fit() -> None:
         _fit(_Own(False), "net")
 
 
+def test_a_student_that_is_not_converted_is_refused_before_the_fit() -> None:
+    with pytest.raises(ValueError, match="Distillation: the model has no analog layer; call"):
+        in_lightning.Distillation(_teacher(), _teacher())
+
+
 def test_wrong_options_are_refused() -> None:
     for module in (in_lightning, huggingface):
         with pytest.raises(TypeError, match="metric must be a function"):

@@ -106,8 +106,10 @@ def test_weights_are_clipped_once_for_each_step_of_the_optimizer(
         ({}, "give one of steps and epochs, got steps=None and epochs=None"),
         ({"steps": 3, "epochs": 1}, "give one of steps and epochs"),
         ({"steps": 0}, "steps must be an integer >= 1, got 0"),
-        ({"epochs": -1.0}, "epochs must be a number > 0"),
-        ({"steps": 3, "start": 1.5}, "start must be a number from 0"),
+        ({"epochs": -1.0}, "epochs must be a positive number"),
+        ({"epochs": "a"}, "epochs must be a positive number, got 'a'"),
+        ({"steps": 3, "start": 1.5}, r"start must be a number in \[0, 1\]"),
+        ({"steps": 3, "start": "a"}, r"start must be a number in \[0, 1\], got 'a'; 0 is no noise"),
         ({"steps": 3, "changes": 0}, "changes must be an integer >= 1"),
     ],
 )
