@@ -12,6 +12,11 @@ from analogtorch.values import checks
 
 Method = Literal["student", "bootstrap"]
 
+Bounds = tuple[float, float]
+"""The smallest and the largest number that a metric can be."""
+
+UNBOUNDED: Bounds = (-math.inf, math.inf)
+
 FEWEST = 8
 """Fewest values to resample. Below, resampled means are too alike: of 5 normal values the 95 %
 interval has the mean in 92 %, of 8 and more in 94 to 95 %, as Student's t has."""
@@ -66,7 +71,10 @@ class Interval:
 
 
 def interval(
-    values: Sequence[float], confidence: float = 0.95, method: Method = "student"
+    values: Sequence[float],
+    confidence: float = 0.95,
+    method: Method = "student",
+    bounds: Bounds = UNBOUNDED,
 ) -> Interval:
     """Return the mean of independent values and its confidence interval.
 
@@ -77,6 +85,8 @@ def interval(
             values, so that a skewed spread gives a skewed interval; with less than 8 values by
             Student's t. It is the expanded percentile interval (Hesterberg, The American
             Statistician 69, 371 (2015)), whose width has Student's correction for few values.
+        bounds: smallest and largest number that a value, and so the mean, can be. The interval ends
+            there at the latest; its confidence stays.
 
     Raises:
         ValueError: there is no value, or an argument is out of range.
@@ -91,10 +101,13 @@ def interval(
     quantile = student_quantile((1 + confidence) / 2, len(values) - 1)
     if method == "bootstrap" and len(values) >= FEWEST:
         tail = statistics.NormalDist().cdf(-math.sqrt(len(values) / (len(values) - 1)) * quantile)
-        low, high = np.quantile(_resampled_means(values), [tail, 1 - tail])
-        return Interval(mean=mean, low=float(low), high=float(high), confidence=confidence)
-    half = quantile * statistics.stdev(values) / math.sqrt(len(values))
-    return Interval(mean=mean, low=mean - half, high=mean + half, confidence=confidence)
+        low, high = map(float, np.quantile(_resampled_means(values), [tail, 1 - tail]))
+    else:
+        half = quantile * statistics.stdev(values) / math.sqrt(len(values))
+        low, high = mean - half, mean + half
+    # never beyond the mean, which rounding may have put a hair outside
+    low, high = max(low, min(bounds[0], mean)), min(high, max(bounds[1], mean))
+    return Interval(mean=mean, low=low, high=high, confidence=confidence)
 
 
 def share(hits: int, total: int, confidence: float = 0.95) -> Interval:

@@ -148,7 +148,7 @@ def lifetime(
 
     Example:
         >>> monthly = at.Recalibration(every="30 days")
-        >>> metric = lambda chip: at.accuracy(chip, batches)
+        >>> metric = at.metrics.accuracy(batches)
         >>> print(at.lifetime(model, metric, limit=0.9, recalibration=monthly))
     """
     checks.instance(

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from analogtorch.evaluate.interval import UNBOUNDED, Bounds
 from analogtorch.values import checks
 
 
@@ -13,9 +14,11 @@ class Metric(Protocol):
     """A number that tells how well a model does its task: any function of a model.
 
     ``sweep``, ``compare``, ``plan``, ``sensitivity``, ``budget``, ``lifetime``,
-    ``recalibration_interval``, ``hwa.adapt`` and the callbacks of trainers take it. Two attributes
-    are read if it has them: ``__name__`` heads tables and plots, and ``higher_is_better``, True or
-    False, tells its direction, which is True without it. The metrics of ``at.metrics`` have both.
+    ``recalibration_interval``, ``hwa.adapt`` and the callbacks of trainers take it. Three
+    attributes are read if it has them: ``__name__`` heads tables and plots; ``higher_is_better``,
+    True or False, tells its direction, which is True without it; ``bounds``, such as ``(0, 1)``,
+    are the smallest and the largest number that it can be, beyond which no interval reaches. The
+    metrics of ``at.metrics`` have all three, if they are known.
     """
 
     def __call__(self, model: nn.Module, /) -> float:
@@ -69,6 +72,27 @@ def direction(caller: str, metric: Any, higher_is_better: bool | None) -> bool:
             f"metric's own direction, got {higher_is_better}; leave it out"
         )
     return higher_is_better
+
+
+def bounds_of(caller: str, metric: Any) -> Bounds:
+    """Return the smallest and largest number that a metric can be, infinite if it does not say.
+
+    Raises:
+        ValueError: what it says is no pair of numbers, the first below the second.
+    """
+    own = getattr(metric, "bounds", None)
+    if own is None:
+        return UNBOUNDED
+    try:
+        low, high = map(float, own)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not low < high:
+        raise ValueError(
+            f"{caller}: bounds of the metric must be its smallest and largest number such as "
+            f"(0, 1) or (0, math.inf), got {checks.shown(own)}"
+        )
+    return low, high
 
 
 def title(metric: Any) -> str:

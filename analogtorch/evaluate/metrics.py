@@ -7,6 +7,7 @@ runs the model in evaluation mode on every batch and compares its outputs with t
 import copy
 import functools
 import importlib.util
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import nn
 from analogtorch.calibration.passes import Forward
 from analogtorch.evaluate import scores
 from analogtorch.evaluate.accuracy import accuracy as share_right
+from analogtorch.evaluate.interval import UNBOUNDED, Bounds
 from analogtorch.evaluate.task_metric import TaskMetric
 from analogtorch.values import checks
 
@@ -33,6 +35,7 @@ def accuracy(batches: Pairs, *, forward: Forward | None = None) -> TaskMetric:
     return TaskMetric(
         name="accuracy",
         higher_is_better=True,
+        bounds=(0, 1),
         batches=batches,
         keep=scores.both,
         total=functools.partial(share_right, nn.Identity()),
@@ -73,6 +76,7 @@ def wer(
     return TaskMetric(
         name="WER",
         higher_is_better=False,
+        bounds=(0, math.inf),
         batches=batches,
         keep=functools.partial(scores.said_and_heard, normalise=normalise or plain),
         total=scores.word_error_rate,
@@ -101,6 +105,7 @@ def perplexity(batches: Pairs, *, forward: Forward | None = None) -> TaskMetric:
     return TaskMetric(
         name="perplexity",
         higher_is_better=False,
+        bounds=(1, math.inf),
         batches=batches,
         keep=scores.loss_and_tokens,
         total=scores.of_losses,
@@ -123,6 +128,7 @@ def auc(batches: Pairs, *, forward: Forward | None = None) -> TaskMetric:
     return TaskMetric(
         name="AUC",
         higher_is_better=True,
+        bounds=(0, 1),
         batches=batches,
         keep=scores.flat,
         total=functools.partial(scores.of_detector, "AUC", "binary_auroc"),
@@ -139,6 +145,7 @@ def eer(batches: Pairs, *, forward: Forward | None = None) -> TaskMetric:
     return TaskMetric(
         name="EER",
         higher_is_better=False,
+        bounds=(0, 1),
         batches=batches,
         keep=scores.flat,
         total=functools.partial(scores.of_detector, "EER", "binary_eer"),
@@ -161,6 +168,7 @@ def spearman(batches: Pairs, *, forward: Forward | None = None) -> TaskMetric:
     return TaskMetric(
         name="Spearman",
         higher_is_better=True,
+        bounds=(-1, 1),
         batches=batches,
         keep=scores.flat,
         total=scores.rank_correlation,
@@ -175,6 +183,7 @@ def measured(
     forward: Forward | None = None,
     name: str | None = None,
     higher_is_better: bool | None = None,
+    bounds: Bounds = UNBOUNDED,
 ) -> TaskMetric:
     """Return any metric of torchmetrics, or of your own, as a metric of a model.
 
@@ -185,9 +194,11 @@ def measured(
         forward: returns the outputs of ``model`` for an input; None: the model does.
         name: name in tables and plots; None: that of its class.
         higher_is_better: its direction; None: as the object says.
+        bounds: smallest and largest number that it can be, which the object does not say.
 
     Raises:
         TypeError: the object lacks one of the methods.
+        ValueError: the bounds are no pair of numbers, the first below the second.
 
     Example:
         >>> f1 = torchmetrics.F1Score(task="multiclass", num_classes=12, average="macro")
@@ -208,6 +219,7 @@ def measured(
         higher_is_better=own if higher_is_better is None else higher_is_better,
         batches=batches,
         keep=scores.both,
+        bounds=bounds,
         total=functools.partial(scores.computed, copy.deepcopy(metric)),
         forward=forward,
     )

@@ -117,7 +117,7 @@ class Bench:
             devices=candidate.devices,
             values=found.values,
             time=found.times[worst],
-            metric=interval(found.values[:, worst].tolist()),
+            metric=interval(found.values[:, worst].tolist(), bounds=found.bounds),
             cost=self.costs.of(candidate),
             arguments=arguments,
         )

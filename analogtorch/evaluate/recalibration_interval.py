@@ -129,7 +129,7 @@ def recalibration_interval(
 
     Example:
         >>> recovery = at.Recovery(batches=batches[:2])
-        >>> metric = lambda chip: at.accuracy(chip, batches)
+        >>> metric = at.metrics.accuracy(batches)
         >>> early = ["1 h", "1 day", "7 days"]
         >>> print(
         ...     at.recalibration_interval(

@@ -16,7 +16,7 @@ from analogtorch.devices import seconds
 from analogtorch.evaluate.cells import Cells, Executor, Experiment, check_executor, run, run_by
 from analogtorch.evaluate.helpers import checked_processes
 from analogtorch.evaluate.journal import Journal, Unkept, experiment, in_the_field
-from analogtorch.evaluate.metric import Metric, check_metric, direction, title
+from analogtorch.evaluate.metric import Metric, bounds_of, check_metric, direction, title
 from analogtorch.evaluate.swept import UNNAMED, Sweep
 from analogtorch.ops import fold, seed_tensor, stream
 from analogtorch.simulate.chip import beyond_data
@@ -96,7 +96,8 @@ def sweep(
             the same chips. Chips x times x models are then one work, which is shared and resumed as
             a whole; ``folder`` has a folder for each name.
         metric: a function of the model on a chip that returns a number (``Metric``), such as
-            ``at.metrics.wer(batches, transcribe)`` or ``lambda m: at.accuracy(m, batches)``.
+            ``at.metrics.accuracy(batches)``, which knows its name, direction and bounds, or
+            ``lambda m: at.accuracy(m, batches)``, which does not.
         num_chips: number of chips, >= 1.
         times: times after programming, as ``ProgrammedChip.at`` takes them. A time beyond the data
             of the chip's devices is marked in the result.
@@ -139,7 +140,7 @@ def sweep(
         OSError: the folder cannot be written.
 
     Example:
-        >>> metric = lambda chip: at.accuracy(chip, batches)
+        >>> metric = at.metrics.accuracy(batches)
         >>> found = at.sweep(model, metric, num_chips=25, folder="runs/direct")
         >>> print(found)
         >>> print(found.keeps(0.99 * at.accuracy(digital, batches))[0])  # iso-accuracy at 0 s
@@ -153,6 +154,7 @@ def sweep(
     check_executor("sweep", executor, processes)
     checks.choice("sweep: compensation", compensation, get_args(Compensation))
     higher_is_better = direction("sweep", metric, higher_is_better)
+    bounds = bounds_of("sweep", metric)
     at = checked_times("sweep", times)
     seeds = chip_seeds(seed, num_chips)
     defects = checked_defects("sweep", defects)
@@ -190,6 +192,7 @@ def sweep(
             notes=notes if any(notes) else (),
             metric=title(metric) or UNNAMED,
             higher_is_better=higher_is_better,
+            bounds=bounds,
         )
     return found if isinstance(model, Mapping) else found[""]
 

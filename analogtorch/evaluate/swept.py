@@ -10,6 +10,8 @@ from torch import Tensor
 
 from analogtorch.devices import seconds
 from analogtorch.evaluate.interval import (
+    UNBOUNDED,
+    Bounds,
     Interval,
     checked_confidence,
     confidence_above,
@@ -64,6 +66,8 @@ class Sweep:
     """Name of the metric in tables and plots."""
     higher_is_better: bool = True
     """False for an error, of which a worse model has more."""
+    bounds: Bounds = UNBOUNDED
+    """Smallest and largest number that the metric can be, infinite if it is not known."""
 
     def __post_init__(self) -> None:
         size = (len(self.seeds), len(self.times))
@@ -115,12 +119,14 @@ class Sweep:
 
         By bootstrap over the chips, with a fixed seed; with less than 8 chips by Student's t
         (``analogtorch.evaluate.interval``). It tells how far the mean of other chips may be; the
-        samples that the metric is measured on are taken as given.
+        samples that the metric is measured on are taken as given. It ends at ``bounds``.
 
         Raises:
             ValueError: ``confidence`` is not in [0.5, 0.999].
         """
-        return self._each(lambda values: interval(values, confidence, method="bootstrap"))
+        return self._each(
+            lambda values: interval(values, confidence, method="bootstrap", bounds=self.bounds)
+        )
 
     def chip_yield(self, limit: float, confidence: float = 0.95) -> tuple[Interval, ...]:
         """Return the share of chips that keep a limit at each time, with its interval.
@@ -207,6 +213,7 @@ class Sweep:
             notes=notes if any(notes) else (),
             metric=f"difference of {self.metric}",
             higher_is_better=self.higher_is_better,
+            bounds=(self.bounds[0] - other.bounds[1], self.bounds[1] - other.bounds[0]),
         )
 
     def note(self, time: str) -> str:

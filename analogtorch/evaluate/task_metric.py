@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from analogtorch.calibration.passes import Forward, check_batches, one_pass
 from analogtorch.conversion.kinds import check_module
 from analogtorch.conversion.watch import evaluating
+from analogtorch.evaluate.interval import UNBOUNDED, Bounds
+from analogtorch.evaluate.metric import bounds_of
 from analogtorch.values import checks
 
 
@@ -27,6 +29,8 @@ class TaskMetric:
     """What is kept of a batch, given the output, the targets, and how messages name the batch."""
     total: Callable[[list[Any]], Any]
     """The metric as a function of what was kept."""
+    bounds: Bounds = UNBOUNDED
+    """Smallest and largest number that it can be, infinite if it is not known."""
     forward: Forward | None = None
     """Runs the model on an input, ``forward(model, x)``; None: the input is passed to the model, a
     mapping as keyword arguments. Of an output of transformers the logits are taken."""
@@ -40,6 +44,7 @@ class TaskMetric:
                 f"{type(self.batches).__name__} cannot; pass a list or a DataLoader"
             )
         checks.function(f"metrics.{self.name}: forward", self.forward, "forward(model, x)")
+        bounds_of(f"metrics.{self.name}", self)
 
     @property
     def __name__(self) -> str:

@@ -28,6 +28,14 @@ def test_interval_by_student() -> None:
     assert (str(alone), alone.shown(2), alone.finite_half_width) == ("1", "1.00", None)
 
 
+def test_an_interval_ends_at_the_bounds_of_its_values() -> None:
+    found = interval([0.9, 1.0, 1.0], bounds=(0, 1))
+    assert (found.low, found.high) == (interval([0.9, 1.0, 1.0]).low, 1)
+    assert str(found) == "0.9667 [0.8232, 1]"
+    assert interval([0.1, 0.2], bounds=(0, math.inf)).low == 0
+    assert interval([0.5], bounds=(0, 1)).ends is None  # one value says nothing of a spread
+
+
 def test_a_bootstrap_of_few_values_is_students() -> None:
     values = [0.1, 0.5, 0.2, 0.9, 0.3, 0.4, 0.8]
     assert interval(values, method="bootstrap") == interval(values)

@@ -131,6 +131,37 @@ def test_accuracy_is_that_of_its_function() -> None:
     assert at.metrics.accuracy(batches)(model) == at.accuracy(model, batches)
 
 
+def test_intervals_end_at_the_bounds_of_a_metric() -> None:
+    def spread(view: nn.Module) -> float:  # 0.9 and 1 by turns, as of two chips
+        calls.append(view)
+        return 0.9 + 0.1 * (len(calls) % 2)
+
+    calls: list[nn.Module] = []
+    model, options = _analog(), {"num_chips": 2, "times": ["0 s"]}
+    assert at.sweep(model, spread, **options).interval()[0].high > 1
+    spread.bounds = (0, 1)
+    found = at.sweep(model, spread, **options)
+    (kept,) = found.interval()
+    assert (kept.high, kept.mean) == (1, pytest.approx(0.95))
+    assert 0 < kept.low < 0.9
+    assert "to 1.000" in str(found)
+    assert found.minus(found).bounds == (-1, 1)
+    (side,) = at.compare(model, ["hermes64"], spread, example=X, num_chips=2).chips
+    assert side.sweep.bounds == (0, 1)
+    for wrong in ((1, 0), 1, (math.nan, 1)):
+        spread.bounds = wrong
+        with pytest.raises(ValueError, match="sweep: bounds of the metric must be its smallest"):
+            at.sweep(model, spread, **options)
+    with pytest.raises(ValueError, match="metrics.MeanSquaredError: bounds of the metric must"):
+        at.metrics.measured(torchmetrics.MeanSquaredError(), [(X, X)], bounds=(1, 1))
+    known = {
+        at.metrics.accuracy: (0, 1), at.metrics.perplexity: (1, math.inf), at.metrics.auc: (0, 1),
+        at.metrics.eer: (0, 1), at.metrics.spearman: (-1, 1),
+    }  # fmt: skip
+    assert all(make([(X, X)]).bounds == bounds for make, bounds in known.items())
+    assert at.metrics.wer([(X, ["a"])], lambda model, x: ["a"]).bounds == (0, math.inf)
+
+
 def test_a_metric_that_does_not_know_its_direction_asks_for_it() -> None:
     class Off:
         def update(self, outputs: Tensor, targets: Tensor) -> None: ...

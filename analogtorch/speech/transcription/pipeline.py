@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -251,6 +252,7 @@ def _swept(
         notes=notes if any(notes) else (),
         metric="WER",
         higher_is_better=False,
+        bounds=(0, math.inf),
     )
 
 
