@@ -18,6 +18,7 @@ from analogtorch.devices import seconds
 from analogtorch.devices.device import duration
 from analogtorch.evaluate.metric import Metric, check_metric, direction, finite
 from analogtorch.evaluate.sweep import checked_defects, chip_seeds
+from analogtorch.mapping import ChipMapping
 from analogtorch.simulate.chip import ProgrammedChip, beyond_data, program
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
@@ -44,6 +45,7 @@ class Field:
     """Time up to which to look, s."""
     seeds: tuple[int, ...]
     defects: Defects | None
+    mapping: ChipMapping | None
     temperature: str | float | None
     compensation: Compensation
     higher_is_better: bool
@@ -61,6 +63,7 @@ class Field:
         num_chips: int,
         seed: int,
         defects: Defects | None,
+        mapping: ChipMapping | None,
         compensation: Compensation,
         higher_is_better: bool | None,
         temperature: str | float | None,
@@ -101,6 +104,7 @@ class Field:
             last=end,
             seeds=chip_seeds(seed, checks.count(f"{caller}: num_chips", num_chips)),
             defects=checked_defects(caller, defects),
+            mapping=mapping,
             temperature=temperature,
             compensation=compensation,
             higher_is_better=higher_is_better,
@@ -114,7 +118,7 @@ class Field:
     def chips(self) -> Iterator[ProgrammedChip]:
         """Yield the chips, one after the other."""
         for seed in self.seeds:
-            physical = program(self.model, seed=seed, defects=self.defects)
+            physical = program(self.model, seed=seed, defects=self.defects, mapping=self.mapping)
             physical.warned.update(beyond_data(self.model, self.last))  # noted in the table
             yield physical
 

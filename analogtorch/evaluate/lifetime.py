@@ -12,6 +12,7 @@ from tqdm import tqdm
 from analogtorch.cost_model import ReadCost
 from analogtorch.evaluate.field import Field, Within, cost_of, crossing, reads_of, served
 from analogtorch.evaluate.metric import Metric
+from analogtorch.mapping import ChipMapping
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.recalibration import Recalibration
@@ -97,6 +98,7 @@ def lifetime(
     temperature: str | float | None = None,
     compensation: Compensation = "least_squares",
     defects: Defects | None = None,
+    mapping: ChipMapping | None = None,
     higher_is_better: bool | None = None,
     progress: bool = False,
 ) -> Lifetime:
@@ -131,6 +133,10 @@ def lifetime(
             belongs to ``recalibration``.
         compensation: drift compensation, as ``ProgrammedChip.at`` takes it, but not ``none``.
         defects: which share of each chip is broken, as ``program`` takes it.
+        mapping: the tiles of the layers, from ``map_to_chip``. Blocks on one tile are read one
+            after the other, so that the cost of a read takes it; it also decides which defects
+            affect a weight. None: each block has a tile of its own, all of which are read at once,
+            as if there were as many.
         higher_is_better: True if a worse model has a smaller metric; False: the metric must not
             rise above the limit; None: as the metric says.
         progress: if True, show a progress bar.
@@ -166,6 +172,7 @@ def lifetime(
         temperature=temperature,
         compensation=compensation,
         defects=defects,
+        mapping=mapping,
         higher_is_better=higher_is_better,
     )
     once = served(Recalibration(temperature=recalibration.temperature), field.start)

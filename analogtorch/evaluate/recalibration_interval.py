@@ -13,6 +13,7 @@ from analogtorch.cost_model import ReadCost
 from analogtorch.devices import seconds
 from analogtorch.evaluate.field import Field, Within, cost_of, reads_of, served, stays
 from analogtorch.evaluate.metric import Metric
+from analogtorch.mapping import ChipMapping
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.recalibration import Recalibration
@@ -88,6 +89,7 @@ def recalibration_interval(
     temperature: str | float | None = None,
     compensation: Compensation = "least_squares",
     defects: Defects | None = None,
+    mapping: ChipMapping | None = None,
     higher_is_better: bool | None = None,
     progress: bool = False,
 ) -> RecalibrationInterval:
@@ -115,6 +117,7 @@ def recalibration_interval(
         temperature: as ``lifetime`` takes it, for recalibrations too.
         compensation: as ``lifetime`` takes it.
         defects: as ``lifetime`` takes it.
+        mapping: as ``lifetime`` takes it.
         higher_is_better: as ``lifetime`` takes it.
         progress: if True, show a progress bar.
 
@@ -149,6 +152,7 @@ def recalibration_interval(
         temperature=temperature,
         compensation=compensation,
         defects=defects,
+        mapping=mapping,
         higher_is_better=higher_is_better,
     )
     periods = _intervals(intervals, field.last)

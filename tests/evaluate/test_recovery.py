@@ -152,6 +152,24 @@ def test_recovery_makes_chips_last_longer() -> None:
     assert all(torch.equal(v, weights[k]) for k, v in model.state_dict().items() if v is not None)
 
 
+def test_blocks_that_share_a_tile_are_read_one_after_the_other() -> None:
+    model, metric, x = _model()
+    mapping = at.map_to_chip(model, x[:1])
+    assert mapping.tiles_used == 1  # both layers
+    options = {"limit": 0.1, "num_chips": 1}
+    for measure, more in (
+        (at.lifetime, {"recalibration": MONTHLY, "longest": "1 h"}),
+        (at.recalibration_interval, {"life": "1 h"}),
+    ):
+        apart = measure(model, metric, **options, **more)
+        packed = measure(model, metric, mapping=mapping, **options, **more)
+        assert packed.to_dict()["cost"]["seconds"] == packed.cost.seconds
+        assert packed.cost.seconds == pytest.approx(2 * apart.cost.seconds)
+        assert packed.cost.joules == pytest.approx(apart.cost.joules)
+        with pytest.raises(TypeError, match="mapping must be what map_to_chip gives"):
+            measure(model, metric, mapping=3, **options, **more)
+
+
 def test_as_many_looks_at_every_interval() -> None:
     looks: list[float] = []
     for days in (1, 30, 365):
