@@ -47,9 +47,11 @@ def name_unread(model: nn.Module, named: set[str]) -> None:
 
 
 def forget_unread(model: nn.Module) -> None:
-    """Undo ``name_unread``."""
-    for key in [key for key, hook in model._forward_hooks.items() if isinstance(hook, _FirstRun)]:
-        del model._forward_hooks[key]
+    """Undo ``name_unread`` for a model and all that is inside of it."""
+    for module in model.modules():
+        hooks = module._forward_hooks
+        for key in [key for key, hook in hooks.items() if isinstance(hook, _FirstRun)]:
+            del hooks[key]
 
 
 class _FirstRun:

@@ -22,6 +22,18 @@ _COUNTING = threading.Lock()
 
 
 @dataclass(frozen=True)
+class Origin:
+    """The chip that a state is of, and when."""
+
+    seed: int
+    """Seed of the chip."""
+    written: tuple[Any, ...]
+    """What else decides its devices: method and defects."""
+    time: float
+    """Seconds after programming; -infinity: as programmed."""
+
+
+@dataclass(frozen=True)
 class Programmed:
     """The state of one layer on a programmed chip at one time: see ``analogtorch.program``."""
 
@@ -55,6 +67,8 @@ class Programmed:
     """Per section: ``InputDrop.lost``; None: IR drop does not depend on the inputs."""
     lost_negatives: tuple[Tensor, ...] | None = None
     """Per section: the part of ``lost`` in the negative polarity, as ``negatives``."""
+    origin: Origin | None = None
+    """The chip and the time; None: not known."""
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> "Programmed":
         """Return the same with ``fn`` applied to every tensor."""
@@ -62,7 +76,7 @@ class Programmed:
         def mapped(held: Any) -> Any:
             if isinstance(held, tuple):
                 return tuple(map(fn, held))
-            return None if held is None else fn(held)
+            return fn(held) if isinstance(held, Tensor) else held
 
         return Programmed(**{f.name: mapped(getattr(self, f.name)) for f in fields(self)})
 

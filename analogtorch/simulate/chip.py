@@ -4,6 +4,7 @@ Weights, chip and seed decide all of them. The weights of the model stay as they
 """
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, get_args
@@ -26,9 +27,10 @@ from analogtorch.devices import seconds
 from analogtorch.devices.device import beyond
 from analogtorch.nn import AnalogComposite, AnalogLayer
 from analogtorch.nn.adapters import refuse_rewriting
+from analogtorch.nn.programmed import Origin
 from analogtorch.ops import seed_tensor
 from analogtorch.simulate import tiles
-from analogtorch.simulate.carried import check_corrected
+from analogtorch.simulate.carried import check_corrected, keyed
 from analogtorch.simulate.compensation import Compensation, Readout
 from analogtorch.simulate.copied import copied
 from analogtorch.simulate.defects import Defects
@@ -162,8 +164,8 @@ class ProgrammedChip:
         self._keeps = cells <= _SMALL
         with torch.no_grad():
             self._placed = {
-                name: list(self._programmed(layer, key, where[name]))
-                for name, layer, key in _keyed(self._model)
+                key: list(self._programmed(layer, key, where[name]))
+                for name, layer, key in keyed(self._model)
             }
 
     def _programmed(
@@ -200,8 +202,8 @@ class ProgrammedChip:
         }
         wrong: dict[tuple[int, int], list[Tensor]] = {tile: [] for tile in states}
         with torch.no_grad():
-            for name, sections in self._placed.items():
-                for section, spots in zip(sections, self._spots[name], strict=True):
+            for name, _, key in keyed(self._model):
+                for section, spots in zip(self._placed[key], self._spots[name], strict=True):
                     for spot, errors in zip(spots, section.weight_errors(), strict=True):
                         wrong[spot.chip, spot.tile].append(errors.flatten())
         found = {tile: weight_errors(torch.cat(each), within) for tile, each in wrong.items()}
@@ -283,16 +285,16 @@ class ProgrammedChip:
                 exactly.
             recalibration: when the compensation is read, as on a chip in the field. None: at
                 ``time``, and at its temperature.
-            corrected: what ``at`` gave for an earlier time, once it was corrected, such as by
-                ``correct_columns``. Its whole digital side stays, as in the registers of a chip:
-                gains (drift compensation included, so that none is read) and offsets, batch norm,
-                adapters, DAC ranges. Conductances and noise are those of ``time``.
-                ``compensation`` and ``readout`` have no effect then.
+            corrected: what ``at`` of this chip gave for an earlier time, once it was corrected,
+                such as by ``correct_columns`` or adapters around it. Its whole digital side stays,
+                as in the registers of a chip: gains (drift compensation included, so that none is
+                read) and offsets, batch norm, adapters, DAC ranges. Conductances and noise are
+                those of ``time``. ``compensation`` and ``readout`` have no effect then.
 
         Raises:
             ValueError: the time, temperature, compensation or readout is unknown; there is a
-                temperature where the chip has no activation energy; or ``corrected`` is not of this
-                chip's model, or comes with ``recalibration``.
+                temperature where the chip has no activation energy; or ``corrected`` is of another
+                model or chip, or of a later time, or comes with ``recalibration``.
             TypeError: ``recalibration`` or ``corrected`` is of another type.
 
         Warns:
@@ -307,8 +309,9 @@ class ProgrammedChip:
             )
         if readout not in get_args(Readout):
             raise ValueError(f"readout must be one of {get_args(Readout)}, got {readout!r}")
+        origin = Origin(self.seed, (self.method, self.defects), -math.inf if t is None else t)
         if corrected is not None:
-            check_corrected(self._model, corrected, recalibration)
+            check_corrected(self._model, corrected, recalibration, origin)
         warm = warmth(self._model, t, temperature)
         read = compensated(self._model, t, warm, recalibration)
         for note in beyond_data(self._model, t):
@@ -319,10 +322,11 @@ class ProgrammedChip:
         if corrected is not None:
             compensation = "none"  # the gains hold it
         with torch.no_grad():
-            for name, layer in analog_layers(view):
+            for _, layer, key in keyed(view):
                 before = layer.programmed
-                placed = self._placed[name]
+                placed = self._placed[key]
                 now = held(placed, t, compensation, readout, temperature=warm, compensated=read)
+                now = dataclasses.replace(now, origin=origin)
                 if before is not None:  # the rest of the digital side is that of the copy
                     now = dataclasses.replace(now, gains=before.gains, offset=before.offset)
                 layer.hold(now)
@@ -347,15 +351,3 @@ def beyond_data(model: nn.Module, t: float | None) -> list[str]:
         id(layer.chip.cell.device): layer.chip.cell.device for _, layer in analog_layers(model)
     }
     return list(dict.fromkeys(note for device in devices.values() if (note := beyond(device, t))))
-
-
-def _keyed(model: nn.Module) -> Iterator[tuple[str, AnalogLayer, str]]:
-    """Yield the analog layers with the name that keys their noise.
-
-    It is the name at the conversion, made unique. A model therefore keeps its devices when it is
-    wrapped in another module, and copies of one layer get different devices.
-    """
-    seen: dict[str, int] = {}
-    for name, layer in analog_layers(model):
-        copies = seen[layer.layer_name] = seen.get(layer.layer_name, 0) + 1
-        yield name, layer, layer.layer_name if copies == 1 else f"{layer.layer_name}#{copies}"

@@ -144,6 +144,24 @@ def test_a_drifted_chip_is_recalibrated_by_adapters_alone(make: Any, tmp_path: P
 
 
 @MODELS
+@pytest.mark.parametrize("whole", [True, False], ids=["peft model", "its base"])
+def test_adapters_are_carried_over_to_another_time(make: Any, whole: bool) -> None:
+    quiet = CHIP.replace(adc={"noise": 0.0})
+    physical = at.program(_converted(make, quiet), seed=1)
+    adapted = _adapted(physical.at("1 month"), make, init_lora_weights=False)
+    later = physical.at("1 year", corrected=adapted if whole else adapted.get_base_model())
+    assert torch.equal(_logits(physical.at("1 month", corrected=adapted)), _logits(adapted))
+    bare = physical.at("1 year", corrected=physical.at("1 month"))
+    assert not torch.equal(_logits(later), _logits(bare))
+    for adapter in later.modules():
+        if isinstance(adapter, peft.tuners.lora.LoraLayer):
+            adapter.enable_adapters(False)
+    assert torch.equal(_logits(later), _logits(bare))
+    with pytest.raises(RuntimeError, match="merge: the adapter is around layer"):
+        next(m for m in later.modules() if isinstance(m, peft.tuners.lora.LoraLayer)).merge()
+
+
+@MODELS
 @pytest.mark.parametrize("first", ["adapters", "chip"])
 def test_an_adapter_cannot_be_merged_into_a_chip(make: Any, first: str) -> None:
     options = {"init_lora_weights": False}

@@ -73,3 +73,24 @@ def test_an_unknown_compensation_is_refused_before_the_chip_is_read(
     monkeypatch.setattr(physical, "at", lambda *given, **options: pytest.fail("was read"))
     with pytest.raises(ValueError, match="compensation must be one of"):
         physical.recalibration_cost("none at all", recovery=at.Recovery(batches=[X]))  # type: ignore[arg-type]
+
+
+def test_the_registers_of_another_chip_or_a_later_time_are_refused() -> None:
+    model, recovery = _net(), at.Recovery(batches=[X])
+    physical = at.program(model, seed=7)
+    other = at.program(model, seed=8).at("30 days")
+    with pytest.raises(ValueError, match="another chip, of seed 8, not 7"):
+        physical.at("59 days", corrected=recovery.correct(other))
+    broken = at.program(model, seed=7, defects=at.Defects(cells=0.1)).at("30 days")
+    with pytest.raises(ValueError, match="another chip, with another method or other defects"):
+        physical.at("59 days", corrected=broken)
+    late = copy.deepcopy(recovery.correct(physical.at("1 year"))).double()
+    with pytest.raises(ValueError, match="the chip at 3.1536e.07 s, .* asked for at 86400 s"):
+        physical.at("1 day", corrected=late)
+    with pytest.raises(ValueError, match="the chip at 0 s, .* asked for as programmed"):
+        physical.at("programmed", corrected=physical.at("0 s"))
+    carried = physical.at("2 years", corrected=physical.at("1 year"))
+    with pytest.raises(ValueError, match="the chip at 6.3072e.07 s"):
+        physical.at("1 year", corrected=carried)
+    again = at.program(model, seed=7).at("1 year")  # the same chip
+    assert torch.equal(carried(X), physical.at("2 years", corrected=again)(X))
