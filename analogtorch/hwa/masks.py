@@ -6,8 +6,11 @@ from torch import Tensor
 from analogtorch.calibration.judge import vectors
 
 FAR = 10.0
-"""How many times further from zero a mask is than any number of the net. Assumed: masks of finite
-value are -1e4 or less, and logits are tens."""
+"""How many times further from zero than any number of the net one is that is written again and
+again. Assumed: masks of finite value are -1e4 or less, and logits are tens."""
+
+FAR_ADDED = 100.0
+"""The same for a mask that is added to scores, so that its numbers differ. Assumed."""
 
 
 def infinite(y: Tensor) -> Tensor:
@@ -15,22 +18,35 @@ def infinite(y: Tensor) -> Tensor:
     return y <= torch.finfo(y.dtype).min / 2
 
 
-def masks(exact: Tensor) -> Tensor | None:
+def masks(exact: Tensor, scores: bool = False) -> Tensor | None:
     """Return where a digital output holds a mask, in its shape; None: nowhere.
 
     A mask says nothing of the chip, and would hide what the net gives beside it. It is minus
-    infinity, or as low as the type goes; or the lowest number of the batch, if the net writes it
-    more than once and it is ``FAR`` times as far from zero as any other.
+    infinity, or as low as the type goes; or the lowest number of the batch, if it occurs more than
+    once and is ``FAR`` times as far from zero as any other.
+
+    Args:
+        exact: the digital output.
+        scores: if True, its softmax is what counts, so that all numbers are masks that are
+            ``FAR_ADDED`` times as far below zero as any other is from it.
     """
     if not exact.numel():
         return None
+    lowest, highest = (v.item() for v in torch.aminmax(exact))
+    if not FAR * abs(highest) < -lowest:  # the rule, after a single look
+        return None
     found = infinite(exact)
-    lowest = exact.masked_fill(found, torch.inf).amin()
-    same = exact == lowest
-    rest = exact.masked_fill(found | same, 0).abs().amax()
-    low, largest, count = torch.stack([lowest, rest, same.sum()]).double().tolist()
-    if count > 1 and 0 < FAR * largest < -low:
-        found = found | same
+    finite = exact.masked_fill(found, 0)
+    lowest = finite.amin().item()
+    same = finite == lowest
+    groups = [(same, FAR)] if int(same.sum()) > 1 else []
+    if scores:
+        groups.append((finite < lowest / 2, FAR_ADDED))
+    for group, far in groups:
+        largest = finite.masked_fill(group, 0).abs().amax().item()
+        nearest = finite.masked_fill(~group, -torch.inf).amax().item()
+        if 0 < far * largest < -nearest:
+            return found | group
     return found if bool(found.any()) else None
 
 

@@ -12,7 +12,7 @@ from analogtorch.conversion.watch import evaluating
 from analogtorch.devices import seconds
 from analogtorch.evaluate.metric import Metric, check_metric, finite
 from analogtorch.evaluate.sweep import checked_times, sweep
-from analogtorch.hwa.masks import masks, unmasked
+from analogtorch.hwa.masks import unmasked
 from analogtorch.hwa.twin import Twin, check_shapes
 from analogtorch.simulate.chip import beyond_data, program
 from analogtorch.values import checks
@@ -111,7 +111,7 @@ class OnChips:
                 check_shapes(outputs, exact)
                 for y, t in zip(outputs, exact, strict=True):
                     errors.append(self.twin.compare(y, t))
-                    masked = masks(t)
+                    masked = self.twin.masks(t)
                     moved = has_moved(*(vectors(unmasked(x, masked)) for x in (t, y)))
                     same += int((~moved).sum())
                     count += moved.shape[0]

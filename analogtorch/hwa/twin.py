@@ -166,14 +166,21 @@ class Twin:
         Raises:
             RuntimeError: the recipe leaves it to the outputs, and there were none yet.
         """
-        masked = masks(exact)
-        if self.compared == "error" or exact.shape[-1] < 3:
+        masked = self.masks(exact)
+        if not self._by_scores(exact):
             return relative_error(unmasked(y, masked), unmasked(exact, masked))
         temperature = self.recipe.temperature
         if temperature is None:
             temperature = max(SPREAD * spread(exact, masked), torch.finfo(torch.float32).tiny)
         # without the T^2 that keeps the size of gradients: the layers' errors stand beside it
         return distillation_loss(y, exact, temperature=temperature) / temperature**2
+
+    def masks(self, exact: Tensor) -> Tensor | None:
+        """Return where an exact output holds a mask; see ``hwa.masks.masks``."""
+        return masks(exact, scores=self._by_scores(exact))
+
+    def _by_scores(self, exact: Tensor) -> bool:
+        return self.compared == "divergence" and exact.shape[-1] >= 3
 
     @contextlib.contextmanager
     def training_noise(self) -> Iterator[None]:
@@ -233,7 +240,7 @@ def _is_finite(y: Tensor) -> bool:
 
 
 def _of_one_length(y: Tensor) -> bool:
-    lengths = vectors(unmasked(y, masks(y))).float().norm(dim=1)
+    lengths = vectors(unmasked(y, masks(y, scores=y.shape[-1] >= 3))).float().norm(dim=1)
     if len(lengths) < 2:
         return False
     return bool(lengths.std(correction=0) <= ALIKE * lengths.mean())

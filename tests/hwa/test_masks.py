@@ -17,13 +17,20 @@ LOWEST = torch.finfo(torch.float32).min
 X = torch.randn(32, 8, generator=torch.Generator().manual_seed(0))
 
 
+def _net(factor: float = 1.0) -> nn.Module:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 10)).eval()
+    for p in net.parameters():
+        p.requires_grad_(False).mul_(torch.linspace(1, factor, p.numel()).view_as(p))
+    return net
+
+
 class _Masked(nn.Module):
     """Ten numbers; from the sixth on they are masked, or from a place that depends on the input."""
 
     def __init__(self, mask: float | None, varied: bool = False) -> None:
         super().__init__()
-        torch.manual_seed(0)
-        self.net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 10))
+        self.net = _net()
         self.mask, self.varied = mask, varied
 
     def forward(self, x: Tensor) -> Tensor:
@@ -36,13 +43,10 @@ class _Masked(nn.Module):
 
 def _error(model: nn.Module, outputs: Any) -> float:
     student = copy.deepcopy(model)
-    with torch.no_grad():
-        for p in student.parameters():
-            p.mul_(1 + 0.2 * torch.sin(torch.arange(p.numel())).view_as(p))
+    student.net = _net(1.5)
     twin = Twin(student, model, at.hwa.Recipe(outputs=outputs))
     exact = twin.exact(X)[0]
-    with torch.no_grad():
-        return twin.compare(student(X), exact).item()
+    return twin.compare(student(X), exact).item()
 
 
 @pytest.mark.parametrize("outputs", [None, "divergence", "error"])
@@ -56,11 +60,23 @@ def test_a_mask_hides_no_error(mask: float, outputs: Any) -> None:
     assert varied > 0.01
 
 
+@pytest.mark.parametrize("mask", [-1e4, -1e6, -1e9])
+def test_a_mask_that_is_added_to_scores_hides_no_error_either(mask: float) -> None:
+    def added(model: nn.Module, x: Tensor) -> Tensor:
+        return model(x) + mask * (torch.arange(10) >= 6)
+
+    twins = [Twin(_net(), _net(), forward=f) for f in (added, lambda model, x: model(x)[:, :6])]
+    errors = [twin.compare(twin.outputs(_net(1.5), X)[0], twin.exact(X)[0]) for twin in twins]
+    assert [twin.compared for twin in twins] == ["divergence"] * 2
+    assert errors[1] > 0.01
+    torch.testing.assert_close(*errors, rtol=1e-4, atol=0)
+
+
 @pytest.mark.parametrize("mask", [-1e4, -math.inf])
 def test_adapt_learns_beside_a_mask(mask: float) -> None:
     options: dict[str, Any] = {"chip": crossbar(device="one_device"), "steps": 2, "num_chips": 1}
     options["calibration"] = {"effort": "ranges"}
-    found = at.hwa.adapt(_Masked(mask), [X, X + 1], **options)
+    found = at.hwa.adapt(_Masked(mask).requires_grad_(True), [X, X + 1], **options)
     assert found.compared == "divergence"
     assert all(0.01 < stage.reading.mean < 10 for stage in found.stages)
     assert all(math.isfinite(step.loss) for step in found.steps)
@@ -102,6 +118,10 @@ def test_numbers_of_the_net_are_no_masks() -> None:
               torch.ones(4, 3), -torch.ones(4, 3), torch.zeros(0, 3), torch.zeros(3),
               torch.tensor([[-90.0, 1.0, 2.0]])):  # fmt: skip
         assert masks(y) is None
+        assert masks(y, scores=True) is None
+    far = torch.tensor([[-990.0, 1.0, 2.0], [-1000.0, 2.0, 1.0]])
+    assert masks(far) is None  # a quantity that is large
+    assert masks(far, scores=True) is not None
 
 
 def test_outputs_without_a_number_are_refused() -> None:
