@@ -59,5 +59,5 @@ def distillation_loss(student: Tensor, teacher: Tensor, *, temperature: float = 
 
 def _log_probabilities(logits: Tensor, masked: Tensor, temperature: float) -> Tensor:
     precise = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
-    precise = torch.atleast_2d(precise.masked_fill(masked, _NOWHERE))
+    precise = torch.atleast_2d(precise.masked_fill_(masked, _NOWHERE))
     return F.log_softmax(precise.flatten(0, -2), -1)
