@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 import analogtorch as at
 from analogtorch.hwa.run_folder import name_of
+from analogtorch.hwa.training import Training
+from analogtorch.hwa.twin import Twin
 from tests.crossbar import crossbar
 
 BATCHES = list(torch.randn(4, 8, 6, generator=torch.Generator().manual_seed(0)).unbind())
@@ -66,3 +68,13 @@ def test_what_can_be_called_has_a_name() -> None:
         (auc, "analogtorch.evaluate.task_metric.TaskMetric AUC"),
     ):
         assert name_of(function) == name
+
+
+def test_a_state_of_an_earlier_version_goes_on() -> None:
+    """It has no reading of the best look."""
+    training = Training(Twin(_given(), nn.Sequential(nn.Linear(6, 4))), steps=2, seed=0)
+    training.start(0.5)
+    state = training.state_dict()
+    del state["trained"]
+    training.load_state_dict(state)
+    assert (training.trained, training.best) == (None, 0.5)
