@@ -1,8 +1,11 @@
 """Replacement of modules of a model in place."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
+
+from analogtorch.nn.adapters import COMPILED
 
 
 def replace(model: nn.Module, new: Mapping[int, nn.Module]) -> nn.Module:
@@ -10,12 +13,15 @@ def replace(model: nn.Module, new: Mapping[int, nn.Module]) -> nn.Module:
 
     ``new`` maps the ``id`` of a module to what replaces it. The children of each module are
     replaced, and what its other attributes hold: the module itself, or a list, tuple or dictionary
-    of modules. A forward may use these, and would continue to call what was replaced.
+    of modules. A forward may use these, and would continue to call what was replaced. So would the
+    result of ``torch.compile(layer)``, which is bound to the layer anew.
 
     Returns:
         The model, or what replaces it.
     """
+    parent: Any
     for parent in [*model.modules(), *new.values()]:  # new modules may hold replaced ones
+        compiled = parent._modules.get(COMPILED)
         for name, value in list(vars(parent).items()):
             if isinstance(value, dict):
                 for key in [key for key, v in value.items() if id(v) in new]:
@@ -26,4 +32,6 @@ def replace(model: nn.Module, new: Mapping[int, nn.Module]) -> nn.Module:
                 vars(parent)[name] = tuple(new.get(id(v), v) for v in value)
             elif id(value) in new:
                 vars(parent)[name] = new[id(value)]
+        if parent._modules.get(COMPILED) is not compiled:
+            parent._initialize()  # torch's, which it calls after unpickling too
     return new.get(id(model), model)

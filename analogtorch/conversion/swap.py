@@ -37,6 +37,7 @@ from analogtorch.conversion.sensor import checked_first, in_sensor
 from analogtorch.conversion.taken import forget, remember
 from analogtorch.conversion.unread import forget_unread, name_unread, named
 from analogtorch.nn import AnalogLinear
+from analogtorch.nn.adapters import plain_name
 from analogtorch.nn.kinds import kinds
 from analogtorch.values import checks
 
@@ -133,7 +134,7 @@ def convert(
     converted = model
     try:
         new = {
-            id(m): analog_type(m, chosen[name]).from_digital(m, chosen[name], name)
+            id(m): analog_type(m, chosen[name]).from_digital(m, chosen[name], plain_name(name))
             for name, m in fresh.items()
         }
         converted = switch_off(replace(model, new))

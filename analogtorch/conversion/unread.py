@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from analogtorch.conversion.kinds import analog_layers
+from analogtorch.nn.adapters import COMPILED
 
 _SHOWN = 5
 """Most layers that the warning lists; the others are counted."""
@@ -67,7 +68,12 @@ class _FirstRun:
         if any(tap.execution is not None for layer in layers.values() for tap in layer.taps):
             return  # in this run a tap lets layers compute otherwise
         forget_unread(model)
-        silent = [name or "(root)" for name, layer in layers.items() if not layer.has_run]
+        hidden = _compiled(model)  # layers cannot mark there that they run
+        silent = [
+            name or "(root)"
+            for name, layer in layers.items()
+            if not layer.has_run and layer not in hidden
+        ]
         if self.named.issuperset(silent):
             return
         self.named.update(silent)
@@ -83,3 +89,11 @@ class _FirstRun:
             f"example) {routes}; convert(..., exclude=...) leaves them digital",
             stacklevel=5,  # the caller of the model: between are torch's __call__ and what it calls
         )
+
+
+def _compiled(model: nn.Module) -> set[nn.Module]:
+    """Return the modules that run inside of a compiled one."""
+    whole = (
+        m for m in model.modules() if COMPILED in m._modules or m._compiled_call_impl is not None
+    )
+    return {inner for m in whole for inner in m.modules()}

@@ -1,4 +1,4 @@
-"""Low-rank adapters around analog layers: which modules are theirs, and what a chip cannot merge.
+"""What wraps analog layers: low-rank adapters, and what a chip cannot merge; the names inside.
 
 An adapter, such as those of peft, is a module that holds a layer as ``base_layer`` and small
 matrices beside it, whose product it adds to the layer's output; it makes these in ``update_layer``,
@@ -15,6 +15,10 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 BASE = "base_layer"
 """The name under which an adapter holds the layer that it adapts."""
+COMPILED = "_orig_mod"
+"""The name under which ``torch.compile(module)`` holds the module."""
+_PEFT = ("base_model", "model")
+"""The names under which a ``peft.PeftModel`` holds the model."""
 
 
 def is_part_of_adapter(model: nn.Module, name: str) -> bool:
@@ -28,6 +32,17 @@ def is_part_of_adapter(model: nn.Module, name: str) -> bool:
             return True
         module = module._modules[part]
     return False
+
+
+def plain_name(name: str) -> str:
+    """Return the name that a layer has without torch.compile and adapters around it and its model.
+
+    It keys the layer's noise, so that the same net has the same devices.
+    """
+    parts = [part for part in name.split(".") if part not in (COMPILED, BASE)]
+    if parts[: len(_PEFT)] == list(_PEFT):
+        parts = parts[len(_PEFT) :]
+    return ".".join(parts)
 
 
 class _Refused:

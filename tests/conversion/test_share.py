@@ -92,6 +92,7 @@ def test_the_guard_prints_it_too() -> None:
 
 
 def test_ranges_are_no_parameters_of_the_model() -> None:
+    torch.manual_seed(0)  # of the inputs depends whether a range for each tile is the better one
     digital = nn.Sequential(nn.Linear(600, 8), nn.LSTM(8, 4))
     count = sum(p.numel() for p in digital.parameters())
     found = at.summary(at.convert(digital, CHIP))

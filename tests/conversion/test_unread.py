@@ -111,3 +111,36 @@ def test_a_compiled_chip_runs_in_silence() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         torch.compile(view, backend="eager")(X)
+
+
+def _pair() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
+
+
+def test_a_net_that_is_compiled_before_it_is_converted_is_the_same_chip_and_runs_in_silence() -> (
+    None
+):
+    compiled = at.convert(torch.compile(_pair(), backend="eager"), CHIP)
+    digital = _pair()(X)
+    part = _pair()
+    part[2] = torch.compile(part[2], backend="eager")
+    plain = at.program(at.convert(_pair(), CHIP), seed=1).at("1 day")(X)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("error")
+        for model in (compiled, at.convert(part, CHIP)):
+            assert not torch.equal(model(X), digital)
+            view = at.program(model, seed=1).at("1 day")
+            torch.testing.assert_close(view(X), plain)
+    one = torch.compile(nn.Linear(8, 8), backend="eager")
+    digital = one(X)
+    assert next(iter(at.analog_layers(at.convert(one, CHIP))))[1].layer_name == ""
+    assert not torch.equal(one(X), digital)  # the layer itself was compiled
+    assert torch.equal(at.to_digital(one)(X), digital)
+
+
+def test_layers_beside_a_compiled_part_are_named() -> None:
+    model = Sometimes()
+    model.body = torch.compile(model.body, backend="eager")
+    with pytest.warns(UserWarning, match=r"2 of 3 analog layers .*: 'large', 'direct'\."):
+        at.convert(model, CHIP)(X)
