@@ -179,6 +179,19 @@ class ProgrammedChip:
                 layer, section, key, self.seed, blocks, self.method, state, self._keeps
             )
 
+    def __repr__(self) -> str:
+        names = " and ".join(dict.fromkeys(chip.name for chip in self._tiles.values()))
+        text = (
+            f"programmed {names} of seed {self.seed}: {len(self._placed):,} layers on "
+            f"{len(self._tiles):,} tiles, {self.writes().devices:,} devices"
+        )
+        if self.method is not None:
+            text += f", by {type(self.method).__name__}"
+        present = () if self.defects is None else self.defects.present()
+        if present:
+            text += f"; defects: {', '.join(present)}"
+        return text
+
     def yield_map(self, *, within: float = 0.2) -> YieldMap:
         """Return what works on every tile with weights, and how well the weights were programmed.
 

@@ -58,6 +58,19 @@ def test_the_model_is_untouched_and_later_training_does_not_reach_the_chip() -> 
     assert torch.equal(physical.at("1 day")(X), expected)
 
 
+def test_it_says_what_it_is_in_one_line() -> None:
+    assert str(at.program(_model(), seed=7)) == (
+        "programmed crossbar of seed 7: 2 layers on 2 tiles, 2,700 devices"
+    )
+    made = at.program(
+        _model(),
+        seed=7,
+        method=at.ProgramAndVerify(rounds=1),
+        defects=at.Defects(worst_tile=0.1, stuck_on=0.01),
+    )
+    assert str(made).endswith("2,700 devices, by ProgramAndVerify; defects: cells, stuck_on")
+
+
 def test_same_seed_same_chip_other_seed_other_chip() -> None:
     outputs = [at.program(_model(), seed=seed).at("1 day")(X) for seed in (7, 7, 8, -7)]
     assert torch.equal(outputs[0], outputs[1])
