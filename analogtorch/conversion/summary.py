@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from analogtorch.chips import Chip
 from analogtorch.chips.choices import Choices
+from analogtorch.chips.unit_cells import unit_cells
 from analogtorch.conversion.fast_path import reader
 from analogtorch.conversion.kinds import analog_layers, check_module, left_digital, reason
 from analogtorch.conversion.route import routed_layers
@@ -28,9 +29,11 @@ class LayerRow:
     kind: str
     shape: tuple[int, ...]
     blocks: int
-    """Number of blocks: row blocks x column blocks, of all sections."""
+    """Number of blocks: row blocks x column blocks, of all sections, for each unit cell of a
+    weight."""
     cells: int
-    """Number of unit cells, with those between the groups of a block-diagonal convolution."""
+    """Number of unit cells, with those between the groups of a block-diagonal convolution. A weight
+    takes several where the cell of the layer has several times the devices that others have."""
     input_range: str
     """The DAC range as text, or how it is found while the layer is not calibrated."""
     chip: Chip
@@ -248,7 +251,8 @@ def summary(model: nn.Module) -> Summary:
         raise ValueError(
             "summary: the model has no analog layer; call analogtorch.convert(model, chip) first"
         )
-    rows = tuple(_row(name, layer) for name, layer in layers.items())
+    chips = {id(layer.chip): layer.chip for layer in layers.values()}.values()
+    rows = tuple(_row(name, layer, unit_cells(layer.chip, chips)) for name, layer in layers.items())
     swapped = taken(model)
     skipped = []
     for name, module in model.named_modules():
@@ -287,7 +291,7 @@ def _left(model: nn.Module, name: str) -> str:
     return f"not converted: {user!r}, which reads its weight without calling it, is digital"
 
 
-def _row(name: str, layer: AnalogLayer) -> LayerRow:
+def _row(name: str, layer: AnalogLayer, unit_cells: int) -> LayerRow:
     ranges, of_adcs = layer.input_ranges, layer.adc_ranges
     converters = bool(layer.chip.dac.bits or layer.chip.adc.levels)
     if not layer.chip.adc.levels:
@@ -296,8 +300,8 @@ def _row(name: str, layer: AnalogLayer) -> LayerRow:
         name=name or "(root)",
         kind=type(layer).__name__.removeprefix("Analog"),
         shape=layer.matrix_shape,
-        blocks=sum(section.tile_blocks for section in layer.sections),
-        cells=sum(section.cells for section in layer.sections),
+        blocks=unit_cells * sum(section.tile_blocks for section in layer.sections),
+        cells=unit_cells * sum(section.cells for section in layer.sections),
         input_range="absmax of each input (not calibrated)"
         if ranges is None
         else dac_ranges_text(ranges),

@@ -11,6 +11,8 @@ The report prints these conventions, or its fields name them:
   chips, every efficiency carries a range: from each MVM charged as a full tile to each charged in
   proportion to its columns.
 - Only the cells' share falls with their conductance.
+- A weight of several unit cells (``Matrix.cells``) takes the MVMs of each. The additions of their
+  results cost energy, and no time.
 """
 
 import math
@@ -168,11 +170,10 @@ def cost(
             f"conductance must be a positive number, 1 as programmed, got {conductance!r}"
         )
     plan = schedule(mapping, mode=mode, signed_inputs=signed_inputs)
-    chip = mapping.chip
+    chip, (macs, sums) = mapping.chip, _macs(mapping)
     split, column, tile = (
-        _energy(plan, chip, conductance, charge) for charge in ("model", "column", "tile")
+        _energy(plan, chip, conductance, charge, sums) for charge in ("model", "column", "tile")
     )
-    macs = _macs(mapping)
     return CostReport(
         chip=chip,
         schedule=plan,
@@ -186,21 +187,27 @@ def cost(
     )
 
 
-def _macs(mapping: Any) -> int:
+def _macs(mapping: Any) -> tuple[int, int]:
+    """Return the MACs, and the additions of the results of the unit cells of one weight."""
     given = mapping.matrices
-    matrices = given.values() if hasattr(given, "values") else given
-    weights = {m.name: m.weights for m in matrices}
-    return sum(
-        op.vectors * weights[op.matrix] for op in mapping.operations if op.matrix is not None
-    )
+    matrices = {m.name: m for m in (given.values() if hasattr(given, "values") else given)}
+    macs = sums = 0
+    for op in mapping.operations:
+        if op.matrix is not None:
+            matrix = matrices[op.matrix]
+            macs += op.vectors * matrix.weights
+            sums += (matrix.cells - 1) * op.vectors * matrix.cols
+    return macs, sums
 
 
-def _energy(plan: Schedule, chip: Chip, conductance: float, charge: Charge) -> EnergySplit:
+def _energy(
+    plan: Schedule, chip: Chip, conductance: float, charge: Charge, sums: int
+) -> EnergySplit:
     assert chip.cost is not None
     network, total = chip.cost.network, Energy()
     for run in plan.runs:
         total = total.plus(_mvm(run, chip, chip.cost, conductance, charge), times=run.mvms)
-    on_chip = sum(s.operations for s in plan.steps if s.place != "host")
+    on_chip = sums + sum(s.operations for s in plan.steps if s.place != "host")
     on_host = sum(s.operations for s in plan.steps if s.place == "host")
     return EnergySplit(
         control=total.control,

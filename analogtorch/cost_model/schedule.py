@@ -7,7 +7,7 @@ These are the conventions:
   at a time, a block takes one per group in it.
 - Signed inputs take ``Cost.signed_passes`` MVMs each, and each of their pulses takes one, unless
   the cost covers them. ``ADC.asymmetry_balance`` takes twice as many. Copies of a matrix divide
-  its vectors.
+  its vectors; those that hold the unit cells of one weight take all of them.
 - Ports and links carry the inputs of one operation at a time.
 - An operation starts when its inputs are complete. So the latency is an upper bound for
   convolutions, which could start on the first positions of an image. ``sequential`` runs one
@@ -16,6 +16,7 @@ These are the conventions:
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, get_args
 
 from analogtorch.chips import Chip
@@ -51,6 +52,7 @@ def schedule(
     if mode not in get_args(Mode):
         raise ValueError(f"mode must be one of {get_args(Mode)}, got {mode!r}")
     chip, operations, matrices, placed = checked(mapping)
+    operations = tuple(_by_all_cells(op, matrices) for op in operations)
     times = passes(chip, matrices, signed_inputs)
     results = locations(operations, placed, chip)
     elements = {op.name: op.elements for op in operations}
@@ -67,6 +69,11 @@ def schedule(
         chosen = matrices if signed_inputs is None else [n for n in matrices if n in signed_inputs]
         clock.signed = tuple(chosen)
     return clock.finish(tuple(steps), tuple(runs), _outputs(operations, results, chip))
+
+
+def _by_all_cells(op: Operation, matrices: Mapping[str, Matrix]) -> Operation:
+    """Return the operation with each vector once for each unit cell of a weight."""
+    return op if op.matrix is None else replace(op, vectors=op.vectors * matrices[op.matrix].cells)
 
 
 def _runs(

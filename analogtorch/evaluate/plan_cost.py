@@ -14,7 +14,6 @@ from analogtorch.cost_model.efficiency import OPERATIONS_PER_MAC
 from analogtorch.evaluate.walks import Candidate
 from analogtorch.graph.trace import trace
 from analogtorch.graph.types import Matrix, Operation
-from analogtorch.mapping import ChipMapping
 from analogtorch.mapping.map import map_traced
 from analogtorch.mapping.types import Placement
 
@@ -49,9 +48,7 @@ class _Mapped(NamedTuple):
 class Costs:
     """The costs of candidates; the model is traced once.
 
-    A layer with ``n`` times the unit cells per weight is charged as ``n`` copies of its matrix that
-    all multiply every vector, and the additions of their results on the chip by their energy alone:
-    they add no latency.
+    A layer with ``n`` times the unit cells per weight is charged as ``Matrix.cells`` of ``n``.
     """
 
     def __init__(
@@ -77,16 +74,15 @@ class Costs:
         times = {glob.escape(name): n for name, n in candidate.devices.items()}
         left = [glob.escape(name) for name in candidate.digital]
         mapping = map_traced(self.model, self.traced, self.chip, duplicate=times, exclude=left)
-        work, sums = _all_copies(mapping)
-        report = cost(_Mapped(self.chip, work, mapping.matrices, mapping.placements))
-        assert self.chip.cost is not None
-        added = sums * self.chip.cost.on_chip.energy.value
+        copies = mapping.copies
+        matrices = tuple(replace(m, cells=copies[m.name]) for m in mapping.matrices)
+        report = cost(_Mapped(self.chip, mapping.operations, matrices, mapping.placements))
         kept = {m.name for m in mapping.matrices}
         digital = [name for name in self.weights if name not in kept]
         read, waited = self.memory.read(sum(self.weights[name] for name in digital))
         return PlanCost(
-            energy=report.energy.system + added + read,
-            digital_energy=report.energy.digital + added + read,
+            energy=report.energy.system + read,
+            digital_energy=report.energy.digital + read,
             latency=report.latency + waited,
             chips=mapping.num_chips,
             tiles=mapping.tiles_used,
@@ -118,18 +114,3 @@ class Costs:
             macs=macs,
             digital_macs=macs,
         )
-
-
-def _all_copies(mapping: ChipMapping) -> tuple[tuple[Operation, ...], int]:
-    """Return the operations in which every copy takes all vectors, and the additions behind them.
-
-    ``cost`` deals the vectors of a matrix to its copies.
-    """
-    columns, copies = {m.name: m.cols for m in mapping.matrices}, mapping.copies
-    found, sums = [], 0
-    for op in mapping.operations:
-        times = 1 if op.matrix is None else copies[op.matrix]
-        found.append(replace(op, vectors=op.vectors * times))
-        if op.matrix is not None:
-            sums += (times - 1) * op.vectors * columns[op.matrix]
-    return tuple(found), sums

@@ -57,8 +57,8 @@ class Suggestion:
     enough."""
     multiple: int
     """Factor on the number of devices per weight in these layers; 1 leaves it. A real chip spends
-    as many times the unit cells. ``summary`` and ``map_to_chip`` count weights, so they do not show
-    it."""
+    as many times the unit cells, and ``summary``, ``map_to_chip`` and ``cost`` count them, unless
+    these are all layers: pass ``map_to_chip`` the chip then."""
     added_cells: int
     """Number of unit cells of today's kind that these layers take in addition."""
     per_layer_loss: float | None

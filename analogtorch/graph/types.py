@@ -60,3 +60,6 @@ class Matrix:
     form: int = 0
     """0 for the first way in which the weights are applied; 1, 2, ... for others, such as the
     transpose of it in ``x @ layer.weight``, which need cells of their own."""
+    cells: int = 1
+    """Number of unit cells that hold one weight together: so many copies multiply every vector, and
+    their results are added."""

@@ -10,7 +10,7 @@ from analogtorch.conversion.example import Example
 from analogtorch.conversion.kinds import analog_layers, check_module, refuse_programmed
 from analogtorch.graph.trace import trace
 from analogtorch.graph.types import Operation
-from analogtorch.mapping.chosen import Chosen, chips_of, choose
+from analogtorch.mapping.chosen import Chosen, chips_of, choose, with_cells
 from analogtorch.mapping.expand import expand
 from analogtorch.mapping.fitted import fitted
 from analogtorch.mapping.mapping import ChipMapping
@@ -61,14 +61,15 @@ def map_by_chip(
     found = []
     for i in used:
         chip = chips[i][0]
-        part = expand(_part(whole, places, runs, i), model, chip)
+        part = with_cells(_part(whole, places, runs, i), traced, model, chip)
+        part = expand(part, model, chip)
         mapped = fitted(
             model=type(model).__name__,
             chip=chip,
             num_chips=None,
             matrices=part.matrices,
             operations=part.operations,
-            copies=whole.copies,
+            copies=part.copies,
             digital_weights=whole.digital_weights if i == used[-1] else (),
             retired=(),
             retired_columns=(),

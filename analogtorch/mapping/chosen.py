@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from analogtorch.chips import Chip
-from analogtorch.chips.choices import Choices
+from analogtorch.chips.unit_cells import on_hardware_of, unit_cells
 from analogtorch.conversion.kinds import analog_layers
 from analogtorch.conversion.pattern import Pattern
 from analogtorch.conversion.patterns import closest
@@ -65,16 +65,20 @@ def chips_of(model: nn.Module, caller: str) -> list[tuple[Chip, list[str]]]:
     """Return the chips of the model's analog layers, each with the names of its layers.
 
     Training noise and the unit of the weight scale are no property of the hardware: layers that
-    differ in these alone are on one chip.
+    differ in these alone are on one chip. So are those whose weights take several of its unit
+    cells; the chip is that of the layers with the fewest.
 
     Raises:
         ValueError: no layer is analog.
     """
     several: list[tuple[Chip, list[str]]] = []
     for name, layer in analog_layers(model):
-        for chip, names in several:
-            if chip is layer.chip or chip == _programmed_alike(layer.chip, chip):
+        for i, (chip, names) in enumerate(several):
+            if chip is layer.chip or on_hardware_of(layer.chip, chip):
                 names.append(name or "(root)")
+                break
+            if on_hardware_of(chip, layer.chip):
+                several[i] = layer.chip, [*names, name or "(root)"]
                 break
         else:
             several.append((layer.chip, [name or "(root)"]))
@@ -105,9 +109,24 @@ def chip_of(model: nn.Module) -> Chip:
     return chip
 
 
-def _programmed_alike(chip: Chip, other: Chip) -> Chip:
-    """Return ``chip`` with the choices of the software for ``other``."""
-    return Choices.of(other).made(chip).replace(training=other.training)
+def with_cells(chosen: Chosen, traced: Trace, model: nn.Module, chip: Chip) -> Chosen:
+    """Return what is mapped onto ``chip`` with the unit cells that each weight takes.
+
+    Each is a copy of the matrix that multiplies every vector.
+    """
+    layers = {layer.parameter_name(name): layer for name, layer in analog_layers(model)}
+    cells = {
+        m.name: unit_cells(layers[source].chip, [chip])
+        for m in chosen.matrices
+        if (source := traced.sources[m.name][0]) in layers
+    }
+    return replace(
+        chosen,
+        matrices=tuple(replace(m, cells=cells.get(m.name, 1)) for m in chosen.matrices),
+        copies={
+            m.name: chosen.copies.get(m.name, 1) * cells.get(m.name, 1) for m in chosen.matrices
+        },
+    )
 
 
 def _named(chip: Chip, names: list[str], first: Chip) -> str:

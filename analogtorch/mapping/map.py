@@ -9,7 +9,7 @@ from analogtorch.chips import Chip
 from analogtorch.conversion.example import Example
 from analogtorch.conversion.kinds import check_module, refuse_programmed
 from analogtorch.graph.trace import Trace, trace
-from analogtorch.mapping.chosen import chip_of, choose
+from analogtorch.mapping.chosen import chip_of, choose, with_cells
 from analogtorch.mapping.expand import expand
 from analogtorch.mapping.fitted import fitted
 from analogtorch.mapping.mapping import ChipMapping
@@ -45,7 +45,9 @@ def map_to_chip(
             lengths. All counts are for one run of this example: give a batch of one for counts per
             sample.
         chip: the chip to map to; None takes that of the model's analog layers, which must all have
-            the same. Their training noise may differ.
+            the same. Their training noise may differ, and the cells of some may have several times
+            the devices: a weight then takes as many unit cells. Give the chip where those of all
+            have, or it is taken for one whose unit cells are as large.
         num_chips: number of chips; None takes as many as needed.
         duplicate: numbers of copies of matrices for throughput, by pattern of their names:
             ``{"layer1.*": 2}`` maps them twice.
@@ -119,7 +121,8 @@ def map_traced(
     Raises:
         ValueError: as ``map_to_chip`` does.
     """
-    chosen = expand(choose(model, traced, exclude, duplicate), model, chip)
+    chosen = choose(model, traced, exclude, duplicate)
+    chosen = expand(with_cells(chosen, traced, model, chip), model, chip)
     return fitted(
         model=type(model).__name__,
         chip=chip,

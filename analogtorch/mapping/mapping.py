@@ -91,7 +91,7 @@ class ChipMapping:
 
     @property
     def copies(self) -> dict[str, int]:
-        """Number of copies of each matrix."""
+        """Number of copies of each matrix, of which ``Matrix.cells`` together hold its weights."""
         return {
             name: 1 + max(p.block.copy for p in listed) for name, listed in self._by_matrix.items()
         }
@@ -177,7 +177,7 @@ class ChipMapping:
 FORMAT = "analogtorch.mapping"
 VERSION = 2
 """Version of the form; it rises when a field changes its name or meaning. Earlier versions are
-read."""
+read, and those without a field that has come since."""
 
 
 def _to_dict(mapping: ChipMapping) -> dict[str, Any]:

@@ -81,6 +81,11 @@ def _check_whole(matrix: Matrix, copies: dict[int, list[Block]], chip: Chip) -> 
             f"ChipMapping.placements: the copies of {matrix.name!r} are {sorted(copies)}, not "
             "0, 1, ..."
         )
+    if type(matrix.cells) is not int or matrix.cells < 1 or len(copies) % matrix.cells:
+        raise ValueError(
+            f"ChipMapping.matrices: cells of {matrix.name!r} must be an integer >= 1 that divides "
+            f"the number of its copies, {len(copies)}; got {matrix.cells!r}"
+        )
     for copy in copies.values() or [[]]:
         if not split.make_up(copy, matrix, chip):
             raise ValueError(

@@ -2,11 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from analogtorch.calibration.passes import run
+from analogtorch.chips.unit_cells import unit_cells
 from analogtorch.conversion import analog_layers
 from analogtorch.conversion.unread import quiet
 from analogtorch.conversion.watch import evaluating
@@ -36,8 +38,26 @@ def recalibration_cost(
             "recalibration_cost: the layers are on chips of different costs; program those of one "
             "chip at a time"
         )
-    reads = (read for name in layers for read in _reads(layers[name], spots[name], compensation))
+    reads = (
+        read
+        for name, layer in layers.items()
+        for read in _of_all_cells(_reads(layer, spots[name], compensation), layer, layers.values())
+    )
     return read_cost(chip, (*reads, *more))
+
+
+def _of_all_cells(
+    reads: Iterable[Reads], layer: AnalogLayer, layers: Iterable[AnalogLayer]
+) -> Iterator[Reads]:
+    """Yield the reads for each unit cell of a weight; the further ones lie on tiles of their own.
+
+    These tiles have numbers beyond those of the chip.
+    """
+    cells = unit_cells(layer.chip, {id(each.chip): each.chip for each in layers}.values())
+    for read in reads:
+        for i in range(cells):
+            number, tile = read.tile
+            yield replace(read, tile=(number, tile + i * layer.chip.array.tiles))
 
 
 @torch.no_grad()
@@ -67,7 +87,8 @@ def batch_reads(
         run("recalibration_cost", view, recovery.batches, recovery.forward, False)
     for name, layer in layers.items():
         for outputs, mvms in counts[name].items():
-            yield from _of_outputs(layer, spots[name], outputs, mvms * layer.chip.mvms)
+            reads = _of_outputs(layer, spots[name], outputs, mvms * layer.chip.mvms)
+            yield from _of_all_cells(reads, layer, layers.values())
 
 
 def _of_outputs(

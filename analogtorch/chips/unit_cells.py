@@ -1,0 +1,39 @@
+"""How many unit cells of a chip hold one weight of a layer whose cell has more devices."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from analogtorch.chips.choices import Choices
+
+if TYPE_CHECKING:
+    from analogtorch.chips.chip import Chip
+
+
+def on_hardware_of(chip: "Chip", base: "Chip") -> int:
+    """Return how many unit cells of ``base`` hold one weight of ``chip``; 0: it is another chip.
+
+    More than one do if the cell of ``chip`` is that of ``base`` with as many times the devices
+    (``cell.enlarged``). Training noise and what software chooses are no hardware.
+    """
+    alike = Choices.of(base).made(chip).replace(training=base.training)
+    if alike == base:
+        return 1
+    cells, rest = divmod(alike.cell.devices, base.cell.devices)
+    if rest or cells < 2 or alike.replace(cell=base.cell) != base:
+        return 0
+    try:
+        return cells if alike.cell == base.cell.enlarged(cells) else 0
+    except ValueError:  # such as of a SignificancePairs, whose devices are not copies
+        return 0
+
+
+def unit_cells(chip: "Chip", chips: Iterable["Chip"]) -> int:
+    """Return how many unit cells hold one weight of ``chip``.
+
+    The unit cell is the smallest of those among ``chips`` that ``chip`` is a multiple of.
+    """
+    smaller: list[Chip] = []
+    for base in chips:
+        if base.cell.devices < chip.cell.devices and base not in smaller:
+            smaller.append(base)
+    return max((on_hardware_of(chip, base) for base in smaller), default=1) or 1

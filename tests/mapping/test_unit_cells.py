@@ -1,0 +1,91 @@
+"""Weights that take several unit cells of their chip: counted by map, cost, summary and reads."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import analogtorch as at
+from analogtorch.chips.unit_cells import on_hardware_of, unit_cells
+from analogtorch.cost_model import WeightMemory
+from analogtorch.evaluate.plan_cost import Costs
+from analogtorch.evaluate.walks import Candidate
+from analogtorch.mapping import ChipMapping, map_by_chip
+
+CHIP = at.chips.hermes64()
+DOUBLED = {"cell": CHIP.cell.enlarged(2)}
+X = torch.rand(3, 300)
+
+
+def _net(**per_layer: object) -> nn.Module:
+    net = nn.Sequential(nn.Linear(300, 40), nn.ReLU(), nn.Linear(40, 10)).eval()
+    return at.convert(net, CHIP, per_layer={name[1:]: c for name, c in per_layer.items()})
+
+
+def test_map_and_cost_are_those_of_the_plan() -> None:
+    model = _net(_0=DOUBLED)
+    mapping = at.map_to_chip(model, X)
+    assert mapping.chip == CHIP
+    assert {m.name: m.cells for m in mapping.matrices} == {"0": 2, "2": 1}
+    assert mapping.cells == 2 * 12_000 + 400
+    assert mapping.copies == {"0": 2, "2": 1}
+    report = at.cost(mapping)
+    assert report.macs == 3 * 12_400
+    planned = Costs(_net(), X, CHIP, WeightMemory()).of(Candidate.of({"0": 2}, ["0", "2"]))
+    assert (report.energy.system, report.latency) == (planned.energy, planned.latency)
+    shared = at.map_to_chip(_net(), X, duplicate={"0": 2})  # copies that share the vectors
+    assert at.cost(shared).energy.system < report.energy.system
+    assert at.cost(shared).macs == report.macs
+    (by_chip,) = map_by_chip(model, X)
+    assert by_chip.placements == mapping.placements
+    assert at.remap(mapping, retired=[(0, 0)]).cells == mapping.cells
+    twice = at.map_to_chip(model, X, duplicate={"0": 3})
+    assert twice.copies == {"0": 6, "2": 1}
+    assert at.cost(twice).latency < report.latency
+
+
+def test_summary_and_reads_count_them() -> None:
+    model, plain = _net(_0=DOUBLED), _net()
+    found, before = at.summary(model), at.summary(plain)
+    assert [row.cells for row in found.layers] == [24_000, 400]
+    assert [row.blocks for row in found.layers] == [4, 1]
+    assert found.share == before.share
+    physical = at.program(model, seed=1, mapping=at.map_to_chip(model, X))
+    assert sum(physical.writes().counts) == CHIP.cell.devices * 24_400
+    costs = [at.program(m, seed=1).recalibration_cost() for m in (model, plain)]
+    assert costs[0].mvms == costs[1].mvms + 2 * 256
+    assert costs[0].seconds == costs[1].seconds  # on other tiles, at the same time
+    assert costs[0].joules > costs[1].joules
+
+
+def test_the_chip_says_what_a_unit_cell_is_where_all_layers_have_more() -> None:
+    model = _net(_0=DOUBLED, _2={"cell": {"devices_per_polarity": 2}})
+    assert at.map_to_chip(model, X, chip=CHIP).cells == 2 * 12_400
+    assert at.map_to_chip(model, X).cells == 12_400
+
+
+def test_what_software_chooses_is_no_other_cell_and_other_devices_are() -> None:
+    timed = CHIP.drift_aware("1 day").replace(training=at.chips.ideal().training)
+    large = timed.replace(cell=timed.cell.enlarged(3))
+    assert on_hardware_of(large, CHIP) == unit_cells(large, [timed, CHIP]) == 3
+    assert on_hardware_of(CHIP, large) == 0
+    assert on_hardware_of(timed, CHIP) == 1
+    single = CHIP.replace(cell={"device": at.devices.hermes_one_device()})
+    assert on_hardware_of(single.replace(cell=single.cell.enlarged(2)), CHIP) == 0
+    other = CHIP.replace(cell=CHIP.cell.enlarged(2), adc={"noise": 0.5})
+    with pytest.raises(ValueError, match="are on 2 chips"):
+        at.map_to_chip(_net(_0=other), X)
+
+
+def test_a_mapping_keeps_them_in_its_file() -> None:
+    mapping = at.map_to_chip(_net(_0=DOUBLED), X)
+    assert ChipMapping.from_json(mapping.to_json()) == mapping
+    data = mapping.to_dict()
+    data["matrices"][0]["cells"] = 3
+    with pytest.raises(ValueError, match="cells of '0' must be an integer >= 1 that divides"):
+        ChipMapping.from_dict(data)
+    earlier = at.map_to_chip(_net(), X).to_dict()
+    for matrix in earlier["matrices"]:
+        del matrix["cells"]
+    assert ChipMapping.from_dict(json.loads(json.dumps(earlier))) == at.map_to_chip(_net(), X)
