@@ -292,9 +292,12 @@ def _table(spread: Callable[[Tensor], Tensor]) -> tuple[float, ...]:
 
 _SOME = 16
 """Most vectors or samples of each call whose errors are counted."""
-_SPREADS = 6.0
-"""Range of a column with 8 bits in units of its root mean square, unless its largest sum is
-smaller. A Gaussian column needs 4 for the least error, a Laplacian one 7."""
+_SPREADS = (4.0, 6.0)
+"""Least and largest range of a column with 8 bits, in units of its root mean square; in between it
+is the largest sum. A Gaussian column needs 4 for the least error, a Laplacian one 7, and a few
+hundred vectors do not reach that. With the largest sum alone, the head of SmolLM2 clipped tokens
+that it had not been calibrated on: the perplexity behind the converters was 24.4 on 512 tokens,
+with 4 at least it is 20.3, without rounding 18.8."""
 
 
 class _Columns:
@@ -323,5 +326,6 @@ class _Columns:
         It is 0 for a column of zeros.
         """
         rms = (self.squares / self.numbers.clamp_min(1) + noise**2).sqrt()
-        found = torch.minimum(self.largest + 3 * noise, _SPREADS * rms)
+        least, most = (spread * rms for spread in _SPREADS)
+        found = torch.clamp(self.largest + 3 * noise, least, most)
         return torch.where(self.largest > 0, found, 0.0)

@@ -121,8 +121,8 @@ def calibrate(
         method: ``mse`` measures, as described above. The others use the magnitudes of the inputs
             alone, in bins 1.6 to 3.1 % wide: ``percentile`` takes that percentile, ``absmax`` the
             largest, and ``std`` a multiple of the standard deviation over all batches, which suits
-            a range that then learns in training. None: every layer keeps a range per vector; that
-            needs ``adc``.
+            a range that then learns in training. None: every layer keeps a range per vector, and
+            gets those behind the array alone; that needs a digital unit that rounds, or ``adc``.
         percentile: percentile in (0, 100] for ``percentile`` of ``method`` and ``adc``.
         deviations: number of standard deviations for ``method="std"``, > 0; 3 as in Rasch et al.,
             Nat. Commun. 14, 5282 (2023).
@@ -243,10 +243,12 @@ def _checked(
             f"calibrate: adc_per={adc_per!r} needs adc, which says how to find the bounds, such as "
             "'mse'"
         )
-    if method is None and (adc is None or per != "layer"):
+    rounds = any(layer.chip.periphery.output_bits for layer in layers.values())
+    if method is None and (per != "layer" or (adc is None and not rounds)):
         raise ValueError(
-            "calibrate: method=None fixes no input range, so that it needs adc, such as adc='mse', "
-            f"and takes no per='tile'; got adc={adc!r}, per={per!r}"
+            "calibrate: method=None fixes no input range, so that it takes no per='tile', and on "
+            "chips without a digital unit that rounds (Periphery.output_bits) it needs adc, such "
+            f"as adc='mse'; got adc={adc!r}, per={per!r}"
         )
     return layers
 

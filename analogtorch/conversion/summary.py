@@ -35,7 +35,7 @@ class LayerRow:
     """Number of unit cells, with those between the groups of a block-diagonal convolution. A weight
     takes several where the cell of the layer has several times the devices that others have."""
     input_range: str
-    """The DAC range as text, or how it is found while the layer is not calibrated."""
+    """The DAC range as text, or that each input sets it, as calibration chose or for want of it."""
     chip: Chip
     """The chip that it runs on."""
     adc_ranges: str | None = None
@@ -302,7 +302,7 @@ def _row(name: str, layer: AnalogLayer, unit_cells: int) -> LayerRow:
         shape=layer.matrix_shape,
         blocks=unit_cells * sum(section.tile_blocks for section in layer.sections),
         cells=unit_cells * sum(section.cells for section in layer.sections),
-        input_range="absmax of each input (not calibrated)"
+        input_range=f"absmax of each input ({'chosen' if layer.ranged else 'not calibrated'})"
         if ranges is None
         else dac_ranges_text(ranges),
         by_vector=layer.takes_range and not layer.calibrated and converters,

@@ -59,8 +59,11 @@ def adapt(
     targets that are right then, else after a month (``Recipe.training``). At the end it is
     calibrated and its statistics are moved again. Each of these steps is measured on programmed
     chips with batches that it did not see (the last quarter, at most four, or all if there are
-    fewer than four), and one that makes the error larger is undone: the result is never worse there
-    than the model that is only converted. The given model stays as it is, and is the teacher.
+    fewer than four), and one that makes the error larger is undone. A model that is only converted
+    does not round the outputs of its tiles, as chips such as ``hermes64`` do: where calibration
+    loses to that, it is compared with ranges per vector and outputs that are rounded, and the
+    better one is kept. So the result is never worse there than the model that is only converted, on
+    the same hardware. The given model stays as it is, and is the teacher.
 
     The same arguments give the same model, also after an interruption, if ``folder`` is given.
 
@@ -223,10 +226,9 @@ def _options(model: nn.Module, calibration: Mapping[str, Any] | None) -> dict[st
     if calibration is not None:
         return dict(calibration)
     layers = [layer for _, layer in analog_layers(model)]
-    ranged = [layer for layer in layers if layer.takes_range]
-    if any(layer.calibrated for layer in ranged) or (layers and not ranged):
+    if any(layer.ranged for layer in layers):
         return None
-    return {}
+    return None if layers and not any(layer.takes_range for layer in layers) else {}
 
 
 def _digests(student: nn.Module, teacher: nn.Module, batches: list[Any]) -> dict[str, str]:

@@ -85,9 +85,7 @@ class Adaptation:
     def _begin(self, training: Training, minutes: float | None) -> None:
         error, took = self._measured("converted")
         if self.options is not None:
-            undo = self._ranges_as_now()
-            self._calibrate(self.options)
-            error = self._unless_worse("calibrated", undo, error)
+            error = self._calibrated(self.options, error)
             training.reset()  # the DAC ranges learn from now on
         # statistics without noise can cost a deep net everything, and training more to get it back
         error = self._move_norms(error)
@@ -97,6 +95,38 @@ class Adaptation:
         training.start(error)
         self.learning = [n for n, p in self.twin.student.named_parameters() if p.requires_grad]
         self._keep(training)
+
+    def _calibrated(self, options: Mapping[str, Any], error: float) -> float:
+        """Calibrate the student, unless it errs more for it; return the smaller error.
+
+        A student without ranges does not round the outputs of its tiles, which a chip whose digital
+        unit does cannot copy: it is no state to go back to.
+        """
+        bare, unrounded = self._ranges_as_now(), self._unrounded
+        self._calibrate(options)
+        if not unrounded:
+            return self._unless_worse("calibrated", bare, error)
+        reading = self.chips.measure()
+        if not self._unrounded and reading.mean <= error:
+            self._add(Stage(name="calibrated", reading=reading))
+            return reading.mean
+        calibrated, error = self._ranges_as_now(), math.inf if self._unrounded else reading.mean
+        bare()
+        self._calibrate({"method": None})
+        rounded = self.chips.measure()
+        kept = rounded.mean < error
+        if not kept:
+            calibrated()
+        self._add(Stage(name="calibrated", reading=reading, kept=not kept))
+        self._add(Stage(name="ranges per vector", reading=rounded, kept=kept))
+        return min(rounded.mean, error)
+
+    @property
+    def _unrounded(self) -> bool:
+        """Whether digital units that round have no ranges in which to do so."""
+        layers = (layer for _, layer in analog_layers(self.twin.student) if layer.takes_range)
+        found = [x.output_ranges for x in layers if x.chip.periphery.output_bits]
+        return bool(found) and all(ranges is None for ranges in found)
 
     def _measured(self, name: str) -> tuple[float, float]:
         """Measure the student, and return its error and the seconds that it took."""

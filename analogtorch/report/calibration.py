@@ -22,8 +22,8 @@ def table(found: CalibrationReport) -> str:
         tried: list[tuple[str, ...]] = [("tried", f"error, {chosen} batches")]
         tried += [(step.what, f"{step.error:.4f}") for step in found.steps]
         lines[0] = (
-            f"calibrate: {100 * found.gain:.1f} % less error than without calibration; ranges were "
-            f"found on {fitted} batches"
+            f"calibrate: {100 * abs(found.gain):.1f} % {'less' if found.gain >= 0 else 'more'} "
+            f"error than without calibration; ranges were found on {fitted} batches"
         )
         lines += ["", *_ruled(errors), "", *_ruled(tried)]
     return "\n".join([*lines, "", *_ruled(_layers(found), left=(0, 2, 3, 4, 5, 7)), *found.notes])

@@ -220,6 +220,27 @@ def test_an_adc_that_decides_the_error_is_named_with_the_remedy() -> None:
     at.calibrate(_linear(noisy), [_x(400, 64)], method="absmax")
 
 
+def test_the_digital_unit_leaves_room_where_few_vectors_were_seen() -> None:
+    for vectors, most in ((30, 4.0), (40_000, 6.0)):
+        layer = at.calibrate(_linear(HERMES), [x := _x(vectors, 64)], effort="ranges")[0]
+        sums = x @ layer.weight.T / (layer.input_range * layer.weight.abs().amax())
+        found = layer.output_ranges[0] / sums.square().mean(0).sqrt()
+        assert found.min() > 3.9
+        assert found.max() < 1.03 * most
+    assert found.max() > 4.3  # the largest sum of many vectors
+
+
+def test_ranges_per_vector_need_something_behind_the_array() -> None:
+    model = at.calibrate(_linear(HERMES), [_x(400, 64)], method=None)
+    assert (model[0].calibrated, model[0].ranged) == (False, True)
+    assert model[0].output_ranges.shape == (1, 32)
+    with pytest.raises(ValueError, match="method=None fixes no input range, so that it takes no"):
+        at.calibrate(model, [_x(400, 64)], method=None, per="tile")
+    bare = _linear(HERMES.replace(periphery={"output_bits": None}))
+    with pytest.raises(ValueError, match="without a digital unit that rounds"):
+        at.calibrate(bare, [_x(400, 64)], method=None)
+
+
 def test_only_a_digital_unit_gets_output_ranges() -> None:
     layer = at.calibrate(_linear(), [_x(400, 64)])[0]
     assert layer.output_ranges.shape == (1, 32)

@@ -25,6 +25,14 @@ def test_counts_blocks_cells_and_tiles() -> None:
     assert "absmax of each input (not calibrated)" in text
 
 
+def test_ranges_per_vector_that_calibration_set_are_told_from_none() -> None:
+    model = at.convert(nn.Sequential(nn.Linear(12, 8)), at.chips.hermes64())
+    text = str(at.summary(at.calibrate(model, [torch.randn(40, 12)], method=None)))
+    assert "absmax of each input (chosen)" in text
+    assert "not calibrated" not in text
+    assert "not rounded" not in text
+
+
 def test_excluded_layers_are_listed() -> None:
     model = at.convert(
         nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), at.chips.hermes64(), exclude="1"
