@@ -1,7 +1,7 @@
 """The comparison of a calibrated model with the uncalibrated one, on batches held back."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
+from analogtorch.calibration.outputs import masks, tensors, vectors
 from analogtorch.calibration.passes import Forward, exactly, one_pass
 from analogtorch.conversion.watch import evaluating
 
@@ -29,11 +30,23 @@ class Judge:
         self.model, self.batches, self.forward, self.first = model, batches, forward, first
         with exactly(model):
             self.exact = [list(outputs) for outputs in self._outputs()]
+        self.masks = [[masks(t) for t in outputs] for outputs in self.exact]
+        """Where the exact outputs hold a mask, which says nothing of an error; None: nowhere."""
+        self.exact = list(map(self._unmasked, self.exact, self.masks))
 
     def _outputs(self) -> Iterator[Iterator[Tensor]]:
         with evaluating(self.model):
             for number, batch in enumerate(self.batches, self.first):
                 yield tensors(one_pass("calibrate", self.model, batch, self.forward, number))
+
+    @staticmethod
+    def _unmasked(outputs: Iterable[Tensor], masked: Sequence[Tensor | None]) -> list[Tensor]:
+        """Return the outputs of a batch, with zeros where the exact ones hold a mask."""
+        found = list(outputs)
+        for i, (y, mask) in enumerate(zip(found, masked, strict=False)):
+            if mask is not None and y.shape == mask.shape:
+                found[i] = y.masked_fill(mask, 0)
+        return found
 
     @property
     def judges(self) -> bool:
@@ -47,8 +60,8 @@ class Judge:
         """Return how far the outputs of the model, as it is, are from the exact ones."""
         angle = 0.0
         moved = count = 0
-        for exact, outputs in zip(self.exact, self._outputs(), strict=True):
-            for a, y in zip(exact, outputs, strict=False):
+        for exact, outputs, masked in zip(self.exact, self._outputs(), self.masks, strict=True):
+            for a, y in zip(exact, self._unmasked(outputs, masked), strict=False):
                 if a.shape == y.shape and a.numel():
                     a, y = vectors(a.double()), vectors(y.double())
                     angle += len(a) * _angle(a, y)
@@ -101,23 +114,3 @@ def has_moved(a: Tensor, y: Tensor) -> Tensor:
     if a.shape[1] > 1:
         return a.argmax(1) != y.argmax(1)
     return (a - y).abs() > 0.1 * a.std(correction=0)
-
-
-def vectors(y: Tensor) -> Tensor:
-    """Return an output as (vectors, numbers): sequences by step, images and the like by sample."""
-    if y.dim() == 0:
-        return y.view(1, 1)
-    return y.flatten(1) if y.dim() > 3 else y.reshape(-1, y.shape[-1])
-
-
-def tensors(output: Any) -> Iterator[Tensor]:
-    """Yield the floating-point tensors in the output of a model, which may be nested."""
-    if isinstance(output, Tensor):
-        if output.is_floating_point():
-            yield output
-    elif isinstance(output, Mapping):
-        for value in output.values():
-            yield from tensors(value)
-    elif isinstance(output, tuple | list):
-        for value in output:
-            yield from tensors(value)

@@ -32,7 +32,7 @@ from analogtorch.calibration.channels import (
     width_of,
     written_by,
 )
-from analogtorch.calibration.judge import tensors
+from analogtorch.calibration.outputs import tensors
 from analogtorch.calibration.passes import Forward, check_given, one_pass
 from analogtorch.conversion.kinds import analog_layers
 from analogtorch.conversion.watch import evaluating

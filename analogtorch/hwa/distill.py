@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from analogtorch.hwa.masks import infinite
+from analogtorch.calibration.outputs import infinite
 from analogtorch.values import checks
 
 _NOWHERE = -1e30

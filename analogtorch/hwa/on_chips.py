@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from analogtorch.calibration.judge import has_moved, vectors
+from analogtorch.calibration.judge import has_moved
+from analogtorch.calibration.outputs import unmasked, vectors
 from analogtorch.conversion.watch import evaluating
 from analogtorch.devices import seconds
 from analogtorch.evaluate.metric import Metric, check_metric, finite
 from analogtorch.evaluate.sweep import checked_times, sweep
-from analogtorch.hwa.masks import unmasked
 from analogtorch.hwa.twin import Twin, check_shapes
 from analogtorch.simulate.chip import beyond_data, program
 from analogtorch.values import checks

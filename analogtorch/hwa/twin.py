@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from analogtorch.calibration.judge import tensors, vectors
+from analogtorch.calibration.outputs import infinite, masks, spread, tensors, unmasked, vectors
 from analogtorch.calibration.passes import Forward, exactly, one_pass
 from analogtorch.conversion.kinds import analog_layers, is_analog
 from analogtorch.conversion.watch import evaluating
 from analogtorch.hwa.distill import distillation_loss
-from analogtorch.hwa.masks import infinite, masks, spread, unmasked
 from analogtorch.hwa.recipe import Outputs, Recipe
 from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.nn.placed import Executions
@@ -176,7 +175,7 @@ class Twin:
         return distillation_loss(y, exact, temperature=temperature) / temperature**2
 
     def masks(self, exact: Tensor) -> Tensor | None:
-        """Return where an exact output holds a mask; see ``hwa.masks.masks``."""
+        """Return where an exact output holds a mask; see ``calibration.outputs.masks``."""
         return masks(exact, scores=self._by_scores(exact))
 
     def _by_scores(self, exact: Tensor) -> bool:

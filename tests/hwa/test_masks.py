@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import analogtorch as at
-from analogtorch.hwa.masks import masks
+from analogtorch.calibration.outputs import masks
 from analogtorch.hwa.twin import Twin
 from tests.crossbar import crossbar
 

@@ -1,9 +1,13 @@
-"""The numbers of an output that are a mask, such as those of classes that are not allowed."""
+"""What a model returns: its tensors, their vectors, and numbers that are a mask.
+
+Masks are those of classes or tokens that are not allowed, for example.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
-
-from analogtorch.calibration.judge import vectors
 
 FAR = 10.0
 """How many times further from zero than any number of the net one is that is written again and
@@ -79,3 +83,23 @@ def spread(exact: Tensor, masked: Tensor | None) -> float:
     exact = exact.masked_fill(masked, torch.nan)
     squares = (exact - exact.nanmean(-1, keepdim=True)).square()
     return squares.nanmean(-1).sqrt().nanmean().nan_to_num(0.0).item()
+
+
+def vectors(y: Tensor) -> Tensor:
+    """Return an output as (vectors, numbers): sequences by step, images and the like by sample."""
+    if y.dim() == 0:
+        return y.view(1, 1)
+    return y.flatten(1) if y.dim() > 3 else y.reshape(-1, y.shape[-1])
+
+
+def tensors(output: Any) -> Iterator[Tensor]:
+    """Yield the floating-point tensors in the output of a model, which may be nested."""
+    if isinstance(output, Tensor):
+        if output.is_floating_point():
+            yield output
+    elif isinstance(output, Mapping):
+        for value in output.values():
+            yield from tensors(value)
+    elif isinstance(output, tuple | list):
+        for value in output:
+            yield from tensors(value)
