@@ -40,7 +40,7 @@ def mvm_time(chip: "Chip") -> Figure:
         )
     return Figure(
         value=figure.value - saved,
-        kind="assumed" if figure.kind == "assumed" else "derived",
+        kind="derived" if figure.kind == "measured" else figure.kind,
         source=f"{figure.source}; less {chip.cost.phases} x ({dac.levels} - {dac.pulse_steps}) LSB "
         f"of {dac.lsb_time:g} s by split pulses",
     )

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from analogtorch.chips import Chip
+from analogtorch.chips import Chip, get, names
 from analogtorch.chips.choices import Choices
 from analogtorch.chips.unit_cells import unit_cells
 from analogtorch.conversion.fast_path import reader
@@ -204,14 +204,18 @@ def _fit(chip: Chip, rows: list[LayerRow]) -> str:
 
 
 def _usual(chips: list[Chip]) -> Chip:
-    """Return the chip that most of them are; a user's device may have no hash."""
+    """Return the chip that most of them are, of as many the preset of that name.
+
+    A user's device may have no hash.
+    """
     distinct: list[Chip] = []
     numbers = Counter[int]()
     for chip in chips:
         if chip not in distinct:
             distinct.append(chip)
         numbers[distinct.index(chip)] += 1
-    return distinct[numbers.most_common(1)[0][0]]
+    preset = [chip.name in names() and chip == get(chip.name) for chip in distinct]
+    return distinct[max(numbers, key=lambda i: (numbers[i], preset[i]))]
 
 
 def _least(chip: Chip, rows: list[LayerRow]) -> int:

@@ -79,7 +79,7 @@ def thermal_factor(r: Tensor, energy: float, temperature: float, reference: floa
 
     Example:
         >>> thermal_factor(torch.tensor([0.0, 1.0]), 0.2, 358.15, 298.15)
-        tensor([3.6855, 1.0000])
+        tensor([3.6845, 1.0000])
     """
     exponent = -energy / BOLTZMANN * (1 / temperature - 1 / reference)
     assert math.isfinite(exponent)

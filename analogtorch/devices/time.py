@@ -24,6 +24,9 @@ _ALIASES = {
     "y": "year",
 }
 
+_DIGITS = 12
+"""Significant digits of a time."""
+
 
 def seconds(time: str | float) -> float | None:
     """Return a time after programming in seconds.
@@ -33,7 +36,8 @@ def seconds(time: str | float) -> float | None:
             ``"1 year"``. A month has 2,592,000 s, a year 31,536,000 s.
 
     Returns:
-        The time in seconds, or None for ``"programmed"``: right after programming, before any read.
+        The time in seconds, to 12 significant digits, or None for ``"programmed"``: right after
+        programming, before any read.
 
     Raises:
         ValueError: the time is negative, infinite or a text of another form.
@@ -52,7 +56,9 @@ def seconds(time: str | float) -> float | None:
             time = float(match[1]) * _SECONDS[unit]
         except ValueError as error:
             raise ValueError(f"time {time!r} does not start with a number") from error
-    return float(checks.number("time", time, least=0, what="finite number of seconds"))
+    given = float(checks.number("time", time, least=0, what="finite number of seconds"))
+    # 1.1 h and 66 min are one time: it names the noise of a read
+    return float(f"{given:.{_DIGITS}g}") + 0.0
 
 
 def _unit(text: str) -> str | None:

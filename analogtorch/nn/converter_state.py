@@ -29,7 +29,8 @@ _INPUT_RANGE = "analogtorch.input_range"
 _KEYS = {name: f"analogtorch.{name}" for name in COLUMN_RANGES}
 _EARLIER_KEYS = {f"analogtorch.{name}": _KEYS[present] for name, present in EARLIER.items()}
 _CHOICES = {field.name: f"analogtorch.{field.name}" for field in fields(Choices)}
-_ALL_KEYS = frozenset({_INPUT_RANGE, *_CHOICES.values(), *_KEYS.values(), *_EARLIER_KEYS})
+_CHIP = "analogtorch.chip"
+_ALL_KEYS = frozenset({_CHIP, _INPUT_RANGE, *_CHOICES.values(), *_KEYS.values(), *_EARLIER_KEYS})
 
 
 def save(layer: "ConvertersMixin", destination: Any, prefix: str) -> None:
@@ -49,6 +50,7 @@ def save(layer: "ConvertersMixin", destination: Any, prefix: str) -> None:
     if metadata is not None and (layer.calibrated or layer.ranged):
         choices = asdict(Choices.of(layer.chip))
         metadata[prefix[:-1]] |= {key: choices[name] for name, key in _CHOICES.items()}
+        metadata[prefix[:-1]][_CHIP] = layer.chip.name
     if ranges is not None and metadata is not None:
         metadata[prefix[:-1]][_INPUT_RANGE] = ranges[0] if len(ranges) == 1 else list(ranges)
     elif layer.calibrated and not layer.input_range.is_meta and layer.input_range.numel() > 1:
@@ -66,6 +68,13 @@ def load_choices(layer: "ConvertersMixin", metadata: dict) -> None:
     Calibration may have changed them, and its ranges hold for them.
     """
     kept = {name: metadata[key] for name, key in _CHOICES.items() if key in metadata}
+    if (found := metadata.get(_CHIP, layer.chip.name)) != layer.chip.name:
+        warnings.warn(
+            f"this state_dict was saved on the chip {found!r}, and the layers are on "
+            f"{layer.chip.name!r}: they get ranges, targets and weight scales that calibration "
+            "chose for the other; call analogtorch.calibrate to find their own",
+            stacklevel=4,
+        )
     set_choices(layer, kept)
 
 
@@ -136,6 +145,8 @@ def warn_of_lost_ranges(calibrated: bool) -> None:
     kept = "the layers keep those that they have. To get others, " if calibrated else ""
     warnings.warn(
         "this state_dict carries no input ranges (safetensors and plain dicts drop its metadata): "
-        f"{kept}call analogtorch.calibrate, or load a state_dict that was saved by torch.save",
+        f"{kept}call analogtorch.calibrate, or load a state_dict that was saved by torch.save. "
+        "Output ranges are missing too, and what calibration chose for the chip: targets that "
+        "allow for drift, and the unit of the weight scale. analogtorch.save keeps everything",
         stacklevel=3,
     )

@@ -50,7 +50,7 @@ def table(fit: Fit) -> str:
         [
             f"{device.name}: {type(device).__name__}, {_LAWS[fit.law]}, "
             f"{device.g_min:g} to {device.g_max:g} uS",
-            "spread after programming, with its 95 % confidence:",
+            "spread of the first reads, with their noise, and its 95 % confidence:",
             *_spreads(fit.programming),
             "deviation from the target:",
             lines[0],

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import analogtorch as at
+from analogtorch.chips.cost import Figure, Kind
 from analogtorch.speech.config import ChipConfig
 from analogtorch.speech.models import ConvNet
 from benchmarks.validation import costs, published
@@ -337,3 +338,10 @@ def test_a_sensor_pays_for_its_outputs_alone() -> None:
     report = at.cost_model.cost(at.map_to_chip(conv, torch.zeros(1, 1, 12, 12), chip=chip))
     outputs = 7 * 10 * 10
     assert report.energy.system == pytest.approx(outputs * 1.667e-12)
+
+
+@pytest.mark.parametrize("kind", ["measured", "derived", "fitted", "modelled", "assumed"])
+def test_a_time_that_pulses_shorten_is_no_better_known_than_before(kind: Kind) -> None:
+    time = Figure(value=1e-6, kind=kind, source="here")
+    chip = at.chips.hermes64().replace(dac={"split": 3}, cost={"mvm_time": time})
+    assert at.chips.mvm_time(chip).kind == ("derived" if kind == "measured" else kind)

@@ -33,6 +33,13 @@ def test_ranges_per_vector_that_calibration_set_are_told_from_none() -> None:
     assert "not rounded" not in text
 
 
+def test_of_as_many_layers_on_two_chips_those_that_are_no_preset_differ() -> None:
+    chip = at.chips.hermes64()
+    model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
+    at.convert(model, chip, per_layer={"0": {"cell": chip.cell.enlarged(2)}})
+    assert "differs from hermes64: 0 (cell.devices_per_polarity 2)" in str(at.summary(model))
+
+
 def test_excluded_layers_are_listed() -> None:
     model = at.convert(
         nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), at.chips.hermes64(), exclude="1"

@@ -135,3 +135,15 @@ def test_a_digital_checkpoint_fills_a_model_on_meta(entry: Entry) -> None:
     fresh.load_state_dict(entry.digital().state_dict(), strict=True, assign=True)
     assert not any(p.is_meta for p in fresh.parameters())
     assert _same(entry.calibrated(fresh), entry.analog(), entry)
+
+
+def test_a_state_of_another_chip_is_said() -> None:
+    def model(chip: at.Chip) -> nn.Module:
+        torch.manual_seed(0)
+        return at.convert(nn.Sequential(nn.Linear(8, 4)), chip)
+
+    calibrated = at.calibrate(model(at.chips.hermes64()), [torch.randn(64, 8)])
+    model(at.chips.hermes64()).load_state_dict(calibrated.state_dict())  # its own: nothing is said
+    message = "saved on the chip 'hermes64', and the layers are on 'neurram48'"
+    with pytest.warns(UserWarning, match=message):
+        model(at.chips.neurram48()).load_state_dict(calibrated.state_dict())
