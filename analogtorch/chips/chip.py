@@ -191,11 +191,11 @@ class Chip:
         ``shot_noise`` and ``dark_current``: electrons of a sensor arrive by chance.
         ``input_pulses``: inputs are applied digit by digit, each with its own ADC output.
         ``iv_curve``: currents are not proportional to voltages.
-        ``programming_noise``, ``drift`` and ``read_noise``: effects of the devices; an error that
-        grows with time, as that of ReRAM, counts as drift. ``read_noise`` is the 1/f noise that is
-        drawn once per time and stays for all inputs. ``temperature``: conductances depend
-        on it. ``ir_drop``: wires have a resistance. ``mvm_read_noise``: each device has other noise
-        in every MVM.
+        ``programming_noise``, ``drift`` and ``read_noise``: effects of the devices; where an error
+        grows with time, as that of ReRAM, what time adds counts as drift. ``read_noise`` is the 1/f
+        noise that is drawn once per time and stays for all inputs. ``temperature``: conductances
+        depend on it. ``ir_drop``: wires have a resistance. ``mvm_read_noise``: each device has
+        other noise in every MVM.
         ``adc_gain``, ``adc_slope`` and ``adc_offset``: the ADCs of columns differ, and those of
         tiles. ``output_noise``: partial sums have noise. ``adc_inl``, ``adc_dnl`` and
         ``adc_capacitors``: codes do not lie where they should.
@@ -216,7 +216,10 @@ class Chip:
 
         A name that the chip does not have is no error. Without ``adc``, no ``digital_unit`` rounds
         either. Programming noise and drift are drawn from the same normals with and without the
-        others, so that two chips of one seed differ in the named effects alone.
+        others, so that two chips of one seed differ in the named effects alone. Where the error of
+        programming grows with time, as that of ReRAM, the growth is drift: without
+        ``programming_noise`` the variance that time adds stays, drawn from the normals of drift, so
+        that the variances of the two add up to that of both.
 
         Args:
             names: some of the names that ``non_idealities`` may return.
@@ -237,9 +240,10 @@ class Chip:
 
         Args:
             factors: factors >= 0 by the names that ``non_idealities`` may return; 0 switches one
-                off, as ``without`` does. Standard deviations are multiplied; ``drift``: the drift
-                exponents; ``dac``, ``adc`` and ``digital_unit``: the step of the converter, in
-                powers of two if it is given in bits, else to the nearest number of steps.
+                off, as ``without`` does. Standard deviations are multiplied, that of
+                ``programming_noise`` at all times; ``drift``: the drift exponents; ``dac``, ``adc``
+                and ``digital_unit``: the step of the converter, in powers of two if it is given in
+                bits, else to the nearest number of steps.
 
         Raises:
             ValueError: a name is unknown, a factor is negative, or it leaves a converter no bits.

@@ -83,6 +83,22 @@ class Fitted(Device, Protocol):
         ...
 
 
+@runtime_checkable
+class Growing(Device, Protocol):
+    """A device whose error of programming grows with time, which counts as drift.
+
+    ``drift`` makes a deviation from the target larger, and so cannot give the growth of an error
+    that ``Chip.without("programming_noise")`` leaves out; this method does.
+    """
+
+    def drift_alone(self, g_programmed: Tensor, nu: Tensor, t: float) -> Tensor:
+        """Return the conductance, uS, at time ``t`` of devices that are programmed exactly.
+
+        Targets, uS, and the normals of drift are ``nu``, stacked.
+        """
+        ...
+
+
 def check_device(owner: str, device: Any) -> None:
     """Raise an error unless ``device`` follows the protocol ``Device``.
 

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from analogtorch.devices.device import Around, Device, check_device
+from analogtorch.devices.device import Around, Device, Growing, check_device
 from analogtorch.devices.drift_aware import DriftAware, bare
 from analogtorch.devices.registry import register
 from analogtorch.values import checks
@@ -28,8 +28,9 @@ class Scaled(Around):
     device: Device
     """The device as it is."""
     programming_scale: float = 1.0
-    """Factor, >= 0, of the standard deviation of a programmed conductance, before the clamp at
-    0."""
+    """Factor, >= 0, of the standard deviation of a programmed conductance, before the clamp at 0.
+    The draw and so its growth with time (``Growing``) has the same factor, but for 0, which leaves
+    the growth as it is: it is drift."""
     drift_scale: float = 1.0
     """Factor, >= 0, of the logarithm of the ratio by which drift changes a conductance: of the
     drift exponent in a power law. A conductance that is or becomes 0 changes by the factor
@@ -64,13 +65,18 @@ class Scaled(Around):
 
     def drift_coefficient(self, g: Tensor, z: Tensor) -> Tensor:
         """Return what ``drift`` must know of devices with target ``g`` and normals ``z``."""
+        if self._growing is not None:
+            return torch.stack((g, z))
         return self.device.drift_coefficient(g, z)
 
     def drift(self, g_programmed: Tensor, nu: Tensor, t: float) -> Tensor:
         """Return the conductance, uS, at time ``t``."""
         if self.drift_scale == 0:
             return g_programmed
-        drifted = self.device.drift(g_programmed, nu, t)
+        if (device := self._growing) is not None:
+            drifted = device.drift_alone(g_programmed, nu, t)
+        else:
+            drifted = self.device.drift(g_programmed, nu, t)
         return drifted if self.drift_scale == 1 else self._drifted(g_programmed, drifted)
 
     def read(self, g_programmed: Tensor, g_drifted: Tensor, t: float, z: Tensor) -> Tensor:
@@ -81,6 +87,13 @@ class Scaled(Around):
         if self.read_scale == 1:
             return read
         return (g_drifted + self.read_scale * (read - g_drifted)).clamp_min(0.0)
+
+    @property
+    def _growing(self) -> Growing | None:
+        """The device if its error grows and does not come from ``program``."""
+        if self.programming_scale == 0 and isinstance(self.device, Growing):
+            return self.device
+        return None
 
     def _drifted(self, then: Tensor, now: Tensor) -> Tensor:
         """Return ``then`` after so many times the drift that leads to ``now``."""

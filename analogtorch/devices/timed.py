@@ -187,6 +187,21 @@ class TimedDevice:
             now = now + self.relaxation(target, t) * z
         return now.clamp_min(0.0)
 
+    def drift_alone(self, g_programmed: Tensor, nu: Tensor, t: float) -> Tensor:
+        """Return the conductance, uS, at time ``t`` of devices that are programmed exactly.
+
+        The variance that time adds to that of programming stays, as a draw of its own. Targets and
+        the normals of drift are ``nu``, stacked.
+        """
+        check_time(t)
+        target, z = nu
+        added = self.sigma(target, t).square() - self.programming_sigma(target).square()
+        variance = added.clamp_min(0.0) + self.relaxation(target, t).square()
+        now = g_programmed + variance.sqrt() * z
+        if self.shifts:
+            now = now + self.shift(target, t)
+        return now.clamp_min(0.0)
+
     def read(self, g_programmed: Tensor, g_drifted: Tensor, t: float, z: Tensor) -> Tensor:
         """Return the conductance, uS, that a read at ``t`` gives.
 

@@ -48,8 +48,6 @@ def test_what_is_listed_can_be_switched_off_and_nothing_else_changes(chip: at.Ch
             also = {"digital_unit"} & set(listed)
         if name == "dac":
             also = {"input_pulses"} & set(listed)
-        if name == "programming_noise" and chip.name == "neurram48":
-            also = {"drift"}  # which is how its error grows
         assert gone == {name} | also
         assert chip.without(name).without(name) == chip.without(name)
     for a, b in itertools.combinations(listed, 2):
@@ -123,6 +121,44 @@ def test_reram_without_drift_keeps_its_first_error() -> None:
     assert not torch.equal(held, g)
     assert torch.equal(cell.device.drift(held, cell.device.drift_coefficient(g, g), 86_400.0), held)
     assert cell.device.valid_until == at.chips.neurram48().cell.device.valid_until
+
+
+def test_reram_without_programming_noise_keeps_what_time_adds() -> None:
+    chip, g = at.chips.neurram48(), torch.full((100_000,), 20.0, dtype=torch.float64)
+    whole, device = (c.cell.device for c in (chip, chip.without("programming_noise")))
+    z = torch.randn(len(g), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    held = device.program(g, z)
+    assert torch.equal(held, g)
+    for t in (1.0, 3600.0, 86_400.0):
+        now = device.drift(held, device.drift_coefficient(g, z), t)
+        first, later = (whole.sigma(g[:1], at_t).item() for at_t in (0.0, t))
+        assert (now - g).std().item() == pytest.approx((later**2 - first**2) ** 0.5, rel=0.01)
+
+
+def test_reram_that_relaxes_too_does_so_without_programming_noise() -> None:
+    line = at.devices.Polynomial(coefficients=(3.0,))
+    grown = at.devices.Polynomial(coefficients=(5.0,))
+    device = dataclasses.replace(
+        at.devices.rram_cmo(), stds=(line, grown), shifts=(), relaxations=(line, line)
+    )
+    g = torch.full((100_000,), 50.0, dtype=torch.float64)
+    z = torch.randn(len(g), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    exact = at.devices.Scaled(device=device, programming_scale=0.0)
+    now = exact.drift(exact.program(g, z), exact.drift_coefficient(g, z), 3600.0)
+    assert (now - g).std().item() == pytest.approx((5**2 - 3**2 + 3**2) ** 0.5, rel=0.01)
+
+
+def test_an_offset_cell_without_programming_noise_drifts() -> None:
+    cell = at.devices.OffsetCell(device=at.devices.rram_wan())
+    chip = at.chips.neurram48().replace(cell=cell)
+    kept = set(chip.non_idealities()) - {"programming_noise"}
+    assert set(chip.without("programming_noise").non_idealities()) == kept
+    drifts = chip.without(*(kept - {"drift"}), "programming_noise")
+    torch.manual_seed(0)
+    layer, x = nn.Linear(64, 32, bias=False), torch.randn(16, 64)
+    physical = at.program(at.convert(nn.Sequential(layer), drifts), seed=1)
+    fresh, later = ((physical.at(t)(x) - layer(x)).norm() for t in ("programmed", "1 day"))
+    assert fresh < 1e-4 * later
 
 
 @pytest.mark.parametrize(

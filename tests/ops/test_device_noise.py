@@ -45,6 +45,7 @@ DEVICES = {
         device=devices.pcm_like(), programming_scale=0.5, drift_scale=2.0, read_scale=0.3
     ),
     "scaled_times": Scaled(device=devices.rram_cmo(), drift_scale=0.5, read_scale=2.0),
+    "exact_times": Scaled(device=devices.rram_wan(), programming_scale=0.0),
     "no_drift": Scaled(device=devices.pcm_like(), drift_scale=0.0),
     "drift_aware": devices.DriftAware(device=devices.hermes_two_device()),
 }
