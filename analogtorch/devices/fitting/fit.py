@@ -105,6 +105,7 @@ def fit(
         device=device,
         law=chosen,
         programming=_programming(found, again, grid, least, most),
+        read_noise=_read_noise(found, again, least, most),
         drift=_drift(found, again, grid, least, most),
         quality=quality(grid, device, offset, seed),
         notes=(*notes, *_notes(grid, found)),
@@ -207,6 +208,15 @@ def _programming(
     return _band(targets, found.moments(targets, first)[1], drawn)
 
 
+def _read_noise(
+    found: PowerLaw | AtTimes, again: list[PowerLaw | AtTimes], least: float, most: float
+) -> Band | None:
+    if found.read is None:
+        return None
+    g = torch.linspace(least, most, _GRID, dtype=torch.float64)
+    return _band(g, found.read_std(g), [each.read_std(g) for each in again])
+
+
 def _drift(
     found: PowerLaw | AtTimes,
     again: list[PowerLaw | AtTimes],
@@ -245,7 +255,7 @@ def _notes(grid: Grid, found: PowerLaw | AtTimes) -> list[str]:
         notes.append(
             f"time 0 of the device is the first measured one, {found.first:g} s after programming"
         )
-        if not len(found.read):
+        if found.read is None:
             notes.append("no read noise: no device was read repeatedly, or at three times")
         elif not grid.repeated:
             notes.append(

@@ -75,6 +75,9 @@ class Fit:
     programming: Band
     """Standard deviation of the conductance over the target at the first time, read noise
     included."""
+    read_noise: Band | None
+    """Standard deviation of one read over the conductance at the first time; None: the measurements
+    do not determine it."""
     drift: tuple[Drift, ...]
     """Drift of some targets."""
     quality: tuple[Quality, ...]

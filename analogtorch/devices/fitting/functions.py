@@ -12,10 +12,10 @@ _KNOTS = (
     (0.1, 0.2, 0.35, 0.75),
     (0.1, 0.2, 0.35, 0.5, 0.75),
 )
-"""Positions where curves of drift may bend, from few to many: closer at low conductances, as in
-published curves."""
+"""Positions where curves of drift and read noise may bend, from few to many: closer at low
+conductances, as in published curves."""
 _FEW = 40
-"""Devices that an interval between knots must hold."""
+"""Devices, or reads, that an interval between knots must hold."""
 
 
 def powers(r: Tensor, degree: int) -> Tensor:
@@ -31,7 +31,7 @@ def polynomial(coefficients: Tensor, unit: float = 1.0) -> Curve:
 
 
 def knots(r: Tensor) -> list[tuple[float, ...]]:
-    """Return choices of knots, from few to many, with enough of the devices at ``r`` between them.
+    """Return choices of knots, from few to many, with enough of those at ``r`` between them.
 
     Each choice goes from the smallest ``r`` to the largest.
     """

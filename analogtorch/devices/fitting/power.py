@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from analogtorch.devices.curves import Polynomial
 from analogtorch.devices.fitting.functions import hats, interpolated, knots, polynomial, powers
 from analogtorch.devices.fitting.grid import Grid
 from analogtorch.devices.fitting.likelihood import Normal, fit_normal
+from analogtorch.devices.fitting.read_share import ReadShare, fit_read_share
 from analogtorch.devices.pcm import PCM
 
 _LOW = 0.05
@@ -35,12 +37,10 @@ class PowerLaw:
     """Spread of programming, uS, over powers of ``r``."""
     exponents: Normal
     """Drift exponents, over hats."""
-    read: Tensor
-    """``Q`` of the read noise at the knots; (0,) if the measurements do not determine it."""
+    read: ReadShare | None
+    """``Q`` of the read noise; None if the measurements do not determine it."""
     at: tuple[float, ...]
     """Knots of the exponents."""
-    read_at: tuple[float, ...]
-    """Knots of the read noise."""
 
     def moments(self, target: Tensor, t: float) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation, uS, of reads of targets (n,), uS, at ``t``, s.
@@ -57,9 +57,12 @@ class PowerLaw:
         m = target * kept
         return m, (drifted - m.square() + noise).clamp_min(0.0).sqrt()
 
+    def read_std(self, g: Tensor) -> Tensor:
+        """Return the standard deviation, uS, of a read of conductances (n,) at the first time."""
+        return g * self._read_share(g / self.g_max, self.first).sqrt()
+
     def device(self, name: str, g_min: float) -> PCM:
         """Return the device of that law, whose time 0 is the first measured one."""
-        zero = torch.zeros(len(self.read_at), dtype=torch.float64)
         return PCM(
             name=name,
             g_max=self.g_max,
@@ -70,7 +73,7 @@ class PowerLaw:
             programming_std=polynomial(self.spread.std),
             drift_mean=interpolated(self.exponents.mean, self.at),
             drift_std=interpolated(self.exponents.std.clamp_min(0.0), self.at),
-            read_noise=interpolated(self.read if len(self.read) else zero, self.read_at),
+            read_noise=self.read.curve() if self.read else Polynomial(coefficients=(0.0,)),
             measured_until=self.last - self.first,
         )
 
@@ -82,9 +85,9 @@ class PowerLaw:
 
     def _read_share(self, r: Tensor, t: float) -> Tensor:
         """Return the variance of a read at ``t`` in units of the squared conductance."""
-        if not len(self.read):
+        if self.read is None:
             return torch.zeros_like(r)
-        return (hats(r, self.read_at) @ self.read).square() * growth(t + self.tau, self.t_read)
+        return self.read(r).square() * growth(t + self.tau, self.t_read)
 
 
 def growth(age: float, t_read: float) -> float:
@@ -106,19 +109,18 @@ def fit_power(grid: Grid, g_max: float, t_read: float, like: PowerLaw | None = N
     # a device of which a read fell to 0 has no logarithm
     used = (r >= _LOW) & grid.followed & ((means > 0) | (counts == 0)).all(1)
     choices = knots(r[used])
-    read_at = like.read_at if like else choices[-1]
     logs = torch.where(counts > 0, means.clamp_min(1e-300).log(), torch.nan)
     tau = like.tau if like else _tau(logs[used], grid.times)
     x = torch.log((grid.times + tau) / (first + tau))
     ages = [growth(float(t) + tau, t_read) for t in grid.times]
     scales = torch.tensor(ages, dtype=torch.float64)
-    read = _read(grid, logs, x, scales, used, g_max, read_at)
-    share = (hats(r, read_at) @ read).square() if len(read) else torch.zeros_like(r)
+    read = _read(grid, logs, x, scales, used, g_max, like)
+    share = read(r).square() if read else torch.zeros_like(r)
     slopes, lever = _slopes(logs[used], x, scales / counts[used].clamp_min(1))
     at, exponents = _exponents(r[used], -slopes, lever * share[used], like, choices)
     spread = _spread(grid, g_max, share * scales[0], like.spread if like else None)
     last = float(grid.times[-1])
-    return PowerLaw(g_max, first, last, tau, t_read, spread, exponents, read, at, read_at)
+    return PowerLaw(g_max, first, last, tau, t_read, spread, exponents, read, at)
 
 
 def _exponents(
@@ -192,9 +194,9 @@ def _read(
     scales: Tensor,
     used: Tensor,
     g_max: float,
-    at: tuple[float, ...],
-) -> Tensor:
-    """Return ``Q`` at the knots from repeated reads, else from the scatter about each line."""
+    like: PowerLaw | None,
+) -> ReadShare | None:
+    """Return ``Q`` from repeated reads, else from the scatter about each line."""
     means = grid.means
     if grid.repeated:
         deviation, device, time = grid.deviations()
@@ -202,6 +204,8 @@ def _read(
         kept = used[device] & (mean > 0)
         error = (deviation / (mean * scales[time].sqrt()))[kept]
         r = (means[device, 0] / g_max)[kept]
+        counts = grid.counts[device, time][kept]
+        independent = float((1 - 1 / counts).mean()) if len(counts) else 1.0
     else:
         there = logs.isfinite() & used.unsqueeze(1)
         enough = there.sum(1) >= _TIMES
@@ -209,15 +213,14 @@ def _read(
         level = logs[enough] - slope.unsqueeze(1) * x
         residual = level - level.nanmean(1, keepdim=True)
         free = there[enough].sum(1, keepdim=True)
+        independent = float((free - 2).sum() / free.sum()) if len(free) else 1.0
         residual = residual * (free / (free - 2)).sqrt() / scales.sqrt()
         which = residual.isfinite()
         error = residual[which]
         r = (means[enough, 0] / g_max).unsqueeze(1).expand_as(residual)[which]
-    if len(error) < 2 * len(at):
-        return torch.zeros(0, dtype=torch.float64)
-    r = r.nan_to_num(0.0)
-    found = fit_normal(error, powers(r, -1), hats(r, at))
-    return found.std.clamp_min(0.0)
+    return fit_read_share(
+        error, r.nan_to_num(0.0).clamp_min(_LOW), independent, like.read if like else None
+    )
 
 
 def _spread(grid: Grid, g_max: float, share: Tensor, like: Normal | None) -> Normal:

@@ -55,6 +55,12 @@ class AtTimes:
             variance = variance + self.read.variance(mean / self.g_max, t)
         return mean, variance.sqrt()
 
+    def read_std(self, g: Tensor) -> Tensor:
+        """Return the standard deviation, uS, of a read of conductances (n,) at the first time."""
+        if self.read is None:
+            return torch.zeros_like(g)
+        return self.read.variance(g / self.g_max, self.times[0]).sqrt()
+
     def device(self, name: str, g_min: float) -> TimedDevice:
         """Return the device of those fits."""
         moves = any(len(fit.mean) for fit in self.fits)

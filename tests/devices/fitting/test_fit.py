@@ -50,7 +50,7 @@ def _errors(device: devices.Device, times: tuple[str, ...]) -> list[float]:
         ),
         (
             devices.pcm_like(),
-            {"devices": 833, "times": (0.0, DAY, MONTH), "cycles": 2, "offset": 20.0},
+            {"devices": 833, "times": (0.0, DAY, MONTH), "cycles": 2, "offset": 20.0, "seed": 2},
             "power",
         ),
         (devices.rram_wan(), {"devices": 5000, "times": (1.0, DAY)}, "times"),
@@ -116,6 +116,28 @@ def test_times_may_count_from_any_moment_after_programming() -> None:
     data = measured(true, devices=3000, times=(0.0, 60.0, 3600.0, DAY, MONTH), offset=1.0)
     found = devices.fit(data, bootstrap=20).device
     assert found.t0 == pytest.approx(true.t0, rel=0.3)
+
+
+def test_few_devices_are_enough_for_the_read_noise_of_a_power_law() -> None:
+    true, r = devices.pcm_like(), torch.tensor([0.1, 0.2, 0.5, 1.0], dtype=torch.float64)
+    data = measured(true, devices=200, times=(0.0, 3600.0, DAY), cycles=2, offset=20.0)
+    found = devices.fit(data, law="power", bootstrap=20)
+    torch.testing.assert_close(found.device.read_noise(r), true.read_noise(r), rtol=0.12, atol=0)
+    band = found.read_noise
+    g = torch.tensor(band.x, dtype=torch.float64)[4:]  # the fit is held below 5 % of g_max
+    torch.testing.assert_close(
+        torch.tensor(band.value[4:]).double(), found.device.read(g, g, 0.0, torch.ones_like(g)) - g
+    )
+    std = (true.read(g, g, 0.0, torch.ones_like(g)) - g).tolist()
+    held = [low <= x <= high for low, x, high in zip(band.low[4:], std, band.high[4:], strict=True)]
+    assert sum(held) > 0.7 * len(held)
+
+
+def test_read_noise_that_follows_no_power_law_is_found_too() -> None:
+    true, r = devices.hermes_one_device(), torch.tensor([0.15, 0.4, 0.7, 1.0], dtype=torch.float64)
+    data = measured(true, devices=800, times=(0.0, 3600.0, DAY), cycles=2, offset=200.0)
+    found = devices.fit(data, law="power", t_read=true.t_read, bootstrap=20).device
+    torch.testing.assert_close(found.read_noise(r), true.read_noise(r), rtol=0.12, atol=0)
 
 
 @pytest.mark.slow
