@@ -29,6 +29,8 @@ from analogtorch.values import checks
 PRECISION = 1.05
 """Ratio of the times, counted from a minute before programming, at which bisection stops."""
 _MINUTE, _HOUR = 60.0, 3600.0
+_BEFORE = 1 - 1e-9
+"""Factor from the time of a read to the moment right before it, which ``seconds`` tells apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,4 +261,4 @@ def cost_of(cost: ReadCost | None) -> dict[str, float] | None:
 
 def _ends(reads: Sequence[float]) -> list[float]:
     """Return the moments right before each read but the first."""
-    return [math.nextafter(read, 0.0) for read in reads[1:]]
+    return [_BEFORE * read for read in reads[1:]]

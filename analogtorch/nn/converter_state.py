@@ -68,7 +68,8 @@ def load_choices(layer: "ConvertersMixin", metadata: dict) -> None:
     Calibration may have changed them, and its ranges hold for them.
     """
     kept = {name: metadata[key] for name, key in _CHOICES.items() if key in metadata}
-    if (found := metadata.get(_CHIP, layer.chip.name)) != layer.chip.name:
+    found = metadata.get(_CHIP, layer.chip.name)
+    if layer.takes_range and found != layer.chip.name:
         warnings.warn(
             f"this state_dict was saved on the chip {found!r}, and the layers are on "
             f"{layer.chip.name!r}: they get ranges, targets and weight scales that calibration "

@@ -52,6 +52,8 @@ def table(fit: Fit) -> str:
             f"{device.g_min:g} to {device.g_max:g} uS",
             "spread of the first reads, with their noise, and its 95 % confidence:",
             *_spreads(fit.programming),
+            *(["noise of one read, and its 95 % confidence:"] if fit.read_noise else []),
+            *(_spreads(fit.read_noise) if fit.read_noise else []),
             "deviation from the target:",
             lines[0],
             "-" * len(lines[0]),

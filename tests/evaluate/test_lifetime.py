@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import analogtorch as at
+from analogtorch.devices import seconds
 from analogtorch.evaluate.field import PRECISION, crossing
 
 DAY, YEAR = 86_400.0, 31_536_000.0
@@ -38,6 +39,14 @@ def test_bisection_finds_the_end(end: float) -> None:
     assert len(asked) < 25
     assert crossing(lambda t: False, (0.0,), YEAR) == 0
     assert crossing(lambda t: True, (0.0, DAY), YEAR) == math.inf
+
+
+def test_the_moment_before_a_read_is_none_of_the_read() -> None:
+    reads = at.Recalibration(every="30 days", times=("1 h", "1 day")).reads(3e7)
+    asked: list[float] = []
+    crossing(lambda t: bool(asked.append(seconds(t))) or True, reads, 3e7)
+    assert any(0 < read - t < 0.1 for read in reads for t in asked)
+    assert not set(asked) & set(reads[1:])
 
 
 def test_a_metric_that_rises_and_falls_crosses_at_the_same_time_whatever_is_longest() -> None:

@@ -68,7 +68,7 @@ def test_it_says_what_it_is_in_one_line() -> None:
         method=at.ProgramAndVerify(rounds=1),
         defects=at.Defects(worst_tile=0.1, stuck_on=0.01),
     )
-    assert str(made).endswith("2,700 devices, by ProgramAndVerify; defects: cells, stuck_on")
+    assert str(made).endswith("2,700 devices, by ProgramAndVerify; defects: stuck_on, cells")
 
 
 def test_same_seed_same_chip_other_seed_other_chip() -> None:
