@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from analogtorch.speech.data import SAMPLE_RATE
 from analogtorch.speech.draws import uniform
 from analogtorch.speech.features import LogMel
-from analogtorch.speech.recognition.networks import Recordings, Transcripts
+from analogtorch.speech.recognition.networks import Recordings, Transcripts, check_codes
 from analogtorch.speech.recognition.utterances import Utterance
 from analogtorch.speech.recognition.vocabulary import Vocabulary
 from analogtorch.values import checks
@@ -47,9 +47,12 @@ class Examples:
         vocabulary: the tokens of the texts.
         masks: what training hides; None: nothing.
         seed: seed of the masks; 0 or more.
+        stride: of a CTC net that is trained on them, its frames of a code: a text that it cannot
+            write down is found here instead of in the middle of training. None: not checked.
 
     Raises:
-        ValueError: there is no utterance, or a text holds something else than tokens.
+        ValueError: there is no utterance, or a text holds something else than tokens, or has more
+            of them than the net has codes.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Examples:
         *,
         masks: Masks | None = None,
         seed: int = 0,
+        stride: int | None = None,
     ) -> None:
         self.vocabulary, self.masks = vocabulary, masks
         self.seed = checks.count("Examples: seed", seed, least=0)
@@ -66,12 +70,18 @@ class Examples:
         self._frames: list[Tensor] = []
         self._tokens: list[Tensor] = []
         self._spans: list[Tensor] = []
+        if stride is not None:
+            checks.count("Examples: stride", stride)
         features = LogMel()
-        for utterance in utterances:
+        for number, utterance in enumerate(utterances):
             found = features.of_any_length(utterance.samples[None])[0]
             # half the memory; 1e-3 of a feature is 0.02 dB
             self._frames.append(found.half())
-            self._tokens.append(torch.tensor(vocabulary.encode(utterance.said)))
+            tokens = torch.tensor(vocabulary.encode(utterance.said), dtype=torch.long)
+            if stride is not None:
+                said = Transcripts(tokens[None], torch.tensor([len(tokens)]))
+                check_codes(torch.tensor([len(found) // stride]), said, number)
+            self._tokens.append(tokens)
             self._spans.append(utterance.spans)
             self.texts.append(utterance.said)
         if not self.texts:

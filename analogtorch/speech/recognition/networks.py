@@ -120,6 +120,29 @@ class Encoder(nn.Module):
         return _before(heard.lengths // self.stride, heard.frames.shape[1] // self.stride)
 
 
+def check_codes(codes: Tensor, said: Transcripts, first: int = 0) -> None:
+    """Check that CTC can write each text down: a code for each token, a blank between equal ones.
+
+    Args:
+        codes: number of codes of each recording, int64, (B,).
+        said: the texts.
+        first: number of the first recording, for messages.
+
+    Raises:
+        ValueError: a recording has fewer codes than that, so that no path gives its text.
+    """
+    equal = (said.tokens[:, 1:] == said.tokens[:, :-1]).cumsum(1)
+    repeats = F.pad(equal, (1, 0)).gather(1, (said.lengths[:, None] - 1).clamp(min=0))[:, 0]
+    needed = said.lengths + repeats
+    if short := (codes < needed).nonzero().flatten().tolist():
+        i = short[0]
+        raise ValueError(
+            f"CTC: recording {first + i} has {int(codes[i])} codes for {int(said.lengths[i])} "
+            f"tokens, of which {int(repeats[i])} repeat the one before; {int(needed[i])} codes or "
+            "more are needed. Take a smaller stride of the net or shorter texts"
+        )
+
+
 class CTC(nn.Module):
     """An encoder with a linear head, for connectionist temporal classification (CTC).
 
@@ -143,14 +166,19 @@ class CTC(nn.Module):
         return self.encoder.counted(heard)
 
     def loss(self, logits: Tensor, heard: Recordings, said: Transcripts) -> Tensor:
-        """Return the mean loss of a token."""
+        """Return the mean loss of a token.
+
+        Raises:
+            ValueError: a text needs more codes than its recording has.
+        """
+        codes = heard.lengths // self.encoder.stride
+        check_codes(codes, said)
         return F.ctc_loss(
             logits.log_softmax(-1).transpose(0, 1),
             said.tokens,
-            heard.lengths // self.encoder.stride,
+            codes,
             said.lengths,
             blank=self.blank,
-            zero_infinity=True,
         )
 
 

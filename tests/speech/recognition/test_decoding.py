@@ -115,6 +115,17 @@ def test_losses_are_sums_over_all_ways() -> None:
         )
 
 
+@pytest.mark.parametrize("tokens", [[1, 0, 1, 0], [1, 1, 0], [0, 1, 1]])
+def test_a_text_without_a_path_is_named_instead_of_a_loss_of_0(tokens: list[int]) -> None:
+    network, given = CTC(2, **SMALL), heard(12, 1)  # 3 codes
+    said = Transcripts(torch.tensor([tokens]), torch.tensor([len(tokens)]))
+    message = f"recording 0 has 3 codes for {len(tokens)} tokens.* 4 codes or more.*smaller stride"
+    with pytest.raises(ValueError, match=message):
+        network.loss(network(given), given, said)
+    fits = Transcripts(said.tokens, torch.tensor([2]))  # what fills up repeats nothing
+    assert bool(network.loss(network(given), given, fits).isfinite())
+
+
 def test_both_run_on_chips_with_a_digital_joint_net(network: CTC | Transducer) -> None:
     given = heard()
     model = at.convert(network, at.chips.hermes64(), exclude=_digital(network))

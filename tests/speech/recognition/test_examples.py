@@ -165,6 +165,13 @@ def test_librispeech_is_read_where_it_is(corpus: Path) -> None:
         examples.labels([1], 4)
 
 
+def test_a_text_with_more_letters_than_codes_is_found_before_training(corpus: Path) -> None:
+    found = LibriSpeech(corpus, "dev-clean")  # half a second each: 24 frames
+    Examples(found, LETTERS, stride=4)
+    with pytest.raises(ValueError, match="recording 0 has 3 codes for 5 tokens"):
+        Examples(found, LETTERS, stride=8)
+
+
 def test_librispeech_that_is_not_there_is_named(corpus: Path) -> None:
     with pytest.raises(FileNotFoundError, match="holds no LibriSpeech/test-clean"):
         LibriSpeech(corpus, "test-clean")
