@@ -19,6 +19,8 @@ MOST = 3
 def greedy(network: Any, heard: Recordings) -> list[list[int]]:
     """Return the numbers of the likeliest tokens, code by code, of each recording.
 
+    A recording with fewer frames than one code has none.
+
     Args:
         network: a ``CTC`` or ``Transducer``, digital, converted or on a programmed chip.
         heard: the recordings.
@@ -35,7 +37,8 @@ class Stream:
     """A recogniser that hears recordings in chunks and writes down what it has heard.
 
     The texts of all chunks together are those of the whole recordings, on a digital net exactly;
-    on a chip each read has its own noise.
+    on a chip each read has its own noise. Chunks may have any number of frames: those that do not
+    fill a code are kept for the next chunk.
 
     Args:
         network: as ``greedy`` takes it.
@@ -46,6 +49,7 @@ class Stream:
         self.network = network
         self.recordings = checks.count("Stream: recordings", recordings)
         self._ended: set[int] = set()  # recordings whose last chunk was heard
+        self._kept: Recordings | None = None  # frames that do not fill a code yet
         self._encoder: State | None = None
         self._last: Tensor | None = None  # of CTC, the token or blank of the last code
         self._predicted = torch.empty(0)
@@ -57,7 +61,7 @@ class Stream:
 
         Args:
             heard: the chunks. All but the last of a recording must have as many frames as their
-                tensor, a multiple of the stride of the encoder; those after it have none.
+                tensor; those after it have none.
 
         Raises:
             ValueError: there are chunks of another number of recordings, or a recording goes on
@@ -68,14 +72,21 @@ class Stream:
                 f"Stream: {len(heard.lengths)} chunks for {self.recordings} recordings; pass one "
                 "of each"
             )
-        stride, frames = self.network.encoder.stride, heard.frames.shape[1]
         if late := [i for i in self._ended if heard.lengths[i]]:
             raise ValueError(
-                f"Stream: recording {late[0]} goes on after a chunk that was shorter than others "
-                f"or no multiple of {stride} frames, which ends it; begin another Stream"
+                f"Stream: recording {late[0]} goes on after a chunk that was shorter than its "
+                "tensor, which ends it; begin another Stream"
             )
-        whole = heard.lengths == frames if frames % stride == 0 else heard.lengths < 0
-        self._ended |= {i for i, goes_on in enumerate(whole.tolist()) if not goes_on}
+        goes_on = (heard.lengths == heard.frames.shape[1]).tolist()
+        self._ended |= {i for i, on in enumerate(goes_on) if not on}
+        if self._kept is not None:
+            frames = torch.cat([self._kept.frames, heard.frames], 1)
+            heard = Recordings(frames, self._kept.lengths + heard.lengths)
+        stride = self.network.encoder.stride
+        used = heard.frames.shape[1] // stride * stride
+        self._kept = Recordings(heard.frames[:, used:], (heard.lengths - used).clamp(min=0))
+        if not used:
+            return [[] for _ in range(self.recordings)]
         codes, lengths, self._encoder = self.network.encoder(heard, self._encoder)
         if hasattr(self.network, "prediction"):
             return self._transduced(codes, lengths)
@@ -122,7 +133,8 @@ def beam(network: Any, heard: Recordings, width: int = 8) -> list[list[int]]:
     """Return the likeliest tokens of each recording that a beam search finds.
 
     Transducers are searched by torchaudio's ``RNNTBeamSearch``, CTC nets by their prefixes (Hannun
-    et al., arXiv:1408.2873, without a language model).
+    et al., arXiv:1408.2873, without a language model). A recording with fewer frames than one code
+    has no tokens.
 
     Args:
         network: as ``greedy`` takes it.
@@ -142,6 +154,8 @@ def beam(network: Any, heard: Recordings, width: int = 8) -> list[list[int]]:
             _searched(network, frames[:length], width)
             for frames, length in zip(heard.frames, heard.lengths.tolist(), strict=True)
         ]
+    if heard.frames.shape[1] < network.encoder.stride:
+        return [[] for _ in heard.lengths]
     codes, lengths, _ = network.encoder(heard)
     scores = network.head(codes).log_softmax(-1)
     return [

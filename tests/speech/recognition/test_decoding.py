@@ -17,14 +17,19 @@ def heard(frames: int = 24, rows: int = 3) -> Recordings:
     return Recordings(x, torch.tensor([frames, frames - 4, frames - 9][:rows]))
 
 
-def test_chunks_give_the_text_of_the_whole(network: CTC | Transducer) -> None:
-    given = heard()
+@pytest.mark.parametrize("frames", [24, 25, 21])
+@pytest.mark.parametrize("size", [8, 1, 3, 6, 23])
+def test_chunks_give_the_text_of_the_whole(
+    network: CTC | Transducer, frames: int, size: int
+) -> None:
+    given = heard(frames)
     whole = greedy(network, given)
     assert any(whole)
     stream = Stream(network, 3)
     found: list[list[int]] = [[], [], []]
-    for chunk, start in zip(given.frames.split(8, 1), range(0, 24, 8), strict=True):
-        added = stream.hear(Recordings(chunk, (given.lengths - start).clamp(0, 8)))
+    for number, chunk in enumerate(given.frames.split(size, 1)):
+        lengths = (given.lengths - number * size).clamp(0, chunk.shape[1])
+        added = stream.hear(Recordings(chunk, lengths))
         found = [old + new for old, new in zip(found, added, strict=True)]
     assert found == whole
 
@@ -145,16 +150,21 @@ def _digital(network: CTC | Transducer) -> list[str]:
     return ["joint.*"] if isinstance(network, Transducer) else []
 
 
+def test_less_than_a_code_has_no_text(network: CTC | Transducer) -> None:
+    short = heard(3, 1)
+    assert greedy(network, short) == beam(network, short, width=2) == [[]]
+    assert Stream(network).hear(Recordings(short.frames[:, :0], torch.tensor([0]))) == [[]]
+
+
 def test_bad_input_is_named(network: CTC | Transducer) -> None:
     with pytest.raises(ValueError, match="3 frames are fewer than the 4 of one code"):
-        greedy(network, heard(3, 1))
+        network.encoder(heard(3, 1))
     with pytest.raises(ValueError, match="1 chunks for 2 recordings"):
         Stream(network, 2).hear(heard(rows=1))
-    for frames, lengths in ((8, [8, 4]), (6, [6, 6])):
-        stream = Stream(network, 2)
-        stream.hear(Recordings(torch.zeros(2, frames, 40), torch.tensor(lengths)))
-        with pytest.raises(ValueError, match="goes on after a chunk.*no multiple of 4"):
-            stream.hear(Recordings(torch.zeros(2, 8, 40), torch.tensor([8, 8])))
+    stream = Stream(network, 2)
+    stream.hear(Recordings(torch.zeros(2, 8, 40), torch.tensor([8, 4])))
+    with pytest.raises(ValueError, match="recording 1 goes on after a chunk that was shorter"):
+        stream.hear(Recordings(torch.zeros(2, 8, 40), torch.tensor([8, 8])))
     with pytest.raises(ValueError, match="width"):
         beam(network, heard(), width=0)
     if isinstance(network, Transducer):
