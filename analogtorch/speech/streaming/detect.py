@@ -1,5 +1,6 @@
 """Sliding windows over a recording, and the words that a network detects in them."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,13 +63,18 @@ class Detector:
         smooth = self.smooth(scores)
         highest, which = smooth.max(1)
         words = torch.tensor([label not in (SILENCE, UNKNOWN) for label in classes])
+        # the pause in whole windows: differences of times in float64 are off by a rounding
+        pause = math.ceil(round(self.pause * SAMPLE_RATE) / self.hop)
         found: list[Detection] = []
+        last = -pause
         for row in ((highest >= self.threshold) & words[which]).nonzero().flatten().tolist():
-            time = self.end(row)
-            if not found or time - found[-1].time >= self.pause:
+            if row - last >= pause:
                 found.append(
-                    Detection(time=time, word=classes[which[row]], score=float(highest[row]))
+                    Detection(
+                        time=self.end(row), word=classes[which[row]], score=float(highest[row])
+                    )
                 )
+                last = row
         return tuple(found)
 
     def smooth(self, scores: Tensor) -> Tensor:

@@ -102,6 +102,20 @@ def test_a_detector_averages_and_pauses() -> None:
     assert not detector.detect(scores, CLASSES)  # another word
 
 
+@pytest.mark.parametrize("hop_ms", [200.0, 100.0, 10.0])
+def test_a_pause_does_not_depend_on_where_it_is(hop_ms: float) -> None:
+    detector = Detector(hop_ms=hop_ms, average=1, pause=1.0)
+    pause = round(1000 / hop_ms)  # windows
+    scores = torch.zeros(2 * pause, 4)
+    scores[:, 0], scores[0, 2], scores[pause, 2] = 0.5, 0.9, 0.9
+    for start in range(300):
+        shifted = torch.cat([torch.full((start, 4), 0.25), scores])
+        found = detector.detect(shifted, CLASSES)
+        assert [f.time for f in found] == [detector.end(start), detector.end(start + pause)]
+    scores[pause - 1, 2], scores[pause, 2] = 0.9, 0.0
+    assert len(detector.detect(scores, CLASSES)) == 1
+
+
 def test_a_short_recording_is_filled() -> None:
     stream = listen(classify, Ear(), tone(200, 0.6), CLASSES, detector=Detector(average=1))
     assert len(stream.scores) == 1
