@@ -132,7 +132,8 @@ class DistillationTrainer(Trainer):
 
     Its rows need no labels. It takes the optimizer of the recipe with a learning rate for each
     Parameter, lets noise and clipping grow, and keeps the DAC ranges in its checkpoints
-    (``KeepRanges``); the optimizer and schedule of ``TrainingArguments`` have no effect.
+    (``KeepRanges``); the optimizer and schedule of ``TrainingArguments`` have no effect, those that
+    are given as ``optimizers`` have.
 
     Args:
         model: a converted model, calibrated if its DAC ranges are to learn.
@@ -178,11 +179,22 @@ class DistillationTrainer(Trainer):
         loss = self.twin.total(inputs, run=model if ranked else None)
         return (loss, {}) if return_outputs else loss
 
-    def create_optimizer_and_scheduler(self, num_training_steps: int) -> None:
-        """Make Adam with a learning rate for each Parameter, which falls to 0."""
-        self.optimizer = relative_adam(self.twin.student, self.twin.recipe)
-        schedule = Schedule(self.twin.recipe, num_training_steps, self._start)
-        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule.rate)
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Make Adam with a learning rate for each Parameter, unless there is an optimizer."""
+        if self.optimizer is None:
+            self.optimizer = relative_adam(self.twin.student, self.twin.recipe)
+        return self.optimizer
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """Let the learning rates fall to 0, unless there is a schedule."""
+        if self.lr_scheduler is None:
+            schedule = Schedule(self.twin.recipe, num_training_steps, self._start)
+            optimizer = self.create_optimizer() if optimizer is None else optimizer
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.rate)
+            self._created_lr_scheduler = True  # so that the next run makes its own
+        return self.lr_scheduler
 
 
 class _Scheduled(TrainerCallback):

@@ -12,6 +12,7 @@ from analogtorch.hwa.clip import clip_, clippable, deviations
 from analogtorch.hwa.ramp import ramped, training_noise_
 from analogtorch.hwa.recipe import Recipe
 from analogtorch.nn import AnalogLayer
+from analogtorch.nn.learning import leave
 
 STAIRS = 6
 """Stairs of the noise ramp; a compiled model compiles again at each."""
@@ -80,7 +81,10 @@ def relative_adam(model: nn.Module, recipe: Recipe) -> torch.optim.Adam:
     groups = [{"params": [p], "lr": rate} for p, rate in zip(learning, rates, strict=True)]
     # in one pass over the numbers, where torch's default on CPUs takes ten
     fused = all(p.device.type == "cpu" and p.is_floating_point() for p in learning)
-    return torch.optim.Adam(groups, betas=(0.9, 0.99), fused=fused)
+    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), fused=fused)
+    if not recipe.learn_ranges:
+        leave(optimizer)
+    return optimizer
 
 
 @torch.no_grad()

@@ -18,12 +18,18 @@ _SHOWN = 3
 _PENDING: "WeakSet[Any]" = WeakSet()
 """Analog layers that no optimizer has trained yet."""
 _WARNED: "WeakSet[Optimizer]" = WeakSet()
+"""Optimizers that no more warnings are given of."""
 
 
 def expect(layer: nn.Module) -> None:
     """Warn at the first step that trains the weight of the analog ``layer`` but not its range."""
     _register()
     _PENDING.add(layer)
+
+
+def leave(optimizer: Optimizer) -> None:
+    """Give no warning of an optimizer that leaves input ranges on purpose."""
+    _WARNED.add(optimizer)
 
 
 @functools.cache

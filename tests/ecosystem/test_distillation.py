@@ -140,14 +140,19 @@ def _hugging_face(folder: Path, resume: Path | None = None) -> tuple[nn.Module, 
 
 
 def _trainer(
-    folder: Path, student: nn.Module, teacher: nn.Module, callbacks: Any = None, **options: Any
+    folder: Path,
+    student: nn.Module,
+    teacher: nn.Module,
+    callbacks: Any = None,
+    recipe: at.hwa.Recipe | None = None,
+    **options: Any,
 ) -> huggingface.DistillationTrainer:
     arguments = TrainingArguments(
         output_dir=str(folder), per_device_train_batch_size=8, report_to=[], use_cpu=True,
         disable_tqdm=True, logging_steps=1, **options,
     )  # fmt: skip
     return huggingface.DistillationTrainer(
-        student, teacher, args=arguments, train_dataset=_rows(48), callbacks=callbacks
+        student, teacher, recipe, args=arguments, train_dataset=_rows(48), callbacks=callbacks
     )
 
 
@@ -165,6 +170,50 @@ def test_hugging_face_distils_validates_and_resumes(tmp_path: Path) -> None:
     assert not any(torch.equal(p, learnt[name]) for name, p in teacher.named_parameters())
     resumed, _ = _hugging_face(tmp_path / "resumed", tmp_path / "whole" / "checkpoint-4")
     assert all(map(torch.equal, _state(student), _state(resumed)))
+
+
+def _student() -> nn.Module:
+    batch = {key: torch.stack([row[key] for row in _rows(16)]) for key in _rows(1)[0]}
+    return at.calibrate(at.convert(_bert(), CHIP), [batch])
+
+
+def _ranges(model: nn.Module) -> list[tuple[float, ...] | None]:
+    return [layer.input_ranges for _, layer in at.analog_layers(model)]
+
+
+@pytest.mark.parametrize("learn", [True, False])
+def test_the_trainer_takes_the_optimizer_and_the_schedule_of_the_recipe(
+    learn: bool, tmp_path: Path
+) -> None:
+    student, recipe = _student(), at.hwa.Recipe(learning_rate=0.02, learn_ranges=learn)
+    before = _ranges(student)
+    sizes = {id(p): p.detach().square().mean().sqrt().item() for p in student.parameters()}
+    trainer = _trainer(
+        tmp_path, student, _bert(), recipe=recipe, max_steps=3, save_strategy="no", weight_decay=0.1
+    )
+    trainer.train()
+    used = trainer.optimizer.optimizer  # inside Accelerate's wrapper
+    assert type(used) is torch.optim.Adam
+    for group in used.param_groups:
+        (p,) = group["params"]
+        assert group["initial_lr"] == pytest.approx(0.02 * (sizes[id(p)] or 0.02))
+        assert (group["weight_decay"], group["lr"]) == (0, 0)
+    rates = [row["learning_rate"] for row in trainer.state.log_history if "loss" in row]
+    assert rates == pytest.approx([rates[0], 0.75 * rates[0], 0.25 * rates[0]])
+    assert (_ranges(student) != before) is learn
+
+
+def test_the_trainer_takes_an_optimizer_that_is_given(tmp_path: Path) -> None:
+    student = _student()
+    given = torch.optim.SGD(student.parameters(), lr=0.01)
+    trainer = huggingface.DistillationTrainer(
+        student, _bert(), optimizers=(given, None), train_dataset=_rows(8),
+        args=TrainingArguments(
+            output_dir=str(tmp_path), max_steps=1, report_to=[], use_cpu=True, disable_tqdm=True
+        ),
+    )  # fmt: skip
+    trainer.train()
+    assert trainer.optimizer.optimizer is given
 
 
 @pytest.mark.filterwarnings("ignore:this state_dict carries no input ranges")
