@@ -16,6 +16,8 @@ _CORPUS = "^(.+)_nohash_"  # how file names of Speech Commands name the speaker
 def read_manifest(source: str, data: bytes) -> list[Row]:
     """Return the rows of a manifest with these contents; ``source`` names it in messages.
 
+    Spaces around a cell do not count.
+
     Raises:
         ValueError: it is no CSV file in UTF-8, lacks a column, or a row cannot be used.
     """
@@ -32,7 +34,8 @@ def read_manifest(source: str, data: bytes) -> list[Row]:
 
 
 def _row(where: str, cells: dict[str, str | None]) -> Row:
-    path, label, speaker, split = (cells[column] for column in COLUMNS)
+    given = (cells[column] for column in COLUMNS)
+    path, label, speaker, split = (cell if cell is None else cell.strip() for cell in given)
     if not path or not label or speaker is None or split is None:
         raise ValueError(
             f"{where}: the row has an empty path or label, or too few cells: {list(cells.values())}"

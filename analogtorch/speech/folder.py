@@ -152,6 +152,7 @@ class Folder:
                 label_index(row.label, where=row.where, classes=classes)
             return classes
         found = {row.label for row in rows}
+        _check_case(rows, source)
         if found == set(LABELS):
             return LABELS
         if len(found) < 2:
@@ -240,6 +241,19 @@ def _check_once(rows: Iterable[Row]) -> None:
             raise ValueError(
                 f"{row.where}: {row.path!r} is listed already, as {first.label} in "
                 f"{first.split!r} ({first.where}); list each recording once"
+            )
+
+
+def _check_case(rows: Iterable[Row], source: str) -> None:
+    """Raise ValueError if two labels, which nobody has listed, differ in case alone."""
+    seen: dict[str, Row] = {}
+    for row in rows:
+        first = seen.setdefault(row.label.casefold(), row)
+        if first.label != row.label:
+            raise ValueError(
+                f"{source}: the classes {first.label!r} ({first.where}) and {row.label!r} "
+                f"({row.where}) differ in case alone; write both alike, or list the classes with "
+                "labels"
             )
 
 

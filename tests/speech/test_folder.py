@@ -68,6 +68,17 @@ def test_other_columns_and_a_byte_order_mark_do_no_harm(tmp_path: Path) -> None:
     assert len(folder(tmp_path).load()["train"]) == 1
 
 
+def test_spaces_around_a_cell_do_not_count(tmp_path: Path) -> None:
+    fill(tmp_path, ["yes/a.wav , yes, ann ,train ", *ROWS[1:]])
+    assert folder(tmp_path).load()["train"].speakers == ("ann",)
+    fill(tmp_path, [*ROWS, "yes/d.wav, yes,ann ,test"])
+    with pytest.raises(ValueError, match=r"speaker 'ann' is in two splits"):
+        folder(tmp_path).load()
+    cases = [ROWS[0], "go/b.wav,Yes,bob,val", ROWS[2]]
+    with pytest.raises(ValueError, match=r"'yes' \(.*csv:2\) and 'Yes' \(.*csv:3\) differ in case"):
+        Folder(root=str(fill(tmp_path, cases))).load()
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
