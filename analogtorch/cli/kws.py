@@ -1,6 +1,7 @@
 """The options of ``analogtorch kws``, made from the fields of ``KWSConfig``."""
 
 import dataclasses
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ def parse(arguments: Sequence[str]) -> Arguments:
         _check_code(values, arguments)
         values = given.instantiate(values)
     except ArgumentError as error:
-        raise ValueError(f"{error}; see analogtorch kws --help") from error
+        raise ValueError(_unquoted(str(error)) or f"{error}; see analogtorch kws --help") from error
     fields = {f.name: values[f.name] for f in dataclasses.fields(KWSConfig)}
     return Arguments(
         config=KWSConfig(**fields),
@@ -92,6 +93,16 @@ def parse(arguments: Sequence[str]) -> Arguments:
         resume=bool(values["resume"]),
         overwrite=bool(values["overwrite"]),
         progress=sys.stderr.isatty() if values["progress"] is None else values["progress"],
+    )
+
+
+def _unquoted(message: str) -> str | None:
+    """Return what is wrong with a list of words that YAML reads as other values, else None."""
+    found = re.search(r'Parser key "([\w.]+\.labels)".*Given value: (\[.*\]);?', message, re.DOTALL)
+    return found and (
+        f"{found[1]} holds values that are no words, {found[2]}: YAML reads yes, no, on and off as "
+        "booleans, and digits as numbers. Quote the words, as in "
+        f"""--{found[1]} '["no", "yes"]'"""
     )
 
 

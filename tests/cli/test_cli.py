@@ -228,6 +228,12 @@ def test_options_beside_the_name_of_a_network_are_refused_unless_an_earlier_vers
         (["kws", "--model.options.dropout=1"], "dropout must be a number in [0, 1), got 1"),
         (["kws", "--digital.distill=0.5"], "digital training has no teacher"),
         (["kws", "--digital.clip_sigma=2"], "only analog layers are clipped"),
+        (
+            ["kws", "--data.folder.labels", "[no, yes]"],
+            "data.folder.labels holds values that are no words, [False, True]: YAML reads yes, no, "
+            "on and off as booleans, and digits as numbers. Quote the words, as in "
+            """--data.folder.labels '["no", "yes"]'""",
+        ),
         (["kws", "--accelerator=tpu"], "Expected"),
         (["kws", "--threads=0"], "at least 1 thread"),
         (["kws", "--out=/proc/x"], "could not make the folder /proc/x"),
@@ -251,6 +257,17 @@ def test_wrong_input_is_one_line_and_code_2(
     line = captured.err.splitlines()[-1]
     assert line.startswith("analogtorch: ")
     assert message in line
+
+
+def test_words_that_yaml_takes_for_booleans_are_named_in_a_file_and_taken_in_quotes(
+    capsys, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("data: {folder: {labels: [no, yes]}}\n")
+    assert cli.main(["kws", "--config", str(file)]) == 2
+    assert "data.folder.labels holds values that are no words, [False" in capsys.readouterr().err
+    quoted = parse(["--data.folder.labels", '["no", "yes"]']).config.data.folder
+    assert quoted.labels == ("no", "yes")
 
 
 def test_a_folder_of_another_command_is_named(capsys, tmp_path: Path) -> None:
