@@ -15,6 +15,8 @@ from analogtorch.values import checks
 
 # sizes from here on: a program wrote them because it could not come back to the header
 _UNKNOWN_SIZE = 2**31 - 2**16
+_BEYOND = 1e-3
+"""Share of samples of a file of floats that may lie beyond full scale: single peaks."""
 Fit = Literal["error", "pad_or_trim"]
 """What to do with a clip of another length: refuse it, or add zeros at its end or cut its end."""
 
@@ -37,7 +39,8 @@ def read_recording(audio: str | Path | bytes, *, name: str = "", resample: bool 
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no audio, is damaged, empty or not finite, or has another rate.
+        ValueError: it is no audio, is damaged, empty or not finite, has another rate, or holds
+            floats of which more than 0.1 % lie beyond [-1, 1].
         TypeError: `audio` is neither a path nor bytes.
     """
     audio = audio if isinstance(audio, bytes) else checks.path("audio", audio)
@@ -64,6 +67,15 @@ def read_recording(audio: str | Path | bytes, *, name: str = "", resample: bool 
         raise ValueError(f"{name}: holds no samples. Replace or leave out this file.")
     if not bool(samples.isfinite().all()):
         raise ValueError(f"{name}: holds NaN or infinite samples. Replace or leave out this file.")
+    beyond = int((samples.abs() > 1).sum()) / len(samples)
+    # not for decoders of MP3 and OGG, whose rounding goes beyond full scale where music is loud
+    if beyond > _BEYOND and _holds_floats(audio):
+        raise ValueError(
+            f"{name}: {100 * beyond:.3g} % of its samples lie beyond full scale, up to "
+            f"{float(samples.abs().max()):.6g}; those of a file of floats are -1 to 1, and others "
+            "would be clipped. Divide them by their full scale, such as 32768, or leave out this "
+            "file."
+        )
     if rate == SAMPLE_RATE:
         return samples
     if not resample:
@@ -103,6 +115,13 @@ def read_clip(
 
 def _name(audio: str | Path | bytes) -> str:
     return "audio in memory" if isinstance(audio, bytes) else str(audio)
+
+
+def _holds_floats(audio: Path | bytes) -> bool:
+    import soundfile  # late, as in `read_recording`
+
+    info = soundfile.info(io.BytesIO(audio) if isinstance(audio, bytes) else audio)
+    return info.subtype in ("FLOAT", "DOUBLE")
 
 
 def _is_cut_short(audio: Path | bytes) -> bool:

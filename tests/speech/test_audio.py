@@ -37,6 +37,25 @@ def test_other_formats_keep_their_level(tmp_path: Path, suffix: str, subtype: st
     assert clip.std() == pytest.approx(8_000 / 2**0.5, rel=0.02)
 
 
+@pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE"])
+def test_floats_beyond_full_scale_are_named_and_not_clipped(tmp_path: Path, subtype: str) -> None:
+    file = write(tmp_path / "a.wav", tone().astype(np.float32), subtype=subtype)
+    message = r"beyond full scale, up to (7999|8000)[.\d]*; those of a file of floats are -1 to 1"
+    for audio, name in ((file, "a.wav"), (file.read_bytes(), "audio in memory")):
+        with pytest.raises(ValueError, match=f"{name}: .*{message}"):
+            read_clip(audio)
+    peaks = tone() / np.float32(32_768)
+    peaks[:16] = 1.2  # 0.1 %
+    clip = read_clip(write(tmp_path / "b.wav", peaks, subtype=subtype))
+    assert clip[:16].unique().tolist() == [32_767]
+
+
+def test_loud_music_of_a_decoder_is_clipped(tmp_path: Path) -> None:
+    loud = np.sign(tone()).astype(np.float32)
+    clip = read_clip(write(tmp_path / "a.mp3", loud), fit="pad_or_trim")
+    assert int((clip == 32_767).sum()) > 1000
+
+
 def test_contents_in_memory_and_several_clips(tmp_path: Path) -> None:
     file = write(tmp_path / "a.wav", tone())
     audio: list[tuple[str, Path | bytes]] = [("a", file), ("b", file.read_bytes())]
