@@ -36,9 +36,9 @@ class KeepRanges(TrainerCallback, ExportableState):
     ``Trainer(callbacks=[KeepRanges()])`` writes them and lets a resumed run continue with them. The
     Trainer writes weights as safetensors, which cannot hold the ranges: a layer would continue with
     its calibrated ranges instead of those that it has learnt. The ranges go into
-    ``trainer_state.json``. The Trainer loads the weights first, which warns that they bring no
-    ranges; the ranges follow as training begins. The ranges of the best checkpoint follow as
-    training ends, under ``load_best_model_at_end``.
+    ``trainer_state.json``, also by ``save_state`` after the training. The Trainer loads the weights
+    first, which warns that they bring no ranges; the ranges follow as training begins. The ranges
+    of the best checkpoint follow as training ends, under ``load_best_model_at_end``.
 
     Before a run is resumed, convert and calibrate the model as for the first run: only then does
     the optimizer that is loaded know the ranges.
@@ -87,6 +87,8 @@ class KeepRanges(TrainerCallback, ExportableState):
         """Set the ranges of the best checkpoint, if the Trainer has loaded its weights."""
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:
             load_ranges(model, state.best_model_checkpoint)
+        # for Trainer.save_state, which does not ask for them
+        state.stateful_callbacks[_NAME] = self.state()
 
 
 class ValidateOnChips(TrainerCallback):
@@ -163,7 +165,8 @@ class DistillationTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         twin.teacher.to(self.args.device)
         self.twin, self._start = twin, tails(model)
-        self.add_callback(KeepRanges())
+        if not any(isinstance(c, KeepRanges) for c in self.callback_handler.callbacks):
+            self.add_callback(KeepRanges())
         self.add_callback(_Scheduled(twin.recipe, self._start))
 
     def compute_loss(

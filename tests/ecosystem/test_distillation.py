@@ -216,6 +216,17 @@ def test_the_trainer_takes_an_optimizer_that_is_given(tmp_path: Path) -> None:
     assert trainer.optimizer.optimizer is given
 
 
+def test_the_ranges_are_kept_once(tmp_path: Path) -> None:
+    student = _student()
+    keep = huggingface.KeepRanges()
+    trainer = _trainer(tmp_path, student, _bert(), callbacks=[keep], max_steps=1)
+    trainer.train()
+    state = json.loads((tmp_path / "checkpoint-1" / "trainer_state.json").read_text())
+    kept = state["stateful_callbacks"]["KeepRanges"]["attributes"]["ranges"]
+    names = [name for name, _ in at.analog_layers(student)]
+    assert [tuple(kept[name]) for name in names] == _ranges(student)
+
+
 @pytest.mark.filterwarnings("ignore:this state_dict carries no input ranges")
 def test_accumulated_losses_are_averaged(tmp_path: Path) -> None:
     """The first step has no noise, so that only the split of its batch differs."""

@@ -51,7 +51,7 @@ def _trained(
     resume: Path | None = None,
     callbacks: Any = None,
     **options: Any,
-) -> None:
+) -> transformers.Trainer:
     batch = _batch(model)
     rows = [dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)]
     arguments = transformers.TrainingArguments(
@@ -63,6 +63,7 @@ def _trained(
         model=model, args=arguments, train_dataset=rows, eval_dataset=rows, callbacks=callbacks
     )
     trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    return trainer
 
 
 @pytest.mark.parametrize("make", [_bert, _gpt2])
@@ -176,6 +177,15 @@ def test_the_best_model_gets_the_ranges_that_it_had(tmp_path: Path) -> None:
     _trained(model, tmp_path, None, [KeepRanges(), Look()], metric_for_best_model="loss", **options)
     assert seen[2] != seen[3]
     assert _ranges(model) == seen[2]
+
+
+def test_the_state_that_is_saved_after_the_training_has_the_ranges_of_its_end(
+    tmp_path: Path,
+) -> None:
+    model, fresh = _convert(_bert(1)), _convert(_bert(1))
+    trainer = _trained(model, tmp_path, callbacks=[KeepRanges()], save_strategy="no")
+    trainer.save_state()
+    assert _ranges(load_ranges(fresh, tmp_path)) == _ranges(model)
 
 
 @pytest.mark.filterwarnings("ignore:this state_dict carries no input ranges")
