@@ -28,10 +28,11 @@ def clip_weights_(
     bound: float | None = None,
     per_channel: bool = False,
 ) -> nn.Module:
-    """Clip the weights of each analog layer in place.
+    """Clip the weights of each analog layer in place, frozen ones too.
 
     They are clipped to ``+- sigma`` standard deviations, or to ``+- bound``. Call it after every
-    ``optimizer.step()`` of any optimizer, or let ``clip_after_step`` do so. Joshi et al. 2020 and
+    ``optimizer.step()`` of any optimizer, or let ``clip_after_step`` do so, which leaves frozen
+    weights: they would shrink a little at each step. Joshi et al. 2020 and
     Rasch et al. 2023 train with clipping at 2 to 2.5 sigma; Analog Foundation Models clip 2.5 sigma
     of each output channel, and NeuRRAM's nets a fixed bound of 0.1 or 0.2.
 
@@ -60,12 +61,27 @@ def clip_weights_(
         tensor(True)
     """
     check("clip_weights_", sigma, bound, per_channel)
-    for layer in clippable("clip_weights_", model):
+    _clip(clippable("clip_weights_", model), sigma, bound, per_channel)
+    return model
+
+
+@torch.no_grad()
+def clip_learning_(
+    model: nn.Module, sigma: float | None, bound: float | None, per_channel: bool
+) -> None:
+    """Do as ``clip_weights_``, but leave weights that require no gradient."""
+    learning = [x for x in clippable("clip_weights_", model) if x.weight.requires_grad]
+    _clip(learning, sigma, bound, per_channel)
+
+
+def _clip(
+    layers: list[AnalogLayer], sigma: float | None, bound: float | None, per_channel: bool
+) -> None:
+    for layer in layers:
         if bound is not None:
             layer.weight.clamp_(-bound, bound)
         else:
             clip_(layer, (SIGMA if sigma is None else sigma) * deviations(layer, per_channel))
-    return model
 
 
 def clip_after_step(
@@ -76,12 +92,13 @@ def clip_after_step(
     bound: float | None = None,
     per_channel: bool = False,
 ) -> RemovableHandle:
-    """Call ``clip_weights_`` after every step of ``optimizer``.
+    """Do as ``clip_weights_`` after every step of ``optimizer``, but leave frozen weights.
 
-    The result is a projected gradient step. A hook of ``torch.optim`` makes the calls; it is not
-    part of the optimizer's ``state_dict``, so call this function again after a resume. A step that
-    ``torch.amp.GradScaler`` skips does not clip. A wrapper that is no optimizer itself, such as
-    Accelerate's, steps the optimizer inside: give that one, before it is wrapped.
+    A weight is frozen if it requires no gradient. The result is a projected gradient step. A hook
+    of ``torch.optim`` makes the calls; it is not part of the optimizer's ``state_dict``, so call
+    this function again after a resume. A step that ``torch.amp.GradScaler`` skips does not clip. A
+    wrapper that is no optimizer itself, such as Accelerate's, steps the optimizer inside: give that
+    one, before it is wrapped.
 
     Args:
         optimizer: an optimizer that trains a weight of an analog layer of the model.
@@ -118,7 +135,7 @@ def clip_after_step(
         )
 
     def hook(*_: Any) -> None:
-        clip_weights_(model, sigma, bound=bound, per_channel=per_channel)
+        clip_learning_(model, sigma, bound, per_channel)
 
     return optimizer.register_step_post_hook(hook)
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from analogtorch.calibration.passes import Forward
 from analogtorch.conversion import analog_layers
 from analogtorch.evaluate.metric import Metric
-from analogtorch.hwa import clip_weights_, training_noise_
-from analogtorch.hwa.clip import check, clippable
+from analogtorch.hwa import training_noise_
+from analogtorch.hwa.clip import check, clip_learning_, clippable
 from analogtorch.hwa.on_chips import Validation
 from analogtorch.hwa.ramp import ramped
 from analogtorch.hwa.recipe import Recipe
@@ -45,10 +45,10 @@ class StepSeed(L.Callback):
 
 
 class WeightClip(L.Callback):
-    """Call ``analogtorch.hwa.clip_weights_`` with these options after each optimizer step.
+    """Do as ``analogtorch.hwa.clip_weights_`` with these options after each optimizer step.
 
-    It does nothing after a batch whose gradient is only accumulated: sigma would be that of weights
-    that are clipped already.
+    Frozen weights, which require no gradient, stay as they are. It does nothing after a batch whose
+    gradient is only accumulated: sigma would be that of weights that are clipped already.
 
     Raises:
         ValueError: the options are wrong or exclude each other.
@@ -75,7 +75,7 @@ class WeightClip(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
     ) -> None:
         if trainer.global_step > self._step:
-            clip_weights_(pl_module, self.sigma, bound=self.bound, per_channel=self.per_channel)
+            clip_learning_(pl_module, self.sigma, self.bound, self.per_channel)
 
 
 class NoiseRamp(L.Callback):

@@ -158,6 +158,19 @@ def test_every_step_of_any_optimizer_is_clipped(name: str) -> None:
     assert max(layer.weight.abs().max() for layer in model) > 0.1
 
 
+def test_frozen_weights_are_clipped_by_hand_alone() -> None:
+    model = _linear(8, 8, 4)
+    model[1].weight.requires_grad_(False)
+    before = model[1].weight.clone()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    at.hwa.clip_after_step(optimizer, model, sigma=1.0)
+    model(torch.ones(2, 8)).sum().backward()
+    optimizer.step()
+    assert torch.equal(model[1].weight, before)
+    at.hwa.clip_weights_(model, sigma=1.0)
+    assert not torch.equal(model[1].weight, before)
+
+
 def test_a_step_that_the_scaler_skips_clips_nothing() -> None:
     model = _linear(8, 4)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

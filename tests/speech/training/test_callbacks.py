@@ -80,13 +80,24 @@ def test_weights_are_clipped_as_asked(toy, tmp_path: Path) -> None:
             ).sum() > 2 * len(before)
 
 
+def test_frozen_weights_are_not_clipped(toy, tmp_path: Path) -> None:
+    network = toy.analog()
+    network[4].weight.requires_grad_(False)
+    before = [network[i].weight.detach().clone() for i in (0, 4)]
+    phase = Phase(epochs=1, batch_size=16)
+    clip = WeightClip(bound=0.05)
+    fit(network, toy.batches(), phase, seed=0, checkpoint=tmp_path / "a", callbacks=(clip,))
+    assert network[0].weight.abs().max() <= 0.05 < before[0].abs().max()
+    assert torch.equal(network[4].weight, before[1])
+
+
 @pytest.mark.filterwarnings("ignore")  # Lightning's about workers and validation
 def test_weights_are_clipped_once_for_each_step_of_the_optimizer(
     toy, tmp_path: Path, monkeypatch
 ) -> None:
     steps = []
     monkeypatch.setattr(
-        "analogtorch.hwa.lightning.clip_weights_",
+        "analogtorch.hwa.lightning.clip_learning_",
         lambda *_, **__: steps.append(trainer.global_step),
     )
     trainer = L.Trainer(
