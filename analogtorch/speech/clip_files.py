@@ -74,9 +74,9 @@ class ClipFiles:
         """Return the paths of all audio files, hidden ones and background noise left out.
 
         Raises:
-            ValueError: a folder is a link.
+            ValueError: a folder is a link, or there is no clip in it.
         """
-        found = set(self.members)
+        found, folders = set(self.members), set[PurePosixPath]()
         for folder, below, names in os.walk(self.root):
             for name in below:
                 if os.path.islink(link := os.path.join(folder, name)) and name[0] != ".":
@@ -85,12 +85,19 @@ class ClipFiles:
                     )
             inside = Path(folder).relative_to(self.root)
             found |= {(inside / name).as_posix() for name in names}
-        return sorted(
-            path
-            for path in found
-            if PurePosixPath(path).suffix.lower() in SUFFIXES
-            and not any(p[0] == "." or p == _NOISE for p in PurePosixPath(path).parts)
-        )
+            folders.add(PurePosixPath(inside))
+        seen = sorted(path for path in map(PurePosixPath, found) if _is_seen(path))
+        clips = [path for path in seen if path.suffix.lower() in SUFFIXES]
+        folders |= {folder for path in seen for folder in path.parents}
+        full = {PurePosixPath(), *(folder for path in clips for folder in path.parents)}
+        if bare := sorted(folder for folder in folders - full if _is_seen(folder)):
+            held = sorted({path.suffix for path in seen if bare[0] in path.parents})
+            raise ValueError(
+                f"{self.root}: there is no clip in the folder {str(bare[0])!r}, which "
+                f"{'holds ' + ', '.join(held) if held else 'is empty'}; clips are "
+                f"{', '.join(SUFFIXES)}. Convert its files, or move it elsewhere"
+            )
+        return sorted(map(str, clips))
 
     def check(self, row: Row) -> None:
         """Raise an error unless the row's clip is a regular file.
@@ -132,6 +139,11 @@ class ClipFiles:
             raise ValueError(
                 f"{archive.name!r}: damaged or cut short at {path!r} ({error})"
             ) from error
+
+
+def _is_seen(path: PurePosixPath) -> bool:
+    """Return whether nothing in a path is hidden or background noise."""
+    return not any(part[0] == "." or part == _NOISE for part in path.parts)
 
 
 def _members(archive: tarfile.TarFile) -> list[tarfile.TarInfo]:

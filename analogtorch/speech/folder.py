@@ -17,6 +17,8 @@ from analogtorch.speech.data import SPLITS, Clips, check_partition, check_record
 from analogtorch.speech.draws import uniform
 from analogtorch.speech.labels import (
     LABELS,
+    SILENCE,
+    UNKNOWN,
     Preset,
     classes_of,
     label_index,
@@ -40,7 +42,8 @@ class Folder:
     by ann; otherwise the file's name says who speaks, by the pattern `speaker`. Splits are the
     folders `train/low/1.wav`, `val/...` and `test/...`; without those, speakers are assigned to
     splits at random, and clips of which nobody knows the speaker one by one. Hidden files,
-    `_background_noise_` and files that are no audio are left out.
+    `_background_noise_` and files that are no audio are left out; a folder without a clip is an
+    error.
 
     No clip is a link or lies outside `root`. The same recording under two names belongs to one
     label and one split, and a speaker to one split.
@@ -56,8 +59,9 @@ class Folder:
     manifest: str | None = None
     """The CSV file, relative to `root`; null means manifest.csv if there is one."""
     labels: Preset | tuple[str, ...] | None = None
-    """The classes in their order: a preset or words such as [low, high]; null takes those that the
-    clips have, each of which must be in all three splits."""
+    """The classes in their order: a preset or words such as [low, high], of which each but
+    `_silence_` and `_unknown_` must have a clip; null takes those that the clips have, each of
+    which must be in all three splits."""
     speaker: str | None = None
     """Without a manifest: regular expression whose first group is the speaker, searched in the
     clip's path below the folder of its word, such as "^([^_]+)_" for low/ann_1.wav. null: a folder
@@ -150,6 +154,7 @@ class Folder:
             classes = classes_of("Folder.labels", self.labels)
             for row in rows:
                 label_index(row.label, where=row.where, classes=classes)
+            self._check_said(rows, classes, source)
             return classes
         found = {row.label for row in rows}
         _check_case(rows, source)
@@ -161,6 +166,25 @@ class Folder:
                 "are needed: a folder for each, or a column label"
             )
         return tuple(sorted(found))
+
+    def _check_said(self, rows: list[Row], classes: tuple[str, ...], source: str) -> None:
+        """Raise ValueError if a listed word has no clip; log it if a preset lists it.
+
+        A preset is the outputs of published networks, of which a folder may have some.
+        """
+        said = {row.label for row in rows}
+        unsaid = [c for c in classes if c not in said and c not in (SILENCE, UNKNOWN)]
+        if not unsaid:
+            return
+        if isinstance(self.labels, str):
+            logger.warning(
+                "%s: no clips of %s, which labels=%r lists", source, ", ".join(unsaid), self.labels
+            )
+            return
+        raise ValueError(
+            f"{source}: labels lists {', '.join(unsaid)}, of which there is no clip; add clips, or "
+            "leave it out of labels"
+        )
 
     def _assigned(self, rows: list[Row]) -> list[Row]:
         """Return rows that all have a split."""

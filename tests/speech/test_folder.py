@@ -365,6 +365,40 @@ def test_folders_that_cannot_be_used(
         Folder(root=str(words(tmp_path, *paths)), **options).load()
 
 
+@pytest.mark.parametrize(
+    ("bare", "form"),
+    [("go/a.m4a", "folder"), ("low/ann/a.m4a", "folder"), ("go/a.m4a", "archive")],
+)
+def test_a_folder_without_a_clip_is_refused(bare: str, form: str, tmp_path: Path) -> None:
+    root = words(tmp_path / "clips", *SPOKEN)
+    (root / bare).parent.mkdir(parents=True)
+    (root / bare).write_text("no clip")
+    if form == "archive":
+        with tarfile.open(tmp_path / "clips.tar", "w") as tar:
+            tar.add(root, ".")
+        root = tmp_path / "clips.tar"
+    with pytest.raises(ValueError, match=r"no clip in the folder '.*', which holds \.m4a; clips"):
+        Folder(root=str(root)).load()
+    if form == "folder":
+        (root / bare).unlink()
+        with pytest.raises(
+            ValueError, match=f"no clip in the folder '{bare[:2]}.*', which is empty"
+        ):
+            Folder(root=str(root)).load()
+
+
+def test_a_listed_word_without_a_clip_is_refused(tmp_path: Path, caplog) -> None:
+    root = str(words(tmp_path, *SPOKEN))
+    listed = ("low", "high", "hihg", "mid")
+    with pytest.raises(ValueError, match="labels lists hihg, mid, of which there is no clip"):
+        Folder(root=root, labels=listed).load()
+    made = ("low", "high", "_silence_", "_unknown_")
+    assert Folder(root=root, labels=made).load()["train"].classes == made
+    with caplog.at_level("WARNING", "analogtorch"):
+        folder(fill(tmp_path / "listed")).load()
+    assert "no clips of no, up, down" in caplog.text
+
+
 def test_a_linked_folder_is_refused(tmp_path: Path) -> None:
     words(tmp_path / "clips", *SPOKEN)
     (tmp_path / "clips/mid").symlink_to(tmp_path / "clips/low")
