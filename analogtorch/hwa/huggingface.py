@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer_callback import ExportableState
@@ -24,6 +24,7 @@ from analogtorch.hwa.recipe import Recipe
 from analogtorch.hwa.schedule import Schedule, relative_adam, tails
 from analogtorch.hwa.twin import Twin
 from analogtorch.nn.converter_state import COLUMN_RANGES, EARLIER, set_choices
+from analogtorch.ops.scope import noise
 from analogtorch.values import checks
 
 _NAME = "KeepRanges"
@@ -135,7 +136,8 @@ class DistillationTrainer(Trainer):
     Its rows need no labels. It takes the optimizer of the recipe with a learning rate for each
     Parameter, lets noise and clipping grow, and keeps the DAC ranges in its checkpoints
     (``KeepRanges``); the optimizer and schedule of ``TrainingArguments`` have no effect, those that
-    are given as ``optimizers`` have.
+    are given as ``optimizers`` have. ``eval_loss`` is that of the distillation, with all the noise
+    of the recipe.
 
     Args:
         model: a converted model, calibrated if its DAC ranges are to learn.
@@ -181,6 +183,36 @@ class DistillationTrainer(Trainer):
         ranked = isinstance(model, DistributedDataParallel)
         loss = self.twin.total(inputs, run=model if ranked else None)
         return (loss, {}) if return_outputs else loss
+
+    def evaluation_loop(self, *args: Any, **options: Any) -> Any:
+        """Evaluate with all the noise of the recipe, the same each time."""
+        student, recipe = self.twin.student, self.twin.recipe
+        fraction = next(layer for _, layer in analog_layers(student)).noise_fraction
+        training_noise_(student, recipe.noise)
+        try:
+            # the noise of the training goes on as without
+            with noise(self.args.seed, rank=self.args.process_index):
+                return super().evaluation_loop(*args, **options)
+        finally:
+            training_noise_(student, fraction)
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Any, Any]:
+        """Return the loss of the distillation, which needs no labels; then outputs and labels."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss = self.compute_loss(model, inputs).detach()
+        if prediction_loss_only:
+            return loss, None, None
+        rows = {name: value for name, value in inputs.items() if name not in self.label_names}
+        _, outputs, _ = super().prediction_step(model, rows, False, ignore_keys)
+        labels = tuple(inputs[name] for name in self.label_names if name in inputs)
+        return loss, outputs, labels[0] if len(labels) == 1 else labels or None
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Make Adam with a learning rate for each Parameter, unless there is an optimizer."""

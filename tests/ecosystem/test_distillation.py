@@ -145,6 +145,7 @@ def _trainer(
     teacher: nn.Module,
     callbacks: Any = None,
     recipe: at.hwa.Recipe | None = None,
+    eval_dataset: Any = None,
     **options: Any,
 ) -> huggingface.DistillationTrainer:
     arguments = TrainingArguments(
@@ -152,8 +153,9 @@ def _trainer(
         disable_tqdm=True, logging_steps=1, **options,
     )  # fmt: skip
     return huggingface.DistillationTrainer(
-        student, teacher, recipe, args=arguments, train_dataset=_rows(48), callbacks=callbacks
-    )
+        student, teacher, recipe, args=arguments, train_dataset=_rows(48), callbacks=callbacks,
+        eval_dataset=eval_dataset,
+    )  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore:this state_dict carries no input ranges")
@@ -214,6 +216,42 @@ def test_the_trainer_takes_an_optimizer_that_is_given(tmp_path: Path) -> None:
     )  # fmt: skip
     trainer.train()
     assert trainer.optimizer.optimizer is given
+
+
+@pytest.mark.filterwarnings("ignore:this state_dict carries no input ranges")
+def test_rows_without_labels_have_an_evaluation_loss(tmp_path: Path) -> None:
+    """It has the same noise each time, so that the best step can be told."""
+    watching = {"eval_strategy": "steps", "load_best_model_at_end": True}
+    for number, watched in enumerate(({}, watching)):
+        trainer = _trainer(
+            tmp_path / str(number), _student(), _bert(), eval_dataset=_rows(4),
+            max_steps=2, save_steps=1, eval_steps=1, save_only_model=True, **watched,
+        )  # fmt: skip
+        trainer.train()
+    log = trainer.state.log_history
+    losses = {row["step"]: row["eval_loss"] for row in log if "eval_loss" in row}
+    assert list(losses) == [1, 2]
+    best = int(trainer.state.best_model_checkpoint.split("-")[-1])
+    assert losses[best] == min(losses.values())
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(losses[best], rel=1e-5)
+    # the evaluations leave the training as it is
+    rows = [row["loss"] for row in log if "loss" in row]
+    assert rows == _losses(tmp_path / "0" / "checkpoint-2")
+
+
+def test_predictions_hold_logits_and_labels(tmp_path: Path) -> None:
+    trainer = _trainer(tmp_path, _student(), _bert(), max_steps=1, per_device_eval_batch_size=3)
+    rows = [{**row, "labels": torch.tensor(1)} for row in _rows(5)]
+    for given, labels in ((rows, (5,)), (_rows(5), None)):
+        found = trainer.predict(given)
+        assert found.predictions.shape == (5, 2)
+        assert labels == (found.label_ids if found.label_ids is None else found.label_ids.shape)
+        assert found.metrics["test_loss"] > 0
+
+
+def _losses(checkpoint: Path) -> list[float]:
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    return [row["loss"] for row in state["log_history"] if "loss" in row]
 
 
 def test_the_ranges_are_kept_once(tmp_path: Path) -> None:
