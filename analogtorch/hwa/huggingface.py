@@ -4,6 +4,7 @@ This module imports transformers, so nothing else in AnalogTorch imports it: ``f
 analogtorch.hwa.huggingface import KeepRanges``.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -43,6 +44,10 @@ class KeepRanges(TrainerCallback, ExportableState):
 
     Before a run is resumed, convert and calibrate the model as for the first run: only then does
     the optimizer that is loaded know the ranges.
+
+    Warns:
+        UserWarning: weight decay shrinks ranges that learn, as ``TrainingArguments(weight_decay=)``
+            does; the message says how to spare them.
     """
 
     def __init__(self) -> None:
@@ -74,11 +79,19 @@ class KeepRanges(TrainerCallback, ExportableState):
         return {"args": {}, "attributes": kept}
 
     def on_train_begin(
-        self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        model: Any = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        **_: Any,
     ) -> None:
         """Set the ranges of the checkpoint, if the run is resumed from one."""
         self._model = model
         _take(model, state)
+        if optimizer is not None:
+            _warn_of_decay(model, optimizer)
         # a run that is resumed from one without this callback lacks it
         state.stateful_callbacks[_NAME] = self.state()
 
@@ -283,6 +296,28 @@ def load_ranges(model: nn.Module, checkpoint: str | Path) -> nn.Module:
             "calibrate anew"
         )
     return model
+
+
+def _warn_of_decay(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    # they are not moved to another group: the Trainer has loaded the optimizer of a checkpoint by
+    # the places in its groups, and made a schedule for each
+    decay = {
+        id(p): group["weight_decay"]
+        for group in optimizer.param_groups
+        if group.get("weight_decay")
+        for p in group["params"]
+    }
+    ranges = ((name, layer.input_range) for name, layer in analog_layers(model))
+    found = {name: decay[id(r)] for name, r in ranges if r.requires_grad and id(r) in decay}
+    if found:
+        name, value = next(iter(found.items()))
+        warnings.warn(
+            f"weight decay of {value} shrinks the DAC ranges of {len(found)} layers, such as "
+            f"{name!r}, until they clip their inputs; spare them by Trainer(optimizers=(torch.optim"
+            f".AdamW(analogtorch.hwa.parameter_groups(model, weight_decay={value}), lr=...), None))"
+            ", or set TrainingArguments(weight_decay=0)",
+            stacklevel=2,
+        )
 
 
 def _take(model: nn.Module, state: Any) -> bool:

@@ -50,6 +50,7 @@ def _trained(
     folder: Path,
     resume: Path | None = None,
     callbacks: Any = None,
+    optimizers: Any = (None, None),
     **options: Any,
 ) -> transformers.Trainer:
     batch = _batch(model)
@@ -60,8 +61,9 @@ def _trained(
         **options,
     )  # fmt: skip
     trainer = transformers.Trainer(
-        model=model, args=arguments, train_dataset=rows, eval_dataset=rows, callbacks=callbacks
-    )
+        model=model, args=arguments, train_dataset=rows, eval_dataset=rows, callbacks=callbacks,
+        optimizers=optimizers,
+    )  # fmt: skip
     trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     return trainer
 
@@ -186,6 +188,18 @@ def test_the_state_that_is_saved_after_the_training_has_the_ranges_of_its_end(
     trainer = _trained(model, tmp_path, callbacks=[KeepRanges()], save_strategy="no")
     trainer.save_state()
     assert _ranges(load_ranges(fresh, tmp_path)) == _ranges(model)
+
+
+def test_weight_decay_of_ranges_is_warned_of(tmp_path: Path) -> None:
+    model = _convert(_bert(1))
+    keep = [KeepRanges()]
+    with pytest.warns(UserWarning, match=r"decay of 0.1 shrinks the DAC ranges of 8 layers"):
+        _trained(model, tmp_path, None, keep, weight_decay=0.1, save_strategy="no")
+    # as the message says
+    groups = at.hwa.parameter_groups(model, weight_decay=0.1)
+    optimizers = (torch.optim.AdamW(groups, lr=1e-3), None)
+    _trained(model, tmp_path, None, keep, optimizers, weight_decay=0.1, save_strategy="no")
+    _trained(model, tmp_path, None, keep, weight_decay=0.0, save_strategy="no")
 
 
 @pytest.mark.filterwarnings("ignore:this state_dict carries no input ranges")
