@@ -243,11 +243,22 @@ class Distillation(L.LightningModule):
         self._tails: dict[str, float] | None = None
 
     def configure_optimizers(self) -> Any:
-        """Return Adam with a learning rate for each Parameter, which falls to 0."""
-        (twin,), steps = self._twin, int(self.trainer.estimated_stepping_batches)
+        """Return Adam with a learning rate for each Parameter, which falls to 0.
+
+        Raises:
+            ValueError: the Trainer does not know the number of its steps.
+        """
+        (twin,), steps = self._twin, self.trainer.estimated_stepping_batches
+        if not math.isfinite(steps) or steps < 0:
+            raise ValueError(
+                "Distillation: the Trainer does not know the number of its steps, over which noise "
+                "and clipping grow and the learning rate falls; give max_steps, or max_epochs and "
+                "data of a known length, such as L.Trainer(max_steps=1000)"
+            )
         start = tails(self.student) if self._tails is None else self._tails
-        self._schedule = Schedule(twin.recipe, steps, start)
-        optimizer = relative_adam(self.student, twin.recipe)
+        self._schedule = Schedule(twin.recipe, int(steps), start)
+        # Lightning refuses to clip the gradients of a fused one under mixed precision
+        optimizer = relative_adam(self.student, twin.recipe, fused=False)
         rate = torch.optim.lr_scheduler.LambdaLR(optimizer, self._schedule.rate)
         return {
             "optimizer": optimizer,

@@ -56,11 +56,12 @@ class Schedule:
             clip(model, self.recipe.clip_sigma, self.tails, share)
 
 
-def relative_adam(model: nn.Module, recipe: Recipe) -> torch.optim.Adam:
+def relative_adam(model: nn.Module, recipe: Recipe, *, fused: bool = True) -> torch.optim.Adam:
     """Return an optimizer with a group for each Parameter that learns, its step relative to it.
 
     Its learning rate is ``recipe.learning_rate`` times the root mean square of the Parameter. The
-    DAC ranges are among them if ``recipe.learn_ranges``.
+    DAC ranges are among them if ``recipe.learn_ranges``. It is fused on CPUs, unless ``fused`` is
+    False.
 
     Raises:
         ValueError: no Parameter learns.
@@ -80,7 +81,7 @@ def relative_adam(model: nn.Module, recipe: Recipe) -> torch.optim.Adam:
     rates = [recipe.learning_rate * size for size in sizes]
     groups = [{"params": [p], "lr": rate} for p, rate in zip(learning, rates, strict=True)]
     # in one pass over the numbers, where torch's default on CPUs takes ten
-    fused = all(p.device.type == "cpu" and p.is_floating_point() for p in learning)
+    fused = fused and all(p.device.type == "cpu" and p.is_floating_point() for p in learning)
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), fused=fused)
     if not recipe.learn_ranges:
         leave(optimizer)

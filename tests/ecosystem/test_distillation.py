@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
 
 import analogtorch as at
@@ -72,6 +73,41 @@ def _lightning(
     except _StopError:
         trainer.save_checkpoint(folder / "stopped.ckpt")
     return student, teacher, {k: float(v) for k, v in trainer.callback_metrics.items()}
+
+
+def _fitted(data: Any = X, recipe: at.hwa.Recipe | None = None, **options: Any) -> nn.Module:
+    student = at.calibrate(at.convert(_teacher(), CHIP), [X])
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, **options,
+    )  # fmt: skip
+    module = in_lightning.Distillation(student, _teacher(), recipe)
+    trainer.fit(module, DataLoader(data, batch_size=16))
+    return student
+
+
+def test_lightning_clips_gradients_under_mixed_precision() -> None:
+    student = _fitted(precision="bf16-mixed", gradient_clip_val=1.0, max_epochs=1)
+    assert not any(map(torch.equal, _state(student), _state(_teacher())))
+
+
+def test_lightning_leaves_the_ranges_as_the_recipe_asks() -> None:
+    """Without a warning that they do not learn."""
+    for learn in (True, False):
+        student = _fitted(recipe=at.hwa.Recipe(learn_ranges=learn), max_epochs=1)
+        calibrated = at.calibrate(at.convert(_teacher(), CHIP), [X])
+        assert (_ranges(student) == _ranges(calibrated)) is not learn
+
+
+class _Endless(IterableDataset[Tensor]):
+    def __iter__(self) -> Iterator[Tensor]:
+        yield from X
+
+
+@pytest.mark.parametrize("data", [X, _Endless()])
+def test_lightning_needs_the_number_of_steps(data: Any) -> None:
+    with pytest.raises(ValueError, match=r"does not know the number of its steps.*give max_steps"):
+        _fitted(data, max_epochs=-1 if data is X else 1, max_time={"seconds": 1})
 
 
 class _StopError(Exception):
