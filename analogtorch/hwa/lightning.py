@@ -81,12 +81,13 @@ class WeightClip(L.Callback):
 class NoiseRamp(L.Callback):
     """Let the training noise grow linearly from ``start`` to 1, in stairs.
 
-    The fraction depends on the trainer's ``global_step`` alone, so that a resumed run has the same
-    noise; ``analogtorch.hwa.training_noise_`` sets it. After the fit, finished or not, the noise is
-    that of the chip again.
+    The fraction depends on the trainer's ``global_step`` alone, or with ``epochs`` on its batches,
+    so that a resumed run has the same noise; ``analogtorch.hwa.training_noise_`` sets it. After the
+    fit, finished or not, the noise is that of the chip again.
 
     Args:
-        steps: optimizer steps until the noise is complete, >= 1.
+        steps: optimizer steps until the noise is complete, >= 1. Lightning counts those of every
+            optimizer.
         epochs: the same in epochs, > 0; instead of ``steps``.
         start: the fraction at the first step, in [0, 1].
         changes: number of stairs, >= 1. A compiled model compiles again at each, and torch stops at
@@ -120,9 +121,17 @@ class NoiseRamp(L.Callback):
         self._fraction: float | None = None
 
     def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        fraction = ramped(trainer.global_step, self._length(trainer), self.start, self.changes)
+        if self.epochs is not None:
+            # not by global_step, which counts the steps of every optimizer
+            batches = self._batches(trainer)
+            done = trainer.current_epoch * batches + batch_idx
+            length = max(1, round(self.epochs * batches))
+        else:
+            assert self.steps is not None
+            done, length = trainer.global_step, self.steps
+        fraction = ramped(done, length, self.start, self.changes)
         if fraction != self._fraction:
             training_noise_(pl_module, fraction)
             self._fraction = fraction
@@ -140,18 +149,15 @@ class NoiseRamp(L.Callback):
             training_noise_(model, 1.0)
             self._fraction = None
 
-    def _length(self, trainer: L.Trainer) -> int:
-        """Return the number of optimizer steps of the ramp."""
-        if self.steps is not None:
-            return self.steps
-        assert self.epochs is not None
+    def _batches(self, trainer: L.Trainer) -> int:
+        """Return the number of batches of an epoch."""
         batches = trainer.num_training_batches
         if not math.isfinite(batches):
             raise ValueError(
                 "NoiseRamp: the training data does not know its length; give steps instead of "
                 "epochs"
             )
-        return max(1, round(self.epochs * math.ceil(batches / trainer.accumulate_grad_batches)))
+        return int(batches)
 
 
 class ValidateOnChips(L.Callback):

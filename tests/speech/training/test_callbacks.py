@@ -40,17 +40,59 @@ def test_the_noise_grows_in_stairs_and_is_whole_after_the_fit(
     assert {layer.noise_fraction for _, layer in at.analog_layers(network)} == {1.0}
 
 
-def test_a_resumed_ramp_meets_the_same_noise(toy, same, tmp_path: Path) -> None:
+@pytest.mark.parametrize("length", [{"steps": 12}, {"epochs": 3}])
+def test_a_resumed_ramp_meets_the_same_noise(toy, same, length: dict, tmp_path: Path) -> None:
+    def ramp() -> NoiseRamp:
+        return NoiseRamp(**length)
+
     watch = Watch()
-    whole = toy.train(tmp_path / "whole.ckpt", callbacks=(NoiseRamp(12), watch))
+    whole = toy.train(tmp_path / "whole.ckpt", callbacks=(ramp(), watch))
     again = Watch()
     with pytest.raises(KeyboardInterrupt):
-        toy.train(tmp_path / "killed.ckpt", callbacks=(NoiseRamp(12), Kill(7)))
-    resumed = toy.train(tmp_path / "killed.ckpt", resume=True, callbacks=(NoiseRamp(12), again))
+        toy.train(tmp_path / "killed.ckpt", callbacks=(ramp(), Kill(7)))
+    resumed = toy.train(tmp_path / "killed.ckpt", resume=True, callbacks=(ramp(), again))
     assert again.seen == watch.seen[4:]
     assert same(whole, resumed)
     plain = toy.train(tmp_path / "plain.ckpt")
     assert not same(whole, plain)
+
+
+class Several(L.LightningModule):
+    """Steps two optimizers in each batch."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.automatic_optimization = network.train(), False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        self.manual_backward(self.network(batch[0]).square().mean())
+        for optimizer in self.optimizers():
+            optimizer.step()
+
+    def configure_optimizers(self) -> Any:
+        layers = (self.network[0], self.network[4])
+        return [torch.optim.SGD(layer.parameters(), lr=1e-3) for layer in layers]
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's about workers and validation
+def test_a_ramp_of_epochs_counts_no_step_twice(toy, tmp_path: Path) -> None:
+    def fitted(path: str | None, epochs: int, *callbacks: L.Callback) -> L.Trainer:
+        trainer = L.Trainer(
+            accelerator="cpu", max_epochs=epochs, logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+            callbacks=[NoiseRamp(epochs=2, start=0.2, changes=4), *callbacks],
+        )  # fmt: skip
+        data = DataLoader(TensorDataset(toy.x, toy.y), batch_size=16)
+        trainer.fit(Several(toy.analog()), data, ckpt_path=path, weights_only=True)
+        return trainer
+
+    stairs = [0.2, 0.2, 0.4, 0.4, 0.6, 0.6, 0.8, 0.8] + [1.0] * 4
+    watch, again = Watch(), Watch()
+    fitted(None, 3, watch)
+    assert watch.seen == pytest.approx(stairs)
+    fitted(None, 1).save_checkpoint(tmp_path / "one.ckpt")
+    fitted(str(tmp_path / "one.ckpt"), 3, again)
+    assert again.seen == pytest.approx(stairs[4:])
 
 
 def test_an_interrupted_fit_leaves_the_chip_s_noise(toy, tmp_path: Path) -> None:
@@ -142,11 +184,8 @@ def test_a_ramp_without_analog_layers_or_a_known_length_says_so(toy, tmp_path: P
         )  # fmt: skip
 
     class Endless:
-        num_training_batches, accumulate_grad_batches = float("inf"), 1
+        global_step, num_training_batches = 0, float("inf")
 
     with pytest.raises(ValueError, match="does not know its length; give steps"):
-        NoiseRamp(epochs=1)._length(Endless())  # type: ignore[arg-type]
-    Endless.num_training_batches = 10
-    Endless.accumulate_grad_batches = 4
-    assert NoiseRamp(epochs=2)._length(Endless()) == 6  # type: ignore[arg-type]
+        NoiseRamp(epochs=1).on_train_batch_start(Endless(), None, None, 0)  # type: ignore[arg-type]
     assert torch.is_grad_enabled()
