@@ -1,0 +1,215 @@
+"""The recipe of ``adapt`` in the Trainer of Hugging Face."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
+
+import analogtorch as at
+from analogtorch.hwa import huggingface
+from tests.ecosystem.models import CHIP
+from tests.ecosystem.test_distillation import _metric, _ranges, _state
+
+
+def _bert() -> nn.Module:
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=16,
+    )  # fmt: skip
+    return BertForSequenceClassification(config).eval()
+
+
+def _rows(count: int) -> list[dict[str, Tensor]]:
+    ids = torch.randint(50, (count, 6), generator=torch.Generator().manual_seed(2))
+    return [{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in ids]
+
+
+def _hugging_face(folder: Path, resume: Path | None = None) -> tuple[nn.Module, nn.Module]:
+    teacher = _bert()
+    batch = {k: torch.stack([row[k] for row in _rows(16)]) for k in ("input_ids", "attention_mask")}
+    student = at.calibrate(at.convert(copy.deepcopy(teacher), CHIP), [batch])
+    trainer = _trainer(
+        folder, student, teacher, max_steps=6, save_steps=4,
+        callbacks=[huggingface.ValidateOnChips(_metric, every=3, num_chips=1)],
+    )  # fmt: skip
+    trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    trainer.save_state()
+    return student, teacher
+
+
+def _trainer(
+    folder: Path,
+    student: nn.Module,
+    teacher: nn.Module,
+    callbacks: Any = None,
+    recipe: at.hwa.Recipe | None = None,
+    eval_dataset: Any = None,
+    **options: Any,
+) -> huggingface.DistillationTrainer:
+    arguments = TrainingArguments(
+        output_dir=str(folder), per_device_train_batch_size=8, report_to=[], use_cpu=True,
+        disable_tqdm=True, logging_steps=1, **options,
+    )  # fmt: skip
+    return huggingface.DistillationTrainer(
+        student, teacher, recipe, args=arguments, train_dataset=_rows(48), callbacks=callbacks,
+        eval_dataset=eval_dataset,
+    )  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:this state_dict carries no input ranges")
+def test_hugging_face_distils_validates_and_resumes(tmp_path: Path) -> None:
+    before = _state(_bert())
+    student, teacher = _hugging_face(tmp_path / "whole")
+    assert all(map(torch.equal, before, _state(teacher)))
+    assert all(layer.noise_fraction == 1.0 for _, layer in at.analog_layers(student))
+    log = json.loads((tmp_path / "whole" / "trainer_state.json").read_text())["log_history"]
+    assert [row["step"] for row in log if row.get("chips/1 day") == 0.25] == [3, 6]
+    losses = [row["loss"] for row in log if "loss" in row]
+    assert len(losses) == 6
+    learnt = dict(student.named_parameters())
+    assert not any(torch.equal(p, learnt[name]) for name, p in teacher.named_parameters())
+    resumed, _ = _hugging_face(tmp_path / "resumed", tmp_path / "whole" / "checkpoint-4")
+    assert all(map(torch.equal, _state(student), _state(resumed)))
+
+
+def _student() -> nn.Module:
+    batch = {key: torch.stack([row[key] for row in _rows(16)]) for key in _rows(1)[0]}
+    return at.calibrate(at.convert(_bert(), CHIP), [batch])
+
+
+@pytest.mark.parametrize("learn", [True, False])
+def test_the_trainer_takes_the_optimizer_and_the_schedule_of_the_recipe(
+    learn: bool, tmp_path: Path
+) -> None:
+    student, recipe = _student(), at.hwa.Recipe(learning_rate=0.02, learn_ranges=learn)
+    before = _ranges(student)
+    sizes = {id(p): p.detach().square().mean().sqrt().item() for p in student.parameters()}
+    trainer = _trainer(
+        tmp_path, student, _bert(), recipe=recipe, max_steps=3, save_strategy="no", weight_decay=0.1
+    )
+    trainer.train()
+    used = trainer.optimizer.optimizer  # inside Accelerate's wrapper
+    assert type(used) is torch.optim.Adam
+    for group in used.param_groups:
+        (p,) = group["params"]
+        assert group["initial_lr"] == pytest.approx(0.02 * (sizes[id(p)] or 0.02))
+        assert (group["weight_decay"], group["lr"]) == (0, 0)
+    rates = [row["learning_rate"] for row in trainer.state.log_history if "loss" in row]
+    assert rates == pytest.approx([rates[0], 0.75 * rates[0], 0.25 * rates[0]])
+    assert (_ranges(student) != before) is learn
+
+
+def test_the_trainer_takes_an_optimizer_that_is_given(tmp_path: Path) -> None:
+    student = _student()
+    given = torch.optim.SGD(student.parameters(), lr=0.01)
+    trainer = huggingface.DistillationTrainer(
+        student, _bert(), optimizers=(given, None), train_dataset=_rows(8),
+        args=TrainingArguments(
+            output_dir=str(tmp_path), max_steps=1, report_to=[], use_cpu=True, disable_tqdm=True
+        ),
+    )  # fmt: skip
+    trainer.train()
+    assert trainer.optimizer.optimizer is given
+
+
+@pytest.mark.filterwarnings("ignore:this state_dict carries no input ranges")
+def test_rows_without_labels_have_an_evaluation_loss(tmp_path: Path) -> None:
+    """It has the same noise each time, so that the best step can be told."""
+    options = {"max_steps": 2, "save_steps": 1, "save_only_model": True}
+    watched = {"eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True}
+    alone = _trainer(tmp_path, _student(), _bert(), max_steps=2, save_strategy="no")
+    alone.train()
+    trainer = _trainer(tmp_path, _student(), _bert(), eval_dataset=_rows(4), **options, **watched)
+    trainer.train()
+    log = trainer.state.log_history
+    losses = {row["step"]: row["eval_loss"] for row in log if "eval_loss" in row}
+    assert list(losses) == [1, 2]
+    best = int(trainer.state.best_model_checkpoint.split("-")[-1])
+    assert losses[best] == min(losses.values())
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(losses[best], rel=1e-5)
+    assert _losses(trainer) == _losses(alone)  # the evaluations leave the training as it is
+
+
+def _losses(trainer: huggingface.DistillationTrainer) -> list[float]:
+    return [row["loss"] for row in trainer.state.log_history if "loss" in row]
+
+
+def test_predictions_hold_logits_and_labels(tmp_path: Path) -> None:
+    trainer = _trainer(tmp_path, _student(), _bert(), max_steps=1, per_device_eval_batch_size=3)
+    rows = [{**row, "labels": torch.tensor(1)} for row in _rows(5)]
+    for given, labels in ((rows, (5,)), (_rows(5), None)):
+        found = trainer.predict(given)
+        assert found.predictions.shape == (5, 2)
+        assert labels == (found.label_ids if found.label_ids is None else found.label_ids.shape)
+        assert found.metrics["test_loss"] > 0
+
+
+def test_the_ranges_are_kept_once(tmp_path: Path) -> None:
+    student = _student()
+    keep = huggingface.KeepRanges()
+    trainer = _trainer(tmp_path, student, _bert(), callbacks=[keep], max_steps=1)
+    trainer.train()
+    state = json.loads((tmp_path / "checkpoint-1" / "trainer_state.json").read_text())
+    kept = state["stateful_callbacks"]["KeepRanges"]["attributes"]["ranges"]
+    names = [name for name, _ in at.analog_layers(student)]
+    assert [tuple(kept[name]) for name in names] == _ranges(student)
+
+
+@pytest.mark.filterwarnings("ignore:this state_dict carries no input ranges")
+def test_accumulated_losses_are_averaged(tmp_path: Path) -> None:
+    """The first step has no noise, so that only the split of its batch differs."""
+    losses = []
+    for size, parts in ((16, 1), (4, 4)):
+        trainer = huggingface.DistillationTrainer(
+            at.convert(_bert(), CHIP), _bert(),
+            args=TrainingArguments(
+                output_dir=str(tmp_path / str(size)), max_steps=1, per_device_train_batch_size=size,
+                gradient_accumulation_steps=parts, report_to=[], use_cpu=True, disable_tqdm=True,
+                logging_steps=1, save_strategy="no",
+            ),
+            train_dataset=_rows(16),
+        )  # fmt: skip
+        trainer.train()
+        losses.append(next(row["loss"] for row in trainer.state.log_history if "loss" in row))
+    assert losses[1] < 1.5 * losses[0]
+
+
+@pytest.mark.filterwarnings("ignore:this state_dict carries no input ranges")
+def test_the_loss_of_ranks_runs_through_their_wrapper(tmp_path: Path) -> None:
+    """Otherwise it averages no gradients, and each rank trains a model of its own."""
+    trainer = _trainer(tmp_path, at.convert(_bert(), CHIP), _bert(), max_steps=1)
+    inputs = {key: torch.stack([row[key] for row in _rows(4)]) for key in _rows(1)[0]}
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        ranked = DistributedDataParallel(trainer.twin.student, find_unused_parameters=True)
+        with at.noise(1):
+            plain = trainer.compute_loss(trainer.twin.student, inputs)
+        seen: list[Any] = []
+        ranked.register_forward_hook(lambda *given: seen.append(given))
+        with at.noise(1):
+            assert trainer.compute_loss(ranked, inputs) == plain
+        assert len(seen) == 1
+    finally:
+        dist.destroy_process_group()
+
+
+def test_a_process_with_several_gpus_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TrainingArguments, "n_gpu", 2)
+    monkeypatch.setattr(huggingface.Trainer, "__init__", _bare)
+    with pytest.raises(ValueError, match="has 2 GPUs; start one process for each by torchrun"):
+        _trainer(tmp_path, at.convert(_bert(), CHIP), _bert(), max_steps=1)
+
+
+def _bare(self: Any, model: nn.Module, args: Any, **_: Any) -> None:
+    """Take the arguments, and do nothing on a GPU."""
+    self.model, self.args = model, args
