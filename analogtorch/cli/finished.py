@@ -2,14 +2,19 @@
 
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from analogtorch.cli.kws import parse
+from analogtorch.files import parse_json
 from analogtorch.speech import kws
 from analogtorch.speech.config import KWSConfig
-from analogtorch.speech.data import fingerprint
+from analogtorch.speech.data import SAMPLES, fingerprint
+from analogtorch.speech.labels import classes_of
 from analogtorch.speech.rundir import check
 from analogtorch.speech.task import Task, prepare
+
+_REPORT = "report.json"
 
 
 def finished(
@@ -28,6 +33,44 @@ def finished(
             recordings or that code are others than those of the run.
         OSError: a file is missing.
     """
+    config = _configuration(command, run, allow_code)
+    features = config.features.build()
+    splits = config.data.selected.load()
+    task = prepare(splits, config.augment, seed=config.seed, features=features)
+    _check(command, run, config, fingerprint(splits, *task.augmenter.noise.recordings))
+    found = kws.saved(config, task.classes, task.val[0][:2], run, network)
+    return config, task, kws.to_chip(config, task, found) if network == "digital" else found
+
+
+def listener(
+    command: str, run: Path, *, allow_code: bool
+) -> tuple[KWSConfig, nn.Module, tuple[str, ...], nn.Module]:
+    """Return configuration, front end, classes and the network of a run trained for its chip.
+
+    The recordings of the run are not needed if it has written its report.
+
+    Args:
+        command: the command that asks, for messages.
+        run: folder of the run.
+        allow_code: whether to run code that the run's configuration names.
+
+    Raises:
+        ValueError: as ``finished`` raises it, or the report is damaged.
+        OSError: a file is missing.
+    """
+    if not (run / _REPORT).is_file():
+        config, task, network = finished(command, run, "hwa", allow_code=allow_code)
+        return config, task.features, task.classes, network
+    config = _configuration(command, run, allow_code)
+    _check(command, run, config, None)
+    classes = _classes(run / _REPORT)
+    features = config.features.build()
+    with torch.no_grad():
+        silent = features(torch.zeros(2, SAMPLES))
+    return config, features, classes, kws.saved(config, classes, silent, run, "hwa")
+
+
+def _configuration(command: str, run: Path, allow_code: bool) -> KWSConfig:
     file = run / "config.json"
     if not file.is_file():
         raise ValueError(
@@ -35,15 +78,24 @@ def finished(
             "folder that was its --out, such as runs/kws"
         )
     try:
-        config = parse([f"--config={file}", *["--allow-code"] * allow_code]).config
+        return parse([f"--config={file}", *["--allow-code"] * allow_code]).config
     except ValueError as error:
         raise ValueError(f"{command}: cannot go on with {run}: {error}") from error
-    features = config.features.build()
-    splits = config.data.selected.load()
-    task = prepare(splits, config.augment, seed=config.seed, features=features)
-    recordings = fingerprint(splits, *task.augmenter.noise.recordings)
+
+
+def _check(command: str, run: Path, config: KWSConfig, recordings: str | None) -> None:
     try:
         check(run, config, recordings, kws.code_of(config))
     except ValueError as error:
         raise ValueError(f"{command}: {error}") from None
-    return config, task, kws.trained(config, task, run, network)
+
+
+def _classes(report: Path) -> tuple[str, ...]:
+    """Return the classes that a report names."""
+    try:
+        return classes_of("data.classes", parse_json(report.read_bytes())["data"]["classes"])
+    except (ValueError, TypeError, LookupError) as error:
+        raise ValueError(
+            f"{report}: no classes of a report of analogtorch kws are in it ({error}); continue "
+            "the run with --resume, which writes it anew"
+        ) from error

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import analogtorch as at
-from analogtorch.cli.finished import finished
+from analogtorch.cli.finished import finished, listener
 from analogtorch.cli.options import CommandParser, add_outputs
 from analogtorch.files import write_atomically
 from analogtorch.report.figure import checked_path
@@ -45,10 +45,16 @@ def run(arguments: Sequence[str]) -> Stream | StreamTest:
     if given.mix is not None:
         noise = read_noise(given.noise) if given.noise else generate_noise(seed=given.seed)
     recording = _heard(given)
-    config, task, network = finished(
-        "listen", given.run, given.network, allow_code=given.allow_code
-    )
     spoken = None
+    if noise is None and given.network == "hwa":
+        config, features, classes, network = listener(
+            "listen", given.run, allow_code=given.allow_code
+        )
+    else:
+        config, task, network = finished(
+            "listen", given.run, given.network, allow_code=given.allow_code
+        )
+        features, classes = task.features, task.classes
     if noise is not None:
         mixture = mixed(
             task.test_clips,
@@ -61,7 +67,7 @@ def run(arguments: Sequence[str]) -> Stream | StreamTest:
     programmed = at.program(network, seed=given.seed, defects=config.chip.defects)
     view = programmed.at(given.time, compensation=config.chip.compensation)
     stream = listen(
-        view, task.features, recording, task.classes,
+        view, features, recording, classes,
         detector=detector, progress=sys.stderr.isatty(),
     )  # fmt: skip
     found = stream if spoken is None else StreamTest(stream=stream, spoken=spoken)

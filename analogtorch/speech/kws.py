@@ -14,13 +14,13 @@ import analogtorch as at
 from analogtorch.evaluate import Sweep
 from analogtorch.evaluate.journal import files
 from analogtorch.files import digest_of, is_code, unpacked
-from analogtorch.ops import fold, seed_tensor, stream
 from analogtorch.report import Result, write
 from analogtorch.report.write import FILES
 from analogtorch.speech import espeak, levels
 from analogtorch.speech.ablation import variants
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.data import Clips, fingerprint, speaker_note
+from analogtorch.speech.draws import derive
 from analogtorch.speech.examine import examined
 from analogtorch.speech.logs import PHASES, curves, loggers
 from analogtorch.speech.on_chips import swept
@@ -178,7 +178,7 @@ def rehearse(config: KWSConfig, task: Task) -> None:
     loggers(config, "digital")
     small = dataclasses.replace(task, calibration=task.calibration[:1])
     at.sweep(
-        to_chip(config, small, untrained(config, task)),
+        to_chip(config, small, untrained(config, task.classes, task.val[0][:2])),
         lambda view: float(view(small.calibration[0][:1]).isfinite().all()),
         num_chips=1,
         times=config.sweep.times,
@@ -188,23 +188,29 @@ def rehearse(config: KWSConfig, task: Task) -> None:
     )
 
 
-def untrained(config: KWSConfig, task: Task) -> nn.Module:
+def untrained(config: KWSConfig, classes: tuple[str, ...], features: Tensor) -> nn.Module:
     """Return the network of the configuration, with the random weights of its seed.
+
+    Args:
+        config: the configuration.
+        classes: the classes in their order.
+        features: those of some clips, (B, ...), for the shape and a try.
 
     Raises:
         ValueError: it cannot be made or run, or gives no logit for each class.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(config.seed, "initial weights"))
-        network = config.model.build(classes=len(task.classes), input_shape=task.input_shape)
-        _check_logits(config, task, network)
+        network = config.model.build(classes=len(classes), input_shape=tuple(features.shape[1:]))
+        _check_logits(f"the network {config.model.name}", network, classes, features)
     return network
 
 
 @torch.no_grad()
-def _check_logits(config: KWSConfig, task: Task, network: nn.Module) -> None:
-    """Raise ValueError unless the network gives (B, classes) for features of the task."""
-    name, features = f"the network {config.model.name}", task.val[0][:2]
+def _check_logits(
+    name: str, network: nn.Module, classes: tuple[str, ...], features: Tensor
+) -> None:
+    """Raise ValueError unless the network gives (B, classes) for features (B, ...)."""
     training = network.training
     try:
         logits = network.eval()(features)
@@ -215,12 +221,12 @@ def _check_logits(config: KWSConfig, task: Task, network: nn.Module) -> None:
         ) from error
     finally:
         network.train(training)
-    wanted = len(features), len(task.classes)
+    wanted = len(features), len(classes)
     given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if given != wanted:
         raise ValueError(
             f"{name} gives {given} for features of shape {tuple(features.shape)}; it must give "
-            f"{wanted}, a logit for each class: {', '.join(task.classes)}. An argument called "
+            f"{wanted}, a logit for each class: {', '.join(classes)}. An argument called "
             "classes gets their number"
         )
 
@@ -232,7 +238,7 @@ def train_digital(
 
     Its weights are saved as digital.pt.
     """
-    network = untrained(config, task)
+    network = untrained(config, task.classes, task.val[0][:2])
     logger.info("digital training, %d epochs", config.digital.epochs)
     train_phase(config, task, folder, network, config.digital, "digital", progress=progress)
     folder.save("digital", network)
@@ -270,14 +276,17 @@ def train_hwa(
     return network
 
 
-def trained(config: KWSConfig, task: Task, run: Path, name: str) -> nn.Module:
-    """A network of a finished run as it goes on the chip.
+def saved(
+    config: KWSConfig, classes: tuple[str, ...], features: Tensor, run: Path, name: str
+) -> nn.Module:
+    """Return a network of a finished run.
 
     Args:
         config: that of the run.
-        task: that of the configuration.
+        classes: its classes in their order.
+        features: those of some clips, (B, ...).
         run: folder of the run.
-        name: ``hwa``, trained for the chip; or ``digital``, calibrated here.
+        name: ``hwa``, trained for the chip, converted and calibrated; or ``digital``.
 
     Raises:
         ValueError: the run has not written it yet, or the file is damaged.
@@ -288,11 +297,11 @@ def trained(config: KWSConfig, task: Task, run: Path, name: str) -> nn.Module:
             f"{file} is missing: the run has not finished; continue it with "
             f"analogtorch kws --config {run / 'config.json'} --out {run} --resume"
         )
-    network = untrained(config, task)
+    network = untrained(config, classes, features)
     if name == "hwa":
         network = at.convert(network, config.chip.build())
     network.load_state_dict(unpacked(file))
-    return to_chip(config, task, network) if name == "digital" else network
+    return network
 
 
 def train_phase(
@@ -379,11 +388,6 @@ def command(config: KWSConfig) -> str:
     """Return the command that repeats a run from its folder, in a new one."""
     allowed = " --allow-code" if code_of(config) else ""
     return f"analogtorch kws --config {CONFIG}{allowed} --out again"
-
-
-def derive(seed: int, name: str) -> int:
-    """Return a seed for one purpose."""
-    return int(fold(seed_tensor(seed), stream(name)).item())
 
 
 def versions() -> dict[str, str]:

@@ -209,13 +209,13 @@ class RunFolder:
         write_atomically(self.path / JOURNAL, json.dumps(signed(self._journal), indent=2) + "\n")
 
 
-def check(run: Path, config: Config, recordings: str, code: dict[str, str]) -> None:
+def check(run: Path, config: Config, recordings: str | None, code: dict[str, str]) -> None:
     """Raise ValueError unless a run was made with these recordings and this code.
 
     Args:
         run: its folder.
         config: its configuration.
-        recordings: the ``fingerprint`` of the data that there is now.
+        recordings: the ``fingerprint`` of the data that there is now; None if none are used.
         code: SHA-256 of each file of code that the configuration names, by its name.
     """
     found = _read(run)
@@ -228,11 +228,11 @@ def _check_given(
     path: Path,
     found: dict[str, Any],
     config: dict[str, Any],
-    recordings: str,
+    recordings: str | None,
     code: dict[str, str],
 ) -> None:
     """Raise ValueError unless a journal names these recordings and this code."""
-    if found["recordings"] != recordings:
+    if recordings is not None and found["recordings"] != recordings:
         raise ValueError(
             f"the run in {path} was begun with other recordings{_data_changes(found, config)}: "
             "give those"

@@ -1,6 +1,7 @@
 """Sliding windows, detections, mixtures, false alarms and misses."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -268,6 +269,22 @@ def test_a_programmed_chip_listens_to_a_file(run: Path, tmp_path: Path, capsys) 
     assert [d["word"] for d in found["detections"]] == ["low", "high"]
     assert (tmp_path / "a.png").stat().st_size > 1000
     assert len((tmp_path / "a.csv").read_text().splitlines()) == 3
+
+
+def test_a_recording_needs_no_clips_of_the_training(run: Path, tmp_path: Path, capsys) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(300).numpy(), 16_000)
+    away = tmp_path / "away"
+    shutil.copytree(run, away)
+    config = json.loads((away / "config.json").read_text())
+    config["data"]["folder"]["root"] = str(tmp_path / "nowhere")
+    (away / "config.json").write_text(json.dumps(config))
+    for folder in (run, away):
+        options = [str(tmp_path / "a.wav"), f"--json={tmp_path / folder.name}.json"]
+        assert main(["listen", str(folder), *options]) == 0
+    assert (tmp_path / "out.json").read_text() == (tmp_path / "away.json").read_text()
+    (away / "report.json").write_text("{}")
+    assert main(["listen", str(away), options[0]]) == 2
+    assert "report.json: no classes of a report of analogtorch kws" in capsys.readouterr().err
 
 
 def test_a_programmed_chip_listens_to_a_mixture(run: Path, tmp_path: Path, capsys) -> None:
