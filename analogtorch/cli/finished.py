@@ -33,7 +33,7 @@ def finished(
             recordings or that code are others than those of the run.
         OSError: a file is missing.
     """
-    config = _configuration(command, run, allow_code)
+    config = _configuration(command, run, network, allow_code)
     features = config.features.build()
     splits = config.data.selected.load()
     task = prepare(splits, config.augment, seed=config.seed, features=features)
@@ -61,7 +61,7 @@ def listener(
     if not (run / _REPORT).is_file():
         config, task, network = finished(command, run, "hwa", allow_code=allow_code)
         return config, task.features, task.classes, network
-    config = _configuration(command, run, allow_code)
+    config = _configuration(command, run, "hwa", allow_code)
     _check(command, run, config, None)
     classes = _classes(run / _REPORT)
     features = config.features.build()
@@ -70,7 +70,7 @@ def listener(
     return config, features, classes, kws.saved(config, classes, silent, run, "hwa")
 
 
-def _configuration(command: str, run: Path, allow_code: bool) -> KWSConfig:
+def _configuration(command: str, run: Path, network: str, allow_code: bool) -> KWSConfig:
     file = run / "config.json"
     if not file.is_file():
         raise ValueError(
@@ -78,9 +78,15 @@ def _configuration(command: str, run: Path, allow_code: bool) -> KWSConfig:
             "folder that was its --out, such as runs/kws"
         )
     try:
-        return parse([f"--config={file}", *["--allow-code"] * allow_code]).config
+        config = parse([f"--config={file}", *["--allow-code"] * allow_code]).config
     except ValueError as error:
         raise ValueError(f"{command}: cannot go on with {run}: {error}") from error
+    if not (weights := run / f"{network}.pt").is_file():
+        raise ValueError(
+            f"{command}: {weights} is missing: the run has not finished; continue it with "
+            f"analogtorch kws --config {file} --out {run} --resume"
+        )
+    return config
 
 
 def _check(command: str, run: Path, config: KWSConfig, recordings: str | None) -> None:

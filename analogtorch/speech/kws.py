@@ -289,18 +289,13 @@ def saved(
         name: ``hwa``, trained for the chip, converted and calibrated; or ``digital``.
 
     Raises:
-        ValueError: the run has not written it yet, or the file is damaged.
+        ValueError: the file is damaged.
+        FileNotFoundError: the run has not written it yet.
     """
-    file = run / f"{name}.pt"
-    if not file.is_file():
-        raise ValueError(
-            f"{file} is missing: the run has not finished; continue it with "
-            f"analogtorch kws --config {run / 'config.json'} --out {run} --resume"
-        )
     network = untrained(config, classes, features)
     if name == "hwa":
         network = at.convert(network, config.chip.build())
-    network.load_state_dict(unpacked(file))
+    network.load_state_dict(unpacked(run / f"{name}.pt"))
     return network
 
 
