@@ -34,7 +34,7 @@ def finished(
         OSError: a file is missing.
     """
     config = _configuration(command, run, network, allow_code)
-    features = config.features.build()
+    features = config.front_end()
     splits = config.data.selected.load()
     task = prepare(splits, config.augment, seed=config.seed, features=features)
     _check(command, run, config, fingerprint(splits, *task.augmenter.noise.recordings))
@@ -64,7 +64,7 @@ def listener(
     config = _configuration(command, run, "hwa", allow_code)
     _check(command, run, config, None)
     classes = _classes(run / _REPORT)
-    features = config.features.build()
+    features = config.front_end()
     with torch.no_grad():
         silent = features(torch.zeros(2, SAMPLES))
     return config, features, classes, kws.saved(config, classes, silent, run, "hwa")

@@ -19,6 +19,7 @@ from analogtorch.simulate.defects import Defects
 from analogtorch.speech.augment import Augment
 from analogtorch.speech.choice import Maker, arguments, maker, settled, stated
 from analogtorch.speech.data import FRAMES, MELS, Source
+from analogtorch.speech.draws import derive
 from analogtorch.speech.features import FRONT_ENDS
 from analogtorch.speech.folder import Folder
 from analogtorch.speech.labels import LABELS
@@ -80,7 +81,7 @@ class FeaturesConfig:
         return self.options if is_code(self.name) else stated(make, self.options, ())
 
     def build(self) -> nn.Module:
-        """Return the front end, in evaluation mode.
+        """Return the front end, in evaluation mode; its state is drawn from torch's generator.
 
         Raises:
             ValueError: it refuses the options, or is no module.
@@ -324,6 +325,18 @@ class KWSConfig:
         found = torch.accelerator.device_count() if self.accelerator == "gpu" else self.devices
         if self.devices > found:
             raise ValueError(f"devices={self.devices}, but torch finds {found} GPU here")
+
+    def front_end(self) -> nn.Module:
+        """Return the front end, in evaluation mode, with the random state of the seed.
+
+        A run does not save it: every process that goes on with the run makes the same one.
+
+        Raises:
+            ValueError: it refuses the options, or is no module.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(derive(self.seed, "front end"))
+            return self.features.build()
 
     def to_dict(self) -> dict[str, Any]:
         """Return all settings as JSON gives them, those of features and network in full."""

@@ -83,7 +83,7 @@ def run(
     try:
         with RunFolder.open(out, config, resume=resume, overwrite=overwrite) as folder:
             logger.info("speech from the source %s", config.data.source)
-            features = config.features.build()  # mistakes in it appear before clips are read
+            features = config.front_end()  # mistakes in it appear before clips are read
             splits = config.data.selected.load(progress=progress)
             notes = notes_on(config, splits)
             task = prepare(splits, config.augment, seed=config.seed, features=features)

@@ -75,7 +75,7 @@ class Seed:
     @functools.cached_property
     def task(self) -> Task:
         torch.set_num_threads(self.config.threads)
-        features = self.config.features.build()
+        features = self.config.front_end()
         augment, seed = self.config.augment, self.config.seed
         return prepare(self.splits, augment, seed=seed, features=features)
 

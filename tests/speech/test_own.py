@@ -51,6 +51,14 @@ def nothing():
 def nans():
     return Scaled()
 
+class Projected(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("basis", torch.randn(400, 16))
+        self.learnt = nn.Linear(16, 16)
+    def forward(self, waveforms):
+        return self.learnt(waveforms.view(-1, 40, 400).abs().mean(1) @ self.basis)
+
 class Scaled(nn.Module):
     def forward(self, waveforms):
         return (waveforms - 2).log()
@@ -219,3 +227,16 @@ def test_options_of_the_package_are_stated_in_full() -> None:
     mfcc = FeaturesConfig(name="mfcc", options={"hop_ms": 10, "window_ms": 30, "coefficients": 13})
     assert mfcc.build()(torch.zeros(1, 16_000)).shape == (1, 1, 98, 13)
     assert config.model.build(classes=3, input_shape=(1, 98, 13)).head.out_features == 3
+
+
+def test_the_random_state_of_a_front_end_is_that_of_the_seed() -> None:
+    features = FeaturesConfig(name="my_net.py:Projected")
+    waveforms = torch.linspace(-1, 1, 16_000)[None]
+    found = {}
+    for seed in (0, 0, 1):
+        torch.rand(1)  # what a process drew before has no effect
+        before = torch.get_rng_state()
+        given = KWSConfig(seed=seed, features=features).front_end()(waveforms)
+        assert torch.equal(torch.get_rng_state(), before)
+        assert torch.equal(given, found.setdefault(seed, given))
+    assert not torch.equal(found[0], found[1])
