@@ -38,11 +38,11 @@ class TrainingNoise:
     training too."""
     time: tuple[float | str, ...] | float | str | None = None
     """Time after programming for ``device``, in seconds or as text such as ``"1 h"``;
-    ``"programmed"``: before any drift and read. None: a month, for targets that allow for drift the
-    time at which they are right (``Chip.drift_aware``), or the end of the device's data if that is
-    sooner; what is trained on such devices lives on those of a day and of a year (``python -m
-    benchmarks.hwa``, ``python -m benchmarks.adapt``). Several times: every layer
-    draws one of them in each forward, so that what is trained lives on fresh chips, too."""
+    ``"programmed"``: before any drift and read. None: a month, or the end of the device's data if
+    that is sooner; for targets that are right at another time (``Chip.drift_aware``), that and a
+    month. What is trained on such devices lives on those of a day and of a year (``python -m
+    benchmarks.hwa``, ``python -m benchmarks.adapt``). Several times: every layer draws one of them
+    in each forward."""
     drop_connect: float = 0.0
     """Probability that a cell fails in a forward, in [0, 1): its weight is exactly zero, without
     noise, and learns nothing from that forward. Nothing is rescaled. NeuRRAM's keyword spotter
@@ -114,5 +114,6 @@ class TrainingNoise:
         """Return the times for a device, in seconds; None: right after programming."""
         if self.time is not None or self.weight != "device":
             return tuple(seconds(time) for time in self.times)
-        right = device.time if isinstance(device, DriftAware) else _MONTH
-        return tuple(seconds(t) for t in replace(self, time=right).within(device).times)
+        right = (device.time,) if isinstance(device, DriftAware) else ()
+        found = replace(self, time=(*right, _MONTH)).within(device)
+        return tuple(dict.fromkeys(seconds(time) for time in found.times))

@@ -15,6 +15,9 @@ Method = Literal["student", "bootstrap"]
 Bounds = tuple[float, float]
 """The smallest and the largest number that a metric can be."""
 
+SETTLED = 5
+"""Least number of equal values that count as values without spread."""
+
 UNBOUNDED: Bounds = (-math.inf, math.inf)
 
 FEWEST = 8
@@ -140,8 +143,9 @@ def share(hits: int, total: int, confidence: float = 0.95) -> Interval:
 def confidence_above(values: Sequence[float], limit: float) -> float | None:
     """Return the confidence, 0..1, that the mean of what the values are drawn from exceeds a limit.
 
-    By Student's t, one-sided; None for one value, which says nothing of the spread. Resampling
-    would not do: as soon as all values exceed the limit, so do all resampled means.
+    By Student's t, one-sided; None where nothing is known of the spread: for one value, and for
+    fewer than ``SETTLED`` that are equal, as those of a metric that counts samples often are.
+    Resampling would not do: as soon as all values exceed the limit, so do all resampled means.
 
     Args:
         values: independent values, at least one.
@@ -152,6 +156,8 @@ def confidence_above(values: Sequence[float], limit: float) -> float | None:
     distance = statistics.fmean(values) - limit
     error = statistics.stdev(values) / math.sqrt(len(values))
     if error == 0:
+        if len(values) < SETTLED:
+            return None
         return 1.0 if distance >= 0 else 0.0
     return student(distance / error, len(values) - 1)
 

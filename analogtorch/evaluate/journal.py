@@ -2,8 +2,8 @@
 
 Several processes can share a folder: each chip is measured by the one that claims it.
 
-    sweep.json        the experiment: seed, compensation, version of the noise, digest of the model,
-                      defects if there are any
+    sweep.json        the experiment: seed, compensation, version of the noise, digests of the model
+                      and its structure, defects if there are any
     chip-00003.json   what has been measured on chip 3, by time in seconds after programming
                       ("programmed": right after programming, before any read noise)
     .chip-00003.lock  there while a process measures chip 3; of a process that has died it is worth
@@ -16,6 +16,7 @@ metric.
 import hashlib
 import json
 import math
+import re
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
@@ -34,9 +35,9 @@ from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.recalibration import Recalibration
 from analogtorch.values import checks
 
-VERSION = 2
+VERSION = 3
 """Version of the form of the files. In version 1 the digest of the model covered chips as one flat
-list of fields."""
+list of fields, and before version 3 nothing covered its structure."""
 _HEAD = "sweep.json"
 _NAME = "chip-{:05d}.json"
 
@@ -70,9 +71,9 @@ class Journal:
             if found != wanted:
                 _write(head, wanted)
                 warnings.warn(
-                    f"sweep: {self.folder} was begun when chips were described otherwise, so that "
-                    "nothing can tell whether its values are of this model: they are taken as they "
-                    "are. For another model give another folder",
+                    f"sweep: {self.folder} was begun by an earlier version, which described models "
+                    "otherwise, so that nothing can tell whether its values are of this model: "
+                    "they are taken as they are. For another model give another folder",
                     stacklevel=4,
                 )
         elif any(not _left_over(path) for path in self.folder.iterdir()):
@@ -159,9 +160,9 @@ def key(t: float | None) -> str:
 
 
 def model_digest(model: nn.Module) -> str:
-    """Return the SHA-256 of all that decides how the model computes on a chip.
+    """Return the SHA-256 of the state of a model and of the chip of each analog layer.
 
-    It covers the state of the model and the chip of each analog layer.
+    How it computes with them is told by ``structure_digest``.
 
     Raises:
         ValueError: a tensor is on the meta device.
@@ -179,6 +180,26 @@ def model_digest(model: nn.Module) -> str:
     return found.hexdigest()
 
 
+def structure_digest(model: nn.Module) -> str:
+    """Return the SHA-256 of what a model computes with beside its state, as far as it says so.
+
+    It covers the class of each module, what the module shows of itself when it is printed, such as
+    the stride of a convolution, and buffers that are not in the state. What the code of a class of
+    the user does it cannot see.
+    """
+    found, state = hashlib.sha256(), model.state_dict().keys()
+    analog = {layer for _, layer in analog_layers(model)}
+    for name, module in model.named_modules():
+        # ranges, which an analog layer shows, are part of its state
+        shown = "" if module in analog else re.sub("0x[0-9a-f]+", "", module.extra_repr())
+        found.update(f"{name}\n{type(module).__qualname__}\n{shown}\n".encode())
+    for name, buffer in model.named_buffers():
+        if name not in state and name.rpartition(".")[2] != "vectors_read":  # a count
+            found.update(f"{name}\n".encode())
+            found.update(_bytes(name, buffer))
+    return found.hexdigest()
+
+
 def experiment(
     model: nn.Module,
     seed: int,
@@ -193,6 +214,7 @@ def experiment(
         "compensation": compensation,
         "noise": NOISE,
         "model": model_digest(model),
+        "structure": structure_digest(model),
         **broken,
         **(field or {}),
     }
@@ -215,10 +237,11 @@ def in_the_field(
 
 
 def _upgraded(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
-    """Return a head of version 1 as one of now; its digest cannot be compared and is left out."""
-    if found.get("version") != 1:
+    """Return a head of an earlier version as one of now, without digests that it cannot tell."""
+    if found.get("version") not in (1, 2):
         return found
-    return {**found, "version": VERSION, "model": wanted["model"]}
+    unknown = ("structure", "model") if found["version"] == 1 else ("structure",)
+    return {**found, "version": VERSION, **{name: wanted[name] for name in unknown}}
 
 
 def _computing(data: Any) -> Any:

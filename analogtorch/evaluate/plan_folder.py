@@ -70,6 +70,7 @@ def _read(path: Any, head: dict[str, Any], model: nn.Module) -> Sensitivity:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         there, found = data["experiment"], data["found"]
+        there.setdefault("structure", head["structure"])  # an earlier version did not keep it
         if there == head:
             return _sensitivity(found, model)
     except (ValueError, KeyError, TypeError) as error:

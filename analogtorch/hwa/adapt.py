@@ -14,7 +14,7 @@ from analogtorch.calibration.settings import held_back
 from analogtorch.chips import Chip
 from analogtorch.conversion import analog_layers, convert
 from analogtorch.conversion.kinds import check_module, refuse_programmed, refuse_unloaded
-from analogtorch.evaluate.journal import model_digest
+from analogtorch.evaluate.journal import model_digest, structure_digest
 from analogtorch.evaluate.metric import Metric, check_metric
 from analogtorch.evaluate.sweep import checked_times, chip_seeds
 from analogtorch.hwa.adaptation import Adaptation
@@ -55,15 +55,15 @@ def adapt(
     The copy is converted and calibrated, and the statistics of batch norm are moved to what they
     are under training noise. It is then trained to give the outputs of the digital model, and those
     of each of its layers, under that noise, which grows at first; its weights are clipped after
-    each step. The noise is that of the chip's devices after a day, if calibration wrote them to
-    targets that are right then, else after a month (``Recipe.training``). At the end it is
-    calibrated and its statistics are moved again. Each of these steps is measured on programmed
-    chips with batches that it did not see (the last quarter, at most four, or all if there are
-    fewer than four), and one that makes the error larger is undone. A model that is only converted
-    does not round the outputs of its tiles, as chips such as ``hermes64`` do: where calibration
-    loses to that, it is compared with ranges per vector and outputs that are rounded, and the
-    better one is kept. So the result is never worse there than the model that is only converted, on
-    the same hardware. The given model stays as it is, and is the teacher.
+    each step. The noise is that of the chip's devices after a month, or when their targets are
+    right, by turns (``Recipe.training``). At the end it is calibrated and its statistics are moved
+    again. Each of these steps is measured on programmed chips with batches that it did not see (the
+    last quarter, at most four, or all if there are fewer than four), and one that makes the error
+    larger is undone. A model that is only converted does not round the outputs of its tiles, as
+    chips such as ``hermes64`` do: where calibration loses to that, it is compared with ranges per
+    vector and outputs that are rounded, and the better one is kept. So the result is never worse
+    there than the model that is only converted, on the same hardware. The given model stays as it
+    is, and is the teacher.
 
     The same arguments give the same model, also after an interruption, if ``folder`` is given.
 
@@ -234,7 +234,9 @@ def _options(model: nn.Module, calibration: Mapping[str, Any] | None) -> dict[st
 def _digests(student: nn.Module, teacher: nn.Module, batches: list[Any]) -> dict[str, str]:
     return {
         "model": model_digest(student),
+        "structure": structure_digest(student),
         "teacher": model_digest(teacher),
+        "structure of the teacher": structure_digest(teacher),
         "batches": digest(batches),
     }
 

@@ -120,7 +120,8 @@ def test_what_software_chooses_is_kept_by_a_state_dict() -> None:
     assert at.map_to_chip(fresh, x[:1]).tiles_used == at.map_to_chip(model, x[:1]).tiles_used
     ideal = at.chips.ideal()
     other = at.convert(nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 8)), ideal)
-    other.load_state_dict(model.state_dict())  # no drift to allow for
+    with pytest.warns(UserWarning, match="saved on the chip 'hermes64', and the layers are on 'i"):
+        other.load_state_dict(model.state_dict())  # no drift to allow for
     assert all(layer.chip.cell == ideal.cell for _, layer in at.analog_layers(other))
 
 
@@ -149,11 +150,12 @@ def test_noisy_weights_take_the_curve_of_a_cell_without_a_formula() -> None:
     assert z.std().item() == pytest.approx(1, abs=0.06)  # 3,072 normals: 0.013
 
 
-def test_training_draws_devices_when_their_targets_are_right() -> None:
+def test_training_draws_devices_a_month_old_and_when_their_targets_are_right() -> None:
     noise = at.TrainingNoise(weight="device")
     month = 2_592_000.0
     assert noise.moments(HERMES.cell.device) == (month,)
-    assert noise.moments(HERMES.drift_aware("1 day").cell.device) == (86_400.0,)
+    assert noise.moments(HERMES.drift_aware("1 day").cell.device) == (86_400.0, month)
+    assert noise.moments(HERMES.drift_aware("1 month").cell.device) == (month,)
     once = at.TrainingNoise(weight="device", time="1 h")
     assert once.moments(HERMES.drift_aware().cell.device) == (3_600.0,)
     ends = at.chips.neurram48().drift_aware("1 week").cell.device  # its data end after two days

@@ -92,7 +92,8 @@ def test_the_side_of_a_limit_is_wrong_as_seldom_as_it_says() -> None:
     assert wrong == pytest.approx(0.05, abs=4 * math.sqrt(0.05 * 0.95 / 2000))
     assert confidence_above([1.0, 3.0], 2.0) == 0.5
     assert confidence_above([1.0], 0.0) is None
-    assert confidence_above([1.0, 1.0], 1.0) == 1.0  # every chip is the same
+    assert confidence_above([1.0, 1.0], 0.5) is None  # steps of the metric may hide the spread
+    assert confidence_above(5 * [1.0], 1.0) == 1.0  # every chip is the same
 
 
 @pytest.mark.parametrize(

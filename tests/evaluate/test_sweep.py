@@ -303,13 +303,34 @@ def test_a_folder_of_before_chips_had_parts_goes_on_with_a_warning(tmp_path: Pat
     expected, head = run().values, tmp_path / "sweep.json"
     new = json.loads(head.read_text())
     head.write_text(json.dumps({**new, "version": 1, "model": "0" * 64}))
-    with pytest.warns(UserWarning, match="was begun when chips were described otherwise"):
+    with pytest.warns(UserWarning, match="was begun by an earlier version, which described"):
         assert torch.equal(run().values, expected)
     assert json.loads(head.read_text()) == new
     run()  # a warning would be an error
     head.write_text(json.dumps({**new, "version": 1, "seed": 7}))
     with pytest.raises(ValueError, match=r"another experiment \(seed 7 there and 0 here\)"):
         run()
+
+
+def test_another_structure_with_the_same_state_is_another_experiment(tmp_path: Path) -> None:
+    def run(middle: nn.Module) -> at.Sweep:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(8, 16), middle, nn.Linear(16, 4))
+        return at.sweep(
+            at.convert(net, crossbar()), lambda m: m(torch.ones(2, 8)).mean().item(), num_chips=1,
+            times=["0 s"], folder=tmp_path,
+        )  # fmt: skip
+
+    first = run(nn.LeakyReLU(0.1))
+    assert torch.equal(run(nn.LeakyReLU(0.1)).values, first.values)
+    for middle in (nn.ReLU(), nn.LeakyReLU(0.2)):
+        with pytest.raises(ValueError, match=r"another experiment \(structure "):
+            run(middle)
+    head = json.loads((tmp_path / "sweep.json").read_text())
+    del head["structure"]
+    (tmp_path / "sweep.json").write_text(json.dumps({**head, "version": 2}))
+    with pytest.warns(UserWarning, match="was begun by an earlier version"):
+        run(nn.LeakyReLU(0.1))
 
 
 def test_sources_do_not_make_another_experiment(tmp_path: Path) -> None:
