@@ -162,7 +162,7 @@ def key(t: float | None) -> str:
 def model_digest(model: nn.Module) -> str:
     """Return the SHA-256 of the state of a model and of the chip of each analog layer.
 
-    How it computes with them is told by ``structure_digest``.
+    ``structure_digest`` covers how the model computes with them.
 
     Raises:
         ValueError: a tensor is on the meta device.
@@ -181,11 +181,11 @@ def model_digest(model: nn.Module) -> str:
 
 
 def structure_digest(model: nn.Module) -> str:
-    """Return the SHA-256 of what a model computes with beside its state, as far as it says so.
+    """Return the SHA-256 of the structure of a model: what decides its outputs beside its state.
 
-    It covers the class of each module, what the module shows of itself when it is printed, such as
-    the stride of a convolution, and buffers that are not in the state. What the code of a class of
-    the user does it cannot see.
+    It covers the class of each module, the options that the module prints (``extra_repr``), such as
+    the stride of a convolution, and buffers that are not in the state. It does not cover the code
+    of a user's class.
     """
     found, state = hashlib.sha256(), model.state_dict().keys()
     analog = {layer for _, layer in analog_layers(model)}
@@ -237,7 +237,10 @@ def in_the_field(
 
 
 def _upgraded(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
-    """Return a head of an earlier version as one of now, without digests that it cannot tell."""
+    """Return a head of an earlier version in the present form.
+
+    Digests that the earlier version did not keep are those of ``wanted``.
+    """
     if found.get("version") not in (1, 2):
         return found
     unknown = ("structure", "model") if found["version"] == 1 else ("structure",)

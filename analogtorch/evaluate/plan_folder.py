@@ -73,7 +73,7 @@ def _read(path: Any, head: dict[str, Any], model: nn.Module) -> Sensitivity:
         there.setdefault("structure", head["structure"])  # an earlier version did not keep it
         if there == head:
             return _sensitivity(found, model)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"plan: {path} is damaged: {checks.shown(error)}; remove it to measure again"
         ) from error

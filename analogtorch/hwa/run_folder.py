@@ -73,10 +73,10 @@ class RunFolder:
 
 
 def name_of(function: Any) -> str | None:
-    """Return the name of a function, with its module, by which another is told; None of None.
+    """Return the name of a function with its module, to compare it with another; None for None.
 
-    A ``functools.partial`` has that of its function; another object that can be called, that of its
-    class with the name that it may have itself.
+    Of a ``functools.partial`` it is the name of its function; of another object that can be called,
+    the name of its class, and its own ``__name__`` if it has one.
     """
     while isinstance(function, functools.partial):
         function = function.func

@@ -52,8 +52,7 @@ def table(fit: Fit) -> str:
             f"{device.g_min:g} to {device.g_max:g} uS",
             "spread of the first reads, with their noise, and its 95 % confidence:",
             *_spreads(fit.programming),
-            *(["noise of one read, and its 95 % confidence:"] if fit.read_noise else []),
-            *(_spreads(fit.read_noise) if fit.read_noise else []),
+            *_read_noise(fit.read_noise),
             "deviation from the target:",
             lines[0],
             "-" * len(lines[0]),
@@ -63,6 +62,10 @@ def table(fit: Fit) -> str:
             *(f"note: {note}" for note in fit.notes),
         ]
     )
+
+
+def _read_noise(band: Band | None) -> list[str]:
+    return ["noise of one read, and its 95 % confidence:", *_spreads(band)] if band else []
 
 
 def _spreads(band: Band) -> list[str]:

@@ -122,7 +122,7 @@ def test_the_trainer_takes_an_optimizer_that_is_given(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:this state_dict carries no input ranges")
 def test_rows_without_labels_have_an_evaluation_loss(tmp_path: Path) -> None:
-    """It has the same noise each time, so that the best step can be told."""
+    """The noise is the same each time, so that the losses of steps can be compared."""
     options = {"max_steps": 2, "save_steps": 1, "save_only_model": True}
     watched = {"eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True}
     alone = _trainer(tmp_path, _student(), _bert(), max_steps=2, save_strategy="no")
