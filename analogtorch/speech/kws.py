@@ -25,7 +25,7 @@ from analogtorch.speech.examine import examined
 from analogtorch.speech.logs import PHASES, curves, loggers
 from analogtorch.speech.on_chips import swept
 from analogtorch.speech.once import Once
-from analogtorch.speech.rundir import CONFIG, RunFolder
+from analogtorch.speech.rundir import RunFolder
 from analogtorch.speech.task import Task, prepare
 from analogtorch.speech.training import Batches, Phase, fit
 
@@ -131,7 +131,7 @@ def run(
                 versions=versions(),
                 notes=(*notes, *more.pop("notes", ())),
                 config=config.to_dict(),
-                command=command(config),
+                command=folder.again("kws", allow_code=bool(code_of(config))),
                 ablation=ablation,
                 levels=validation,
                 level=settled.chip.training.scale if validation else None,
@@ -377,12 +377,6 @@ def measure(
         folder=folder,
         progress=progress,
     )
-
-
-def command(config: KWSConfig) -> str:
-    """Return the command that repeats a run from its folder, in a new one."""
-    allowed = " --allow-code" if code_of(config) else ""
-    return f"analogtorch kws --config {CONFIG}{allowed} --out again"
 
 
 def versions() -> dict[str, str]:

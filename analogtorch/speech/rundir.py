@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -157,6 +158,15 @@ class RunFolder:
         else:
             self._write([])
         write_atomically(self.file(CONFIG), json.dumps(self._config, indent=2) + "\n")
+
+    def again(self, command: str, *, allow_code: bool = False) -> str:
+        """Return the command that repeats the run, in a new folder inside its own.
+
+        It is to be run where the run was started: there, relative paths of the configuration, to
+        recordings and to code, lead to the same files. Those would not in the run's folder.
+        """
+        options = ["--config", str(self.path / CONFIG), *["--allow-code"] * allow_code]
+        return shlex.join(["analogtorch", command, *options, "--out", str(self.path / "again")])
 
     def file(self, name: str) -> Path:
         """Return the path of a file that the run is about to write, and add it to the journal.

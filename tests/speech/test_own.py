@@ -1,6 +1,7 @@
 """Words, networks and front ends of the user's, from the command line to the report."""
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import soundfile
 import torch
 
 from analogtorch.__main__ import main
+from analogtorch.cli.kws import parse
 from analogtorch.speech import kws
 from analogtorch.speech.config import FeaturesConfig, KWSConfig, ModelConfig
 
@@ -145,6 +147,17 @@ def test_code_that_the_command_line_allows_is_run(finished: Path, capsys) -> Non
     assert main(["kws", *config, "--allow-code"]) == 0
     assert main(["budget", str(finished), "--allow-code", "--num-chips=1"]) == 0
     assert "all together" in capsys.readouterr().out
+
+
+def test_the_command_of_the_report_finds_code_and_recordings_of_relative_paths(
+    finished: Path,
+) -> None:
+    command = shlex.split(json.loads((finished / "report.json").read_text())["command"])
+    assert command[:2] == ["analogtorch", "kws"]
+    given = parse(command[2:])  # with --allow-code, in the folder where the run was started
+    assert given.config == parse([*SMALL]).config
+    assert Path(given.config.data.folder.root).is_dir()
+    assert (given.out.exists(), given.out.parent) == (False, Path("run"))
 
 
 @pytest.mark.parametrize(

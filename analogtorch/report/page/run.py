@@ -322,7 +322,12 @@ def _repeat(result: Result) -> Section:
         facts.append(("not measured", lacking))
     parts: list[Part] = [Facts(tuple((name, text) for name, text in facts if text))]
     if result.command:
-        parts.append(Code(caption="The command, in the folder of this report", text=result.command))
+        parts.append(
+            Code(
+                caption="The command, in the folder in which the run was started",
+                text=result.command,
+            )
+        )
     if result.config:
         lines = "\n".join(f"--{key} {value}" for key, value in options(result.config))
         parts.append(Code(caption="The exact configuration", text=lines, folded=True))

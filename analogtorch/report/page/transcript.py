@@ -159,7 +159,12 @@ def _repeat(found: Transcribed) -> Section:
     )
     parts: list[Part] = [Facts(facts)]
     if found.command:
-        parts.append(Code(caption="The command, in the folder of this report", text=found.command))
+        parts.append(
+            Code(
+                caption="The command, in the folder in which the run was started",
+                text=found.command,
+            )
+        )
     if found.config:
         lines = "\n".join(f"--{key} {value}" for key, value in options(found.config))
         parts.append(Code(caption="The exact configuration", text=lines, folded=True))

@@ -26,7 +26,7 @@ from analogtorch.report.page.transcript import html, markdown
 from analogtorch.report.transcribed import Transcribed, Transcript
 from analogtorch.simulate.chip import beyond_data
 from analogtorch.speech import espeak
-from analogtorch.speech.rundir import CONFIG, RunFolder
+from analogtorch.speech.rundir import RunFolder
 from analogtorch.speech.transcription.config import TranscribeConfig
 from analogtorch.speech.transcription.recordings import (
     SENTENCES,
@@ -117,7 +117,7 @@ def run(
                 | {name: version(name) for name in ("torch", "transformers")},
                 took=time.perf_counter() - start,
                 config=config.to_dict(),
-                command=f"analogtorch transcribe --config {CONFIG} --out again",
+                command=folder.again("transcribe"),
             )
             for name in written:
                 folder.file(name)
