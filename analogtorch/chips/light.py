@@ -33,7 +33,7 @@ class Light:
     illuminance: float | None = None
     """Illuminance on the sensor of an input at full scale, lux, > 0; None: inputs are no light."""
     exposure: float = 1e-3
-    """Time in which light is collected, s, > 0."""
+    """Time in which light is collected, s, > 0. An MVM takes it, in place of ``Cost.mvm_time``."""
     electrons: float = 2e5
     """Electrons per lux and second of a diode of the largest responsivity, > 0."""
     shot_noise: float = field(default=0.0, metadata=non_ideality("shot_noise", absent=0.0))

@@ -1,5 +1,6 @@
 """The time of an MVM whose inputs are pulses."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from analogtorch.chips.cost import Figure
@@ -12,7 +13,8 @@ def mvm_time(chip: "Chip") -> Figure:
     """Return the seconds of one MVM of a tile: ``Cost.mvm_time``, less what split pulses save.
 
     Figures of a cost are those of inputs of one pulse. A split pulse is shorter in each phase of
-    the MVM; its energy is not known to change, so that of ``Cost.mvm_energy`` stays.
+    the MVM; its energy is not known to change, so that of ``Cost.mvm_energy`` stays. On a chip that
+    senses light, an MVM takes the exposure (``Light.exposure``) instead.
 
     Raises:
         ValueError: the chip has no cost, or the pulses would save all of its time.
@@ -25,6 +27,8 @@ def mvm_time(chip: "Chip") -> Figure:
             f"chip {chip.name!r} has no cost; give it one: chip.replace(cost=...), or take a preset"
         )
     figure, dac = chip.cost.mvm_time, chip.dac
+    if chip.light.on:
+        return replace(figure, value=chip.light.exposure)
     if dac.split is None or dac.bits is None:
         return figure
     if dac.lsb_time is None:

@@ -1,7 +1,7 @@
 """The layer in a sensor: the one that is convolved in the light itself, before all others."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from torch import nn
@@ -40,6 +40,18 @@ def in_sensor(model: nn.Module, sensor: Any) -> dict[str, Chip]:
             "first nn.Conv2d of a model"
         )
     return {name: chip}
+
+
+def check_alone(chip: Chip, layers: Collection[str]) -> None:
+    """Raise ValueError if several layers that nobody named would be on a chip that senses light."""
+    if chip.light.on and len(layers) > 1:
+        first = next(iter(layers))
+        raise ValueError(
+            f"convert: chip {chip.name!r} senses light, which only the first layer of a model "
+            f"gets, and {len(layers)} layers would be on it. Name that layer, such as {first!r}, "
+            f"and another chip for the rest: convert(model, at.chips.hermes64(), sensor={first!r});"
+            f" or leave the rest digital: convert(model, chip, include={first!r})"
+        )
 
 
 def _pair(sensor: Any) -> tuple[str, Chip]:

@@ -33,7 +33,7 @@ from analogtorch.conversion.patterns import (
 )
 from analogtorch.conversion.replace import replace
 from analogtorch.conversion.route import unroute
-from analogtorch.conversion.sensor import checked_first, in_sensor
+from analogtorch.conversion.sensor import check_alone, checked_first, in_sensor
 from analogtorch.conversion.taken import forget, remember
 from analogtorch.conversion.unread import forget_unread, name_unread, named
 from analogtorch.nn import AnalogLinear
@@ -109,8 +109,8 @@ def convert(
             no layer or has no effect; patterns contradict each other; a chip has no such field; a
             layer to convert is on another chip; a layer to exclude is analog; ``sensor`` names no
             ``nn.Conv2d``, or one with more taps than a network has diodes, or, in the run of
-            ``example``, one behind other layers; or
-            ``fold_batch_norm`` or ``guard`` raise. The model is unchanged.
+            ``example``, one behind other layers; ``chip`` senses light and would take several
+            layers; or ``fold_batch_norm`` or ``guard`` raise. The model is unchanged.
 
     Example:
         >>> first, last = torch.nn.Linear(8, 4), torch.nn.Linear(4, 2)
@@ -127,6 +127,8 @@ def convert(
     names = names_of(model)
     chips = _chips(model, names, chip, overrides, embeddings)
     chosen = _chosen(model, names, chips, include, exclude, where, overrides, embeddings)
+    if include is None and where is None:
+        check_alone(chip, [name for name, its in chosen.items() if its == chip])
     fresh = {name: m for name in chosen if not is_analog(m := model.get_submodule(name))}
     again = has_folded(model)  # folding again would change nothing
     undo = folded(model, example)[1] if fold_batch_norm and not again else lambda: None

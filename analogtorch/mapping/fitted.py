@@ -29,8 +29,11 @@ def fitted(
     Arguments are the fields of ``ChipMapping``; ``copies`` are by name of the matrix.
 
     Raises:
-        ValueError: they do not fit, or the chips have no such tile or column.
+        ValueError: they do not fit, the chips have no such tile or column, or a matrix on a chip
+            that senses light takes the results of an operation.
     """
+    if chip.light.on:
+        _check_light(chip, operations)
     out = Retired(tiles=frozenset(retired), columns=frozenset(retired_columns))
     out.check(chip, num_chips)
     blocks = all_blocks(matrices, chip, copies)
@@ -53,6 +56,18 @@ def fitted(
         retired_columns=tuple(sorted(out.columns)),
         example=example,
     )
+
+
+def _check_light(chip: Chip, operations: Iterable[Operation]) -> None:
+    for op in operations:
+        if op.matrix is not None and op.inputs:
+            raise ValueError(
+                f"map_to_chip: chip {chip.name!r} senses light, which only the first layer of a "
+                f"model gets, but {op.matrix!r} takes the results of {op.inputs[0]!r}. Put the "
+                "first layer on the sensor and the rest on another chip, at.convert(model, "
+                "at.chips.hermes64(), sensor=...) and at.mapping.map_by_chip(model, example); or "
+                "leave the rest digital with exclude"
+            )
 
 
 def _too_large(

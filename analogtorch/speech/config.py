@@ -196,6 +196,11 @@ class ChipConfig:
     def build(self) -> Chip:
         """Return the chip, with this training noise."""
         chip = at.chips.get(self.name, **self.options)
+        if chip.light.on:
+            raise ValueError(
+                f"chip.name: {self.name} senses light, and speech is none; choose another chip, "
+                "such as hermes64"
+            )
         if self.drift_aware is not None:
             chip = chip.drift_aware(self.drift_aware)
         return chip.replace(training=self.training)

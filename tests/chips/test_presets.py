@@ -79,17 +79,18 @@ def test_a_preset_maps_programs_costs_and_evaluates_a_net(name: str) -> None:
     x = x.abs() / x.abs().max() if chip.light.on else x  # light from 0 to 1
     with torch.no_grad():
         y = net(x).argmax(-1)
-    mapping = at.map_to_chip(net, x[:1], chip=chip)
+    sensed = chip.light.on  # a sensor computes the first layer
+    mapping = at.map_to_chip(net[:1] if sensed else net, x[:1], chip=chip)
     assert mapping.num_chips == 1
     report = at.cost_model.cost(mapping)
     per_watt = at.cost_model.peak(chip).efficiency.tops_per_watt
     tile = report.efficiency("tile")
     assert tile.low <= tile.tops_per_watt <= tile.high
     assert tile.low < tile.high or chip.array.columns == 1 <= per_watt * (1 + 1e-9)
-    assert report.latency >= 2 * chip.cost.mvm_time.value
+    assert report.latency >= len(mapping.matrices) * chip.cost.mvm_time.value
     whole = chip.cost.mvm(rows=1, cols=1, cells=1).total
     assert whole == pytest.approx(chip.cost.mvm_energy.value, rel=1e-12)
-    if chip.light.on:  # a sensor computes the first layer
+    if sensed:
         at.convert(net, at.chips.hermes64(), per_layer={"0": chip})
     else:
         at.convert(net, chip)
@@ -102,6 +103,10 @@ def test_a_preset_maps_programs_costs_and_evaluates_a_net(name: str) -> None:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_preset_is_a_chip_of_the_kws_config(name: str) -> None:
+    if at.chips.get(name).light.on:
+        with pytest.raises(ValueError, match=f"chip.name: {name} senses light, and speech is none"):
+            ChipConfig(name=name)
+        return
     chip = ChipConfig(name=name).build()
     assert chip.replace(training=at.chips.get(name).training) == at.chips.get(name)
     aware = ChipConfig(name=name, drift_aware="1 day").build()

@@ -272,6 +272,27 @@ def test_refusals() -> None:
         mvm(torch.rand(3, 8), torch.ones(1), torch.randn(4, 8), Plan(bounds=(0, 8), shot=0.1))
 
 
+def test_a_sensor_takes_the_first_layer_alone() -> None:
+    sensor, model = at.chips.photodiode_sensor(), net()
+    with pytest.raises(ValueError, match=r"2 layers would be on it.*sensor='0'.*include='0'"):
+        at.convert(model, sensor)
+    with pytest.raises(ValueError, match=r"'3' takes the results of '1'.*map_by_chip"):
+        at.map_to_chip(model, IMAGES[:1], chip=sensor)
+    first = at.map_to_chip(model, IMAGES[:1], chip=sensor, exclude="3")
+    assert [m.name for m in first.matrices] == ["0"]
+    assert isinstance(at.convert(model, sensor, include="0")[3], nn.Linear)
+
+
+def test_an_mvm_of_a_sensor_takes_the_exposure() -> None:
+    conv, sensor = filters(), at.chips.photodiode_sensor()
+    for exposure in (1e-4, 1e-3, 1e-2):
+        chip = sensor.replace(light={"exposure": exposure})
+        assert at.chips.mvm_time(chip).value == exposure
+        assert at.chips.mvm_time(at.chips.photodiode_sensor(exposure=exposure)).value == exposure
+        cost = at.cost(at.map_to_chip(conv, IMAGES[:1, :, :3, :3], chip=chip))
+        assert cost.latency == pytest.approx(exposure, rel=1e-3)
+
+
 def test_noise_of_light_can_be_scaled_and_files_hold_it() -> None:
     sensor = at.chips.photodiode_sensor(illuminance=50.0)
     assert {"shot_noise", "dark_current"} < set(sensor.non_idealities())
