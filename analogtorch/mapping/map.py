@@ -1,6 +1,7 @@
 """``map_to_chip``: trace a model, cut its matrices into blocks and map them to tiles."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from torch import nn
 from tqdm import tqdm
@@ -13,6 +14,7 @@ from analogtorch.mapping.chosen import chip_of, choose, with_cells
 from analogtorch.mapping.expand import expand
 from analogtorch.mapping.fitted import fitted
 from analogtorch.mapping.mapping import ChipMapping
+from analogtorch.mapping.place import Retired, moved
 from analogtorch.values import checks
 
 
@@ -148,14 +150,17 @@ def remap(
 ) -> ChipMapping:
     """Map the same model again, around tiles and columns that have failed since.
 
-    Earlier ones stay retired.
+    A tile that has failed, or holds a block on a column that has, moves to an unused tile as it is:
+    all other tiles keep their blocks, and need not be written again. Where too few tiles are
+    unused, all blocks are placed anew, as ``map_to_chip`` does. Earlier tiles and columns stay
+    retired.
 
     Args:
         mapping: the earlier mapping, which stays as it is.
         retired: further tiles that must not be used, as (chip, tile).
         retired_columns: further columns that must not be used, as (chip, tile, column).
         num_chips: number of chips; None (default): as many as now.
-        spread: as in ``map_to_chip``.
+        spread: if True, place all blocks anew, and on all tiles, as ``map_to_chip`` does.
 
     Returns:
         The new mapping.
@@ -166,16 +171,31 @@ def remap(
     check_num_chips("remap", num_chips, none="as many as now")
     retired = checks.items("remap: retired", retired, "[(0, 5)]")
     retired_columns = checks.items("remap: retired_columns", retired_columns, "[(0, 5, 17)]")
+    num_chips = num_chips or mapping.num_chips
+    out = Retired(
+        tiles=frozenset((*mapping.retired, *retired)),
+        columns=frozenset((*mapping.retired_columns, *retired_columns)),
+    )
+    out.check(mapping.chip, num_chips)
+    kept = None if spread else moved(mapping.placements, mapping.chip, num_chips, out)
+    if kept is not None:
+        return replace(
+            mapping,
+            placements=kept,
+            num_chips=1 + max(p.chip for p in kept),
+            retired=tuple(sorted(out.tiles)),
+            retired_columns=tuple(sorted(out.columns)),
+        )
     return fitted(
         model=mapping.model,
         chip=mapping.chip,
-        num_chips=num_chips or mapping.num_chips,
+        num_chips=num_chips,
         matrices=mapping.matrices,
         operations=mapping.operations,
         copies=mapping.copies,
         digital_weights=mapping.digital_weights,
-        retired=(*mapping.retired, *retired),
-        retired_columns=(*mapping.retired_columns, *retired_columns),
+        retired=out.tiles,
+        retired_columns=out.columns,
         spread=spread,
         example=mapping.example,
     )

@@ -1,7 +1,7 @@
 """The placement of packed tiles on the tiles of the chips, around those that must not be used."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from analogtorch.chips import Chip
 from analogtorch.mapping.bins import Bin
@@ -102,6 +102,36 @@ def place(
         key=lambda p: (demand.rank[p.block.matrix], p.block.copy, p.block.row, p.block.col)
     )
     return tuple(placements), 1 + max(p.chip for p in placements)
+
+
+def moved(
+    placements: Sequence[Placement], chip: Chip, num_chips: int, retired: Retired
+) -> tuple[Placement, ...] | None:
+    """Return the placements with each tile that must not be used moved to an unused one, whole.
+
+    A tile must not be used if it is retired or a block lies on a retired column. All others stay.
+    The new tile is one of the same chip, where there is one. None: there are too few.
+    """
+    if any(p.chip >= num_chips for p in placements):
+        return None
+    held = {(p.chip, p.tile) for p in placements}
+    broken = held & retired.tiles | {
+        (p.chip, p.tile)
+        for p in placements
+        for chip_, tile, column in retired.columns
+        if (chip_, tile) == (p.chip, p.tile) and p.col <= column < p.col + p.block.cols
+    }
+    free = [slot for slot in _slots(chip, num_chips, retired) if slot not in held]
+    if len(free) < len(broken):
+        return None
+    new = {}
+    for slot in sorted(broken):
+        new[slot] = next((other for other in free if other[0] == slot[0]), free[0])
+        free.remove(new[slot])
+    where = [new.get((p.chip, p.tile), (p.chip, p.tile)) for p in placements]
+    return tuple(
+        replace(p, chip=c, tile=t) for p, (c, t) in zip(placements, where, strict=True)
+    )
 
 
 def _fit(bins: list[Bin], chip: Chip, num_chips: int, retired: Retired) -> list[Bin] | None:

@@ -190,7 +190,8 @@ def test_spreading_uses_the_tiles_that_are_left() -> None:
     # the two convolutions are busiest and follow each other
     assert [p.tile for p in two.placements] == [1, 2, 1]
     check(two)
-    assert at.remap(two) == at.remap(together, retired=[(0, 0)])
+    assert at.remap(two) == two
+    assert at.remap(together, retired=[(0, 0)], spread=True) == two
 
 
 def test_what_is_excluded_or_left_unconverted_is_digital() -> None:
@@ -332,6 +333,23 @@ def test_remapping_around_failures() -> None:
     with pytest.raises(ValueError, match="has 0 without the 64"):
         at.remap(mapping, retired=[(0, tile) for tile in range(64)])
     assert isinstance(mapping, ChipMapping)
+
+
+def test_remapping_moves_what_has_failed_and_leaves_all_else() -> None:
+    chip = CHIP.replace(array={"rows": 16, "columns": 16, "tiles": 4})
+    model, x = nn.Sequential(*(nn.Linear(16, 16) for _ in range(3))), torch.zeros(1, 16)
+    mapping = map_to_chip(model, x, chip=chip)
+    tiles = [p.tile for p in mapping.placements]
+    assert tiles == [0, 1, 2]
+    assert [p.tile for p in at.remap(mapping, retired=[(0, 0)]).placements] == [3, 1, 2]
+    around = at.remap(mapping, retired_columns=[(0, 1, 5)])
+    check(around)
+    assert [p.tile for p in around.placements] == [0, 3, 2]
+    assert at.remap(mapping, retired=[(0, 3)]).placements == mapping.placements
+    further = at.remap(around, retired=[(0, 0)], num_chips=2)
+    assert [(p.chip, p.tile) for p in further.placements] == [(1, 0), (0, 3), (0, 2)]
+    with pytest.raises(ValueError, match="need 3 tiles of 16x16; 1 x hermes64 has 2 without"):
+        at.remap(mapping, retired=[(0, 0), (0, 1)])
 
 
 def test_the_fully_connected_keyword_spotter_takes_four_tiles() -> None:
