@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 import analogtorch as at
 from analogtorch.chips import Chip
 from analogtorch.cli.map import build, chip_named, inputs
@@ -72,13 +70,10 @@ def _of_run(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Comparison:
     asked = {name: getattr(given, name) for name in ("times", "num_chips", "folder", "processes")}
     options: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
 
-    def accuracy(view: nn.Module) -> float:
-        return at.accuracy(view, task.test_batches())
-
     return at.compare(
         network,
         chips,
-        accuracy,
+        at.metrics.accuracy(task.test_batches()),
         example=task.calibration[0][:1],
         prepare=lambda model: at.calibrate(model, task.calibration, effort="ranges"),
         seed=config.sweep.seed,

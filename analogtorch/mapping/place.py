@@ -129,9 +129,7 @@ def moved(
         new[slot] = next((other for other in free if other[0] == slot[0]), free[0])
         free.remove(new[slot])
     where = [new.get((p.chip, p.tile), (p.chip, p.tile)) for p in placements]
-    return tuple(
-        replace(p, chip=c, tile=t) for p, (c, t) in zip(placements, where, strict=True)
-    )
+    return tuple(replace(p, chip=c, tile=t) for p, (c, t) in zip(placements, where, strict=True))
 
 
 def _fit(bins: list[Bin], chip: Chip, num_chips: int, retired: Retired) -> list[Bin] | None:

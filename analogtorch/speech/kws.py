@@ -360,13 +360,14 @@ def measure(
         "measuring on %d chips at %d times", config.sweep.num_chips, len(config.sweep.times)
     )
 
-    batches = list(task.test_batches())
+    batches = task.test_batches()
     once = Once([x for x, _ in batches])
 
     def accuracy(view: nn.Module) -> float:
         with once.on(view):
             return at.accuracy(view, batches)
 
+    vars(accuracy)["bounds"] = (0, 1)  # of the intervals, as those of at.metrics.accuracy
     return swept(
         config,
         network,

@@ -88,15 +88,11 @@ def validated(
         network: a converted, calibrated network.
         folder: a folder that keeps each measurement, as ``sweep`` takes it.
     """
-
-    def accuracy(chip: nn.Module) -> float:
-        return at.accuracy(chip, [task.val])
-
     times = [time for time in TIMES if not beyond_data(network, seconds(time))]
     return swept(
         config,
         network,
-        accuracy,
+        at.metrics.accuracy([task.val]),
         num_chips=NUM_CHIPS,
         times=times or TIMES[:1],
         seed=_SEED,

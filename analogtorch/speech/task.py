@@ -1,6 +1,5 @@
 """The data of training and measurement: augmented batches, and features that are computed once."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -53,9 +52,9 @@ class Task:
         features = self.augmenter.features(self.features(waveforms), index, epoch=epoch)
         return features, self.train.labels[index]
 
-    def test_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def test_batches(self) -> list[tuple[Tensor, Tensor]]:
         """Return the batches of the test split for ``analogtorch.accuracy``."""
-        return zip(*(part.split(_AT_ONCE) for part in self.test), strict=True)
+        return list(zip(*(part.split(_AT_ONCE) for part in self.test), strict=True))
 
 
 def prepare(

@@ -308,6 +308,13 @@ def test_a_run_on_several_chips(network: str, finished: Path, tmp_path: Path, ca
     row = json.loads((finished / "report.json").read_text())
     row = row["hwa" if network == "hwa" else "direct"]["1 year"]
     assert found["hermes64"]["sweep"]["1 year"]["values"] == row["values"]
+    for measured in (
+        row,
+        *found["hermes64"]["sweep"].values(),
+        *found["neurram48"]["sweep"].values(),
+    ):
+        low, high = measured["interval"]
+        assert 0 <= low <= measured["mean"] <= high <= 1  # two chips, whose interval is wide
 
 
 @pytest.mark.parametrize(
