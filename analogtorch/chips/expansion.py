@@ -37,6 +37,8 @@ class Expansion:
     def __post_init__(self) -> None:
         checks.numbers(self, "factor", optional=True, least=1, most=64)
         checks.counts(self, "seed", least=0, most=2**62)
+        if not self.on:
+            checks.idle(self, "seed", without="expansion: give factor, such as 2.0")
         check_sources(self)
 
     @property

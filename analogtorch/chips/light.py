@@ -55,6 +55,9 @@ class Light:
                 "Light.shot_noise and Light.dark are noise of light: give its illuminance in lux, "
                 "such as light={'illuminance': 100.0}"
             )
+        if not self.on:
+            light = "light: give illuminance in lux, such as 100.0"
+            checks.idle(self, "exposure", "electrons", without=light)
         check_sources(self)
 
     @property

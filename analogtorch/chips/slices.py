@@ -126,7 +126,10 @@ class Slices:
         checks.counts(self, "bits_per_slice", least=1, most=8)
         checks.choice("Slices.signs", self.signs, get_args(Signs))
         checks.counts(self, "bits_per_pulse", optional=True, least=1, most=8)
-        if self.weight_bits is not None and self.bits_per_slice > self.weight_bits - 1:
+        if self.weight_bits is None:
+            slices = "slices of the weights: give weight_bits, such as 8"
+            checks.idle(self, "bits_per_slice", "signs", without=slices)
+        elif self.bits_per_slice > self.weight_bits - 1:
             raise ValueError(
                 f"Slices.bits_per_slice={self.bits_per_slice} is more than the magnitude of "
                 f"weight_bits={self.weight_bits}; give at most {self.weight_bits - 1}"

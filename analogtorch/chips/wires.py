@@ -1,14 +1,19 @@
 """The wires of a tile."""
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from analogtorch.chips.non_ideality import non_ideality
+from analogtorch.chips.non_ideality import NonIdeality, non_ideality, unchanged
 from analogtorch.devices import register
 from analogtorch.values import checks
 from analogtorch.values.sources import Sources, check_sources
 
 WireModel = Literal["ladder", "pulses", "standard"]
+
+
+def _off(value: Any) -> dict[str, NonIdeality]:
+    """Return metadata of a field that has this value on wires without resistance."""
+    return non_ideality("ir_drop", absent=value, grown=unchanged)
 
 
 @register
@@ -27,11 +32,11 @@ class Wires:
     column_resistance: float = field(default=0.0, metadata=non_ideality("ir_drop", absent=0.0))
     """Resistance of a column (bit line) from one row to the next, ohm, >= 0; 0.35 in the standard
     crossbar model of Rasch et al., Nat. Commun. 14, 5282 (2023)."""
-    row_ends: int = 1
+    row_ends: int = field(default=1, metadata=_off(1))
     """Number of ends at which a row is driven: 1, at column 0; or 2."""
-    column_ends: int = 1
+    column_ends: int = field(default=1, metadata=_off(1))
     """Number of ends at which a column is read: 1, at row 0; or 2."""
-    model: WireModel = "ladder"
+    model: WireModel = field(default="ladder", metadata=_off("ladder"))
     """How the drop is computed. ``"ladder"``: every cell loads its lines at every input, as with
     inputs that are voltages; exact, and free in a multiply of a programmed chip. ``"pulses"``:
     inputs are pulse widths, and a cell that is switched off loads nothing, so that the drop depends
@@ -47,6 +52,12 @@ class Wires:
             checks.choice(f"Wires.{name}", getattr(self, name), (1, 2))
         checks.choice("Wires.model", self.model, get_args(WireModel))
         self._check_model()
+        ohm = "resistance: give {0}_resistance in ohm, such as {0}_resistance=0.35"
+        for line in ("row", "column"):
+            if getattr(self, f"{line}_resistance") == 0:
+                checks.idle(self, f"{line}_ends", without=ohm.format(line))
+        if self.ideal:
+            checks.idle(self, "model", without=ohm.format("column"))
         check_sources(self)
 
     def _check_model(self) -> None:

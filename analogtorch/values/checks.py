@@ -8,6 +8,7 @@ other type.
 import math
 import os
 from collections.abc import Iterable
+from dataclasses import fields
 from difflib import get_close_matches
 from numbers import Integral, Real
 from pathlib import Path
@@ -159,6 +160,23 @@ def counts(owner: Any, *names: str, optional: bool = False, **bounds: Any) -> No
     Fields may be None if ``optional`` is True.
     """
     _settle(count, owner, names, optional, bounds)
+
+
+def idle(owner: Any, *names: str, without: str) -> None:
+    """Raise ValueError unless fields of a dataclass that have no effect have their defaults.
+
+    Args:
+        owner: the dataclass.
+        names: its fields that have no effect.
+        without: what they have none without, and how to give it.
+    """
+    for field in fields(owner):
+        value = getattr(owner, field.name)
+        if field.name in names and value != field.default:
+            raise ValueError(
+                f"{type(owner).__name__}.{field.name}={shown(value)} has no effect without "
+                f"{without}, or leave {field.name} at {field.default!r}"
+            )
 
 
 def _settle(

@@ -380,3 +380,8 @@ def test_a_chip_with_it_is_refused_by_a_layer_that_has_not_that_and_nothing_chan
 def test_bad_values_are_refused(given: dict) -> None:
     with pytest.raises(ValueError, match=f"Expansion.{next(iter(given))} must be"):
         at.chips.Expansion(**given)
+
+
+def test_a_seed_without_a_factor_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"Expansion.seed=3 has no effect without .* give factor"):
+        at.chips.hermes64().replace(expansion={"seed": 3})

@@ -71,6 +71,9 @@ def test_8_bits_are_8_columns_of_complement_and_7_or_4_of_magnitude() -> None:
     assert count(signs="complement") == 8
     assert (count(), count(bits_per_slice=2), count(bits_per_slice=7)) == (7, 4, 1)
     assert Slices().slicing.columns == 1
+    for given in ({"signs": "complement"}, {"bits_per_slice": 2, "bits_per_pulse": 1}):
+        with pytest.raises(ValueError, match=f"{next(iter(given))}.*no effect.* give weight_bits"):
+            Slices(**given)
     assert [Slices(bits_per_pulse=p).slicing.pulses(8) for p in (1, 2, 7, 8)] == [7, 4, 1, 1]
     assert Slices().slicing.pulses(8) == Slices(bits_per_pulse=1).slicing.pulses(2) == 1
 

@@ -307,7 +307,9 @@ def test_a_model_in_a_file(tmp_path):
     chip = _chip(column_resistance=0.35, model="pulses")
     at.chips.save(chip, tmp_path / "chip.json")
     assert at.chips.load(tmp_path / "chip.json") == chip
-    assert "ir_drop" not in chip.without("ir_drop").non_idealities()
+    assert chip.without("ir_drop") == chip.scaled(ir_drop=0) == _chip()
+    double = chip.scaled(ir_drop=2).wires
+    assert (double.column_resistance, double.model) == (0.7, "pulses")
     assert "pulses" in str(chip)
 
 
@@ -318,7 +320,9 @@ def test_a_model_in_a_file(tmp_path):
         {"column_ends": 3},
         {"model": "closed_form"},
         {"row_resistance": 1.0, "model": "pulses"},
-        {"column_ends": 2, "model": "standard"},
+        {"column_ends": 2, "model": "standard", "column_resistance": 1.0},
+        {"model": "pulses"},
+        {"row_ends": 2, "column_resistance": 1.0},
     ],
 )
 def test_refused(bad):

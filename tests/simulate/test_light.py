@@ -266,6 +266,11 @@ def test_refusals() -> None:
             at.chips.photodiode_sensor(**bad)
     with pytest.raises(ValueError, match="noise of light: give its illuminance"):
         at.chips.Light(shot_noise=1.0)
+    for given in ({"exposure": 0.1}, {"electrons": 1.0}):
+        with pytest.raises(
+            ValueError, match=f"{next(iter(given))}.* no effect without light: give"
+        ):
+            at.chips.hermes64().replace(light=given)
     with pytest.raises(ValueError, match="Light.dark"):
         at.chips.Light(illuminance=1.0, dark=-1.0)
     with pytest.raises(ValueError, match="shot > 0 needs output_keys"):
