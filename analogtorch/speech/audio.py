@@ -2,8 +2,8 @@
 
 import io
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Literal, get_args
+from pathlib import Path, PurePath
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -15,8 +15,16 @@ from analogtorch.values import checks
 
 # sizes from here on: a program wrote them because it could not come back to the header
 _UNKNOWN_SIZE = 2**31 - 2**16
+SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+"""Names of audio files in a folder end with one of these."""
+_OTHERS = (
+    ".aac", ".aif", ".aiff", ".amr", ".au", ".caf", ".m4a", ".mka", ".mp4", ".oga", ".opus",
+    ".webm", ".wma",
+)  # fmt: skip
+"""Names of other audio files end with one of these."""
 _BEYOND = 1e-3
 """Share of samples of a file of floats that may lie beyond full scale: single peaks."""
+P = TypeVar("P", bound=PurePath)
 Fit = Literal["error", "pad_or_trim"]
 """What to do with a clip of another length: refuse it, or add zeros at its end or cut its end."""
 
@@ -24,6 +32,21 @@ Fit = Literal["error", "pad_or_trim"]
 def check_fit(fit: str) -> None:
     """Raise ValueError unless `fit` is one of the values of `Fit`."""
     checks.choice("fit", fit, get_args(Fit))
+
+
+def audio_files(paths: Iterable[P]) -> list[P]:
+    """Return those paths of a folder whose names are those of audio files, in their order.
+
+    Raises:
+        ValueError: one is audio of another kind, which would be left out.
+    """
+    found = list(paths)
+    if others := [path for path in found if path.suffix.lower() in _OTHERS]:
+        raise ValueError(
+            f"{others[0]}: audio in a folder is {', '.join(SUFFIXES)}. Convert this file, or move "
+            "it elsewhere"
+        )
+    return [path for path in found if path.suffix.lower() in SUFFIXES]
 
 
 def read_recording(audio: str | Path | bytes, *, name: str = "", resample: bool = False) -> Tensor:

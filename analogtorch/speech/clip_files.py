@@ -5,7 +5,7 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from analogtorch.speech.noise import SUFFIXES
+from analogtorch.speech.audio import SUFFIXES, audio_files
 
 _LARGEST = 2**26
 """Most bytes of a clip in an archive."""
@@ -74,7 +74,8 @@ class ClipFiles:
         """Return the paths of all audio files, hidden ones and background noise left out.
 
         Raises:
-            ValueError: a folder is a link, or there is no clip in it.
+            ValueError: a folder is a link, or there is no clip in it, or a file is audio of a kind
+                that is not read.
         """
         found, folders = set(self.members), set[PurePosixPath]()
         for folder, below, names in os.walk(self.root):
@@ -87,7 +88,7 @@ class ClipFiles:
             found |= {(inside / name).as_posix() for name in names}
             folders.add(PurePosixPath(inside))
         seen = sorted(path for path in map(PurePosixPath, found) if _is_seen(path))
-        clips = [path for path in seen if path.suffix.lower() in SUFFIXES]
+        clips = audio_files(seen)
         folders |= {folder for path in seen for folder in path.parents}
         full = {PurePosixPath(), *(folder for path in clips for folder in path.parents)}
         if bare := sorted(folder for folder in folders - full if _is_seen(folder)):

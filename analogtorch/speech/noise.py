@@ -9,14 +9,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from analogtorch.files import expanded
-from analogtorch.speech.audio import read_recording
+from analogtorch.speech.audio import SUFFIXES, audio_files, read_recording
 from analogtorch.speech.data import SAMPLE_RATE, SAMPLES
 from analogtorch.speech.draws import hashed
 from analogtorch.values import checks
 
 COLOURS = (0.0, 1.0, 2.0)
 """Exponents a of a power spectrum 1/f^a: white, pink and brown."""
-SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -124,10 +123,11 @@ def read_noise(folder: str | Path, *, resample: bool = False) -> Noise:
 
     Raises:
         FileNotFoundError: there is no such folder, or no audio in it.
-        ValueError: `read_recording` refuses a file, or it is shorter than one second.
+        ValueError: `read_recording` refuses a file, or it is shorter than one second or audio of
+            another kind.
     """
     folder = expanded(str(checks.path("folder", folder)))
-    files = sorted(f for f in folder.glob("*") if f.suffix.lower() in SUFFIXES)
+    files = audio_files(sorted(folder.glob("*")))
     if not files:
         raise FileNotFoundError(
             f"{folder}: no such folder, or no {', '.join(SUFFIXES)} files in it"

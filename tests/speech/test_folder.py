@@ -365,9 +365,17 @@ def test_folders_that_cannot_be_used(
         Folder(root=str(words(tmp_path, *paths)), **options).load()
 
 
+@pytest.mark.parametrize("name", ["low/ann_9.m4a", "high/a.OPUS", "a.aiff"])
+def test_audio_that_would_be_left_out_is_refused(name: str, tmp_path: Path) -> None:
+    root = words(tmp_path / "clips", *SPOKEN)
+    (root / name).write_text("other audio")
+    with pytest.raises(ValueError, match=rf"{name}: audio in a folder is \.wav, .* Convert"):
+        Folder(root=str(root)).load()
+
+
 @pytest.mark.parametrize(
     ("bare", "form"),
-    [("go/a.m4a", "folder"), ("low/ann/a.m4a", "folder"), ("go/a.m4a", "archive")],
+    [("go/a.txt", "folder"), ("low/ann/a.txt", "folder"), ("go/a.txt", "archive")],
 )
 def test_a_folder_without_a_clip_is_refused(bare: str, form: str, tmp_path: Path) -> None:
     root = words(tmp_path / "clips", *SPOKEN)
@@ -377,7 +385,7 @@ def test_a_folder_without_a_clip_is_refused(bare: str, form: str, tmp_path: Path
         with tarfile.open(tmp_path / "clips.tar", "w") as tar:
             tar.add(root, ".")
         root = tmp_path / "clips.tar"
-    with pytest.raises(ValueError, match=r"no clip in the folder '.*', which holds \.m4a; clips"):
+    with pytest.raises(ValueError, match=r"no clip in the folder '.*', which holds \.txt; clips"):
         Folder(root=str(root)).load()
     if form == "folder":
         (root / bare).unlink()

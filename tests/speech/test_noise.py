@@ -1,10 +1,13 @@
 """Noise: its colours, its crops, and parts that share nothing."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import soundfile
 import torch
 
-from analogtorch.speech.noise import Noise, generate_noise
+from analogtorch.speech.noise import Noise, generate_noise, read_noise
 
 
 @pytest.mark.parametrize(("position", "exponent"), [(0, 0.0), (1, 1.0), (2, 2.0)])
@@ -31,6 +34,14 @@ def test_crops_cover_every_start_and_never_cross_recordings() -> None:
     assert crops[:, 0].tolist() == [0, 1, 2, 50_000, 50_001]
     assert torch.equal(crops - crops[:, :1], torch.arange(16_000.0).expand(5, -1))
     assert noise.crop(np.array([1 - 2**-53])).shape == (1, 16_000)
+
+
+def test_noise_that_would_be_left_out_is_refused(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(16_000), 16_000)
+    assert len(read_noise(tmp_path).recordings) == 1
+    (tmp_path / "b.opus").write_bytes(b"other audio")
+    with pytest.raises(ValueError, match=r"b\.opus: audio in a folder is"):
+        read_noise(tmp_path)
 
 
 def test_parts_share_nothing() -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,11 @@ from torch import Tensor
 
 from analogtorch.evaluate.metrics import plain
 from analogtorch.speech import espeak
-from analogtorch.speech.audio import read_recording
+from analogtorch.speech.audio import SUFFIXES, audio_files, read_recording
 from analogtorch.speech.data import SAMPLE_RATE, Clips
 from analogtorch.speech.draws import uniform
 from analogtorch.values import checks
 
-AUDIO = (".wav", ".flac", ".ogg", ".mp3")
-"""Names of audio files end with one of these."""
 TABLE, LIBRISPEECH = "references.csv", ".trans.txt"
 """Files of references: a table with the columns path and text, and those of LibriSpeech."""
 _QUIET = 10 ** (-60 / 20)
@@ -50,17 +49,19 @@ def read_recordings(path: str | Path, references: str | Path | None = None) -> l
 
     Other sampling rates are converted, and channels are averaged. What is said stands in a file of
     the same name that ends with .txt, in ``*.trans.txt`` as LibriSpeech has it, or in
-    references.csv, a table with the columns path and text.
+    references.csv in the folder, a table with the columns path and text.
 
     Args:
-        path: an audio file (.wav, .flac, .ogg, .mp3), or a folder with some, also below it.
+        path: an audio file, or a folder with some (.wav, .flac, .ogg, .mp3), also below it. Files
+            and folders whose names begin with a dot are left out.
         references: a table like references.csv elsewhere, or for one recording its text file.
 
     Raises:
         FileNotFoundError: there is no such file or folder.
-        ValueError: no audio is there; a recording is damaged, empty or not finite; or a reference
-            has no word, belongs to no recording, or is there twice. All is read before anything is
-            returned.
+        ValueError: no audio is there, or some of another kind, or a folder is a link; a recording
+            is damaged, empty or not finite; a reference has no word or is there twice; or a row of
+            a table names no recording or has other cells than its first line. All is read before
+            anything is returned.
     """
     path = checks.path("path", path)
     if not path.exists():
@@ -68,10 +69,11 @@ def read_recordings(path: str | Path, references: str | Path | None = None) -> l
     if path.is_file():
         found, root = [path], path.parent
     else:
-        hidden = (p for p in sorted(path.rglob("*")) if p.is_file() and not p.name.startswith("."))
-        found, root = [p for p in hidden if p.suffix.lower() in AUDIO], path
+        found, root = audio_files(_seen(path)), path
     if not found:
-        raise ValueError(f"{path} holds no audio file; put some there that end with {AUDIO}")
+        raise ValueError(
+            f"{path} holds no audio file; put some there that end with {', '.join(SUFFIXES)}"
+        )
     said = _said(found, root, path.is_dir(), references)
     return [
         Recording(
@@ -81,6 +83,23 @@ def read_recordings(path: str | Path, references: str | Path | None = None) -> l
         )
         for file in found
     ]
+
+
+def _seen(root: Path) -> list[Path]:
+    """Return the files of a folder, also below it, in the order of their paths, but hidden ones.
+
+    Raises:
+        ValueError: a folder is a link.
+    """
+    found = []
+    for path in sorted(root.rglob("*")):
+        if any(part.startswith(".") for part in path.relative_to(root).parts):
+            continue
+        if path.is_dir() and path.is_symlink():
+            raise ValueError(f"{path} is a link; put the recordings themselves into {root}")
+        if not path.is_dir():
+            found.append(path)
+    return found
 
 
 def _said(
@@ -93,14 +112,19 @@ def _said(
         if not given.is_file():
             raise FileNotFoundError(f"{given}: no such file of references")
         if given.suffix.lower() == ".csv":
-            pairs += _of_table(given, root)
+            pairs += _of_table(given, root, files, several)
+            if not pairs:
+                raise ValueError(
+                    f"{given}: says of none of the recordings what is said; add a row with its "
+                    "path and text"
+                )
         elif several:
             raise ValueError(f"{given}: references of a folder are a table that ends with .csv")
         else:
             pairs.append((files[0], _text(given), given))
     else:
-        if several and (root / TABLE).is_file():
-            pairs += _of_table(root / TABLE, root)
+        if (root / TABLE).is_file():
+            pairs += _of_table(root / TABLE, root, files, several)
         for file in files:
             if (beside := file.with_suffix(".txt")).is_file():
                 pairs.append((file, _text(beside), beside))
@@ -109,8 +133,6 @@ def _said(
                 pairs += _of_librispeech(lines, [f for f in files if f.parent == folder])
     found: dict[Path, str] = {}
     for file, text, where in pairs:
-        if file not in files:
-            raise ValueError(f"{where}: there is no recording {file}")
         if file in found:
             raise ValueError(f"{where}: {file} has a reference already; leave one of them")
         if not plain(text):
@@ -129,15 +151,29 @@ def _text(path: Path) -> str:
         raise ValueError(f"{path}: no text in UTF-8: {error}") from error
 
 
-def _of_table(table: Path, root: Path) -> Iterator[tuple[Path, str, Path]]:
-    rows = csv.DictReader(io.StringIO(_text(table)))
+def _of_table(
+    table: Path, root: Path, files: Sequence[Path], several: bool
+) -> Iterator[tuple[Path, str, Path]]:
+    """Yield the texts of a table; for one recording its own, whatever else the table has."""
+    of = {os.path.abspath(file): file for file in files}
+    rows = csv.DictReader(io.StringIO(_text(table)), skipinitialspace=True)
     if missing := {"path", "text"} - set(rows.fieldnames or ()):
         raise ValueError(
             f"{table}: lacks the columns {', '.join(sorted(missing))}; its first line must name "
             "path and text"
         )
     for row in rows:
-        yield root / (row["path"] or ""), row["text"] or "", table
+        if None in row:  # what csv calls the cells that are too many
+            raise ValueError(
+                f"{table}:{rows.line_num}: the row has more cells than the first line; put a text "
+                "with commas into quotation marks"
+            )
+        path = (row["path"] or "").strip()
+        file = of.get(os.path.abspath(root / path))
+        if file is not None:
+            yield file, row["text"] or "", table
+        elif several:
+            raise ValueError(f"{table}:{rows.line_num}: there is no recording {path!r} in {root}")
 
 
 def _of_librispeech(lines: Path, files: Sequence[Path]) -> Iterator[tuple[Path, str, Path]]:

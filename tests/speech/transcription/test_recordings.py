@@ -57,6 +57,39 @@ def test_references_stand_in_a_table(tmp_path: Path) -> None:
     assert one.said == "yes"
 
 
+@pytest.mark.parametrize("path", ["{}/b.wav", "./b.wav", "../audio/b.wav ", "b.wav"])
+def test_one_recording_has_its_row_of_a_table(tmp_path: Path, path: str) -> None:
+    folder = tmp_path / "audio"
+    for name in ("a", "b"):
+        _wav(folder / f"{name}.wav")
+    table = folder / "references.csv"
+    table.write_text(f"path, text\na.wav, yes\n{path.format(folder)}, no\n")
+    for one, given in ((folder / "b.wav", None), (folder / "b.wav", table), (folder, None)):
+        assert [r.said for r in read_recordings(one, given)][-1] == "no"
+    table.write_text("path,text\na.wav,yes\n")
+    (b,) = read_recordings(folder / "b.wav")
+    assert b.said is None
+    with pytest.raises(ValueError, match=r"references\.csv: says of none of the recordings"):
+        read_recordings(folder / "b.wav", table)
+
+
+def test_no_recording_of_a_folder_is_left_out(tmp_path: Path) -> None:
+    _wav(tmp_path / "a.wav")
+    _wav(tmp_path / ".cache" / "b.wav")
+    assert [r.name for r in read_recordings(tmp_path)] == ["a.wav"]
+    (tmp_path / "b.m4a").write_bytes(b"other audio")
+    with pytest.raises(ValueError, match=r"b\.m4a: audio in a folder is \.wav, .* Convert"):
+        read_recordings(tmp_path)
+    (tmp_path / "b.m4a").unlink()
+    (tmp_path / "b").symlink_to(tmp_path / ".cache", target_is_directory=True)
+    with pytest.raises(ValueError, match="b is a link"):
+        read_recordings(tmp_path)
+    (tmp_path / "b").unlink()
+    (tmp_path / "b.wav").symlink_to("none.wav")
+    with pytest.raises(FileNotFoundError, match=r"b\.wav: no such audio file"):
+        read_recordings(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -66,6 +99,7 @@ def test_references_stand_in_a_table(tmp_path: Path) -> None:
         ("references.csv", "path,text\nb.wav,yes\n", "there is no recording .*b.wav"),
         ("references.csv", "path,text\na.wav,yes\na.wav,no\n", "has a reference already"),
         ("references.csv", "path,text\na.wav\n", "has no word"),
+        ("references.csv", "path,text\na.wav,no, no\n", "csv:2: the row has more cells .* quot"),
     ],
 )
 def test_references_of_no_use_are_refused(
