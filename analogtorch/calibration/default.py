@@ -14,7 +14,7 @@ from torch import Tensor
 from analogtorch.calibration.adc import Limits
 from analogtorch.calibration.choice import CalibrationReport, Effort, Step, Verdict
 from analogtorch.calibration.described import layer_choice, notes
-from analogtorch.calibration.inputs import Seen
+from analogtorch.calibration.inputs import Ranges, Seen
 from analogtorch.calibration.judge import Error
 from analogtorch.calibration.options import LABELS, Way, aware, by_column, label
 from analogtorch.calibration.output_error import NoisyJudge
@@ -54,6 +54,8 @@ class Default:
     way: Way
     """Way to find DAC ranges: ``measured``, or ``tile`` for ranges of row blocks."""
     steps: list[Step] = field(default_factory=list)
+    _last: tuple[Mapping[str, Chip], Mapping[str, Ranges]] | None = field(default=None, init=False)
+    """The chips for which DAC ranges were measured last, and these ranges."""
 
     def __post_init__(self) -> None:
         """Keep the exact outputs on the batches to judge on, and the chips of the layers."""
@@ -70,11 +72,14 @@ class Default:
         errors: dict[Verdict, float] = {}
         chips: Mapping[str, Chip] = self.chips
         least: Tensor | None = None
+        ranges: Mapping[str, Ranges] | None = None
         if self.noisy:
             least = self._noisy_error("not calibrated", self.nothing)
             errors["uncalibrated"] = least.mean().item()
+            if (ranges := self._unclipped()) is not None:
+                least = self._noisy_error(LABELS[self.way], on(chips, ranges))
             for change, asked in ((aware, worth), (by_column, saves)):
-                chips, least = self._changed(chips, change, least, asked)
+                chips, least = self._changed(chips, change, ranges, least, asked)
         ways: tuple[Way, ...] = (self.way, "vector")
         for way in ways:
             found = self._settings(way, chips)
@@ -92,7 +97,7 @@ class Default:
             "its own DAC range. Pass method='percentile' or 'absmax' to fix ranges all the same",
             stacklevel=4,
         )
-        if chips is self.chips or least is None:
+        if chips is self.chips or least is None or ranges is not None:
             return self.nothing, self._report(self.nothing, self.way, errors, "uncalibrated")
         errors[self.effort] = least.mean().item()  # what is chosen for the chips stays
         kept = uncalibrated(chips)
@@ -102,18 +107,47 @@ class Default:
         self,
         chips: Mapping[str, Chip],
         change: Callable[[Chip], Chip],
+        ranges: Mapping[str, Ranges] | None,
         least: Tensor,
         asked: Callable[[Tensor, Tensor], bool],
     ) -> tuple[Mapping[str, Chip], Tensor]:
         """Return changed chips, if they save as much of the errors ``least`` as is ``asked``.
 
-        The errors are those of the uncalibrated model on the chips, which are returned with them.
+        The errors are those of the model with these DAC ranges, or uncalibrated, on the chips,
+        which are returned with them.
         """
         new = {name: change(chip) for name, chip in chips.items()}
         if new == chips:
             return chips, least
-        errors = self._noisy_error(f"not calibrated{self._label(new)}", uncalibrated(new))
+        what, settings = "not calibrated", uncalibrated(new)
+        if ranges is not None:
+            what, settings = LABELS[self.way], on(new, ranges)
+        errors = self._noisy_error(f"{what}{self._label(new)}", settings)
         return (new, errors) if asked(errors, least) else (chips, least)
+
+    def _unclipped(self) -> Mapping[str, Ranges] | None:
+        """Return DAC ranges with which the ADC clips no sums, whatever is chosen for the chips.
+
+        None: ranges per vector serve to compare chips. Where some layer needs a range beyond its
+        largest input, they do not: they leave the sums to be clipped, most so where targets or
+        weight scale make them larger.
+        """
+        if self.calibration.wanted is not None:
+            return None
+        ranges = self._measured({n: by_column(aware(chip)) for n, chip in self.chips.items()})
+        clipped = any(
+            max(r) > max(h.largest for h in self.inputs[name].magnitudes)
+            for name, r in ranges.items()
+            if r is not None
+        )
+        return ranges if clipped else None
+
+    def _measured(self, chips: Mapping[str, Chip]) -> Mapping[str, Ranges]:
+        """Return the measured DAC ranges on these chips, those of the last call if they are its."""
+        if self._last is None or self._last[0] != chips:
+            self.calibration.apply(uncalibrated(chips))
+            self._last = chips, self.calibration.measured(self.inputs, chips)
+        return self._last[1]
 
     def _label(self, chips: Mapping[str, Chip]) -> str:
         """Return what is changed of the chips."""
@@ -132,11 +166,9 @@ class Default:
         whole = self.calibration
         if way == "vector":
             return whole.on(chips, lambda: dict.fromkeys(whole.layers))
-        whole.apply(uncalibrated(chips))
-        ranges = whole.measured(self.inputs, chips)
-        alone = {n: Setting(r, Limits(None, None), chips[n]) for n, r in ranges.items()}
+        ranges = self._measured(chips)
         early = self.noisy and whole.wanted is None
-        if early and not self._is_no_worse(alone):
+        if early and not self._is_no_worse(on(chips, ranges)):
             return None
         return whole.on(chips, lambda: ranges)
 
@@ -180,6 +212,11 @@ class Default:
             batches=(len(whole.batches), judged, judged),
             notes=tuple(notes(settings, self.chips, whole.wanted)),
         )
+
+
+def on(chips: Mapping[str, Chip], ranges: Mapping[str, Ranges]) -> dict[str, Setting]:
+    """Return the settings of layers on these chips by their DAC ranges alone."""
+    return {name: Setting(r, Limits(None, None), chips[name]) for name, r in ranges.items()}
 
 
 def saves(new: Tensor, before: Tensor) -> bool:

@@ -27,6 +27,9 @@ from analogtorch.ops.physics import wide
 
 CANDIDATES = 16
 """Most ranges to try, from the largest input down by equal factors."""
+HEADROOM = 9
+"""Most ranges to try beyond the largest input, by ``STEP`` each: up to 8 times as large. They make
+the sums smaller where the ADC would clip them, and take levels of the DAC."""
 STEP = 2 ** (1 / 3)
 """Factor from one candidate to the next, if that reaches far enough."""
 LEAST = 90.0
@@ -39,6 +42,9 @@ SAMPLES = 64
 TOGETHER = 256
 """Number of vectors to try at once: the steps of a recurrent layer have few each, and noise is
 drawn each time."""
+WIDER = 0.99
+"""Share of the error of the best range up to the largest input that a wider one must stay below:
+where the ADC does not clip, errors differ by chance."""
 WORTH = 0.7
 """Share of the error of the best fixed range that a range per vector must stay below: it costs
 digital operations."""
@@ -82,8 +88,10 @@ class Trial:
     def __init__(self, layer: AnalogLayer, chip: Chip, inputs: Seen) -> None:
         self.layer, self.chip = layer, chip
         self.candidates = candidates(inputs.magnitudes)
-        self.errors = torch.zeros(len(self.candidates) + 1, dtype=torch.float64)
-        """Sum of the relative errors, of each candidate and, last, of a range per vector."""
+        self.wider = wider(self.candidates[0]) if chip.adc.levels else []
+        self.errors = torch.zeros(len(self.candidates) + len(self.wider) + 1, dtype=torch.float64)
+        """Sum of the relative errors, of each candidate, each wider range and, last, of a range per
+        vector."""
         self._seen: dict[int, int] = {}
         """Number of vectors or samples so far, of each part of the matrix by its first output."""
         self._waiting: dict[int, tuple[list[Tensor], Operands, Plan]] = {}
@@ -131,16 +139,22 @@ class Trial:
         curve = None if self._spread else self.chip.cell.programming_sigma
         written = noisy_weight(w, scale, self._key.to(x.device), on_chip, curve)
         on_chip = dataclasses.replace(on_chip, weight_noise=0.0)
-        for i, ranges in enumerate([*self.candidates, None]):
-            if ranges is None:
-                r = _absmax(x, plan)
-            else:
-                r = torch.tensor(ranges, dtype=x.dtype, device=x.device)
+
+        def error(ranges: Ranges) -> float:
+            r = _absmax(x, plan) if ranges is None else x.new_tensor(ranges)
             noisy = mvm(x, r, written, on_chip, scale=scale)
-            error = squared_distances(noisy, exact)
+            squares = squared_distances(noisy, exact)
             if self.chip.adc.noise > 0:
-                error += self._noise(r, scale, exact, plan)
-            self.errors[i] += relative(error, power).sum().item()
+                squares += self._noise(r, scale, exact, plan)
+            return relative(squares, power).sum().item()
+
+        found = [error(ranges) for ranges in self.candidates]
+        beyond, rises = found[:1], False
+        for ranges in self.wider:  # where it rises once, it does not fall any more
+            beyond.append(beyond[-1] if rises else error(ranges))
+            rises = beyond[-1] >= beyond[-2]
+        found += [*beyond[1:], error(None)]
+        self.errors += torch.tensor(found, dtype=torch.float64)
 
     def _on_chip(self, plan: Plan) -> Plan:
         chip = self.chip
@@ -174,8 +188,14 @@ class Trial:
         for part in list(self._waiting):
             self._flush(part)
         *fixed, by_vector = self.errors.tolist()
-        least = min(range(len(fixed)), key=fixed.__getitem__)
-        return None if by_vector < WORTH * fixed[least] else self.candidates[least]
+        count = len(self.candidates)
+        least = min(range(count), key=fixed.__getitem__)
+        widest = min(range(len(fixed)), key=fixed.__getitem__)
+        if fixed[widest] < WIDER * fixed[least]:
+            least = widest
+        if by_vector < WORTH * fixed[least]:
+            return None
+        return [*self.candidates, *self.wider][least]
 
 
 WEIGHT_NOISE = 1.0
@@ -215,6 +235,11 @@ def candidates(inputs: list[Histogram]) -> list[list[float]]:
     count = min(CANDIDATES, 1 + math.ceil(max(0.0, math.log(1 / low) / math.log(STEP))))
     factor = low ** (1 / (count - 1)) if count > 1 else 1.0
     return [[(h.largest or largest) * factor**i for h in inputs] for i in range(count)]
+
+
+def wider(largest: list[float]) -> list[list[float]]:
+    """Return ranges beyond the largest inputs of the row blocks, smallest first."""
+    return [[r * STEP**i for r in largest] for i in range(1, HEADROOM + 1)]
 
 
 def _absmax(x: Tensor, plan: Plan) -> Tensor:

@@ -68,12 +68,14 @@ def calibrate(
     With ``method="mse"`` the DAC range is chosen by measuring. A layer multiplies up to
     2,048 of its own input vectors as the chip would, with programming noise, DAC, ADC and output
     noise, for up to 16 candidates. These are ranges from the largest input down to the 90th
-    percentile, and a range per vector, which is the largest input of the vector. The candidate with
-    the least mean of ``||error|| / ||output||`` is taken. A range per vector is taken only if its
-    error is below 0.7 of that of the best fixed range, because the digital side must scale each
-    vector: an MVM of n inputs and m outputs takes n comparisons and n multiplications of the
-    inputs, and m multiplications of the outputs. Inputs with heavy tails need it, such as those of
-    language models. ``summary`` lists these layers.
+    percentile, and a range per vector, which is the largest input of the vector. Where the ADC
+    clips the sums of large inputs, as it does in recurrent layers, ranges of up to eight times the
+    largest input are tried too: the sums become smaller with them, and the DAC's steps larger. The
+    candidate with the least mean of ``||error|| / ||output||`` is taken. A range per vector is
+    taken only if its error is below 0.7 of that of the best fixed range, because the digital side
+    must scale each vector: an MVM of n inputs and m outputs takes n comparisons and n
+    multiplications of the inputs, and m multiplications of the outputs. Inputs with heavy tails
+    need it, such as those of language models. ``summary`` lists these layers.
 
     Where the digital unit scales columns (``Periphery.column_calibration`` or ``output_bits``), the
     default does three things more, by the error of the model's outputs on the last quarter of the
@@ -83,6 +85,8 @@ def calibrate(
     devices of all layers are written to targets that allow for a day of drift
     (``Chip.drift_aware``) if that lowers the error of the uncalibrated model, and all layers get a
     weight scale per column if that saves over a tenth of it; the chips of the layers then change.
+    Where a layer needs a range beyond its largest input, the model with measured ranges is compared
+    instead, as both make sums larger.
     And if fixed DAC ranges cost over a tenth of the error of a range per vector, and over 0.01 of
     the variance of the outputs, all layers get a range per vector. ``effort="ranges"`` does none of
     it: the chips stay as they are.

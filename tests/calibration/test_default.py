@@ -77,6 +77,23 @@ def test_columns_that_differ_get_a_scale_each_and_the_model_errs_less_on_new_chi
     assert all(row.target_time == 86_400 for row in found.layers)
 
 
+def test_chips_are_chosen_with_ranges_by_which_the_adc_does_not_clip() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(48, 64), nn.Tanh(), nn.Linear(64, 4))
+    with torch.no_grad():
+        net[0].weight += 0.5 * torch.randn(48)  # all outputs of tanh have the same sign
+        net[2].weight += 0.2  # and their sum is beyond what the ADC takes
+    exact, found = copy.deepcopy(net), list[CalibrationReport]()
+    errors = {"not": _error(at.convert(copy.deepcopy(net), HERMES), exact)}
+    for effort in ("ranges", "default"):
+        model = at.convert(copy.deepcopy(net), HERMES)
+        at.calibrate(model, _batches(8, 100), effort=effort, report=found.append)
+        errors[effort] = _error(model, exact)
+    assert errors["default"] < 0.7 * errors["ranges"] < 0.7 * errors["not"]
+    assert [row.target_time for row in found[1].layers] == [86_400, 86_400]
+    assert found[1].steps[1].what == "DAC ranges measured"  # beside which chips are compared
+
+
 @pytest.mark.parametrize(
     ("chip", "spread"),
     [

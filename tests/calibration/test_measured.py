@@ -112,6 +112,17 @@ def test_heavy_tails_keep_a_range_per_vector_and_light_ones_do_not() -> None:
     assert light[0].input_ranges[0] <= 1.0
 
 
+def test_sums_that_the_adc_would_clip_get_a_range_beyond_the_largest_input() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(64, 32, bias=False))
+    net[0].weight.data = 1 + 0.1 * torch.randn(32, 64)  # sums of up to 64 / 1.3 in units of the ADC
+    x = _x(400, 64).abs().clamp(0.5, 1)
+    exact = net(x)
+    model = at.calibrate(at.convert(net, HERMES), x.split(100), effort="ranges")
+    assert model[0].input_ranges[0] > 2
+    assert (model(x) - exact).norm() < 0.05 * exact.norm()
+
+
 def test_summary_names_the_layers_that_scale_each_vector_and_the_price() -> None:
     sizes = torch.logspace(-2, 2, 400).unsqueeze(1)
     text = str(at.summary(at.calibrate(_linear(), [_x(400, 64) * sizes])))
@@ -308,11 +319,11 @@ def test_the_vectors_that_are_tried_are_limited_in_every_kind_of_layer(
 
     monkeypatch.setattr(Trial, "_try", counting)
     lstm = at.convert(nn.LSTM(6, 5, batch_first=True), HERMES)
-    at.calibrate(lstm, _x(400, 49, 6).split(50))
+    at.calibrate(lstm, _x(400, 49, 6).split(50), effort="ranges")
     attention = at.convert(_Attends(), HERMES)
-    at.calibrate(attention, _x(400, 40, 32).split(50), allow_unused=True)
+    at.calibrate(attention, _x(400, 40, 32).split(50), allow_unused=True, effort="ranges")
     conv = at.convert(nn.Conv1d(6, 4, 3), HERMES)
-    at.calibrate(conv, _x(400, 6, 102).split(50))
+    at.calibrate(conv, _x(400, 6, 102).split(50), effort="ranges")
     for name, counts in tried.items():
         most = 64 if name == "" else VECTORS
         assert most <= sum(counts) < 1.5 * most, name
