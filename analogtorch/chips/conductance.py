@@ -16,10 +16,11 @@ _CLIP = 2.5
 
 
 def mean_conductance(cell: Cell, t: float, weights: Tensor | None = None) -> float:
-    """Return the mean conductance of cells after drift, as a multiple of that programmed.
+    """Return the mean conductance of cells after drift, as a multiple of that of their weights.
 
-    All devices drift with the mean drift exponent of their target. Noise is left out, as its mean
-    is nearly 0.
+    It is 1 for cells that were just written to their weights, and more for those whose targets
+    allow for drift (``Chip.drift_aware``), as these are larger. All devices drift with the mean
+    drift exponent of their target. Noise is left out, as its mean is nearly 0.
 
     Args:
         cell: the unit cell.
@@ -41,7 +42,8 @@ def mean_conductance(cell: Cell, t: float, weights: Tensor | None = None) -> flo
         )
     if not (weights.abs().max() <= 1 and weights.any()):
         raise ValueError("weights must lie in [-1, 1] and not all be 0; divide them by the largest")
-    targets = as_written(cell.device, cell.targets(weights.detach().float()))
+    wanted = cell.targets(weights.detach().float())
+    targets = as_written(cell.device, wanted)
     nu = bare(cell.device).drift_coefficient(targets, torch.zeros_like(targets))
     now = cell.device.drift(targets, nu, t)
-    return (now.double().sum() / targets.double().sum()).item()
+    return (now.double().sum() / wanted.double().sum()).item()

@@ -82,7 +82,8 @@ class CostReport:
     chip: Chip
     schedule: Schedule
     conductance: float
-    """Mean conductance of the cells, as a multiple of that after programming."""
+    """Mean conductance of the cells, as a multiple of that of cells just written to their
+    weights."""
     macs: int
     """Number of multiply-accumulates of the matrix products in one inference."""
     energy: EnergySplit
@@ -152,8 +153,9 @@ def cost(
             ``placements``.
         mode: ``pipelined``: inferences follow each other as fast as the busiest resource allows.
             ``sequential``: one operation runs at a time.
-        conductance: mean conductance of the cells, as a multiple of that after programming; None is
-            1. ``chips.mean_conductance(chip.cell, seconds)`` gives it after drift.
+        conductance: mean conductance of the cells, as a multiple of that of cells just written to
+            their weights; None is 1. ``chips.mean_conductance(chip.cell, seconds)`` gives it after
+            drift, and for targets that allow for drift, which are larger.
         signed_inputs: names of the matrices whose inputs have both signs; None means all. They
             matter on chips whose rows take unsigned inputs only.
 

@@ -35,6 +35,24 @@ def test_mean_conductances_are_in_proportion_at_that_time_and_bent_without() -> 
     assert (_means(aware.device, WEEK) - SHARES).abs().max() > 0.06
 
 
+def test_the_energy_of_cells_counts_larger_targets() -> None:
+    chip = at.chips.hermes64(weight_scale="column")
+    aware = chip.drift_aware("1 day")
+    w = torch.randn(100_000, generator=torch.Generator().manual_seed(0)).clamp(-2.5, 2.5) / 2.5
+    wanted = chip.cell.targets(w)
+    larger = (aware.cell.device.target(wanted).sum() / wanted.sum()).item()
+    assert 1.1 < larger < 1.5
+    factor = at.chips.mean_conductance(aware.cell, 0, w)
+    assert factor == pytest.approx(larger, rel=1e-4)
+    assert at.chips.mean_conductance(aware.cell, 0) == pytest.approx(larger, rel=0.02)
+    day = at.chips.mean_conductance(aware.cell, 86_400, w)
+    assert at.chips.mean_conductance(chip.cell, 86_400, w) < day < factor
+    mapping = at.map_to_chip(torch.nn.Linear(256, 256), torch.zeros(1, 256), chip=aware)
+    plain, more = at.cost(mapping).energy, at.cost(mapping, conductance=factor).energy
+    assert more.array == pytest.approx(larger * plain.array, rel=1e-4)
+    assert (more.adc, more.dac, more.control) == (plain.adc, plain.dac, plain.control)
+
+
 def test_targets_keep_the_ends_and_rise_in_between() -> None:
     aware = DriftAware(device=hermes_two_device(), time="1 month")
     g = torch.linspace(0, aware.g_max, 201)
