@@ -241,9 +241,10 @@ class Chip:
         Args:
             factors: factors >= 0 by the names that ``non_idealities`` may return; 0 switches one
                 off, as ``without`` does. Standard deviations are multiplied, that of
-                ``programming_noise`` at all times; ``drift``: the drift exponents; ``dac``, ``adc``
-                and ``digital_unit``: the step of the converter, in powers of two if it is given in
-                bits, else to the nearest number of steps.
+                ``programming_noise`` without what time adds to its variance, which is drift;
+                ``drift``: the drift exponents; ``dac``, ``adc`` and ``digital_unit``: the step of
+                the converter, in powers of two if it is given in bits, else to the nearest number
+                of steps.
 
         Raises:
             ValueError: a name is unknown, a factor is negative, or it leaves a converter no bits.

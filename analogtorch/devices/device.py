@@ -87,14 +87,16 @@ class Fitted(Device, Protocol):
 class Growing(Device, Protocol):
     """A device whose error of programming grows with time, which counts as drift.
 
-    ``drift`` makes a deviation from the target larger, and so cannot give the growth of an error
-    that ``Chip.without("programming_noise")`` leaves out; this method does.
+    ``drift`` makes a deviation from the target larger by a factor, and so cannot give the growth
+    beside an error that ``Chip.scaled`` or ``Chip.without("programming_noise")`` makes larger,
+    smaller or 0; this method does.
     """
 
-    def drift_alone(self, g_programmed: Tensor, nu: Tensor, t: float) -> Tensor:
-        """Return the conductance, uS, at time ``t`` of devices that are programmed exactly.
+    def drift_of(self, g_programmed: Tensor, nu: Tensor, t: float, scale: float) -> Tensor:
+        """Return the conductance, uS, at time ``t`` of devices with another error of programming.
 
-        Targets, uS, and the normals of drift are ``nu``, stacked.
+        Its standard deviation is ``scale`` times that of the device. Targets, uS, and the normals
+        of drift are ``nu``, stacked.
         """
         ...
 

@@ -29,8 +29,7 @@ class Scaled(Around):
     """The device as it is."""
     programming_scale: float = 1.0
     """Factor, >= 0, of the standard deviation of a programmed conductance, before the clamp at 0.
-    The draw and so its growth with time (``Growing``) has the same factor, but for 0, which leaves
-    the growth as it is: it is drift."""
+    The variance that time adds to it (``Growing``) stays as it is: it is drift."""
     drift_scale: float = 1.0
     """Factor, >= 0, of the logarithm of the ratio by which drift changes a conductance: of the
     drift exponent in a power law. A conductance that is or becomes 0 changes by the factor
@@ -74,7 +73,7 @@ class Scaled(Around):
         if self.drift_scale == 0:
             return g_programmed
         if (device := self._growing) is not None:
-            drifted = device.drift_alone(g_programmed, nu, t)
+            drifted = device.drift_of(g_programmed, nu, t, self.programming_scale)
         else:
             drifted = self.device.drift(g_programmed, nu, t)
         return drifted if self.drift_scale == 1 else self._drifted(g_programmed, drifted)
@@ -90,8 +89,8 @@ class Scaled(Around):
 
     @property
     def _growing(self) -> Growing | None:
-        """The device if its error grows and does not come from ``program``."""
-        if self.programming_scale == 0 and isinstance(self.device, Growing):
+        """The device if its error of programming has another size, and grows."""
+        if self.programming_scale != 1 and isinstance(self.device, Growing):
             return self.device
         return None
 

@@ -177,9 +177,7 @@ class TimedDevice:
         check_time(t)
         target, z = nu if self.relaxations else (nu, None)
         first = self.programming_sigma(target)
-        growth = torch.where(
-            first > 0, self.sigma(target, t) / first.clamp_min(torch.finfo(first.dtype).tiny), 1.0
-        )
+        growth = torch.where(first > 0, self.sigma(target, t) / first.clamp_min(_tiny(first)), 1.0)
         now = target + (g_programmed - target) * growth
         if self.shifts:
             now = now + self.shift(target, t)
@@ -187,17 +185,25 @@ class TimedDevice:
             now = now + self.relaxation(target, t) * z
         return now.clamp_min(0.0)
 
-    def drift_alone(self, g_programmed: Tensor, nu: Tensor, t: float) -> Tensor:
-        """Return the conductance, uS, at time ``t`` of devices that are programmed exactly.
+    def drift_of(self, g_programmed: Tensor, nu: Tensor, t: float, scale: float) -> Tensor:
+        """Return the conductance, uS, at time ``t`` of devices with another error of programming.
 
-        The variance that time adds to that of programming stays, as a draw of its own. Targets and
-        the normals of drift are ``nu``, stacked.
+        Its standard deviation is ``scale`` times that of ``programming_sigma``; the variance that
+        time adds stays as it is. It is in the deviation from the target, as in ``drift``, or a draw
+        of its own where devices are programmed exactly. Targets and the normals of drift are
+        ``nu``, stacked.
         """
         check_time(t)
         target, z = nu
-        added = self.sigma(target, t).square() - self.programming_sigma(target).square()
-        variance = added.clamp_min(0.0) + self.relaxation(target, t).square()
-        now = g_programmed + variance.sqrt() * z
+        first, relaxed = self.programming_sigma(target), self.relaxation(target, t)
+        added = self.sigma(target, t).square() - first.square()
+        if scale == 0:
+            now = g_programmed + (added.clamp_min(0.0) + relaxed.square()).sqrt() * z
+        else:
+            held = scale * first
+            sigma = (held.square() + added).clamp_min(0.0).sqrt()
+            growth = torch.where(held > 0, sigma / held.clamp_min(_tiny(held)), 1.0)
+            now = target + (g_programmed - target) * growth + relaxed * z
         if self.shifts:
             now = now + self.shift(target, t)
         return now.clamp_min(0.0)
@@ -242,6 +248,10 @@ class TimedDevice:
         if self.between == "linear":
             return (t - a) / (b - a)
         return math.log(t / a) / math.log(b / a)
+
+
+def _tiny(value: Tensor) -> float:
+    return torch.finfo(value.dtype).tiny
 
 
 def _not_negative(value: Tensor) -> Tensor:

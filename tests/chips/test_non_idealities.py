@@ -135,6 +135,21 @@ def test_reram_without_programming_noise_keeps_what_time_adds() -> None:
         assert (now - g).std().item() == pytest.approx((later**2 - first**2) ** 0.5, rel=0.01)
 
 
+@pytest.mark.parametrize("factor", [1e-3, 0.5, 1.0, 2.0])
+def test_more_programming_noise_of_reram_leaves_what_time_adds(factor: float) -> None:
+    chip, g = at.chips.neurram48(), torch.full((100_000,), 20.0, dtype=torch.float64)
+    whole, device = (c.cell.device for c in (chip, chip.scaled(programming_noise=factor)))
+    z = torch.randn(2, len(g), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    held, nu = device.program(g, z[0]), device.drift_coefficient(g, z[1])
+    first, later = (whole.sigma(g[:1], at_t).item() for at_t in (0.0, 86_400.0))
+    now = device.drift(held, nu, 86_400.0)
+    expected = (factor**2 * first**2 + later**2 - first**2) ** 0.5
+    assert (now - g).std().item() == pytest.approx(expected, rel=0.01)
+    assert torch.allclose(device.drift(held, nu, 0.0), held)
+    if factor == 1:
+        assert torch.equal(now, whole.drift(whole.program(g, z[0]), g, 86_400.0))
+
+
 def test_reram_that_relaxes_too_does_so_without_programming_noise() -> None:
     line = at.devices.Polynomial(coefficients=(3.0,))
     grown = at.devices.Polynomial(coefficients=(5.0,))
@@ -212,7 +227,8 @@ def test_a_scaled_device(preset: str) -> None:
     held = scaled.program(g, z)
     assert torch.allclose(held, (g + 1.5 * device.programming_sigma(g) * z).clamp_min(0))
     drifted = scaled.drift(held, scaled.drift_coefficient(g, z), 86_400.0)
-    once = device.drift(held, device.drift_coefficient(g, z), 86_400.0)
+    louder = at.devices.Scaled(device=device, programming_scale=1.5)
+    once = louder.drift(held, louder.drift_coefficient(g, z), 86_400.0)
     kept = (held > 0) & (once > 0)
     assert torch.allclose(drifted[kept] * held[kept], once[kept] ** 2)
     read = scaled.read(held, drifted, 86_400.0, z)
