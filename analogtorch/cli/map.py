@@ -24,6 +24,8 @@ from analogtorch.mapping.mapping import ChipMapping
 
 _VISION = "torchvision.models."
 _DEFAULT_INPUT = "1,3,224,224"
+_WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".onnx")
+"""Ends of files that hold weights or graphs, and no code."""
 
 
 def run(arguments: Sequence[str]) -> tuple[ChipMapping, CostReport | None]:
@@ -83,7 +85,10 @@ def build(name: str) -> nn.Module:
         with torch.device("meta"):
             model = make(**options)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"--model {name}: it must build without arguments: {error}") from error
+        raise ValueError(
+            f"--model {name}: it must build without arguments: {error}; write a function without "
+            "arguments that returns the model into a file, and name it: my_net.py:make"
+        ) from error
     except (RuntimeError, NotImplementedError):  # reads values while it is built
         model = make(**options)
     if not isinstance(model, nn.Module):
@@ -92,6 +97,11 @@ def build(name: str) -> nn.Module:
 
 
 def _dotted(name: str) -> Any:
+    if "/" in name or Path(name).suffix in _WEIGHTS:
+        raise ValueError(
+            f"--model {name}: a file does not build a model; name a function or class that does, "
+            "such as my_net.py:Net. Weights change no tile, no time and no energy: none are needed"
+        )
     module, _, attribute = name.rpartition(".")
     if not module:
         raise ValueError(

@@ -2,11 +2,27 @@
 
 import argparse
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
+
+_FILES = ("html", "json", "csv", "plot")
+"""Options that name a file to write."""
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser that raises ValueError where argparse would end the process."""
+    """A parser that raises ValueError where argparse would end the process.
+
+    Two options must not name one file to write.
+    """
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the options."""
+        given = super().parse_args(*args, **kwargs)
+        named: dict[Path, str] = {}
+        for option in _FILES:
+            path = getattr(given, option, None)
+            if path is not None and (other := named.setdefault(path, option)) != option:
+                self.error(f"--{other} and --{option} both name {path}; give each a file")
+        return given
 
     def error(self, message: str) -> NoReturn:
         """Raise ValueError with the message, and where to read more."""

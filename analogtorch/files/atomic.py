@@ -9,7 +9,8 @@ from pathlib import Path
 def write_atomically(path: str | Path, data: bytes | str) -> Path:
     """Write ``data`` (text as UTF-8) to ``path`` and make its folder.
 
-    A file that was there stays until the new one is whole.
+    A file that was there stays until the new one is whole. A link, such as ``/dev/stdout``, stays,
+    and leads to the new file; a pipe is written to.
 
     Raises:
         OSError: nothing could be written (a full disk, no permission). The message names the path,
@@ -20,17 +21,21 @@ def write_atomically(path: str | Path, data: bytes | str) -> Path:
         data = data.encode()
     temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            path.write_bytes(data)
+            return path
+        target = path.resolve() if path.is_symlink() else path
+        target.parent.mkdir(parents=True, exist_ok=True)
         # in the same folder, because a rename is atomic only within one file system
         handle, temporary = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.name}.", suffix=".part"
+            dir=target.parent, prefix=f".{target.name}.", suffix=".part"
         )
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        os.replace(temporary, target)
     except OSError as error:
         raise OSError(
             error.errno,

@@ -149,7 +149,16 @@ def test_the_report_extra_is_named_before_anything_is_written(
         (["--model", RESIDUAL], "add --input"),
         (["--model", "nothing.here.at_all"], "no module nothing"),
         (["--model", "tests.mapping.nets.Missing"], "no function or class 'Missing'"),
-        (["--model", "torch.zeros", "--input", "1"], "must build without arguments"),
+        (
+            ["--model", "torch.zeros", "--input", "1"],
+            "must build without arguments.*a function without.*my_net.py:make",
+        ),
+        (["--model", "net.safetensors"], "a file does not build a model.*such as my_net.py:Net"),
+        (["--model", "openai/whisper-tiny.en"], "a file does not build a model"),
+        (
+            ["--model", RESIDUAL, "--html", "x.html", "--json", "x.html"],
+            "--html and --json both name x.html",
+        ),
         (["--model", "os.getcwd", "--input", "1"], "returns a str"),
         (["--model", RESIDUAL, "--input", "1,x"], "--input takes sizes"),
         (["--model", RESIDUAL, "--input", "1,3,6,6:f33"], "--input takes sizes"),

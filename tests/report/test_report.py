@@ -129,6 +129,27 @@ def test_a_failed_write_leaves_what_was_there(
     assert path.read_text() == "before"
 
 
+def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    assert write_atomically(pipe, "through") == pipe
+    assert os.read(reader, 100) == b"through"
+    os.close(reader)
+    assert pipe.is_fifo()
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
+def test_a_link_stays_and_leads_to_what_was_written(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    whole, link = tmp_path / "folder" / "whole.txt", tmp_path / "link.txt"
+    link.symlink_to(whole)
+    for text in ("first", "second"):
+        assert write_atomically(link, text) == link
+        assert (link.is_symlink(), whole.read_text()) == (True, text)
+    assert os.listdir(whole.parent) == ["whole.txt"]
+
+
 def test_files_get_ordinary_permissions(tmp_path: Path) -> None:
     plain, ours = tmp_path / "plain", tmp_path / "ours"
     plain.write_text("x")
