@@ -1,5 +1,6 @@
 """Chips: one frozen description of named parts, and one file per published chip."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -64,6 +65,12 @@ def get(name: str, **options: Any) -> Chip:
     if not isinstance(name, str) or name not in _PRESETS:
         raise ValueError(
             f"unknown chip {name!r}{checks.nearest(name, _PRESETS)}; known: {', '.join(_PRESETS)}"
+        )
+    known = inspect.signature(_PRESETS[name]).parameters
+    if unknown := [option for option in options if option not in known]:
+        near = checks.nearest(unknown[0], known)
+        raise ValueError(
+            f"chip {name!r} has no option {unknown[0]!r}{near}; it has {', '.join(known) or 'none'}"
         )
     try:
         return _PRESETS[name](**options)

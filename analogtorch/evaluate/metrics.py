@@ -8,6 +8,7 @@ import copy
 import functools
 import importlib.util
 import math
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from analogtorch.evaluate.interval import UNBOUNDED, Bounds
 from analogtorch.evaluate.task_metric import TaskMetric
 from analogtorch.values import checks
 
+_APOSTROPHES = str.maketrans(dict.fromkeys("‘’ʼ＇", "'"))
 Pairs = Sequence[tuple[Any, Any]]
 """Batches: an input of the model, and the targets of the metric."""
 
@@ -87,10 +89,14 @@ def wer(
 def plain(text: str) -> str:
     """Return a text in lower case, without punctuation, with one space between words.
 
-    Apostrophes inside of words stay: "Don't stop, please." is "don't stop please".
+    Apostrophes inside of words stay, all of one form: "Don’t stop, please." is "don't stop please".
+    Accents stay too, joined with their letters or not (Unicode's NFC).
     """
-    kept = "".join(c if c.isalnum() or c in "'’" else " " for c in text.lower())
-    return " ".join(word for word in (w.strip("'’") for w in kept.split()) if word)
+    kept = "".join(
+        c if c.isalnum() or c == "'" or unicodedata.category(c).startswith("M") else " "
+        for c in unicodedata.normalize("NFC", text.lower()).translate(_APOSTROPHES)
+    )
+    return " ".join(word for word in (w.strip("'") for w in kept.split()) if word)
 
 
 def perplexity(batches: Pairs, *, forward: Forward | None = None) -> TaskMetric:

@@ -5,6 +5,7 @@ others take a list of what these returned.
 """
 
 import math
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,6 +16,9 @@ from analogtorch.values import checks
 
 IGNORED = -100
 """Target of a token that does not count, as torch and transformers have it."""
+
+
+_LARGEST_EXPONENT = math.log(sys.float_info.max)
 
 
 def both(outputs: Any, targets: Any, where: str) -> tuple[Any, Any]:
@@ -115,7 +119,8 @@ def of_losses(kept: list[Any]) -> float:
     losses, counts = zip(*kept, strict=True)
     if not sum(counts):
         raise ValueError(f"metrics.perplexity: no token counts, all targets are {IGNORED}")
-    return math.exp(math.fsum(losses) / sum(counts))
+    mean = math.fsum(losses) / sum(counts)
+    return math.exp(mean) if mean < _LARGEST_EXPONENT else math.inf
 
 
 def of_detector(name: str, function: str, kept: list[Any]) -> float:
@@ -154,4 +159,11 @@ def computed(metric: Any, kept: list[Any]) -> float:
     metric.reset()
     for outputs, targets in kept:
         metric.update(outputs, targets)
-    return float(metric.compute())
+    found = metric.compute()
+    try:
+        return float(found)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"metrics.measured: compute() of {type(metric).__name__} must return one number, got "
+            f"{checks.shown(found)}; choose an average, such as average='macro'"
+        ) from error

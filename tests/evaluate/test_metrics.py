@@ -37,6 +37,19 @@ def test_words_that_are_wrong_missing_and_added_are_counted() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("Don’t, it‘s o`clock", "don't it's o clock"),
+        ("‘Stop’", "stop"),
+        ("l'e\u0301cole", "l'\u00e9cole"),  # the accent is a character of its own
+        ("हिन्दी में।", "हिन्दी में"),  # vowels that are marks
+    ],
+)
+def test_texts_are_compared_by_their_words(text: str, plain: str) -> None:
+    assert at.metrics.plain(text) == plain
+
+
+@pytest.mark.parametrize(
     ("batches", "message"),
     [
         ([(["yes"], ["yes", "no"])], "batch 0: 1 texts for 2 references"),
@@ -61,6 +74,8 @@ def test_perplexity_is_that_of_the_probabilities() -> None:
     assert ignored(SAME) == pytest.approx(2.0)
     far = torch.tensor([[[0.0, 200.0]]])  # of probability exp(-200), which float32 cannot hold
     assert at.metrics.perplexity([(far, torch.tensor([[0]]))])(SAME) == pytest.approx(math.exp(200))
+    hopeless = at.metrics.perplexity([(5 * far, torch.tensor([[0]]))])  # exp(1000)
+    assert hopeless(SAME) == math.inf
 
     class Output(nn.Module):
         def forward(self, ids: Tensor) -> Any:
@@ -195,6 +210,9 @@ def test_any_metric_of_torchmetrics_is_measured() -> None:
         at.sweep(model, given)
     with pytest.raises(TypeError, match="metric must have update"):
         at.metrics.measured(torchmetrics.F1Score, [])
+    each = torchmetrics.F1Score(task="multiclass", num_classes=4, average=None)
+    with pytest.raises(TypeError, match=r"MulticlassF1Score must return one number, got .*average"):
+        at.metrics.measured(each, [(X, labels)], forward=lambda _, x: x[:, :4])(SAME)
 
 
 def test_every_measurement_takes_the_direction_of_a_metric() -> None:

@@ -130,11 +130,12 @@ class Stream:
 
 @torch.no_grad()
 def beam(network: Any, heard: Recordings, width: int = 8) -> list[list[int]]:
-    """Return the likeliest tokens of each recording that a beam search finds.
+    """Return the best tokens of each recording that a beam search finds.
 
-    Transducers are searched by torchaudio's ``RNNTBeamSearch``, CTC nets by their prefixes (Hannun
-    et al., arXiv:1408.2873, without a language model). A recording with fewer frames than one code
-    has no tokens.
+    CTC nets are searched by their prefixes (Hannun et al., arXiv:1408.2873, without a language
+    model) for the likeliest text. Transducers are searched by torchaudio's ``RNNTBeamSearch`` for
+    the largest logarithm of the probability per token, which also favours longer, less likely
+    texts. A recording with fewer frames than one code has no tokens.
 
     Args:
         network: as ``greedy`` takes it.

@@ -100,12 +100,17 @@ class StreamTest:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the errors at all thresholds and the stream, for JSON."""
+        """Return the errors at all thresholds, what was said, and the stream, for JSON."""
         rows = [
             vars(e) | {"miss_rate": e.miss_rate, "false_alarms_per_hour": e.false_alarms_per_hour}
             for e in self.curve()
         ]
-        return {"errors": rows, "late": self.late, "stream": self.stream.to_dict()}
+        return {
+            "errors": rows,
+            "late": self.late,
+            "spoken": [vars(said) | {"end": said.end} for said in self.spoken],
+            "stream": self.stream.to_dict(),
+        }
 
     def to_csv(self, path: str | Path | None = None) -> str:
         """Return a line for each threshold, and write it to ``path``."""

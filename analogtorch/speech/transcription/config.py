@@ -78,8 +78,8 @@ class OnChipConfig:
 
     name: str = "hermes64"
     """A preset; `analogtorch info` lists them."""
-    options: dict[str, Any] = field(default_factory=lambda: {"weight_scale": "column"})
-    """Options of the preset"""
+    options: dict[str, Any] | None = None
+    """Options of the preset; null: {weight_scale: column} if its digital unit scales columns"""
     compensation: Compensation = "least_squares"
     """Digital correction of the drift"""
     digital: tuple[str, ...] = ()
@@ -93,7 +93,15 @@ class OnChipConfig:
 
     def build(self) -> Chip:
         """Return the chip."""
-        return at.chips.get(self.name, **self.options)
+        return at.chips.get(self.name, **self.all_options)
+
+    @property
+    def all_options(self) -> dict[str, Any]:
+        """The options of the preset, those of null included."""
+        if self.options is not None:
+            return self.options
+        scales = at.chips.get(self.name).periphery.scales_columns
+        return {"weight_scale": "column"} if scales else {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +133,7 @@ class TranscribeConfig:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all settings as JSON gives them."""
+        """Return all settings, those of null in ``chip.options`` included, as JSON gives them."""
         found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        found["chip"]["options"] = self.chip.all_options
         return found

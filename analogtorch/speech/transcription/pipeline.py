@@ -272,12 +272,15 @@ def _notes(
 
 
 def _write(result: Transcribed, folder: Path) -> None:
-    """Write report.html, report.md, report.json, transcripts.csv and wer.png."""
+    """Write transcripts.csv, report.json, wer.png, report.html and report.md.
+
+    The texts come first: an error in what shows them leaves them written.
+    """
+    comma_separated(result.rows(), folder / "transcripts.csv")
+    write_atomically(folder / "report.json", json.dumps(result.to_dict(), indent=2) + "\n")
     plot = ""
     if result.wer is not None:
         result.wer.plot(folder / PLOT, limit=result.digital)
         plot = PLOT
     write_atomically(folder / "report.html", html(result))
     write_atomically(folder / "report.md", markdown(result, plot=plot))
-    write_atomically(folder / "report.json", json.dumps(result.to_dict(), indent=2) + "\n")
-    comma_separated(result.rows(), folder / "transcripts.csv")

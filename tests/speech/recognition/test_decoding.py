@@ -71,7 +71,7 @@ def test_a_repeated_token_needs_a_blank_between() -> None:
     assert prefix_search(certain, 4) == [0]
 
 
-def test_the_search_of_a_transducer_finds_the_likeliest_text() -> None:
+def test_the_search_of_a_transducer_finds_the_likeliest_text_per_token() -> None:
     torch.manual_seed(2)
     network = Transducer(3, **SMALL).eval()
     given = heard(4, 1)

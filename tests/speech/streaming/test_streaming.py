@@ -199,6 +199,9 @@ def test_a_test_prints_writes_and_draws_its_errors(tmp_path: Path) -> None:
         "threshold": 0.3, "words": 2, "misses": 1, "false_alarms": 1, "hours": 20 / 3600,
         "miss_rate": 0.5, "false_alarms_per_hour": pytest.approx(180),
     }  # fmt: skip
+    said = json.loads(json.dumps(test.to_dict()))["spoken"]
+    assert said[0] == {"start": 2.0, "end": 3.0, "word": "low", "name": "low"}
+    assert [each["word"] for each in said] == ["low", "low", "_unknown_"]
     assert len(test.to_csv(tmp_path / "a.csv").splitlines()) == 11
     test.plot(tmp_path / "a.png")
     test.stream.plot(tmp_path / "b.svg")

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 
+import analogtorch as at
 import analogtorch.__main__ as cli
 from analogtorch.cli.transcribe import parse
+from analogtorch.evaluate import Sweep
 from analogtorch.speech.transcription import pipeline
 from analogtorch.speech.transcription.config import TranscribeConfig
 from analogtorch.speech.transcription.speech import Speech
@@ -100,6 +102,24 @@ def test_a_run_goes_on_with_other_times_and_keeps_its_texts(
     assert other.transcripts[0].said is None
 
 
+def test_texts_are_kept_where_their_page_fails(
+    audio: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+
+    def failing(*given: Any, **options: Any) -> None:
+        raise RuntimeError("no page")
+
+    for page in ("html", "markdown"):
+        monkeypatch.setattr(pipeline, page, failing)
+    monkeypatch.setattr(Sweep, "plot", failing)
+    with pytest.raises(RuntimeError, match="no page"):
+        pipeline.run(_config(audio, folder), out)
+    rows = list(csv.DictReader((out / "transcripts.csv").read_text().splitlines()))
+    assert len(rows) == 6  # three recordings, digitally and on a chip
+    assert len(json.loads((out / "report.json").read_text())["recordings"]) == 3
+
+
 def test_without_references_there_is_no_error_rate(
     audio: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -173,13 +193,23 @@ def test_wrong_options_are_refused(options: list[str], message: str) -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_configurations_are_read(path: Path) -> None:
     given = parse(["--config", str(path)])
-    assert given.config.chip.options == {"weight_scale": "column"}
+    assert given.config.chip.build() == at.chips.hermes64(weight_scale="column")
     assert given.config.sweep.times == ("0 s", "1 day", "1 month")
+
+
+def test_every_chip_is_taken_by_its_name() -> None:
+    for name in at.chips.names():
+        given = parse([f"--chip.name={name}"]).config.chip
+        assert given.build().name.startswith(name)
+        scales = given.build().periphery.scales_columns
+        assert given.all_options == ({"weight_scale": "column"} if scales else {})
+    plain = parse(["--chip.options={}"]).config.chip
+    assert plain.build() == at.chips.hermes64()
 
 
 def test_a_configuration_is_that_of_its_file(tmp_path: Path) -> None:
     config = TranscribeConfig()
     file = tmp_path / "config.json"
     file.write_text(json.dumps(config.to_dict()))
-    assert parse(["--config", str(file)]).config == config
+    assert parse(["--config", str(file)]).config.to_dict() == config.to_dict()
     assert dataclasses.asdict(config)["sweep"]["num_chips"] == 3
