@@ -3,6 +3,7 @@
 Masks are those of classes or tokens that are not allowed, for example.
 """
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -92,13 +93,22 @@ def vectors(y: Tensor) -> Tensor:
     return y.flatten(1) if y.dim() > 3 else y.reshape(-1, y.shape[-1])
 
 
+def named(output: Any) -> Mapping[Any, Any] | None:
+    """Return what a model returned by name, in a mapping or a dataclass; None: it has no names."""
+    if isinstance(output, Mapping):
+        return output
+    if dataclasses.is_dataclass(output) and not isinstance(output, type):
+        return {each.name: getattr(output, each.name) for each in dataclasses.fields(output)}
+    return None
+
+
 def tensors(output: Any) -> Iterator[Tensor]:
     """Yield the floating-point tensors in the output of a model, which may be nested."""
     if isinstance(output, Tensor):
         if output.is_floating_point():
             yield output
-    elif isinstance(output, Mapping):
-        for value in output.values():
+    elif (values := named(output)) is not None:
+        for value in values.values():
             yield from tensors(value)
     elif isinstance(output, tuple | list):
         for value in output:

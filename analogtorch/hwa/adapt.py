@@ -1,6 +1,7 @@
 """``adapt``: one call from a digital model to one that survives the chip, without labels."""
 
 import copy
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from analogtorch.calibration.passes import Forward, check_given
+from analogtorch.calibration.passes import Forward, check_given, one_pass
 from analogtorch.calibration.settings import held_back
 from analogtorch.chips import Chip
 from analogtorch.conversion import analog_layers, convert
+from analogtorch.conversion.guard import route_bypasses
 from analogtorch.conversion.kinds import check_module, refuse_programmed, refuse_unloaded
+from analogtorch.conversion.unread import quiet
 from analogtorch.evaluate.journal import model_digest, structure_digest
 from analogtorch.evaluate.metric import Metric, check_metric
 from analogtorch.evaluate.sweep import checked_times, chip_seeds
@@ -126,6 +129,11 @@ def adapt(
     student = copy.deepcopy(model) if chip is None else convert(copy.deepcopy(model), chip)
     exact = model if teacher is None else teacher
     refuse_unloaded(student, "adapt")
+    with (
+        quiet()
+    ):  # else layers that are used by their weight are digital until calibrate routes them
+        first = functools.partial(one_pass, "adapt", batch=fitted[0], forward=forward)
+        route_bypasses(student, first)
     run = None
     if folder is not None:
         head = {"seed": seed, "times": list(names.values()), "num_chips": num_chips, "steps": steps}

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import torch
 from torch import nn
 from tqdm import tqdm
 
@@ -23,7 +22,6 @@ from analogtorch.hwa.on_chips import OnChips, Reading
 from analogtorch.hwa.run_folder import RunFolder
 from analogtorch.hwa.training import Training, state_of
 from analogtorch.hwa.twin import Twin
-from analogtorch.ops.scope import noise
 
 CALIBRATED = 32
 """Most batches that calibrate: a search passes over them for each thing that it tries."""
@@ -46,10 +44,10 @@ class Adaptation:
     writer: Any
     progress: bool
     stages: list[Stage] = field(default_factory=list)
-    before: list[float] | None = None
-    """Errors of ``_under_noise`` before the training."""
-    after: list[float] | None = None
-    """Those after it."""
+    learnt: float | None = None
+    """The error on chips, before the training, on batches that are learnt from."""
+    generalisation: Generalisation | None = None
+    """What the training left of the errors on chips; None: it is not known yet, or it is undone."""
     learning: list[str] = field(default_factory=list)
     """The Parameters that learn; calibration at the end adds DAC ranges."""
     earlier: float = 0.0
@@ -74,8 +72,9 @@ class Adaptation:
             training.load_state_dict(state["training"])
             remember_digital(self.twin.student, digital)
             self.stages = [_stage(kept) for kept in state["stages"]]
-            # a run of an earlier version has none
-            self.before, self.after = state.get("before"), state.get("after")
+            self.learnt = state.get("learnt")  # a run of an earlier version has none
+            if (found := state.get("generalisation")) is not None:
+                self.generalisation = Generalisation(**found)
             self.earlier = state["seconds"]
         if state is None or not state["finished"]:
             self._train(training)
@@ -91,7 +90,7 @@ class Adaptation:
         error = self._move_norms(error)
         if minutes is not None:
             training.steps = min(training.steps, self._fitting(training, 60 * minutes, took))
-        self.before = self._under_noise()
+        self.learnt = self._learnt_error()
         training.start(error)
         self.learning = [n for n, p in self.twin.student.named_parameters() if p.requires_grad]
         self._keep(training)
@@ -106,11 +105,13 @@ class Adaptation:
         self._calibrate(options)
         if not unrounded:
             return self._unless_worse("calibrated", bare, error)
+        if self._unrounded:  # left so; the chips that were chosen stay
+            self._calibrate({"method": None})
         reading = self.chips.measure()
-        if not self._unrounded and reading.mean <= error:
+        if reading.mean <= error:
             self._add(Stage(name="calibrated", reading=reading))
             return reading.mean
-        calibrated, error = self._ranges_as_now(), math.inf if self._unrounded else reading.mean
+        calibrated, error = self._ranges_as_now(), reading.mean
         bare()
         self._calibrate({"method": None})
         rounded = self.chips.measure()
@@ -153,34 +154,19 @@ class Adaptation:
             training.gradients(batch)
         step = (time.monotonic() - before) / _PROBES
         # after the looks, the model is calibrated and measured a few times more
-        left = seconds - 1.25 * spent - (training.recipe.looks + 4) * look
+        left = seconds - 1.25 * spent - (training.recipe.looks + 6) * look
         return max(1, math.floor(left / step))
 
-    @property
-    def generalisation(self) -> Generalisation | None:
-        """What the training left of the errors under training noise."""
-        if not (self.before and self.after):
-            return None
-        learnt, held = (b / a if a else 1.0 for a, b in zip(self.before, self.after, strict=True))
-        return Generalisation(learnt=learnt, held=held)
+    def _learnt_error(self) -> float | None:
+        """Return the error on chips on some batches that are learnt from; None: none is held back.
 
-    @torch.no_grad()
-    def _under_noise(self) -> list[float] | None:
-        """Return the error of the outputs on batches that are learnt from, and on those held back.
-
-        None: they are the same.
+        They are as many as are held back, and the chips are the same.
         """
         held = self.chips.held
         if any(a is b for a in held for b in self.fitted):
             return None
-        found = []
-        for batches in (_spread(self.fitted, len(held)), held):
-            errors = []
-            for i, batch in enumerate(batches):
-                with noise(self.seed, step=i):
-                    errors.append(self.twin.loss(batch).outputs)
-            found.append(torch.stack(errors).mean().item())
-        return found
+        some = _spread(self.fitted, len(held))
+        return OnChips(self.twin, some, self.chips.seeds, self.chips.times).measure().mean
 
     def _train(self, training: Training) -> None:
         with tqdm(
@@ -198,7 +184,6 @@ class Adaptation:
             training.run(self.fitted, self.chips, after)
 
     def _finish(self, training: Training) -> None:
-        self.after = self._under_noise()
         error = self._distilled(training)
         if self.options is not None:
             # the weights have learnt for the chips that they are on
@@ -212,7 +197,14 @@ class Adaptation:
         """Add the stage of the training, undone if no look was better than its start."""
         start = next(stage.reading for stage in reversed(self.stages) if stage.kept)
         if training.best < start.mean:
-            return self._measured("distilled")[0]
+            error = self._measured("distilled")[0]
+            if self.learnt:
+                learnt = self._learnt_error()
+                assert learnt is not None
+                self.generalisation = Generalisation(
+                    learnt=learnt / self.learnt, held=error / start.mean
+                )
+            return error
         # none: there was no look, or an earlier version took it and kept its mean alone
         reading = start if training.trained is None else training.trained
         self._add(Stage(name="distilled", reading=reading, kept=False))
@@ -273,8 +265,8 @@ class Adaptation:
                 "chips": _chips(self.twin.student),
                 "learning": self.learning,
                 "stages": [_plain(stage) for stage in self.stages],
-                "before": self.before,
-                "after": self.after,
+                "learnt": self.learnt,
+                "generalisation": self.generalisation and asdict(self.generalisation),
                 "seconds": self.seconds,
                 "finished": finished,
             }

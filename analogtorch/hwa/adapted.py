@@ -46,9 +46,9 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Generalisation:
-    """What the training left of the error of the outputs under training noise.
+    """What the training left of the error of the outputs on chips, the mean over them and times.
 
-    Each is a share of the error before the training, on the same batches with the same noise.
+    Each is a share of the error before the training, on the same batches and chips.
     """
 
     learnt: float
@@ -88,7 +88,8 @@ class Adapted:
     stopped: str
     """Why the training ended, such as ``all 1000 steps done``."""
     generalisation: Generalisation | None = None
-    """Whether it learnt more than its batches; None: there were too few to hold some back."""
+    """Whether it learnt more than its batches; None: there were too few to hold some back, or the
+    training is undone."""
     note: str = ""
     """A caveat of the times, such as that the devices' data end before one; empty if there is
     none."""

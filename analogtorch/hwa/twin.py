@@ -1,13 +1,21 @@
 """A converted model beside its digital twin: how far its outputs and its layers are off."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from analogtorch.calibration.outputs import infinite, masks, spread, tensors, unmasked, vectors
+from analogtorch.calibration.outputs import (
+    infinite,
+    masks,
+    named,
+    spread,
+    tensors,
+    unmasked,
+    vectors,
+)
 from analogtorch.calibration.passes import Forward, exactly, one_pass
 from analogtorch.conversion.kinds import analog_layers, is_analog
 from analogtorch.conversion.watch import evaluating
@@ -82,8 +90,8 @@ class Twin:
     def _outputs(self, model: nn.Module, batch: Any) -> tuple[list[Tensor], bool]:
         """Return the outputs, and whether they can be scores."""
         given = one_pass("adapt", model, batch, self.forward)
-        named = isinstance(given, Mapping)
-        logits = given.get("logits") if named else None
+        by_name = named(given)
+        logits = None if by_name is None else by_name.get("logits")
         kept = _kept(given if logits is None else logits)
         found = [y for y in kept if y.dim()]
         if not found:
@@ -96,7 +104,7 @@ class Twin:
             raise ValueError(
                 f"adapt: the model returns no {what}; pass forward=, which must return its outputs"
             )
-        return found, logits is not None or not named
+        return found, logits is not None or by_name is None
 
     def exact(self, batch: Any) -> list[Tensor]:
         """Return the outputs of the teacher.

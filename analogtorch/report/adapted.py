@@ -80,8 +80,8 @@ def _trained(found: Adapted) -> bool:
 
 def _generalised(found: Generalisation) -> str:
     text = (
-        f"left of the error under training noise: {found.learnt:.0%} on batches that were learnt "
-        f"from, {found.held:.0%} on those held back"
+        f"left of the error on chips: {found.learnt:.0%} on batches that were learnt from, "
+        f"{found.held:.0%} on those held back"
     )
     return f"{text}; more batches would help" if found.needs_more else text
 

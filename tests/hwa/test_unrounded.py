@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 import analogtorch as at
+from analogtorch.calibration.judge import Error
+from analogtorch.chips.choices import Choices
 from analogtorch.hwa import adaptation
 
 HERMES = at.chips.hermes64()
@@ -56,3 +58,15 @@ def test_a_chip_that_rounds_nothing_goes_back_to_no_ranges() -> None:
     found = _adapted(chip, method="std", deviations=0.01)
     assert _kept(found)["calibrated"] is False
     assert "ranges per vector" not in _kept(found)
+
+
+def test_a_model_that_is_left_uncalibrated_keeps_the_chips_that_were_chosen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Error, "exceeds", lambda *_: True)
+    with pytest.warns(UserWarning, match="left uncalibrated"):
+        found = _adapted(HERMES)
+    assert _kept(found)["calibrated"] is True
+    for _, layer in at.analog_layers(found.model):
+        assert layer.output_ranges is not None
+        assert Choices.of(layer.chip).target_time == 86_400

@@ -1,0 +1,74 @@
+"""``adapt`` and ``calibrate`` of nets as others write them: odd outputs, weights used by hand."""
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import analogtorch as at
+from analogtorch.calibration.choice import CalibrationReport
+
+HERMES = at.chips.hermes64()
+
+
+@dataclasses.dataclass
+class _Said:
+    logits: Tensor
+    state: Tensor
+
+
+class _SaysByName(nn.Module):
+    """Returns a dataclass, as many nets for detection and translation do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(12, 32), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> _Said:
+        state = self.body(x).relu()
+        return _Said(self.head(state), state)
+
+
+class _Net(nn.Module):
+    """Calls its first layer, or multiplies by its weight."""
+
+    def __init__(self, by_weight: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head, self.by_weight = nn.Linear(12, 32), nn.Linear(32, 5), by_weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.by_weight:
+            return self.head(nn.functional.linear(x, self.body.weight, self.body.bias).relu())
+        return self.head(self.body(x).relu())
+
+
+def _batches(count: int = 8) -> list[Tensor]:
+    return list(torch.randn(count, 32, 12, generator=torch.Generator().manual_seed(1)).unbind())
+
+
+def _adapted(net: nn.Module, **options: Any) -> at.hwa.Adapted:
+    recipe = at.hwa.Recipe(looks=1)
+    how = {"chip": HERMES, "recipe": recipe, "steps": 2, "num_chips": 1} | options
+    return at.hwa.adapt(net, _batches(), **how)
+
+
+def test_a_dataclass_is_compared_by_its_tensors() -> None:
+    torch.manual_seed(0)
+    net, found = _SaysByName(), list[CalibrationReport]()
+    at.calibrate(at.convert(_SaysByName(), HERMES), _batches(), report=found.append)
+    assert found[0].errors["uncalibrated"] > found[0].errors["default"] > 0
+    by_name = _adapted(net)
+    alone = at.hwa.adapt(
+        net, _batches(), chip=HERMES, recipe=at.hwa.Recipe(looks=1), steps=2, num_chips=1,
+        forward=lambda model, x: model(x).logits,
+    )  # fmt: skip
+    assert by_name.compared == alone.compared == "divergence"  # of the logits, as of a mapping
+    assert torch.equal(by_name.stages[0].reading.error, alone.stages[0].reading.error)
+
+
+def test_a_layer_that_is_used_by_its_weight_is_on_the_chip_from_the_first_look_on() -> None:
+    called, by_weight = _adapted(_Net(False)), _adapted(_Net(True))
+    for one, other in zip(called.stages[:2], by_weight.stages[:2], strict=True):
+        assert torch.equal(one.reading.error, other.reading.error)
