@@ -152,7 +152,7 @@ def _notes(found: Comparison) -> list[str]:
     if found.metric is not None:
         spread = "mean [95 % interval] of"
         counts = dict.fromkeys(
-            f"{spread} {len(each.sweep.seeds)} simulated chips"
+            f"{spread} {len(each.sweep.seeds)} simulated chip{'s' * (len(each.sweep.seeds) > 1)}"
             for each in found.chips
             if each.sweep
         )

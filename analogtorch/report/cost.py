@@ -63,13 +63,17 @@ def plain(report: CostReport) -> dict[str, Any]:
     }
 
 
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}{'s' if number > 1 else ''}"
+
+
 def _facts(report: CostReport) -> list[str]:
     plan, costs = report.schedule, report.chip.cost
     assert costs is not None
     lines = [
-        f"{report.chip.name}: {len(plan.tiles)} tiles on {plan.num_chips} "
-        f"chip{'s' if plan.num_chips > 1 else ''}, {plan.utilisation:.0%} of their cells used; "
-        f"{costs.precision}, {costs.phases} phase{'s' if costs.phases > 1 else ''}; conductance "
+        f"{report.chip.name}: {_count(len(plan.tiles), 'tile')} on "
+        f"{_count(plan.num_chips, 'chip')}, {plan.utilisation:.0%} of their cells used; "
+        f"{costs.precision}, {_count(costs.phases, 'phase')}; conductance "
         f"{report.conductance:.3g} of programmed",
         f"{plan.mode}: latency {si(plan.latency, 's')}, one inference per "
         f"{si(plan.interval, 's')}, {plan.throughput:,.4g} per second, set by {plan.bottleneck}",

@@ -14,7 +14,7 @@ from analogtorch.report.page.parts import (
     Text,
 )
 
-_SPECIAL = {"\\": "\\\\", "|": "\\|", "_": "\\_", "`": "\\`", "<": "&lt;", "](": "]\\("}
+_SPECIAL = {c: f"\\{c}" for c in "\\|_`*"} | {"<": "&lt;", "](": "]\\("}
 
 
 def render(document: Document) -> str:

@@ -13,6 +13,8 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 14, 44, 52
 _SIZE = 13
 """Height of letters; at 360 pixels of width they are 11 pixels high."""
 _STYLES = ("first", "second")
+_SHORT = 3
+"""Most characters of names below the axis that are not turned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +83,14 @@ def curves(
     for tick in ticks:
         lines.append(_line("grid", _LEFT, y(tick), right, y(tick)))
         lines.append(_words(_LEFT - 5, y(tick) + 4, f"{tick:g} {unit}", "end"))
+    short = all(len(name) <= _SHORT for _, name in times)
     for t, name in times:
         lines.append(_line("grid", x(t), bottom, x(t), bottom + 4))
-        turned = f' transform="rotate(-32 {x(t):.1f} {bottom + 16})"'
-        lines.append(_words(x(t) + 4, bottom + 16, name, "end", turned))
+        if short:
+            lines.append(_words(x(t), bottom + 16, name, "middle"))
+        else:
+            turned = f' transform="rotate(-32 {x(t):.1f} {bottom + 16})"'
+            lines.append(_words(x(t) + 4, bottom + 16, name, "end", turned))
     for level, style in zip(levels, ("level", "level limit"), strict=False):
         lines.append(_line(style, _LEFT, y(level.value), right, y(level.value)))
     at = [x(t) for t, _ in times]
