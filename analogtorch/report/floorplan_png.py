@@ -107,7 +107,7 @@ def _tiles(axes: Any, mapping: ChipMapping, plan: Floorplan) -> None:
 def _utilisation(axes: Any, mapping: ChipMapping) -> None:
     shares = [100 * share for share in mapping.tile_utilisation.values()]
     axes.bar(range(len(shares)), shares, width=1.0 if len(shares) > 100 else 0.8, color="#4878a8")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.set_xlim(-0.6, len(shares) - 0.4)
     axes.set_ylim(0, 100)
     axes.set_xlabel("tile in use, in the order of the chips")
