@@ -1,6 +1,7 @@
 """The options of ``analogtorch transcribe``, made from the fields of ``TranscribeConfig``."""
 
 import dataclasses
+import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,10 +69,16 @@ def parse(arguments: Sequence[str]) -> Arguments:
     """
     given = parser()
     files, rest = files_first(arguments)
-    if rest and not rest[0].startswith("-"):
-        rest[0] = f"--data.audio={rest[0]}"
+    audio, options = _apart(given, rest)
+    if len(audio) > 1:
+        raise ValueError(
+            f"transcribe takes one recording or folder, got {len(audio)}: {', '.join(audio[:5])}; "
+            "put them into one folder"
+        )
     try:
-        values = given.instantiate(given.parse_args([*files, *rest]))
+        values = given.instantiate(
+            given.parse_args([*files, *options, *(f"--data.audio={one}" for one in audio)])
+        )
     except ArgumentError as error:
         raise ValueError(f"{error}; see analogtorch transcribe --help") from error
     return Arguments(
@@ -83,3 +90,17 @@ def parse(arguments: Sequence[str]) -> Arguments:
         overwrite=bool(values["overwrite"]),
         progress=sys.stderr.isatty() if values["progress"] is None else values["progress"],
     )
+
+
+def _apart(given: ArgumentParser, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the arguments that are no option nor the value of one, and the others."""
+    alone = {name for a in given._actions if a.nargs in (0, "?") for name in a.option_strings}
+    names, options, left = [], [], iter(arguments)
+    for argument in left:
+        if not argument.startswith("-"):
+            names.append(argument)
+            continue
+        options.append(argument)
+        if argument not in alone and "=" not in argument:
+            options += itertools.islice(left, 1)
+    return names, options

@@ -183,11 +183,21 @@ def test_bad_audio_is_an_error_before_anything_is_written(
         (["--threads", "0"], "threads must be"),
         (["--sweep.times", "[]"], "sweep.times is empty"),
         (["--beam", "4"], "beam"),
+        (["a.wav", "b.wav"], "takes one recording or folder, got 2: a.wav, b.wav; put them into"),
+        (["a.wav", "--data.references"], "expected one argument"),
     ],
 )
 def test_wrong_options_are_refused(options: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse(options)
+
+
+def test_the_recording_may_stand_anywhere() -> None:
+    options = ["--sweep.seed", "-1", "--out=x", "--overwrite", "--threads", "2"]
+    for place in (0, 2, 3, 4, 6):
+        given = parse([*options[:place], "a.wav", *options[place:]])
+        assert given.config.data.audio == "a.wav"
+        assert (given.config.sweep.seed, given.config.threads, given.overwrite) == (-1, 2, True)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
