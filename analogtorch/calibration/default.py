@@ -86,11 +86,15 @@ class Default:
             if found is None or not self._is_no_worse(found):
                 continue
             if least is not None:
-                new = self._noisy_error(f"{LABELS[way]}{self._label(chips)}", found)
-                errors[self.effort] = new.mean().item()
+                new = self._felt(found, way, chips, errors)
                 if way != "vector" and exceeds(new, least):
                     continue
             return found, self._report(found, way, errors, self.effort)
+        if least is not None:  # rounding may move more outputs than none does, and devices far more
+            way = "vector" if ranges is None else self.way
+            found = self._settings(way, chips, early=False)
+            if found is not None and not exceeds(self._felt(found, way, chips, errors), least):
+                return found, self._report(found, way, errors, self.effort)
         warnings.warn(
             "calibrate: on the batches held back, the outputs of the model are closer to the "
             "digital ones without calibration, so it is left uncalibrated: every input vector sets "
@@ -158,16 +162,31 @@ class Default:
             scale="column" if scaled else None,
         )
 
-    def _settings(self, way: Way, chips: Mapping[str, Chip]) -> dict[str, Setting] | None:
+    def _felt(
+        self,
+        settings: Mapping[str, Setting],
+        way: Way,
+        chips: Mapping[str, Chip],
+        errors: dict[Verdict, float],
+    ) -> Tensor:
+        """Return the errors of settings on noisy chips, and note them."""
+        new = self._noisy_error(f"{LABELS[way]}{self._label(chips)}", settings)
+        errors[self.effort] = new.mean().item()
+        return new
+
+    def _settings(
+        self, way: Way, chips: Mapping[str, Chip], early: bool = True
+    ) -> dict[str, Setting] | None:
         """Return the settings by a way; None: its DAC ranges alone make the model worse.
 
-        Then the ranges behind the array, which take longest to find, are not needed.
+        Then the ranges behind the array, which take longest to find, are not needed. They are found
+        all the same if ``early`` is False.
         """
         whole = self.calibration
         if way == "vector":
             return whole.on(chips, lambda: dict.fromkeys(whole.layers))
         ranges = self._measured(chips)
-        early = self.noisy and whole.wanted is None
+        early = early and self.noisy and whole.wanted is None
         if early and not self._is_no_worse(on(chips, ranges)):
             return None
         return whole.on(chips, lambda: ranges)

@@ -92,8 +92,9 @@ def calibrate(
     it: the chips stay as they are.
 
     At the end, both compare the outputs without noise with those of the uncalibrated model. If the
-    calibrated model is worse, all layers get a range per vector; if that is worse too, the model is
-    left without ranges, with a warning; what was chosen for its chips stays. Worse means that the
+    calibrated model is worse, all layers get a range per vector; if that is worse too, and costs on
+    noisy chips as well what fixed ranges may not cost there, the model is left without ranges, with
+    a warning; what was chosen for its chips stays. Worse means that the
     angle to the digital outputs is larger and that more output vectors have their largest number at
     another index: more by over 1 % of the vectors and by over two standard errors. Outputs without
     tensors are not compared. The other methods make no comparison and change no chip.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import analogtorch as at
+from analogtorch.calibration import default
 from analogtorch.calibration.choice import CalibrationReport
 from analogtorch.calibration.default import exceeds, saves
 from analogtorch.calibration.judge import Error
@@ -193,10 +194,11 @@ def test_a_model_that_errs_less_uncalibrated_is_left_so_and_this_is_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Error, "exceeds", lambda *_: True)
+    monkeypatch.setattr(default, "exceeds", lambda *_: True)
     with pytest.warns(UserWarning, match="left uncalibrated"):
         model, found = _calibrated(HERMES.without("drift"), 0.0)
     assert found.kept == "uncalibrated"
-    assert list(found.errors) == ["uncalibrated"]
+    assert list(found.errors) == ["uncalibrated", "default"]
     for _, layer in at.analog_layers(model):
         assert layer.chip == HERMES.without("drift")
         assert (layer.calibrated, layer.output_ranges) == (False, None)
@@ -206,6 +208,16 @@ def test_a_model_that_errs_less_uncalibrated_is_left_so_and_this_is_reported(
     for _, layer in at.analog_layers(model):
         assert layer.chip == HERMES.drift_aware().replace(periphery={"weight_scale": "column"})
         assert (layer.calibrated, layer.output_ranges) == (False, None)
+
+
+def test_rounding_that_is_small_beside_the_devices_leaves_no_model_uncalibrated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Error, "exceeds", lambda *_: True)
+    model, found = _calibrated()
+    assert (found.kept, found.gain > 0.3) == ("default", True)
+    assert {row.dac for row in found.layers} == {"vector"}
+    assert all(layer.output_ranges is not None for _, layer in at.analog_layers(model))
 
 
 def test_a_scale_is_worth_a_tenth_of_the_error_and_a_range_costs_less() -> None:
