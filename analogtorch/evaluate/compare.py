@@ -2,6 +2,7 @@
 
 import copy
 import glob
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -90,9 +91,9 @@ def compare(
 
     Raises:
         ValueError: there is no chip, two have the same name, or one is unknown or cannot take the
-            model; the model is calibrated and ``prepare`` is missing; ``convert``,
-            ``map_to_chip``, ``cost`` or ``sweep`` refuses its arguments; or the metric is NaN or
-            infinite.
+            model; an argument has no effect without a metric; the model is calibrated and
+            ``prepare`` is missing; ``convert``, ``map_to_chip``, ``cost`` or ``sweep`` refuses its
+            arguments; or the metric is NaN or infinite.
         TypeError: an argument is of another type.
         OSError: the folder cannot be written.
 
@@ -115,6 +116,16 @@ def compare(
     checked_processes("compare", processes, model)
     if folder is not None:
         folder = checks.path("compare: folder", folder)
+    if metric is None:
+        _check_idle(
+            times=tuple(times),
+            num_chips=num_chips,
+            seed=seed,
+            compensation=compensation,
+            defects=defects,
+            folder=folder,
+            processes=processes,
+        )
     named, bench = _named(chips), _Bench(model)
     ready = {name: bench.on(name, chip, example, mode, prepare) for name, chip in named.items()}
     measured: dict[str, Sweep] = {}
@@ -144,6 +155,17 @@ def compare(
         digital=None if metric is None else bench.metric(metric),
         higher_is_better=higher_is_better,
     )
+
+
+def _check_idle(**given: Any) -> None:
+    """Raise ValueError if an argument that has no effect without a metric is not the default."""
+    defaults = inspect.signature(compare).parameters
+    for name, value in given.items():
+        if value != defaults[name].default:
+            raise ValueError(
+                f"compare: {name}={checks.shown(value)} has no effect on costs alone; give a "
+                f"metric, or leave {name} out"
+            )
 
 
 class _Bench:

@@ -115,6 +115,16 @@ def test_costs_alone_need_no_metric() -> None:
     assert len(found.plot().axes) == 1
 
 
+@pytest.mark.parametrize(
+    "given",
+    [{"times": ["1 day"]}, {"num_chips": 2}, {"seed": 1}, {"defects": at.Defects(cells=0.1)}],
+)
+def test_what_has_no_effect_on_costs_alone_is_refused(given: dict) -> None:
+    name = next(iter(given))
+    with pytest.raises(ValueError, match=rf"{name}=.* has no effect on costs alone; give a metric"):
+        at.compare(Net(), ["hermes64"], example=X[:1], **given)
+
+
 def test_layers_that_are_digital_stay_so_and_the_model_stays_as_it_is() -> None:
     model = at.convert(Net(), at.chips.hermes64(), exclude="2")
     before = {name: value.clone() for name, value in model.state_dict().items()}
