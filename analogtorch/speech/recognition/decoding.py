@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from analogtorch.speech.recognition.networks import Recordings, State
+from analogtorch.speech.recognition.networks import Recordings, State, check_recordings
 from analogtorch.speech.recognition.vocabulary import Vocabulary
 from analogtorch.values import checks
 
@@ -22,9 +22,15 @@ def greedy(network: Any, heard: Recordings) -> list[list[int]]:
     A recording with fewer frames than one code has none.
 
     Args:
-        network: a ``CTC`` or ``Transducer``, digital, converted or on a programmed chip.
+        network: a ``CTC`` or ``Transducer``, digital, converted or on a programmed chip, in
+            evaluation mode.
         heard: the recordings.
+
+    Raises:
+        TypeError: ``heard`` is something else.
+        ValueError: it has another shape or is not finite, or the network is in training mode.
     """
+    _check("greedy", network, heard)
     return Stream(network, len(heard.lengths)).hear(heard)
 
 
@@ -64,9 +70,11 @@ class Stream:
                 tensor; those after it have none.
 
         Raises:
-            ValueError: there are chunks of another number of recordings, or a recording goes on
-                after its last chunk.
+            TypeError: ``heard`` is something else.
+            ValueError: ``greedy`` refuses it, there are chunks of another number of recordings, or
+                a recording goes on after its last chunk.
         """
+        _check("Stream", self.network, heard)
         if len(heard.lengths) != self.recordings:
             raise ValueError(
                 f"Stream: {len(heard.lengths)} chunks for {self.recordings} recordings; pass one "
@@ -143,9 +151,11 @@ def beam(network: Any, heard: Recordings, width: int = 8) -> list[list[int]]:
         width: number of texts that are followed, >= 1; of a transducer at most its tokens.
 
     Raises:
-        ValueError: the width is out of range.
+        TypeError: ``heard`` is something else.
+        ValueError: ``greedy`` refuses it, or the width is out of range.
     """
     checks.count("beam: width", width)
+    _check("beam", network, heard)
     if hasattr(network, "prediction"):
         if width > network.blank:
             raise ValueError(
@@ -163,6 +173,19 @@ def beam(network: Any, heard: Recordings, width: int = 8) -> list[list[int]]:
         prefix_search(row[:length], width)
         for row, length in zip(scores, lengths.tolist(), strict=True)
     ]
+
+
+def _check(caller: str, network: Any, heard: Recordings) -> None:
+    """Check a network and what it is to write down."""
+    if network.training:
+        raise ValueError(
+            f"{caller}: the network is in training mode, in which dropout hides parts of what it "
+            "hears; write network.eval()"
+        )
+    check_recordings(heard, network.encoder.mels)
+    for row, (frames, length) in enumerate(zip(*heard, strict=True)):
+        if not bool(frames[:length].isfinite().all()):
+            raise ValueError(f"{caller}: recording {row} holds NaN or infinite features")
 
 
 def _searched(network: Any, frames: Tensor, width: int) -> list[int]:

@@ -35,6 +35,27 @@ class Transcripts(NamedTuple):
     """Number of tokens of each text, int64, (B,)."""
 
 
+def check_recordings(heard: Any, mels: int) -> None:
+    """Check the shapes of a batch of recordings.
+
+    Raises:
+        TypeError: it is something else.
+        ValueError: frames or lengths have other shapes, or a length is larger than the tensor.
+    """
+    checks.instance("heard", heard, Recordings, "Recordings(frames, lengths)")
+    frames, lengths = heard
+    if frames.dim() != 3 or frames.shape[2] != mels or lengths.shape != frames.shape[:1]:
+        raise ValueError(
+            f"heard has frames of shape {tuple(frames.shape)} and lengths of "
+            f"{tuple(lengths.shape)}; it must have (B, frames, {mels}) and (B,)"
+        )
+    if len(lengths) and not 0 <= int(lengths.min()) <= int(lengths.max()) <= frames.shape[1]:
+        raise ValueError(
+            f"heard has lengths from {int(lengths.min())} to {int(lengths.max())}; its recordings "
+            f"have 0 to {frames.shape[1]} frames"
+        )
+
+
 class Encoder(nn.Module):
     """Codes of frames: causal convolutions of stride 2, then LSTMs with codes stacked between.
 
@@ -64,6 +85,7 @@ class Encoder(nn.Module):
         super().__init__()
         if not after:
             raise ValueError("Encoder: after=() has no LSTM; give the size of one, such as (160,)")
+        self.mels = checks.count("Encoder: mels", mels)
         self.kernel = checks.count("Encoder: kernel", kernel, least=2)
         self.stack = checks.count("Encoder: stack", stack)
         self.stride = 2 ** len(channels) * stack
@@ -78,7 +100,7 @@ class Encoder(nn.Module):
             for a, b in zip(widths, widths[1:], strict=False)
         )
         self.before = _lstms(widths[-1], before)
-        self.after = _lstms(stack * [*channels, *before][-1], after)
+        self.after = _lstms(stack * [*widths, *before][-1], after)
         self.dropout = nn.Dropout(dropout)
 
     def forward(
@@ -153,9 +175,9 @@ class CTC(nn.Module):
 
     def __init__(self, tokens: int, **options: Any) -> None:
         super().__init__()
+        self.blank = checks.count("CTC: tokens", tokens)
         self.encoder = Encoder(**options)
         self.head = nn.Linear(self.encoder.size, tokens + 1)
-        self.blank = tokens
 
     def forward(self, heard: Recordings, said: Transcripts | None = None) -> Tensor:
         """Return logits (B, codes, tokens + 1); ``said`` has no effect on them."""
@@ -201,13 +223,13 @@ class Transducer(nn.Module):
         self, tokens: int, *, embedding: int = 32, hidden: int = 64, joint: int = 96, **options: Any
     ) -> None:
         super().__init__()
+        self.blank = checks.count("Transducer: tokens", tokens)
         self.encoder = Encoder(**options)
         self.embedding = nn.Embedding(tokens + 1, embedding)  # the blank begins a text
         self.prediction = nn.LSTM(embedding, hidden, batch_first=True)
         self.joint = nn.Sequential(
             nn.Linear(self.encoder.size + hidden, joint), nn.ReLU(), nn.Linear(joint, tokens + 1)
         )
-        self.blank = tokens
 
     def forward(self, heard: Recordings, said: Transcripts) -> Tensor:
         """Return the logits of the lattice, (B, codes, tokens + 1, outputs)."""

@@ -159,6 +159,24 @@ def test_less_than_a_code_has_no_text(network: CTC | Transducer) -> None:
 def test_bad_input_is_named(network: CTC | Transducer) -> None:
     with pytest.raises(ValueError, match="3 frames are fewer than the 4 of one code"):
         network.encoder(heard(3, 1))
+    x, n = torch.zeros(1, 8, 40), torch.tensor([8])
+    for bad, message in (
+        (Recordings(x[0], n), r"frames of shape \(8, 40\) and lengths of \(1,\); it must have"),
+        (Recordings(x[:, :, :20], n), r"it must have \(B, frames, 40\) and \(B,\)"),
+        (Recordings(x, n + 1), "lengths from 9 to 9; its recordings have 0 to 8 frames"),
+        (Recordings(x / 0, n), "recording 0 holds NaN or infinite features"),
+        (x, r"heard must be a Recordings such as Recordings\(frames, lengths\)"),
+    ):
+        for write in (greedy, beam, lambda net, chunk: Stream(net).hear(chunk)):
+            with pytest.raises((ValueError, TypeError), match=message):
+                write(network, bad)
+    assert Stream(network).hear(Recordings(torch.cat([x, x / 0], 1), n))  # what fills up is free
+    for write in (greedy, beam):
+        with pytest.raises(ValueError, match=r"training mode.*write network\.eval\(\)"):
+            write(network.train(), Recordings(x, n))
+    network.eval()
+    with pytest.raises(ValueError, match="tokens must be an integer >= 1, got 0"):
+        type(network)(0)
     with pytest.raises(ValueError, match="1 chunks for 2 recordings"):
         Stream(network, 2).hear(heard(rows=1))
     stream = Stream(network, 2)
