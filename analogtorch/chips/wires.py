@@ -52,12 +52,9 @@ class Wires:
             checks.choice(f"Wires.{name}", getattr(self, name), (1, 2))
         checks.choice("Wires.model", self.model, get_args(WireModel))
         self._check_model()
-        ohm = "resistance: give {0}_resistance in ohm, such as {0}_resistance=0.35"
-        for line in ("row", "column"):
-            if getattr(self, f"{line}_resistance") == 0:
-                checks.idle(self, f"{line}_ends", without=ohm.format(line))
         if self.ideal:
-            checks.idle(self, "model", without=ohm.format("column"))
+            ohm = "resistance: give it in ohm, such as column_resistance=0.35"
+            checks.idle(self, "row_ends", "column_ends", "model", without=ohm)
         check_sources(self)
 
     def _check_model(self) -> None:

@@ -322,7 +322,7 @@ def test_a_model_in_a_file(tmp_path):
         {"row_resistance": 1.0, "model": "pulses"},
         {"column_ends": 2, "model": "standard", "column_resistance": 1.0},
         {"model": "pulses"},
-        {"row_ends": 2, "column_resistance": 1.0},
+        {"row_ends": 2},
     ],
 )
 def test_refused(bad):

@@ -50,7 +50,9 @@ def html(
         )
     ]
     if command is not None:
-        described.append(Code(caption="The command that makes this page", text=command))
+        described.append(
+            Code(caption="The command that makes this page, where it was run", text=command)
+        )
     sections = [floorplan_section(mapping)]
     sections += [] if cost is None else [cost_section(cost)]
     return render(
