@@ -13,6 +13,7 @@ from tqdm import tqdm
 from analogtorch.chips import Chip, Slices, TrainingNoise
 from analogtorch.conversion.kinds import analog_layers, check_module
 from analogtorch.conversion.unread import quiet
+from analogtorch.conversion.watch import eager
 from analogtorch.devices import DifferentialPair
 from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.nn.execution import Execution
@@ -162,8 +163,11 @@ def one_pass(
     forward: Forward | None,
     number: int | None = None,
 ) -> Any:
-    """Return what ``model`` returns for a batch, of that ``number`` if it has one; see ``run``."""
-    with _named(caller, number):
+    """Return what ``model`` returns for a batch, of that ``number`` if it has one; see ``run``.
+
+    Compiled parts run as written: they would compile taps and hooks, or not call them.
+    """
+    with eager(), _named(caller, number, batch if forward is None else None):
         if forward is not None:
             return forward(model, batch)
         if isinstance(batch, Tensor | PackedSequence):  # the latter is a tuple too, but one input
@@ -179,13 +183,23 @@ def one_pass(
 
 
 @contextlib.contextmanager
-def _named(caller: str, number: int | None) -> Iterator[None]:
-    """Add a note that names the batch to what the model raises."""
+def _named(caller: str, number: int | None, batch: Any) -> Iterator[None]:
+    """Add notes to what the model raises: which batch it was, and how it was passed."""
     try:
         yield
     except Exception as error:
         if number is not None:
             error.add_note(f"{caller}: the model failed on batch {number}, counted from 0")
+        if isinstance(batch, tuple | list) and not isinstance(batch, PackedSequence):
+            error.add_note(
+                f"{caller}: of a {type(batch).__name__}, the model gets the first element alone; "
+                "for more, pass forward=, such as forward=lambda model, batch: model(*batch)"
+            )
+        elif isinstance(batch, Mapping):
+            error.add_note(
+                f"{caller}: the model gets {', '.join(map(str, batch))} as keyword arguments; for "
+                "others, pass forward=, such as forward=lambda model, batch: model(batch['x'])"
+            )
         raise
 
 

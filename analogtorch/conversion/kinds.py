@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
@@ -87,6 +88,19 @@ def refuse_programmed(model: nn.Module, caller: str) -> None:
             raise ValueError(
                 f"{caller}: layer {name!r} belongs to a programmed chip; use the model that was "
                 "programmed"
+            )
+
+
+def refuse_scripted(model: nn.Module, caller: str) -> None:
+    """Raise ValueError if a part of the model with Parameters is scripted or traced.
+
+    Nothing in it can be replaced, and a copy of it does not learn.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule) and any(True for _ in module.parameters()):
+            raise ValueError(
+                f"{caller}: {name or 'the model'!r} is a ScriptModule, in which no layer can be "
+                "replaced; give the module that it was scripted or traced from, with its state_dict"
             )
 
 

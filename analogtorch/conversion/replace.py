@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from analogtorch.nn.adapters import COMPILED
@@ -21,6 +22,8 @@ def replace(model: nn.Module, new: Mapping[int, nn.Module]) -> nn.Module:
     """
     parent: Any
     for parent in [*model.modules(), *new.values()]:  # new modules may hold replaced ones
+        if isinstance(parent, torch.jit.ScriptModule):
+            continue  # nothing in it can be replaced
         compiled = parent._modules.get(COMPILED)
         for name, value in list(vars(parent).items()):
             if isinstance(value, dict):

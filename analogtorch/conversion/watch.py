@@ -207,7 +207,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def _unchanged(model: nn.Module) -> Iterator[None]:
     """Restore modes, buffers, random states and the marks of layers that have run."""
     unread = [layer for _, layer in analog_layers(model) if not layer.has_run]
-    buffers = {m: {n: (b, _copied(b)) for n, b in m._buffers.items()} for m in model.modules()}
+    # those of a scripted module cannot be replaced
+    modules = [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
+    buffers = {m: {n: (b, _copied(b)) for n, b in m._buffers.items()} for m in modules}
     try:
         with same_random(), evaluating(model):
             yield

@@ -83,7 +83,8 @@ def refuse_rewriting(model: nn.Module) -> None:
     the cells were programmed to, with which nothing computes.
     """
     for module in model.modules():
-        _refuse(module, BASE, module._modules.get(BASE))
+        if not isinstance(module, torch.jit.ScriptModule):
+            _refuse(module, BASE, module._modules.get(BASE))
 
 
 def _refuse(module: nn.Module, name: str, held: nn.Module | None) -> None:

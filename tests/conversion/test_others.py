@@ -130,3 +130,17 @@ def test_accelerate_is_named_where_its_hook_is_in_the_way() -> None:
         ValueError, match="meta device; the accelerate hook AlignDevicesHook offloads its weights"
     ):
         at.program(model, seed=0)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore::DeprecationWarning")
+def test_scripted_parts_with_weights_are_refused_and_others_run() -> None:
+    for make in (torch.jit.script, lambda net: torch.jit.trace(net, X)):
+        model = nn.Sequential(make(_net()), nn.Linear(4, 4))
+        with pytest.raises(ValueError, match="'0' is a ScriptModule"):
+            at.convert(model, CHIP)
+        assert type(model[1]) is nn.Linear
+    with pytest.raises(ValueError, match="'the model' is a ScriptModule"):
+        at.convert(torch.jit.script(_net()), CHIP)
+    scaled = nn.Sequential(torch.jit.script(nn.Softplus()), *_net())
+    at.convert(scaled, CHIP, example=X)
+    assert at.program(at.calibrate(scaled, [X] * 4), seed=1).at("1 day")(X).shape == (4, 4)

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -72,3 +73,44 @@ def test_a_layer_that_is_used_by_its_weight_is_on_the_chip_from_the_first_look_o
     called, by_weight = _adapted(_Net(False)), _adapted(_Net(True))
     for one, other in zip(called.stages[:2], by_weight.stages[:2], strict=True):
         assert torch.equal(one.reading.error, other.reading.error)
+
+
+class _TwoInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(6, 32), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor, more: Tensor) -> Tensor:
+        return self.head(self.body(x - more).relu())
+
+
+def test_how_a_batch_was_passed_is_said_where_the_model_fails() -> None:
+    pairs = [x.split(6, 1) for x in _batches()]
+    model = at.convert(_TwoInputs(), HERMES)
+    for call in (at.calibrate, lambda model, batches: at.hwa.adapt(model, batches, steps=1)):
+        with pytest.raises(TypeError, match="'more'") as caught:
+            call(model, pairs)
+        assert "of a tuple, the model gets the first element alone" in caught.value.__notes__[-1]
+        assert "forward=lambda model, batch: model(*batch)" in caught.value.__notes__[-1]
+        with pytest.raises(TypeError, match="'y'") as caught:
+            call(model, [{"x": x, "y": y} for x, y in pairs])
+        assert "the model gets x, y as keyword arguments" in caught.value.__notes__[-1]
+    at.calibrate(model, pairs, forward=lambda model, batch: model(*batch))
+
+
+def test_compiled_nets_are_calibrated_and_adapted_as_written() -> None:
+    ran = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        ran.append(graph)
+        return graph.forward
+
+    plain, compiled = _Net(False), _Net(False)
+    compiled.compile(backend=backend)
+    compiled(_batches()[0])
+    count = len(ran)
+    assert count > 0
+    one, other = _adapted(plain), _adapted(compiled)
+    assert len(ran) == count  # neither taps nor hooks are compiled
+    for a, b in zip(one.stages, other.stages, strict=True):
+        assert torch.equal(a.reading.error, b.reading.error)
