@@ -12,7 +12,7 @@ from analogtorch.values import checks
 from analogtorch.values.shown import draw
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
-"""The thresholds of a table of errors."""
+"""The thresholds of a table of errors, beside that of the detector."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +74,13 @@ class StreamTest:
             hours=stream.seconds / 3600,
         )
 
-    def curve(self, thresholds: tuple[float, ...] = THRESHOLDS) -> tuple[Errors, ...]:
-        """Return the errors at each of the thresholds."""
+    def curve(self, thresholds: tuple[float, ...] | None = None) -> tuple[Errors, ...]:
+        """Return the errors at each of the thresholds.
+
+        None: those of ``THRESHOLDS`` and of the stream's detector, in order.
+        """
+        if thresholds is None:
+            thresholds = tuple(sorted({*THRESHOLDS, self.stream.detector.threshold}))
         return tuple(self.errors(threshold) for threshold in thresholds)
 
     def _right(self, detections: tuple[Detection, ...], words: list[Spoken]) -> int:
@@ -91,7 +96,7 @@ class StreamTest:
     def __str__(self) -> str:
         lines = ["threshold  missed, %  false alarms / h"]
         lines += [
-            f"{e.threshold:9.2f}  {100 * e.miss_rate:9.1f}  {e.false_alarms_per_hour:16.1f}"
+            f"{e.threshold:9g}  {100 * e.miss_rate:9.1f}  {e.false_alarms_per_hour:16.1f}"
             for e in self.curve()
         ]
         one = self.errors()

@@ -1,5 +1,6 @@
 """Sliding windows, detections, mixtures, false alarms and misses."""
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -199,6 +200,9 @@ def test_a_test_prints_writes_and_draws_its_errors(tmp_path: Path) -> None:
         "threshold": 0.3, "words": 2, "misses": 1, "false_alarms": 1, "hours": 20 / 3600,
         "miss_rate": 0.5, "false_alarms_per_hour": pytest.approx(180),
     }  # fmt: skip
+    own = dataclasses.replace(test, stream=test.stream.with_detector(threshold=0.55))
+    assert [e.threshold for e in own.curve()][2:4] == [0.5, 0.55]
+    assert "0.55      " in str(own)
     said = json.loads(json.dumps(test.to_dict()))["spoken"]
     assert said[0] == {"start": 2.0, "end": 3.0, "word": "low", "name": "low"}
     assert [each["word"] for each in said] == ["low", "low", "_unknown_"]
