@@ -1,5 +1,6 @@
 """Lightning: callbacks for noise, clipping and chips, and a module that learns from its twin."""
 
+import copy
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -272,8 +273,13 @@ class Distillation(L.LightningModule):
         }
 
     def on_fit_start(self) -> None:
-        """Move the teacher to the device of the student."""
-        self._twin[0].teacher.to(self.device)
+        """Move the teacher to the device of the student, and take a copy in its precision."""
+        (twin,) = self._twin
+        twin.teacher.to(self.device)
+        # a Trainer with a precision such as "bf16-true" converts the student and the batches
+        theirs = {p.dtype for p in twin.teacher.parameters() if p.is_floating_point()}
+        if self.dtype != torch.float32 and theirs - {self.dtype}:
+            twin.teacher = copy.deepcopy(twin.teacher).to(self.dtype)
         self.train()  # Lightning warns of any other mode; the loss has modes of its own
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

@@ -91,6 +91,22 @@ def test_lightning_clips_gradients_under_mixed_precision() -> None:
     assert not any(map(torch.equal, _state(student), _state(_teacher())))
 
 
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_lightning_computes_all_in_the_precision_of_the_trainer(precision: str) -> None:
+    teacher = _teacher()
+    student = at.calibrate(at.convert(copy.deepcopy(teacher), CHIP), [X])
+    trainer = L.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, precision=precision,
+    )  # fmt: skip
+    before = _state(teacher)
+    trainer.fit(in_lightning.Distillation(student, teacher), DataLoader(X, batch_size=8))  # type: ignore[arg-type]
+    assert {p.dtype for p in teacher.parameters()} == {torch.float32}
+    assert all(map(torch.equal, _state(teacher), before))
+    assert student[0].weight.dtype != torch.float32
+    assert not torch.equal(student[0].weight, teacher[0].weight.to(student[0].weight))
+
+
 def test_lightning_leaves_the_ranges_as_the_recipe_asks() -> None:
     """Without a warning that they do not learn."""
     for learn in (True, False):
