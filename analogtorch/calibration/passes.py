@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 from tqdm import tqdm
 
 from analogtorch.chips import Chip, Slices, TrainingNoise
+from analogtorch.conversion.example import is_one_input
 from analogtorch.conversion.kinds import analog_layers, check_module
 from analogtorch.conversion.unread import quiet
 from analogtorch.conversion.watch import eager
@@ -133,8 +134,9 @@ def run(
     Args:
         caller: name of the calling function, for errors and the progress bar.
         model: the model to run.
-        batches: batches. A tensor or a ``PackedSequence`` is passed to the model, of a tuple or
-            list its first element, and a mapping as keyword arguments.
+        batches: batches. A tensor, a ``PackedSequence`` or a named tuple of the type that the model
+            is annotated to take is passed to it, of another tuple or a list its first element, and
+            a mapping as keyword arguments.
         forward: a function that runs the model on a batch instead.
         progress: if True, show a progress bar.
         again: a function that is called after the first batch, with a function that runs a model on
@@ -170,7 +172,7 @@ def one_pass(
     with eager(), _named(caller, number, batch if forward is None else None):
         if forward is not None:
             return forward(model, batch)
-        if isinstance(batch, Tensor | PackedSequence):  # the latter is a tuple too, but one input
+        if is_one_input(model, batch):
             return model(batch)
         if isinstance(batch, (tuple, list)) and batch:
             return model(batch[0])

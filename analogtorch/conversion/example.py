@@ -1,12 +1,28 @@
 """The example of a model's input, in the form that every function of this library takes."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 Example = Tensor | tuple[Any, ...] | Mapping[str, Any]
 """A tensor, a tuple of arguments or a dictionary of keyword arguments."""
+
+
+def is_one_input(model: nn.Module, given: Any) -> bool:
+    """Return whether ``given`` is a tensor, or a tuple that the model takes as one argument.
+
+    Those are a ``PackedSequence``, and a named tuple of the type with which the first argument of
+    ``forward`` is annotated.
+    """
+    if isinstance(given, Tensor | PackedSequence):
+        return True
+    if not (isinstance(given, tuple) and hasattr(given, "_fields")):
+        return False
+    first = next(iter(inspect.signature(model.forward).parameters.values()), None)
+    return first is not None and first.annotation in (type(given), type(given).__name__)
 
 
 def runner(caller: str, example: Any, remedy: str = "") -> Callable[[nn.Module], Any]:
@@ -18,7 +34,7 @@ def runner(caller: str, example: Any, remedy: str = "") -> Callable[[nn.Module],
     if isinstance(example, Tensor):
         return lambda model: model(example)
     if isinstance(example, tuple):
-        return lambda model: model(*example)
+        return lambda model: model(example) if is_one_input(model, example) else model(*example)
     if isinstance(example, Mapping):
         return lambda model: model(**example)
     raise TypeError(

@@ -1,7 +1,7 @@
 """``adapt`` and ``calibrate`` of nets as others write them: odd outputs, weights used by hand."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -73,6 +73,31 @@ def test_a_layer_that_is_used_by_its_weight_is_on_the_chip_from_the_first_look_o
     called, by_weight = _adapted(_Net(False)), _adapted(_Net(True))
     for one, other in zip(called.stages[:2], by_weight.stages[:2], strict=True):
         assert torch.equal(one.reading.error, other.reading.error)
+
+
+class _Heard(NamedTuple):
+    frames: Tensor
+    lengths: Tensor
+
+
+class _Hears(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = _Net(False)
+
+    def forward(self, heard: _Heard) -> Tensor:
+        return self.net(heard.frames) * heard.lengths.unsqueeze(1)
+
+
+def test_a_named_tuple_that_the_model_is_annotated_to_take_is_one_input() -> None:
+    heard = [_Heard(x, torch.full((32,), 2)) for x in _batches()]
+    model = at.convert(_Hears(), HERMES, example=heard[0])
+    assert all(layer.has_run for _, layer in at.analog_layers(at.calibrate(model, heard)))
+    assert at.guard(model, heard[0]).unused == ()
+    assert "tile" in str(at.map_to_chip(model, heard[0]))
+    assert at.hwa.adapt(model, heard, steps=1, num_chips=1).compared == "divergence"
+    pairs = [tuple(each) for each in zip(_batches(), _batches(), strict=True)]
+    at.calibrate(at.convert(_Net(False), HERMES), pairs)  # of another tuple, the first
 
 
 class _TwoInputs(nn.Module):
