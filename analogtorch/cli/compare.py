@@ -75,7 +75,7 @@ def _of_run(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Comparison:
         chips,
         at.metrics.accuracy(task.test_batches()),
         example=task.calibration[0][:1],
-        prepare=lambda model: at.calibrate(model, task.calibration, effort="ranges"),
+        prepare=lambda model: at.calibrate(model, task.calibration, effort=config.chip.calibration),
         seed=config.sweep.seed,
         compensation=config.chip.compensation,
         defects=config.chip.defects,

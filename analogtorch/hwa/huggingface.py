@@ -179,7 +179,7 @@ class DistillationTrainer(Trainer):
         # the loss is a mean over the batch, so that accumulated ones are to be averaged
         self.model_accepts_loss_kwargs = False
         twin.teacher.to(self.args.device)
-        self.twin, self._start = twin, tails(model)
+        self.twin, self._start = twin, tails(model, twin.recipe.clip_sigma)
         if not any(isinstance(c, KeepRanges) for c in self.callback_handler.callbacks):
             self.add_callback(KeepRanges())
         self.add_callback(_Scheduled(twin.recipe, self._start))
@@ -248,7 +248,7 @@ class DistillationTrainer(Trainer):
 class _Scheduled(TrainerCallback):
     """Lets the noise and the clipping of a ``DistillationTrainer`` grow."""
 
-    def __init__(self, recipe: Recipe, start: dict[str, float]) -> None:
+    def __init__(self, recipe: Recipe, start: dict[str, tuple[float, float]]) -> None:
         self.recipe, self.start = recipe, start
 
     def on_step_begin(

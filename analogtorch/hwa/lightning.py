@@ -18,7 +18,7 @@ from analogtorch.hwa.clip import check, clip_learning_, clippable
 from analogtorch.hwa.on_chips import Validation
 from analogtorch.hwa.ramp import ramped
 from analogtorch.hwa.recipe import Recipe
-from analogtorch.hwa.schedule import Schedule, relative_adam, tails
+from analogtorch.hwa.schedule import Schedule, clip, relative_adam, tails
 from analogtorch.hwa.twin import Twin
 from analogtorch.ops import fold, seed_tensor, stream
 from analogtorch.values import checks
@@ -77,6 +77,29 @@ class WeightClip(L.Callback):
     ) -> None:
         if trainer.global_step > self._step:
             clip_learning_(pl_module, self.sigma, self.bound, self.per_channel)
+
+
+class Clip(L.Callback):
+    """Clip the weights of ``model`` that learn after each optimizer step, as ``adapt`` does.
+
+    Where each layer is clipped is found at once, so that a run that resumes from a checkpoint does
+    the same if it makes the callback of the model as it was at the start.
+
+    Args:
+        model: the converted model that the Trainer trains, or a part of its module.
+        sigma: as ``Recipe.clip_sigma``.
+    """
+
+    def __init__(self, model: nn.Module, sigma: float) -> None:
+        self.model, self.limits = model, tails(model, sigma)
+        self._step = 0
+
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        self._step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        if trainer.global_step > self._step:
+            clip(self.model, self.limits, share=1.0)
 
 
 class NoiseRamp(L.Callback):
@@ -247,7 +270,7 @@ class Distillation(L.LightningModule):
         # not registered: it neither learns nor belongs into a checkpoint
         self._twin = (Twin(student, teacher, recipe, forward),)
         self._schedule: Schedule | None = None
-        self._tails: dict[str, float] | None = None
+        self._tails: dict[str, tuple[float, float]] | None = None
 
     def configure_optimizers(self) -> Any:
         """Return Adam with a learning rate for each Parameter, which falls to 0.
@@ -262,8 +285,9 @@ class Distillation(L.LightningModule):
                 "and clipping grow and the learning rate falls; give max_steps, or max_epochs and "
                 "data of a known length, such as L.Trainer(max_steps=1000)"
             )
-        start = tails(self.student) if self._tails is None else self._tails
-        self._schedule = Schedule(twin.recipe, int(steps), start)
+        if self._tails is None:
+            self._tails = tails(self.student, twin.recipe.clip_sigma)
+        self._schedule = Schedule(twin.recipe, int(steps), self._tails)
         # Lightning refuses to clip the gradients of a fused one under mixed precision
         optimizer = relative_adam(self.student, twin.recipe, fused=False)
         rate = torch.optim.lr_scheduler.LambdaLR(optimizer, self._schedule.rate)
@@ -306,13 +330,13 @@ class Distillation(L.LightningModule):
         return [_WholeNoise()]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what the clipping has begun from."""
+        """Keep where the weights are clipped, which those of the start decide."""
         assert self._schedule is not None
-        checkpoint["analogtorch_tails"] = dict(self._schedule.tails)
+        checkpoint["analogtorch_clipping"] = dict(self._schedule.tails)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with it."""
-        self._tails = checkpoint["analogtorch_tails"]
+        self._tails = checkpoint["analogtorch_clipping"]
 
 
 class _WholeNoise(L.Callback):

@@ -16,6 +16,8 @@ from analogtorch.nn.learning import leave
 
 STAIRS = 6
 """Stairs of the noise ramp; a compiled model compiles again at each."""
+_HALVINGS = 30
+"""Bisections for the place of a clip: it is known to 1e-9 of the largest weight then."""
 _SMALLEST = 0.02
 """Root mean square that a Parameter of zeros counts as: that of weights as transformers draw them.
 """
@@ -28,8 +30,8 @@ class Schedule:
     recipe: Recipe
     steps: int
     """Number of steps in all, >= 1."""
-    tails: Mapping[str, float]
-    """The largest weight of each layer at the start in standard deviations, of ``tails``."""
+    tails: Mapping[str, tuple[float, float]]
+    """Where each layer is clipped at the start and in the end, of ``tails``."""
 
     @property
     def _ramp(self) -> int:
@@ -52,8 +54,7 @@ class Schedule:
     def after(self, model: nn.Module, step: int) -> None:
         """Clip the weights after a step of the optimizer."""
         if self.recipe.clip_sigma is not None:
-            share = min(1.0, step / self._ramp)
-            clip(model, self.recipe.clip_sigma, self.tails, share)
+            clip(model, self.tails, min(1.0, step / self._ramp))
 
 
 def relative_adam(model: nn.Module, recipe: Recipe, *, fused: bool = True) -> torch.optim.Adam:
@@ -89,24 +90,32 @@ def relative_adam(model: nn.Module, recipe: Recipe, *, fused: bool = True) -> to
 
 
 @torch.no_grad()
-def tails(model: nn.Module) -> dict[str, float]:
-    """Return, by layer that learns, its largest weight in standard deviations of its unit."""
-    return {name: _tail(layer) for name, layer in _clipped(model)}
+def tails(model: nn.Module, sigma: float | None) -> dict[str, tuple[float, float]]:
+    """Return where the weights of each layer that learns are clipped, in standard deviations.
+
+    The first number is that of the largest weight, which clips nothing. The second is ``sigma`` for
+    Gaussian weights. Where more weights are large, as in the first layers of some nets, clipping
+    there would change what the layer computes: it is the number that changes the weights as little
+    as ``sigma`` changes Gaussian ones, in the sum of their squares. Without ``sigma`` nothing is
+    clipped, and the result is empty.
+    """
+    if sigma is None:
+        return {}
+    return {name: _tail(layer, sigma) for name, layer in _clipped(model)}
 
 
 @torch.no_grad()
-def clip(model: nn.Module, sigma: float, tails: Mapping[str, float], share: float) -> None:
+def clip(model: nn.Module, tails: Mapping[str, tuple[float, float]], share: float) -> None:
     """Clip the weights that learn, by the unit whose largest weight has full conductance.
 
     Args:
         model: the student.
-        sigma: number of standard deviations in the end.
-        tails: the number that keeps every weight, by layer, as ``tails`` gave it at the start.
-        share: how far the limit has come from that number to ``sigma``, in [0, 1].
+        tails: where each layer is clipped, of ``tails`` at the start.
+        share: how far the limit has come from the first number to the second, in [0, 1].
     """
     for name, layer in _clipped(model):
-        number = sigma + (1 - share) * max(tails[name] - sigma, 0.0)
-        clip_(layer, number * deviations(layer, _by_column(layer)))
+        start, end = tails[name]
+        clip_(layer, (start + share * (end - start)) * deviations(layer, _by_column(layer)))
 
 
 def _clipped(model: nn.Module) -> list[tuple[str, AnalogLayer]]:
@@ -114,9 +123,25 @@ def _clipped(model: nn.Module) -> list[tuple[str, AnalogLayer]]:
     return [(name, layer) for name, layer in analog_layers(model) if id(layer) in learning]
 
 
-def _tail(layer: AnalogLayer) -> float:
-    matrix = layer.as_matrix(layer.weight)
-    return (matrix.abs() / deviations(layer, _by_column(layer))).max().item()
+def _tail(layer: AnalogLayer, sigma: float) -> tuple[float, float]:
+    sizes = (layer.as_matrix(layer.weight).abs() / deviations(layer, _by_column(layer))).double()
+    allowed = _beyond(sigma) * sizes.square().sum().item()
+    large = sizes[sizes > sigma]
+    low, high = sigma, max(sizes.max().item(), sigma)
+    if (large - low).square().sum().item() <= allowed:
+        return high, sigma
+    largest = high
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        lost = (large - middle).clamp_min(0).square().sum().item()
+        low, high = (low, middle) if lost <= allowed else (middle, high)
+    return largest, high
+
+
+def _beyond(sigma: float) -> float:
+    """Return the mean square by which Gaussian weights of variance 1 exceed ``sigma``."""
+    outside = math.erfc(sigma / math.sqrt(2))
+    return (1 + sigma**2) * outside - sigma * math.sqrt(2 / math.pi) * math.exp(-(sigma**2) / 2)
 
 
 def _by_column(layer: AnalogLayer) -> bool:

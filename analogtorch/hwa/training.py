@@ -37,8 +37,8 @@ class Training:
     optimizer: torch.optim.Optimizer = field(init=False)
     rates: list[float] = field(init=False)
     """The learning rate of each group of the optimizer in the first step."""
-    tails: dict[str, float] = field(init=False)
-    """The largest weight of each layer at the start, in standard deviations."""
+    tails: dict[str, tuple[float, float]] = field(init=False)
+    """Where the weights of each layer are clipped at the start and in the end."""
     step: int = 0
     """Number of steps done."""
     best: float = math.inf
@@ -67,7 +67,7 @@ class Training:
         """Make the optimizer of the Parameters that learn now."""
         self.optimizer = relative_adam(self.twin.student, self.recipe)
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
-        self.tails = tails(self.twin.student)
+        self.tails = tails(self.twin.student, self.recipe.clip_sigma)
 
     def start(self, error: float) -> None:
         """Keep the student as it is, with its error on chips, as the best so far."""
@@ -170,6 +170,11 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         for name in _KEPT:
             setattr(self, name, state[name])
+        end = self.recipe.clip_sigma or 0.0
+        self.tails = {  # an earlier version kept the first number alone
+            name: (max(limits, end), end) if isinstance(limits, float) else limits
+            for name, limits in state["tails"].items()
+        }
         trained = state.get("trained")  # a run of an earlier version has none
         self.trained = None if trained is None else Reading(**trained)
         self.history = [Step(**row) for row in state["history"]]

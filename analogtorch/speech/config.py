@@ -11,9 +11,11 @@ import torch
 from torch import nn
 
 import analogtorch as at
+from analogtorch.calibration.choice import Effort
 from analogtorch.chips import Chip, TrainingNoise
 from analogtorch.devices import seconds
 from analogtorch.files import is_code
+from analogtorch.hwa.clip import SIGMA
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
 from analogtorch.speech.augment import Augment
@@ -170,6 +172,9 @@ class ChipConfig:
     drift_aware: str | None = None
     """Time after programming, such as "1 day", at which conductances are to be right
     (Chip.drift_aware); null: at once, as published"""
+    calibration: Effort = "default"
+    """Effort of calibrate for digital nets: default or search, which choose weight scales per
+    column and targets that allow for drift where outputs gain by them; or ranges alone"""
     training: TrainingNoise = field(default_factory=lambda: TrainingNoise(weight="device"))
     """Noise of hardware-aware training"""
     levels: tuple[float, ...] = ()
@@ -266,7 +271,7 @@ class KWSConfig:
     digital: Phase = field(default_factory=lambda: Phase(epochs=45, mixup=0.2))
     """Digital training, from random weights"""
     hwa: Phase = field(
-        default_factory=lambda: Phase(epochs=24, warmup=0.1, distill=0.7, clip_sigma=1.5)
+        default_factory=lambda: Phase(epochs=24, warmup=0.1, distill=0.7, clip_sigma=SIGMA)
     )
     """Hardware-aware training, from the digital net, which is its teacher if it distils"""
     chip: ChipConfig = field(default_factory=ChipConfig)

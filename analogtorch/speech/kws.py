@@ -246,12 +246,9 @@ def train_digital(
 
 
 def to_chip(config: KWSConfig, task: Task, network: nn.Module) -> nn.Module:
-    """Return a copy of the network, converted for the configuration's chip and calibrated.
-
-    The chip stays that of the configuration, which names its weight scale.
-    """
+    """Return a copy of a digital network, converted and calibrated as the configuration says."""
     model = at.convert(copy.deepcopy(network), config.chip.build())
-    return at.calibrate(model, task.calibration, effort="ranges")
+    return at.calibrate(model, task.calibration, effort=config.chip.calibration)
 
 
 def train_hwa(
@@ -265,13 +262,13 @@ def train_hwa(
 ) -> nn.Module:
     """Return the network after HWA training from the digital net.
 
-    It is converted, calibrated, trained and calibrated again. Its checkpoint and its weights are
-    saved under ``name``.
+    It is converted, calibrated, trained, and gets the ranges of its new weights. Its checkpoint and
+    its weights are saved under ``name``.
     """
     network = to_chip(config, task, digital)
     logger.info("hardware-aware training, %d epochs", config.hwa.epochs)
     train_phase(config, task, folder, network, config.hwa, name, teacher=digital, progress=progress)
-    network = to_chip(config, task, network)
+    network = at.calibrate(network, task.calibration, effort="ranges")
     folder.save(name, network)
     return network
 

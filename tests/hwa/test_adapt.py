@@ -271,14 +271,38 @@ def test_clipping_grows_and_follows_the_unit_of_the_weight_scale() -> None:
         model = at.convert(_net(), CHIP.replace(periphery={"weight_scale": scale}))
         model[2].weight.requires_grad_(False)
         start = _state(model)
-        largest = tails(model)
-        assert list(largest) == ["0"]
-        clip(model, 1.5, largest, share=0.0)
+        limits = tails(model, 1.5)
+        assert list(limits) == ["0"]
+        clip(model, limits, share=0.0)
         assert _same(start, _state(model))  # as wide as the largest weight
-        wanted = at.hwa.clip_weights_(copy.deepcopy(model), 1.5, per_channel=per_channel)
-        clip(model, 1.5, largest, share=1.0)
+        sigma = limits["0"][1]
+        wanted = at.hwa.clip_weights_(copy.deepcopy(model), sigma, per_channel=per_channel)
+        clip(model, limits, share=1.0)
         assert torch.equal(model[0].weight, wanted[0].weight)
         assert torch.equal(model[2].weight, start["2.weight"])
+
+
+@pytest.mark.parametrize("scale", ["block", "column"])
+def test_clipping_takes_no_more_of_heavy_tails_than_of_gaussian_weights(scale: str) -> None:
+    torch.manual_seed(0)
+    layer = at.convert(nn.Linear(400, 50), CHIP.replace(periphery={"weight_scale": scale}))
+    shares = {}
+    for name, draw in (("gaussian", torch.randn), ("heavy", _laplace)):
+        before = layer.weight.data.copy_(draw(50, 400)).clone()
+        ((_, end),) = (limits := tails(layer, 2.0)).values()
+        clip(layer, limits, share=1.0)
+        lost = (before - layer.weight.detach()).square().sum() / before.square().sum()
+        shares[name] = end, lost.item()
+    # a Gaussian of variance 1 exceeds 2 by a mean square of 0.01154
+    assert shares["gaussian"][0] == pytest.approx(2.0, abs=0.05)
+    assert shares["gaussian"][1] == pytest.approx(0.01154, rel=0.1)
+    # a Laplace density of variance 1 by exp(-sqrt(2) c), which is as much at c = 3.155
+    assert shares["heavy"][0] == pytest.approx(3.155, abs=0.15)
+    assert shares["heavy"][1] == pytest.approx(0.01154, rel=0.1)
+
+
+def _laplace(*shape: int) -> torch.Tensor:
+    return torch.distributions.Laplace(0.0, 0.5**0.5).sample(shape)
 
 
 @pytest.mark.parametrize(

@@ -753,3 +753,35 @@ def test_runs_that_do_not_state_defects_can_be_resumed(
     assert run(clips, out, "--resume", "--chip.defects.stuck_on=0.1") == 2
     assert "chip.defects.stuck_on was 0.0 and is 0.1" in capsys.readouterr().err
     assert run(clips, out, "--resume") == 0
+
+
+def test_runs_that_do_not_state_their_calibration_found_ranges_alone(
+    clips: Path, finished: Path, tmp_path: Path, capsys
+) -> None:
+    out = tmp_path / "earlier"
+    shutil.copytree(finished, out)
+    journal = parse_json((out / JOURNAL).read_bytes())
+    del journal["config"]["chip"]["calibration"]
+    journal.pop("checksum", None)
+    (out / JOURNAL).write_text(json.dumps(signed(journal)))
+    (out / "config.json").write_text(json.dumps(journal["config"]))
+    assert run(clips, out, "--resume") == 2
+    assert "chip.calibration was 'ranges' and is 'default'" in capsys.readouterr().err
+    earlier = cli.parse([f"--config={out / 'config.json'}"]).config
+    assert earlier.chip.calibration == "ranges"
+    assert cli.parse(["--chip.name=hermes64"]).config.chip.calibration == "default"
+    with RunFolder.open(out, earlier, resume=True):
+        pass
+
+
+def test_the_configuration_decides_what_calibrate_chooses() -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Linear(24, 3)
+    net.weight.data[0] *= 0.01  # which one scale for all columns loses
+    task = SimpleNamespace(calibration=tuple(torch.randn(4, 50, 24)))
+    scales = {}
+    for effort in ("ranges", "default"):
+        chip = dataclasses.replace(KWSConfig().chip, calibration=effort)
+        model = kws.to_chip(dataclasses.replace(KWSConfig(), chip=chip), task, net)
+        scales[effort] = model.chip.periphery.weight_scale
+    assert scales == {"ranges": "block", "default": "column"}

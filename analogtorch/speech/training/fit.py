@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from analogtorch.hwa.lightning import NoiseRamp, SaveEachEpoch, StepSeed, WeightClip
+from analogtorch.hwa.lightning import Clip, NoiseRamp, SaveEachEpoch, StepSeed
 from analogtorch.speech.training.batches import Batches
 from analogtorch.speech.training.checkpoint import AtomicCheckpoint
 from analogtorch.speech.training.curve import Curve
@@ -96,7 +96,7 @@ def fit(
     if phase.ramp > 0:
         recipe.append(NoiseRamp(epochs=phase.ramp * phase.epochs))
     if phase.clip_sigma is not None:
-        recipe.append(WeightClip(phase.clip_sigma))
+        recipe.append(Clip(network, phase.clip_sigma))
     resume = resume and path.is_file()
     if resume:
         _check_fits(path, module)

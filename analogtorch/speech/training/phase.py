@@ -36,7 +36,7 @@ class Phase:
     """Share of the epochs in which the training noise of analog layers grows from 0, 0 to 1."""
     clip_sigma: float | None = None
     """Standard deviations to which the weights of each analog layer are clipped after each step, >
-    0; null does not clip."""
+    0, as by hwa.Recipe(clip_sigma=); null does not clip."""
 
     def __post_init__(self) -> None:
         self._check("epochs", lambda v: v >= 1, "an integer >= 1")
