@@ -157,7 +157,8 @@ def test_the_command_of_the_report_finds_code_and_recordings_of_relative_paths(
     given = parse(command[2:])  # with --allow-code, in the folder where the run was started
     assert given.config == parse([*SMALL]).config
     assert Path(given.config.data.folder.root).is_dir()
-    assert (given.out.exists(), given.out.parent) == (False, Path("run"))
+    assert not given.out.exists()
+    assert given.out.parent.resolve() == finished.resolve()
 
 
 @pytest.mark.parametrize(
