@@ -44,8 +44,8 @@ class Recipe:
     divergence of their softmax, which keeps classes and next tokens; outputs of fewer than three
     numbers by ``error``. ``error``: squared error over the square of the digital output, which
     embeddings and regression need. None: ``error`` for outputs that are no scores, which are those
-    of a mapping without ``logits`` and vectors of one length, such as normalised embeddings;
-    ``divergence`` for all others."""
+    of a mapping without ``logits``, vectors of one length, such as normalised embeddings, and those
+    of the shape of the inputs, as of an autoencoder; ``divergence`` for all others."""
     temperature: float | None = None
     """Temperature of ``divergence``, > 0: the outputs are divided by it before the softmax. None:
     a quarter of the standard deviation of the numbers of an output vector, so that outputs of any

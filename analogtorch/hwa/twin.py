@@ -117,7 +117,7 @@ class Twin:
         if not all(map(_is_finite, found)):
             raise ValueError("adapt: the digital outputs hold NaN or infinite values")
         if self._compared is None:
-            scores = scores and not all(_of_one_length(y) for y in found)
+            scores = scores and not all(_of_one_length(y) or _is_like(y, batch) for y in found)
             self._compared = "divergence" if scores else "error"
         return found
 
@@ -251,6 +251,12 @@ def _of_one_length(y: Tensor) -> bool:
     if len(lengths) < 2:
         return False
     return bool(lengths.std(correction=0) <= ALIKE * lengths.mean())
+
+
+def _is_like(y: Tensor, batch: Any) -> bool:
+    """Return whether an output has the shape of the inputs, as a reconstruction has."""
+    x = batch[0] if isinstance(batch, tuple | list) and len(batch) else batch
+    return isinstance(x, Tensor) and x.is_floating_point() and x.shape == y.shape
 
 
 def _mean(values: list[Tensor]) -> Tensor:

@@ -326,6 +326,16 @@ def test_outputs_that_are_no_scores_are_compared_number_by_number(
     assert _same(_state(chosen.model), _state(named.model))
 
 
+def test_reconstructions_of_the_inputs_are_compared_number_by_number() -> None:
+    batches = [torch.randn(8, 6) for _ in range(4)]
+    labelled = [(x, torch.zeros(8)) for x in batches]
+    for width, compared in ((6, "error"), (5, "divergence")):
+        net = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, width))
+        for given in (batches, labelled):
+            adapted = at.hwa.adapt(net, given, chip=CHIP, steps=1, num_chips=1)
+            assert adapted.compared == compared
+
+
 def test_a_twin_compares_after_it_has_seen_the_outputs_of_the_teacher() -> None:
     twin = at.hwa.Twin(at.convert(_net(), CHIP), _net())
     with pytest.raises(RuntimeError, match=r"exact\(batch\) or loss\(batch\)"):
