@@ -1,13 +1,16 @@
 """Threads that share a programmed chip's view: every MVM has other noise, and none is lost."""
 
+import contextlib
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo import eval_frame
 
 import analogtorch as at
+from analogtorch.conversion.watch import eager
 from analogtorch.nn import AnalogLayer
 
 CHIP = at.chips.hermes64().replace(adc={"noise": 0.04}, periphery={"output_bits": None})
@@ -57,3 +60,15 @@ def test_the_outputs_of_one_layer_are_those_of_one_thread_in_some_order() -> Non
     expected = [_run(alone, x) for _ in range(CALLS)]
     assert len(set(expected)) == CALLS
     assert sorted(found) == pytest.approx(sorted(expected), abs=1e-5)
+
+
+def test_models_are_compiled_again_after_threads_that_ran_them_as_written() -> None:
+    """The first thread leaves its context while the second is in one."""
+    before = eval_frame._stance
+    first, second = eager(), eager()
+    with contextlib.ExitStack() as rest:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(first)
+            rest.enter_context(second)
+        assert eval_frame._stance.stance == "force_eager"
+    assert eval_frame._stance == before

@@ -5,6 +5,7 @@ import functools
 import os
 import random
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -171,11 +172,38 @@ def _holds(module: nn.Module, region: Region) -> bool:
     return any(storage(p) == storage(region.weight) and region.overlaps(p) for p in held)
 
 
-def eager() -> contextlib.AbstractContextManager[Any]:
-    """Run compiled parts as written, as their operators would be hidden otherwise."""
+@contextlib.contextmanager
+def eager() -> Iterator[None]:
+    """Run compiled parts as written, as their operators would be hidden otherwise.
+
+    torch has one stance for all threads: the first to come sets it, and the last to go restores it.
+    """
     if "torch._dynamo" not in sys.modules:
-        return contextlib.nullcontext()
-    return torch.compiler.set_stance("force_eager")
+        yield
+        return
+    with _EAGER.lock:
+        if not _EAGER.count:
+            _EAGER.stance = torch.compiler.set_stance("force_eager")
+        _EAGER.count += 1
+    try:
+        yield
+    finally:
+        with _EAGER.lock:
+            _EAGER.count -= 1
+            if not _EAGER.count:
+                _EAGER.stance.__exit__(None, None, None)
+
+
+class _Eager:
+    """How many contexts of ``eager`` last, and the stance to restore."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.count = 0
+        self.stance: Any = None
+
+
+_EAGER = _Eager()
 
 
 @contextlib.contextmanager
