@@ -198,9 +198,7 @@ class Adaptation:
         start = next(stage.reading for stage in reversed(self.stages) if stage.kept)
         if training.best < start.mean:
             error = self._measured("distilled")[0]
-            if self.learnt:
-                learnt = self._learnt_error()
-                assert learnt is not None
+            if self.learnt and (learnt := self._learnt_error()) is not None:
                 self.generalisation = Generalisation(
                     learnt=learnt / self.learnt, held=error / start.mean
                 )

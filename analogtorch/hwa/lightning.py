@@ -45,7 +45,25 @@ class StepSeed(L.Callback):
         torch.manual_seed(step_seed(seed, rank) if rank else seed)
 
 
-class WeightClip(L.Callback):
+class _AfterStep(L.Callback):
+    """Clips weights after each optimizer step, and not after a batch that is only accumulated."""
+
+    _step = 0
+
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        self._step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
+    ) -> None:
+        if trainer.global_step > self._step:
+            self._clip(pl_module)
+
+    def _clip(self, module: L.LightningModule) -> None:
+        raise NotImplementedError
+
+
+class WeightClip(_AfterStep):
     """Do as ``analogtorch.hwa.clip_weights_`` with these options after each optimizer step.
 
     Frozen weights, which require no gradient, stay as they are. It does nothing after a batch whose
@@ -60,7 +78,6 @@ class WeightClip(L.Callback):
     ) -> None:
         check("WeightClip", sigma, bound, per_channel)
         self.sigma, self.bound, self.per_channel = sigma, bound, per_channel
-        self._step = 0
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not any(True for _ in analog_layers(pl_module)):
@@ -69,17 +86,11 @@ class WeightClip(L.Callback):
                 "clip_sigma"
             )
 
-    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        self._step = trainer.global_step
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
-    ) -> None:
-        if trainer.global_step > self._step:
-            clip_learning_(pl_module, self.sigma, self.bound, self.per_channel)
+    def _clip(self, module: L.LightningModule) -> None:
+        clip_learning_(module, self.sigma, self.bound, self.per_channel)
 
 
-class Clip(L.Callback):
+class Clip(_AfterStep):
     """Clip the weights of ``model`` that learn after each optimizer step, as ``adapt`` does.
 
     Where each layer is clipped is found at once, so that a run that resumes from a checkpoint does
@@ -92,14 +103,9 @@ class Clip(L.Callback):
 
     def __init__(self, model: nn.Module, sigma: float) -> None:
         self.model, self.limits = model, tails(model, sigma)
-        self._step = 0
 
-    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        self._step = trainer.global_step
-
-    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        if trainer.global_step > self._step:
-            clip(self.model, self.limits, share=1.0)
+    def _clip(self, module: L.LightningModule) -> None:
+        clip(self.model, self.limits, share=1.0)
 
 
 class NoiseRamp(L.Callback):

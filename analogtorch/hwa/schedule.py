@@ -127,14 +127,17 @@ def _tail(layer: AnalogLayer, sigma: float) -> tuple[float, float]:
     sizes = (layer.as_matrix(layer.weight).abs() / deviations(layer, _by_column(layer))).double()
     allowed = _beyond(sigma) * sizes.square().sum().item()
     large = sizes[sizes > sigma]
+
+    def loses_little(limit: float) -> bool:
+        return (large - limit).clamp_min(0).square().sum().item() <= allowed
+
     low, high = sigma, max(sizes.max().item(), sigma)
-    if (large - low).square().sum().item() <= allowed:
-        return high, sigma
     largest = high
+    if loses_little(sigma):
+        return largest, sigma
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        lost = (large - middle).clamp_min(0).square().sum().item()
-        low, high = (low, middle) if lost <= allowed else (middle, high)
+        low, high = (low, middle) if loses_little(middle) else (middle, high)
     return largest, high
 
 

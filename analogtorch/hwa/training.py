@@ -173,7 +173,7 @@ class Training:
         end = self.recipe.clip_sigma or 0.0
         self.tails = {  # an earlier version kept the first number alone
             name: (max(limits, end), end) if isinstance(limits, float) else limits
-            for name, limits in state["tails"].items()
+            for name, limits in self.tails.items()
         }
         trained = state.get("trained")  # a run of an earlier version has none
         self.trained = None if trained is None else Reading(**trained)
