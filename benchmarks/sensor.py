@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import analogtorch as at
-from analogtorch.report.figure import new_figure, write_figure
+from analogtorch.files.figures import new_figure, write_figure
 from benchmarks.tables import as_markdown, positive
 
 LUX = (0.01, 0.03, 0.1, 0.3, 1.0, 10.0, 100.0, 1000.0)

@@ -11,7 +11,7 @@ from analogtorch.cli.finished import finished
 from analogtorch.cli.options import CommandParser, add_outputs
 from analogtorch.evaluate.shares import Budget
 from analogtorch.files import write_atomically
-from analogtorch.report.figure import checked_path
+from analogtorch.files.figures import checked_path
 
 
 def run(arguments: Sequence[str]) -> Budget:

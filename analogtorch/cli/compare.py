@@ -12,7 +12,7 @@ from analogtorch.chips import Chip
 from analogtorch.cli.map import build, chip_named, inputs
 from analogtorch.cli.options import CommandParser, add_outputs
 from analogtorch.files import write_atomically
-from analogtorch.report.figure import checked_path
+from analogtorch.files.figures import checked_path
 
 _OF_RUN = ("network", "times", "num_chips", "folder", "processes", "allow_code")
 _OF_MODEL = ("input",)

@@ -7,8 +7,7 @@ from analogtorch.cli.options import CommandParser
 from analogtorch.devices import save
 from analogtorch.devices.fitting import Fit, fit
 from analogtorch.files.description import checked_suffix
-from analogtorch.report.figure import checked_path, write_figure
-from analogtorch.values.shown import draw
+from analogtorch.files.figures import checked_path, draw, write_figure
 
 
 def run(arguments: Sequence[str]) -> tuple[Fit, tuple[Path, ...]]:

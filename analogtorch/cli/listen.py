@@ -13,7 +13,7 @@ import analogtorch as at
 from analogtorch.cli.finished import finished, listener
 from analogtorch.cli.options import CommandParser, add_outputs
 from analogtorch.files import write_atomically
-from analogtorch.report.figure import checked_path
+from analogtorch.files.figures import checked_path
 from analogtorch.speech.audio import read_recording
 from analogtorch.speech.data import SAMPLE_RATE
 from analogtorch.speech.noise import generate_noise, read_noise

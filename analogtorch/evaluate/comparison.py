@@ -9,8 +9,9 @@ from analogtorch.chips.cost import Scope
 from analogtorch.cost_model import CostReport
 from analogtorch.evaluate.swept import Sweep
 from analogtorch.files import comma_separated
+from analogtorch.files.figures import draw
 from analogtorch.mapping import ChipMapping
-from analogtorch.values.shown import as_html, as_text, draw
+from analogtorch.values.shown import as_html, as_text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,8 @@ from analogtorch.evaluate.interval import Interval
 from analogtorch.evaluate.losses import Sensitivity
 from analogtorch.evaluate.plan_cost import PlanCost
 from analogtorch.files import comma_separated
-from analogtorch.values.shown import as_html, as_text, draw
+from analogtorch.files.figures import draw
+from analogtorch.values.shown import as_html, as_text
 
 Cheapest = Literal["energy", "latency", "digital_macs"]
 Digital = Literal["int8", "float"]

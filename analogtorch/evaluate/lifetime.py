@@ -12,13 +12,14 @@ from tqdm import tqdm
 from analogtorch.cost_model import ReadCost
 from analogtorch.evaluate.field import Field, Within, cost_of, crossing, reads_of, served
 from analogtorch.evaluate.metric import Metric
+from analogtorch.files.figures import draw
 from analogtorch.mapping import ChipMapping
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.recalibration import Recalibration
 from analogtorch.simulate.recovery import Recovery
 from analogtorch.values import checks
-from analogtorch.values.shown import as_text, draw
+from analogtorch.values.shown import as_text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,9 @@ from typing import Any, Literal, get_args
 
 from analogtorch.devices import Cell
 from analogtorch.evaluate.suggestion import Suggestion, suggest
+from analogtorch.files.figures import draw
 from analogtorch.values import checks
-from analogtorch.values.shown import as_text, draw
+from analogtorch.values.shown import as_text
 
 Effect = Literal["bits", "output_noise", "noise", "drift"]
 EFFECTS: tuple[Effect, ...] = get_args(Effect)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from analogtorch.evaluate.interval import Interval
-from analogtorch.values.shown import as_text, draw
+from analogtorch.files.figures import draw
+from analogtorch.values.shown import as_text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,9 @@ from analogtorch.evaluate.interval import (
     share,
 )
 from analogtorch.files import comma_separated, parquet
+from analogtorch.files.figures import draw
 from analogtorch.values import checks
-from analogtorch.values.shown import as_html, as_text, draw
+from analogtorch.values.shown import as_html, as_text
 
 T = TypeVar("T")
 

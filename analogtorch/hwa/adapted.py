@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import nn
 
+from analogtorch.files.figures import draw
 from analogtorch.hwa.on_chips import Reading
 from analogtorch.hwa.recipe import Outputs
-from analogtorch.values.shown import as_text, draw
+from analogtorch.values.shown import as_text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,11 @@ from typing import Any
 from analogtorch import chips
 from analogtorch.chips import Chip
 from analogtorch.files import checked, parse_json, signed
+from analogtorch.files.figures import draw
 from analogtorch.graph.types import Matrix, Operation
 from analogtorch.mapping.types import Block, Placement
 from analogtorch.mapping.validity import check
-from analogtorch.values.shown import as_html, as_text, draw
+from analogtorch.values.shown import as_html, as_text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,14 +1,13 @@
 """What an adaptation bought, as a table for the terminal and as curves."""
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from analogtorch.files.figures import new_figure
 from analogtorch.hwa.adapted import Adapted, Generalisation, Stage
 from analogtorch.report.columns import aligned
-from analogtorch.report.figure import checked_path, new_figure, write_figure
-from analogtorch.values.shown import as_text, draw
+from analogtorch.values.shown import as_figure, as_text
 
 _COMPARED = {"error": "number by number", "divergence": "as distributions"}
 
@@ -38,23 +37,9 @@ def table(found: Adapted) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *notes])
 
 
-@draw.register
-def plot(found: Adapted, path: str | Path | None = None) -> Any:
-    """Draw the loss of each step, and the error on chips where it was measured.
-
-    Args:
-        found: the adaptation to draw.
-        path: the file to write, ``.png``, ``.svg`` or ``.pdf``; None writes none.
-
-    Returns:
-        The matplotlib figure.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: the file is of another kind.
-        OSError: the file cannot be written.
-    """
-    file = checked_path(path)
+@as_figure.register
+def plot(found: Adapted) -> Any:
+    """Draw the loss of each step, and the error on chips where it was measured."""
     figure = new_figure(7, 3.6)
     axes = figure.add_subplot()
     axes.plot([s.step for s in found.steps], [s.loss for s in found.steps], lw=0.8, label="loss")
@@ -70,7 +55,6 @@ def plot(found: Adapted, path: str | Path | None = None) -> Any:
     axes.set_ylabel("relative error")
     axes.grid(alpha=0.3)
     axes.legend()
-    write_figure(figure, file)
     return figure
 
 

@@ -1,12 +1,11 @@
 """The cost of each non-ideality, as a table for the terminal and as bars."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 from analogtorch.evaluate.shares import Budget
-from analogtorch.report.figure import checked_path, new_figure, write_figure
-from analogtorch.values.shown import as_text, draw
+from analogtorch.files.figures import new_figure
+from analogtorch.values.shown import as_figure, as_text
 
 
 @as_text.register
@@ -44,23 +43,9 @@ def table(found: Budget) -> str:
     )
 
 
-@draw.register
-def plot(found: Budget, path: str | Path | None = None) -> Any:
-    """Draw what each non-ideality costs alone, and what the metric gains without it.
-
-    Args:
-        found: the error budget to draw.
-        path: the file to write, ``.png``, ``.svg`` or ``.pdf``; None writes none.
-
-    Returns:
-        The matplotlib figure.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: the file is of another kind.
-        OSError: the file cannot be written.
-    """
-    file = checked_path(path)
+@as_figure.register
+def plot(found: Budget) -> Any:
+    """Draw what each non-ideality costs alone, and what the metric gains without it."""
     figure = new_figure(8, 1.8 + 0.5 * len(found.rows))
     axes = figure.add_subplot()
     series = (
@@ -79,7 +64,6 @@ def plot(found: Budget, path: str | Path | None = None) -> Any:
     axes.set_title(f"Error budget, {len(found.seeds)} chips, 95 % intervals")
     axes.grid(axis="x", alpha=0.3)
     axes.legend(loc="lower right")
-    write_figure(figure, file)
     return figure
 
 

@@ -2,18 +2,17 @@
 
 import html
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from analogtorch.evaluate.comparison import ComparedChip, Comparison, Entry
+from analogtorch.files.figures import new_figure
 from analogtorch.report.columns import aligned, html_table
 from analogtorch.report.cost import si
-from analogtorch.report.figure import checked_path, new_figure, write_figure
 from analogtorch.report.floorplan import short
 from analogtorch.report.sweep import BEYOND, decimals, ordered, time_axis
-from analogtorch.values.shown import as_html, as_text, draw
+from analogtorch.values.shown import as_figure, as_html, as_text
 
 _UNKNOWN = "not known"
 
@@ -33,30 +32,15 @@ def page(found: Comparison) -> str:
     return f"{html_table(_rows(found))}<p>{notes}</p>"
 
 
-@draw.register
-def plot(found: Comparison, path: str | Path | None = None) -> Any:
-    """Draw the metric over time, and energy over latency, of the chips of which they are known.
-
-    Args:
-        found: the comparison to draw.
-        path: the file to write, ``.png``, ``.svg`` or ``.pdf``; None writes none.
-
-    Returns:
-        The matplotlib figure.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: the file is of another kind.
-        OSError: the file cannot be written.
-    """
-    file = checked_path(path)
+@as_figure.register
+def plot(found: Comparison) -> Any:
+    """Draw the metric over time, and energy over latency, of the chips of which they are known."""
     measured = [each for each in found.chips if each.sweep is not None]
     charged = [each for each in found.chips if each.cost is not None]
     panels = [(draw, of) for draw, of in ((_metric, measured), (_costs, charged)) if of]
     figure = new_figure(6.5 * max(len(panels), 1), 4.2)
     for number, (panel, of) in enumerate(panels):
         panel(figure.add_subplot(1, len(panels), number + 1), found, of)
-    write_figure(figure, file)
     return figure
 
 

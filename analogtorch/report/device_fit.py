@@ -1,7 +1,6 @@
 """A fitted device and its measurements: as a table for the terminal and as a plot."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,8 +8,8 @@ from torch import Tensor
 
 from analogtorch.devices.device import duration
 from analogtorch.devices.fitting import Band, Drift, Fit
-from analogtorch.report.figure import checked_path, new_figure, write_figure
-from analogtorch.values.shown import as_text, draw
+from analogtorch.files.figures import new_figure
+from analogtorch.values.shown import as_figure, as_text
 
 _LAWS = {
     "power": "drift is a power law of time",
@@ -77,23 +76,9 @@ def _spreads(band: Band) -> list[str]:
     ]
 
 
-@draw.register
-def plot(fit: Fit, path: str | Path | None = None) -> Any:
-    """Draw measured and fitted: the error of programming over target, and the drift over time.
-
-    Args:
-        fit: to draw.
-        path: file to write, ``.png``, ``.svg`` or ``.pdf``; None writes none.
-
-    Returns:
-        The matplotlib figure.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: another kind of file.
-        OSError: the file cannot be written.
-    """
-    file = checked_path(path)
+@as_figure.register
+def plot(fit: Fit) -> Any:
+    """Draw measured and fitted: the error of programming over target, and the drift over time."""
     figure = new_figure(11, 4.2)
     left, middle, right = figure.subplots(1, 3)
     _programming(left, fit)
@@ -112,7 +97,6 @@ def plot(fit: Fit, path: str | Path | None = None) -> Any:
     for axes in (left, middle, right):
         axes.grid(alpha=0.3)
     figure.suptitle(f"{fit.device.name}: {_LAWS[fit.law]}; dots measured, lines fitted (95 %)")
-    write_figure(figure, file)
     return figure
 
 

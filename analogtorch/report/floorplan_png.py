@@ -1,11 +1,10 @@
 """Draw a mapping with matplotlib: floorplan, utilisation and the energy of an inference."""
 
-from pathlib import Path
 from typing import Any
 
 from analogtorch.cost_model import CostReport
+from analogtorch.files.figures import new_figure
 from analogtorch.mapping import ChipMapping
-from analogtorch.report.figure import checked_path, new_figure, write_figure
 from analogtorch.report.floorplan import (
     Floorplan,
     colours,
@@ -15,37 +14,20 @@ from analogtorch.report.floorplan import (
     floorplan,
     short,
 )
-from analogtorch.values.shown import draw
+from analogtorch.values.shown import as_figure
 
 _LEGEND = 40
 """Most matrices that the legend names."""
 
 
-@draw.register
-def plot(
-    mapping: ChipMapping, path: str | Path | None = None, *, cost: CostReport | None = None
-) -> Any:
+@as_figure.register
+def plot(mapping: ChipMapping, *, cost: CostReport | None = None) -> Any:
     """Draw a mapping: the floorplan and the utilisation of each tile in use.
 
     The floorplan has a square per tile, unused ones in white, with the blocks of each matrix in
     its colour and the legend beside it.
-
-    Args:
-        mapping: the mapping to draw.
-        path: the file to write, ``.png``, ``.svg`` or ``.pdf``; None writes none.
-        cost: the cost report whose energy by consumer is drawn; by default that of the pipelined
-            mode, or none if the chip has no cost.
-
-    Returns:
-        The matplotlib figure.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: the file is of another kind.
-        OSError: the file cannot be written.
     """
     cost = cost_shown("plot", mapping, cost)
-    file = checked_path(path)
     panels = 2 if cost is None else 3
     plan = floorplan(mapping)
     map_height = max(1.5, 6.5 * plan.height / plan.width)
@@ -56,7 +38,6 @@ def plot(
     _utilisation(axes[1], mapping)
     if cost is not None:
         _energy(axes[2], cost)
-    write_figure(figure, file, bbox_inches="tight")
     return figure
 
 

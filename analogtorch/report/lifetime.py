@@ -1,15 +1,14 @@
 """How long chips stay within a limit, as a table for the terminal and as curves."""
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from analogtorch.devices.device import duration
 from analogtorch.evaluate.lifetime import Lifetime
+from analogtorch.files.figures import new_figure
 from analogtorch.report.columns import aligned
-from analogtorch.report.figure import checked_path, new_figure, write_figure
-from analogtorch.values.shown import as_text, draw
+from analogtorch.values.shown import as_figure, as_text
 
 _DAY = 86_400.0
 _FIRST = 60.0  # s; the axis is logarithmic, and earlier times are drawn here
@@ -38,23 +37,9 @@ def table(found: Lifetime) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *notes])
 
 
-@draw.register
-def plot(found: Lifetime, path: str | Path | None = None) -> Any:
-    """Draw the share of chips that are within the limit, over the logarithm of time.
-
-    Args:
-        found: the times to draw.
-        path: the file to write, ``.png``, ``.svg`` or ``.pdf``; None writes none.
-
-    Returns:
-        The matplotlib figure.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: the file is of another kind.
-        OSError: the file cannot be written.
-    """
-    file = checked_path(path)
+@as_figure.register
+def plot(found: Lifetime) -> Any:
+    """Draw the share of chips that are within the limit, over the logarithm of time."""
     figure = new_figure(7, 3.6)
     axes = figure.add_subplot()
     first = max(found.start, _FIRST)
@@ -76,7 +61,6 @@ def plot(found: Lifetime, path: str | Path | None = None) -> Any:
     axes.set_ylim(-5, 105)
     axes.grid(alpha=0.3)
     axes.legend()
-    write_figure(figure, file)
     return figure
 
 

@@ -1,15 +1,14 @@
 """A hardware plan: a table for the terminal and for notebooks, and metric over energy."""
 
 import html
-from pathlib import Path
 from typing import Any
 
 from analogtorch.evaluate.hardware import HardwarePlan
 from analogtorch.evaluate.plan_cost import PlanCost
+from analogtorch.files.figures import new_figure
 from analogtorch.report.columns import aligned, html_table
-from analogtorch.report.figure import checked_path, new_figure, write_figure
 from analogtorch.report.floorplan import energy_unit, short
-from analogtorch.values.shown import as_html, as_text, draw
+from analogtorch.values.shown import as_figure, as_html, as_text
 
 
 @as_text.register
@@ -27,23 +26,9 @@ def page(found: HardwarePlan) -> str:
     return f"<p>{head}</p>{html_table(_rows(found))}<p>{notes}</p>"
 
 
-@draw.register
-def plot(found: HardwarePlan, path: str | Path | None = None) -> Any:
-    """Draw the metric of all plans over their energy, with the front, the floor and all digital.
-
-    Args:
-        found: the plan to draw.
-        path: the file to write, ``.png``, ``.svg`` or ``.pdf``; None writes none.
-
-    Returns:
-        The matplotlib figure.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: the file is of another kind.
-        OSError: the file cannot be written.
-    """
-    file = checked_path(path)
+@as_figure.register
+def plot(found: HardwarePlan) -> Any:
+    """Draw the metric of all plans over their energy, with the front, the floor and all digital."""
     figure = new_figure(8, 5)
     axes, front = figure.add_subplot(), found.front
     unit, joules = energy_unit({p.name: p.cost.energy for p in found.points})
@@ -84,7 +69,6 @@ def plot(found: HardwarePlan, path: str | Path | None = None) -> Any:
     axes.set_title(f"{len(found.points)} plans on {len(found.seeds)} simulated {found.chip.name}")
     axes.grid(alpha=0.3)
     axes.legend()
-    write_figure(figure, file)
     return figure
 
 

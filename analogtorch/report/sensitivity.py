@@ -1,13 +1,12 @@
 """The losses that layers cause alone, as a table for the terminal and as bars."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 from analogtorch.evaluate.losses import SINGLE, Effect, Loss, Sensitivity
+from analogtorch.files.figures import new_figure
 from analogtorch.report.columns import aligned
-from analogtorch.report.figure import checked_path, new_figure, write_figure
-from analogtorch.values.shown import as_text, draw
+from analogtorch.values.shown import as_figure, as_text
 
 _BAR = 20
 """Number of characters of the longest bar."""
@@ -58,23 +57,9 @@ def table(found: Sensitivity) -> str:
     )
 
 
-@draw.register
-def plot(found: Sensitivity, path: str | Path | None = None) -> Any:
-    """Draw the losses of the 40 layers that lose most, with one bar per effect.
-
-    Args:
-        found: the sensitivities to draw.
-        path: the file to write, ``.png``, ``.svg`` or ``.pdf``; None writes none.
-
-    Returns:
-        The matplotlib figure.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: the file is of another kind.
-        OSError: the file cannot be written.
-    """
-    file = checked_path(path)
+@as_figure.register
+def plot(found: Sensitivity) -> Any:
+    """Draw the losses of the 40 layers that lose most, with one bar per effect."""
     rows = found.rows[:_SHOWN]
     figure = new_figure(8, 1.6 + 0.22 * len(rows) * (1 + len(found.effects)) / 2)
     axes, height = figure.add_subplot(), 0.8 / len(found.effects)
@@ -94,7 +79,6 @@ def plot(found: Sensitivity, path: str | Path | None = None) -> Any:
     )
     axes.grid(axis="x", alpha=0.3)
     axes.legend(loc="lower right")
-    write_figure(figure, file)
     return figure
 
 

@@ -1,16 +1,15 @@
 """Solutions of systems on a solver chip, as a table for the terminal and as curves."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from analogtorch.files.figures import new_figure
 from analogtorch.report import chip as chips
 from analogtorch.report.columns import aligned
-from analogtorch.report.figure import checked_path, new_figure, write_figure
 from analogtorch.solver import Solution, SolveCost, SolverChip
-from analogtorch.values.shown import as_text, draw
+from analogtorch.values.shown import as_figure, as_text
 
 _ROWS = 16
 """Passes of a table."""
@@ -51,23 +50,9 @@ def table(found: Solution) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *notes, *cost])
 
 
-@draw.register
-def plot(found: Solution, path: str | Path | None = None) -> Any:
-    """Draw the residual of each system, as the chip finds it, over the passes.
-
-    Args:
-        found: the solution; of a batch, the first 32 systems that are solved are drawn.
-        path: the file to write, ``.png``, ``.svg`` or ``.pdf``; None writes none.
-
-    Returns:
-        The matplotlib figure.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: the file is of another kind.
-        OSError: the file cannot be written.
-    """
-    file = checked_path(path)
+@as_figure.register
+def plot(found: Solution) -> Any:
+    """Draw the residual of each system, as the chip finds it, over the passes."""
     figure = new_figure(6, 3.6)
     axes = figure.add_subplot()
     left, passes = found.residuals[:, found.solved][:, :_CURVES], found.passes[found.solved]
@@ -80,7 +65,6 @@ def plot(found: Solution, path: str | Path | None = None) -> Any:
     axes.set_xlabel("passes")
     axes.set_ylabel("||b - A x|| / ||b||")
     axes.grid(alpha=0.3)
-    write_figure(figure, file)
     return figure
 
 

@@ -3,16 +3,15 @@
 import html
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from analogtorch.devices import seconds
 from analogtorch.evaluate import Sweep
+from analogtorch.files.figures import new_figure
 from analogtorch.report.columns import aligned, html_table
-from analogtorch.report.figure import checked_path, new_figure, write_figure
-from analogtorch.values.shown import as_html, as_text, draw
+from analogtorch.values.shown import as_figure, as_html, as_text
 
 _FIRST = 1.0  # s; the axis is logarithmic, and earlier times are drawn here
 BEYOND = " (*: beyond the device's data)"
@@ -32,24 +31,9 @@ def page(found: Sweep) -> str:
     return html_table(_rows(found)) + notes
 
 
-@draw.register
-def plot(found: Sweep, path: str | Path | None = None, *, limit: float | None = None) -> Any:
-    """Draw the metric of each chip over the logarithm of time, with mean and 95 % interval.
-
-    Args:
-        found: the sweep to draw.
-        path: the file to write, ``.png``, ``.svg`` or ``.pdf``; None writes none.
-        limit: a value of the metric to mark, such as that of the digital model; None marks none.
-
-    Returns:
-        The matplotlib figure.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: the file is of another kind.
-        OSError: the file cannot be written.
-    """
-    file = checked_path(path)
+@as_figure.register
+def plot(found: Sweep, *, limit: float | None = None) -> Any:
+    """Draw the metric of each chip over the logarithm of time, with mean and 95 % interval."""
     figure = new_figure(7, 4.2)
     axes = figure.add_subplot()
     order, at = ordered(found)
@@ -72,7 +56,6 @@ def plot(found: Sweep, path: str | Path | None = None, *, limit: float | None = 
     axes.set_ylabel(found.metric)
     axes.grid(alpha=0.3)
     axes.legend()
-    write_figure(figure, file)
     return figure
 
 

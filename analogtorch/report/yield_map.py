@@ -1,15 +1,14 @@
 """What works on the tiles of a chip, as a table for the terminal and as maps of the cells."""
 
 import math
-from pathlib import Path
 from typing import Any
 
+from analogtorch.files.figures import new_figure
 from analogtorch.report.columns import aligned
-from analogtorch.report.figure import checked_path, new_figure, write_figure
 from analogtorch.simulate.faults import FAULTS, title
 from analogtorch.simulate.tile_state import TileState
 from analogtorch.simulate.yield_map import WeightErrors, YieldMap
-from analogtorch.values.shown import as_text, draw
+from analogtorch.values.shown import as_figure, as_text
 
 _SHOWN = 64
 """Most tiles that a plot shows."""
@@ -53,26 +52,13 @@ def table(found: YieldMap) -> str:
     return "\n".join(line.rstrip() for line in whole)
 
 
-@draw.register
-def plot(found: YieldMap, path: str | Path | None = None) -> Any:
+@as_figure.register
+def plot(found: YieldMap) -> Any:
     """Draw the cells of the first 64 tiles, each in the colour of its fault.
 
     A cell with several broken devices has the colour of the last of its faults in the order of
     ``analogtorch.simulate.faults.FAULTS``.
-
-    Args:
-        found: the yield map to draw.
-        path: the file to write, ``.png``, ``.svg`` or ``.pdf``; None writes none.
-
-    Returns:
-        The matplotlib figure.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: the file is of another kind.
-        OSError: the file cannot be written.
     """
-    file = checked_path(path)
     tiles = list(found.items())[:_SHOWN]
     across = math.ceil(math.sqrt(len(tiles)))
     down = math.ceil(len(tiles) / across)
@@ -84,7 +70,6 @@ def plot(found: YieldMap, path: str | Path | None = None) -> Any:
         axes.set_title(_caption(tile, state, found.errors.get(tile)), fontsize="x-small")
     _legend(figure, sorted(present))
     figure.suptitle(f"{len(tiles)} of {len(found)} tiles, {found.working:.2%} of the cells work")
-    write_figure(figure, file)
     return figure
 
 

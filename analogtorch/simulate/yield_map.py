@@ -8,12 +8,13 @@ from typing import Any
 from torch import Tensor
 
 from analogtorch.chips import Chip
+from analogtorch.files.figures import draw
 from analogtorch.ops import seed_tensor
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.faults import FAULTS
 from analogtorch.simulate.tile_state import TileState, tile_state
 from analogtorch.values import checks
-from analogtorch.values.shown import as_text, draw
+from analogtorch.values.shown import as_text
 
 Tile = tuple[int, int]
 """Numbers of a chip and of a tile on it, both from 0."""

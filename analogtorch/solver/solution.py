@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from analogtorch.files.figures import draw
 from analogtorch.solver.cost import SolveCost
 from analogtorch.solver.errors import Condition
-from analogtorch.values.shown import as_text, draw
+from analogtorch.values.shown import as_text
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

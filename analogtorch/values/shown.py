@@ -5,7 +5,6 @@ print its table and draw its floorplan without importing either.
 """
 
 from functools import singledispatch
-from pathlib import Path
 from typing import Any
 
 
@@ -30,11 +29,12 @@ def as_html(value: Any, **options: Any) -> str:
 
 
 @singledispatch
-def draw(value: Any, path: str | Path | None = None, **options: Any) -> Any:
-    """Return the value as a matplotlib figure, and write it to ``path`` if one is given.
+def as_figure(value: Any, **options: Any) -> Any:
+    """Return the value as a new matplotlib figure (``analogtorch.files.figures.draw`` writes it).
 
     Raises:
         TypeError: nothing is registered for its type.
+        ImportError: matplotlib is not installed.
     """
     raise TypeError(_unknown(value))
 

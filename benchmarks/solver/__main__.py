@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import analogtorch as at
-from analogtorch.report.figure import new_figure, write_figure
+from analogtorch.files.figures import new_figure, write_figure
 from analogtorch.solver import MatrixSolver, SolverChip, rram_solver
 from benchmarks.solver.mimo import bit_errors, digital, equations, receive
 from benchmarks.solver.uses import CORRECTION, Found, ridge, second_order

@@ -9,7 +9,7 @@ from torch import nn
 
 import analogtorch as at
 from analogtorch.devices import seconds
-from analogtorch.report.figure import new_figure
+from analogtorch.files.figures import new_figure
 from benchmarks.validation import devices, mvm, published
 from benchmarks.validation.published import HOUR, MONTH, YEAR
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from analogtorch.values.shown import as_html, as_text, draw
+from analogtorch.files.figures import draw
+from analogtorch.values.shown import as_html, as_text
 
 
 @pytest.mark.parametrize("show", [as_text, as_html, draw])

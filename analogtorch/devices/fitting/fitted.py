@@ -7,6 +7,7 @@ from typing import Any, Literal
 from analogtorch.devices.fitting.grid import Grid
 from analogtorch.devices.pcm import PCM
 from analogtorch.devices.timed import TimedDevice
+from analogtorch.files import figures
 from analogtorch.values import shown
 
 Law = Literal["power", "times"]
@@ -101,7 +102,7 @@ class Fit:
             ValueError: the file is of another kind.
             OSError: the file cannot be written.
         """
-        return shown.draw(self, path)
+        return figures.draw(self, path)
 
     def __str__(self) -> str:
         return shown.as_text(self)

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from analogtorch.files import comma_separated
+from analogtorch.files.figures import draw
 from analogtorch.speech.data import SAMPLE_RATE, SAMPLES
 from analogtorch.speech.labels import SILENCE, UNKNOWN, classes_of
 from analogtorch.values import checks
-from analogtorch.values.shown import draw
 
 _AT_ONCE = 64
 """Windows that are classified at once; they fit into the caches."""

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from analogtorch.files import comma_separated
+from analogtorch.files.figures import draw
 from analogtorch.speech.labels import UNKNOWN
 from analogtorch.speech.streaming.detect import Detection, Stream
 from analogtorch.speech.streaming.mixture import Spoken
 from analogtorch.values import checks
-from analogtorch.values.shown import draw
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
 """The thresholds of a table of errors, beside that of the detector."""

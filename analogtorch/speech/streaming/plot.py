@@ -1,32 +1,28 @@
 """Detections over time, and misses against false alarms, as figures."""
 
-from pathlib import Path
 from typing import Any
 
-from analogtorch.report.figure import checked_path, new_figure, write_figure
+from analogtorch.files.figures import new_figure
 from analogtorch.speech.labels import SILENCE, UNKNOWN
 from analogtorch.speech.streaming.detect import Stream
 from analogtorch.speech.streaming.errors import StreamTest
 from analogtorch.speech.streaming.mixture import Spoken
-from analogtorch.values.shown import draw
+from analogtorch.values.shown import as_figure
 
 _MINUTE = 60.0
 
 
-@draw.register
-def draw_stream(stream: Stream, path: str | Path | None = None) -> Any:
+@as_figure.register
+def draw_stream(stream: Stream) -> Any:
     """Return a figure of the scores over time, with the detections marked."""
-    checked = checked_path(path)
     figure = new_figure(10, 3.5)
     _draw_time(figure.subplots(), stream, stream.seconds, ())
-    write_figure(figure, checked)
     return figure
 
 
-@draw.register
-def draw_test(test: StreamTest, path: str | Path | None = None) -> Any:
+@as_figure.register
+def draw_test(test: StreamTest) -> Any:
     """Return a figure of the first minute, and of misses against false alarms."""
-    checked = checked_path(path)
     figure = new_figure(10, 7)
     above, below = figure.subplots(2)
     _draw_time(above, test.stream, min(test.stream.seconds, _MINUTE), test.spoken)
@@ -43,7 +39,6 @@ def draw_test(test: StreamTest, path: str | Path | None = None) -> Any:
     top = 1.15 * max(place[1] for place in labels)
     below.set(xlabel="false alarms per hour", ylabel="missed keywords, %", ylim=(0, max(top, 1)))
     below.set_title("errors by threshold", loc="left")
-    write_figure(figure, checked)
     return figure
 
 

@@ -4,7 +4,8 @@ import io
 from pathlib import Path
 from typing import Any
 
-from analogtorch.files import write_atomically
+from analogtorch.files.atomic import write_atomically
+from analogtorch.values.shown import as_figure
 
 _SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -40,6 +41,26 @@ def new_figure(width: float, height: float) -> Any:
             'plot needs matplotlib; run: pip install "analogtorch[report]"'
         ) from error
     return Figure(figsize=(width, height), dpi=130, layout="constrained")
+
+
+def draw(value: Any, path: str | Path | None = None, **options: Any) -> Any:
+    """Return a value as a matplotlib figure, and write it to ``path`` if one is given.
+
+    Args:
+        value: of a type that ``as_figure`` knows.
+        path: the file to write, ``.png``, ``.svg`` or ``.pdf``; None writes none.
+        options: those of the type.
+
+    Raises:
+        TypeError: ``path`` is no path, or nothing draws this type.
+        ValueError: the file is of another kind; nothing has been drawn then.
+        ImportError: matplotlib is not installed.
+        OSError: the file cannot be written.
+    """
+    file = checked_path(path)
+    figure = as_figure(value, **options)
+    write_figure(figure, file)
+    return figure
 
 
 def write_figure(figure: Any, path: Path | None, **options: Any) -> None:
