@@ -5,7 +5,6 @@ own layer. Then the outputs of the model are compared with those of the uncalibr
 """
 
 import functools
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -22,6 +21,7 @@ from analogtorch.calibration.search import worth
 from analogtorch.calibration.settings import Calibration, Setting, uncalibrated
 from analogtorch.chips import Chip
 from analogtorch.chips.choices import Choices
+from analogtorch.values.warned import warn
 
 CHIPS = 2
 """Number of noisy chips for an error: each takes a forward pass of the batches held back."""
@@ -95,11 +95,10 @@ class Default:
             found = self._settings(way, chips, early=False)
             if found is not None and not exceeds(self._felt(found, way, chips, errors), least):
                 return found, self._report(found, way, errors, self.effort)
-        warnings.warn(
+        warn(
             "calibrate: on the batches held back, the outputs of the model are closer to the "
             "digital ones without calibration, so it is left uncalibrated: every input vector sets "
-            "its own DAC range. Pass method='percentile' or 'absmax' to fix ranges all the same",
-            stacklevel=4,
+            "its own DAC range. Pass method='percentile' or 'absmax' to fix ranges all the same"
         )
         if chips is self.chips or least is None or ranges is not None:
             return self.nothing, self._report(self.nothing, self.way, errors, "uncalibrated")

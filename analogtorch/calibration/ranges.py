@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, get_args
 
@@ -23,6 +22,7 @@ from analogtorch.conversion.kinds import analog_layers, refuse_programmed, refus
 from analogtorch.conversion.taken import refuse_taken
 from analogtorch.nn import AnalogLayer
 from analogtorch.values import checks
+from analogtorch.values.warned import warn
 
 Per = Literal["layer", "tile"]
 ADC_ERROR = 0.1
@@ -305,11 +305,10 @@ def _warn_of_adc(chosen: Mapping[str, Setting]) -> None:
     if coarse:
         worst = sorted(coarse, key=coarse.__getitem__, reverse=True)
         shown = ", ".join(f"{name!r} ({100 * coarse[name]:.0f} %)" for name in worst[:5])
-        warnings.warn(
+        warn(
             f"calibrate: the fixed range of the ADC decides the error of {len(coarse)} of "
             f"{len(chosen)} layers, whose partial sums use little of it or are clipped: relative "
             f"error of {shown}. A chip whose ADC range can be set helps, by calibrate(adc='mse', "
             "adc_per='column'), or weights scaled by column, by "
-            "chip.replace(periphery={'weight_scale': 'column'}) before convert",
-            stacklevel=3,
+            "chip.replace(periphery={'weight_scale': 'column'}) before convert"
         )

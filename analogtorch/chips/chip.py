@@ -1,7 +1,6 @@
 """The description of a chip: named parts that define noise, programming, drift and converters."""
 
 import math
-import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +25,7 @@ from analogtorch.devices.drift_aware import bare
 from analogtorch.values import checks
 from analogtorch.values.shown import as_text
 from analogtorch.values.sources import Sources, check_sources
+from analogtorch.values.warned import warn
 
 
 @register
@@ -122,9 +122,7 @@ class Chip:
         if self.training.weight == "device" and self.training.time is not None:
             for time in self.training.times:
                 if note := beyond(self.cell.device, seconds(time)):
-                    warnings.warn(
-                        f"{self.name}: TrainingNoise.time={time!r} is {note}", stacklevel=3
-                    )
+                    warn(f"{self.name}: TrainingNoise.time={time!r} is {note}")
 
     @property
     def output_noise(self) -> float:

@@ -4,7 +4,6 @@ The model is a converted one or a programmed chip. Nothing is digital in silence
 """
 
 import contextlib
-import warnings
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -15,6 +14,7 @@ from torch import nn
 
 from analogtorch.conversion.kinds import analog_layers
 from analogtorch.nn.adapters import COMPILED
+from analogtorch.values.warned import warn
 
 _SHOWN = 5
 """Most layers that the warning lists; the others are counted."""
@@ -80,14 +80,13 @@ class _FirstRun:
         more = f" and {len(silent) - _SHOWN} more" if len(silent) > _SHOWN else ""
         chip = any(layer.programmed is not None for layer in layers.values())
         routes = "finds out" if chip else "finds out, and routes such computations to the layers"
-        warnings.warn(
+        warn(
             f"{len(silent)} of {len(layers)} analog layers of this "
             f"{'programmed chip' if chip else type(model).__name__} did not run: "
             f"{', '.join(map(repr, silent[:_SHOWN]))}{more}. Either this input does not reach "
             "them, as for experts and heads that run at times only, or the model computes with "
             f"their weights without calling them, which is digital. analogtorch.guard(model, "
-            f"example) {routes}; convert(..., exclude=...) leaves them digital",
-            stacklevel=5,  # the caller of the model: between are torch's __call__ and what it calls
+            f"example) {routes}; convert(..., exclude=...) leaves them digital"
         )
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from analogtorch.values import checks
+from analogtorch.values.warned import warn
 
 
 def checked_processes(caller: str, processes: int, model: nn.Module) -> int:
@@ -71,11 +72,10 @@ def helpers(count: int, work: Callable[[], object]) -> Iterator[None]:
                 process.terminate()
         torch.set_num_threads(threads)
     if killed := [str(-p.exitcode) for p in started if p.exitcode is not None and p.exitcode < 0]:
-        warnings.warn(
+        warn(
             f"{len(killed)} of {count} helping processes were killed (signal {', '.join(killed)}); "
             "this one has done their work",
             RuntimeWarning,
-            stacklevel=4,
         )
 
 

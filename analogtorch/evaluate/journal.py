@@ -17,7 +17,6 @@ import hashlib
 import json
 import math
 import re
-import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -34,6 +33,7 @@ from analogtorch.ops.generator import VERSION as NOISE
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.recalibration import Recalibration
 from analogtorch.values import checks
+from analogtorch.values.warned import warn
 
 VERSION = 3
 """Version of the form of the files. In version 1 the digest of the model covered chips as one flat
@@ -70,11 +70,10 @@ class Journal:
             self._compare(_upgraded(found, wanted), wanted)
             if found != wanted:
                 _write(head, wanted)
-                warnings.warn(
+                warn(
                     f"sweep: {self.folder} was begun by an earlier version, which described models "
                     "otherwise, so that nothing can tell whether its values are of this model: "
-                    "they are taken as they are. For another model give another folder",
-                    stacklevel=4,
+                    "they are taken as they are. For another model give another folder"
                 )
         elif any(not _left_over(path) for path in self.folder.iterdir()):
             raise ValueError(

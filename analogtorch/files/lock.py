@@ -3,9 +3,10 @@
 import contextlib
 import errno
 import os
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
+
+from analogtorch.values.warned import warn
 
 try:
     import fcntl
@@ -107,8 +108,7 @@ def _is_at(handle: int, path: str | Path) -> bool:
 
 
 def _warn(folder: str | Path, why: str | None) -> None:
-    warnings.warn(
+    warn(
         f"{folder} cannot be locked ({why}): let only one process at a time write to it",
         RuntimeWarning,
-        stacklevel=5,
     )

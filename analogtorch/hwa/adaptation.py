@@ -4,7 +4,6 @@ import json
 import math
 import sys
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -22,6 +21,7 @@ from analogtorch.hwa.on_chips import OnChips, Reading
 from analogtorch.hwa.run_folder import RunFolder
 from analogtorch.hwa.training import Training, state_of
 from analogtorch.hwa.twin import Twin
+from analogtorch.values.warned import warn
 
 CALIBRATED = 32
 """Most batches that calibrate: a search passes over them for each thing that it tries."""
@@ -228,7 +228,7 @@ class Adaptation:
         try:
             change()
         except ValueError as refused:  # the training is not lost for it
-            warnings.warn(f"adapt: not {name}: {refused}", stacklevel=5)
+            warn(f"adapt: not {name}: {refused}")
             undo()
             return error
         return self._unless_worse(name, undo, error)

@@ -4,7 +4,6 @@ This module imports transformers, so nothing else in AnalogTorch imports it: ``f
 analogtorch.hwa.huggingface import KeepRanges``.
 """
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +26,7 @@ from analogtorch.hwa.twin import Twin
 from analogtorch.nn.converter_state import COLUMN_RANGES, EARLIER, set_choices
 from analogtorch.ops.scope import noise
 from analogtorch.values import checks
+from analogtorch.values.warned import warn
 
 _NAME = "KeepRanges"
 _FILE = "trainer_state.json"
@@ -311,12 +311,11 @@ def _warn_of_decay(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     found = {name: decay[id(r)] for name, r in ranges if r.requires_grad and id(r) in decay}
     if found:
         name, value = next(iter(found.items()))
-        warnings.warn(
+        warn(
             f"weight decay of {value} shrinks the DAC ranges of {len(found)} layers, such as "
             f"{name!r}, until they clip their inputs; spare them by Trainer(optimizers=(torch.optim"
             f".AdamW(analogtorch.hwa.parameter_groups(model, weight_decay={value}), lr=...), None))"
-            ", or set TrainingArguments(weight_decay=0)",
-            stacklevel=2,
+            ", or set TrainingArguments(weight_decay=0)"
         )
 
 

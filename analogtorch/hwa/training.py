@@ -2,7 +2,6 @@
 
 import copy
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -18,6 +17,7 @@ from analogtorch.hwa.schedule import Schedule, relative_adam, tails
 from analogtorch.hwa.twin import Losses, Twin
 from analogtorch.ops import fold, seed_tensor, stream
 from analogtorch.ops.scope import noise
+from analogtorch.values.warned import warn
 
 _KEPT = (
     *("rates", "tails", "steps", "step"),
@@ -87,10 +87,9 @@ class Training:
                 row = self._step(batches)
                 if not math.isfinite(row.loss):
                     self.stopped = f"the loss was {row.loss} at step {self.step}"
-                    warnings.warn(
+                    warn(
                         f"adapt: {self.stopped}, so that the training ends with the best state "
-                        "before; a smaller recipe.learning_rate may help",
-                        stacklevel=6,
+                        "before; a smaller recipe.learning_rate may help"
                     )
                     break
                 self.step += 1

@@ -3,7 +3,6 @@
 ``torch.save`` keeps the metadata.
 """
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from analogtorch.chips.choices import Choices
+from analogtorch.values.warned import warn
 
 if TYPE_CHECKING:
     from analogtorch.nn.converters import ConvertersMixin
@@ -54,11 +54,10 @@ def save(layer: "ConvertersMixin", destination: Any, prefix: str) -> None:
     if ranges is not None and metadata is not None:
         metadata[prefix[:-1]][_INPUT_RANGE] = ranges[0] if len(ranges) == 1 else list(ranges)
     elif layer.calibrated and not layer.input_range.is_meta and layer.input_range.numel() > 1:
-        warnings.warn(
+        warn(
             f"the input ranges of {layer.layer_name!r}, one for each row block, are spread over "
             "processes and not in this state_dict: keep layer.input_range.full_tensor(), which "
-            "every process must call, beside it",
-            stacklevel=3,
+            "every process must call, beside it"
         )
 
 
@@ -70,11 +69,10 @@ def load_choices(layer: "ConvertersMixin", metadata: dict) -> None:
     kept = {name: metadata[key] for name, key in _CHOICES.items() if key in metadata}
     found = metadata.get(_CHIP, layer.chip.name)
     if layer.takes_range and found != layer.chip.name:
-        warnings.warn(
+        warn(
             f"this state_dict was saved on the chip {found!r}, and the layers are on "
             f"{layer.chip.name!r}: they get ranges, targets and weight scales that calibration "
-            "chose for the other; call analogtorch.calibrate to find their own",
-            stacklevel=4,
+            "chose for the other; call analogtorch.calibrate to find their own"
         )
     set_choices(layer, kept)
 
@@ -98,11 +96,10 @@ def load_column_ranges(layer: "ConvertersMixin", metadata: dict, errors: list) -
                 errors.append(str(error))
         values = getattr(layer, name)
         if values is not None and values.is_meta and not layer.weight.is_meta:
-            warnings.warn(
+            warn(
                 f"the {COLUMN_RANGES[name]} of {layer.layer_name!r} were lost on the meta device, "
                 "and this state_dict carries none: the layer has that of its chip; call "
-                "analogtorch.calibrate to find them again",
-                stacklevel=4,
+                "analogtorch.calibrate to find them again"
             )
             layer.set_column_ranges(name, None)
 
@@ -144,10 +141,9 @@ def without_converters(metadata: Any) -> Any:
 def warn_of_lost_ranges(calibrated: bool) -> None:
     """Warn that a state_dict has no ranges; ``calibrated``: the layer keeps the range it has."""
     kept = "the layers keep those that they have. To get others, " if calibrated else ""
-    warnings.warn(
+    warn(
         "this state_dict carries no input ranges (safetensors and plain dicts drop its metadata): "
         f"{kept}call analogtorch.calibrate, or load a state_dict that was saved by torch.save. "
         "Output ranges are missing too, and what calibration chose for the chip: targets that "
-        "allow for drift, and the unit of the weight scale. analogtorch.save keeps everything",
-        stacklevel=3,
+        "allow for drift, and the unit of the weight scale. analogtorch.save keeps everything"
     )

@@ -4,7 +4,6 @@ An optimizer that is made before ``convert`` does not know them.
 """
 
 import functools
-import warnings
 from typing import Any
 from weakref import WeakSet
 
@@ -12,6 +11,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from analogtorch.values.warned import warn
 
 _SHOWN = 3
 """Layers that the warning lists; it counts the others."""
@@ -57,11 +58,10 @@ def _look(optimizer: Optimizer, *_: Any) -> None:
         _WARNED.add(optimizer)
         named = ", ".join(map(repr, sorted(left)[:_SHOWN]))
         more = f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else ""
-        warnings.warn(
+        warn(
             f"this {type(optimizer).__name__} trains the weights of analog layers but not their "
             f"input ranges, which do not learn unless another optimizer has them: {named}{more}. "
             "Make the optimizer after analogtorch.convert, from model.parameters() or "
             "analogtorch.hwa.parameter_groups(model, weight_decay=...); or freeze the ranges with "
-            "layer.input_range.requires_grad_(False)",
-            stacklevel=3,
+            "layer.input_range.requires_grad_(False)"
         )

@@ -1,10 +1,11 @@
 """A module with another class and the same contents: digital to analog, and back."""
 
-import warnings
 import weakref
 from typing import Any
 
 from torch import nn
+
+from analogtorch.values.warned import warn
 
 ADDED = frozenset({
     "_chip", "calibrated", "chip", "digital_class", "executions", "has_run", "input_range",
@@ -23,10 +24,9 @@ def reborn(module: nn.Module, kind: Any, name: str) -> Any:
     new.__dict__.update(module.__dict__)
     # it would still call the old module
     if new.__dict__.pop("_compiled_call_impl", None) is not None:
-        warnings.warn(
+        warn(
             f"{name or '(root)'!r} was compiled by itself and is not any more: call its .compile() "
-            "again",
-            stacklevel=4,
+            "again"
         )
     if forward_is_plain(module):
         new.__dict__.pop("forward", None)  # bound to the old module

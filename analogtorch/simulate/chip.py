@@ -5,7 +5,6 @@ Weights, chip and seed decide all of them. The weights of the model stay as they
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -45,6 +44,7 @@ from analogtorch.simulate.writes import Writes
 from analogtorch.simulate.writing import Method
 from analogtorch.simulate.yield_map import YieldMap, weight_errors
 from analogtorch.values import checks
+from analogtorch.values.warned import warn
 
 if TYPE_CHECKING:
     from analogtorch.mapping import ChipMapping
@@ -329,7 +329,7 @@ class ProgrammedChip:
         read = compensated(self._model, t, warm, recalibration)
         for note in beyond_data(self._model, t):
             if note not in self.warned:
-                warnings.warn(f"at({time!r}): {note}", stacklevel=2)
+                warn(f"at({time!r}): {note}")
                 self.warned.add(note)
         view = self._copied(self._model if corrected is None else corrected)
         if corrected is not None:

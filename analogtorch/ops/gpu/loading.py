@@ -1,10 +1,11 @@
 """Triton, which compiles the kernels, or why it is missing."""
 
-import warnings
 from functools import cache
 
 import torch
 from torch import Tensor
+
+from analogtorch.values.warned import warn
 
 try:
     import triton
@@ -26,11 +27,10 @@ def available(*tensors: Tensor) -> bool:
 
 @cache
 def _warn() -> None:
-    warnings.warn(
+    warn(
         "analogtorch: the GPU kernels do not run, so analog layers run on plain torch, several "
         "times slower. " + status(),
         RuntimeWarning,
-        stacklevel=3,
     )
 
 

@@ -3,11 +3,12 @@
 import ctypes
 import functools
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from analogtorch.values.warned import warn
 
 
 def _library() -> ctypes.CDLL | None:
@@ -45,11 +46,10 @@ def _loaded(path: Path) -> ctypes.CDLL:
 
 @functools.cache
 def _warn() -> None:
-    warnings.warn(
+    warn(
         "analogtorch: the CPU kernels do not run, so analog layers run on plain torch, several "
         "times slower. " + status(),
         RuntimeWarning,
-        stacklevel=3,
     )
 
 
