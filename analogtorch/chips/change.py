@@ -34,7 +34,7 @@ def changed(part: Part, changes: Mapping[str, Any], where: str) -> Part:
                 f"{checks.nearest(name, known)}; fields: {known}"
             )
     new = {
-        name: _value(getattr(part, name), value, f"{where}.{name}")
+        name: new_value(getattr(part, name), value, f"{where}.{name}")
         for name, value in changes.items()
         if name != "sources"
     }
@@ -49,7 +49,7 @@ def changed(part: Part, changes: Mapping[str, Any], where: str) -> Part:
     return dataclasses.replace(part, **new)  # type: ignore[type-var]
 
 
-def _value(old: Any, given: Any, where: str) -> Any:
+def new_value(old: Any, given: Any, where: str) -> Any:
     """Return the new value of a field: ``given``, or ``old`` with the fields of a mapping."""
     if not isinstance(given, Mapping):
         return given

@@ -1,11 +1,12 @@
 """The description of a chip: named parts that define noise, programming, drift and converters."""
 
+import dataclasses
 import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from analogtorch.chips.array import Array
-from analogtorch.chips.change import changed
+from analogtorch.chips.change import changed, new_value
 from analogtorch.chips.converters import ADC, DAC
 from analogtorch.chips.cost import Cost
 from analogtorch.chips.expansion import Expansion
@@ -167,6 +168,8 @@ class Chip:
         """Return the chip with other parts, each given whole or as a mapping of fields to change.
 
         A changed field loses its source, unless ``sources`` among the fields gives it a new one.
+        With other tiles, the energy of an MVM is scaled (``Cost.resized``) and the area is unknown,
+        unless a ``cost`` is given.
 
         Raises:
             ValueError: a part or field does not exist, where the nearest one is named, or refuses
@@ -179,6 +182,10 @@ class Chip:
             >>> mine.adc.levels
             127
         """
+        if self.cost is not None and "array" in changes and "cost" not in changes:
+            array = new_value(self.array, changes["array"], "chip.array")
+            if isinstance(array, Array):
+                changes["cost"] = _carried(self.cost, self.array, array)
         return changed(self, changes, "chip")
 
     def non_idealities(self) -> tuple[str, ...]:
@@ -277,6 +284,13 @@ class Chip:
 
     def __str__(self) -> str:
         return as_text(self)
+
+
+def _carried(cost: Cost, old: Array, new: Array) -> Cost:
+    """Return the cost of a chip whose array is another than that of its figures."""
+    if (new.rows, new.columns) != (old.rows, old.columns):
+        return cost.resized(new.rows / old.rows, new.columns / old.columns)
+    return cost if new.tiles == old.tiles else dataclasses.replace(cost, area=None)
 
 
 def _check_phases(cost: Cost | None) -> None:

@@ -1,6 +1,6 @@
 """Time and energy of a chip's computation: every figure with its kind and its source."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from analogtorch.devices import register
@@ -120,12 +120,17 @@ class Shares:
 
     def __post_init__(self) -> None:
         _check_figures(self)
-        shares = [self.control.value, self.dac.value, self.array.value, self.adc.value]
+        shares = [figure.value for figure in self.figures]
         if abs(sum(shares) - 1) > 1e-9:
             raise ValueError(
                 "Shares: control, dac, array and adc must add up to 1, got "
                 f"{' + '.join(f'{s:g}' for s in shares)} = {sum(shares):g}; scale them"
             )
+
+    @property
+    def figures(self) -> tuple[Figure, Figure, Figure, Figure]:
+        """The four shares: control, input encoding, cells, output encoding."""
+        return self.control, self.dac, self.array, self.adc
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,6 +262,34 @@ class Cost:
             dac=full * self.shares.dac.value * rows,
             array=full * self.shares.array.value * cells * conductance,
             adc=full * self.shares.adc.value * cols,
+        )
+
+    def resized(self, rows: float, columns: float) -> "Cost":
+        """Return the cost of tiles with so many times the rows and columns.
+
+        Nothing is published of them. By assumption, the energy of input encoding grows with the
+        rows, that of output encoding with the columns, that of the cells with both, and the time
+        stays. Published efficiencies and the area are left out.
+        """
+        growth = (1.0, rows, rows * columns, columns)
+        parts = [f.value * g for f, g in zip(self.shares.figures, growth, strict=True)]
+        what = f"of tiles with {rows:g} times the rows and {columns:g} times the columns"
+
+        def figure(value: float, old: Figure) -> Figure:
+            return Figure(value=value, kind="assumed", source=f"ASSUMED {what}, from: {old.source}")
+
+        names = [f.name for f in fields(Shares)]
+        shares = (
+            figure(part / sum(parts), old)
+            for part, old in zip(parts, self.shares.figures, strict=True)
+        )
+        return replace(
+            self,
+            mvm_time=figure(self.mvm_time.value, self.mvm_time),
+            mvm_energy=figure(self.mvm_energy.value * sum(parts), self.mvm_energy),
+            shares=Shares(**dict(zip(names, shares, strict=True))),
+            published=(),
+            area=None,
         )
 
 

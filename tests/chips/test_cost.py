@@ -85,3 +85,28 @@ def test_bad_parts_are_refused() -> None:
         at.chips.hermes64().replace(array={"planes": 3})
     with pytest.raises(TypeError, match=r"Chip.cost must be a Cost such as .*, or None, got 1.0"):
         dataclasses.replace(at.chips.hermes64(), cost=1.0)
+
+
+def test_other_tiles_take_other_energy_which_is_assumed() -> None:
+    chip = at.chips.hermes64()
+    before = chip.cost
+    assert before is not None
+    large = chip.replace(array={"rows": 512, "columns": 1024}).cost
+    assert large is not None
+    was, now = (c.mvm(rows=1, cols=1, cells=1) for c in (before, large))
+    assert (now.control, now.dac) == pytest.approx((was.control, 2 * was.dac))
+    assert (now.array, now.adc) == pytest.approx((8 * was.array, 4 * was.adc))
+    # the same rows, columns and cells cost the same but for the control of one tile
+    part = large.mvm(rows=0.5, cols=0.25, cells=0.125)
+    assert part.total == pytest.approx(was.total)
+    assert large.mvm_time.value == before.mvm_time.value
+    assert {f.kind for f in (large.mvm_time, large.mvm_energy)} == {"assumed"}
+    assert large.mvm_energy.source.startswith("ASSUMED of tiles with 2 times the rows and 4 times")
+    assert (large.published, large.area) == ((), None)
+    fewer = chip.replace(array={"tiles": 16}).cost
+    assert fewer is not None
+    assert (fewer, fewer.area) == (before, None)
+    assert chip.replace(array={"grouped": "block_diagonal"}).cost is before
+    assert chip.replace(array={"rows": 512}, cost=before).cost is before
+    with pytest.raises(ValueError, match="Array has no field 'row'"):
+        chip.replace(array={"row": 512})
