@@ -3,7 +3,8 @@
 The report prints these conventions, or its fields name them:
 
 - Operations are those of the matrix products, 2 per multiply-accumulate (MAC); digital operations
-  cost energy and time and count as none.
+  cost energy and time and count as none. Reading a row of an embedding counts as one MAC for each
+  output.
 - Scopes: ``tile`` is input encoding, cells and output encoding; ``chip`` adds hops between tiles
   and the chip's own digital operations; ``system`` adds the ports of the chips and the host. Idle
   power is in none of them.
@@ -11,18 +12,17 @@ The report prints these conventions, or its fields name them:
   chips, every efficiency carries a range: from each MVM charged as a full tile to each charged in
   proportion to its columns.
 - Only the cells' share falls with their conductance.
-- A weight of several unit cells (``Matrix.cells``) takes the MVMs of each. The additions of their
-  results cost energy, and no time.
+- A weight of several unit cells (``Matrix.cells``) takes the MVMs of each, whose results are added.
 """
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from analogtorch.chips import Chip, Cost, Energy, Figure, mvm_time
 from analogtorch.chips.cost import Charge, Kind, Scope
-from analogtorch.cost_model.efficiency import OPERATIONS_PER_MAC, Efficiency, published
+from analogtorch.cost_model.efficiency import OPERATIONS_PER_MAC, Efficiency, published, weakest
 from analogtorch.cost_model.schedule import schedule
 from analogtorch.cost_model.steps import Mode, Run, Schedule
 from analogtorch.values.shown import as_text
@@ -121,7 +121,7 @@ class CostReport:
         figures += [costs.network.link_rate] if costs.network.link_rate else []
         figures += [costs.on_chip.rate] if any(s.place != "host" for s in steps) else []
         figures += [costs.host.rate] if any(s.place == "host" for s in steps) else []
-        return _weakest(figures)
+        return weakest(figures)
 
     @property
     def power(self) -> float:
@@ -172,9 +172,9 @@ def cost(
             f"conductance must be a positive number, 1 as programmed, got {conductance!r}"
         )
     plan = schedule(mapping, mode=mode, signed_inputs=signed_inputs)
-    chip, (macs, sums) = mapping.chip, _macs(mapping)
+    chip, macs = mapping.chip, _macs(mapping)
     split, column, tile = (
-        _energy(plan, chip, conductance, charge, sums) for charge in ("model", "column", "tile")
+        _energy(plan, chip, conductance, charge) for charge in ("model", "column", "tile")
     )
     return CostReport(
         chip=chip,
@@ -189,27 +189,18 @@ def cost(
     )
 
 
-def _macs(mapping: Any) -> tuple[int, int]:
-    """Return the MACs, and the additions of the results of the unit cells of one weight."""
+def _macs(mapping: Any) -> int:
     given = mapping.matrices
     matrices = {m.name: m for m in (given.values() if hasattr(given, "values") else given)}
-    macs = sums = 0
-    for op in mapping.operations:
-        if op.matrix is not None:
-            matrix = matrices[op.matrix]
-            macs += op.vectors * matrix.weights
-            sums += (matrix.cells - 1) * op.vectors * matrix.cols
-    return macs, sums
+    return sum(matrices[op.matrix].macs(op) for op in mapping.operations if op.matrix is not None)
 
 
-def _energy(
-    plan: Schedule, chip: Chip, conductance: float, charge: Charge, sums: int
-) -> EnergySplit:
+def _energy(plan: Schedule, chip: Chip, conductance: float, charge: Charge) -> EnergySplit:
     assert chip.cost is not None
     network, total = chip.cost.network, Energy()
     for run in plan.runs:
         total = total.plus(_mvm(run, chip, chip.cost, conductance, charge), times=run.mvms)
-    on_chip = sums + sum(s.operations for s in plan.steps if s.place != "host")
+    on_chip = sum(s.operations for s in plan.steps if s.place != "host")
     on_host = sum(s.operations for s in plan.steps if s.place == "host")
     return EnergySplit(
         control=total.control,
@@ -243,10 +234,9 @@ def _efficiencies(
     operations = OPERATIONS_PER_MAC * macs
     busy = sum(t.busy for t in plan.tiles)
     per_second = operations * plan.throughput
-    shares = costs.shares
     tile = [costs.mvm_energy]
     if conductance != 1 or not math.isclose(splits[0].tile, splits[2].tile, rel_tol=1e-9):
-        tile += [shares.control, shares.dac, shares.array, shares.adc]
+        tile += costs.shares.figures
     chip = [*tile, costs.network.hop_energy, costs.on_chip.energy]
     system = [*chip, costs.network.chip_energy, costs.host.energy]
     scopes: tuple[tuple[Scope, list[Figure], str, float], ...] = (
@@ -282,11 +272,6 @@ def _efficiency(
         phases=costs.phases,
         utilisation=plan.utilisation,
         excluded=excluded,
-        kind=_weakest(figures),
+        kind=weakest(figures),
         source="cost model of AnalogTorch on Chip.cost",
     )
-
-
-def _weakest(figures: Iterable[Figure]) -> Kind:
-    order: tuple[Kind, ...] = ("assumed", "modelled", "fitted", "derived", "measured")
-    return min((f.kind for f in figures if f.value > 0), key=order.index)

@@ -1,10 +1,11 @@
 """Energy efficiencies, each with its scope, precision, range, exclusions and origin."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
-from analogtorch.chips.cost import Kind, Scope
+from analogtorch.chips.cost import Figure, Kind, Scope
 from analogtorch.values import checks
 
 if TYPE_CHECKING:
@@ -95,6 +96,12 @@ class Efficiency:
             f"per MAC, {self.precision}, {self.phases} phase{'s' if self.phases > 1 else ''}, "
             f"{used}; without: {self.excluded}; {self.source}"
         )
+
+
+def weakest(figures: Iterable[Figure]) -> Kind:
+    """Return the weakest kind of the figures above 0, of which there must be one."""
+    order: tuple[Kind, ...] = ("assumed", "modelled", "fitted", "derived", "measured")
+    return min((f.kind for f in figures if f.value > 0), key=order.index)
 
 
 def published(chip: "Chip") -> tuple[Efficiency, ...]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from analogtorch.chips import Chip, mvm_time
 from analogtorch.chips.cost import Kind
+from analogtorch.cost_model.efficiency import weakest
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class ReadCost:
     joules: float
     """Energy of the MVMs, J, at the conductances of after programming."""
     kind: Kind
-    """How well the energy of an MVM is known."""
+    """The weakest kind of figure that the energy rests on."""
 
     def __str__(self) -> str:
         return (
@@ -57,13 +58,14 @@ def read_cost(chip: Chip, reads: Iterable[Reads]) -> ReadCost:
             f"chip {chip.name!r} has no cost; give it one: chip.replace(cost=...), or take a preset"
         )
     busy: dict[tuple[int, int], int] = {}
-    mvms, joules = 0, 0.0
+    mvms, joules, figures = 0, 0.0, [costs.mvm_energy]
     for each in reads:
         number = each.mvms * costs.signed_passes
         converters = (each.tile[0], each.tile[1] // chip.array.planes)
         busy[converters] = busy.get(converters, 0) + number
         mvms += number
         share = each.rows * each.columns
+        figures += costs.shares.figures if share < 1 else ()
         joules += number * costs.mvm(rows=each.rows, cols=each.columns, cells=share).total
     seconds = mvm_time(chip).value * max(busy.values(), default=0)
-    return ReadCost(mvms=mvms, seconds=seconds, joules=joules, kind=costs.mvm_energy.kind)
+    return ReadCost(mvms=mvms, seconds=seconds, joules=joules, kind=weakest(figures))

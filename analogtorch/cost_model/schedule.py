@@ -5,6 +5,8 @@ These are the conventions:
 - A block takes one MVM of its tile per input vector; blocks that share a tile run one after
   another, those on different tiles at the same time. Where the chip runs one group of a convolution
   at a time, a block takes one per group in it.
+- A one-hot vector, as of an embedding, drives one row of one block. Tokens are taken to be spread
+  evenly over the rows; one pulse of one sign applies each.
 - Signed inputs take ``Cost.signed_passes`` MVMs each, and each of their pulses takes one, unless
   the cost covers them. ``ADC.asymmetry_balance`` takes twice as many. Copies of a matrix divide
   its vectors; those that hold the unit cells of one weight take all of them.
@@ -16,7 +18,6 @@ These are the conventions:
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, get_args
 
 from analogtorch.chips import Chip
@@ -52,48 +53,53 @@ def schedule(
     if mode not in get_args(Mode):
         raise ValueError(f"mode must be one of {get_args(Mode)}, got {mode!r}")
     chip, operations, matrices, placed = checked(mapping)
-    operations = tuple(_by_all_cells(op, matrices) for op in operations)
     times = passes(chip, matrices, signed_inputs)
-    results = locations(operations, placed, chip)
+    results = locations(operations, matrices, placed, chip)
     elements = {op.name: op.elements for op in operations}
+    gates = {name: op for op in operations if op.steps > 1 and not op.matrix for name in op.inputs}
+    if chip.expansion.on:  # the digital product before a recurrent matrix takes the past results
+        gates = {}
     runs, steps, clock = [], [], Clock(chip, mode, placed)
     for op in operations:
         matrix = matrices[op.matrix] if op.matrix is not None else None
         own = placed[matrix.name] if matrix else []
         sources = {name: (results[name], elements[name]) for name in op.inputs}
+        if matrix and op.steps > 1 and op.name in gates:
+            sources = {op.name: (results[gates[op.name].name], op.vectors * matrix.rows)}
         moved = traffic(op, matrix, own, sources, results[op.name], chip)
         mine = _runs(op, matrix, own, times[matrix.name], chip) if matrix else []
         runs += mine
         steps.append(clock.step(op, mine, moved, results[op.name]))
     if chip.cost is not None and chip.cost.signed_passes > 1:
-        chosen = matrices if signed_inputs is None else [n for n in matrices if n in signed_inputs]
-        clock.signed = tuple(chosen)
+        signed = {op.matrix for op in operations if not op.one_hot}
+        clock.signed = tuple(
+            n for n in matrices if n in (signed if signed_inputs is None else signed_inputs)
+        )
     return clock.finish(tuple(steps), tuple(runs), _outputs(operations, results, chip))
-
-
-def _by_all_cells(op: Operation, matrices: Mapping[str, Matrix]) -> Operation:
-    """Return the operation with each vector once for each unit cell of a weight."""
-    return op if op.matrix is None else replace(op, vectors=op.vectors * matrices[op.matrix].cells)
 
 
 def _runs(
     op: Operation, matrix: Matrix, placed: Sequence[Placement], times: int, chip: Chip
 ) -> list[Run]:
-    copies = 1 + max(p.block.copy for p in placed)
+    copies = (1 + max(p.block.copy for p in placed)) // matrix.cells
     runs = []
     for p in placed:
         block, groups = p.block, groups_of(p.block, matrix, chip)
-        mvms, cols = _share(op, copies, block.copy) * times, float(block.cols)
-        if chip.array.grouped == "sequential":
-            mvms, cols, weights = mvms * groups, cols / groups, block.rows * block.cols / groups
+        rows, cols = block.rows, float(block.cols)
+        vectors = _share(op, copies, block.copy // matrix.cells)
+        if op.one_hot:
+            first, end = (vectors * row // matrix.rows for row in (block.row, block.row + rows))
+            mvms, rows, weights = (end - first) * chip.adc.reads, 1, cols
+        elif chip.array.grouped == "sequential":
+            mvms, cols, weights = vectors * times * groups, cols / groups, rows * cols / groups
         else:
-            weights = _on_diagonal(block, matrix, chip)
+            mvms, weights = vectors * times, _on_diagonal(block, matrix, chip)
         runs.append(
             Run(
                 operation=op.name,
                 placement=p,
                 mvms=mvms,
-                rows=block.rows,
+                rows=rows,
                 cols=cols,
                 weights=weights,
             )

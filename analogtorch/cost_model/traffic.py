@@ -6,9 +6,11 @@ Where nothing is published, these are the conventions:
   formed at the tile.
 - A block gets the rows it holds. Without multicast: two blocks with the same rows are sent them
   twice, though they pass the port of their chip once.
-- Blocks of one column that hold different rows send their partial sums to the tile of the first,
-  where they are added. Slices and pulses of a partial sum are shifted and added before.
-- A recurrent matrix takes its own past results, from where its result lies.
+- Blocks of one column that hold different rows, or further unit cells of its weights, send their
+  partial sums to the tile of the first, where they are added. Slices and pulses of a partial sum
+  are shifted and added before. Each unit cell is sent the inputs, which pass the port once.
+- A one-hot vector travels as one number, and its result comes from the block that holds its row.
+- A recurrent matrix takes the past results of its layer, from where the gates are computed.
 - A digital operation of the chip runs where its first input lies, on the host otherwise.
 - Hops are Manhattan distances on the grid of tiles, averaged over the tiles that hold the source.
   Leaving a chip and entering another are two passages of a port, and the way inside the chips is
@@ -84,7 +86,10 @@ class Traffic:
 
 
 def locations(
-    operations: Sequence[Operation], placed: Mapping[str, Sequence[Placement]], chip: Chip
+    operations: Sequence[Operation],
+    matrices: Mapping[str, Matrix],
+    placed: Mapping[str, Sequence[Placement]],
+    chip: Chip,
 ) -> dict[str, Location]:
     """Return the location of the result of every operation."""
     assert chip.cost is not None
@@ -92,7 +97,8 @@ def locations(
     for op in operations:
         if op.matrix is not None:
             blocks = placed[op.matrix]
-            heads = sorted({head for heads in _heads(blocks) for head in heads})
+            all_heads = _heads(op, matrices[op.matrix], blocks)
+            heads = sorted({head for heads in all_heads for head in heads})
             found[op.name] = tuple(dict.fromkeys(tile_of(blocks[i], chip) for i in heads))
         elif op.kind in chip.cost.on_chip.kinds and op.inputs:
             found[op.name] = found[op.inputs[0]]
@@ -115,7 +121,7 @@ def traffic(
         op: the operation.
         matrix: the matrix that it multiplies by, if any.
         placed: the blocks of that matrix.
-        sources: location and number of elements of each input.
+        sources: location and number of elements of each input; of a recurrent matrix, of all steps.
         location: the location of the result of ``op``.
         chip: the chip that it runs on.
     """
@@ -130,44 +136,40 @@ def traffic(
         return moved
     copies = 1 + max(p.block.copy for p in placed)
     rows = matrix.rows * (1 if chip.array.grouped == "sequential" else matrix.groups)
-    for source, wanted in _needed(op, matrix, sources, location):
+    for source, wanted in _needed(op, matrix, sources):
         entered: set[tuple[int, ...]] = set()
         for p in placed:
-            share = p.block.rows / rows
-            rows_of: tuple[int, ...] = (p.chip, p.block.copy, p.block.row)
+            share = p.block.rows / rows * matrix.cells / copies
+            rows_of: tuple[int, ...] = (p.chip, p.block.copy // matrix.cells, p.block.row)
             if chip.array.grouped == "sequential":  # the inputs of its columns' groups only
                 share *= groups_of(p.block, matrix, chip) / matrix.groups
                 rows_of += (p.block.col if matrix.groups > 1 else 0,)
             moved.send(
-                wanted * share / copies,
-                source,
-                tile_of(p, chip),
-                columns,
-                port=rows_of not in entered,
+                wanted * share, source, tile_of(p, chip), columns, port=rows_of not in entered
             )
             entered.add(rows_of)
-    _gather(moved, op, placed, chip, copies)
+    _gather(moved, op, matrix, placed, chip, copies)
     return moved
 
 
 def _needed(
-    op: Operation,
-    matrix: Matrix,
-    sources: Mapping[str, tuple[Location, int]],
-    location: Location,
+    op: Operation, matrix: Matrix, sources: Mapping[str, tuple[Location, int]]
 ) -> list[tuple[Location, float]]:
     """Return location and number of the elements that enter the matrix, at most what it takes."""
-    taken = op.vectors * matrix.rows * matrix.groups
+    taken = op.vectors * (1 if op.one_hot else matrix.rows * matrix.groups)
     given = sum(elements for _, elements in sources.values())
-    if op.steps > 1 and given != taken:
-        return [(location, taken)]
     if not given:
         return [((), taken / matrix.kernel)]
     return [(source, elements * min(1, taken / given)) for source, elements in sources.values()]
 
 
 def _gather(
-    moved: Traffic, op: Operation, placed: Sequence[Placement], chip: Chip, copies: int
+    moved: Traffic,
+    op: Operation,
+    matrix: Matrix,
+    placed: Sequence[Placement],
+    chip: Chip,
+    copies: int,
 ) -> None:
     """Send partial sums to the first block of their columns and count the additions.
 
@@ -175,29 +177,31 @@ def _gather(
     """
     assert chip.cost is not None
     each = chip.slices.slicing.columns
-    for i, heads in enumerate(_heads(placed)):
+    parts = each * (1 if op.one_hot else chip.pulses)
+    for i, heads in enumerate(_heads(op, matrix, placed)):
+        vectors = op.vectors * matrix.cells / copies
+        vectors *= placed[i].block.rows / matrix.rows if op.one_hot else 1
         for head, cols in heads.items():
             columns = cols / each
             if not chip.cost.covers_slices:
-                moved.sums += round(op.vectors * columns * (each * chip.pulses - 1) / copies)
+                moved.sums += round(vectors * columns * (parts - 1))
             if head != i:
                 source, target = tile_of(placed[i], chip), tile_of(placed[head], chip)
-                moved.send(
-                    op.vectors * columns / copies, (source,), target, chip.cost.network.grid_columns
-                )
-                moved.sums += round(op.vectors * columns / copies)
+                moved.send(vectors * columns, (source,), target, chip.cost.network.grid_columns)
+                moved.sums += round(vectors * columns)
 
 
-def _heads(placed: Sequence[Placement]) -> list[Counter[int]]:
+def _heads(op: Operation, matrix: Matrix, placed: Sequence[Placement]) -> list[Counter[int]]:
     """Return for each block how many of its columns have their first rows in which block.
 
-    Blocks are named by their index in ``placed``.
+    Blocks are named by their index in ``placed``. The rows of one-hot vectors are read one by one,
+    and only the unit cells of a weight are added.
     """
     found: list[Counter[int]] = [Counter() for _ in placed]
-    first: dict[int, dict[int, int]] = defaultdict(dict)  # by copy and column
+    first: dict[tuple[int, int], dict[int, int]] = defaultdict(dict)
     for i in sorted(range(len(placed)), key=lambda i: placed[i].block.row):
         block = placed[i].block
-        columns = first[block.copy]
+        columns = first[block.copy // matrix.cells, block.row if op.one_hot else 0]
         found[i].update(columns.setdefault(c, i) for c in range(block.col, block.col + block.cols))
     return found
 

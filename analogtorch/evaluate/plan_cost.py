@@ -56,11 +56,17 @@ class Costs:
     ) -> None:
         self.model, self.chip, self.memory = model, chip, memory
         self.traced = trace(model, example)
-        self.weights = {m.name: m.weights for m in self.traced.matrices}
-        self.macs = dict.fromkeys(self.weights, 0)
+        matrices = {m.name: m for m in self.traced.matrices}
+        # by matrix: the weights that are read, and the MACs, if it is digital
+        self.weights = dict.fromkeys(matrices, 0)
+        self.macs = dict.fromkeys(matrices, 0)
         for op in self.traced.operations:
-            if op.matrix is not None:
-                self.macs[op.matrix] += op.vectors * self.weights[op.matrix]
+            if op.matrix is None:
+                continue
+            matrix = matrices[op.matrix]
+            read = self.weights[op.matrix] + matrix.macs(op) if op.one_hot else matrix.weights
+            self.weights[op.matrix] = min(read, matrix.weights)
+            self.macs[op.matrix] += 0 if op.one_hot else matrix.macs(op)
         self.layers = sum(1 for _ in analog_layers(model))
         self.known: dict[Candidate, PlanCost] = {}
 

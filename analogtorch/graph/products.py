@@ -29,6 +29,8 @@ class Product:
     groups: int = 1
     overlap: int = 0
     """Digital additions after the product."""
+    one_hot: bool = False
+    """Whether the vectors are one-hot."""
 
 
 def find(name: str, a: dict[str, Any], out: Any, is_weight: Any) -> Product | None:
@@ -65,6 +67,7 @@ def lookup(a: dict[str, Any]) -> Product:
         shape=(dimensions, tokens),
         vectors=a["indices"].numel(),
         row_stride=a["weight"].stride(0),
+        one_hot=True,
     )
 
 

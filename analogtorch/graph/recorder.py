@@ -199,6 +199,7 @@ class Recorder:
                 operations=0,
                 inputs=after,
                 steps=steps,
+                one_hot=product.one_hot,
             )
         )
         return name

@@ -27,6 +27,9 @@ class Operation:
     steps: int = 1
     """Number of parts that must run one after another, as each needs the result of the one before:
     the time steps of a recurrent layer. The ``vectors`` are spread evenly over them."""
+    one_hot: bool = False
+    """Whether the vectors are one-hot, as those of an embedding: each drives one row, so that only
+    the block that holds it computes. The tokens are taken to be spread evenly over the rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,3 +66,10 @@ class Matrix:
     cells: int = 1
     """Number of unit cells that hold one weight together: so many copies multiply every vector, and
     their results are added."""
+
+    def macs(self, op: Operation) -> int:
+        """Return the multiply-accumulates of ``op``, which applies this matrix.
+
+        Reading the row of a one-hot vector counts as one for each output.
+        """
+        return op.vectors * (self.cols if op.one_hot else self.weights)

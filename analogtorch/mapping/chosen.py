@@ -174,17 +174,20 @@ def _matching(
 
 
 def _demote(traced: Trace, kept: set[str]) -> tuple[Operation, ...]:
-    """Make products with matrices that are not mapped digital operations."""
-    weights = {m.name: m.weights for m in traced.matrices}
+    """Make products with matrices that are not mapped digital operations.
+
+    A digital embedding is looked up, which takes none.
+    """
+    matrices = {m.name: m for m in traced.matrices}
     return tuple(
         op
         if op.matrix is None or op.matrix in kept
         else replace(
             op,
-            kind="matmul",
+            kind="embedding" if op.one_hot else "matmul",
             matrix=None,
             vectors=0,
-            operations=2 * op.vectors * weights[op.matrix],
+            operations=0 if op.one_hot else 2 * matrices[op.matrix].macs(op),
         )
         for op in traced.operations
     )

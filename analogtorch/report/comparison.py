@@ -145,6 +145,12 @@ def _notes(found: Comparison) -> list[str]:
     if bits:
         notes += [
             f"costs are of {'; '.join(bits)}",
+            *(
+                f"{c.name}: inputs of all matrices are charged as signed, in "
+                f"{c.chip.cost.signed_passes} passes"
+                for c in found.chips
+                if c.cost is not None and c.chip.cost is not None and c.cost.schedule.signed
+            ),
             "energy of one inference: tile is input encoding, cells and output encoding; chip adds "
             "its digital operations and transport; system adds ports and host",
             "in brackets: the weakest kind of figure that a number rests on (measured, derived, "

@@ -3,11 +3,16 @@
 import dataclasses
 
 import pytest
+import torch
+from torch import nn
 
 import analogtorch as at
 from analogtorch.chips import Chip, Figure
+from analogtorch.cost_model import WeightMemory
 from analogtorch.cost_model.cost import CostReport, cost
 from analogtorch.cost_model.schedule import schedule
+from analogtorch.evaluate.plan_cost import Costs
+from analogtorch.evaluate.walks import Candidate
 from benchmarks.validation import published
 from benchmarks.validation.published import DAY, YEAR
 from tests.mapping.parts import digital, full, keyword_net, mapping, matrix, mvm, put
@@ -348,12 +353,83 @@ def test_columns_cut_anywhere_add_up_all_the_same() -> None:
 def test_a_recurrent_matrix_takes_its_own_results() -> None:
     chip = at.chips.hermes64()
     operations = [mvm("ih", 100, vectors=5), mvm("hh", 100, vectors=5, steps=5)]
-    operations.append(digital("gates", "activation", 500, "ih", "hh"))
+    gated = digital("gates", "activation", 500, "ih", "hh")
+    operations.append(dataclasses.replace(gated, steps=5))
     blocks = [put(0, "ih", 10, 100), put(1, "hh", 100, 100)]
     plan = schedule(
         mapping(chip, operations, [matrix("ih", 10, 100), matrix("hh", 100, 100)], blocks)
     )
     ih, hh, gates, _ = plan.steps
-    assert (ih.port_elements, hh.port_elements, hh.element_hops) == (50, 0, 0)
-    assert gates.element_hops == 500  # from hh to where ih lies
+    assert (ih.port_elements, hh.port_elements) == (50, 0)
+    # from hh to where ih lies and the gates are computed, and back
+    assert gates.element_hops == hh.element_hops == 500
     assert gates.start == max(ih.finish, hh.finish)
+
+
+def test_an_embedding_reads_one_row_for_each_token() -> None:
+    chip = at.chips.hermes64()
+    net = nn.Sequential(nn.Embedding(1000, 256), nn.Linear(256, 10))
+    tokens = torch.zeros(1, 8, dtype=torch.long)
+    on_chip = at.map_to_chip(at.convert(net, chip, embeddings=True), tokens)
+    report = cost(on_chip)
+    found, head, _ = report.schedule.steps
+    # the tokens are spread over the four row blocks: one ADC output for each dimension
+    assert [run.mvms for run in report.schedule.runs if run.operation == "0"] == [2, 2, 2, 2]
+    assert {(r.rows, r.cols) for r in report.schedule.runs if r.operation == "0"} == {(1, 256)}
+    assert (found.operations, found.element_hops, found.port_elements) == (0, 0, 8)
+    assert report.macs == 8 * (256 + 256 * 10)
+    assert head.place == "tiles"
+    row = chip.cost.mvm(rows=1 / 256, cols=1, cells=256 / 256**2).total
+    rest = chip.cost.mvm(rows=1, cols=10 / 256, cells=2560 / 256**2).total
+    assert report.energy.tile == pytest.approx(8 * (row + rest))
+    # it is looked up where it is digital
+    digital_one = at.map_to_chip(net, tokens, exclude="0")
+    assert digital_one.digital[0].kind == "embedding"
+    assert digital_one.digital[0].operations == 0
+    costs = Costs(net, tokens, chip, WeightMemory())
+    assert costs.of(Candidate.of({"0": 0}, ["0", "1"])).digital_macs == 0
+    assert costs.weights == {"0": 8 * 256, "1": 2560}
+
+
+def test_one_pulse_of_one_sign_reads_an_embedding() -> None:
+    chip = at.chips.ibm_speech34()
+    net = at.convert(nn.Sequential(nn.Embedding(20, 8)), chip, embeddings=True)
+    mapping = at.map_to_chip(net, torch.zeros(1, 6, dtype=torch.long))
+    plan = schedule(at.mapping.ChipMapping.from_json(mapping.to_json()))
+    assert [run.mvms for run in plan.runs] == [6]
+    assert plan.signed == ()
+
+
+def test_each_unit_cell_of_a_weight_gets_the_inputs_and_its_results_are_added() -> None:
+    chip = at.chips.hermes64()
+    operations = [mvm("a", 256, vectors=5), mvm("b", 100, "a", vectors=5)]
+    matrices = [matrix("a", 256, 256), matrix("b", 256, 100)]
+    matrices = [dataclasses.replace(m, cells=2) for m in matrices]
+    blocks = [
+        put(0, "a", 256, 256), put(1, "a", 256, 256, copy=1),
+        put(2, "b", 256, 100), put(3, "b", 256, 100, copy=1),
+    ]  # fmt: skip
+    a, b, _ = schedule(mapping(chip, operations, matrices, blocks)).steps
+    assert (a.mvms, b.mvms) == (10, 10)
+    # the second tile sends its results to the first, from which both of the next take theirs
+    assert (a.port_elements, a.element_hops, a.operations) == (5 * 256, 5 * 256, 5 * 256)
+    assert (b.port_elements, b.element_hops, b.operations) == (0, 5 * 256 * (2 + 3) + 500, 500)
+
+
+@pytest.mark.parametrize("on_chip", [True, False])
+def test_a_second_recurrent_layer_takes_its_own_results_too(on_chip: bool) -> None:
+    chip = at.chips.hermes64()
+    assert chip.cost is not None
+    if not on_chip:
+        bare = dataclasses.replace(chip.cost.on_chip, kinds=())
+        chip = chip.replace(cost=dataclasses.replace(chip.cost, on_chip=bare))
+    lstm = nn.LSTM(256, 256, 2, batch_first=True)
+    found = at.map_to_chip(lstm, torch.zeros(1, 3, 256), chip=chip)
+    first, second = (
+        next(s for s in schedule(found).steps if s.operation == f"weight_hh_l{layer}")
+        for layer in (0, 1)
+    )
+    assert first.mvms == second.mvms == 3 * 4
+    # four tiles for the inputs of a layer, four for its recurrent matrix, in rows of eight tiles
+    assert first.element_hops == second.element_hops
+    assert first.port_elements == second.port_elements == (0 if on_chip else 3 * 256)

@@ -110,6 +110,8 @@ def test_json_csv_html_and_plot_have_every_figure_with_its_scope(
 
 def test_costs_alone_need_no_metric() -> None:
     found = at.compare(Net(), ["hermes64", "ibm_speech34"], example=X[:1])
+    passes = "ibm_speech34: inputs of all matrices are charged as signed, in 2 passes"
+    assert [line for line in str(found).splitlines() if "passes" in line] == [passes]
     assert (found.metric, found.digital, found["hermes64"].sweep) == (None, None, None)
     assert "simulated" not in str(found)
     assert len(found.plot().axes) == 1

@@ -98,6 +98,7 @@ def test_the_cost_of_a_read() -> None:
     reads = rows.mvms // 300
     assert reads * 300 == rows.mvms
     assert reads >= 7  # one MVM has 35 steps for the largest conductance, a read needs 256
+    assert {fit.kind, rows.kind} == {"assumed"}  # of partly used tiles
     assert physical.recalibration_cost("none").mvms == 0
     noisy, _ = _physical(chip=at.chips.hermes64(output_noise=0.04))
     assert noisy.recalibration_cost().mvms == 2 * fit.mvms
