@@ -10,6 +10,8 @@ from analogtorch.speech.data import SPLITS
 from analogtorch.speech.labels import SILENCE
 from analogtorch.values import checks
 
+_OTHER_SPLITS = {*SPLITS, "training", "valid", "validation", "dev", "testing", "eval", "evaluation"}
+"""What the folders of splits are called elsewhere, in small letters."""
 _CORPUS = "^(.+)_nohash_"  # how file names of Speech Commands name the speaker
 
 
@@ -55,6 +57,7 @@ def walked(files: ClipFiles, speaker: str | None) -> list[Row]:
     parts = {path: PurePosixPath(path).parts for path in paths}
     while _wrapped(list(parts.values())):
         parts = {path: p[1:] for path, p in parts.items()}
+    _check_splits(list(parts.values()), str(files.root))
     return [_placed(path, parts[path], str(files.root), speaker) for path in paths]
 
 
@@ -62,6 +65,17 @@ def _wrapped(paths: list[tuple[str, ...]]) -> bool:
     """Return whether one folder, which says nothing then, is around everything."""
     first = {parts[0] for parts in paths}
     return len(first) == 1 and not first & set(SPLITS) and min(map(len, paths)) > 2
+
+
+def _check_splits(paths: list[tuple[str, ...]], root: str) -> None:
+    """Raise ValueError if the folders on top are splits by other names, and no words."""
+    first = {parts[0] for parts in paths}
+    known = all(name.casefold() in _OTHER_SPLITS for name in first)
+    if len(first) > 1 and known and not first <= set(SPLITS) and min(map(len, paths)) > 2:
+        raise ValueError(
+            f"{root}: the folders {', '.join(sorted(first))} are splits and no words, as it seems; "
+            f"call them {', '.join(SPLITS)}"
+        )
 
 
 def _placed(path: str, parts: tuple[str, ...], root: str, speaker: str | None) -> Row:

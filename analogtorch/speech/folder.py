@@ -77,8 +77,8 @@ class Folder:
     resample: bool = False
     """Convert clips of another sampling rate instead of refusing them."""
     fit: Fit = "error"
-    """Clips of another length: "error" refuses them, "pad_or_trim" adds zeros at their end or cuts
-    their end."""
+    """Clips of another length: "error" refuses them, "pad_or_trim" adds zeros at their end or keeps
+    their loudest second."""
 
     def __post_init__(self) -> None:
         checks.text("Folder.root", self.root, "data")
@@ -211,25 +211,37 @@ class Folder:
         for label, paths in apart.items():
             split |= self._cut(paths, f"clips of {label!r}")
         by = "speaker" if not apart else "speaker and clip" if named else "clip"
-        logger.info("splits were drawn by %s, with seed %d", by, self.seed)
+        counts = Counter(split.values())
+        shares = ", ".join(f"{counts[name]:,} {name}" for name in SPLITS)
+        logger.info("splits were drawn by %s, with seed %d: %s", by, self.seed, shares)
         return [replace(row, split=split[row.path]) for row in rows]
 
     def _cut(self, keys: list[str], what: str) -> dict[str, str]:
-        """Return a split for each key, so that the parts hold about their shares of the list."""
+        """Return a split for each key, so that the parts hold about their shares of the list.
+
+        A key with more than twice the largest share of it is in "train", and the others are cut as
+        if it were not there: otherwise the clips of one speaker would be most of a test.
+        """
         order = sorted(set(keys), key=lambda key: float(uniform(self.seed, "split", key)[0]))
         if len(order) < 3:
             raise ValueError(
                 f"{self.root}: {len(order)} {what}; at least 3 are needed to draw three splits. "
                 f"Add some, or say which is which by folders {', '.join(SPLITS)} or a manifest"
             )
-        sizes, split = Counter(keys), {}
-        for name, percent, keep in (("test", self.test_percent, 2), ("val", self.val_percent, 1)):
-            count, wanted = 0, round(len(keys) * percent / 100)
+        sizes, split = Counter(keys), dict.fromkeys(order, "train")
+        most = 2 * max(self.val_percent, self.test_percent) / 100 * len(keys)
+        small = [key for key in order if sizes[key] <= most]
+        if len(small) > 1:
+            order = small
+        total, left = sum(sizes[key] for key in order), int(len(order) == len(sizes))
+        parts = ("test", self.test_percent, left + 1), ("val", self.val_percent, left)
+        for name, percent, keep in parts:
+            count, wanted = 0, round(total * percent / 100)
             while not count or (count < wanted and len(order) > keep):
                 key = order.pop()
                 split[key] = name
                 count += sizes[key]
-        return split | dict.fromkeys(order, "train")
+        return split
 
     def _clips(
         self,
@@ -287,9 +299,13 @@ def _check_everywhere(rows: list[Row], classes: tuple[str, ...], source: str) ->
     for label in sorted(classes, key=sizes.__getitem__):  # a misspelt one is rare
         for split in SPLITS:
             if (split, label) not in seen:
-                one = next(row.where for row in rows if row.label == label)
+                own = [row for row in rows if row.label == label]
+                by = sorted({row.speaker for row in own if row.speaker})
+                said = f", by {', '.join(map(repr, by[:5]))}{', ...' * (len(by) > 5)}" if by else ""
                 near = checks.nearest(label, [name for name in classes if name != label])
                 raise ValueError(
-                    f"{source}: the class {label!r} ({one}) has no clip in {split!r}{near or '.'} "
-                    "Add clips, correct the label, or list the classes with labels."
+                    f"{source}: the class {label!r} ({own[0].where}) has no clip in "
+                    f"{split!r}{near or '.'} It has {len(own):,}{said}. Add clips"
+                    f"{' by other speakers' if by else ''}, correct the label, or list the classes "
+                    "with labels."
                 )

@@ -19,7 +19,7 @@ from analogtorch.report.write import FILES
 from analogtorch.speech import espeak, levels
 from analogtorch.speech.ablation import variants
 from analogtorch.speech.config import KWSConfig
-from analogtorch.speech.data import Clips, fingerprint, speaker_note
+from analogtorch.speech.data import Clips, coverage_note, fingerprint, speaker_note
 from analogtorch.speech.draws import derive
 from analogtorch.speech.examine import examined
 from analogtorch.speech.logs import PHASES, curves, loggers
@@ -150,7 +150,8 @@ def run(
 def notes_on(config: KWSConfig, splits: dict[str, Clips]) -> tuple[str, ...]:
     """Return the caveats of the data, which the report shows; they are logged too."""
     synthetic = espeak.NOTE if config.data.source == "synthetic" else None
-    notes = tuple(note for note in (synthetic, speaker_note(splits)) if note)
+    found = synthetic, speaker_note(splits), coverage_note(splits)
+    notes = tuple(note for note in found if note)
     for note in notes:
         logger.warning("note: %s", note)
     return notes

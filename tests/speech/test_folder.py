@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 
-from analogtorch.speech.data import Clips, speaker_note
+from analogtorch.speech.data import Clips, coverage_note, speaker_note
 from analogtorch.speech.folder import Folder
 from analogtorch.speech.labels import LABELS
 
@@ -303,6 +303,19 @@ def test_speakers_in_file_names_stay_in_one_split(tmp_path: Path) -> None:
     assert speaker_note(splits) is None
 
 
+def test_a_speaker_of_most_clips_is_in_training(tmp_path: Path, caplog) -> None:
+    few = [f"{w}/{who}_{n}.wav" for w in ("low", "high") for who in "bcdefghij" for n in (1, 2)]
+    many = [f"{w}/a_{n}.wav" for w in ("low", "high") for n in range(40)]
+    root = str(words(tmp_path, *few, *many))
+    with caplog.at_level("INFO", "analogtorch"):
+        for seed in range(8):
+            splits = Folder(root=root, speaker="^(.)", seed=seed).load()
+            sizes = [len(splits[split]) for split in ("train", "val", "test")]
+            assert sizes == [80 + 24, 4, 8]  # the others have 36 clips: 10 and 20 % of those
+            assert "a" in splits["train"].speakers
+    assert "by speaker, with seed 7: 104 train, 4 val, 8 test" in caplog.text
+
+
 @pytest.mark.parametrize(
     "form", ["{w}/{s}/{n}.wav", "{w}/{s}_nohash_{n}.wav", "clips/{w}/{s}/{n}.wav"]
 )
@@ -329,6 +342,15 @@ def test_folders_name_the_splits_and_speakers_in_two_are_refused(tmp_path: Path)
         Folder(root=str(words(tmp_path / "bad", *leaks))).load()
     with pytest.raises(ValueError, match=r"^lo/x\.wav lies in no folder of a split, but test/"):
         Folder(root=str(words(tmp_path / "mixed", *paths, "lo/x.wav"))).load()
+
+
+@pytest.mark.parametrize("splits", ["training validation testing", "Train Val Test", "train dev"])
+def test_splits_by_other_names_are_no_words(splits: str, tmp_path: Path) -> None:
+    each = splits.split()
+    paths = [f"{s}/{w}/{s}{n}.wav" for s in each for w in ("low", "high", "mid") for n in (1, 2, 3)]
+    listed = ", ".join(sorted(each))
+    with pytest.raises(ValueError, match=f"folders {listed} are splits .* call them train, val"):
+        Folder(root=str(words(tmp_path / "clips", *paths))).load()
 
 
 def test_one_tar_archive_is_a_source(tmp_path: Path) -> None:
@@ -405,6 +427,20 @@ def test_a_listed_word_without_a_clip_is_refused(tmp_path: Path, caplog) -> None
     with caplog.at_level("WARNING", "analogtorch"):
         folder(fill(tmp_path / "listed")).load()
     assert "no clips of no, up, down" in caplog.text
+
+
+def test_a_class_without_clips_in_a_split_is_said(tmp_path: Path) -> None:
+    root = str(words(tmp_path / "clips", *SPOKEN, "mid/a_1.wav", "mid/b_1.wav"))
+    with pytest.raises(
+        ValueError, match=r"'mid' \(mid/a_1\.wav\) has no clip in 'test'\. It has 2, by 'a', 'b'\."
+    ):
+        Folder(root=root, speaker="^(.)").load()
+    splits = Folder(root=root, speaker="^(.)", labels=("low", "mid", "high", "_silence_")).load()
+    assert coverage_note(splits).startswith(
+        "no clips of _silence_ in train; none of mid, _silence_ in test: the accuracy says nothing"
+    )
+    full = str(words(tmp_path / "full", *SPOKEN))
+    assert coverage_note(Folder(root=full, speaker="^(.)").load()) is None
 
 
 def test_a_linked_folder_is_refused(tmp_path: Path) -> None:
