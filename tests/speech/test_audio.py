@@ -92,10 +92,17 @@ def test_another_rate_is_refused_or_resampled(tmp_path: Path) -> None:
     assert int(difference.abs().max()) < 50
 
 
-@pytest.mark.parametrize(("samples", "kept"), [(10_000, 10_000), (20_000, 16_000)])
-def test_another_length_is_refused_or_fitted_at_the_end(
-    tmp_path: Path, samples: int, kept: int
-) -> None:
+def test_of_a_long_recording_the_loudest_second_is_kept(tmp_path: Path) -> None:
+    samples = np.zeros(48_000, np.int16)
+    samples[20_000:36_000] = tone()
+    file = write(tmp_path / "a.wav", samples)
+    assert torch.equal(read_clip(file, fit="pad_or_trim"), torch.from_numpy(tone()))
+    silent = write(tmp_path / "b.wav", np.zeros(48_000, np.int16))
+    assert not read_clip(silent, fit="pad_or_trim").any()
+
+
+@pytest.mark.parametrize(("samples", "kept"), [(10_000, 10_000), (16_001, 16_000)])
+def test_another_length_is_refused_or_fitted(tmp_path: Path, samples: int, kept: int) -> None:
     file = write(tmp_path / "a.wav", tone(samples))
     with pytest.raises(ValueError, match=rf'a\.wav: {samples} samples .*fit="pad_or_trim"'):
         read_clip(file)
