@@ -1,5 +1,6 @@
 """A class or function of the user's, named in a text: importing it runs its code."""
 
+import ast
 import contextlib
 import hashlib
 import importlib
@@ -8,6 +9,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from sysconfig import get_path
 from types import ModuleType
 from typing import Any
 
@@ -49,13 +51,63 @@ def load_code(name: str, *, where: str) -> Any:
         raise ValueError(f"{where} {name!r}: {source} has no {attribute!r}") from None
 
 
-def digest_of(name: str) -> str:
-    """Return the SHA-256 of the source file of code that is loaded already; "" if it has none."""
+def digests_of(name: str) -> dict[str, str]:
+    """Return the SHA-256 of each source file of code that is loaded already.
+
+    The first is that of the file that ``name`` names, "" if it has none. Those of modules follow,
+    by their names, which it imports as it is loaded, and which those import. What is installed and
+    what functions import is left out.
+    """
     source = name.rpartition(":")[0]
-    path = source if source.endswith(".py") else getattr(sys.modules.get(source), "__file__", None)
-    if path is None or not (file := Path(path).expanduser()).is_file():
-        return ""
+    if (file := _file_of(source)) is None:
+        return {name: ""}
+    found, left = {name: _digest(file)}, [(source, file)]
+    while left:
+        for module in _imports(*left.pop()):
+            own = None if module in found else _file_of(module)
+            if own is not None and own != file and not _is_installed(module, own):
+                found[module] = _digest(own)
+                left.append((module, own))
+    return found
+
+
+def _digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _file_of(source: str) -> Path | None:
+    """Return the file of a loaded module, or the file of that path, if there is one."""
+    of_module = getattr(sys.modules.get(source), "__file__", None)
+    path = source if source.endswith(".py") else of_module
+    file = Path(path).expanduser() if path else None
+    return file if file is not None and file.is_file() else None
+
+
+def _is_installed(module: str, file: Path) -> bool:
+    """Return whether a module is Python's, of this package, or of another that is installed."""
+    folders = {Path(get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    return module.partition(".")[0] == "analogtorch" or not folders.isdisjoint(file.parents)
+
+
+def _imports(module: str, file: Path) -> Iterator[str]:
+    """Return the names of what a module imports as it is loaded, modules and others."""
+    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    left: list[ast.AST] = [ast.parse(file.read_bytes())] if file.suffix == ".py" else []
+    while left:
+        node = left.pop()
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: package.count(".") + 2 - node.level] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        else:
+            names = []
+        for name in names:
+            parts = name.split(".")
+            yield from (".".join(parts[: i + 1]) for i in range(len(parts)))
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            left.extend(ast.iter_child_nodes(node))
 
 
 def _module(name: str) -> ModuleType:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import analogtorch as at
 from analogtorch.evaluate import Sweep
 from analogtorch.evaluate.journal import files
-from analogtorch.files import digest_of, is_code, unpacked
+from analogtorch.files import digests_of, is_code, unpacked
 from analogtorch.report import Result, write
 from analogtorch.report.write import FILES
 from analogtorch.speech import espeak, levels
@@ -158,9 +158,11 @@ def notes_on(config: KWSConfig, splits: dict[str, Clips]) -> tuple[str, ...]:
 
 
 def code_of(config: KWSConfig) -> dict[str, str]:
-    """Return the SHA-256 of each file of the user's code that the configuration names."""
-    names = config.features.name, config.model.name
-    return {name: digest_of(name) for name in names if is_code(name)}
+    """Return the SHA-256 of each file of the user's code that the configuration needs, by name."""
+    found: dict[str, str] = {}
+    for name in (config.features.name, config.model.name):
+        found |= digests_of(name) if is_code(name) else {}
+    return found
 
 
 def rehearse(config: KWSConfig, task: Task) -> None:

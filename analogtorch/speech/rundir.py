@@ -248,7 +248,7 @@ def _check_given(
             "give those"
         )
     for name, digest in code.items():
-        if found["code"].get(name) != digest:
+        if found["code"].get(name, digest) != digest:  # older runs name no imported modules
             raise ValueError(
                 f"the run in {path} was begun with another version of {name}: give that"
             )

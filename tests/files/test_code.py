@@ -1,10 +1,11 @@
 """Classes and functions of the user's, by the name of their file or module."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from analogtorch.files import digest_of, is_code, load_code
+from analogtorch.files import digests_of, is_code, load_code
 
 
 @pytest.fixture(autouse=True)
@@ -13,6 +14,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     net = "from parts_of_mine import SIZE\nclass Net:\n    size = SIZE\n"
     (tmp_path / "net_of_mine.py").write_text(net)
     monkeypatch.chdir(tmp_path)
+    for name in ("parts_of_mine", "net_of_mine"):  # those of the test before
+        monkeypatch.delitem(sys.modules, name, raising=False)
     return tmp_path
 
 
@@ -31,12 +34,41 @@ def test_a_class_of_a_module() -> None:
     assert load_code("collections.abc:Mapping", where="model.name").__name__ == "Mapping"
 
 
-def test_the_digest_is_that_of_the_file(folder: Path) -> None:
-    before = digest_of("net_of_mine.py:Net")
-    assert len(before) == 64
+def test_digests_are_those_of_the_file_and_of_what_it_imports(folder: Path) -> None:
+    for name in ("net_of_mine.py:Net", "net_of_mine:Net"):
+        load_code(name, where="model.name")
+        before = digests_of(name)
+        assert list(before) == [name, "parts_of_mine"]
+        assert {len(digest) for digest in before.values()} == {64}
+    (folder / "parts_of_mine.py").write_text("SIZE = 4\n")
+    after = digests_of("net_of_mine.py:Net")
+    changed = [part for part in after if after[part] != before.get(part, after[part])]
+    assert changed == ["parts_of_mine"]
     (folder / "net_of_mine.py").write_text("class Net: pass\n")
-    assert digest_of("net_of_mine.py:Net") not in ("", before)
-    assert digest_of("sys:path") == ""  # compiled into Python
+    assert list(digests_of("net_of_mine.py:Net")) == ["net_of_mine.py:Net"]
+    assert digests_of("sys:path") == {"sys:path": ""}  # compiled into Python
+
+
+def test_digests_cover_the_package_and_nothing_that_is_installed(folder: Path) -> None:
+    (folder / "nets_of_mine").mkdir()
+    for name, text in {
+        "__init__": "from .nets import Net\n",
+        "nets": "import torch\nfrom . import sizes\nfrom nets_of_mine.more import x\n"
+        "class Net:\n    def late(self): from .late import y\n",
+        "sizes": "import json\n",
+        "more": "x = 1\n",
+        "late": "y = 1\n",
+    }.items():
+        (folder / f"nets_of_mine/{name}.py").write_text(text)
+    load_code("nets_of_mine.nets:Net", where="model.name")
+    load_code("nets_of_mine.late:y", where="model.name")
+    assert sorted(digests_of("nets_of_mine.nets:Net")) == [
+        "nets_of_mine",
+        "nets_of_mine.more",
+        "nets_of_mine.nets:Net",
+        "nets_of_mine.sizes",
+    ]
+    assert list(digests_of("torch.nn:Linear")) == ["torch.nn:Linear"]
 
 
 def test_names_of_code_have_a_colon() -> None:
