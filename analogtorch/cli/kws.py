@@ -114,6 +114,5 @@ def _check_code(values: Any, arguments: Sequence[str]) -> None:
         # not what was parsed, of which files are a part
         if is_code(name) and not named and "--allow-code" not in arguments:
             raise ValueError(
-                f"a file names code to run, {field}={name!r}: add --{field} {name}, or "
-                "--allow-code, if you trust it"
+                f"a file names code to run, {field}={name!r}: add --allow-code, if you trust it"
             )

@@ -16,10 +16,11 @@ from analogtorch.speech.config import FeaturesConfig, KWSConfig, ModelConfig
 
 CODE = """
 import torch
+from parts_of_my_net import WIDTH
 from torch import nn
 
 class Net(nn.Module):
-    def __init__(self, classes, input_shape, width=8):
+    def __init__(self, classes, input_shape, width=WIDTH):
         super().__init__()
         self.hidden = nn.Linear(input_shape[0], width)
         self.norm = nn.BatchNorm1d(width)
@@ -79,6 +80,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write low and high tones of six people, and the code."""
     root, noise = tmp_path_factory.mktemp("mine"), np.random.default_rng(0)
     (root / "my_net.py").write_text(CODE)
+    (root / "parts_of_my_net.py").write_text("WIDTH = 8\n")
     t = np.arange(16_000) / 16_000
     for word, pitch in (("low", 200), ("high", 2_000)):
         (root / "words" / word).mkdir(parents=True)
@@ -127,8 +129,8 @@ def test_code_that_only_a_file_names_is_not_run(finished: Path, capsys, monkeypa
     monkeypatch.setattr(kws, "run", lambda *_, **__: pytest.fail("it runs"))
     config = f"--config={finished / 'config.json'}"
     assert main(["kws", config]) == 2
-    printed = "a file names code to run, features.name='my_net.py:Bands': add --features.name "
-    assert f"{printed}my_net.py:Bands, or --allow-code, if you trust it" in capsys.readouterr().err
+    printed = "a file names code to run, features.name='my_net.py:Bands': add --allow-code, if you"
+    assert printed in capsys.readouterr().err
     assert main(["kws", config, "--features.name=my_net.py:Bands"]) == 2
     assert "code to run, model.name='my_net.py:Net'" in capsys.readouterr().err
     assert main(["kws", "--model", str(written(finished.parent / "model.json"))]) == 2
@@ -162,15 +164,23 @@ def test_the_command_of_the_report_finds_code_and_recordings_of_relative_paths(
 
 
 @pytest.mark.parametrize(
-    "command", [["kws", *SMALL, "--out=run", "--resume"], ["budget", "run", "--allow-code"]]
+    ("command", "changed", "named"),
+    [
+        (["kws", *SMALL, "--out=run", "--resume"], "my_net.py", "my_net.py:Bands"),
+        (["budget", "run", "--allow-code"], "my_net.py", "my_net.py:Bands"),
+        (["budget", "run", "--allow-code"], "parts_of_my_net.py", "parts_of_my_net"),
+    ],
 )
-def test_a_run_does_not_go_on_with_other_code(command, finished: Path, folder: Path, capsys):
-    (folder / "my_net.py").write_text(CODE + "# another version\n")
+def test_a_run_does_not_go_on_with_other_code(
+    command, changed: str, named: str, finished: Path, folder: Path, capsys
+) -> None:
+    before = (folder / changed).read_text()
+    (folder / changed).write_text(before + "# another version\n")
     try:
         assert main(command) == 2
     finally:
-        (folder / "my_net.py").write_text(CODE)
-    assert "was begun with another version of my_net.py:Bands: give that" in capsys.readouterr().err
+        (folder / changed).write_text(before)
+    assert f"was begun with another version of {named}: give that" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [["budget"], ["listen", "--mix=2"], ["compare"]])

@@ -1,5 +1,6 @@
 """Sliding windows over a recording, and the words that a network detects in them."""
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,6 +17,8 @@ from analogtorch.files.figures import draw
 from analogtorch.speech.data import SAMPLE_RATE, SAMPLES
 from analogtorch.speech.labels import SILENCE, UNKNOWN, classes_of
 from analogtorch.values import checks
+
+logger = logging.getLogger("analogtorch")
 
 _AT_ONCE = 64
 """Windows that are classified at once; they fit into the caches."""
@@ -170,6 +173,8 @@ def listen(
 ) -> Stream:
     """Classify sliding windows of a recording.
 
+    A network without the classes `_silence_` and `_unknown_` is logged as a warning.
+
     Args:
         network: from features to logits (B, classes): a module in evaluation mode, or a programmed
             chip at a time, ``at.program(model, seed=0).at("1 day")``.
@@ -197,6 +202,12 @@ def listen(
         )
     if not bool(recording.isfinite().all()):
         raise ValueError("recording holds NaN or infinite samples; leave them out")
+    if absent := [label for label in (SILENCE, UNKNOWN) if label not in classes]:
+        logger.warning(
+            "listen: the network has no class %s: it hears one of its words in what is none; "
+            "train it with clips of such classes, too",
+            " and no class ".join(absent),
+        )
     detector = Detector() if detector is None else detector
     seconds = len(recording) / SAMPLE_RATE
     recording = F.pad(recording, (0, max(0, SAMPLES - len(recording))))

@@ -65,7 +65,7 @@ def mixed(
         clips: the clips to draw from, such as the test split; classes other than keywords, such as
             `_unknown_`, are what false alarms come from.
         noise: background recordings.
-        seconds: length, s, >= 1.
+        seconds: length, s, >= 2.
         per_minute: clips in a minute, above 0 to 30.
         snr_db: lowest and highest ratio of the median clip to the background, dB.
         seed: seed of clips, times and noise; 0 or more.

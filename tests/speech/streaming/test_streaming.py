@@ -125,6 +125,13 @@ def test_a_short_recording_is_filled() -> None:
     assert stream.seconds == 0.6
 
 
+def test_a_network_that_knows_words_alone_is_warned_of(caplog) -> None:
+    listen(classify, Ear(), tone(200), CLASSES)
+    assert caplog.text == ""
+    listen(lambda features: classify(features)[:, 2:], Ear(), tone(200), CLASSES[2:])
+    assert "the network has no class _silence_ and no class _unknown_" in caplog.text
+
+
 def test_a_mixture_has_its_words_where_it_says() -> None:
     given = clips("low", "high", "_unknown_", "_silence_")
     made = mixed(given, generate_noise(seed=1, seconds=4), seconds=60, seed=3, snr_db=(20, 30))
