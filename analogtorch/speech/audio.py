@@ -141,7 +141,7 @@ def _loudest(samples: Tensor) -> Tensor:
     """Return the second with the most energy, the first of equal ones, (16000,).
 
     In a recording of a word it holds the word, wherever it was said. The clips of Speech Commands
-    were cut so too (P. Warden, arXiv:1804.03209, section 5).
+    were cut so too (P. Warden, arXiv:1804.03209).
     """
     energy = torch.nn.functional.pad(samples.double().square().cumsum(0), (1, 0))
     start = int((energy[SAMPLES:] - energy[:-SAMPLES]).argmax())
