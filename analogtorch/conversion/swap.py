@@ -38,7 +38,7 @@ from analogtorch.conversion.sensor import check_alone, checked_first, in_sensor
 from analogtorch.conversion.taken import forget, remember
 from analogtorch.conversion.unread import forget_unread, name_unread, named
 from analogtorch.nn import AnalogLinear
-from analogtorch.nn.adapters import plain_name
+from analogtorch.nn.adapters import plain_name, unwatch_adapter, watch_adapters
 from analogtorch.nn.kinds import kinds
 from analogtorch.values import checks
 
@@ -152,6 +152,7 @@ def convert(
         undo()
         raise
     remember(converted)
+    watch_adapters(converted)
     if new and example is None:
         name_unread(converted, named(converted))
     if new:
@@ -319,6 +320,7 @@ def to_digital(model: nn.Module) -> nn.Module:
     for module in model.modules():
         unroute(module)
         forget_unread(module)
+        unwatch_adapter(module)
     forget(model)
     return restore(replace(model, {id(m): m.to_digital() for m in layers.values()}))
 

@@ -1,4 +1,4 @@
-"""What wraps analog layers: low-rank adapters, and what a chip cannot merge; the names inside.
+"""What wraps analog layers: adapters, and those that a chip cannot take; the names inside.
 
 An adapter, such as those of peft, is a module that holds a layer as ``base_layer`` and small
 matrices beside it, whose product it adds to the layer's output; it makes these in ``update_layer``,
@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
+
+from analogtorch.nn.traced import Proxy
 
 BASE = "base_layer"
 """The name under which an adapter holds the layer that it adapts."""
@@ -76,32 +78,70 @@ def _update(module: Any, layer: Any, *args: Any, **kwargs: Any) -> Any:
     )
 
 
-def refuse_rewriting(model: nn.Module) -> None:
-    """Make adapters around programmed layers of ``model`` raise where they change the weights.
+class _FirstForward:
+    """The hook after the forwards of an adapter, until one has called the layer that it adapts.
 
-    ``merge`` and ``unmerge`` do, and some in ``update_layer``: they would write the weights that
-    the cells were programmed to, with which nothing computes.
+    Adapters such as HRA and SHiRA of peft make a new weight from that of the layer and multiply by
+    it themselves, so that nothing of the layer would be on the chip. Open taps belong to a caller
+    that sees what runs, such as ``guard``. The hook can be copied and pickled.
+    """
+
+    def __call__(self, adapter: nn.Module, inputs: Any, output: Any) -> None:
+        if torch.compiler.is_compiling() or isinstance(output, Proxy):
+            return
+        layer: Any = adapter._modules[BASE]
+        if not hasattr(layer, "has_run") or layer.taps:  # digital again, or observed
+            return
+        if not layer.has_run:
+            raise RuntimeError(
+                f"the {type(adapter).__name__} around layer {str(layer.layer_name)!r} does not "
+                "call the layer: it multiplies by a weight of its own making, and nothing of the "
+                "layer would be on the chip. Take an adapter that computes beside the layer, such "
+                "as that of peft.LoraConfig; or train this one on the digital model, merge it, and "
+                "convert that"
+            )
+        unwatch_adapter(adapter)
+
+
+def unwatch_adapter(adapter: nn.Module) -> None:
+    """Undo what ``watch_adapters`` does to the forward of an adapter."""
+    hooks = adapter._forward_hooks
+    for key in [key for key, hook in hooks.items() if isinstance(hook, _FirstForward)]:
+        del hooks[key]
+
+
+def watch_adapters(model: nn.Module) -> None:
+    """Make adapters in ``model`` raise that a chip cannot take.
+
+    Around programmed layers, ``merge`` and ``unmerge`` change the weights, and some adapters do in
+    ``update_layer``: they would write the weights that the cells were programmed to, with which
+    nothing computes. Around any analog layer, a forward that does not call it is digital.
     """
     for module in model.modules():
         if not isinstance(module, torch.jit.ScriptModule):
-            _refuse(module, BASE, module._modules.get(BASE))
+            _watch(module, BASE, module._modules.get(BASE))
 
 
-def _refuse(module: nn.Module, name: str, held: nn.Module | None) -> None:
+def _watch(module: nn.Module, name: str, held: Any) -> None:
     if name != BASE or held is None:
         return
+    adapts = callable(getattr(module, "update_layer", None))
+    if adapts and hasattr(held, "has_run"):
+        unwatch_adapter(module)
+        module.register_forward_hook(_FirstForward())
+        held.has_run = False
     programmed = [m for m in held.modules() if getattr(m, "programmed", None) is not None]
     for method in ("merge", "unmerge") if programmed else ():
         if callable(getattr(module, method, None)):
             vars(module)[method] = _Refused(method, str(programmed[0].layer_name))
-    if programmed and callable(getattr(module, "update_layer", None)):
+    if programmed and adapts:
         vars(module)["update_layer"] = functools.partial(_update, module, programmed[0])
 
 
 @functools.cache
 def watch_wrapping() -> None:
-    """Refuse the same in every adapter that is put around a programmed layer from now on.
+    """Do the same for every adapter that is put around an analog layer from now on.
 
     torch calls the hook whenever a module becomes part of another one.
     """
-    register_module_module_registration_hook(_refuse)
+    register_module_module_registration_hook(_watch)

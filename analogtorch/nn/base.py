@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from analogtorch.chips import Chip
 from analogtorch.chips.tiling import Section
+from analogtorch.nn.adapters import watch_wrapping
 from analogtorch.nn.converters import adc_ranges_text, dac_ranges_text, remove_converters
 from analogtorch.nn.execution import Execution
 from analogtorch.nn.learning import expect
@@ -65,6 +66,7 @@ class AnalogLayer(PlacedMixin, ProgrammedMixin):
 
     def _attach(self, chip: Chip, name: str, digital_class: type[nn.Module]) -> None:
         flops.register()
+        watch_wrapping()
         self.digital_class = digital_class
         self.layer_name = name
         self.programmed = None

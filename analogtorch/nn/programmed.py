@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from analogtorch.nn.adapters import watch_wrapping
 from analogtorch.nn.execution import Execution
 from analogtorch.nn.reborn import cut
 from analogtorch.ops import Plan
@@ -97,7 +96,6 @@ class ProgrammedMixin(nn.Module):
     def hold(self, programmed: Programmed) -> None:
         """Become the layer of a programmed chip; its count of vectors restarts at 0."""
         self.programmed, self.has_run = programmed, False
-        watch_wrapping()
         # a buffer, so that torch.export and torch.compile carry on the count
         with torch.inference_mode(False):  # it must be able to count outside too
             count = torch.zeros(1, dtype=torch.int64, device=programmed.keys.device)

@@ -25,7 +25,7 @@ from analogtorch.cost_model.recalibration import Reads
 from analogtorch.devices import seconds
 from analogtorch.devices.device import beyond
 from analogtorch.nn import AnalogComposite, AnalogLayer
-from analogtorch.nn.adapters import refuse_rewriting
+from analogtorch.nn.adapters import watch_adapters
 from analogtorch.nn.programmed import Origin
 from analogtorch.ops import seed_tensor
 from analogtorch.simulate import tiles
@@ -343,7 +343,7 @@ class ProgrammedChip:
                 if before is not None:  # the rest of the digital side is that of the copy
                     now = dataclasses.replace(now, gains=before.gains, offset=before.offset)
                 layer.hold(now)
-        refuse_rewriting(view)
+        watch_adapters(view)
         name_unread(view, self._named)
         return view
 

@@ -206,6 +206,79 @@ def test_an_adapter_that_starts_with_another_weight_is_refused_by_a_chip(start: 
     assert _logits(at.program(first, seed=1).at("1 day")).isfinite().all()
 
 
+def _small() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16)).eval()
+
+
+REWEIGHTING = {
+    "HRA": lambda: peft.HRAConfig(r=RANK, target_modules=["0"]),
+    "SHiRA": lambda: peft.ShiraConfig(r=1, target_modules=["0"]),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled")
+@pytest.mark.parametrize("order", ["converted", "adapted", "programmed"])
+@pytest.mark.parametrize("kind", REWEIGHTING)
+def test_an_adapter_that_multiplies_by_a_weight_of_its_own_is_refused(
+    kind: str, order: str
+) -> None:
+    x = torch.randn(2, 16)
+    if order == "adapted":
+        digital = peft.get_peft_model(_small(), REWEIGHTING[kind]()).eval()
+        expected, model = digital(x), at.convert(digital, CHIP)
+    else:
+        model = at.convert(_small(), CHIP)
+        if order == "programmed":
+            model = at.program(model, seed=1).at("1 day")
+        model(x)  # no first run any more, which would name the layer
+        model = peft.get_peft_model(model, REWEIGHTING[kind]()).eval()
+    model = copy.deepcopy(model)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="around layer '0' does not call the layer: it mult"):
+            model(x)
+    if order == "adapted":
+        again = at.to_digital(model)
+        assert torch.equal(again(x), expected)
+        assert not any(m._forward_hooks for m in again.modules())
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        peft.LoraConfig(r=RANK, target_modules=["0"], use_dora=True),
+        peft.OFTConfig(r=0, oft_block_size=4, target_modules=["0"]),
+        peft.FourierFTConfig(n_frequency=20, target_modules=["0"]),
+    ],
+    ids=["DoRA", "OFT", "FourierFT"],
+)
+def test_an_adapter_that_calls_the_layer_is_not(config: peft.PeftConfig) -> None:
+    x = torch.randn(2, 16)
+    model = peft.get_peft_model(at.convert(_small(), CHIP), config).eval()
+    layer = model.get_submodule("base_model.model.0")
+    assert len(layer._forward_hooks) == 1
+    model(x)
+    assert not layer._forward_hooks
+
+
+class _Doubled(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.base_layer = layer
+
+    def update_layer(self) -> None:
+        """Make the matrices of the adapter."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * self.base_layer(x)
+
+
+def test_an_adapter_is_traced_before_it_has_run() -> None:
+    x, model = torch.randn(2, 16), at.convert(_small(), CHIP)
+    model[0] = _Doubled(model[0])
+    assert torch.equal(torch.fx.symbolic_trace(model)(x), model(x))
+
+
 @MODELS
 def test_an_adapter_is_merged_before_the_chip_is_programmed(make: Any) -> None:
     options = {"init_lora_weights": False}
