@@ -15,7 +15,6 @@ resume from their checkpoints.
 import argparse
 import dataclasses
 import json
-import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -71,12 +70,12 @@ def rows(found: Mapping[str, list[float]]) -> list[list[str]]:
     """Return the table: quantity, mean with its 95 % interval, each seed, and the bar."""
     table = [["quantity, % or points", "mean, 95 % interval", "each seed", "bar"]]
     for name, values in found.items():
-        mean, half = _mean_and_half(values)
+        mean = interval(values).mean
         sign, bar = BARS.get(name, ("", 0.0))
         met = {"<=": mean <= bar, ">=": mean >= bar, ">": mean > bar, "": True}[sign]
         verdict = f"{sign} {bar:g}: {'met' if met else 'MISSED'}" if sign else ""
         table.append(
-            [name, f"{mean:.2f} ± {half:.2f}", " ".join(f"{v:.2f}" for v in values), verdict]
+            [name, interval(values).shown(2), " ".join(f"{v:.2f}" for v in values), verdict]
         )
     return table
 
@@ -108,8 +107,8 @@ def ablation(results: Sequence[dict[str, Any]]) -> list[list[str]]:
             cell = f"{statistics.fmean(lost):.2f}"
             if name != first:
                 base = losses([r["recipes"][first]["on_chip"] for r in results], when)
-                mean, half = _mean_and_half([a - b for a, b in zip(lost, base, strict=True)])
-                cell += f" ({mean:+.2f} ± {half:.2f})"
+                more = interval([a - b for a, b in zip(lost, base, strict=True)])
+                cell += f" ({'+' * (more.mean >= 0)}{more.shown(2)})"
             cells.append(cell)
         table.append([name, *cells, validation(found)])
     return table
@@ -230,14 +229,9 @@ def _printed(result: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _mean_and_half(values: Sequence[float]) -> tuple[float, float]:
-    found = interval(values)
-    return found.mean, found.half_width
-
-
 def _summary(values: list[float]) -> dict[str, Any]:
-    mean, half = _mean_and_half(values)
-    return {"mean": mean, "half_width": half if math.isfinite(half) else None, "seeds": values}
+    found = interval(values)
+    return {"mean": found.mean, "half_width": found.finite_half_width, "seeds": values}
 
 
 def _write_noise(
