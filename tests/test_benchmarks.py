@@ -473,6 +473,14 @@ def _clips(count: int) -> Clips:
 
 
 @torch.no_grad()
+def test_silero_vad_learns_from_silence() -> None:
+    """Where the spectrum learnt, too, its gradient was NaN, and adapt undid the training."""
+    net = silero.SileroVAD()
+    with torch.enable_grad():
+        net(torch.zeros(1, 4 * 512)).sum().backward()
+    assert all(p.grad.isfinite().all() for p in net.parameters() if p.requires_grad)
+
+
 def test_silero_vad_hears_a_recording_as_frame_by_frame() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -26,12 +26,13 @@ class SileroVAD(nn.Module):
     """Speech or none, by frame: spectrum, four convolutions, an LSTM over the frames.
 
     It is the net of silero-vad 6.2 for 16 kHz (Silero Team, MIT), whose package has it frame by
-    frame. The spectrum is a convolution with fixed weights.
+    frame. The spectrum is a convolution with fixed weights, whose magnitude has no finite gradient
+    where it is silent.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.stft_conv = nn.Conv1d(1, 258, 256, stride=128, bias=False)
+        self.stft_conv = nn.Conv1d(1, 258, 256, stride=128, bias=False).requires_grad_(False)
         self.conv1 = nn.Conv1d(129, 128, 3, padding=1)
         self.conv2 = nn.Conv1d(128, 64, 3, stride=2, padding=1)
         self.conv3 = nn.Conv1d(64, 64, 3, stride=2, padding=1)
