@@ -177,7 +177,10 @@ class Comparison:
         return as_html(self)
 
     def plot(self, path: str | Path | None = None) -> Any:
-        """Draw metric, energy and latency side by side; see ``report.comparison.plot``."""
+        """Draw metric over time and energy over latency, of the chips of which they are known.
+
+        File and errors are those of ``analogtorch.files.figures.draw``.
+        """
         return draw(self, path)
 
     def to_dict(self) -> dict[str, Any]:

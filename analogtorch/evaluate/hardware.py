@@ -159,7 +159,10 @@ class HardwarePlan:
         return as_html(self)
 
     def plot(self, path: str | Path | None = None) -> Any:
-        """Draw metric over energy; see ``analogtorch.report.plan.plot``."""
+        """Draw the metric of all plans over their energy, with the front and the floor.
+
+        File and errors are those of ``analogtorch.files.figures.draw``.
+        """
         return draw(self, path)
 
     def to_dict(self) -> dict[str, Any]:

@@ -82,7 +82,10 @@ class Lifetime:
         return {"recovered": _listed(self.recovered), "recovery_cost": cost_of(self.recovery_cost)}
 
     def plot(self, path: str | Path | None = None) -> Any:
-        """Draw the share of chips within the limit over time; see ``report.lifetime.plot``."""
+        """Draw the share of chips within the limit over the logarithm of time.
+
+        File and errors are those of ``analogtorch.files.figures.draw``.
+        """
         return draw(self, path)
 
 

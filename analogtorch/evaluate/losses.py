@@ -101,7 +101,7 @@ class Sensitivity:
     def plot(self, path: str | Path | None = None) -> Any:
         """Draw the losses as bars, the largest on top.
 
-        See ``analogtorch.report.sensitivity.plot``.
+        File and errors are those of ``analogtorch.files.figures.draw``.
         """
         return draw(self, path)
 

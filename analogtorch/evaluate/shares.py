@@ -83,7 +83,10 @@ class Budget:
         }
 
     def plot(self, path: str | Path | None = None) -> Any:
-        """Draw the losses as bars; see ``analogtorch.report.budget.plot``."""
+        """Draw the losses as bars.
+
+        File and errors are those of ``analogtorch.files.figures.draw``.
+        """
         return draw(self, path)
 
 

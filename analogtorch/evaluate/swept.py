@@ -264,7 +264,14 @@ class Sweep:
         return parquet(self._rows(), path)
 
     def plot(self, path: str | Path | None = None, *, limit: float | None = None) -> Any:
-        """Draw the metric of each chip over time; see ``analogtorch.report.sweep.plot``."""
+        """Draw the metric of each chip over the logarithm of time, with mean and 95 % interval.
+
+        Args:
+            path: see ``analogtorch.files.figures.draw``.
+            limit: a value of the metric to mark, such as that of the digital model; None: none.
+
+        Errors are those of ``analogtorch.files.figures.draw``.
+        """
         return draw(self, path, limit=limit)
 
     def __str__(self) -> str:

@@ -63,15 +63,15 @@ def draw(value: Any, path: str | Path | None = None, **options: Any) -> Any:
     return figure
 
 
-def write_figure(figure: Any, path: Path | None, **options: Any) -> None:
+def write_figure(figure: Any, path: Path | None) -> None:
     """Write the figure to the path of ``checked_path``, if there is one.
 
-    The file appears whole or not at all. ``options`` are those of ``savefig``.
+    The file appears whole or not at all.
 
     Raises:
         OSError: the file cannot be written.
     """
     if path is not None:
         buffer = io.BytesIO()
-        figure.savefig(buffer, format=path.suffix[1:].lower(), **options)
+        figure.savefig(buffer, format=path.suffix[1:].lower())
         write_atomically(path, buffer.getvalue())

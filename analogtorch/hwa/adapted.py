@@ -126,5 +126,8 @@ class Adapted:
         }
 
     def plot(self, path: str | Path | None = None) -> Any:
-        """Draw loss and error on chips over the steps; see ``report.adapted.plot``."""
+        """Draw the loss of each step, and the error on chips where it was measured.
+
+        File and errors are those of ``analogtorch.files.figures.draw``.
+        """
         return draw(self, path)

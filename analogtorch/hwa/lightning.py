@@ -1,5 +1,6 @@
 """Lightning: callbacks for noise, clipping and chips, and a module that learns from its twin."""
 
+import abc
 import copy
 import math
 from collections.abc import Sequence
@@ -45,7 +46,7 @@ class StepSeed(L.Callback):
         torch.manual_seed(step_seed(seed, rank) if rank else seed)
 
 
-class _AfterStep(L.Callback):
+class _AfterStep(L.Callback, abc.ABC):
     """Clips weights after each optimizer step, and not after a batch that is only accumulated."""
 
     _step = 0
@@ -59,8 +60,9 @@ class _AfterStep(L.Callback):
         if trainer.global_step > self._step:
             self._clip(pl_module)
 
+    @abc.abstractmethod
     def _clip(self, module: L.LightningModule) -> None:
-        raise NotImplementedError
+        """Clip the weights, of which ``module`` is what Lightning trains."""
 
 
 class WeightClip(_AfterStep):

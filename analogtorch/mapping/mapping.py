@@ -164,7 +164,15 @@ class ChipMapping:
         return _from_dict(data)
 
     def plot(self, path: str | Path | None = None, *, cost: Any = None) -> Any:
-        """Draw floorplan, utilisation and energy; see ``analogtorch.report.floorplan_png.plot``."""
+        """Draw the floorplan, the utilisation of each tile in use, and the energy of an inference.
+
+        Args:
+            path: see ``analogtorch.files.figures.draw``.
+            cost: the cost report of the energy; by default that of the pipelined mode, or none if
+                the chip has no cost.
+
+        Errors are those of ``analogtorch.files.figures.draw``.
+        """
         return draw(self, path, cost=cost)
 
     def to_html(self, *, cost: Any = None, command: str | None = None) -> str:

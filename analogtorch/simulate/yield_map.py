@@ -91,7 +91,10 @@ class YieldMap(Mapping[Tile, TileState]):
         return as_text(self)
 
     def plot(self, path: str | Path | None = None) -> Any:
-        """Draw the cells of the tiles by fault; see ``analogtorch.report.yield_map.plot``."""
+        """Draw the cells of the first 64 tiles, each in the colour of its fault.
+
+        File and errors are those of ``analogtorch.files.figures.draw``.
+        """
         return draw(self, path)
 
 

@@ -70,13 +70,12 @@ def rows(found: Mapping[str, list[float]]) -> list[list[str]]:
     """Return the table: quantity, mean with its 95 % interval, each seed, and the bar."""
     table = [["quantity, % or points", "mean, 95 % interval", "each seed", "bar"]]
     for name, values in found.items():
-        mean = interval(values).mean
+        over_seeds = interval(values)
+        mean = over_seeds.mean
         sign, bar = BARS.get(name, ("", 0.0))
         met = {"<=": mean <= bar, ">=": mean >= bar, ">": mean > bar, "": True}[sign]
         verdict = f"{sign} {bar:g}: {'met' if met else 'MISSED'}" if sign else ""
-        table.append(
-            [name, interval(values).shown(2), " ".join(f"{v:.2f}" for v in values), verdict]
-        )
+        table.append([name, over_seeds.shown(2), " ".join(f"{v:.2f}" for v in values), verdict])
     return table
 
 

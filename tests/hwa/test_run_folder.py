@@ -71,7 +71,7 @@ def test_what_can_be_called_has_a_name() -> None:
 
 
 def test_a_state_of_an_earlier_version_goes_on() -> None:
-    """Such a state has no reading of the best look."""
+    """It was saved without ``trained``, the error of the best state on training batches."""
     training = Training(Twin(_given(), nn.Sequential(nn.Linear(6, 4))), steps=2, seed=0)
     training.start(0.5)
     state = training.state_dict()
