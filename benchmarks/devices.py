@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from analogtorch import devices
-from analogtorch.devices.device import duration, extrapolates
+from analogtorch.devices.device import extrapolates
+from analogtorch.devices.time import duration
 
 DEVICES = 200_000
 DAY, TEN_YEARS = 86_400.0, 315_360_000.0

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from analogtorch.devices.device import check_conductances, check_time
+from analogtorch.devices.device import check_conductances
 from analogtorch.devices.registry import register
+from analogtorch.devices.time import check_time
 from analogtorch.values import checks
 
 

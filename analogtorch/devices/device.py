@@ -6,6 +6,7 @@ from torch import Tensor
 
 from analogtorch.devices.curves import Curve
 from analogtorch.devices.protocol import check_protocol
+from analogtorch.devices.time import duration
 from analogtorch.values import checks
 
 
@@ -169,23 +170,3 @@ def check_conductances(device: Any) -> None:
         raise ValueError(
             f"{owner}.g_min must be below g_max, got {device.g_min} and {device.g_max} uS"
         )
-
-
-def check_time(t: float) -> None:
-    """Raise an error unless ``t`` lies at or after programming.
-
-    Raises:
-        ValueError: ``t`` is negative.
-    """
-    if t < 0:
-        raise ValueError(f"t must be >= 0, seconds after programming, got {t}")
-
-
-def duration(seconds: float) -> str:
-    """Return a time in seconds as text in the largest unit that it fills: ``2 days``, ``90 s``."""
-    for unit, size in (("year", 31_536_000.0), ("day", 86_400.0), ("h", 3600.0), ("min", 60.0)):
-        if seconds >= size:
-            amount = seconds / size
-            plural = "s" if unit in ("year", "day") and amount != 1 else ""
-            return f"{amount:g} {unit}{plural}"
-    return f"{seconds:g} s"

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from analogtorch.devices.cell import Cell
 from analogtorch.devices.curves import Interpolated
-from analogtorch.devices.device import Around, Device, check_device, duration
+from analogtorch.devices.device import Around, Device, check_device
 from analogtorch.devices.registry import register
 from analogtorch.devices.spread import Spread
-from analogtorch.devices.time import seconds
+from analogtorch.devices.time import duration, seconds
 from analogtorch.values import checks
 
 _KNOTS = (0.0, 0.01, 0.02, 0.04, 0.07, 0.12, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0)

@@ -1,6 +1,7 @@
 """SONOS charge-trap flash as analog memory: currents below threshold, over days."""
 
 from analogtorch.devices.curves import Composed, Curve, Piecewise, Polynomial, Saturating
+from analogtorch.devices.time import SECONDS
 from analogtorch.devices.timed import TimedDevice
 from analogtorch.values import checks
 
@@ -8,7 +9,6 @@ _VOLT = 0.1
 """Read voltage, V, that turns currents into conductances."""
 _FULL = 1600.0
 """Largest current, nA, and the unit of the curves: ``r = 1``."""
-_DAY = 86_400.0
 
 _SPREAD = (
     (19.88665, 176.3115),
@@ -80,7 +80,7 @@ def sonos(*, drift_until: float = _FULL) -> TimedDevice:
         g_max=g_max,
         g_reference=g_max,
         g_min=g_max / 1e7,
-        times=tuple(_DAY * day for day in range(len(_SPREAD))),
+        times=tuple(SECONDS["day"] * day for day in range(len(_SPREAD))),
         stds=tuple(stds),
         shifts=tuple(shifts),
         between="linear",

@@ -4,7 +4,7 @@ import re
 
 from analogtorch.values import checks
 
-_SECONDS = {
+SECONDS = {
     "s": 1.0,
     "min": 60.0,
     "h": 3600.0,
@@ -13,6 +13,7 @@ _SECONDS = {
     "month": 2592000.0,
     "year": 31536000.0,
 }
+"""Seconds in a unit of time, by its name in texts such as ``"1 day"``."""
 _ALIASES = {
     "second": "s",
     "sec": "s",
@@ -50,10 +51,10 @@ def seconds(time: str | float) -> float | None:
         if match is None or unit is None:
             raise ValueError(
                 f"time {time!r} is not understood; give seconds as a number, 'programmed', or a "
-                f"number and one of {', '.join(_SECONDS)}, such as '1 day'"
+                f"number and one of {', '.join(SECONDS)}, such as '1 day'"
             )
         try:
-            time = float(match[1]) * _SECONDS[unit]
+            time = float(match[1]) * SECONDS[unit]
         except ValueError as error:
             raise ValueError(f"time {time!r} does not start with a number") from error
     given = float(checks.number("time", time, least=0, what="finite number of seconds"))
@@ -61,9 +62,29 @@ def seconds(time: str | float) -> float | None:
     return float(f"{given:.{_DIGITS}g}") + 0.0
 
 
+def duration(seconds: float) -> str:
+    """Return a time in seconds as text in the largest unit that it fills: ``2 days``, ``90 s``."""
+    for unit in ("year", "day", "h", "min"):
+        if seconds >= SECONDS[unit]:
+            amount = seconds / SECONDS[unit]
+            plural = "s" if unit in ("year", "day") and amount != 1 else ""
+            return f"{amount:g} {unit}{plural}"
+    return f"{seconds:g} s"
+
+
+def check_time(t: float) -> None:
+    """Raise an error unless ``t`` lies at or after programming.
+
+    Raises:
+        ValueError: ``t`` is negative.
+    """
+    if t < 0:
+        raise ValueError(f"t must be >= 0, seconds after programming, got {t}")
+
+
 def _unit(text: str) -> str | None:
     for name in (text, text.removesuffix("s")):
         name = _ALIASES.get(name, name)
-        if name in _SECONDS:
+        if name in SECONDS:
             return name
     return None

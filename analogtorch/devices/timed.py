@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 
 from analogtorch.devices.curves import Curve, check_curve
-from analogtorch.devices.device import check_conductances, check_time
+from analogtorch.devices.device import check_conductances
 from analogtorch.devices.registry import register
+from analogtorch.devices.time import check_time
 from analogtorch.values import checks
 
 _FITS = ("stds", "shifts", "relaxations")

@@ -15,7 +15,7 @@ from analogtorch.conversion import analog_layers
 from analogtorch.conversion.kinds import check_module, refuse_programmed
 from analogtorch.cost_model import ReadCost
 from analogtorch.devices import seconds
-from analogtorch.devices.device import duration
+from analogtorch.devices.time import SECONDS, duration
 from analogtorch.evaluate.metric import Metric, check_metric, direction, finite
 from analogtorch.evaluate.sweep import checked_defects, chip_seeds
 from analogtorch.mapping import ChipMapping
@@ -28,7 +28,6 @@ from analogtorch.values import checks
 
 PRECISION = 1.05
 """Ratio of the times, counted from a minute before programming, at which bisection stops."""
-_MINUTE, _HOUR = 60.0, 3600.0
 _BEFORE = 1 - 1e-9
 """Factor from the time of a read to the moment right before it, which ``seconds`` tells apart."""
 
@@ -221,7 +220,7 @@ def looks(reads: Sequence[float], longest: float) -> list[float]:
     They are 1, 2, 4, 8 h and so on, and ``longest``, each moved to right before the last read
     before it, unless that is a factor of 2 or more away.
     """
-    steps = (_HOUR * 2.0**k for k in itertools.count())
+    steps = (SECONDS["h"] * 2.0**k for k in itertools.count())
     powers = itertools.takewhile(lambda t: t < longest, steps)
     ends = [*_ends(reads), longest]
     found = []
@@ -243,11 +242,11 @@ def _between(
         if not within(read):
             return read
         low = read
-    low, high = low + _MINUTE, high + _MINUTE
+    low, high = low + SECONDS["min"], high + SECONDS["min"]
     while high / low > PRECISION:
         middle = math.sqrt(low * high)
-        low, high = (middle, high) if within(middle - _MINUTE) else (low, middle)
-    return math.sqrt(low * high) - _MINUTE
+        low, high = (middle, high) if within(middle - SECONDS["min"]) else (low, middle)
+    return math.sqrt(low * high) - SECONDS["min"]
 
 
 def cost_of(cost: ReadCost | None) -> dict[str, float] | None:

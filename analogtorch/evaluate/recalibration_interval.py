@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from analogtorch.cost_model import ReadCost
 from analogtorch.devices import seconds
+from analogtorch.devices.time import SECONDS
 from analogtorch.evaluate.field import Field, Within, cost_of, reads_of, served, stays
 from analogtorch.evaluate.metric import Metric
 from analogtorch.mapping import ChipMapping
@@ -19,8 +20,6 @@ from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.recalibration import Recalibration
 from analogtorch.simulate.recovery import Recovery
 from analogtorch.values.shown import as_text
-
-_HOUR = 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +186,7 @@ def _intervals(given: Sequence[str | float] | None, life: float) -> list[float]:
     """Return the intervals to look at, s, from the longest to the shortest."""
     if given is None:
         halvings = (life / 2.0**k for k in itertools.count(1))
-        return [life, *itertools.takewhile(lambda t: t >= _HOUR, halvings)]
+        return [life, *itertools.takewhile(lambda t: t >= SECONDS["h"], halvings)]
     if isinstance(given, str) or not isinstance(given, Sequence) or not given:
         raise ValueError(
             "recalibration_interval: intervals must be a list such as ['1 day', '30 days'], or "

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from analogtorch.devices.device import duration
 from analogtorch.devices.fitting import Band, Drift, Fit
+from analogtorch.devices.time import duration
 from analogtorch.files.figures import new_figure
 from analogtorch.values.shown import as_figure, as_text
 

@@ -4,13 +4,13 @@ from typing import Any
 
 from torch import Tensor
 
-from analogtorch.devices.device import duration
+from analogtorch.devices.time import SECONDS, duration
 from analogtorch.evaluate.lifetime import Lifetime
 from analogtorch.files.figures import new_figure
 from analogtorch.report.columns import aligned
 from analogtorch.values.shown import as_figure, as_text
 
-_DAY = 86_400.0
+_DAY = SECONDS["day"]
 _FIRST = 60.0  # s; the axis is logarithmic, and earlier times are drawn here
 
 
@@ -51,8 +51,8 @@ def plot(found: Lifetime) -> Any:
         y = [*(max(share, alive) for share in kept), alive]
         axes.step(x, y, where="post", label=f"compensation read {name}")
     axes.set_xscale("log")
-    ticks = {"1 h": 3600.0, "1 day": _DAY, "1 month": 30 * _DAY, "1 year": 365 * _DAY}
-    ticks["10 years"] = 3650 * _DAY
+    ticks = {f"1 {unit}": SECONDS[unit] for unit in ("h", "day", "month", "year")}
+    ticks["10 years"] = 10 * SECONDS["year"]
     shown = {name: t for name, t in ticks.items() if t <= found.longest}
     axes.set_xticks(list(shown.values()), list(shown))
     axes.minorticks_off()

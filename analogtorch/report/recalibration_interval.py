@@ -1,6 +1,6 @@
 """How often chips must be recalibrated, as a table for the terminal."""
 
-from analogtorch.devices.device import duration
+from analogtorch.devices.time import duration
 from analogtorch.evaluate.recalibration_interval import RecalibrationInterval
 from analogtorch.report.columns import aligned
 from analogtorch.report.lifetime import since

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from analogtorch.cost_model import CostReport
+from analogtorch.devices.time import SECONDS
 from analogtorch.evaluate import Sweep, Verdict
 from analogtorch.evaluate.losses import Sensitivity
 from analogtorch.evaluate.shares import Budget
@@ -17,7 +18,7 @@ Curve = Sequence[tuple[int, float, float | None]]
 None."""
 ISO = 0.99
 """Share of the digital accuracy that counts as iso-accuracy; plot and table show it."""
-YEAR = 365.25 * 86_400
+YEAR = SECONDS["year"]
 """Seconds of a year."""
 
 

@@ -3,14 +3,13 @@
 import re
 from dataclasses import dataclass
 
-from analogtorch.devices.time import seconds
+from analogtorch.devices.time import SECONDS, seconds
 from analogtorch.values import checks
 
 _SIEMENS = {"S": 1e6, "mS": 1e3, "uS": 1.0, "µS": 1.0, "nS": 1e-3}
 """Microsiemens in one of each unit."""
 _AMPERE = {"A": 1e6, "mA": 1e3, "uA": 1.0, "µA": 1.0, "nA": 1e-3, "pA": 1e-6}
 """Microamperes in one of each unit."""
-_SECOND = ("s", "min", "h", "day", "week", "month", "year")
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def seconds_in(unit: str) -> float:
     except ValueError:
         found = None
     if found is None:
-        raise ValueError(_unknown(unit, _SECOND))
+        raise ValueError(_unknown(unit, tuple(SECONDS)))
     return found
 
 
