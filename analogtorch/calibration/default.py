@@ -74,7 +74,7 @@ class Default:
         least: Tensor | None = None
         ranges: Mapping[str, Ranges] | None = None
         if self.noisy:
-            least = self._noisy_error("not calibrated", self.nothing)
+            least = self._uncalibrated
             errors["uncalibrated"] = least.mean().item()
             if (ranges := self._unclipped()) is not None:
                 least = self._noisy_error(LABELS[self.way], on(chips, ranges))
@@ -90,21 +90,41 @@ class Default:
                 if way != "vector" and exceeds(new, least):
                     continue
             return found, self._report(found, way, errors, self.effort)
-        if least is not None:  # rounding may move more outputs than none does, and devices far more
+        left, kept = self._left(chips, ranges, least)
+        if left is not None:  # rounding may move more outputs than none does, and devices far more
             way = "vector" if ranges is None else self.way
             found = self._settings(way, chips, early=False)
-            if found is not None and not exceeds(self._felt(found, way, chips, errors), least):
+            if found is not None and not exceeds(self._felt(found, way, chips, errors), left):
                 return found, self._report(found, way, errors, self.effort)
         warn(
             "calibrate: on the batches held back, the outputs of the model are closer to the "
             "digital ones without calibration, so it is left uncalibrated: every input vector sets "
             "its own DAC range. Pass method='percentile' or 'absmax' to fix ranges all the same"
         )
-        if chips is self.chips or least is None or ranges is not None:
+        if left is None or kept == self.nothing:
             return self.nothing, self._report(self.nothing, self.way, errors, "uncalibrated")
-        errors[self.effort] = least.mean().item()  # what is chosen for the chips stays
-        kept = uncalibrated(chips)
+        errors[self.effort] = left.mean().item()  # what is chosen for the chips stays
         return kept, self._report(kept, self.way, errors, self.effort)
+
+    def _left(
+        self,
+        chips: Mapping[str, Chip],
+        ranges: Mapping[str, Ranges] | None,
+        least: Tensor | None,
+    ) -> tuple[Tensor | None, dict[str, Setting]]:
+        """Return the errors and the settings of the model if it is left uncalibrated.
+
+        It keeps the chips that were chosen. Where that was with DAC ranges, it does so only if that
+        saves error: the ADC clips more sums where each vector sets its range.
+        """
+        kept = uncalibrated(chips)
+        if least is None or ranges is None:
+            return least, kept
+        if kept != self.nothing:
+            found = self._noisy_error(f"not calibrated{self._label(chips)}", kept)
+            if worth(found, self._uncalibrated):
+                return found, kept
+        return self._uncalibrated, self.nothing
 
     def _changed(
         self,
@@ -208,6 +228,11 @@ class Default:
         """The error of the uncalibrated model without noise."""
         self.calibration.apply(self.nothing)
         return self.judge.error()
+
+    @functools.cached_property
+    def _uncalibrated(self) -> Tensor:
+        """The errors of the uncalibrated model on noisy chips."""
+        return self._noisy_error("not calibrated", self.nothing)
 
     def _report(
         self,
