@@ -38,14 +38,18 @@ def clip_weights_(
 
     With ``sigma``, the weights of a layer or channel are left as they are if they are all equal. A
     weight that several layers share is clipped once, as that of the first layer. The momentum of
-    the optimizer does not change.
+    the optimizer does not change. Clipping makes the deviation smaller, so that every call clips
+    further: where fewer than ``1 / sigma^2`` of the weights differ from zero, as after pruning, to
+    zero in the end.
 
     Args:
         model: a converted model.
         sigma: number of standard deviations of the layer's weights, > 0; 2.5 unless ``bound`` is
             given.
         bound: largest magnitude in the units of the weights, > 0; instead of ``sigma``.
-        per_channel: if True, use the standard deviation of each output's weights for that output.
+        per_channel: if True, use the standard deviation of each output's weights for that output,
+            about zero: the few weights of a kernel often have one sign, and those of a blur hardly
+            differ, so that about their mean it is far smaller than they are.
 
     Returns:
         The model.
@@ -174,14 +178,14 @@ def clippable(caller: str, model: nn.Module) -> list[AnalogLayer]:
 
 
 def deviations(layer: AnalogLayer, per_channel: bool) -> Tensor:
-    """Return the standard deviation of the layer's weights, or of each row of its matrix.
+    """Return the standard deviation of the layer's weights, or about zero of each matrix row's.
 
     It can be broadcast to the matrix, and is infinite where all weights are equal.
     """
     matrix = layer.as_matrix(layer.weight)
     dims = tuple(range(1 if per_channel else 0, matrix.dim()))
     # not by Tensor.std, which takes ten times as long on CPUs
-    spread = matrix - matrix.mean(dims, keepdim=True)
+    spread = matrix if per_channel else matrix - matrix.mean(dims, keepdim=True)
     precise = torch.promote_types(matrix.dtype, torch.float32)
     squares = torch.linalg.vector_norm(spread, dim=dims, keepdim=True, dtype=precise)
     number = matrix.numel() / squares.numel()

@@ -21,7 +21,7 @@ from analogtorch.evaluate.metric import Metric
 from analogtorch.hwa.on_chips import Validation
 from analogtorch.hwa.ramp import training_noise_
 from analogtorch.hwa.recipe import Recipe
-from analogtorch.hwa.schedule import Schedule, relative_adam, tails
+from analogtorch.hwa.schedule import Schedule, Tails, relative_adam, tails
 from analogtorch.hwa.twin import Twin
 from analogtorch.nn.converter_state import COLUMN_RANGES, EARLIER, set_choices
 from analogtorch.ops.scope import noise
@@ -248,7 +248,7 @@ class DistillationTrainer(Trainer):
 class _Scheduled(TrainerCallback):
     """Lets the noise and the clipping of a ``DistillationTrainer`` grow."""
 
-    def __init__(self, recipe: Recipe, start: dict[str, tuple[float, float]]) -> None:
+    def __init__(self, recipe: Recipe, start: Tails) -> None:
         self.recipe, self.start = recipe, start
 
     def on_step_begin(

@@ -19,7 +19,7 @@ from analogtorch.hwa.clip import check, clip_learning_, clippable
 from analogtorch.hwa.on_chips import Validation
 from analogtorch.hwa.ramp import ramped
 from analogtorch.hwa.recipe import Recipe
-from analogtorch.hwa.schedule import Schedule, clip, relative_adam, tails
+from analogtorch.hwa.schedule import Schedule, Tails, clip, relative_adam, tails
 from analogtorch.hwa.twin import Twin
 from analogtorch.ops import fold, seed_tensor, stream
 from analogtorch.values import checks
@@ -278,7 +278,7 @@ class Distillation(L.LightningModule):
         # not registered: it neither learns nor belongs into a checkpoint
         self._twin = (Twin(student, teacher, recipe, forward),)
         self._schedule: Schedule | None = None
-        self._tails: dict[str, tuple[float, float]] | None = None
+        self._tails: Tails | None = None
 
     def configure_optimizers(self) -> Any:
         """Return Adam with a learning rate for each Parameter, which falls to 0.

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from analogtorch.conversion.kinds import analog_layers
 from analogtorch.hwa.clip import clip_, clippable, deviations
@@ -16,6 +16,8 @@ from analogtorch.nn.learning import leave
 
 STAIRS = 6
 """Stairs of the noise ramp; a compiled model compiles again at each."""
+Tails = Mapping[str, tuple[float, float, Tensor]]
+"""Where each layer is clipped at the start and in the end, and its deviations at the start."""
 _HALVINGS = 30
 """Bisections for the place of a clip: it is known to 1e-9 of the largest weight then."""
 _SMALLEST = 0.02
@@ -30,8 +32,8 @@ class Schedule:
     recipe: Recipe
     steps: int
     """Number of steps in all, >= 1."""
-    tails: Mapping[str, tuple[float, float]]
-    """Where each layer is clipped at the start and in the end, of ``tails``."""
+    tails: Tails
+    """Where each layer is clipped, of ``tails``."""
 
     @property
     def _ramp(self) -> int:
@@ -90,14 +92,14 @@ def relative_adam(model: nn.Module, recipe: Recipe, *, fused: bool = True) -> to
 
 
 @torch.no_grad()
-def tails(model: nn.Module, sigma: float | None) -> dict[str, tuple[float, float]]:
+def tails(model: nn.Module, sigma: float | None) -> dict[str, tuple[float, float, Tensor]]:
     """Return where the weights of each layer that learns are clipped, in standard deviations.
 
     The first number is that of the largest weight, which clips nothing. The second is ``sigma`` for
     Gaussian weights. Where more weights are large, as in the first layers of some nets, clipping
     there would change what the layer computes: it is the number that changes the weights as little
-    as ``sigma`` changes Gaussian ones, in the sum of their squares. Without ``sigma`` nothing is
-    clipped, and the result is empty.
+    as ``sigma`` changes Gaussian ones, in the sum of their squares. Then come the standard
+    deviations as they are now. Without ``sigma`` nothing is clipped, and the result is empty.
     """
     if sigma is None:
         return {}
@@ -105,8 +107,11 @@ def tails(model: nn.Module, sigma: float | None) -> dict[str, tuple[float, float
 
 
 @torch.no_grad()
-def clip(model: nn.Module, tails: Mapping[str, tuple[float, float]], share: float) -> None:
+def clip(model: nn.Module, tails: Tails, share: float) -> None:
     """Clip the weights that learn, by the unit whose largest weight has full conductance.
+
+    Standard deviations count at least as they were at the start. Clipping makes them smaller, and
+    would else go on at each step: a kernel with one large weight would lose nearly all of it.
 
     Args:
         model: the student.
@@ -114,8 +119,9 @@ def clip(model: nn.Module, tails: Mapping[str, tuple[float, float]], share: floa
         share: how far the limit has come from the first number to the second, in [0, 1].
     """
     for name, layer in _clipped(model):
-        start, end = tails[name]
-        clip_(layer, (start + share * (end - start)) * deviations(layer, _by_column(layer)))
+        start, end, before = tails[name]
+        now = deviations(layer, _by_column(layer))
+        clip_(layer, (start + share * (end - start)) * torch.maximum(now, before.to(now)))
 
 
 def _clipped(model: nn.Module) -> list[tuple[str, AnalogLayer]]:
@@ -123,8 +129,9 @@ def _clipped(model: nn.Module) -> list[tuple[str, AnalogLayer]]:
     return [(name, layer) for name, layer in analog_layers(model) if id(layer) in learning]
 
 
-def _tail(layer: AnalogLayer, sigma: float) -> tuple[float, float]:
-    sizes = (layer.as_matrix(layer.weight).abs() / deviations(layer, _by_column(layer))).double()
+def _tail(layer: AnalogLayer, sigma: float) -> tuple[float, float, Tensor]:
+    before = deviations(layer, _by_column(layer))
+    sizes = (layer.as_matrix(layer.weight).abs() / before).double()
     allowed = _beyond(sigma) * sizes.square().sum().item()
     large = sizes[sizes > sigma]
 
@@ -134,11 +141,11 @@ def _tail(layer: AnalogLayer, sigma: float) -> tuple[float, float]:
     low, high = sigma, max(sizes.max().item(), sigma)
     largest = high
     if loses_little(sigma):
-        return largest, sigma
+        return largest, sigma, before
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         low, high = (low, middle) if loses_little(middle) else (middle, high)
-    return largest, high
+    return largest, high, before
 
 
 def _beyond(sigma: float) -> float:

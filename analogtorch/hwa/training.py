@@ -13,14 +13,14 @@ from analogtorch.hwa.adapted import Step
 from analogtorch.hwa.on_chips import OnChips, Reading
 from analogtorch.hwa.ramp import training_noise_
 from analogtorch.hwa.recipe import Recipe
-from analogtorch.hwa.schedule import Schedule, relative_adam, tails
+from analogtorch.hwa.schedule import Schedule, Tails, relative_adam, tails
 from analogtorch.hwa.twin import Losses, Twin
 from analogtorch.ops import fold, seed_tensor, stream
 from analogtorch.ops.scope import noise
 from analogtorch.values.warned import warn
 
 _KEPT = (
-    *("rates", "tails", "steps", "step"),
+    *("rates", "steps", "step"),
     *("best", "best_state", "least", "worse", "stopped"),
 )
 """The fields that a resumed run goes on with, beside student, optimizer and history."""
@@ -37,8 +37,8 @@ class Training:
     optimizer: torch.optim.Optimizer = field(init=False)
     rates: list[float] = field(init=False)
     """The learning rate of each group of the optimizer in the first step."""
-    tails: dict[str, tuple[float, float]] = field(init=False)
-    """Where the weights of each layer are clipped at the start and in the end."""
+    tails: Tails = field(init=False)
+    """Where the weights of each layer are clipped, which those of the start decide."""
     step: int = 0
     """Number of steps done."""
     best: float = math.inf
@@ -163,17 +163,15 @@ class Training:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what ``state_dict`` gave; the same Parameters must learn."""
+        """Continue from what ``state_dict`` gave.
+
+        The same Parameters must learn, and the student have the weights of the start.
+        """
         self.reset()
         self.twin.student.load_state_dict(state["student"])
         self.optimizer.load_state_dict(state["optimizer"])
         for name in _KEPT:
             setattr(self, name, state[name])
-        end = self.recipe.clip_sigma or 0.0
-        self.tails = {  # an earlier version kept the first number alone
-            name: (max(limits, end), end) if isinstance(limits, float) else limits
-            for name, limits in self.tails.items()
-        }
         trained = state.get("trained")  # a run of an earlier version has none
         self.trained = None if trained is None else Reading(**trained)
         self.history = [Step(**row) for row in state["history"]]

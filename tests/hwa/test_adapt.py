@@ -275,11 +275,28 @@ def test_clipping_grows_and_follows_the_unit_of_the_weight_scale() -> None:
         assert list(limits) == ["0"]
         clip(model, limits, share=0.0)
         assert _same(start, _state(model))  # as wide as the largest weight
-        sigma = limits["0"][1]
+        _, sigma, _ = limits["0"]
         wanted = at.hwa.clip_weights_(copy.deepcopy(model), sigma, per_channel=per_channel)
         clip(model, limits, share=1.0)
         assert torch.equal(model[0].weight, wanted[0].weight)
         assert torch.equal(model[2].weight, start["2.weight"])
+
+
+def test_clipping_again_and_again_takes_no_more_than_once() -> None:
+    """Of a blur and of a kernel with one large weight, standard deviations fall at each clip."""
+    by_column = CHIP.replace(periphery={"weight_scale": "column"})
+    layer = at.convert(nn.Conv2d(8, 8, 3, groups=8), by_column)
+    with torch.no_grad():
+        layer.weight.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
+        layer.weight[0] += 1.0
+        layer.weight[1, 0, 1, 1] = 2.0
+        before = layer.weight.clone()
+    limits = tails(layer, 2.5)
+    for step in range(50):
+        clip(layer, limits, share=min(1.0, step / 20))
+    lost = (before - layer.weight).flatten(1).norm(dim=1) / before.flatten(1).norm(dim=1)
+    # one weight among nine is 3 standard deviations, of which no more than 0.5 are clipped
+    assert lost.max() < 0.5 / 3
 
 
 @pytest.mark.parametrize("scale", ["block", "column"])
@@ -289,7 +306,7 @@ def test_clipping_takes_no_more_of_heavy_tails_than_of_gaussian_weights(scale: s
     shares = {}
     for name, draw in (("gaussian", torch.randn), ("heavy", _laplace)):
         before = layer.weight.data.copy_(draw(50, 400)).clone()
-        ((_, end),) = (limits := tails(layer, 2.0)).values()
+        ((_, end, _),) = (limits := tails(layer, 2.0)).values()
         clip(layer, limits, share=1.0)
         lost = (before - layer.weight.detach()).square().sum() / before.square().sum()
         shares[name] = end, lost.item()
