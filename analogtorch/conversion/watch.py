@@ -21,6 +21,7 @@ from analogtorch.conversion.kinds import analog_layers
 from analogtorch.conversion.running import Running
 from analogtorch.conversion.weights import Region, Weights, accessed, operator_name, storage
 from analogtorch.nn import AnalogLayer, Tap, tapped
+from analogtorch.nn.adapters import is_part_of_adapter
 
 _TORCH = f"{Path(torch.__file__).parent}{os.sep}"
 _SHAPE_ONLY = frozenset({
@@ -28,6 +29,8 @@ _SHAPE_ONLY = frozenset({
     "randint_like", "new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided",
 })  # fmt: skip
 """Operators that take a tensor for its shape and type and read none of its values."""
+_NORMS = frozenset({"linalg_vector_norm", "norm"})
+"""Operators whose results are no weights: a norm of each output scales it in the digital unit."""
 _HERE = f"{Path(__file__).parent}{os.sep}"
 
 
@@ -82,7 +85,7 @@ class Watch(Observer):
 
     def __init__(self, model: nn.Module, layers: dict[str, AnalogLayer]) -> None:
         super().__init__()
-        self.layers = layers
+        self.model, self.layers = model, layers
         self.running = Running(model)
         self.outside = len(traceback.extract_stack()) - 1
         """Number of frames of the stack that are outside of the run."""
@@ -122,13 +125,25 @@ class Watch(Observer):
         found = [self.weights.of(t) for t in accessed(func, args, kwargs)]
         regions = (region for of_tensor in found for region in of_tensor)
         used = [r for r in regions if not any(name in self.within for name in r.names)]
-        if not used:
+        if not used or operator_name(func) in _NORMS:
             return
-        if not all(found) or self._added(func, args, kwargs):
+        if not (all(found) or self._adapts(func)) or self._added(func, args, kwargs):
             self._report(func, used)
             return
-        # computed from weights alone, with no other data yet
+        # computed from weights, and in an adapter from its own, with no other data yet
         self.weights.derive(result, used)
+
+    def _adapts(self, func: Any) -> bool:
+        """Return whether an adapter computes number by number, as DoRA adds its own to a weight.
+
+        Products with data are not among these operators.
+        """
+        user = self.running.innermost
+        return (
+            user is not None
+            and torch.Tag.pointwise in func.tags
+            and is_part_of_adapter(self.model, self.running.name(user))
+        )
 
     def _added(self, func: Any, args: Any, kwargs: Any) -> bool:
         """Return whether the operator adds what it reads to other data.

@@ -37,9 +37,8 @@ class Recipe:
     clip_sigma: float | None = SIGMA
     """Weights are clipped to so many standard deviations after each step, > 0: those of the layer,
     or of each output, about zero, where the chip scales weights by column; of the start, if they
-    have become smaller. A layer that would lose more of its
-    weights than Gaussian ones lose there, in the sum of squares, is clipped further out, where it
-    loses as much. None does not clip."""
+    have become smaller. A layer that would lose more of its weights than Gaussian ones lose there,
+    in the sum of squares, is clipped further out, where it loses as much. None does not clip."""
     outputs: Outputs | None = None
     """How outputs are compared. ``divergence``: as distributions, by the Kullback-Leibler
     divergence of their softmax, which keeps classes and next tokens; outputs of fewer than three

@@ -19,6 +19,8 @@ BASE = "base_layer"
 """The name under which an adapter holds the layer that it adapts."""
 COMPILED = "_orig_mod"
 """The name under which ``torch.compile(module)`` holds the module."""
+_BESIDE = frozenset({"peft.tuners.hira.layer", "peft.tuners.peanut.layer"})
+"""Modules of adapters that call the layer, and multiply by a weight of their own making as well."""
 _PEFT = ("base_model", "model")
 """The names under which a ``peft.PeftModel`` holds the model."""
 
@@ -82,8 +84,9 @@ class _FirstForward:
     """The hook after the forwards of an adapter, until one has called the layer that it adapts.
 
     Adapters such as HRA and SHiRA of peft make a new weight from that of the layer and multiply by
-    it themselves, so that nothing of the layer would be on the chip. Open taps belong to a caller
-    that sees what runs, such as ``guard``. The hook can be copied and pickled.
+    it themselves, so that nothing of the layer would be on the chip; HiRA and PEANuT do so beside
+    the layer, whose weights the digital side would need as well. Open taps belong to a caller that
+    sees what runs, such as ``guard``. The hook can be copied and pickled.
     """
 
     def __call__(self, adapter: nn.Module, inputs: Any, output: Any) -> None:
@@ -92,11 +95,18 @@ class _FirstForward:
         layer: Any = adapter._modules[BASE]
         if not hasattr(layer, "has_run") or layer.taps:  # digital again, or observed
             return
-        if not layer.has_run:
+        beside = type(adapter).__module__ in _BESIDE
+        if beside or not layer.has_run:
+            what = (
+                "multiplies, beside the layer, by a weight made from the layer's, which would all "
+                "be digital too. Take an adapter that leaves the weight alone"
+                if beside
+                else "does not call the layer: it multiplies by a weight of its own making, and "
+                "nothing of the layer would be on the chip. Take an adapter that computes beside "
+                "the layer"
+            )
             raise RuntimeError(
-                f"the {type(adapter).__name__} around layer {str(layer.layer_name)!r} does not "
-                "call the layer: it multiplies by a weight of its own making, and nothing of the "
-                "layer would be on the chip. Take an adapter that computes beside the layer, such "
+                f"the {type(adapter).__name__} around layer {str(layer.layer_name)!r} {what}, such "
                 "as that of peft.LoraConfig; or train this one on the digital model, merge it, and "
                 "convert that"
             )
@@ -115,7 +125,8 @@ def watch_adapters(model: nn.Module) -> None:
 
     Around programmed layers, ``merge`` and ``unmerge`` change the weights, and some adapters do in
     ``update_layer``: they would write the weights that the cells were programmed to, with which
-    nothing computes. Around any analog layer, a forward that does not call it is digital.
+    nothing computes. Around any analog layer, a forward that multiplies by a weight made from that
+    of the layer is digital.
     """
     for module in model.modules():
         if not isinstance(module, torch.jit.ScriptModule):

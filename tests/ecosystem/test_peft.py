@@ -212,6 +212,8 @@ def _small() -> nn.Module:
 
 
 REWEIGHTING = {
+    "HiRA": lambda: peft.HiraConfig(r=RANK, target_modules=["0"]),
+    "PEANuT": lambda: peft.PeanutConfig(r=RANK, target_modules=["0"]),
     "HRA": lambda: peft.HRAConfig(r=RANK, target_modules=["0"]),
     "SHiRA": lambda: peft.ShiraConfig(r=1, target_modules=["0"]),
 }
@@ -235,7 +237,7 @@ def test_an_adapter_that_multiplies_by_a_weight_of_its_own_is_refused(
         model = peft.get_peft_model(model, REWEIGHTING[kind]()).eval()
     model = copy.deepcopy(model)
     for _ in range(2):
-        with pytest.raises(RuntimeError, match="around layer '0' does not call the layer: it mult"):
+        with pytest.raises(RuntimeError, match="around layer '0' .*multiplies.* by a weight"):
             model(x)
     if order == "adapted":
         again = at.to_digital(model)
@@ -259,6 +261,28 @@ def test_an_adapter_that_calls_the_layer_is_not(config: peft.PeftConfig) -> None
     assert len(layer._forward_hooks) == 1
     model(x)
     assert not layer._forward_hooks
+
+
+@pytest.mark.parametrize("chip", ["ideal", "programmed"])
+def test_the_norms_of_dora_are_digital_and_nothing_else(chip: str) -> None:
+    x = torch.randn(8, 16)
+    digital, net = _small(), at.convert(_small(), at.chips.ideal() if chip == "ideal" else CHIP)
+    if chip == "programmed":
+        net = at.program(net, seed=1).at("1 day")
+    config = peft.LoraConfig(
+        r=RANK, target_modules=["0"], use_dora=True, init_lora_weights="gaussian"
+    )
+    adapted, wanted = (peft.get_peft_model(m, config).eval() for m in (net, digital))
+    learnt = {n: torch.randn_like(p) for n, p in wanted.named_parameters() if "lora" in n}
+    for model in (adapted, wanted):
+        model.load_state_dict(learnt, strict=False)
+    report = at.guard(adapted, x)
+    assert [(row.name, row.runs) for row in report.layers] == [
+        ("base_model.model.0.base_layer", 1),
+        ("base_model.model.2", 1),
+    ]
+    if chip == "ideal":
+        torch.testing.assert_close(adapted(x), wanted(x))
 
 
 class _Doubled(nn.Module):
