@@ -51,6 +51,14 @@ def names(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+def check_public_names(text: str) -> None:
+    for dotted in set(re.findall(r"\bat\.(\w+(?:\.\w+)*)", text)):
+        found = at
+        for part in dotted.split("."):
+            assert hasattr(found, part), f"at.{dotted}"
+            found = getattr(found, part)
+
+
 def test_first_program_of_the_readme_prints_what_it_says(capsys: pytest.CaptureFixture) -> None:
     (program,), (printed,) = (
         blocks(ROOT / "README.md", "python"),
@@ -169,11 +177,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", ALL, ids=names)
 def test_names_in_code_exist(page: Path) -> None:
     text = code(page)
-    for dotted in set(re.findall(r"\bat\.(\w+(?:\.\w+)*)", text)):
-        found = at
-        for part in dotted.split("."):
-            assert hasattr(found, part), f"at.{dotted}"
-            found = getattr(found, part)
+    check_public_names(text)
     makefile = (ROOT / "Makefile").read_text()
     for target in set(re.findall(r"(?:`|\s)make ([a-z-]+)", text)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"make {target}"
@@ -184,6 +188,12 @@ def test_names_in_code_exist(page: Path) -> None:
         re.findall(r"\b(?:analogtorch|benchmarks|configs|tests|requirements)/[\w./]+\w", text)
     ):
         assert (ROOT / file).exists(), file
+
+
+def test_names_in_the_examples_of_docstrings_exist() -> None:
+    example = re.compile(r"^ +(?:>>>|\.\.\.) .*", re.MULTILINE)
+    for file in (ROOT / "analogtorch").rglob("*.py"):
+        check_public_names("\n".join(example.findall(file.read_text())))
 
 
 @pytest.mark.parametrize("page", ALL, ids=names)

@@ -87,8 +87,9 @@ def hermes64(
             was measured to count, 94 uA, which is 11.4 times that of a cell of the largest
             conductance, and more of ``one_device``, whose largest conductance is half as large.
             ``notebook``: 12 for every device, as in IBM's configuration in aihwkit.
-        training: noise of HWA training; by default devices a month old, or as old as
-            their targets allow for (``TrainingNoise.weight`` "device").
+        training: noise of HWA training; by default that of devices a month old or, where their
+            targets allow for drift, at random as old as these allow for
+            (``TrainingNoise.weight`` "device").
 
     Raises:
         ValueError: ``device``, ``weight_scale``, ``adc_range`` or the number of phases is unknown,

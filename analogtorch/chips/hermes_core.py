@@ -42,8 +42,9 @@ def hermes_core(
             (full-scale input x largest conductance); 0 by default, as in ``hermes64``.
         weight_scale: unit that has one weight scale, ``block`` (default) or ``column``.
         adc_range: what the ADC range is, as ``hermes64`` takes it.
-        training: noise of HWA training; by default devices a month old, or as old as
-            their targets allow for (``TrainingNoise.weight`` "device").
+        training: noise of HWA training; by default that of devices a month old or, where their
+            targets allow for drift, at random as old as these allow for
+            (``TrainingNoise.weight`` "device").
 
     Raises:
         ValueError: ``device``, ``weight_scale`` or ``adc_range`` is unknown, or the noise is

@@ -44,8 +44,9 @@ def ibm_speech34(
             that it balances are not published: without ``adc.offset_std`` or ``adc.inl`` it takes
             ``sqrt(2)`` off the output noise, and twice the time and energy. The published
             efficiencies are those of single reads.
-        training: noise of HWA training; by default devices a month old, or as old as
-            their targets allow for (``TrainingNoise.weight`` "device").
+        training: noise of HWA training; by default that of devices a month old or, where their
+            targets allow for drift, at random as old as these allow for
+            (``TrainingNoise.weight`` "device").
 
     Raises:
         ValueError: ``pcm_per_weight`` is another number, or ``asymmetry_balance`` no flag.

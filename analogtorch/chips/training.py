@@ -40,9 +40,9 @@ class TrainingNoise:
     """Time after programming for ``device``, in seconds or as text such as ``"1 h"``;
     ``"programmed"``: before any drift and read. None: a month, or the end of the device's data if
     that is sooner; for targets that are right at another time (``Chip.drift_aware``), that and a
-    month. What is trained on such devices lives on those of a day and of a year (``python -m
-    benchmarks.hwa``, ``python -m benchmarks.adapt``). Several times: every layer draws one of them
-    in each forward."""
+    month. A model that is trained so keeps its accuracy from a day to a year (``python -m
+    benchmarks.hwa``, ``python -m benchmarks.adapt``). Of several times, every layer draws one at
+    random in each forward."""
     drop_connect: float = 0.0
     """Probability that a cell fails in a forward, in [0, 1): its weight is exactly zero, without
     noise, and learns nothing from that forward. Nothing is rescaled. NeuRRAM's keyword spotter

@@ -58,8 +58,8 @@ def adapt(
     The copy is converted and calibrated, and the statistics of batch norm are moved to what they
     are under training noise. It is then trained to give the outputs of the digital model, and those
     of each of its layers, under that noise, which grows at first; its weights are clipped after
-    each step. The noise is that of the chip's devices after a month, or when their targets are
-    right, by turns (``Recipe.training``). At the end it is calibrated and its statistics are moved
+    each step. The noise is that of the chip's devices after a month or, at random, when their
+    targets are right (``Recipe.training``). At the end it is calibrated and its statistics move
     again. Each of these steps is measured on programmed chips with batches that it did not see (the
     last quarter, at most four, or all if there are fewer than four), and one that makes the error
     larger is undone. A model that is only converted does not round the outputs of its tiles, as

@@ -87,7 +87,7 @@ def fit(
 
     Example:
         >>> found = at.devices.fit("measurements.csv", name="my ReRAM")
-        >>> cell = at.devices.UnitCell(device=found.device)
+        >>> cell = at.devices.DifferentialPair(device=found.device)
     """
     if name is None:
         name = Path(data).stem if isinstance(data, str | Path) else "fitted device"
