@@ -16,8 +16,8 @@ USAGE = """usage: analogtorch COMMAND [options]
 What an analog in-memory-computing chip does to a PyTorch model.
 
 commands:
-  info    versions, optional packages, chips and devices on this machine; with --chips instead
-          all preset chips side by side, with their sources
+  info    versions, optional packages, kernels and GPUs of this machine, and the preset chips;
+          with --chips instead these chips side by side, with their sources
   kws     train a keyword spotter, put it on a chip, report the accuracy that is left;
           see `analogtorch kws --help`
   budget  what each non-ideality of the chip costs a keyword spotter that kws has trained;

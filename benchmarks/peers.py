@@ -199,7 +199,7 @@ def verify(library: Library, shape: Shape) -> None:
         sum(g.numel() for g in grads if g.numel() > 2) == layer.weight.numel(),
         "the whole weight has a gradient",
     )
-    _require(len(ranges) > 0, "the input range learns")
+    _require(len(ranges) > 0, "the DAC range learns")
 
 
 def _verify_tiles(library: Library, shape: Shape, largest: float, adc_step: float) -> None:

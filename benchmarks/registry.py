@@ -20,7 +20,7 @@ SLICED = 1.3
 """What a row with slices may cost, in units of the product of its columns per weight, its pulses
 per input and the bar of the same row without slices."""
 BOUND = 12.0
-"""Full scale of the ADC in units of (input range x largest weight of the tile)."""
+"""Full scale of the ADC in units of (DAC range x largest weight of the tile)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class Shape:
     slices: dict[str, int] = dataclasses.field(default_factory=dict)
     """Fields of ``Slices``. The peers sit it out too."""
     by_tile: bool = False
-    """An input range for each row block, and an ADC bound for each column of it. The peers sit it
+    """A DAC range for each row block, and an ADC bound for each column of it. The peers sit it
     out too."""
 
     @property

@@ -237,8 +237,8 @@ class _PartialSums:
         """
         if not any(histogram.any_nonzero for *_, histogram in self._parts):
             raise ValueError(
-                f"calibrate: all partial sums of layer {self._name!r} are zero, so its ADC has no "
-                "bound; leave adc out"
+                f"calibrate: all partial sums of layer {self._name!r} are zero, so no ADC range "
+                "can be found; leave adc out"
             )
         found = torch.zeros(self._layer.adc_shape, dtype=torch.float64)
         for rows, columns, histogram in self._parts:

@@ -153,8 +153,8 @@ def calibrate(
             above does not fit. What it returns is compared at the end.
         progress: if True, show a progress bar.
         report: a function that gets the ``CalibrationReport``, such as ``print`` or
-            ``found.append`` of a list, before the model changes; None: nobody. If not given, that
-            of a search is printed. Other methods than ``mse`` make none.
+            ``found.append`` of a list, before the model changes; None: no report. If not given,
+            that of a search is printed. Other methods than ``mse`` make none.
 
     Returns:
         The model.
@@ -222,7 +222,7 @@ def _checked(
     layers = {name: layer for name, layer in analog_layers(model) if layer.takes_range}
     if not layers:
         raise ValueError(
-            "calibrate: the model has no analog layer with an input range (sensors and embeddings "
+            "calibrate: the model has no analog layer with a DAC range (sensors and embeddings "
             "have none); call analogtorch.convert(model, chip) first"
         )
     refuse_programmed(model, "calibrate")
@@ -245,13 +245,13 @@ def _checked(
         )
     if adc is None and adc_per != "layer":
         raise ValueError(
-            f"calibrate: adc_per={adc_per!r} needs adc, which says how to find the bounds, such as "
-            "'mse'"
+            f"calibrate: adc_per={adc_per!r} needs adc, which says how to find ADC ranges, such as "
+            "adc='mse'"
         )
     rounds = any(layer.chip.periphery.output_bits for layer in layers.values())
     if method is None and (per != "layer" or (adc is None and not rounds)):
         raise ValueError(
-            "calibrate: method=None fixes no input range, so that it takes no per='tile', and on "
+            "calibrate: method=None fixes no DAC range, so that it takes no per='tile', and on "
             "chips without a digital unit that rounds (Periphery.output_bits) it needs adc, such "
             f"as adc='mse'; got adc={adc!r}, per={per!r}"
         )

@@ -95,7 +95,7 @@ class Checkpoint:
 
     def __str__(self) -> str:
         width = max(5, *(len(layer.name) for layer in self.layers))
-        lines = [f"{'layer':<{width}}  {'kind':<14}  {'weight':<18}  {'chip':<14}  input range"]
+        lines = [f"{'layer':<{width}}  {'kind':<14}  {'weight':<18}  {'chip':<14}  DAC range"]
         for layer in self.layers:
             shape = "x".join(map(str, layer.shape))
             value = layer.input_range

@@ -133,7 +133,7 @@ def _check_numbers(
     stored = torch.tensor(1.0 if entry.input_range is None else entry.input_range, dtype=dtype)
     if not ((stored > 0) & (stored < math.inf)).all():
         raise ValueError(
-            f"{label} has input range {entry.input_range}, which does not fit in {dtype}"
+            f"{label} has DAC range {entry.input_range}, which does not fit in {dtype}"
         )
     shape: Any = entry.shape
     if kind is not AnalogMatrix:
@@ -143,7 +143,7 @@ def _check_numbers(
     blocks = max(section.blocks for section in cut)
     if stored.numel() not in (1, blocks):
         raise ValueError(
-            f"{label} has {stored.numel()} input ranges and {blocks} row "
+            f"{label} has {stored.numel()} DAC ranges and {blocks} row "
             f"block{'s' * (blocks > 1)} in the model"
         )
     columns = (blocks, cut[-1].adcs.stop)

@@ -102,6 +102,6 @@ def _classes(report: Path) -> tuple[str, ...]:
         return classes_of("data.classes", parse_json(report.read_bytes())["data"]["classes"])
     except (ValueError, TypeError, LookupError) as error:
         raise ValueError(
-            f"{report}: no classes of a report of analogtorch kws are in it ({error}); continue "
+            f"{report} does not name the classes of a run of analogtorch kws ({error}); continue "
             "the run with --resume, which writes it anew"
         ) from error

@@ -177,7 +177,7 @@ def _override(module: nn.Module, method: str) -> str:
 _UNHOOK = (
     "Call accelerate.hooks.remove_hook_from_module(model, recurse=True), and dispatch the model "
     "again afterwards; to offload it, pass state_dict=dict(model.named_parameters()) to "
-    "accelerate, or it does not find the input ranges"
+    "accelerate, or it does not find the DAC ranges"
 )
 
 

@@ -164,9 +164,7 @@ class Summary:
                 if row.chip != chip
             ]
         lines.append(str(self.share))
-        lines.append(
-            f"{self.parameters:,} parameters, and {self.ranges:,} input ranges beside them."
-        )
+        lines.append(f"{self.parameters:,} parameters, and {self.ranges:,} DAC ranges beside them.")
         if self.routed:
             lines.append(
                 f"routed: {len(self.routed)} layers that the model calls by their weights, as "

@@ -32,7 +32,7 @@ def flat(outputs: Any, targets: Any, where: str) -> tuple[Tensor, Tensor]:
     if not tensors or outputs.numel() != targets.numel():
         raise ValueError(
             f"{where} has outputs of shape {_shape(outputs)} and targets of {_shape(targets)}; "
-            "pass tensors of as many numbers"
+            "pass tensors with the same number of elements"
         )
     return outputs.flatten().double(), targets.flatten().double()
 

@@ -87,5 +87,5 @@ def _on_cpu(given: Any, where: str) -> Any:
     if not isinstance(given, Tensor):
         return given
     if given.isnan().any():
-        raise ValueError(f"{where} has outputs or targets that are NaN, of which nothing follows")
+        raise ValueError(f"{where} has outputs or targets that are NaN; check model and targets")
     return given.cpu()

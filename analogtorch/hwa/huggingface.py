@@ -292,7 +292,7 @@ def load_ranges(model: nn.Module, checkpoint: str | Path) -> nn.Module:
         )
     if not _take(model, TrainerState.load_from_json(str(file))):
         raise ValueError(
-            f"{file} holds no input ranges; train with Trainer(callbacks=[KeepRanges()]), or "
+            f"{file} holds no DAC ranges; train with Trainer(callbacks=[KeepRanges()]), or "
             "calibrate anew"
         )
     return model
@@ -329,7 +329,7 @@ def _take(model: nn.Module, state: Any) -> bool:
     names = dict.fromkeys([*ranges, *others])
     if unknown := [name for name in names if name not in layers]:
         raise ValueError(
-            f"KeepRanges: the checkpoint has an input range of {unknown[0]!r}, which is no analog "
+            f"KeepRanges: the checkpoint has a DAC range of {unknown[0]!r}, which is no analog "
             "layer of this model; convert the same layers as for the run that wrote it"
         )
     for name, values in ranges.items():

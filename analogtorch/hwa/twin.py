@@ -115,7 +115,9 @@ class Twin:
         with torch.no_grad(), evaluating(self.teacher), exactly(self.teacher):
             found, scores = self._outputs(self.teacher, batch)
         if not all(map(_is_finite, found)):
-            raise ValueError("adapt: the digital outputs hold NaN or infinite values")
+            raise ValueError(
+                "adapt: the digital outputs hold NaN or infinite values; check model and batches"
+            )
         if self._compared is None:
             scores = scores and not all(_of_one_length(y) or _is_like(y, batch) for y in found)
             self._compared = "divergence" if scores else "error"

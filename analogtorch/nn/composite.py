@@ -136,7 +136,7 @@ class AnalogComposite(nn.Module):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         digital = f"nn.{self.digital.__name__}"
         raise TypeError(
-            f"{type(self).__name__} is made out of an {digital}: "
+            f"{type(self).__name__} is made from a digital layer: "
             f"analogtorch.convert({digital}(...), chip)"
         )
 

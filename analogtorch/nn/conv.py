@@ -123,7 +123,7 @@ class AnalogSensorConv2d(AnalogConv2d):
 
     It can also be made directly, with the arguments of ``nn.Conv2d``. ``chip`` is
     ``chips.photodiode_sensor()`` by default, and must be one that senses light. The input is
-    ``(N, C, H, W)`` or ``(C, H, W)``, from 0 to the input range, 1 unless set, which is the light
+    ``(N, C, H, W)`` or ``(C, H, W)``, from 0 to the DAC range, 1 unless set, which is the light
     of the chip's illuminance.
 
     Raises:

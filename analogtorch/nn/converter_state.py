@@ -55,7 +55,7 @@ def save(layer: "ConvertersMixin", destination: Any, prefix: str) -> None:
         metadata[prefix[:-1]][_INPUT_RANGE] = ranges[0] if len(ranges) == 1 else list(ranges)
     elif layer.calibrated and not layer.input_range.is_meta and layer.input_range.numel() > 1:
         warn(
-            f"the input ranges of {layer.layer_name!r}, one for each row block, are spread over "
+            f"the DAC ranges of {layer.layer_name!r}, one for each row block, are spread over "
             "processes and not in this state_dict: keep layer.input_range.full_tensor(), which "
             "every process must call, beside it"
         )
@@ -142,7 +142,7 @@ def warn_of_lost_ranges(calibrated: bool) -> None:
     """Warn that a state_dict has no ranges; ``calibrated``: the layer keeps the range it has."""
     kept = "the layers keep those that they have. To get others, " if calibrated else ""
     warn(
-        "this state_dict carries no input ranges (safetensors and plain dicts drop its metadata): "
+        "this state_dict carries no DAC ranges (safetensors and plain dicts drop its metadata): "
         f"{kept}call analogtorch.calibrate, or load a state_dict that was saved by torch.save. "
         "Output ranges are missing too, and what calibration chose for the chip: targets that "
         "allow for drift, and the unit of the weight scale. analogtorch.save keeps everything"

@@ -129,23 +129,23 @@ class ConvertersMixin(nn.Module):
         kind = self.input_range.dtype
         if bad := [v for v in values if not 0 < v < float("inf")]:
             raise ValueError(
-                f"input range of {self.layer_name!r} must be a positive finite number, got {bad[0]}"
+                f"DAC range of {self.layer_name!r} must be a positive finite number, got {bad[0]}"
             )
         if len(values) not in (1, self.row_blocks):
             blocks = self.row_blocks
             each = f", or one for each of its {blocks} row blocks" if blocks > 1 else ""
             raise ValueError(
-                f"input range of {self.layer_name!r} must be one number{each}; got {len(values)}: "
+                f"DAC range of {self.layer_name!r} must be one number{each}; got {len(values)}: "
                 "calibrate it anew"
             )
         if len(values) > 1 and not self.takes_range_per_block:
             raise ValueError(
-                f"input range of {self.layer_name!r} must be one number, because its row blocks "
+                f"DAC range of {self.layer_name!r} must be one number, because its row blocks "
                 f"cut a kernel and {self.chip.name} applies inputs in pulses; got {len(values)}"
             )
         stored = torch.tensor(values, dtype=kind, device="cpu").tolist()
         if bad := [v for v, s in zip(values, stored, strict=True) if not 0 < s < float("inf")]:
-            raise ValueError(f"input range {bad[0]} of {self.layer_name!r} does not fit in {kind}")
+            raise ValueError(f"DAC range {bad[0]} of {self.layer_name!r} does not fit in {kind}")
         return values
 
     @property

@@ -78,7 +78,7 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
         """
         if value != 1:
             raise ValueError(
-                f"input range of {self.layer_name!r} is 1, as a one-hot drives full scale; got "
+                f"DAC range of {self.layer_name!r} is 1, as a one-hot drives full scale; got "
                 f"{value}"
             )
         super().set_input_range(1.0)

@@ -1,4 +1,4 @@
-"""A warning at the first training step if the optimizer does not hold the input ranges.
+"""A warning at the first training step if the optimizer does not hold the DAC ranges.
 
 An optimizer that is made before ``convert`` does not know them.
 """
@@ -29,7 +29,7 @@ def expect(layer: nn.Module) -> None:
 
 
 def leave(optimizer: Optimizer) -> None:
-    """Give no warning of an optimizer that leaves input ranges on purpose."""
+    """Give no warning of an optimizer that leaves DAC ranges on purpose."""
     _WARNED.add(optimizer)
 
 
@@ -60,7 +60,7 @@ def _look(optimizer: Optimizer, *_: Any) -> None:
         more = f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else ""
         warn(
             f"this {type(optimizer).__name__} trains the weights of analog layers but not their "
-            f"input ranges, which do not learn unless another optimizer has them: {named}{more}. "
+            f"DAC ranges, which do not learn unless another optimizer has them: {named}{more}. "
             "Make the optimizer after analogtorch.convert, from model.parameters() or "
             "analogtorch.hwa.parameter_groups(model, weight_decay=...); or freeze the ranges with "
             "layer.input_range.requires_grad_(False)"

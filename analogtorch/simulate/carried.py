@@ -81,7 +81,7 @@ def _check_origin(found: Origin | None, origin: Origin) -> None:
         if found.seed != origin.seed:
             differs = f"of seed {found.seed}, not {origin.seed}"
         raise ValueError(
-            f"at: corrected is another chip, {differs}, whose errors are others; pass what at(...) "
+            f"at: corrected is another chip, {differs}, which has other errors; pass what at(...) "
             "of this chip gave"
         )
     if found.time > origin.time:

@@ -49,7 +49,7 @@ class Augment:
     """Number of stretches of frames set to 0 (the mean) in the features (SpecAugment:
     arXiv:1904.08779); 0 to 10."""
     time_mask_frames: int = 8
-    """Longest stretch, in frames of 20 ms; 0 to 49."""
+    """Longest stretch, in frames of the features (20 ms each by default); 0 to 49."""
     frequency_masks: int = 2
     """Number of bands set to 0 in the features; 0 to 10."""
     frequency_mask_bins: int = 6

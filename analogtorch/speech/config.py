@@ -191,7 +191,10 @@ class ChipConfig:
         levels = tuple(checks.number("chip.levels", level, least=0) for level in levels)
         checks.settle(self, "levels", levels)
         if self.levels and self.training.weight == "none":
-            raise ValueError("chip.levels are of a noise, but chip.training.weight is none")
+            raise ValueError(
+                "chip.levels scale the training noise, but chip.training.weight is none; leave out "
+                "chip.levels, or choose a noise such as chip.training.weight=device"
+            )
         if len(self.levels) == 1 or len({f"{level:g}" for level in self.levels}) < len(self.levels):
             raise ValueError(
                 f"chip.levels={list(self.levels)}; give two or more that differ, or none"

@@ -245,7 +245,7 @@ def test_ranges_per_vector_need_something_behind_the_array() -> None:
     model = at.calibrate(_linear(HERMES), [_x(400, 64)], method=None)
     assert (model[0].calibrated, model[0].ranged) == (False, True)
     assert model[0].output_ranges.shape == (1, 32)
-    with pytest.raises(ValueError, match="method=None fixes no input range, so that it takes no"):
+    with pytest.raises(ValueError, match="method=None fixes no DAC range, so that it takes no"):
         at.calibrate(model, [_x(400, 64)], method=None, per="tile")
     bare = _linear(HERMES.replace(periphery={"output_bits": None}))
     with pytest.raises(ValueError, match="without a digital unit that rounds"):

@@ -379,7 +379,7 @@ def test_bad_descriptions_are_refused(values: dict, message: str, tmp_path: Path
         ({"input_range": -1.0}, "positive finite input_range, got -1"),
         ({"input_range": "x"}, "positive finite input_range, got 'x'"),
         ({"input_range": True}, "positive finite input_range, got True"),
-        ({"input_range": [1.0, 2.0, 3.0]}, "has 3 input ranges.* and 1 row block in the model"),
+        ({"input_range": [1.0, 2.0, 3.0]}, "has 3 DAC ranges.* and 1 row block in the model"),
         ({"key": None}, "key must be text, got None"),
         (
             {"kind": "AnalogLinear"},

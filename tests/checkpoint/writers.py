@@ -1,6 +1,6 @@
 """A program that saves and loads one checkpoint: ``python writers.py FOLDER SECONDS``.
 
-Each saver and loader is a process. Every save writes weights and an input range of one number; a
+Each saver and loader is a process. Every save writes weights and a DAC range of one number; a
 load that finds two numbers is a mix. The program prints how many saves and loads there were and how
 many loads were refused, and ends with code 1 after a mix or a crash.
 """

@@ -510,7 +510,7 @@ def test_weights_assigned_to_a_layer_made_on_meta_work() -> None:
 def test_ranges_that_cannot_be_kept_are_said() -> None:
     trained = at.calibrate(at.convert(nn.Sequential(nn.Linear(4, 3)), CHIP), [torch.randn(64, 4)])
     fresh = at.convert(nn.Sequential(nn.Linear(4, 3)), CHIP)
-    with pytest.warns(UserWarning, match="carries no input ranges"):
+    with pytest.warns(UserWarning, match="carries no DAC ranges"):
         fresh.load_state_dict({k: v.clone() for k, v in trained.state_dict().items()})
     fresh.load_state_dict({k: p.detach() for k, p in trained.named_parameters()})
     assert fresh[0].calibrated

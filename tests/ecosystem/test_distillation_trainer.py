@@ -64,7 +64,7 @@ def _trainer(
     )  # fmt: skip
 
 
-@pytest.mark.filterwarnings("ignore:this state_dict carries no input ranges")
+@pytest.mark.filterwarnings("ignore:this state_dict carries no DAC ranges")
 def test_hugging_face_distils_validates_and_resumes(tmp_path: Path) -> None:
     before = _state(_bert())
     student, teacher = _hugging_face(tmp_path / "whole")
@@ -120,7 +120,7 @@ def test_the_trainer_takes_an_optimizer_that_is_given(tmp_path: Path) -> None:
     assert trainer.optimizer.optimizer is given
 
 
-@pytest.mark.filterwarnings("ignore:this state_dict carries no input ranges")
+@pytest.mark.filterwarnings("ignore:this state_dict carries no DAC ranges")
 def test_rows_without_labels_have_an_evaluation_loss(tmp_path: Path) -> None:
     """The noise is the same each time, so that the losses of steps can be compared."""
     options = {"max_steps": 2, "save_steps": 1, "save_only_model": True}
@@ -163,7 +163,7 @@ def test_the_ranges_are_kept_once(tmp_path: Path) -> None:
     assert [tuple(kept[name]) for name in names] == _ranges(student)
 
 
-@pytest.mark.filterwarnings("ignore:this state_dict carries no input ranges")
+@pytest.mark.filterwarnings("ignore:this state_dict carries no DAC ranges")
 def test_accumulated_losses_are_averaged(tmp_path: Path) -> None:
     """The first step has no noise, so that only the split of its batch differs."""
     losses = []
@@ -182,7 +182,7 @@ def test_accumulated_losses_are_averaged(tmp_path: Path) -> None:
     assert losses[1] < 1.5 * losses[0]
 
 
-@pytest.mark.filterwarnings("ignore:this state_dict carries no input ranges")
+@pytest.mark.filterwarnings("ignore:this state_dict carries no DAC ranges")
 def test_the_loss_of_ranks_runs_through_their_wrapper(tmp_path: Path) -> None:
     """Otherwise it averages no gradients, and each rank trains a model of its own."""
     trainer = _trainer(tmp_path, at.convert(_bert(), CHIP), _bert(), max_steps=1)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import analogtorch as at
 from tests.ecosystem.models import CHIP
 
-pytestmark = pytest.mark.filterwarnings("ignore:this state_dict carries no input ranges")
+pytestmark = pytest.mark.filterwarnings("ignore:this state_dict carries no DAC ranges")
 IDS = torch.randint(3, 40, (2, 6), generator=torch.Generator().manual_seed(1))
 DECODER = {
     "vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,

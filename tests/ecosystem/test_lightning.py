@@ -62,7 +62,7 @@ def _fit(folder: Path, epochs: int, resume: Path | None = None) -> Module:
 
 
 def _same(a: nn.Module, b: nn.Module) -> bool:
-    """Weights and input ranges, bit for bit."""
+    """Weights and DAC ranges, bit for bit."""
     return all(map(torch.equal, a.parameters(), b.parameters()))
 
 

@@ -20,7 +20,7 @@ from tests.ecosystem.models import CHIP
 pytestmark = [
     # what peft asks of transformers
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:this state_dict carries no input ranges"),
+    pytest.mark.filterwarnings("ignore:this state_dict carries no DAC ranges"),
 ]
 IDS = torch.randint(0, 40, (4, 10), generator=torch.Generator().manual_seed(1))
 RANK = 4

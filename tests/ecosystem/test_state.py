@@ -18,7 +18,7 @@ from tests.ecosystem.models import ENTRIES, TORCHS_OWN, Entry
 
 pytestmark = TORCHS_OWN
 
-LOST = "carries no input ranges"
+LOST = "carries no DAC ranges"
 
 
 def _lost(entry: Entry, message: str) -> Any:

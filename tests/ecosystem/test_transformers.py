@@ -104,7 +104,7 @@ def test_a_run_is_repeated_bit_for_bit_and_resumed_with_a_warning(tmp_path: Path
     _trained(again, tmp_path / "again")
     assert torch.equal(_logits(whole), _logits(again))
     with pytest.warns(
-        UserWarning, match="carries no input ranges.*the layers keep those that they have"
+        UserWarning, match="carries no DAC ranges.*the layers keep those that they have"
     ):
         _trained(resumed, tmp_path / "resumed", resume=tmp_path / "whole" / "checkpoint-2")
     assert torch.allclose(_logits(whole), _logits(resumed), atol=0.05)
@@ -114,7 +114,7 @@ def _ranges(model: nn.Module) -> list[tuple[float, ...] | None]:
     return [layer.input_ranges for _, layer in at.analog_layers(model)]
 
 
-@pytest.mark.filterwarnings("ignore:this state_dict carries no input ranges")
+@pytest.mark.filterwarnings("ignore:this state_dict carries no DAC ranges")
 @pytest.mark.parametrize("restore", [False, True])
 def test_a_run_that_keeps_its_ranges_is_resumed_bit_for_bit(restore: bool, tmp_path: Path) -> None:
     whole, resumed, tiled = _convert(_bert()), _convert(_bert()), _convert(_bert())
@@ -135,7 +135,7 @@ def test_a_run_that_keeps_its_ranges_is_resumed_bit_for_bit(restore: bool, tmp_p
     assert _ranges(tiled) == _ranges(whole)
 
 
-@pytest.mark.filterwarnings("ignore:this state_dict carries no input ranges")
+@pytest.mark.filterwarnings("ignore:this state_dict carries no DAC ranges")
 @pytest.mark.parametrize("method", ["mse", None])
 def test_adc_bounds_are_kept_too(method: Any, tmp_path: Path) -> None:
     model, fresh = _convert(_bert()), _convert(_bert())
@@ -148,7 +148,7 @@ def test_adc_bounds_are_kept_too(method: Any, tmp_path: Path) -> None:
         assert torch.equal(layer.adc_ranges, other.adc_ranges)
 
 
-@pytest.mark.filterwarnings("ignore:this state_dict carries no input ranges")
+@pytest.mark.filterwarnings("ignore:this state_dict carries no DAC ranges")
 def test_what_calibration_chose_for_the_chips_is_kept_too(tmp_path: Path) -> None:
     chosen = at.chips.hermes64(weight_scale="column").drift_aware("1 week")
     models = [at.convert(_bert(), chip) for chip in (chosen, at.chips.hermes64())]
@@ -160,7 +160,7 @@ def test_what_calibration_chose_for_the_chips_is_kept_too(tmp_path: Path) -> Non
         assert layer.chip.periphery == chosen.periphery
 
 
-@pytest.mark.filterwarnings("ignore:this state_dict carries no input ranges")
+@pytest.mark.filterwarnings("ignore:this state_dict carries no DAC ranges")
 def test_the_best_model_gets_the_ranges_that_it_had(tmp_path: Path) -> None:
     model = _convert(_bert())
     seen = {}
@@ -202,21 +202,21 @@ def test_weight_decay_of_ranges_is_warned_of(tmp_path: Path) -> None:
     _trained(model, tmp_path, None, keep, weight_decay=0.0, save_strategy="no")
 
 
-@pytest.mark.filterwarnings("ignore:this state_dict carries no input ranges")
+@pytest.mark.filterwarnings("ignore:this state_dict carries no DAC ranges")
 def test_checkpoints_without_ranges_or_with_those_of_other_layers(tmp_path: Path) -> None:
     model = _convert(_bert())
     _trained(model, tmp_path / "without")
     _trained(
         _convert(_bert()), tmp_path / "with", tmp_path / "without" / "checkpoint-2", [KeepRanges()]
     )
-    with pytest.raises(ValueError, match="holds no input ranges; train with"):
+    with pytest.raises(ValueError, match="holds no DAC ranges; train with"):
         load_ranges(model, tmp_path / "without" / "checkpoint-2")
     with pytest.raises(FileNotFoundError, match="no trainer_state.json"):
         load_ranges(model, tmp_path)
     other = _convert(_bert(layers=1))
     before = _ranges(other)
     with pytest.raises(
-        ValueError, match="input range of 'bert.encoder.layer.1.*convert the same layers"
+        ValueError, match="DAC range of 'bert.encoder.layer.1.*convert the same layers"
     ):
         load_ranges(other, tmp_path / "with" / "checkpoint-3")
     assert _ranges(other) == before

@@ -88,6 +88,6 @@ def test_a_parametrization_after_the_conversion_is_refused_until_it_is_permanent
 def test_they_are_made_by_convert(kind: type[nn.Module]) -> None:
     digital = kind.__name__.removeprefix("Analog")
     with pytest.raises(
-        TypeError, match=rf"is made out of an nn\.{digital}: analogtorch\.convert\(nn\.{digital}\("
+        TypeError, match=rf"is made from a digital layer: analogtorch\.convert\(nn\.{digital}\("
     ):
         kind(8, 8)

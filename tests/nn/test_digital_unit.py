@@ -258,7 +258,7 @@ def test_ranges_travel_with_state_dict_copies_and_files_and_stay_behind(
 
 
 def test_a_state_dict_without_ranges_takes_them_away() -> None:
-    """Whoever saved an input range had these ranges too, or none."""
+    """Whoever saved a DAC range had these ranges too, or none."""
     model = at.convert(nn.Sequential(nn.Linear(20, 6)), UNIT)
     model[0].set_input_range(2.0)
     state = model.state_dict()

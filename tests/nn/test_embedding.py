@@ -287,7 +287,7 @@ def test_its_range_is_that_of_the_one_hot() -> None:
     assert not layer.input_range.requires_grad
     with pytest.raises(ValueError, match="is 1, as a one-hot drives full scale; got 2"):
         layer.set_input_range(2.0)
-    with pytest.raises(ValueError, match="no analog layer with an input range"):
+    with pytest.raises(ValueError, match="no analog layer with a DAC range"):
         at.calibrate(model, [X])
     layer(X).sum().backward()
     assert layer.input_range.grad is None

@@ -30,7 +30,7 @@ def test_an_optimizer_from_before_the_conversion_is_warned_of_once(kind: type[Op
     optimizer = kind(model.parameters(), lr=0.1)
     at.calibrate(at.convert(model, CHIP), [X], method="absmax")
     with pytest.warns(
-        UserWarning, match=f"this {kind.__name__} trains .* not their input ranges.* '0', '2'"
+        UserWarning, match=f"this {kind.__name__} trains .* not their DAC ranges.* '0', '2'"
     ) as caught:
         _step(model, optimizer)
     _step(model, optimizer)
@@ -66,7 +66,7 @@ def test_they_are_missed_when_they_begin_to_learn() -> None:
     at.convert(model, CHIP)
     _step(model, optimizer)
     at.calibrate(model, [X], method="absmax")
-    with pytest.warns(UserWarning, match="not their input ranges"):
+    with pytest.warns(UserWarning, match="not their DAC ranges"):
         _step(model, optimizer)
 
 

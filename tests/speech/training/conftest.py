@@ -63,7 +63,7 @@ def toy() -> Toy:
 
 
 def bitwise_same(a: nn.Module, b: nn.Module) -> bool:
-    """Bit for bit the same weights, statistics and input ranges."""
+    """Bit for bit the same weights, statistics and DAC ranges."""
     tensors = [[*m.state_dict().values(), *m.parameters()] for m in (a, b)]
     return len(tensors[0]) == len(tensors[1]) and all(map(torch.equal, *tensors))
 

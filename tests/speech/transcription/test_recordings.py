@@ -69,7 +69,7 @@ def test_one_recording_has_its_row_of_a_table(tmp_path: Path, path: str) -> None
     table.write_text("path,text\na.wav,yes\n")
     (b,) = read_recordings(folder / "b.wav")
     assert b.said is None
-    with pytest.raises(ValueError, match=r"references\.csv: says of none of the recordings"):
+    with pytest.raises(ValueError, match=r"references\.csv: has a reference for none"):
         read_recordings(folder / "b.wav", table)
 
 
