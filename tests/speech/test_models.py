@@ -95,6 +95,16 @@ def test_every_network_converts_maps_and_runs_on_hermes64(name: str) -> None:
     assert not torch.equal(seen, analog)
 
 
+@pytest.mark.parametrize("name", ["neurram_lstm", "hello_edge_lstm"])
+def test_untrained_lstms_keep_their_state_over_frames(name: str) -> None:
+    lstm = next(m for m in seeded(name).modules() if isinstance(m, nn.LSTM))
+    full = torch.ones(1, lstm.hidden_size)
+    with torch.no_grad():
+        _, (_, left) = lstm(torch.zeros(3, lstm.input_size), (torch.zeros_like(full), full))
+    # torch's biases leave 0.125 of it after three frames; sigmoid(1)^3 is 0.39
+    assert left.mean().item() == pytest.approx(0.39, abs=0.05)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_take_other_numbers_of_frames_and_classes(name: str) -> None:
     frames = 500 if name == "hermes_conv" else 61

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from analogtorch.speech.labels import LABELS
 from analogtorch.speech.models.arguments import MFCC_SHAPE, counts, maps, outputs
+from analogtorch.speech.models.recurrent import lstm, sequence
 from analogtorch.values import checks
 
 BN_EPS = 1e-3
@@ -93,6 +94,8 @@ class HelloEdgeCNN(nn.Module):
 class HelloEdgeLSTM(nn.Module):
     """The net with one LSTM, called "basic LSTM": its last hidden state is classified.
 
+    Forget gates start with a bias of 1, as in Arm's code, where it is the default of the cell.
+
     Args:
         hidden: width of the state: 118 (S), 214 (M) or 344 (L).
         classes: number of outputs.
@@ -108,7 +111,7 @@ class HelloEdgeLSTM(nn.Module):
     ) -> None:
         super().__init__()
         _, inputs = maps(input_shape)
-        self.lstm = nn.LSTM(inputs, checks.count("hidden", hidden), batch_first=True)
+        self.lstm = lstm(inputs, hidden)
         self.out = nn.Linear(hidden, outputs(classes))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -143,8 +146,3 @@ class HelloEdgeGRU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (B, classes) of MFCC (B, 1, frames, coefficients), or without the 1."""
         return self.out(self.gru(sequence(x))[0][:, -1])
-
-
-def sequence(x: Tensor) -> Tensor:
-    """Return features (B, frames, filters) of maps (B, 1, frames, filters) or of themselves."""
-    return x.squeeze(1) if x.dim() == 4 else x

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from analogtorch.speech.labels import LABELS
 from analogtorch.speech.models.arguments import maps, outputs
-from analogtorch.speech.models.hello_edge import sequence
+from analogtorch.speech.models.recurrent import lstm, sequence
 from analogtorch.values import checks
 
 
@@ -18,7 +18,8 @@ class NeuRRAMLSTM(nn.Module):
     make 114; MFCC of 160 filters from 20 to 4,000 Hz with 40 coefficients, in windows of 641
     samples each 320. The biases of torch are digital here. The code also clips and quantises the
     numbers between the products, which is left to the chip and its DACs, and penalises similar
-    blocks in training, which is left out.
+    blocks in training, which is left out. Its gates all start with a bias of 1, here the forget
+    gates alone.
 
     Args:
         blocks: number of LSTMs.
@@ -37,15 +38,14 @@ class NeuRRAMLSTM(nn.Module):
     ) -> None:
         super().__init__()
         checks.count("blocks", blocks)
-        checks.count("hidden", hidden)
         _, inputs = maps(input_shape)
-        self.lstms = nn.ModuleList(nn.LSTM(inputs, hidden, batch_first=True) for _ in range(blocks))
+        self.lstms = nn.ModuleList(lstm(inputs, hidden) for _ in range(blocks))
         self.heads = nn.ModuleList(nn.Linear(hidden, outputs(classes)) for _ in range(blocks))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (B, classes) of MFCC (B, 1, frames, coefficients), or without the 1."""
         x = sequence(x)
         logits = [
-            head(lstm(x)[0][:, -1]) for lstm, head in zip(self.lstms, self.heads, strict=True)
+            head(block(x)[0][:, -1]) for block, head in zip(self.lstms, self.heads, strict=True)
         ]
         return sum(logits[1:], logits[0])
