@@ -13,6 +13,7 @@ import argparse
 import copy
 import dataclasses
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -94,22 +95,27 @@ def rows(results: Sequence[dict[str, Any]]) -> list[list[str]]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, measure, print the table and write the reports."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ir_drop", add_help=False)
-    parser.add_argument("--ohm", type=float, default=8.0)
-    own, more = parser.parse_known_args(argv)
+    own = argparse.ArgumentParser(add_help=False)
+    own.add_argument("--ohm", type=float, default=8.0, help="column, from one row to the next")
+    arguments = sys.argv[1:] if argv is None else argv
     try:
-        options, config = parse(["--out=runs/ir_drop", *more])
+        options, config = parse(
+            ["--out=runs/ir_drop", *arguments],
+            prog="python -m benchmarks.ir_drop",
+            description="Hardware-aware training against IR drop on real speech, over seeds.",
+            parents=[own],
+        )
         results = []
         for n in range(options.seeds):
             seed = dataclasses.replace(config, seed=n)
-            results.append(one_seed(seed, options.out / f"seed-{n}", own.ohm))
+            results.append(one_seed(seed, options.out / f"seed-{n}", options.ohm))
             print(f"seed {n} done", flush=True)
     except (OSError, ValueError) as error:
         raise SystemExit(f"benchmarks.ir_drop: {error}") from error
     table = rows(results)
     remarks = [
         f"{len(results)} seeds, the same {SWEEP.num_chips} chips for all nets; chip "
-        f"{config.chip.build().name} with {own.ohm:g} ohm of column from one row to the next.",
+        f"{config.chip.build().name} with {options.ohm:g} ohm of column from one row to the next.",
     ]
     print("\n".join(["", as_text(table, left=1), "", *remarks]))
     title = "HWA training against IR drop"

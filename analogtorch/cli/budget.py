@@ -8,7 +8,7 @@ from pathlib import Path
 
 import analogtorch as at
 from analogtorch.cli.finished import finished
-from analogtorch.cli.options import CommandParser, add_outputs
+from analogtorch.cli.options import CommandParser, Defaults, add_outputs
 from analogtorch.evaluate.shares import Budget
 from analogtorch.files import write_atomically
 from analogtorch.files.figures import checked_path
@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="analogtorch budget",
         description="What each non-ideality of the chip costs the accuracy of a keyword spotter.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=Defaults,
     )
     parser.add_argument("run", type=Path, help="folder that analogtorch kws has written")
     parser.add_argument(

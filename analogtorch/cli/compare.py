@@ -90,7 +90,6 @@ def _parser() -> argparse.ArgumentParser:
         description="One model on several chips: accuracy, energy, latency and area side by side.",
         epilog="With --model, the model's module is imported and its code runs: name only modules "
         "that you trust.",
-        allow_abbrev=False,
     )
     parser.add_argument("run", type=Path, nargs="?", help="folder that analogtorch kws has written")
     parser.add_argument(

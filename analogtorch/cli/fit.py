@@ -48,7 +48,6 @@ def _parser() -> CommandParser:
     parser = CommandParser(
         prog="analogtorch fit",
         description="Fit a device model to measurements, and say how well it fits.",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "measurements",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import analogtorch as at
 from analogtorch.cli.finished import finished, listener
-from analogtorch.cli.options import CommandParser, add_outputs
+from analogtorch.cli.options import CommandParser, Defaults, add_outputs
 from analogtorch.files import write_atomically
 from analogtorch.files.figures import checked_path
 from analogtorch.speech.audio import read_recording
@@ -118,8 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         description="A keyword spotter of a finished run, on a programmed chip, listens to a "
         "recording in sliding windows of a second: detections over time. With --mix: false alarms "
         "and misses in a recording mixed from test clips and background noise.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
+        formatter_class=Defaults,
     )
     parser.add_argument("run", type=Path, help="folder that analogtorch kws has written")
     parser.add_argument("audio", nargs="?", type=Path, help="recording: .wav, .flac, .ogg, .mp3")

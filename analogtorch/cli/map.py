@@ -124,7 +124,6 @@ def _parser() -> CommandParser:
         description="Map a model onto a chip: tiles, time, energy and floorplan.",
         epilog="The model's module is imported and its code runs: "
         "name only modules that you trust.",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--model",

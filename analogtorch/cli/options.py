@@ -8,11 +8,24 @@ _FILES = ("html", "json", "csv", "plot")
 """Options that name a file to write."""
 
 
+class Defaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Help with the default of each option that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        absent = action.default is None or action.default is False
+        return action.help if absent else super()._get_help_string(action)
+
+
 class CommandParser(argparse.ArgumentParser):
     """A parser that raises ValueError where argparse would end the process.
 
     Two options must not name one file to write.
     """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+        # main takes it out of the arguments of every command
+        self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         """Return the options."""
@@ -38,4 +51,3 @@ def add_outputs(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="run the code that the run's configuration names as network or front end",
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")

@@ -135,15 +135,28 @@ def notes(results: Sequence[dict[str, Any]], config: KWSConfig, seconds: float) 
     ]
 
 
-def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, KWSConfig]:
+def parse(
+    argv: Sequence[str] | None,
+    *,
+    prog: str = "python -m benchmarks.hwa",
+    description: str = "Hardware-aware training against a digital control on real speech, over "
+    "training seeds.",
+    parents: Sequence[argparse.ArgumentParser] = (),
+) -> tuple[argparse.Namespace, KWSConfig]:
     """Return the options of this command and the configuration.
 
     The configuration comes from these options and those of `analogtorch kws`.
+
+    Args:
+        argv: the command line; None: that of the process.
+        prog: the command, for its help; another one has the same options.
+        description: what the command does, for its help.
+        parents: parsers of options that another command adds.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.hwa",
-        description="Hardware-aware training against a digital control on real speech, "
-        "over training seeds.",
+        prog=prog,
+        description=description,
+        parents=list(parents),
         epilog="Further options are those of `analogtorch kws`.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

@@ -1,5 +1,6 @@
 """The command line: info, help, configurations, and errors in one line."""
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -99,6 +100,18 @@ def _options(config: Any, prefix: str = "") -> Iterator[str]:
             yield from _options(value, f"{prefix}{field.name}.")
         else:
             yield f"--{prefix}{field.name}"
+
+
+@pytest.mark.parametrize(
+    "command", ["kws", "budget", "listen", "transcribe", "map", "compare", "fit"]
+)
+def test_help_lists_debug_and_no_default_that_is_none(command: str, capsys) -> None:
+    with contextlib.suppress(SystemExit):
+        cli.main([command, "--help"])
+    shown = capsys.readouterr().out
+    assert f"usage: analogtorch {command}" in shown
+    assert "--debug" in shown
+    assert "default: None" not in shown
 
 
 def test_help_explains_every_option(capsys) -> None:
