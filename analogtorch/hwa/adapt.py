@@ -112,7 +112,8 @@ def adapt(
         OSError: the folder cannot be written.
 
     Warns:
-        UserWarning: the loss became NaN or infinite; the best state so far is returned.
+        UserWarning: the loss or a gradient became NaN or infinite; the best state so far is
+            returned, and the warning names the first Parameters of such gradients.
 
     Example:
         >>> adapted = at.hwa.adapt(model, batches, chip=at.chips.hermes64(), minutes=10)

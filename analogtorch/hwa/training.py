@@ -24,6 +24,8 @@ _KEPT = (
     *("best", "best_state", "least", "worse", "stopped"),
 )
 """The fields that a resumed run goes on with, beside student, optimizer and history."""
+_NAMED = 3
+"""Most Parameters that are named."""
 
 
 @dataclass
@@ -85,11 +87,11 @@ class Training:
         try:
             while not self.stopped:
                 row = self._step(batches)
-                if not math.isfinite(row.loss):
-                    self.stopped = f"the loss was {row.loss} at step {self.step}"
+                if self.stopped:
                     warn(
                         f"adapt: {self.stopped}, so that the training ends with the best state "
-                        "before; a smaller recipe.learning_rate may help"
+                        "before; a smaller recipe.learning_rate may help, or requires_grad_(False) "
+                        "for a Parameter whose gradient some inputs make infinite"
                     )
                     break
                 self.step += 1
@@ -118,7 +120,8 @@ class Training:
             group["lr"] = share * rate
         batch = batches[_index(self.seed, self.step, len(batches))]
         loss, outputs, layers = (value.item() for value in self.gradients(batch))
-        if math.isfinite(loss):
+        self.stopped = self._broken(loss)
+        if not self.stopped:
             self.optimizer.step()
             schedule.after(student, self.step)
         return Step(
@@ -129,6 +132,19 @@ class Training:
             noise=fraction,
             learning_rate=share * self.recipe.learning_rate,
         )
+
+    def _broken(self, loss: float) -> str:
+        """Return what the loss or the gradients have that no step can take; empty if nothing."""
+        if not math.isfinite(loss):
+            return f"the loss was {loss} at step {self.step}"
+        grads = {n: p.grad for n, p in self.twin.student.named_parameters() if p.grad is not None}
+        if torch.nn.utils.get_total_norm(grads.values()).isfinite():
+            return ""
+        # the norm of finite numbers may be infinite
+        names = [name for name, grad in grads.items() if not grad.isfinite().all()]
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        shown = ", ".join(map(repr, names[:_NAMED])) + more
+        return f"gradients were NaN or infinite at step {self.step}: of {shown}" if names else ""
 
     def _looks(self) -> bool:
         """Return whether the chips are measured after the steps that are done."""

@@ -253,6 +253,27 @@ def test_a_loss_that_is_no_number_ends_the_training_with_the_best_state() -> Non
     assert [stage.kept for stage in adapted.stages] == [True, False]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_parameters_whose_gradients_are_not_finite_are_named(dtype: torch.dtype) -> None:
+    class Silent(nn.Sequential):
+        def __init__(self, *layers: nn.Module) -> None:
+            super().__init__(*layers)
+            self.floor = nn.Parameter(torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = super().forward(x)
+            return y + self.floor.abs().sqrt()  # whose derivative is infinite at 0
+
+    model, batches = Silent(*_net()).to(dtype), [x.to(dtype) for x in _batches()]
+    named = "gradients were NaN or infinite at step 0: of 'floor', so .*best state.*requires_grad_"
+    with pytest.warns(UserWarning, match=named):
+        adapted = at.hwa.adapt(model, batches, chip=CHIP, steps=4, num_chips=1)
+    assert adapted.stopped == "gradients were NaN or infinite at step 0: of 'floor'"
+    assert all(p.isfinite().all() for p in adapted.model.parameters())
+    model.floor.requires_grad_(False)
+    assert "all 4" in at.hwa.adapt(model, batches, chip=CHIP, steps=4, num_chips=1).stopped
+
+
 def test_ingredients_can_be_switched_off() -> None:
     recipe = at.hwa.Recipe(noise=0.0, clip_sigma=None, layers=0.0, learn_ranges=False,
                            outputs="divergence", temperature=2.0, looks=1)  # fmt: skip
