@@ -142,13 +142,22 @@ class _Collected:
             histogram.add(seen_by(inputs.x, rows, plan.span(block, rows), plan))
 
 
-def check_seen(name: str, seen: list[Histogram]) -> None:
-    """Raise ValueError if the layer ``name`` got only zeros."""
-    if not any(histogram.largest for histogram in seen):
+def heard(seen: Mapping[str, Seen], allow_unused: bool) -> dict[str, Seen]:
+    """Return the inputs of the layers that got other numbers than zero.
+
+    Raises:
+        ValueError: a layer got only zeros and ``allow_unused`` is False, or all layers did.
+    """
+    found = {n: inputs for n, inputs in seen.items() if any(h.largest for h in inputs.magnitudes)}
+    silent = [name for name in seen if name not in found]
+    if silent and not (allow_unused and found):
         raise ValueError(
-            f"calibrate: layer {name!r} got only zeros; use batches of real data, and more than "
-            "one step where that is the state of a recurrent layer"
+            f"calibrate: layer {silent[0]!r} got only zeros; use batches of real data, and more "
+            "than one step where that is the state of a recurrent layer. If it gets nothing else, "
+            "as the values of the first attention in a decoder of DETR, leave it digital with "
+            "convert(..., exclude=...), or pass allow_unused=True"
         )
+    return found
 
 
 def by_magnitude(

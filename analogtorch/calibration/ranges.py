@@ -13,7 +13,7 @@ from analogtorch.calibration.adc import Wanted
 from analogtorch.calibration.choice import CalibrationReport, Effort
 from analogtorch.calibration.default import Default
 from analogtorch.calibration.histogram import Method
-from analogtorch.calibration.inputs import by_magnitude, check_seen, observe
+from analogtorch.calibration.inputs import by_magnitude, heard, observe
 from analogtorch.calibration.options import Way
 from analogtorch.calibration.passes import Forward, check_given
 from analogtorch.calibration.search import Search, parts
@@ -146,9 +146,10 @@ def calibrate(
             ``column`` of a tile, which has an ADC of its own on chips such as HERMES. Columns keep
             most where their sums differ in size, as in transformers. Each is counted in bins of its
             own, 6 to 12 % wide, that take 2 KB, or 4 KB in a layer with a range per vector.
-        allow_unused: if True, leave a layer that the batches do not reach as it is instead of
-            raising an error; an example is a head that only helps in training. A bypassed layer is
-            an error all the same, as for ``analogtorch.guard``.
+        allow_unused: if True, leave a layer that the batches do not reach, or only with zeros, as
+            it is instead of raising an error; examples are a head that only helps in training, and
+            the values of the first attention in a decoder of DETR. A bypassed layer is an error all
+            the same, as for ``analogtorch.guard``.
         forward: a function that runs the model on a batch, ``forward(model, batch)``, if the rule
             above does not fit. What it returns is compared at the end.
         progress: if True, show a progress bar.
@@ -161,10 +162,10 @@ def calibrate(
 
     Raises:
         TypeError: ``model`` is no module, ``batches`` is one batch, or a batch is of another type.
-        ValueError: there is no analog layer or no batch; a layer never ran (see ``allow_unused``);
-            the inputs of a layer, or their percentile, are zero; an input is NaN or infinite;
-            ``adc`` is given and there is no ADC; a search has fewer than three batches or no
-            finite outputs to compare; or an option is not allowed.
+        ValueError: there is no analog layer or no batch; a layer never ran, or got only zeros (see
+            ``allow_unused``); the percentile of the inputs of a layer is zero; an input is NaN or
+            infinite; ``adc`` is given and there is no ADC; a search has fewer than three batches or
+            no finite outputs to compare; or an option is not allowed.
         Exception: what the model raises, with a note that names the batch.
 
     After an error the model is unchanged.
@@ -191,8 +192,7 @@ def calibrate(
             seen = observe(
                 model, layers, per, whole.batches, forward, progress, routes, allow_unused
             )
-        for name, inputs in seen.items():
-            check_seen(name, inputs.magnitudes)
+        seen = heard(seen, allow_unused)
         ran = dataclasses.replace(whole, layers={name: layers[name] for name in seen})
         if effort == "search":
             search = Search(ran, seen, judging=judged, choosing=chosen_on, percentile=percentile)

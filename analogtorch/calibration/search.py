@@ -247,7 +247,7 @@ class Search:
                     # all is saved where errors were infinite
                     gains[name] = gains.get(name, 0.0) + saved.nan_to_num(1.0).item()
                     found, errors, options[name] = trial, new, other.option
-        self._tell(f"own settings of {len(gains)} layers", errors)
+        self._tell(f"own settings of {len(gains)} layer{'s' * (len(gains) != 1)}", errors)
         return found, options, gains
 
     def _screened(self, settings: Mapping[str, Setting], before: Tensor) -> Tensor | None:

@@ -224,6 +224,31 @@ def test_the_state_of_a_cell_that_ran_one_step_is_zero() -> None:
         at.calibrate(at.convert(nn.GRUCell(16, 4), CHIP), _batches())
 
 
+@pytest.mark.parametrize("effort", ["ranges", "default", "search"])
+def test_a_layer_that_gets_only_zeros_may_be_left_as_it_is(effort: str) -> None:
+    """The first attention in a decoder of DETR adds its queries to zeros, which are its values."""
+
+    class Decoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.values, self.head = nn.Linear(16, 16), nn.Linear(16, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.head(x + self.values(torch.zeros_like(x)))
+            return y
+
+    model, report = at.convert(Decoder(), CHIP), {"report": lambda _: None}
+    with pytest.raises(
+        ValueError, match="'values' got only zeros.*DETR.*exclude.*allow_unused=True"
+    ):
+        at.calibrate(model, _batches(), effort=effort, **report)
+    at.calibrate(model, _batches(), effort=effort, allow_unused=True, **report)
+    assert not model.values.calibrated
+    assert model.head.calibrated or effort != "ranges"  # others may choose a range per vector
+    with pytest.raises(ValueError, match="got only zeros"):
+        at.calibrate(at.convert(nn.Linear(16, 4), CHIP), [torch.zeros(2, 16)], allow_unused=True)
+
+
 def test_a_layer_that_is_bypassed_is_found() -> None:
     model = at.convert(Bypassed(), CHIP)
     with pytest.raises(ValueError, match=r"1 of 2 analog layers never ran: 'second'.*exclude"):
