@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from analogtorch.values.shown import as_text
+from analogtorch.values.shown import as_text, preformatted
 
 Effort = Literal["ranges", "default", "search"]
 Verdict = Literal["ranges", "default", "search", "uncalibrated"]
@@ -80,6 +80,8 @@ class CalibrationReport:
 
     def __str__(self) -> str:
         return as_text(self)
+
+    _repr_html_ = preformatted
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, ready for JSON."""

@@ -38,6 +38,7 @@ from analogtorch.conversion.kinds import analog_layers
 from analogtorch.conversion.watch import evaluating
 from analogtorch.nn.tap import hooked
 from analogtorch.values import checks
+from analogtorch.values.shown import preformatted
 
 NEAR = 6
 """Modules before a layer that are tried as those that write its input."""
@@ -63,6 +64,8 @@ class Smoothed:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             lines.append(f"left: {', '.join(names[:3])}{more}: {why}")
         return "\n".join(lines)
+
+    _repr_html_ = preformatted
 
 
 @torch.no_grad()

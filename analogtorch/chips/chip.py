@@ -24,7 +24,7 @@ from analogtorch.devices.cell import check_cell, is_paired
 from analogtorch.devices.device import beyond
 from analogtorch.devices.drift_aware import bare
 from analogtorch.values import checks
-from analogtorch.values.shown import as_text
+from analogtorch.values.shown import as_text, preformatted
 from analogtorch.values.sources import Sources, check_sources
 from analogtorch.values.warned import warn
 
@@ -284,6 +284,8 @@ class Chip:
 
     def __str__(self) -> str:
         return as_text(self)
+
+    _repr_html_ = preformatted
 
 
 def _carried(cost: Cost, old: Array, new: Array) -> Cost:

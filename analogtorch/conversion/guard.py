@@ -14,6 +14,7 @@ from analogtorch.conversion.taken import refuse_taken
 from analogtorch.conversion.unread import quiet
 from analogtorch.conversion.watch import Bypass, Watch, watch
 from analogtorch.values import checks
+from analogtorch.values.shown import preformatted
 
 _SHOWN = 5
 """Most layers that an error lists; the others are counted."""
@@ -68,6 +69,8 @@ class GuardReport:
         )
         lines.append(str(self.share))
         return "\n".join(lines)
+
+    _repr_html_ = preformatted
 
 
 def guard(

@@ -19,6 +19,7 @@ from analogtorch.conversion.share import Share, share
 from analogtorch.conversion.taken import taken
 from analogtorch.nn import AnalogComposite, AnalogLayer, AnalogMultiheadAttention
 from analogtorch.nn.converters import adc_ranges_text, dac_ranges_text
+from analogtorch.values.shown import preformatted
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,8 @@ class Summary:
             where = self.attention[0] + (f" and {others} more" if others else "")
             lines.append(f"digital: q k^T, softmax and the product with v of {where} (no weights)")
         return "\n".join(lines)
+
+    _repr_html_ = preformatted
 
 
 def _fit(chip: Chip, rows: list[LayerRow]) -> str:

@@ -25,7 +25,7 @@ from analogtorch.chips.cost import Charge, Kind, Scope
 from analogtorch.cost_model.efficiency import OPERATIONS_PER_MAC, Efficiency, published, weakest
 from analogtorch.cost_model.schedule import schedule
 from analogtorch.cost_model.steps import Mode, Run, Schedule
-from analogtorch.values.shown import as_text
+from analogtorch.values.shown import as_text, preformatted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +137,8 @@ class CostReport:
 
     def __str__(self) -> str:
         return as_text(self)
+
+    _repr_html_ = preformatted
 
 
 def cost(

@@ -19,7 +19,7 @@ from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.recalibration import Recalibration
 from analogtorch.simulate.recovery import Recovery
 from analogtorch.values import checks
-from analogtorch.values.shown import as_text
+from analogtorch.values.shown import as_text, preformatted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +58,8 @@ class Lifetime:
 
     def __str__(self) -> str:
         return as_text(self)
+
+    _repr_html_ = preformatted
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, ready for JSON; what is infinite is None."""

@@ -10,7 +10,7 @@ from analogtorch.devices import Cell
 from analogtorch.evaluate.suggestion import Suggestion, suggest
 from analogtorch.files.figures import draw
 from analogtorch.values import checks
-from analogtorch.values.shown import as_text
+from analogtorch.values.shown import as_text, preformatted
 
 Effect = Literal["bits", "output_noise", "noise", "drift"]
 EFFECTS: tuple[Effect, ...] = get_args(Effect)
@@ -77,6 +77,8 @@ class Sensitivity:
 
     def __str__(self) -> str:
         return as_text(self)
+
+    _repr_html_ = preformatted
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the cells, ready for JSON."""

@@ -19,7 +19,7 @@ from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.recalibration import Recalibration
 from analogtorch.simulate.recovery import Recovery
-from analogtorch.values.shown import as_text
+from analogtorch.values.shown import as_text, preformatted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +57,8 @@ class RecalibrationInterval:
 
     def __str__(self) -> str:
         return as_text(self)
+
+    _repr_html_ = preformatted
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the recovery, ready for JSON."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from analogtorch.evaluate.interval import Interval
 from analogtorch.files.figures import draw
-from analogtorch.values.shown import as_text
+from analogtorch.values.shown import as_text, preformatted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +54,8 @@ class Budget:
 
     def __str__(self) -> str:
         return as_text(self)
+
+    _repr_html_ = preformatted
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, ready for JSON; what is infinite is None."""

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from analogtorch.devices import Cell
+from analogtorch.values.shown import preformatted
 
 if TYPE_CHECKING:
     from analogtorch.evaluate.losses import Effect, LayerLoss, Sensitivity
@@ -89,6 +90,8 @@ class Suggestion:
         return "\n".join(
             [*lines, "The estimates add up what the layers lose by themselves: measure the result."]
         )
+
+    _repr_html_ = preformatted
 
 
 def suggest(found: "Sensitivity", budget: float, effect: "Effect") -> Suggestion:

@@ -9,7 +9,7 @@ from torch import nn
 from analogtorch.files.figures import draw
 from analogtorch.hwa.on_chips import Reading
 from analogtorch.hwa.recipe import Outputs
-from analogtorch.values.shown import as_text
+from analogtorch.values.shown import as_text, preformatted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +97,8 @@ class Adapted:
 
     def __str__(self) -> str:
         return as_text(self)
+
+    _repr_html_ = preformatted
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the model, ready for JSON."""

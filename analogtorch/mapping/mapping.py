@@ -16,7 +16,7 @@ from analogtorch.files.figures import draw
 from analogtorch.graph.types import Matrix, Operation
 from analogtorch.mapping.types import Block, Placement
 from analogtorch.mapping.validity import check
-from analogtorch.values.shown import as_html, as_text
+from analogtorch.values.shown import as_html, as_text, preformatted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,8 @@ class ChipMapping:
 
     def __str__(self) -> str:
         return as_text(self)
+
+    _repr_html_ = preformatted
 
     @cached_property
     def _by_matrix(self) -> dict[str, tuple[Placement, ...]]:

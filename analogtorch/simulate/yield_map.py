@@ -14,7 +14,7 @@ from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.faults import FAULTS
 from analogtorch.simulate.tile_state import TileState, tile_state
 from analogtorch.values import checks
-from analogtorch.values.shown import as_text
+from analogtorch.values.shown import as_text, preformatted
 
 Tile = tuple[int, int]
 """Numbers of a chip and of a tile on it, both from 0."""
@@ -89,6 +89,8 @@ class YieldMap(Mapping[Tile, TileState]):
 
     def __str__(self) -> str:
         return as_text(self)
+
+    _repr_html_ = preformatted
 
     def plot(self, path: str | Path | None = None) -> Any:
         """Draw the cells of the first 64 tiles, each in the colour of its fault.

@@ -8,7 +8,7 @@ from analogtorch.chips.cost import Figure
 from analogtorch.devices import Cell, register
 from analogtorch.devices.cell import check_cell, is_signed
 from analogtorch.values import checks
-from analogtorch.values.shown import as_text
+from analogtorch.values.shown import as_text, preformatted
 from analogtorch.values.sources import Sources, check_sources
 
 Circuit = Literal["inverse", "least_squares"]
@@ -238,3 +238,5 @@ class SolverChip:
 
     def __str__(self) -> str:
         return as_text(self)
+
+    _repr_html_ = preformatted

@@ -11,7 +11,7 @@ from torch import Tensor
 from analogtorch.files.figures import draw
 from analogtorch.solver.cost import SolveCost
 from analogtorch.solver.errors import Condition
-from analogtorch.values.shown import as_text
+from analogtorch.values.shown import as_text, preformatted
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,6 +63,8 @@ class Solution:
 
     def __str__(self) -> str:
         return as_text(self)
+
+    _repr_html_ = preformatted
 
     def plot(self, path: str | Path | None = None) -> Any:
         """Draw the residual after each pass, of the first 32 systems that are solved.

@@ -4,6 +4,7 @@ The room ``report`` draws and writes tables; it registers itself here by type. A
 print its table and draw its floorplan without importing either.
 """
 
+import html
 from functools import singledispatch
 from typing import Any
 
@@ -26,6 +27,14 @@ def as_html(value: Any, **options: Any) -> str:
         TypeError: nothing is registered for its type.
     """
     raise TypeError(_unknown(value))
+
+
+def preformatted(value: Any) -> str:
+    """Return the text of a value as HTML, for notebooks, which show no ``str``.
+
+    A class takes it as ``_repr_html_``, unless it has a table of its own there.
+    """
+    return f"<pre>{html.escape(str(value))}</pre>"
 
 
 @singledispatch

@@ -9,6 +9,7 @@ from analogtorch.devices.pcm import PCM
 from analogtorch.devices.timed import TimedDevice
 from analogtorch.files import figures
 from analogtorch.values import shown
+from analogtorch.values.shown import preformatted
 
 Law = Literal["power", "times"]
 """``power``: drift is a power law of time; ``times``: fits at the measured times."""
@@ -106,3 +107,5 @@ class Fit:
 
     def __str__(self) -> str:
         return shown.as_text(self)
+
+    _repr_html_ = preformatted
