@@ -1,4 +1,4 @@
-"""What software chooses of a chip, which takes no other hardware."""
+"""What software chooses of a chip, which needs no other hardware."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING

@@ -1,6 +1,6 @@
 """A warning after the first run of a model that names the analog layers that did not run.
 
-The model is a converted one or a programmed chip. Nothing is digital in silence.
+The model is a converted one or a programmed chip. Nothing stays digital unnoticed.
 """
 
 import contextlib

@@ -31,7 +31,7 @@ class ReadCost:
     seconds: float
     """Time, s: tiles with converters of their own compute at once."""
     joules: float
-    """Energy of the MVMs, J, at the conductances of after programming."""
+    """Energy of the MVMs, J, at the conductances right after programming."""
     kind: Kind
     """The weakest kind of figure that the energy rests on."""
 

@@ -85,7 +85,7 @@ def interval(
         values: at least one.
         confidence: confidence of the interval, in [0.5, 0.999].
         method: ``student``: by Student's t, symmetric. ``bootstrap``: from the means of resampled
-            values, so that a skewed spread gives a skewed interval; with less than 8 values by
+            values, so that a skewed spread gives a skewed interval; with fewer than 8 values by
             Student's t. It is the expanded percentile interval (Hesterberg, The American
             Statistician 69, 371 (2015)), whose width has Student's correction for few values.
         bounds: smallest and largest number that a value, and so the mean, can be. The interval ends

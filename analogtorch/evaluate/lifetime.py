@@ -114,8 +114,8 @@ def lifetime(
     ``calibrate`` may choose), from the time on at which the last of them are right. The first read
     of the compensation is then, and earlier ones of ``recalibration`` do not count.
 
-    Each chip is looked at under two schedules: its drift compensation is read when it begins to
-    serve alone, and as ``recalibration`` says. With a ``recovery`` there is a third: with each read
+    Each chip is looked at under two schedules: its drift compensation is read once, when it begins
+    to serve, or as ``recalibration`` says. With a ``recovery`` there is a third: with each read
     of ``recalibration``, the chip also corrects itself from a few batches. The result is the time
     at which the metric first crosses the limit, within 5 %. It is the worst right before a read of
     the compensation. Looks are 1, 2, 4, 8 h and so on after programming, and at ``longest``, each

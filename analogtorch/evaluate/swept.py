@@ -118,7 +118,7 @@ class Sweep:
     def interval(self, confidence: float = 0.95) -> tuple[Interval, ...]:
         """Return the mean over the chips at each time, with its confidence interval.
 
-        By bootstrap over the chips, with a fixed seed; with less than 8 chips by Student's t
+        By bootstrap over the chips, with a fixed seed; with fewer than 8 chips by Student's t
         (``analogtorch.evaluate.interval``). It tells how far the mean of other chips may be; the
         samples that the metric is measured on are taken as given. It ends at ``bounds``.
 

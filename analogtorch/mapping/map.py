@@ -48,8 +48,8 @@ def map_to_chip(
             sample.
         chip: the chip to map to; None takes that of the model's analog layers, which must all have
             the same. Their training noise may differ, and the cells of some may have several times
-            the devices: a weight then takes as many unit cells. Give the chip where those of all
-            have, or it is taken for one whose unit cells are as large.
+            the devices: a weight then takes as many unit cells. Where those of all layers have,
+            give the chip; otherwise its unit cells are taken to be that large.
         num_chips: number of chips; None takes as many as needed.
         duplicate: numbers of copies of matrices for throughput, by pattern of their names:
             ``{"layer1.*": 2}`` maps them twice.
@@ -70,7 +70,7 @@ def map_to_chip(
         ValueError: the model is digital and no chip is given, or its layers are on several chips
             and none is chosen; it does not run on the example, or decides by values that it lacks
             on the meta device; it has no weights to map or does not fit on the chips; the chip
-            expands weights of a layer that has not that; or a pattern, tile or column matches
+            has weight expansion, which a layer has not; or a pattern, tile or column matches
             nothing.
 
     Example:

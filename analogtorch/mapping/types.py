@@ -10,8 +10,8 @@ class Block:
     matrix: str
     row: int
     """First row of the matrix that it holds, counted over the rows of all groups. Where the chip
-    runs one group at a time (``Chip.grouped == "sequential"``), the groups share rows, and it is
-    the row within each column's group."""
+    runs one group at a time (``chip.array.grouped == "sequential"``), the groups share rows, and it
+    is the row within each column's group."""
     col: int
     """First column of the matrix that it holds."""
     rows: int

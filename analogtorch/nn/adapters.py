@@ -121,7 +121,7 @@ def unwatch_adapter(adapter: nn.Module) -> None:
 
 
 def watch_adapters(model: nn.Module) -> None:
-    """Make adapters in ``model`` raise that a chip cannot take.
+    """Make adapters in ``model`` that a chip cannot take raise an error.
 
     Around programmed layers, ``merge`` and ``unmerge`` change the weights, and some adapters do in
     ``update_layer``: they would write the weights that the cells were programmed to, with which

@@ -191,7 +191,7 @@ class ConvertersMixin(nn.Module):
         self.set_column_ranges("adc_ranges", value)
 
     def set_output_ranges(self, value: Given) -> None:
-        """Set the ranges in which the chip's digital unit rounds its outputs to 8 bits.
+        """Set the ranges in which the chip's digital unit rounds its outputs.
 
         Such a unit is part of ``hermes64``. Software sets its ranges, so they do not deviate from
         the chip: ``calibrate`` finds them. They have no effect on a chip without digital unit

@@ -1,6 +1,6 @@
 """Log-mel and MFCC features through torchaudio, with about zero mean and unit variance.
 
-By default both see 49 frames of 40 ms each 20 ms (640 and 320 samples at 16 kHz), a periodic Hann
+By default both see 49 frames of 40 ms every 20 ms (640 and 320 samples at 16 kHz), a periodic Hann
 window, no padding of the clip, |rfft(1024)|^2 and 40 filters from 20 to 7,600 Hz: triangles of unit
 peak, evenly spaced and straight-sided over mel = 1127 ln(1 + f/700).
 """

@@ -41,7 +41,7 @@ class Folder:
     Without one, folders say it: `low/1.wav` is a clip of the class low. `low/ann/1.wav` is spoken
     by ann; otherwise the file's name says who speaks, by the pattern `speaker`. Splits are the
     folders `train/low/1.wav`, `val/...` and `test/...`; without those, speakers are assigned to
-    splits at random, and clips of which nobody knows the speaker one by one. Hidden files,
+    splits at random, and clips of unknown speakers one by one. Hidden files,
     `_background_noise_` and files that are no audio are left out; a folder without a clip and audio
     of a kind that is not read, such as .m4a, are errors.
 

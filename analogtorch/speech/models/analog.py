@@ -18,7 +18,7 @@ class HermesConv(nn.Module):
     padding, so that 1,984 frames take 118 million multiplications, and 431 or more are needed.
 
     The 64 signals are measured ones in the paper. Here they are log-mel energies: 64 filters,
-    windows of 8.5 ms each 0.5 ms give the published 1,984 frames, and longer hops fewer.
+    windows of 8.5 ms every 0.5 ms give the published 1,984 frames, and longer hops fewer.
 
     Args:
         width: channels of the second to fourth convolution.

@@ -16,7 +16,7 @@ class NeuRRAMLSTM(nn.Module):
     Wan et al., Nature 608, 504 (2022), with the sizes of the authors' code
     (github.com/weierwan/Neurram_48core, lstm): states of 108 numbers, which with 6 rows of biases
     make 114; MFCC of 160 filters from 20 to 4,000 Hz with 40 coefficients, in windows of 641
-    samples each 320. The biases of torch are digital here. The code also clips and quantises the
+    samples every 320. The biases of torch are digital here. The code also clips and quantises the
     numbers between the products, which is left to the chip and its DACs, and penalises similar
     blocks in training, which is left out. Its gates all start with a bias of 1, here the forget
     gates alone.

@@ -15,7 +15,7 @@ class TCResNet(nn.Module):
 
     Choi et al., Interspeech 2019 (arXiv 1904.03814): a convolution over 3 frames, then residual
     blocks of two convolutions over 9 frames, the first with stride 2, and shortcuts of one frame;
-    66k parameters and 1.5 million multiplications for 98 frames of 40 MFCC, 30 ms each 10 ms.
+    66k parameters and 1.5 million multiplications for 98 frames of 40 MFCC, 30 ms every 10 ms.
     Whether the first convolution is normalised is UNVERIFIED: here it is.
 
     Args:

@@ -1,4 +1,4 @@
-"""Utterances of LibriSpeech, for who has it: nothing is downloaded.
+"""Utterances of LibriSpeech, for those who have it: nothing is downloaded.
 
 Source: V. Panayotov et al., "Librispeech: an ASR corpus based on public domain audio books", ICASSP
 2015; CC BY 4.0.

@@ -58,7 +58,7 @@ def mixed(
     """Mix clips at random times into background noise.
 
     The time is divided evenly: each part has one clip, drawn among all but those of silence, at a
-    random time within the part. The background changes each 30 s: a stretch of a recording, as
+    random time within the part. The background changes every 30 s: a stretch of a recording, as
     often as needed, at a level below the median of the clips.
 
     Args:
