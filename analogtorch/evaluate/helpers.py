@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 
@@ -44,7 +45,8 @@ def helpers(count: int, work: Callable[[], object]) -> Iterator[None]:
 
     All processes, this one included, have one thread of torch in the meantime, so that results do
     not depend on which of them computes what. An error in the work of a helper ends it silently:
-    what it leaves undone is for this process, where the error appears again.
+    what it leaves undone is for this process, where the error appears again. Helpers end with this
+    process, even if it is killed.
 
     Warns:
         RuntimeWarning: a helper was killed.
@@ -82,8 +84,17 @@ def helpers(count: int, work: Callable[[], object]) -> Iterator[None]:
 def _help(work: Callable[[], object]) -> None:
     """Do the work in a helper, without a word and without this process' handlers at its exit."""
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         work()
     except BaseException:
         os._exit(1)
     os._exit(0)
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that forked it has ended, which may have been killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

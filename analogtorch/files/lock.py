@@ -13,13 +13,16 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+_held: set[int] = set()
+"""The handles that this process holds something by."""
+
 
 @contextlib.contextmanager
 def locked(folder: str | Path, *, wait: bool = True) -> Iterator[None]:
     """Hold an existing ``folder`` while the context lasts.
 
-    No file is written for it, and the system releases the lock when the process ends. The lock is
-    advisory: it keeps out only those who ask for it through this function.
+    No file is written for it, and the system releases the lock when the process ends, whatever it
+    has forked. The lock is advisory: it keeps out only those who ask for it through this function.
 
     Args:
         folder: the folder to hold.
@@ -71,7 +74,7 @@ def claimed(path: str | Path, *, wait: bool = True) -> Iterator[None]:
         _take(handle, path, wait)
         if _is_at(handle, path):
             break
-        os.close(handle)  # the last holder removed it in the meantime
+        _let_go(handle)  # the last holder removed it in the meantime
     try:
         yield
     finally:
@@ -90,13 +93,26 @@ def _take(handle: int, path: str | Path, wait: bool) -> None:
         ) from None
     except OSError as error:
         _warn(path, error.strerror)
+    _held.add(handle)
 
 
 def _let_go(handle: int) -> None:
-    with contextlib.suppress(OSError):
-        # forked workers have copies of the handle, which would keep the lock
+    if handle not in _held:  # a forked process, which does not hold it
+        return
+    _held.remove(handle)
+    with contextlib.suppress(OSError):  # there may be other copies of the handle
         fcntl.flock(handle, fcntl.LOCK_UN)
     os.close(handle)
+
+
+def _forget() -> None:
+    """Close the copies of handles in a forked process.
+
+    A lock lasts as long as a copy: workers that outlive a killed process would keep its locks.
+    """
+    for handle in _held:
+        os.close(handle)
+    _held.clear()
 
 
 def _is_at(handle: int, path: str | Path) -> bool:
@@ -112,3 +128,7 @@ def _warn(folder: str | Path, why: str | None) -> None:
         f"{folder} cannot be locked ({why}): let only one process at a time write to it",
         RuntimeWarning,
     )
+
+
+if fcntl is not None:
+    os.register_at_fork(after_in_child=_forget)

@@ -4,6 +4,7 @@ import math
 import multiprocessing
 import os
 import random
+import select
 import signal
 import time
 from collections.abc import Callable
@@ -130,6 +131,32 @@ def test_a_helper_that_is_killed_is_told_and_its_work_is_done(tmp_path: Path) ->
     with pytest.warns(RuntimeWarning, match=r"1 of 1 helping processes were killed \(signal 9\)"):
         found = sweep(deadly, processes=2)
     assert torch.equal(found.values, sweep(plain).values)
+
+
+def test_helpers_end_with_a_process_that_is_killed() -> None:
+    from_helper, to_helper = os.pipe()
+
+    def work() -> None:
+        here = os.getpid()
+
+        def endless(view: nn.Module) -> float:
+            if os.getpid() != here:
+                os.write(to_helper, b"at work")
+            time.sleep(600)
+            return 0.0
+
+        sweep(endless, processes=3)
+
+    process = forked(work)
+    os.close(to_helper)
+    assert os.read(from_helper, 7) == b"at work"
+    process.kill()
+    process.join()
+    found = b"at work"
+    while found:  # the end comes when no process is left that could write
+        assert select.select([from_helper], [], [], 60)[0], "a helper is still there"
+        found = os.read(from_helper, 7)
+    os.close(from_helper)
 
 
 def test_an_error_in_a_helper_appears_here_and_finished_work_is_kept(tmp_path: Path) -> None:

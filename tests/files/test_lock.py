@@ -1,5 +1,6 @@
 """One holder of a folder at a time."""
 
+import contextlib
 import errno
 import os
 import threading
@@ -42,6 +43,32 @@ def test_an_error_lets_go_although_a_forked_worker_has_the_handle(
     with locked(tmp_path, wait=False):
         pass
     os.close(*copies)
+
+
+def test_a_lock_ends_with_its_process_although_a_forked_one_lives_on(tmp_path: Path) -> None:
+    until, end = os.pipe()
+    if not (holder := os.fork()):
+        with locked(tmp_path):
+            if not os.fork():
+                os.close(end)
+                os.read(until, 1)
+            os._exit(0)  # as if killed
+    os.waitpid(holder, 0)
+    with locked(tmp_path, wait=False):
+        pass
+    os.close(until)
+    os.close(end)
+
+
+def test_a_forked_process_does_not_let_go(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(locked(tmp_path))
+        if not (forked := os.fork()):
+            stack.close()
+            os._exit(0)
+        os.waitpid(forked, 0)
+        with pytest.raises(BlockingIOError), locked(tmp_path, wait=False):
+            pass
 
 
 def test_what_cannot_be_locked_is_said(tmp_path: Path, monkeypatch) -> None:
