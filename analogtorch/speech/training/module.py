@@ -52,8 +52,10 @@ class Learner(L.LightningModule):
             {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=phase.learning_rate)
+        # torch divides by the number of steps before the peak: by zero, if that is the first step
+        warmup = 0.0 if phase.warmup * self.steps == 1 else phase.warmup
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, phase.learning_rate, total_steps=self.steps, pct_start=phase.warmup
+            optimizer, phase.learning_rate, total_steps=self.steps, pct_start=warmup
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

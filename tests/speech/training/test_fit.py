@@ -199,3 +199,10 @@ def test_loggers_get_the_loss_of_batches(toy, tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert len(rows) == 4  # each 50 steps, or each epoch
     assert all(float(row["loss"]) > 0 for row in rows)
+
+
+def test_a_warmup_of_one_step_trains(toy, tmp_path: Path) -> None:
+    phase = Phase(epochs=1, batch_size=16, warmup=0.25)  # of four steps
+    toy.train(tmp_path / "a.ckpt", phase=phase)
+    rate = torch.load(tmp_path / "a.ckpt", weights_only=True)["lr_schedulers"][0]["_last_lr"]
+    assert 0 < rate[0] < phase.learning_rate
