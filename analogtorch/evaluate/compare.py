@@ -3,7 +3,7 @@
 import copy
 import glob
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -51,6 +51,7 @@ def compare(
     defects: Defects | None = None,
     higher_is_better: bool | None = None,
     mode: Mode = "pipelined",
+    signed_inputs: Collection[str] | None = None,
     folder: str | Path | None = None,
     processes: int = 1,
     progress: bool = False,
@@ -81,6 +82,8 @@ def compare(
             whole chip.
         higher_is_better: False if the metric is an error; None: as the metric says.
         mode: ``pipelined`` or ``sequential``, as ``cost`` takes it.
+        signed_inputs: names of the matrices whose inputs have both signs, as ``cost`` takes them;
+            None means all.
         folder: a folder that stores each measurement as soon as it is made, with a folder of
             ``sweep`` for each chip; None stores nothing.
         processes: number of processes that measure chips at the same time, as ``sweep`` has it.
@@ -127,7 +130,8 @@ def compare(
             processes=processes,
         )
     named, bench = _named(chips), _Bench(model)
-    ready = {name: bench.on(name, chip, example, mode, prepare) for name, chip in named.items()}
+    charged: dict[str, Any] = {"mode": mode, "signed_inputs": signed_inputs}
+    ready = {name: bench.on(name, chip, example, charged, prepare) for name, chip in named.items()}
     measured: dict[str, Sweep] = {}
     if metric is not None:
         measured = sweep(
@@ -187,7 +191,7 @@ class _Bench:
         name: str,
         chip: Chip,
         example: Example,
-        mode: Mode,
+        charged: dict[str, Any],
         prepare: Callable[[nn.Module], Any] | None,
     ) -> tuple[nn.Module, ChipMapping, CostReport | None]:
         """Return the model converted for a chip, its mapping, and its cost if the chip has one."""
@@ -197,7 +201,7 @@ class _Bench:
                 if prepare is not None:
                     prepare(model)
             mapping = map_to_chip(model, example, chip=chip, num_chips=None)
-            return model.eval(), mapping, None if chip.cost is None else cost(mapping, mode=mode)
+            return model.eval(), mapping, None if chip.cost is None else cost(mapping, **charged)
         except ValueError as error:
             raise ValueError(f"compare: the model cannot be put on {name!r}: {error}") from error
 

@@ -56,6 +56,18 @@ def test_every_chip_has_what_the_functions_for_one_chip_give(found: at.Compariso
     assert (found.metric, found.higher_is_better) == ("square", True)
 
 
+def test_inputs_without_a_sign_take_fewer_passes() -> None:
+    chips = ["ibm_speech34", "hermes64"]
+    both = at.compare(Net(), chips, example=X[:1])
+    found = at.compare(Net(), chips, example=X[:1], signed_inputs=["0"])
+    mapping = at.map_to_chip(at.convert(Net(), at.chips.ibm_speech34()), X[:1])
+    alone = at.cost(mapping, signed_inputs=["0"])
+    assert found["ibm_speech34"].cost.energy == alone.energy
+    assert alone.energy.system < both["ibm_speech34"].cost.energy.system
+    with pytest.raises(ValueError, match=r"signed_inputs names \['1'\], which are no matrices"):
+        at.compare(Net(), chips, example=X[:1], signed_inputs=["1"])
+
+
 def test_chips_with_defects_are_those_of_a_sweep_with_defects() -> None:
     defects = at.Defects(stuck_on=0.05)
     found = at.compare(Net(), ["hermes64"], square, prepare=prepare, defects=defects, **HOW)
