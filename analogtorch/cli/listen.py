@@ -43,7 +43,11 @@ def run(arguments: Sequence[str]) -> Stream | StreamTest:
         raise ValueError("--noise and --per-minute have an effect with --mix alone; leave them out")
     noise = None
     if given.mix is not None:
-        noise = read_noise(given.noise) if given.noise else generate_noise(seed=given.seed)
+        noise = (
+            read_noise(given.noise, resample=True)
+            if given.noise
+            else generate_noise(seed=given.seed)
+        )
     recording = _heard(given)
     spoken = None
     if noise is None and given.network == "hwa":

@@ -231,9 +231,15 @@ def checked_times(caller: str, times: Sequence[str | float]) -> dict[float | Non
     given = tuple(times)
     if not given:
         raise ValueError(f"{caller}: times is empty; leave it out for the default")
-    found = {seconds(time): label(time) for time in given}
-    if len(found) < len(given):
-        raise ValueError(f"{caller}: times must differ, got {given}")
+    found: dict[float | None, str] = {}
+    for time in given:
+        after = seconds(time)
+        if after in found:
+            raise ValueError(
+                f"{caller}: times must differ, but {found[after]!r} and {label(time)!r} are the "
+                "same; leave out one of them"
+            )
+        found[after] = label(time)
     return found
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from analogtorch.speech.data import SAMPLE_RATE, SAMPLES
+from analogtorch.speech.named import option
 from analogtorch.values import checks
 
 # sizes from here on: a program wrote them because it could not come back to the header
@@ -104,8 +105,8 @@ def read_recording(audio: str | Path | bytes, *, name: str = "", resample: bool 
         return samples
     if not resample:
         raise ValueError(
-            f"{name}: sampled at {rate} Hz; {SAMPLE_RATE} Hz is needed. Write resample=True to "
-            "convert it."
+            f"{name}: sampled at {rate} Hz; {SAMPLE_RATE} Hz is needed. Write "
+            f"{option('resample', True)} to convert it."
         )
     # late, so that `kws --help` does not wait for it
     from torchaudio.functional import resample as resample_to
@@ -130,8 +131,8 @@ def read_clip(
         if fit == "error":
             raise ValueError(
                 f"{name or _name(audio)}: {len(samples)} samples at {SAMPLE_RATE} Hz; one clip is "
-                f"{SAMPLES}. "
-                'Write fit="pad_or_trim" to add zeros at its end or keep its loudest second.'
+                f"{SAMPLES}. Write {option('fit', 'pad_or_trim')} to add zeros at its end or keep "
+                "its loudest second."
             )
         samples = torch.nn.functional.pad(samples, (0, max(0, SAMPLES - len(samples))))
     return to_int16(_loudest(samples))

@@ -43,8 +43,8 @@ class Augment:
     snr_db: tuple[float, float] = (5.0, 40.0)
     """Range of the ratio of the clip's RMS to the noise's, in dB, between -20 and 100."""
     noise: str | None = None
-    """Folder of noise recordings at 16 kHz, of one second or longer; null generates white, pink and
-    brown noise."""
+    """Folder of noise recordings of one second or longer; other rates than 16 kHz are converted.
+    null generates white, pink and brown noise."""
     time_masks: int = 2
     """Number of stretches of frames set to 0 (the mean) in the features (SpecAugment:
     arXiv:1904.08779); 0 to 10."""
@@ -91,7 +91,9 @@ class Augmenter:
     def __init__(self, config: Augment, *, seed: int) -> None:
         self.config = checks.instance("config", config, Augment, "Augment(noise_probability=0.5)")
         self.seed = checks.count("seed", seed, least=0)
-        self.noise: Noise = read_noise(config.noise) if config.noise else generate_noise(seed=seed)
+        self.noise: Noise = (
+            read_noise(config.noise, resample=True) if config.noise else generate_noise(seed=seed)
+        )
 
     def waveforms(self, waveforms: Tensor, index: Tensor, *, epoch: int) -> Tensor:
         """Return the waveforms with speed, level, shift and noise, in this order.

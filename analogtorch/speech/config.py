@@ -13,7 +13,7 @@ from torch import nn
 import analogtorch as at
 from analogtorch.calibration.choice import Effort
 from analogtorch.chips import Chip, TrainingNoise
-from analogtorch.devices import seconds
+from analogtorch.evaluate.sweep import checked_times
 from analogtorch.files import is_code
 from analogtorch.hwa.clip import SIGMA
 from analogtorch.simulate.compensation import Compensation
@@ -236,10 +236,7 @@ class SweepConfig:
             raise ValueError(f"sweep.num_chips={self.num_chips}; use 1 or more")
         if self.processes < 1:
             raise ValueError(f"sweep.processes={self.processes}; use 1 or more")
-        if not self.times:
-            raise ValueError("sweep.times is empty; give at least one time, such as '1 day'")
-        for time in self.times:
-            seconds(time)
+        checked_times("sweep", self.times)
 
 
 @dataclass(frozen=True, kw_only=True)

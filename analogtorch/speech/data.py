@@ -280,6 +280,31 @@ def coverage_note(splits: Mapping[str, Clips]) -> str | None:
     )
 
 
+def silence_note(splits: Mapping[str, Clips]) -> str | None:
+    """Return a caveat for the report if there is no sound in clips of words, else None."""
+    mute = [
+        f"{name} ({clips.classes[label]} in {split})"
+        for split, clips in splits.items()
+        for heard, label, name in zip(
+            _heard(clips), clips.labels.tolist(), clips.names, strict=True
+        )
+        if not heard and clips.classes[label] != SILENCE
+    ]
+    if not mute:
+        return None
+    return (
+        f"no sound in {len(mute):,} clip{'s' * (len(mute) > 1)} of words: {', '.join(mute[:5])}"
+        f"{', ...' * (len(mute) > 5)}. Nobody can tell what was said: leave them out, or give them "
+        f"the label {SILENCE}."
+    )
+
+
+def _heard(clips: Clips) -> list[bool]:
+    """Return of each clip whether its samples differ."""
+    low, high = clips.waveforms.aminmax(dim=1)
+    return (low != high).tolist()
+
+
 def check_recordings(splits: Mapping[str, Clips], *, source: str) -> None:
     """Raise an error if a recording is in two splits or under two labels.
 
@@ -290,7 +315,7 @@ def check_recordings(splits: Mapping[str, Clips], *, source: str) -> None:
     """
     seen: dict[bytes, tuple[str, int, str]] = {}
     for split, clips in splits.items():
-        heard = (clips.waveforms != clips.waveforms[:, :1]).any(1).tolist()
+        heard = _heard(clips)
         for row, (label, name) in enumerate(zip(clips.labels.tolist(), clips.names, strict=True)):
             if not heard[row]:
                 continue

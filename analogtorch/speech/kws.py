@@ -19,10 +19,17 @@ from analogtorch.report.write import FILES
 from analogtorch.speech import espeak, levels
 from analogtorch.speech.ablation import variants
 from analogtorch.speech.config import KWSConfig
-from analogtorch.speech.data import Clips, coverage_note, fingerprint, speaker_note
+from analogtorch.speech.data import (
+    Clips,
+    coverage_note,
+    fingerprint,
+    silence_note,
+    speaker_note,
+)
 from analogtorch.speech.draws import derive
 from analogtorch.speech.examine import examined
 from analogtorch.speech.logs import PHASES, curves, loggers
+from analogtorch.speech.named import by_command
 from analogtorch.speech.on_chips import swept
 from analogtorch.speech.once import Once
 from analogtorch.speech.rundir import RunFolder
@@ -84,7 +91,8 @@ def run(
         with RunFolder.open(out, config, resume=resume, overwrite=overwrite) as folder:
             logger.info("speech from the source %s", config.data.source)
             features = config.front_end()  # mistakes in it appear before clips are read
-            splits = config.data.selected.load(progress=progress)
+            with by_command(f"data.{config.data.source}"):
+                splits = config.data.selected.load(progress=progress)
             notes = notes_on(config, splits)
             task = prepare(splits, config.augment, seed=config.seed, features=features)
             rehearse(config, task)
@@ -150,7 +158,7 @@ def run(
 def notes_on(config: KWSConfig, splits: dict[str, Clips]) -> tuple[str, ...]:
     """Return the caveats of the data, which the report shows; they are logged too."""
     synthetic = espeak.NOTE if config.data.source == "synthetic" else None
-    found = synthetic, speaker_note(splits), coverage_note(splits)
+    found = synthetic, speaker_note(splits), coverage_note(splits), silence_note(splits)
     notes = tuple(note for note in found if note)
     for note in notes:
         logger.warning("note: %s", note)

@@ -2,6 +2,7 @@
 
 from typing import Any, Literal, get_args
 
+from analogtorch.speech.named import option
 from analogtorch.values import checks
 
 SILENCE = "_silence_"
@@ -79,5 +80,5 @@ def label_index(name: str, *, where: str, classes: tuple[str, ...] = LABELS) -> 
         raise ValueError(
             f"{where}: unknown class {name!r}; allowed are {', '.join(classes)}"
             f"{checks.nearest(name, classes) or '.'}{remedy} Other words need other labels, such "
-            "as labels=('low', 'high')."
+            f"as {option('labels', ('low', 'high'))}."
         ) from None

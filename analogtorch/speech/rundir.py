@@ -96,7 +96,7 @@ class RunFolder:
                     f"another run is at work in {path}: wait for its end, or give another --out"
                 ) from None
             found, wanted = _read(path), config.to_dict()
-            if found is None and any(path.iterdir()):
+            if found is None and set(path.iterdir()) - set(_parts(path / JOURNAL)):
                 raise ValueError(
                     f"{path} holds files, but no run; give a new or an empty folder as --out"
                 )
@@ -146,8 +146,8 @@ class RunFolder:
         self._journal = {**_FORMAT, **facts, "finished": False}
         self._write(old)
         for name in (JOURNAL, *old):
-            for part in (self.path / name).parent.glob(f".{PurePosixPath(name).name}.*.part"):
-                part.unlink()  # what a killed process was writing
+            for part in _parts(self.path / name):
+                part.unlink()
             if name.startswith("chips/"):  # claims of a killed process, which are worth nothing
                 lock = f".{PurePosixPath(name).stem}.lock"
                 (self.path / name).with_name(lock).unlink(missing_ok=True)
@@ -288,6 +288,11 @@ def _read(path: Path) -> dict[str, Any] | None:
     except (ValueError, TypeError) as error:
         raise ValueError(f"{file}: {error}; nothing was touched: give another --out") from error
     return found
+
+
+def _parts(file: Path) -> Iterator[Path]:
+    """Return what killed processes have left of a file that they were writing."""
+    return file.parent.glob(f".{file.name}.*.part")
 
 
 def _compare(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 
-from analogtorch.speech.data import Clips, coverage_note, speaker_note
+from analogtorch.speech.data import Clips, coverage_note, silence_note, speaker_note
 from analogtorch.speech.folder import Folder
 from analogtorch.speech.labels import LABELS
 
@@ -224,7 +224,7 @@ def test_archives_that_cannot_be_used(tmp_path: Path) -> None:
 def test_a_bad_clip_is_named_with_its_row(tmp_path: Path) -> None:
     fill(tmp_path, samples=15_000)
     with pytest.raises(
-        ValueError, match=r'manifest\.csv:2 \(yes/a\.wav\): 15000 samples .*fit="pad_or_trim"'
+        ValueError, match=r"manifest\.csv:2 \(yes/a\.wav\): 15000 samples .*fit=.pad_or_trim."
     ):
         folder(tmp_path).load()
     assert len(folder(tmp_path, fit="pad_or_trim").load()["val"]) == 1
@@ -456,3 +456,21 @@ def test_a_clip_of_another_length_is_named_once(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^low/a_1\.wav: 9000 samples at 16000 Hz"):
         Folder(root=str(tmp_path)).load()
     assert len(Folder(root=str(tmp_path), fit="pad_or_trim").load()["train"]) == 10
+
+
+def test_clips_of_words_without_a_sound_are_named() -> None:
+    waves = torch.zeros(4, 16_000, dtype=torch.int16)
+    waves[0, 5] = 1
+    clips = Clips(
+        waveforms=waves,
+        labels=torch.tensor([2, 2, 0, 1]),
+        speakers=("",) * 4,
+        names=tuple("abcd"),
+    )
+    assert silence_note({"train": clips, "val": clips}).startswith(
+        "no sound in 4 clips of words: b (yes in train), d (_unknown_ in train), b (yes in val), d"
+    )
+    heard = Clips(
+        waveforms=waves[::2], labels=torch.tensor([2, 0]), speakers=("", ""), names=("a", "c")
+    )
+    assert silence_note({"train": heard}) is None

@@ -456,6 +456,36 @@ def test_overwriting_removes_what_the_journal_lists_and_nothing_else(
     assert (journal["files"], journal["finished"]) == (["config.json"], False)
 
 
+def test_what_a_process_leaves_that_was_killed_as_it_began_is_no_file_of_others(
+    clips: Path, tmp_path, capsys, monkeypatch
+) -> None:
+    (tmp_path / ".journal.json.x1.part").write_text("{")
+    monkeypatch.setattr(kws, "train_digital", stop)
+    assert run(clips, tmp_path, "--resume") == 2
+    assert "holds files" not in capsys.readouterr().err
+    assert sorted(listing(tmp_path)) == ["config.json", "journal.json"]
+
+
+def test_times_that_are_the_same_are_named(tmp_path: Path, capsys) -> None:
+    assert run(tmp_path, tmp_path / "out", "--sweep.times=['1 day', '24 h']") == 2
+    assert "but '1 day' and '24 h' are the same" in capsys.readouterr().err
+
+
+def test_errors_on_clips_name_options_of_the_command(tmp_path: Path, capsys) -> None:
+    for name, rate, options in (
+        ("low", 8_000, "--data.folder.resample true"),
+        ("high", 16_000, "--data.folder.fit pad_or_trim"),
+    ):
+        root = tmp_path / name
+        for path in ("train/low", "train/high", "val/low", "val/high", "test/low", "test/high"):
+            (root / path).mkdir(parents=True)
+            soundfile.write(root / path / "a.wav", np.ones(12_000, np.int16), rate)
+        assert run(root, tmp_path / "out") == 2
+        assert options in capsys.readouterr().err
+    assert run(root, tmp_path / "out", "--data.folder.labels=[low, mid]") == 2
+    assert "--data.folder.labels '[low, high]'" in capsys.readouterr().err
+
+
 def test_a_file_in_the_way_is_found_before_anything_is_trained(
     clips: Path, tmp_path, capsys, monkeypatch
 ) -> None:

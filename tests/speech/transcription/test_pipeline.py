@@ -181,7 +181,7 @@ def test_bad_audio_is_an_error_before_anything_is_written(
         (["--chip.name", "hermes46"], "hermes46"),
         (["--chip.calibrate", "often"], "chip.calibrate"),
         (["--threads", "0"], "threads must be"),
-        (["--sweep.times", "[]"], "sweep.times is empty"),
+        (["--sweep.times", "[]"], "sweep: times is empty"),
         (["--beam", "4"], "beam"),
         (["a.wav", "b.wav"], "takes one recording or folder, got 2: a.wav, b.wav; put them into"),
         (["a.wav", "--data.references"], "expected one argument"),
