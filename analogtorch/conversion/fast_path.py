@@ -5,6 +5,8 @@ layer, ``nn.TransformerEncoder`` makes nested tensors of padded inputs for it, a
 ``nn.MultiheadAttention`` reads the weight of its ``out_proj``.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import TypeVar
 
 from torch import nn
@@ -44,6 +46,23 @@ def restore(model: Model) -> Model:
         if _BEFORE in vars(module) and not _has_analog(module):
             vars(module)[_flag(module)[0]] = vars(module).pop(_BEFORE)
     return model
+
+
+@contextlib.contextmanager
+def without(model: nn.Module) -> Iterator[None]:
+    """Disable all fast paths of a digital model inside the context.
+
+    What it computes can be compared then with what a converted one does, its hidden positions too.
+    """
+    found = [(vars(m), *_flag(m)) for m in model.modules() if _flag(m)[0] in vars(m)]
+    before = [attributes[name] for attributes, name, _ in found]
+    try:
+        for attributes, name, off in found:
+            attributes[name] = off
+        yield
+    finally:
+        for (attributes, name, _), value in zip(found, before, strict=True):
+            attributes[name] = value
 
 
 def reader(model: nn.Module, name: str) -> tuple[str, nn.Module] | None:

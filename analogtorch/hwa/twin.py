@@ -17,6 +17,7 @@ from analogtorch.calibration.outputs import (
     vectors,
 )
 from analogtorch.calibration.passes import Forward, exactly, one_pass
+from analogtorch.conversion import fast_path
 from analogtorch.conversion.kinds import analog_layers, is_analog
 from analogtorch.conversion.watch import evaluating
 from analogtorch.hwa.distill import distillation_loss
@@ -112,7 +113,12 @@ class Twin:
         Raises:
             ValueError: they hold NaN or infinite values, beside minus infinity as a mask.
         """
-        with torch.no_grad(), evaluating(self.teacher), exactly(self.teacher):
+        with (
+            torch.no_grad(),
+            evaluating(self.teacher),
+            exactly(self.teacher),
+            fast_path.without(self.teacher),
+        ):
             found, scores = self._outputs(self.teacher, batch)
         if not all(map(_is_finite, found)):
             raise ValueError(

@@ -274,6 +274,25 @@ def test_parameters_whose_gradients_are_not_finite_are_named(dtype: torch.dtype)
     assert "all 4" in at.hwa.adapt(model, batches, chip=CHIP, steps=4, num_chips=1).stopped
 
 
+def test_an_encoder_adapts_with_padded_inputs() -> None:
+    """In inference torch makes nested tensors of them, whose hidden positions become zeros."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    model, hidden = nn.TransformerEncoder(layer, 1).eval(), torch.zeros(4, 6, dtype=torch.bool)
+    hidden[:, 4:] = True
+
+    def forward(model: nn.Module, x: Tensor) -> Any:
+        return model(x, src_key_padding_mask=hidden)
+
+    batches = list(torch.randn(4, 4, 6, 16).unbind())
+    twin = at.hwa.Twin(at.convert(copy.deepcopy(model), CHIP), model, forward=forward)
+    torch.testing.assert_close(twin.exact(batches[0])[0], forward(model, batches[0]))
+    adapted = at.hwa.adapt(model, batches, chip=CHIP, steps=2, num_chips=1, forward=forward)
+    assert len(adapted.steps) == 2
+    assert model.use_nested_tensor
+    assert model.layers[0].activation_relu_or_gelu == 1
+
+
 def test_ingredients_can_be_switched_off() -> None:
     recipe = at.hwa.Recipe(noise=0.0, clip_sigma=None, layers=0.0, learn_ranges=False,
                            outputs="divergence", temperature=2.0, looks=1)  # fmt: skip
