@@ -66,7 +66,7 @@ class Journal:
         """Begin the journal, or check that it is of the same experiment."""
         head = self.folder / _HEAD
         if head.exists():
-            found = _read(head)
+            found = _read(head, "give another folder")
             self._compare(_upgraded(found, wanted), wanted)
             if found != wanted:
                 _write(head, wanted)
@@ -103,7 +103,8 @@ class Journal:
         path = self._path(number)
         if not path.exists():
             return {}
-        data = _read(path)
+        remedy = "remove it to measure this chip again"
+        data = _read(path, remedy)
         values: Any = data.get("values")
         good = (
             data.get("seed") == seed
@@ -111,9 +112,7 @@ class Journal:
             and data.get("sum") == _sum(seed, values)
         )
         if not good or not all(isinstance(v, float) and math.isfinite(v) for v in values.values()):
-            raise ValueError(
-                f"sweep: {path} is damaged or of another chip; remove it to measure this chip again"
-            )
+            raise ValueError(f"sweep: {path} is damaged or of another chip; {remedy}")
         return dict(values)
 
     def write(self, number: int, seed: int, values: dict[str, float]) -> None:
@@ -269,13 +268,13 @@ def _sum(seed: int, values: dict[str, float]) -> str:
     return hashlib.sha256(json.dumps([seed, values], sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, remedy: str) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"sweep: {path} is damaged: {error}") from error
+        raise ValueError(f"sweep: {path} is damaged ({error}); {remedy}") from error
     if not isinstance(data, dict):
-        raise ValueError(f"sweep: {path} is damaged: it holds {checks.shown(data)}")
+        raise ValueError(f"sweep: {path} is damaged (it holds {checks.shown(data)}); {remedy}")
     return data
 
 

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
 import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
@@ -74,11 +75,13 @@ class RunFolder:
             overwrite: replace the run in the folder, once ``begin`` is called.
 
         Raises:
-            ValueError: no folder is named; it holds files and no journal, or a damaged one; another
-                run uses it; it holds a run and neither ``resume`` nor ``overwrite`` is given; or
-                the run to resume has other settings that decide its results.
+            ValueError: torchrun has started several processes; no folder is named; it holds files
+                and no journal, or a damaged one; another run uses it; it holds a run and neither
+                ``resume`` nor ``overwrite`` is given; or the run to resume has other settings that
+                decide its results.
             OSError: the folder cannot be made.
         """
+        _check_alone()
         path = named(out)
         if resume and overwrite:
             raise ValueError("--resume continues a run, --overwrite replaces it: give one of them")
@@ -252,6 +255,17 @@ def _check_given(
             raise ValueError(
                 f"the run in {path} was begun with another version of {name}: give that"
             )
+
+
+def _check_alone() -> None:
+    """Raise ValueError in each of several processes of torchrun, which would all be the run."""
+    count = int(os.environ.get("WORLD_SIZE", 1))
+    if "TORCHELASTIC_RUN_ID" in os.environ and count > 1:
+        raise ValueError(
+            f"torchrun has started {count} processes, and a run is one: start it without torchrun. "
+            "kws trains with --devices and measures with --sweep.processes; what a finished run "
+            "has trained is measured by torchrun with analogtorch compare and its --folder"
+        )
 
 
 def named(out: str | Path) -> Path:

@@ -170,7 +170,10 @@ def test_validation_clips_choose_the_level_of_the_training_noise(
         ({"levels": (1.0, 1)}, "give two or more that differ"),
         ({"levels": (1.0, -1.0)}, "chip.levels"),
         ({"levels": ("low", "high")}, "chip.levels must be a number"),
-        ({"levels": (1.0, 2.0), "training": at.TrainingNoise(weight="none")}, "of a noise"),
+        (
+            {"levels": (1.0, 2.0), "training": at.TrainingNoise(weight="none")},
+            "leave out chip.levels",
+        ),
         ({"drift_aware": "0 s"}, "must be after programming"),
         ({"drift_aware": "later"}, "later"),
     ],
@@ -464,6 +467,18 @@ def test_what_a_process_leaves_that_was_killed_as_it_began_is_no_file_of_others(
     assert run(clips, tmp_path, "--resume") == 2
     assert "holds files" not in capsys.readouterr().err
     assert sorted(listing(tmp_path)) == ["config.json", "journal.json"]
+
+
+def test_processes_of_torchrun_are_no_run(clips: Path, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run(clips, tmp_path / "out") == 2
+    assert "torchrun has started 2 processes, and a run is one" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setattr(kws, "train_digital", stop)
+    assert run(clips, tmp_path / "out") == 2
+    assert "torchrun" not in capsys.readouterr().err
 
 
 def test_times_that_are_the_same_are_named(tmp_path: Path, capsys) -> None:
