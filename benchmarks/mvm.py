@@ -431,7 +431,9 @@ def write(rows: Iterable[Row], path: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table and write it as CSV; return 1 if ``--check`` finds a missed bar."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.mvm",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(

@@ -27,7 +27,9 @@ HEADER = (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table, and write it if ``--out`` names a folder."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.networks", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("--out", type=Path, help="folder for networks.txt")
     given = parser.parse_args(arguments)
     text = as_text([HEADER, *map(row, sorted(CONFIGS.glob("*.yaml")))], left=3)

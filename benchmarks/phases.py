@@ -87,7 +87,9 @@ def table(chips: int, vectors: int, rounds: int, weights: str) -> list[list[str]
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.phases",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for option, default in (("chips", 4), ("vectors", 1000), ("rounds", 30)):
         parser.add_argument(f"--{option}", type=positive, default=default)

@@ -70,7 +70,7 @@ def _short(error: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and write; return 1 if a step failed."""
     parser = argparse.ArgumentParser(
-        prog="benchmarks.coverage", description=__doc__.partition("\n")[0]
+        prog="python -m benchmarks.coverage", description=__doc__.partition("\n")[0]
     )
     parser.add_argument("--models", nargs="+", help="patterns of names; all models if left out")
     parser.add_argument(
