@@ -99,7 +99,7 @@ def adapt(
         progress: if True, show progress bars, and the error on chips after each stage.
 
     Returns:
-        The adapted model, with what each step bought.
+        The adapted model, with what each step gained.
 
     Raises:
         TypeError: an argument is of another type.

@@ -1,4 +1,4 @@
-"""What ``adapt`` returns: the model, and what each step bought."""
+"""What ``adapt`` returns: the model, and what each step gained."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,7 +70,7 @@ Assumed: the errors of a few batches may differ by less by chance."""
 
 @dataclass(frozen=True, kw_only=True)
 class Adapted:
-    """An adapted model; print it for a table of what each step bought."""
+    """An adapted model; print it for a table of what each step gained."""
 
     model: nn.Module = field(repr=False)
     """The converted model, calibrated and adapted, in evaluation mode: ``at.program`` takes it."""

@@ -1,4 +1,4 @@
-"""What an adaptation bought, as a table for the terminal and as curves."""
+"""What an adaptation gained, as a table for the terminal and as curves."""
 
 from typing import Any
 
