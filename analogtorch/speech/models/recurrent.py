@@ -17,10 +17,10 @@ def lstm(inputs: int, hidden: int) -> nn.LSTM:
         ValueError: ``hidden`` is no integer >= 1.
     """
     layer = nn.LSTM(inputs, checks.count("hidden", hidden), batch_first=True)
+    biases = dict(layer.named_parameters())
     with torch.no_grad():
-        layer.bias_hh_l0.zero_()
-        layer.bias_ih_l0.zero_()
-        layer.bias_ih_l0[hidden : 2 * hidden] = 1.0
+        biases["bias_hh_l0"].zero_()
+        biases["bias_ih_l0"].zero_()[hidden : 2 * hidden] = 1.0
     return layer
 
 
