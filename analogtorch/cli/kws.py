@@ -67,6 +67,9 @@ def parser() -> ArgumentParser:
     )
     new.add_argument("--debug", action="store_true", help="show the traceback of an error")
     new.add_class_arguments(KWSConfig, as_group=False)
+    for option in new._actions:
+        if option.default is not None:
+            option.required = False  # of a source that another option chooses; help would say so
     return new
 
 

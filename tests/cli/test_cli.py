@@ -112,6 +112,7 @@ def test_help_lists_debug_and_no_default_that_is_none(command: str, capsys) -> N
     assert f"usage: analogtorch {command}" in shown
     assert "--debug" in shown
     assert "default: None" not in shown
+    assert "(required" not in shown  # none is: sources that are not chosen need no folder
 
 
 def test_help_explains_every_option(capsys) -> None:
