@@ -207,7 +207,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--expansion",
         type=float,
         metavar="FACTOR",
-        help="expand all matrices to so many times their rows, from 1",
+        help="expand all matrices to this many times their rows, from 1",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/rnnt"))
     return parser.parse_args(argv)

@@ -14,7 +14,7 @@ runs on one thread, and times are those of the processor.
 sweep: its time over that of the digital evaluations, the median of the rounds. programming, reading
 and forward are the parts of it, in the same unit: making the chips; drift, read noise and
 compensation at each time; and the evaluations themselves. With ``--processes`` also, of a sweep in
-so many processes beside one in one: speedup, by the wall clock, which says something on a quiet
+this many processes beside one in one: speedup, by the wall clock, which says something on a quiet
 machine only; and work, the processor's time of all of them.
 
 ``--table before`` has what digital layers before the first analog one take, which are the same for
@@ -188,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", nargs="+", type=positive, default=[BATCH], help="clips at once")
     parser.add_argument("--chips", type=positive, default=5, help="chips of a round")
     parser.add_argument("--rounds", type=positive, default=5)
-    parser.add_argument("--processes", type=positive, default=1, help="also in so many processes")
+    parser.add_argument("--processes", type=positive, default=1, help="also in this many processes")
     given = parser.parse_args(arguments)
     if given.table == "before":
         with one_thread(), warnings.catch_warnings():

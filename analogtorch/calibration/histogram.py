@@ -113,7 +113,7 @@ class Histogram:
     def bound(
         self, method: str, steps: float | None, percentile: float, deviations: float = 3.0
     ) -> float:
-        """Return the range of a converter with so many steps on each side of zero.
+        """Return the range of a converter with this many steps on each side of zero.
 
         Without steps it is the largest magnitude.
         """
@@ -233,7 +233,7 @@ class ColumnHistogram:
         return new
 
     def bound(self, method: str, steps: float | None, percentile: float) -> Tensor:
-        """Return the range of a converter with so many steps on each side of zero, for each column.
+        """Return the range, for each column, of a converter with this many steps on a side of zero.
 
         It is 0 for a column without range. A column of few numbers does not show its tail. So
         ``_PRIOR`` numbers are added to each, spread as those of all columns are in units of the

@@ -265,7 +265,7 @@ class Cost:
         )
 
     def resized(self, rows: float, columns: float) -> "Cost":
-        """Return the cost of tiles with so many times the rows and columns.
+        """Return the cost of tiles with this many times the rows and columns.
 
         Nothing is published of them. By assumption, the energy of input encoding grows with the
         rows, that of output encoding with the columns, that of the cells with both, and the time

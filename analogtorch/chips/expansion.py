@@ -47,7 +47,7 @@ class Expansion:
         return self.factor is not None
 
     def rows(self, inputs: int) -> int:
-        """Return the number of rows that hold a matrix with so many inputs."""
+        """Return the number of rows that hold a matrix with this many inputs."""
         return inputs if self.factor is None else math.ceil(self.factor * inputs)
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:

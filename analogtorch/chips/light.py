@@ -80,5 +80,5 @@ class Light:
         return self.shot_noise**2 / self.full
 
     def dark_std(self, rows: int) -> float:
-        """Standard deviation of the dark current of so many diodes, in units of full scale."""
+        """Standard deviation of the dark current of this many diodes, in units of full scale."""
         return math.sqrt(rows * self.dark * self.exposure) / self.full

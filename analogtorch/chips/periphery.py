@@ -22,8 +22,8 @@ class Periphery:
         metadata=non_ideality("digital_unit", absent=None, behind="adc", grown=fewer_bits),
     )
     """Bits that leave the tile, sign included, 2..16. The digital unit scales the ADC outputs of
-    each column and rounds them to so many bits, in ranges that ``analogtorch.calibrate`` finds for
-    every column; without calibration they are passed on as they are. None: it rounds nothing, and
+    each column and rounds them to this many bits, in ranges that ``analogtorch.calibrate`` finds
+    for every column; without calibration they are passed on as they are. None: it rounds nothing, and
     the ADC outputs leave the tile."""
     column_calibration: bool = False
     """Whether the chip calibrates the gain of each column digitally after programming, from MVMs of

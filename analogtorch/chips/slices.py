@@ -68,7 +68,7 @@ class Slicing:
         return (*found, *[-(2 ** (self.weight_bits - 1)) / steps] * self.complement)
 
     def pulses(self, input_bits: int) -> int:
-        """Return the number of pulses of an input from a DAC of so many bits."""
+        """Return the number of pulses of an input from a DAC of this many bits."""
         if not self.bits_per_pulse:
             return 1
         return -(-(input_bits - 1) // self.bits_per_pulse)

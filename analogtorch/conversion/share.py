@@ -21,7 +21,7 @@ class Share:
     counts beside an analog one that it shares its weight with; of several digital ones, the first.
 
     A Parameter of a module that AnalogTorch does not know counts if it is one matrix or several, as
-    its use cannot be seen. The analog share is so a lower bound if such modules add or look up
+    its use cannot be seen. So the analog share is a lower bound if such modules add or look up
     their Parameters.
     """
 

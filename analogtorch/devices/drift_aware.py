@@ -21,7 +21,7 @@ _KNOTS = (0.0, 0.01, 0.02, 0.04, 0.07, 0.12, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0)
 _STEPS, _DRAWS = 512, 4096
 """Targets whose mean conductance is found, and devices that are drawn for each."""
 _DECIMALS = 5
-"""Targets are rounded to so many, so that all machines find the same."""
+"""Targets are rounded to this many, so that all machines find the same."""
 
 
 @register
@@ -33,8 +33,8 @@ class DriftAware(Around):
     weights, which no digital gain undoes. Here a device is written to the target whose mean at
     ``time``, over programming noise, drift and read noise, is in proportion to the conductance that
     is wanted, from the smallest to the largest. Largest and smallest targets stay as they are.
-    Mackin et al., Nat. Commun. 13, 3765 (2022), optimise the programming of weights so, for one
-    time or several.
+    Mackin et al., Nat. Commun. 13, 3765 (2022), optimise the programming of weights likewise, for
+    one time or several.
 
     See ``analogtorch.chips.Chip.drift_aware``.
 

@@ -95,7 +95,7 @@ class Scaled(Around):
         return None
 
     def _drifted(self, then: Tensor, now: Tensor) -> Tensor:
-        """Return ``then`` after so many times the drift that leads to ``now``."""
+        """Return ``then`` after this many times the drift that leads to ``now``."""
         lasting = (then > 0) & (now > 0)
         tiny = torch.finfo(then.dtype).tiny
         power = then * (now.clamp_min(tiny) / then.clamp_min(tiny)).pow(self.drift_scale)

@@ -55,7 +55,7 @@ class Interval:
         return (self.low, self.high) if math.isfinite(self.half_width) else None
 
     def shown(self, digits: int) -> str:
-        """Return the mean and, if the interval is finite, its half-width, with so many decimals.
+        """Return the mean and, if the interval is finite, its half-width, with this many decimals.
 
         An interval that is not symmetric is shown by its ends.
         """
@@ -217,7 +217,7 @@ def _where(beyond: Callable[[float], bool], low: float, high: float) -> float:
 
 
 def _at_least(hits: int, total: int, p: float) -> float:
-    """Return the probability of at least so many hits, each of probability ``p`` in (0, 1)."""
+    """Return the probability of at least this many hits, each of probability ``p`` in (0, 1)."""
     return math.fsum(
         math.exp(
             math.lgamma(total + 1)

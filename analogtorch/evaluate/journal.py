@@ -133,7 +133,7 @@ class Journal:
 
 
 def files(num_chips: int) -> tuple[str, ...]:
-    """Return the names of the files that the journal of so many chips has in its folder."""
+    """Return the names of the files that the journal of this many chips has in its folder."""
     return (_HEAD, *map(_NAME.format, range(num_chips)))
 
 

@@ -33,6 +33,11 @@ def accuracy(batches: Pairs, *, forward: Forward | None = None) -> TaskMetric:
         batches: pairs of an input and labels (N,) or (N, positions).
         forward: returns the outputs (N, classes) or (N, positions, classes) of ``model`` for an
             input; None: the model does.
+
+    Raises:
+        ValueError: shapes do not agree, an output is NaN, or a label is out of range (when it is
+            measured).
+        TypeError: outputs or labels are no tensors of numbers (when it is measured).
     """
     return TaskMetric(
         name="accuracy",
@@ -107,6 +112,11 @@ def perplexity(batches: Pairs, *, forward: Forward | None = None) -> TaskMetric:
             ``[(ids[:, :-1], ids[:, 1:])]``; a target of -100 does not count.
         forward: returns the logits (N, T, vocabulary) of ``model`` for an input; None: the model
             returns them, or an output of transformers with ``logits``.
+
+    Raises:
+        ValueError: shapes do not agree, a token is out of range, or none counts (when it is
+            measured).
+        TypeError: targets are no tensors of integers (when it is measured).
     """
     return TaskMetric(
         name="perplexity",

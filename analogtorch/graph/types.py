@@ -64,8 +64,8 @@ class Matrix:
     """0 for the first way in which the weights are applied; 1, 2, ... for others, such as the
     transpose of it in ``x @ layer.weight``, which need cells of their own."""
     cells: int = 1
-    """Number of unit cells that hold one weight together: so many copies multiply every vector, and
-    their results are added."""
+    """Number of unit cells that hold one weight together: this many copies multiply every vector,
+    and their results are added."""
 
     def macs(self, op: Operation) -> int:
         """Return the multiply-accumulates of ``op``, which applies this matrix.

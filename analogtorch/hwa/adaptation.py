@@ -272,7 +272,7 @@ class Adaptation:
 
 
 def _spread(batches: Sequence[Any], count: int) -> list[Any]:
-    """Return so many of the batches, from all over them; some twice if there are fewer."""
+    """Return this many of the batches, from all over them; some twice if there are fewer."""
     return [batches[i * len(batches) // count] for i in range(count)]
 
 

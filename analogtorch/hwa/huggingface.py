@@ -106,7 +106,7 @@ class KeepRanges(TrainerCallback, ExportableState):
 
 
 class ValidateOnChips(TrainerCallback):
-    """Measure a metric of the model on programmed chips, every so many optimizer steps.
+    """Measure a metric of the model on programmed chips, every ``every`` optimizer steps.
 
     It is in the Trainer's ``log_history`` as ``chips/1 day`` and so on, and so in
     ``trainer_state.json``.

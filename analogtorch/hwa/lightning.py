@@ -33,7 +33,7 @@ def step_seed(seed: int, step: int) -> int:
 class StepSeed(L.Callback):
     """Seed torch before each training step from (seed, step), and the rank if there are several.
 
-    The noise and dropout of a step can so be replayed alone. Without it, what a step draws would
+    The noise and dropout of a step can then be replayed alone. Without it, what a step draws would
     depend on all steps before it, and a resumed run would differ.
     """
 
@@ -193,7 +193,7 @@ class NoiseRamp(L.Callback):
 
 
 class ValidateOnChips(L.Callback):
-    """Log a metric of a converted network on programmed chips, every so many optimizer steps.
+    """Log a metric of a converted network on programmed chips, every ``every`` optimizer steps.
 
     It is logged as ``chips/1 day`` and so on, which ``ModelCheckpoint(monitor=...)`` can watch.
 

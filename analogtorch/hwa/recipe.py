@@ -35,7 +35,7 @@ class Recipe:
     """Share of the steps, in [0, 1], in which the noise grows from 0 to ``noise``, in six stairs,
     and the clipping from the largest weight to ``clip_sigma``."""
     clip_sigma: float | None = SIGMA
-    """Weights are clipped to so many standard deviations (2.5) after each step, > 0: of the layer,
+    """Weights are clipped to this many standard deviations (2.5) after each step, > 0: of a layer,
     or of each output, about zero, where the chip scales weights by column; of the start, if they
     have become smaller. A layer that would lose more of its weights than Gaussian ones lose there,
     in the sum of squares, is clipped further out, where it loses as much. None does not clip."""
@@ -60,7 +60,7 @@ class Recipe:
     """How often the error is measured on programmed chips while training, >= 1. The best of these
     states is kept."""
     patience: int | None = 3
-    """In the second half of the steps, training stops after so many looks in a row without a
+    """In the second half of the steps, training stops after this many looks in a row without a
     smaller error than at a look before, >= 1; None never stops early."""
 
     def __post_init__(self) -> None:

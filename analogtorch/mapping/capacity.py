@@ -25,10 +25,14 @@ def chips_needed(chip: Chip, weights: int) -> int:
 def device_mix(weights: int, devices: int, *, most: int = 4, least: int = 2) -> tuple[int, int]:
     """Return how many weights get ``most`` devices and how many ``least``.
 
-    They fill at most ``devices`` devices.
-
     As many weights as possible get ``most``. A model that needs six chips at four devices per
-    weight can so fit five when its robust layers take two.
+    weight can fit on five where its robust layers take two.
+
+    Args:
+        weights: number of weights, >= 1.
+        devices: number of devices that there are, >= 1.
+        most: devices of an accurate weight, >= 1.
+        least: devices of a dense weight, from 1 to below ``most``.
 
     Raises:
         ValueError: a count is below 1, ``least`` is not below ``most``, or there are too few

@@ -49,7 +49,7 @@ def in_steps(
 
 
 def rounded(x: Tensor, bound: Tensor, bits: int) -> Tensor:
-    """Return ``in_steps`` for a converter of so many bits."""
+    """Return ``in_steps`` for a converter of this many bits."""
     return in_steps(x, bound, levels(bits))
 
 

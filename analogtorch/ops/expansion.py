@@ -53,7 +53,7 @@ def expanded(x: Tensor, expansion: Expansion) -> Tensor:
 
 
 def expansion_matrix(expansion: Expansion, inputs: int) -> Tensor:
-    """Return ``M`` for so many inputs, (rows, inputs) in double precision.
+    """Return ``M`` for this many inputs, (rows, inputs) in double precision.
 
     Example:
         >>> m = expansion_matrix(analogtorch.chips.Expansion(factor=1.5), 8)

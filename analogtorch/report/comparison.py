@@ -115,7 +115,7 @@ def _rows(found: Comparison) -> list[list[str]]:
 
 
 def _cell(entry: Entry | None, digits: int) -> str:
-    """Return an entry as text; the metric has so many decimals."""
+    """Return an entry as text; the metric has this many decimals."""
     if entry is None:
         return _UNKNOWN
     if entry.kind == "simulated":

@@ -116,7 +116,7 @@ class SlicedMVM:
         return 1 if self.bits is None else -(-self.bits // self.bits_per_slice)
 
     def pulses(self, bits: int) -> int:
-        """Return the MVMs of one vector of so many bits."""
+        """Return the MVMs of one vector of this many bits."""
         return -(-bits // self.bits_per_pulse)
 
     @property

@@ -114,7 +114,7 @@ def slice_up(a: Tensor, chip: SolverChip, key: Tensor) -> SlicedMatrix:
 
 
 def fixed_point(a: Tensor, bits: int | None) -> Tensor:
-    """Return matrices (B, n, m) rounded to so many bits below the largest of their elements."""
+    """Return matrices (B, n, m) rounded to this many bits below the largest of their elements."""
     if bits is None:
         return a
     alpha, top = power_above(a.abs().amax((-2, -1), keepdim=True)), 2.0**bits
@@ -122,6 +122,6 @@ def fixed_point(a: Tensor, bits: int | None) -> Tensor:
 
 
 def _in_units(x: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Return vectors (B, m, k) as integers of so many bits, and what they are in units of."""
+    """Return vectors (B, m, k) as integers of this many bits, and what they are in units of."""
     unit, top = power_above(x.abs().amax(1, keepdim=True)) / 2.0**bits, 2.0**bits
     return (x / unit).round().clamp(1 - top, top - 1), unit

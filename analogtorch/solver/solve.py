@@ -48,7 +48,7 @@ def solve(
             ``A`` is (n, n), have batch dimensions of their own.
         chip: a solver chip, such as ``at.solver.rram_solver()``.
         tolerance: largest ``||b - A x|| / ||b||``, in (0, 1); by default 2^-24, that of float32.
-        passes: make exactly so many passes, and return the residual that they leave, whatever it
+        passes: make exactly this many passes, and return the residual that they leave, whatever it
             is and whether or not more would converge; by default as many as the tolerance takes, at
             most 200.
         scaling: put rows in an order and give them signs with large and positive elements on the

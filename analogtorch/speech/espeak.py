@@ -3,7 +3,7 @@
 The library is not reproducible inside one process: a clip depends on the clips before it, and the
 random numbers are seeded from the clock. So this file is also a program: its process loads the
 library, speaks nothing, and forks one child per clip, each seeded alike. The program imports the
-standard library alone (`-I -S`). It so has no threads when it forks, unlike the process that
+standard library alone (`-I -S`). So it has no threads when it forks, unlike the process that
 trains.
 """
 

@@ -176,7 +176,7 @@ def code_of(config: KWSConfig) -> dict[str, str]:
 def rehearse(config: KWSConfig, task: Task) -> None:
     """Run the later steps of a run on the untrained network, with one batch and one chip.
 
-    Mistakes so appear before hours of training.
+    So mistakes appear before hours of training.
 
     Raises:
         ValueError: options do not fit together, or do not suit the data, the network or the chip.

@@ -55,7 +55,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--correct",
         type=positive,
         metavar="BATCHES",
-        help="also correct the columns of each chip at each time, with so many batches",
+        help="also correct the columns of each chip at each time, with this many batches",
     )
     parser.add_argument("--chips", type=positive, default=10, help="chips measured")
     parser.add_argument("--every", type=positive, default=1, help="measure every n-th input only")

@@ -29,7 +29,7 @@ EFFORTS: dict[str, dict[str, Any] | None] = {
 """Arguments of ``calibrate``; None: it is not called."""
 SPEECH = ("DNN_L", "CNN_L", "LSTM_L", "DS-CNN")
 EVERY = 10
-"""One of so many clips is for the calibration, in 8 batches, and another for the score."""
+"""One of this many clips is for the calibration, in 8 batches, and another for the score."""
 
 
 @dataclass(kw_only=True)

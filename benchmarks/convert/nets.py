@@ -255,7 +255,7 @@ def english(every: int = 2) -> list[str]:
     They come from Python's language reference (pydoc) and scikit-learn's notes on its data sets.
 
     Args:
-        every: take one of so many of Python's, beside which there would else be too few others.
+        every: take one of this many of Python's, beside which there would else be too few others.
     """
     from pydoc_data.topics import topics
 

@@ -103,7 +103,7 @@ def in_plain_torch(case: Case) -> Case:
 
 @contextlib.contextmanager
 def one_thread(threads: int = 1) -> Iterator[None]:
-    """Let torch and the kernels use so many threads while the context lasts."""
+    """Let torch and the kernels use this many threads while the context lasts."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

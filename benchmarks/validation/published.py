@@ -256,7 +256,7 @@ GAUSSIAN_MVM = {
     (2.5, "block"): 12.4,
     (2.5, "column"): 12.4,
 }
-"""The same at 0 s for Gaussian weights, clipped at so many sigma, by weight scale: two devices of
+"""The same at 0 s for Gaussian weights, clipped at this many sigma, by weight scale: two devices of
 Le Gallo 2023."""
 HERMES_WEIGHTS = {
     2.5: Reference({"0 s, a two-layer net": 4.8}, "Khaddam-Aljameh 2022", "published"),

@@ -254,7 +254,7 @@ def joined(
         seed: seed of the choice of speakers and clips.
 
     Raises:
-        ValueError: no speaker has so many clips, or a number is not allowed.
+        ValueError: no speaker has this many clips, or a number is not allowed.
     """
     checks.count("joined: count", count)
     checks.count("joined: words", words)

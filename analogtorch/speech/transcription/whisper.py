@@ -238,7 +238,7 @@ def _packaged() -> Path:
 def _start(tokenizer: Any) -> tuple[int, ...]:
     """Return the tokens before a text; those of language and task only where the net has them."""
     names = ["<|startoftranscript|>", "<|notimestamps|>"]
-    if tokenizer.get_vocab_size() > 51_864:  # the nets for English alone have so many
+    if tokenizer.get_vocab_size() > 51_864:  # the nets for English alone have this many
         names[1:1] = ["<|en|>", "<|transcribe|>"]
     found = [tokenizer.token_to_id(name) for name in names]
     if missing := [name for name, token in zip(names, found, strict=True) if token is None]:
