@@ -23,8 +23,8 @@ class Periphery:
     )
     """Bits that leave the tile, sign included, 2..16. The digital unit scales the ADC outputs of
     each column and rounds them to this many bits, in ranges that ``analogtorch.calibrate`` finds
-    for every column; without calibration they are passed on as they are. None: it rounds nothing, and
-    the ADC outputs leave the tile."""
+    for every column; without calibration they are passed on as they are. None: it rounds nothing,
+    and the ADC outputs leave the tile."""
     column_calibration: bool = False
     """Whether the chip calibrates the gain of each column digitally after programming, from MVMs of
     random inputs, as a digital unit with a scale per column can; see ``analogtorch.program``."""
