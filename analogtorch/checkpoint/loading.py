@@ -50,9 +50,10 @@ def load(path: str | Path, model: nn.Module) -> nn.Module | ProgrammedChip:
 
     Example:
         >>> model = at.convert(torch.nn.Linear(8, 4), at.chips.hermes64())
-        >>> load(save(model, tempfile.mkdtemp()), torch.nn.Linear(8, 4)).chip.name
+        >>> at.load(at.save(model, tempfile.mkdtemp()), torch.nn.Linear(8, 4)).chip.name
         'hermes64'
-        >>> load(save(at.program(model, seed=7), tempfile.mkdtemp()), torch.nn.Linear(8, 4)).seed
+        >>> folder = at.save(at.program(model, seed=7), tempfile.mkdtemp())
+        >>> at.load(folder, torch.nn.Linear(8, 4)).seed
         7
     """
     check_module("load", model)

@@ -39,8 +39,8 @@ def save(model: nn.Module | ProgrammedChip, path: str | Path) -> Path:
 
     Example:
         >>> model = at.convert(torch.nn.Linear(8, 4), at.chips.hermes64())
-        >>> folder = save(model, tempfile.mkdtemp())
-        >>> load(folder, torch.nn.Linear(8, 4)).chip.name
+        >>> folder = at.save(model, tempfile.mkdtemp())
+        >>> at.load(folder, torch.nn.Linear(8, 4)).chip.name
         'hermes64'
     """
     folder = checks.path("save: path", path)

@@ -116,7 +116,7 @@ def guard(
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU())
         >>> model = at.convert(model, at.chips.hermes64())
-        >>> guard(model, torch.randn(2, 8)).layers[0].runs
+        >>> at.guard(model, torch.randn(2, 8)).layers[0].runs
         1
     """
     check_module("guard", model)

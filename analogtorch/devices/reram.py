@@ -123,7 +123,7 @@ def milo_current(g: Tensor, volt: Tensor) -> Tensor:
         ValueError: a conductance or voltage beyond the data.
 
     Example:
-        >>> at.devices.milo_current(torch.tensor(100.0), torch.tensor(0.2))  # 20.1 uA, not 20
+        >>> at.devices.milo_current(torch.tensor(100.0), torch.tensor(0.2))  # 19.7 uA, not 20
     """
     for name, given, low, high, unit in (
         ("g", g, 50.0, 225.0, "uS"),

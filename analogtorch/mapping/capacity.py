@@ -84,8 +84,8 @@ def plan_devices(
             the devices of ``dense`` everywhere.
 
     Example:
-        >>> four, two = ibm_speech34(), ibm_speech34(pcm_per_weight=2)
-        >>> plan_devices({"large": 12_000_000, "small": 8_000_000}, four, two, 2)
+        >>> four, two = at.chips.ibm_speech34(), at.chips.ibm_speech34(pcm_per_weight=2)
+        >>> at.mapping.plan_devices({"large": 12_000_000, "small": 8_000_000}, four, two, 2)
         {'large': 2, 'small': 4}
     """
     checks.count("plan_devices: num_chips", num_chips)

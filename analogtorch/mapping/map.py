@@ -75,7 +75,7 @@ def map_to_chip(
 
     Example:
         >>> model = analogtorch.convert(torch.nn.Linear(300, 10), analogtorch.chips.hermes64())
-        >>> mapping = map_to_chip(model, torch.zeros(1, 300))
+        >>> mapping = at.map_to_chip(model, torch.zeros(1, 300))
         >>> mapping.tiles_used
         1
     """

@@ -17,7 +17,7 @@ class Recalibration:
     only one. In between the chip computes with the factors of the last read.
 
     Example:
-        >>> monthly = Recalibration(every="30 days")
+        >>> monthly = at.Recalibration(every="30 days")
         >>> monthly.last(45 * 86_400.0) / 86_400.0
         30.0
     """
