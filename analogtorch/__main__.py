@@ -140,12 +140,11 @@ def info(arguments: Sequence[str]) -> int:
         print(f"[{extra}] {state}{remedy}")
     for name in at.chips.names():
         chip = at.chips.get(name)
-        outputs = chip.periphery.output_bits or chip.adc.bits
-        fine = f"{outputs}-bit" if outputs else f"{chip.adc.steps}-step"
-        exact = chip.dac.bits is None
-        bits = "exact" if exact else f"{chip.dac.bits}-bit inputs, {fine} outputs"
-        tile = f"{chip.array.rows}x{chip.array.columns}"
-        print(f"chip {name}: {chip.array.tiles} tiles of {tile}, {bits}")
+        array, bits = chip.array, chip.periphery.output_bits or chip.adc.bits
+        inputs = f"{chip.dac.bits}-bit" if chip.dac.bits else "exact"
+        outputs = f"{bits}-bit" if bits else f"{chip.adc.steps}-step" if chip.adc.steps else "exact"
+        tiles = f"{array.tiles} tile{'s' * (array.tiles != 1)} of {array.rows}x{array.columns}"
+        print(f"chip {name}: {tiles}, {inputs} inputs, {outputs} outputs")
     return 0
 
 

@@ -148,7 +148,7 @@ class Summary:
     def __str__(self) -> str:
         width = max((len(row.name) for row in self.layers), default=4)
         lines = [
-            f"{'layer':<{width}}  {'kind':<8}  {'weight':<18}  {'blocks':>6}  {'cells':>10}  input "
+            f"{'layer':<{width}}  {'kind':<8}  {'weight':<18}  {'blocks':>6}  {'cells':>10}  DAC "
             "range"
         ]
         for row in self.layers:

@@ -12,21 +12,26 @@ _BAR = 20
 def table(found: CalibrationReport) -> str:
     """Return the errors, then what was tried, then one row per layer, and the notes."""
     fitted, chosen, judged = found.batches
-    lines = [f"calibrate: ranges were found on {fitted} batches"]
+    lines = [f"calibrate: ranges were found on {_batches(fitted)}"]
     if found.errors:
-        errors: list[tuple[str, ...]] = [("error of the outputs", f"on the last {judged} batches")]
+        last = f"on the last {_batches(judged)}"
+        errors: list[tuple[str, ...]] = [("error of the outputs", last)]
         errors += [
             (f"{kind}{' (kept)' if kind == found.kept else ''}", f"{error:.4f}")
             for kind, error in found.errors.items()
         ]
-        tried: list[tuple[str, ...]] = [("tried", f"error, {chosen} batches")]
+        tried: list[tuple[str, ...]] = [("tried", f"error, {_batches(chosen)}")]
         tried += [(step.what, f"{step.error:.4f}") for step in found.steps]
         lines[0] = (
             f"calibrate: {100 * abs(found.gain):.1f} % {'less' if found.gain >= 0 else 'more'} "
-            f"error than without calibration; ranges were found on {fitted} batches"
+            f"error than without calibration; ranges were found on {_batches(fitted)}"
         )
         lines += ["", *_ruled(errors), "", *_ruled(tried)]
     return "\n".join([*lines, "", *_ruled(_layers(found), left=(0, 2, 3, 4, 5, 7)), *found.notes])
+
+
+def _batches(number: int) -> str:
+    return f"{number} batch{'es' * (number != 1)}"
 
 
 def _layers(found: CalibrationReport) -> list[tuple[str, ...]]:

@@ -45,7 +45,7 @@ def layer_rows(mapping: ChipMapping) -> list[tuple[str, ...]]:
 
 def summary(mapping: ChipMapping) -> list[tuple[str, str]]:
     """Return the totals, each as a name and its text."""
-    chip, over = mapping.chip, mapping.tiles_used - mapping.tiles_lower_bound
+    chip = mapping.chip
     area = chip.array.rows * chip.array.columns
     each = chip.slices.slicing.columns
     taken = sum(each * m.rows * m.cols * mapping.copies[m.name] for m in mapping.matrices)
@@ -66,8 +66,9 @@ def summary(mapping: ChipMapping) -> list[tuple[str, str]]:
         ),
         (
             "tiles",
-            f"{mapping.tiles_used} used, {over} over the bound of {mapping.tiles_lower_bound} "
-            f"(cells / {area:,}); {mapping.utilisation:.1%} of their cells are taken",
+            f"{mapping.tiles_used} used, at least {mapping.tiles_lower_bound} needed ("
+            f"{mapping.cells:,} cells / {area:,}); {mapping.utilisation:.1%} of their cells are "
+            "taken",
         ),
         ("an inference", f"one run of {', '.join(mapping.example) or 'the example'}"),
         ("digital operations", _counts(mapping)),

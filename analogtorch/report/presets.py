@@ -51,7 +51,7 @@ def _facts(chip: Chip) -> dict[str, str]:
     return {
         "tiles": _marked(f"{array.tiles}", array, "tiles"),
         "array": _marked(f"{array.rows}x{array.columns}", array, *_SIZE),
-        "cell": f"{type(cell).__name__}, {cell.devices} devices",
+        "cell": f"{type(cell).__name__}, {cell.devices} device{'s' * (cell.devices != 1)}",
         "device": _marked(cell.device.name, cell, "device"),
         "DAC": _marked(_bits(chip.dac.bits), chip.dac, "bits"),
         "ADC": _marked(_adc(chip), chip.adc, "bits", "steps"),

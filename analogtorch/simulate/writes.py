@@ -63,5 +63,5 @@ class Writes:
     def __str__(self) -> str:
         return (
             f"{self.devices:,} devices written {self.mean:,.1f} times on average, at most "
-            f"{self.most:,} times ({self.times:,} times programmed)"
+            f"{self.most:,} (programmed {self.times:,} time{'s' * (self.times != 1)})"
         )

@@ -1,7 +1,7 @@
 """How a value is shown as text, as HTML and as a figure.
 
-The room ``report`` draws and writes tables; it registers itself here by type. A mapping can so
-print its table and draw its floorplan without importing either.
+The room ``report`` draws and writes tables; it registers itself here by type. So a mapping
+can print its table and draw its floorplan without importing either.
 """
 
 import html

@@ -42,7 +42,7 @@ def test_table(mapping: ChipMapping) -> None:
     assert lines[0].split("  ")[0] == "matrix"
     assert re.fullmatch(r"conv +27 x 8 +1 +2 +2 +2 +1% +36", lines[2])
     assert (
-        "tiles: 2 used, 1 over the bound of 1 (cells / 65,536); 0.8% of their cells are taken"
+        "tiles: 2 used, at least 1 needed (1,088 cells / 65,536); 0.8% of their cells are taken"
         in lines
     )
     assert "model: Residual, 872 weights on the chip in 1,088 cells" in lines
