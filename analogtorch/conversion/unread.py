@@ -84,7 +84,7 @@ class _FirstRun:
             f"{len(silent)} of {len(layers)} analog layers of this "
             f"{'programmed chip' if chip else type(model).__name__} did not run: "
             f"{', '.join(map(repr, silent[:_SHOWN]))}{more}. Either this input does not reach "
-            "them, as for experts and heads that run at times only, or the model computes with "
+            "them, as for experts and heads that run sometimes only, or the model computes with "
             f"their weights without calling them, which is digital. analogtorch.guard(model, "
             f"example) {routes}; convert(..., exclude=...) leaves them digital"
         )
