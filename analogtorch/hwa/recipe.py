@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from analogtorch.chips import TrainingNoise
-from analogtorch.hwa.clip import SIGMA
 from analogtorch.values import checks
 
 Outputs = Literal["error", "divergence"]
@@ -34,8 +33,8 @@ class Recipe:
     ramp: float = 0.3
     """Share of the steps, in [0, 1], in which the noise grows from 0 to ``noise``, in six stairs,
     and the clipping from the largest weight to ``clip_sigma``."""
-    clip_sigma: float | None = SIGMA
-    """Weights are clipped to this many standard deviations (2.5) after each step, > 0: of a layer,
+    clip_sigma: float | None = 2.0
+    """Weights are clipped to this many standard deviations after each step, > 0: of a layer,
     or of each output, about zero, where the chip scales weights by column; of the start, if they
     have become smaller. A layer that would lose more of its weights than Gaussian ones lose there,
     in the sum of squares, is clipped further out, where it loses as much. None does not clip."""
