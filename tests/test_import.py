@@ -103,7 +103,6 @@ def test_the_documentation_covers_every_room() -> None:
         "conversion",
         "files",
         "graph",
-        "simulate",
         "values",
     }
     assert listed == rooms - internal

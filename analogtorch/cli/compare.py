@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 import analogtorch as at
 from analogtorch.chips import Chip
 from analogtorch.cli.map import build, chip_named, inputs
@@ -69,13 +71,21 @@ def _of_run(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Comparison:
     )
     asked = {name: getattr(given, name) for name in ("times", "num_chips", "folder", "processes")}
     options: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    own, state = config.chip.build(), network.state_dict()
+
+    def prepare(model: nn.Module) -> None:
+        """Calibrate, but on the chip of the run take what the run has measured."""
+        if all(layer.chip == own for _, layer in at.analog_layers(model)):
+            model.load_state_dict(state)
+        else:
+            at.calibrate(model, task.calibration, effort=config.chip.calibration)
 
     return at.compare(
         network,
         chips,
         at.metrics.accuracy(task.test_batches()),
         example=task.calibration[0][:1],
-        prepare=lambda model: at.calibrate(model, task.calibration, effort=config.chip.calibration),
+        prepare=prepare,
         seed=config.sweep.seed,
         compensation=config.chip.compensation,
         defects=config.chip.defects,

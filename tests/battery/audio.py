@@ -130,7 +130,7 @@ def _recordings() -> Iterator[Bad]:
             f"{samples} samples",
             lambda n=samples: read_clip(clip(samples=n)),
             ValueError,
-            f'{samples} samples at 16000 Hz; one clip is 16000.*fit="pad_or_trim"',
+            f"{samples} samples at 16000 Hz; one clip is 16000.*fit='pad_or_trim'",
         )
     yield from every(
         "fit",
