@@ -15,7 +15,7 @@ _DEVICES = TrainingNoise(weight="device")
 class Recipe:
     """How a model learns to live on a chip.
 
-    The defaults were chosen on DNN_L and CNN_L, nets of ``python -m benchmarks.adapt``.
+    The defaults were chosen on DNN_L, CNN_L and DS-CNN, nets of ``python -m benchmarks.adapt``.
     """
 
     learning_rate: float = 0.002
