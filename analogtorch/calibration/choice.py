@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from analogtorch.values.shown import as_text, preformatted
+from analogtorch.values.shown import Shown
 
 Effort = Literal["ranges", "default", "search"]
 Verdict = Literal["ranges", "default", "search", "uncalibrated"]
@@ -44,7 +44,7 @@ class Step:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CalibrationReport:
+class CalibrationReport(Shown):
     """What ``calibrate`` tried, chose and gained; print it for a table.
 
     An error is the mean squared error of the outputs of the model on noisy chips, each number of an
@@ -77,11 +77,6 @@ class CalibrationReport:
         """Share of the error of the uncalibrated model that the kept setting saves."""
         before = self.errors.get("uncalibrated", 0.0)
         return 1 - self.errors[self.kept] / before if before > 0 else 0.0
-
-    def __str__(self) -> str:
-        return as_text(self)
-
-    _repr_html_ = preformatted
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, ready for JSON."""

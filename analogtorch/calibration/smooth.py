@@ -38,7 +38,7 @@ from analogtorch.conversion.kinds import analog_layers
 from analogtorch.conversion.watch import evaluating
 from analogtorch.nn.tap import hooked
 from analogtorch.values import checks
-from analogtorch.values.shown import preformatted
+from analogtorch.values.shown import Shown
 
 NEAR = 6
 """Modules before a layer that are tried as those that write its input."""
@@ -47,7 +47,7 @@ TRIED = 6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Smoothed:
+class Smoothed(Shown):
     """What ``smooth_channels`` moved, and what it could not move; print it for a summary."""
 
     moved: dict[str, tuple[str, ...]]
@@ -64,8 +64,6 @@ class Smoothed:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             lines.append(f"left: {', '.join(names[:3])}{more}: {why}")
         return "\n".join(lines)
-
-    _repr_html_ = preformatted
 
 
 @torch.no_grad()

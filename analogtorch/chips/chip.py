@@ -24,14 +24,14 @@ from analogtorch.devices.cell import check_cell, is_paired
 from analogtorch.devices.device import beyond
 from analogtorch.devices.drift_aware import bare
 from analogtorch.values import checks
-from analogtorch.values.shown import as_text, preformatted
+from analogtorch.values.shown import Shown
 from analogtorch.values.sources import Sources, check_sources
 from analogtorch.values.warned import warn
 
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class Chip:
+class Chip(Shown):
     """An analog in-memory-computing chip: tiles of cells with DACs on rows and ADCs on columns.
 
     Each part holds the source of each of its numbers, such as ``chip.adc.sources["range"]``.
@@ -281,11 +281,6 @@ class Chip:
             >>> chip = analogtorch.chips.hermes64().drift_aware("1 day")
         """
         return self.replace(cell={"device": DriftAware(device=bare(self.cell.device), time=time)})
-
-    def __str__(self) -> str:
-        return as_text(self)
-
-    _repr_html_ = preformatted
 
 
 def _carried(cost: Cost, old: Array, new: Array) -> Cost:

@@ -14,7 +14,7 @@ from analogtorch.conversion.taken import refuse_taken
 from analogtorch.conversion.unread import quiet
 from analogtorch.conversion.watch import Bypass, Watch, watch
 from analogtorch.values import checks
-from analogtorch.values.shown import preformatted
+from analogtorch.values.shown import Shown
 
 _SHOWN = 5
 """Most layers that an error lists; the others are counted."""
@@ -38,7 +38,7 @@ class GuardRow:
 
 
 @dataclass(frozen=True)
-class GuardReport:
+class GuardReport(Shown):
     """The report of ``guard``: how often each analog layer ran; print it."""
 
     layers: tuple[GuardRow, ...]
@@ -69,8 +69,6 @@ class GuardReport:
         )
         lines.append(str(self.share))
         return "\n".join(lines)
-
-    _repr_html_ = preformatted
 
 
 def guard(

@@ -19,7 +19,7 @@ from analogtorch.conversion.share import Share, share
 from analogtorch.conversion.taken import taken
 from analogtorch.nn import AnalogComposite, AnalogLayer, AnalogMultiheadAttention
 from analogtorch.nn.converters import adc_ranges_text, dac_ranges_text
-from analogtorch.values.shown import preformatted
+from analogtorch.values.shown import Shown
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class LayerRow:
 
 
 @dataclass(frozen=True)
-class Summary:
+class Summary(Shown):
     """What of a model is analog and what is digital, as ``summary`` returns it; print it."""
 
     layers: tuple[LayerRow, ...]
@@ -190,8 +190,6 @@ class Summary:
             where = self.attention[0] + (f" and {others} more" if others else "")
             lines.append(f"digital: q k^T, softmax and the product with v of {where} (no weights)")
         return "\n".join(lines)
-
-    _repr_html_ = preformatted
 
 
 def _fit(chip: Chip, rows: list[LayerRow]) -> str:

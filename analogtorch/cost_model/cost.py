@@ -25,7 +25,7 @@ from analogtorch.chips.cost import Charge, Kind, Scope
 from analogtorch.cost_model.efficiency import OPERATIONS_PER_MAC, Efficiency, published, weakest
 from analogtorch.cost_model.schedule import schedule
 from analogtorch.cost_model.steps import Mode, Run, Schedule
-from analogtorch.values.shown import as_text, preformatted
+from analogtorch.values.shown import Shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class EnergySplit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CostReport:
+class CostReport(Shown):
     """Time and energy of one inference, as ``cost`` returns them; print it for a table."""
 
     chip: Chip
@@ -134,11 +134,6 @@ class CostReport:
         if scope not in found:
             raise ValueError(f"scope must be one of {', '.join(found)}, got {scope!r}")
         return found[scope]
-
-    def __str__(self) -> str:
-        return as_text(self)
-
-    _repr_html_ = preformatted
 
 
 def cost(

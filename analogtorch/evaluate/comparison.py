@@ -11,7 +11,7 @@ from analogtorch.evaluate.swept import Sweep
 from analogtorch.files import comma_separated
 from analogtorch.files.figures import draw
 from analogtorch.mapping import ChipMapping
-from analogtorch.values.shown import as_html, as_text
+from analogtorch.values.shown import Shown, as_html
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +148,7 @@ class ComparedChip:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Comparison(Shown):
     """Chips side by side, as ``compare`` returns them; print it for a table."""
 
     chips: tuple[ComparedChip, ...]
@@ -169,9 +169,6 @@ class Comparison:
                 return each
         names = ", ".join(each.name for each in self.chips)
         raise KeyError(f"no chip is called {name!r}; the comparison has {names}")
-
-    def __str__(self) -> str:
-        return as_text(self)
 
     def _repr_html_(self) -> str:
         return as_html(self)

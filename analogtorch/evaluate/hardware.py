@@ -13,7 +13,7 @@ from analogtorch.evaluate.losses import Sensitivity
 from analogtorch.evaluate.plan_cost import PlanCost
 from analogtorch.files import comma_separated
 from analogtorch.files.figures import draw
-from analogtorch.values.shown import as_html, as_text
+from analogtorch.values.shown import Shown, as_html
 
 Cheapest = Literal["energy", "latency", "digital_macs"]
 Digital = Literal["int8", "float"]
@@ -71,7 +71,7 @@ class HardwarePoint:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HardwarePlan:
+class HardwarePlan(Shown):
     """What ``plan`` found; print it for a table, ``plot`` draws it.
 
     Energies and latencies are those of one run of the example.
@@ -151,9 +151,6 @@ class HardwarePlan:
         if self.best is None:
             raise FloorNotReached(self)
         return self.best.convert_arguments()
-
-    def __str__(self) -> str:
-        return as_text(self)
 
     def _repr_html_(self) -> str:
         return as_html(self)

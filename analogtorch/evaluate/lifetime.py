@@ -19,11 +19,11 @@ from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.recalibration import Recalibration
 from analogtorch.simulate.recovery import Recovery
 from analogtorch.values import checks
-from analogtorch.values.shown import as_text, preformatted
+from analogtorch.values.shown import Shown
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lifetime:
+class Lifetime(Shown):
     """What ``lifetime`` measured; print it for a table."""
 
     limit: float
@@ -55,11 +55,6 @@ class Lifetime:
     """Cost of one read with its recovery; None: there was none, or the chip's is not known."""
     start: float = 0.0
     """Time from which on chips serve, s: that at which the targets of their devices are right."""
-
-    def __str__(self) -> str:
-        return as_text(self)
-
-    _repr_html_ = preformatted
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, ready for JSON; what is infinite is None."""

@@ -10,7 +10,7 @@ from analogtorch.devices import Cell
 from analogtorch.evaluate.suggestion import Suggestion, suggest
 from analogtorch.files.figures import draw
 from analogtorch.values import checks
-from analogtorch.values.shown import as_text, preformatted
+from analogtorch.values.shown import Shown
 
 Effect = Literal["bits", "output_noise", "noise", "drift"]
 EFFECTS: tuple[Effect, ...] = get_args(Effect)
@@ -46,7 +46,7 @@ class LayerLoss:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sensitivity:
+class Sensitivity(Shown):
     """What ``sensitivity`` measured; print it for a table."""
 
     rows: tuple[LayerLoss, ...]
@@ -74,11 +74,6 @@ class Sensitivity:
         return {
             effect: math.fsum(row.loss[effect].mean for row in self.rows) for effect in self.effects
         }
-
-    def __str__(self) -> str:
-        return as_text(self)
-
-    _repr_html_ = preformatted
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the cells, ready for JSON."""

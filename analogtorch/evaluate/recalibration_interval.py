@@ -19,11 +19,11 @@ from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.recalibration import Recalibration
 from analogtorch.simulate.recovery import Recovery
-from analogtorch.values.shown import as_text, preformatted
+from analogtorch.values.shown import Shown
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecalibrationInterval:
+class RecalibrationInterval(Shown):
     """What ``recalibration_interval`` measured; print it for a table."""
 
     limit: float
@@ -54,11 +54,6 @@ class RecalibrationInterval:
         """Return the number of recalibrations in the life at an interval, the first included."""
         schedule = Recalibration(every=interval, times=self.times)
         return len(reads_of(schedule, self.start, self.life))
-
-    def __str__(self) -> str:
-        return as_text(self)
-
-    _repr_html_ = preformatted
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the recovery, ready for JSON."""

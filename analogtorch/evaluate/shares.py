@@ -7,7 +7,7 @@ from typing import Any
 
 from analogtorch.evaluate.interval import Interval
 from analogtorch.files.figures import draw
-from analogtorch.values.shown import as_text, preformatted
+from analogtorch.values.shown import Shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Share:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Budget:
+class Budget(Shown):
     """What ``budget`` measured; print it for a table."""
 
     rows: tuple[Share, ...]
@@ -51,11 +51,6 @@ class Budget:
     def sum(self) -> float:
         """Sum of the losses alone; where it is far from ``total``, they do not simply add."""
         return math.fsum(row.alone.mean for row in self.rows)
-
-    def __str__(self) -> str:
-        return as_text(self)
-
-    _repr_html_ = preformatted
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, ready for JSON; what is infinite is None."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from analogtorch.devices import Cell
-from analogtorch.values.shown import preformatted
+from analogtorch.values.shown import Shown
 
 if TYPE_CHECKING:
     from analogtorch.evaluate.losses import Effect, LayerLoss, Sensitivity
@@ -31,7 +31,7 @@ them."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Suggestion:
+class Suggestion(Shown):
     """Two changes that keep a loss within a budget, by estimate; print it for a text.
 
     Either names layers and matrices as ``convert`` takes them. Apply it to the digital model
@@ -90,8 +90,6 @@ class Suggestion:
         return "\n".join(
             [*lines, "The estimates add up what the layers lose by themselves: measure the result."]
         )
-
-    _repr_html_ = preformatted
 
 
 def suggest(found: "Sensitivity", budget: float, effect: "Effect") -> Suggestion:

@@ -21,7 +21,7 @@ from analogtorch.evaluate.interval import (
 from analogtorch.files import comma_separated, parquet
 from analogtorch.files.figures import draw
 from analogtorch.values import checks
-from analogtorch.values.shown import as_html, as_text
+from analogtorch.values.shown import Shown, as_html
 
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class Sweep(Shown):
     """A metric on several chips at several times; print it for a table.
 
     Statistics are over the chips, one for each time, in the order of ``times``.
@@ -273,9 +273,6 @@ class Sweep:
         Errors are those of ``analogtorch.files.figures.draw``.
         """
         return draw(self, path, limit=limit)
-
-    def __str__(self) -> str:
-        return as_text(self)
 
     def _repr_html_(self) -> str:
         return as_html(self)

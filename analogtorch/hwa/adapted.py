@@ -9,7 +9,7 @@ from torch import nn
 from analogtorch.files.figures import draw
 from analogtorch.hwa.on_chips import Reading
 from analogtorch.hwa.recipe import Outputs
-from analogtorch.values.shown import as_text, preformatted
+from analogtorch.values.shown import Shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ Assumed: the errors of a few batches may differ by less by chance."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adapted:
+class Adapted(Shown):
     """An adapted model; print it for a table of what each step gained."""
 
     model: nn.Module = field(repr=False)
@@ -94,11 +94,6 @@ class Adapted:
     note: str = ""
     """A caveat of the times, such as that the devices' data end before one; empty if there is
     none."""
-
-    def __str__(self) -> str:
-        return as_text(self)
-
-    _repr_html_ = preformatted
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the model, ready for JSON."""

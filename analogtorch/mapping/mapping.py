@@ -16,11 +16,11 @@ from analogtorch.files.figures import draw
 from analogtorch.graph.types import Matrix, Operation
 from analogtorch.mapping.types import Block, Placement
 from analogtorch.mapping.validity import check
-from analogtorch.values.shown import as_html, as_text, preformatted
+from analogtorch.values.shown import Shown, as_html
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChipMapping:
+class ChipMapping(Shown):
     """Which block of which matrix lies on which tile, as ``map_to_chip`` returns it; print it.
 
     Two mappings of the same model and chip are equal.
@@ -50,11 +50,6 @@ class ChipMapping:
 
     def __post_init__(self) -> None:
         check(self)
-
-    def __str__(self) -> str:
-        return as_text(self)
-
-    _repr_html_ = preformatted
 
     @cached_property
     def _by_matrix(self) -> dict[str, tuple[Placement, ...]]:

@@ -14,7 +14,7 @@ from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.faults import FAULTS
 from analogtorch.simulate.tile_state import TileState, tile_state
 from analogtorch.values import checks
-from analogtorch.values.shown import as_text, preformatted
+from analogtorch.values.shown import Shown
 
 Tile = tuple[int, int]
 """Numbers of a chip and of a tile on it, both from 0."""
@@ -45,7 +45,7 @@ class WeightErrors:
 
 
 @dataclass(frozen=True, kw_only=True)
-class YieldMap(Mapping[Tile, TileState]):
+class YieldMap(Shown, Mapping[Tile, TileState]):
     """The state of tiles by (chip, tile); print it for a table, ``plot`` draws it."""
 
     states: Mapping[Tile, TileState]
@@ -86,11 +86,6 @@ class YieldMap(Mapping[Tile, TileState]):
         if not total:
             return None
         return sum(each.analog_yield * each.weights for each in self.errors.values()) / total
-
-    def __str__(self) -> str:
-        return as_text(self)
-
-    _repr_html_ = preformatted
 
     def plot(self, path: str | Path | None = None) -> Any:
         """Draw the cells of the first 64 tiles, each in the colour of its fault.

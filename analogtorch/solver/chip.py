@@ -8,7 +8,7 @@ from analogtorch.chips.cost import Figure
 from analogtorch.devices import Cell, register
 from analogtorch.devices.cell import check_cell, is_signed
 from analogtorch.values import checks
-from analogtorch.values.shown import as_text, preformatted
+from analogtorch.values.shown import Shown
 from analogtorch.values.sources import Sources, check_sources
 
 Circuit = Literal["inverse", "least_squares"]
@@ -165,7 +165,7 @@ class SolverCost:
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class SolverChip:
+class SolverChip(Shown):
     """A chip that solves matrix equations: a rough analog inverse, refined with precise MVMs.
 
     Each part holds the source of each of its numbers, such as ``chip.inverse.sources["bits"]``;
@@ -235,8 +235,3 @@ class SolverChip:
             >>> chip = at.solver.rram_solver().replace(inverse={"slices": 2})
         """
         return changed(self, changes, "chip")
-
-    def __str__(self) -> str:
-        return as_text(self)
-
-    _repr_html_ = preformatted

@@ -11,11 +11,11 @@ from torch import Tensor
 from analogtorch.files.figures import draw
 from analogtorch.solver.cost import SolveCost
 from analogtorch.solver.errors import Condition
-from analogtorch.values.shown import as_text, preformatted
+from analogtorch.values.shown import Shown
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Solution:
+class Solution(Shown):
     """What ``solve`` found; print it for a table. Batches have the shape of those of ``A``."""
 
     x: Tensor
@@ -60,11 +60,6 @@ class Solution:
     def bits(self) -> Tensor:
         """Bits of each residual: ``-log2(residual)``."""
         return -self.residual.log2()
-
-    def __str__(self) -> str:
-        return as_text(self)
-
-    _repr_html_ = preformatted
 
     def plot(self, path: str | Path | None = None) -> Any:
         """Draw the residual after each pass, of the first 32 systems that are solved.

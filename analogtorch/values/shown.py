@@ -29,14 +29,6 @@ def as_html(value: Any, **options: Any) -> str:
     raise TypeError(_unknown(value))
 
 
-def preformatted(value: Any) -> str:
-    """Return the text of a value as HTML, for notebooks, which show no ``str``.
-
-    A class takes it as ``_repr_html_``, unless it has a table of its own there.
-    """
-    return f"<pre>{html.escape(str(value))}</pre>"
-
-
 @singledispatch
 def as_figure(value: Any, **options: Any) -> Any:
     """Return the value as a new matplotlib figure (``analogtorch.files.figures.draw`` writes it).
@@ -46,6 +38,19 @@ def as_figure(value: Any, **options: Any) -> Any:
         ImportError: matplotlib is not installed.
     """
     raise TypeError(_unknown(value))
+
+
+class Shown:
+    """A result that prints as its text, in notebooks too, which show no ``str``.
+
+    A subclass whose text is registered nowhere has a ``__str__`` of its own.
+    """
+
+    def __str__(self) -> str:
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
 
 
 def _unknown(value: Any) -> str:

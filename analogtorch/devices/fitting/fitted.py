@@ -8,8 +8,7 @@ from analogtorch.devices.fitting.grid import Grid
 from analogtorch.devices.pcm import PCM
 from analogtorch.devices.timed import TimedDevice
 from analogtorch.files import figures
-from analogtorch.values import shown
-from analogtorch.values.shown import preformatted
+from analogtorch.values.shown import Shown
 
 Law = Literal["power", "times"]
 """``power``: drift is a power law of time; ``times``: fits at the measured times."""
@@ -64,7 +63,7 @@ class Quality:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Fit:
+class Fit(Shown):
     """A device fitted to measurements by ``analogtorch.devices.fit``.
 
     ``str(fit)`` is a table of its quality.
@@ -104,8 +103,3 @@ class Fit:
             OSError: the file cannot be written.
         """
         return figures.draw(self, path)
-
-    def __str__(self) -> str:
-        return shown.as_text(self)
-
-    _repr_html_ = preformatted
