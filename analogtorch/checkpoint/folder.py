@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from analogtorch.checkpoint.description import DESCRIPTION, WEIGHTS, Checkpoint, read
-from analogtorch.files import locked, signed
+from analogtorch.files import locked, signed, sync_folder
 from analogtorch.values import checks
 
 PREVIOUS = ".weights.previous.safetensors"
@@ -123,6 +123,7 @@ def _replace(folder: Path, new: Path, text: Path) -> None:
         else:
             weights.unlink()
         raise
+    sync_folder(folder)
     previous.unlink(missing_ok=True)
 
 

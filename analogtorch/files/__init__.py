@@ -1,6 +1,6 @@
 """Rules of all files of the library: they appear whole, carry checksums, are read within limits."""
 
-from analogtorch.files.atomic import write_atomically
+from analogtorch.files.atomic import sync_folder, write_atomically
 from analogtorch.files.checksum import checked, seal, sealed_bytes, signed
 from analogtorch.files.code import digests_of, importable, is_code, load_code
 from analogtorch.files.lock import claimed, locked
@@ -25,6 +25,7 @@ __all__ = [
     "seal",
     "sealed_bytes",
     "signed",
+    "sync_folder",
     "unpacked",
     "write_atomically",
     "yaml_package",

@@ -36,6 +36,7 @@ def write_atomically(path: str | Path, data: bytes | str) -> Path:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, target)
+        sync_folder(target.parent)
     except OSError as error:
         raise OSError(
             error.errno,
@@ -47,6 +48,19 @@ def write_atomically(path: str | Path, data: bytes | str) -> Path:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
     return path
+
+
+def sync_folder(folder: Path) -> None:
+    """Write the names in a folder to the disk: a renamed file survives a power failure then.
+
+    Systems that cannot do this, such as Windows, are left as they are.
+    """
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _umask() -> int:

@@ -189,9 +189,15 @@ def parse(
         "--jobs", type=positive, default=2, help="seeds trained side by side, one thread each"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/hwa"), help="folder of reports and checkpoints"
+        "--out",
+        type=Path,
+        help="folder of reports and checkpoints; None: runs/hwa-NAME, or runs/noise-NAME, with "
+        "the name of the configuration",
     )
     options, more = parser.parse_known_args(argv)
+    if options.out is None:
+        kind = "noise" if options.table == "noise" else "hwa"
+        options.out = Path("runs") / f"{kind}-{options.config.stem}"
     given = [
         f"--config={options.config}",
         f"--data.folder.root={options.data / 'gsc_v2_test12'}",
