@@ -17,7 +17,7 @@ _FIRST = 60.0  # s; the axis is logarithmic, and earlier times are drawn here
 @as_text.register
 def table(found: Lifetime) -> str:
     """Return one row per schedule: the days until the limit, over the chips."""
-    header = ("compensation read", "median, days", "shortest", "longest", "chips beyond")
+    header = ("compensation read", "median, days", "shortest", "longest", "chips that stay")
     rows: list[tuple[str, ...]] = [header]
     for name, times in _schedules(found).items():
         ordered = times.sort().values
