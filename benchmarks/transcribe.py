@@ -50,20 +50,18 @@ class Bench:
             at.calibrate(model, self.batches, forward=logits)
         return model.eval()
 
-    def corrected(self, view: nn.Module) -> float:
-        """Return the error rate of a chip whose columns are corrected."""
-        return self.metric(at.correct_columns(view, self.batches, forward=logits))
-
     def row(self, name: str, chip: at.Chip, options: argparse.Namespace) -> list[str]:
         """Return one row of the table."""
         start = time.perf_counter()
         model = self.on(chip, name)
         io = self.metric(model)
+        corrected = name.endswith("corrected")
         found = at.sweep(
             model,
-            self.corrected if name.endswith("corrected") else self.metric,
+            self.metric,
             num_chips=options.chips,
             times=options.times,
+            recovery=at.Recovery(batches=self.batches, forward=logits) if corrected else None,
             higher_is_better=False,
             folder=options.out / f"{name.replace(', ', '-').replace(' ', '-')}",
         )

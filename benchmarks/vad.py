@@ -82,16 +82,12 @@ class Bench:
     def row(self, name: str, metric: TaskMetric, options: argparse.Namespace) -> list[str]:
         """Return one row of the table."""
         model = self.on(at.chips.hermes64(weight_scale="column"))
-
-        def corrected(view: nn.Module) -> float:
-            return metric(at.correct_columns(view, self.learnt))
-
         found = at.sweep(
             model,
-            metric if name == "mapped" else corrected,
+            metric,
             num_chips=options.chips,
             times=options.times,
-            higher_is_better=metric.higher_is_better,
+            recovery=None if name == "mapped" else at.Recovery(batches=self.learnt),
         )
         means = (interval((100 * v).tolist()).shown(2) for v in found.values.T)
         return [metric.name, name, f"{100 * metric(model):.2f}", *means]

@@ -11,6 +11,7 @@ from torch import nn
 
 from analogtorch.evaluate.helpers import helpers
 from analogtorch.evaluate.journal import Journal, Unkept, key
+from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.metric import Metric, finite
 from analogtorch.simulate.chip import beyond_data, program
 from analogtorch.simulate.defects import Defects
@@ -45,8 +46,7 @@ class Experiment:
 
     model: nn.Module
     metric: Metric
-    look: dict[str, Any]
-    """The other arguments of ``ProgrammedChip.at``."""
+    look: Look
     defects: Defects | None
 
     def measured(
@@ -59,9 +59,10 @@ class Experiment:
         if not times:
             return
         physical = program(self.model, seed=seed, defects=self.defects)
+        view = self.look.at(physical)
         for t in times:
             physical.warned.update(beyond_data(self.model, t))  # marked in the table
-            yield t, self.metric(physical.at("programmed" if t is None else t, **self.look))
+            yield t, self.metric(view(t))
 
     def row(self, seed: int, times: dict[float | None, str]) -> list[tuple[float | None, Any]]:
         """Return all that ``measured`` yields."""

@@ -20,6 +20,7 @@ from analogtorch.cost_model import CostReport, cost
 from analogtorch.cost_model.steps import Mode
 from analogtorch.evaluate.comparison import ComparedChip, Comparison
 from analogtorch.evaluate.helpers import checked_processes
+from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.metric import Metric, check_metric, direction, finite
 from analogtorch.evaluate.plan_checks import check_prepare
 from analogtorch.evaluate.sweep import (
@@ -34,6 +35,7 @@ from analogtorch.mapping import ChipMapping, map_to_chip
 from analogtorch.nn import AnalogEmbedding
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
+from analogtorch.simulate.recovery import Recovery
 from analogtorch.values import checks
 
 
@@ -49,6 +51,7 @@ def compare(
     seed: int = 0,
     compensation: Compensation = "least_squares",
     defects: Defects | None = None,
+    recovery: Recovery | None = None,
     higher_is_better: bool | None = None,
     mode: Mode = "pipelined",
     signed_inputs: Collection[str] | None = None,
@@ -80,6 +83,8 @@ def compare(
         compensation: drift compensation, as ``ProgrammedChip.at`` takes it.
         defects: which share of each chip is broken, as ``program`` takes it. Costs stay those of a
             whole chip.
+        recovery: what each chip corrects of itself at each time, as ``sweep`` takes it. Its own
+            cost is not in the figures.
         higher_is_better: False if the metric is an error; None: as the metric says.
         mode: ``pipelined`` or ``sequential``, as ``cost`` takes it.
         signed_inputs: names of the matrices whose inputs have both signs, as ``cost`` takes them;
@@ -112,7 +117,7 @@ def compare(
     check_prepare("compare", model, prepare)
     checks.choice("compare: mode", mode, get_args(Mode))
     higher_is_better = direction("compare", metric, higher_is_better)
-    checks.choice("compare: compensation", compensation, get_args(Compensation))
+    Look(compensation=compensation, recovery=recovery).check("compare")
     checked_defects("compare", defects)
     chip_seeds(seed, checks.count("compare: num_chips", num_chips))
     checked_times("compare", times)
@@ -126,6 +131,7 @@ def compare(
             seed=seed,
             compensation=compensation,
             defects=defects,
+            recovery=recovery,
             folder=folder,
             processes=processes,
         )
@@ -142,6 +148,7 @@ def compare(
             seed=seed,
             compensation=compensation,
             defects=defects,
+            recovery=recovery,
             higher_is_better=higher_is_better,
             folder=folder,
             processes=processes,

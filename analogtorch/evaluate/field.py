@@ -5,7 +5,7 @@ import itertools
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import get_args
 
 from torch import nn
@@ -16,6 +16,7 @@ from analogtorch.conversion.kinds import check_module, refuse_programmed
 from analogtorch.cost_model import ReadCost
 from analogtorch.devices import seconds
 from analogtorch.devices.time import SECONDS, duration
+from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.metric import Metric, check_metric, direction, finite
 from analogtorch.evaluate.sweep import checked_defects, chip_seeds
 from analogtorch.mapping import ChipMapping
@@ -123,57 +124,31 @@ class Field:
             physical.warned.update(beyond_data(self.model, self.last))  # noted in the table
             yield physical
 
+    def within(
+        self, physical: ProgrammedChip, schedule: Recalibration, recovery: Recovery | None = None
+    ) -> Callable[[float], bool]:
+        """Return a function from seconds to whether the metric of a chip is within the limit."""
+        look = Look(
+            compensation=self.compensation,
+            temperature=self.temperature,
+            recalibration=schedule,
+            recovery=recovery,
+        )
+        view = look.at(physical)
+
+        def holds(t: float) -> bool:
+            where = f"on the chip of seed {physical.seed} at {t:g} s"
+            value = finite(self.caller, self.metric(view(t)), where)
+            return value >= self.limit if self.higher_is_better else value <= self.limit
+
+        return holds
+
     def cost(self, physical: ProgrammedChip, recovery: Recovery | None = None) -> ReadCost | None:
         """Return the cost of one recalibration; None: it is not known."""
         try:
             return physical.recalibration_cost(self.compensation, recovery)
         except ValueError:  # the chip has no cost, or there are several
             return None
-
-
-@dataclass
-class Within:
-    """Whether the metric of one chip is within the limit at a time, under a schedule."""
-
-    experiment: Field
-    physical: ProgrammedChip
-    schedule: Recalibration
-    recovery: Recovery | None = None
-    _corrected: tuple[float, nn.Module] | None = field(default=None, init=False)
-    """Time of the last recovery that was asked for, and what it gave."""
-
-    def __call__(self, t: float) -> bool:
-        experiment = self.experiment
-        given = experiment.metric(self._view(t))
-        where = f"on the chip of seed {self.physical.seed} at {t:g} s"
-        value = finite(experiment.caller, given, where)
-        if experiment.higher_is_better:
-            return value >= experiment.limit
-        return value <= experiment.limit
-
-    def _view(self, t: float) -> nn.Module:
-        temperature = self.experiment.temperature
-        if self.recovery is not None:
-            corrected = self._recovered(self.schedule.last(t), self.recovery)
-            return self.physical.at(t, temperature=temperature, corrected=corrected)
-        return self.physical.at(
-            t,
-            temperature=temperature,
-            compensation=self.experiment.compensation,
-            recalibration=self.schedule,
-        )
-
-    def _recovered(self, when: float, recovery: Recovery) -> nn.Module:
-        """Return the chip as it was corrected at ``when``, which depends on no earlier one."""
-        if self._corrected is None or self._corrected[0] != when:
-            asked = self.schedule.temperature
-            view = self.physical.at(
-                when,
-                temperature=self.experiment.temperature if asked is None else asked,
-                compensation=self.experiment.compensation,
-            )
-            self._corrected = when, recovery.correct(view)
-        return self._corrected[1]
 
 
 def served(schedule: Recalibration, start: float) -> Recalibration:

@@ -16,22 +16,11 @@ metric.
 import hashlib
 import json
 import math
-import re
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from analogtorch.chips import to_dict
-from analogtorch.conversion import analog_layers
-from analogtorch.devices.thermal import kelvin
 from analogtorch.files import claimed, locked, write_atomically
-from analogtorch.ops.generator import VERSION as NOISE
-from analogtorch.simulate.defects import Defects
-from analogtorch.simulate.recalibration import Recalibration
 from analogtorch.values import checks
 from analogtorch.values.warned import warn
 
@@ -157,83 +146,6 @@ def key(t: float | None) -> str:
     return "programmed" if t is None else repr(t)
 
 
-def model_digest(model: nn.Module) -> str:
-    """Return the SHA-256 of the state of a model and of the chip of each analog layer.
-
-    ``structure_digest`` covers how the model computes with them.
-
-    Raises:
-        ValueError: a tensor is on the meta device.
-        TypeError: a part of a chip has no form in a file.
-    """
-    found = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        found.update(f"{name}\n".encode())
-        found.update(_bytes(name, value) if isinstance(value, Tensor) else repr(value).encode())
-    known: dict[int, str] = {}
-    for name, layer in analog_layers(model):
-        if id(layer.chip) not in known:
-            known[id(layer.chip)] = json.dumps(_computing(to_dict(layer.chip)))
-        found.update(f"{name}\n{layer.layer_name}\n{known[id(layer.chip)]}\n".encode())
-    return found.hexdigest()
-
-
-def structure_digest(model: nn.Module) -> str:
-    """Return the SHA-256 of the structure of a model: what decides its outputs beside its state.
-
-    It covers the class of each module, the options that the module prints (``extra_repr``), such as
-    the stride of a convolution, and buffers that are not in the state. It does not cover the code
-    of a user's class.
-    """
-    found, state = hashlib.sha256(), model.state_dict().keys()
-    analog = {layer for _, layer in analog_layers(model)}
-    for name, module in model.named_modules():
-        # ranges, which an analog layer shows, are part of its state
-        shown = "" if module in analog else re.sub("0x[0-9a-f]+", "", module.extra_repr())
-        found.update(f"{name}\n{type(module).__qualname__}\n{shown}\n".encode())
-    for name, buffer in model.named_buffers():
-        if name not in state and name.rpartition(".")[2] != "vectors_read":  # a count
-            found.update(f"{name}\n".encode())
-            found.update(_bytes(name, buffer))
-    return found.hexdigest()
-
-
-def experiment(
-    model: nn.Module,
-    seed: int,
-    compensation: str,
-    defects: Defects | None = None,
-    field: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Return what identifies a sweep; more chips and other times belong to the same sweep."""
-    broken = {} if defects is None else {"defects": asdict(defects)}
-    return {
-        "seed": seed,
-        "compensation": compensation,
-        "noise": NOISE,
-        "model": model_digest(model),
-        "structure": structure_digest(model),
-        **broken,
-        **(field or {}),
-    }
-
-
-def in_the_field(
-    temperature: str | float | None, recalibration: Recalibration | None
-) -> dict[str, Any]:
-    """Return what identifies the temperature and the recalibration of a sweep; {} without."""
-    found: dict[str, Any] = {}
-    if temperature is not None:
-        found["temperature"] = kelvin(temperature)
-    if recalibration is not None:
-        checks.instance(
-            "sweep: recalibration", recalibration, Recalibration, "at.Recalibration(...)"
-        )
-        # as JSON gives it back
-        found["recalibration"] = json.loads(json.dumps(asdict(recalibration)))
-    return found
-
-
 def _upgraded(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
     """Return a head of an earlier version in the present form.
 
@@ -245,23 +157,9 @@ def _upgraded(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
     return {**found, "version": VERSION, **{name: wanted[name] for name in unknown}}
 
 
-def _computing(data: Any) -> Any:
-    """Return the description of a chip without sources and area, which no number depends on."""
-    if isinstance(data, dict):
-        return {k: _computing(v) for k, v in data.items() if k not in ("sources", "area")}
-    return data
-
-
 def _left_over(path: Path) -> bool:
     """Return whether a file is one that a killed process was about to write."""
     return path.name.startswith(".") and path.suffix in (".part", ".lock")
-
-
-def _bytes(name: str, tensor: Tensor) -> Any:
-    if tensor.is_meta:
-        raise ValueError(f"sweep: {name!r} is on the meta device; load weights first")
-    flat = tensor.detach().cpu().contiguous().flatten()
-    return flat.view(torch.uint8).numpy()
 
 
 def _sum(seed: int, values: dict[str, float]) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from analogtorch.cost_model import ReadCost
-from analogtorch.evaluate.field import Field, Within, cost_of, crossing, reads_of, served
+from analogtorch.evaluate.field import Field, cost_of, crossing, reads_of, served
 from analogtorch.evaluate.metric import Metric
 from analogtorch.files.figures import draw
 from analogtorch.mapping import ChipMapping
@@ -187,7 +187,7 @@ def lifetime(
     with tqdm(total=found.numel(), desc="chips x schedules", disable=not progress) as bar:
         for i, physical in enumerate(field.chips()):
             for j, (schedule, corrections) in enumerate(schedules):
-                within = Within(field, physical, schedule, corrections)
+                within = field.within(physical, schedule, corrections)
                 found[j, i] = crossing(
                     within, reads_of(schedule, field.start, field.last), field.last
                 )

@@ -12,7 +12,8 @@ from torch import nn
 
 from analogtorch.conversion import analog_layers
 from analogtorch.devices import seconds
-from analogtorch.evaluate.journal import experiment
+from analogtorch.evaluate.identity import experiment
+from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.losses import Effect, LayerLoss, Loss, Sensitivity
 from analogtorch.evaluate.plan_bench import Measurement
 from analogtorch.evaluate.sensitivity import sensitivity
@@ -37,7 +38,7 @@ def kept_sensitivity(
     time = max(how.times, key=lambda t: -1.0 if (s := seconds(t)) is None else s)
     path = None if how.folder is None else how.folder / _FILE
     head = {
-        **experiment(model, how.seed, how.compensation),
+        **experiment(model, how.seed, Look(compensation=how.compensation)),
         "effects": list(effects),
         "time": seconds(time),
         "num_chips": how.num_chips,

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from analogtorch.cost_model import ReadCost
 from analogtorch.devices import seconds
 from analogtorch.devices.time import SECONDS
-from analogtorch.evaluate.field import Field, Within, cost_of, reads_of, served, stays
+from analogtorch.evaluate.field import Field, cost_of, reads_of, served, stays
 from analogtorch.evaluate.metric import Metric
 from analogtorch.mapping import ChipMapping
 from analogtorch.simulate.compensation import Compensation
@@ -157,7 +157,7 @@ def recalibration_interval(
     with tqdm(total=len(found), desc="chips", disable=not progress) as bar:
         for i, physical in enumerate(field.chips()):
             for every, schedule in zip(periods, schedules, strict=True):
-                within = Within(field, physical, served(schedule, field.start), recovery)
+                within = field.within(physical, served(schedule, field.start), recovery)
                 if stays(within, reads_of(schedule, field.start, field.last), field.last):
                     found[i] = every
                     break

@@ -4,7 +4,7 @@ import contextlib
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args, overload
+from typing import Any, overload
 from urllib.parse import quote
 
 import torch
@@ -15,7 +15,9 @@ from analogtorch.conversion.kinds import check_module, refuse_programmed
 from analogtorch.devices import seconds
 from analogtorch.evaluate.cells import Cells, Executor, Experiment, check_executor, run, run_by
 from analogtorch.evaluate.helpers import checked_processes
-from analogtorch.evaluate.journal import Journal, Unkept, experiment, in_the_field
+from analogtorch.evaluate.identity import experiment
+from analogtorch.evaluate.journal import Journal, Unkept
+from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.metric import Metric, bounds_of, check_metric, direction, title
 from analogtorch.evaluate.swept import UNNAMED, Sweep
 from analogtorch.ops import fold, seed_tensor, stream
@@ -23,6 +25,7 @@ from analogtorch.simulate.chip import beyond_data
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.recalibration import Recalibration
+from analogtorch.simulate.recovery import Recovery
 from analogtorch.values import checks
 
 TIMES = ("0 s", "1 h", "1 day", "1 month", "1 year")
@@ -41,6 +44,7 @@ def sweep(
     defects: Defects | None = ...,
     temperature: str | float | None = ...,
     recalibration: Recalibration | None = ...,
+    recovery: Recovery | None = ...,
     higher_is_better: bool | None = ...,
     progress: bool = ...,
     folder: str | Path | None = ...,
@@ -61,6 +65,7 @@ def sweep(
     defects: Defects | None = ...,
     temperature: str | float | None = ...,
     recalibration: Recalibration | None = ...,
+    recovery: Recovery | None = ...,
     higher_is_better: bool | None = ...,
     progress: bool = ...,
     folder: str | Path | None = ...,
@@ -80,6 +85,7 @@ def sweep(
     defects: Defects | None = None,
     temperature: str | float | None = None,
     recalibration: Recalibration | None = None,
+    recovery: Recovery | None = None,
     higher_is_better: bool | None = None,
     progress: bool = False,
     folder: str | Path | None = None,
@@ -107,6 +113,8 @@ def sweep(
         temperature: temperature of the chips, as ``ProgrammedChip.at`` takes it.
         recalibration: when the compensation is read, as ``ProgrammedChip.at`` takes it; None: at
             each of the times.
+        recovery: what else each chip corrects of itself at each of these reads, such as gain and
+            offset of its columns, from a few batches without labels; None: nothing.
         higher_is_better: True if a worse model has a smaller metric, such as an accuracy; False for
             an error. It decides which chip is the worst, and on which side of a limit a chip should
             be. None: as the metric says, and True if it says nothing.
@@ -134,9 +142,10 @@ def sweep(
     Raises:
         ValueError: ``num_chips`` is below 1, ``times`` or ``model`` is empty, the metric is NaN or
             infinite, the folder holds another experiment, ``processes`` is above 1 where that
-            cannot be or beside an ``executor``, or ``program`` or ``at`` refuses its arguments.
+            cannot be or beside an ``executor``, ``program`` or ``at`` refuses its arguments, or
+            the recovery fails on a chip.
         TypeError: the model is no module, the metric cannot be called or returns no number, or
-            ``defects`` or ``executor`` is of another type.
+            ``defects``, ``recalibration``, ``recovery`` or ``executor`` is of another type.
         OSError: the folder cannot be written.
 
     Example:
@@ -152,17 +161,18 @@ def sweep(
         processes = checked_processes("sweep", processes, each)
     processes = min(processes, num_chips * len(models))
     check_executor("sweep", executor, processes)
-    checks.choice("sweep: compensation", compensation, get_args(Compensation))
+    look = Look(
+        compensation=compensation,
+        temperature=temperature,
+        recalibration=recalibration,
+        recovery=recovery,
+    )
+    look.check("sweep")
     higher_is_better = direction("sweep", metric, higher_is_better)
     bounds = bounds_of("sweep", metric)
     at = checked_times("sweep", times)
     seeds = chip_seeds(seed, num_chips)
     defects = checked_defects("sweep", defects)
-    look: dict[str, Any] = {
-        "compensation": compensation,
-        "temperature": temperature,
-        "recalibration": recalibration,
-    }
     with contextlib.ExitStack() as stack:
         if folder is None and processes > 1:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="analogtorch-"))
@@ -170,9 +180,8 @@ def sweep(
         for name, each in models.items():
             journal: Journal | Unkept = Unkept()
             if folder is not None:
-                field = in_the_field(temperature, recalibration)
                 place = checks.path("sweep: folder", folder) / quote(name, safe="")
-                journal = Journal(place, experiment(each, seed, compensation, defects, field))
+                journal = Journal(place, experiment(each, seed, look, defects))
             measured = Experiment(each, metric, look, defects)
             cells.append(Cells(measured, seeds, at, journal, of=name))
         total = len(models) * num_chips * len(at)

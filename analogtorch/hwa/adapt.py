@@ -17,14 +17,20 @@ from analogtorch.conversion import analog_layers, convert
 from analogtorch.conversion.guard import route_bypasses
 from analogtorch.conversion.kinds import check_module, refuse_programmed, refuse_unloaded
 from analogtorch.conversion.unread import quiet
-from analogtorch.evaluate.journal import model_digest, structure_digest
+from analogtorch.evaluate.identity import (
+    batches_digest,
+    every_tensor,
+    model_digest,
+    name_of,
+    structure_digest,
+)
 from analogtorch.evaluate.metric import Metric, check_metric
 from analogtorch.evaluate.sweep import checked_times, chip_seeds
 from analogtorch.hwa.adaptation import Adaptation
 from analogtorch.hwa.adapted import Adapted
 from analogtorch.hwa.on_chips import OnChips
 from analogtorch.hwa.recipe import Recipe
-from analogtorch.hwa.run_folder import RunFolder, digest, every_tensor, name_of
+from analogtorch.hwa.run_folder import RunFolder
 from analogtorch.hwa.twin import Twin
 from analogtorch.ops import fold, seed_tensor, stream
 from analogtorch.simulate.chip import beyond_data
@@ -246,7 +252,7 @@ def _digests(student: nn.Module, teacher: nn.Module, batches: list[Any]) -> dict
         "structure": structure_digest(student),
         "teacher": model_digest(teacher),
         "structure of the teacher": structure_digest(teacher),
-        "batches": digest(batches),
+        "batches": batches_digest(batches),
     }
 
 

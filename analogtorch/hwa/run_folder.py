@@ -8,17 +8,12 @@ Each is written whole or not at all, after each look at the chips.
 """
 
 import csv
-import functools
-import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from analogtorch.files import packed, parse_json, unpacked, write_atomically
 from analogtorch.hwa.adapted import Step
@@ -70,40 +65,6 @@ class RunFolder:
         """Keep the state, and write the log of the steps."""
         write_atomically(self.folder / _LOG, _csv(steps))
         write_atomically(self.folder / _STATE, packed(state))
-
-
-def name_of(function: Any) -> str | None:
-    """Return the name of a function with its module, to compare it with another; None for None.
-
-    Of a ``functools.partial`` it is the name of its function; of another object that can be called,
-    the name of its class, and its own ``__name__`` if it has one.
-    """
-    while isinstance(function, functools.partial):
-        function = function.func
-    if function is None:
-        return None
-    if hasattr(function, "__qualname__"):
-        return f"{function.__module__}.{function.__qualname__}"
-    own = getattr(function, "__name__", "")
-    return f"{name_of(type(function))} {own}".rstrip()
-
-
-def digest(batches: Sequence[Any]) -> str:
-    """Return the SHA-256 of the tensors in the batches, with their types and shapes."""
-    found = hashlib.sha256()
-    for t in every_tensor(list(batches)):
-        found.update(f"{t.dtype} {tuple(t.shape)}\n".encode())
-        found.update(t.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
-
-
-def every_tensor(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in a batch, which may be nested."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping | list | tuple):
-        for part in value.values() if isinstance(value, Mapping) else value:
-            yield from every_tensor(part)
 
 
 def _read(path: Path) -> dict[str, Any]:

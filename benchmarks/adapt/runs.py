@@ -115,31 +115,28 @@ class Runs:
             subject = self.subject
             at.calibrate(model, subject.calibration, forward=subject.forward, **calibration)
         io = self.subject.scored(model.eval())
-        chips = self._swept(model, self.subject.scored)
+        chips = self._swept(model)
         found = {"io": io, "chips": chips, "seconds": seconds, "report": text}
         if self.options.correct:
-            found["corrected"] = self._swept(model, self._corrected)
+            batches = self.subject.calibration[: self.options.correct]
+            recovery = at.Recovery(batches=batches, forward=self.subject.forward)
+            found["corrected"] = self._swept(model, recovery)
         return found
 
-    def _swept(self, model: nn.Module, metric: Callable[[nn.Module], float]) -> list[list[float]]:
-        """Return the metric of each chip at each time."""
+    def _swept(self, model: nn.Module, recovery: at.Recovery | None = None) -> list[list[float]]:
+        """Return the score of each chip at each time."""
         options = self.options
         swept = at.sweep(
             model,
-            metric,
+            self.subject.scored,
             num_chips=options.chips,
             times=options.times,
             seed=CHIPS_SEED,
+            recovery=recovery,
             progress=True,
         )
         values: list[list[float]] = swept.values.tolist()
         return values
-
-    def _corrected(self, chip: nn.Module) -> float:
-        """Return the score of a chip whose columns are corrected, on inputs that it learnt from."""
-        subject = self.subject
-        batches = subject.calibration[: self.options.correct]
-        return subject.scored(at.correct_columns(chip, batches, forward=subject.forward))
 
     def _adapted(self, model: nn.Module, row: str, seed: int, name: str) -> at.hwa.Adapted:
         subject, options = self.subject, self.options

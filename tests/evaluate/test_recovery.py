@@ -127,6 +127,53 @@ def test_its_mvms_are_charged() -> None:
         physical.recalibration_cost(recovery=[x])
 
 
+def test_sweeps_measure_chips_that_correct_themselves(tmp_path) -> None:
+    model, metric, x = _model()
+    recovery = at.Recovery(batches=[x[:100]])
+    options = {"num_chips": 2, "times": ["programmed", "1 h", "40 days"], "seed": 3}
+    plain = at.sweep(model, metric, **options)
+    found = at.sweep(model, metric, recovery=recovery, folder=tmp_path, **options)
+    assert (found.values > plain.values).all()
+
+    # what a chip corrects without a schedule, it corrects when it is looked at
+    by_hand = at.sweep(model, lambda m: metric(at.correct_columns(m, [x[:100]])), **options)
+    assert torch.equal(found.values, by_hand.values)
+
+    # with one, at the last read before
+    monthly = at.sweep(model, metric, recovery=recovery, recalibration=MONTHLY, **options)
+    physical = at.program(model, seed=monthly.seeds[1])
+    for column, (read, time) in enumerate((("0 s", "1 h"), ("30 days", "40 days")), start=1):
+        corrected = recovery.correct(physical.at(read))
+        later = physical.at(time, corrected=corrected)
+        assert monthly.values[1, column].item() == pytest.approx(metric(later))
+    assert monthly.values[1, 2] != found.values[1, 2]
+
+    # a folder serves one recovery
+    again = at.Recovery(batches=(x[:100].clone(),))
+    assert torch.equal(
+        at.sweep(model, metric, recovery=again, folder=tmp_path, **options).values, found.values
+    )
+    for other in (None, at.Recovery(batches=[x[:101]]), at.Recovery(batches=[x[:100]], rounds=3)):
+        with pytest.raises(ValueError, match=r"another experiment \(recovery "):
+            at.sweep(model, metric, recovery=other, folder=tmp_path, **options)
+    with pytest.raises(TypeError, match=r"sweep: recovery must be .*Recovery\(batches=batches\)"):
+        at.sweep(model, metric, recovery=[x], **options)
+
+
+def test_comparisons_measure_them_too() -> None:
+    model, metric, x = _model()
+    options = {"example": x[:1], "num_chips": 1, "times": ["1 day"]}
+    options |= {"prepare": lambda m: at.calibrate(m, [x], effort="ranges")}
+    recovery = at.Recovery(batches=[x[:100]])
+    found = at.compare(model, ["hermes64"], metric, recovery=recovery, **options)
+    swept = at.sweep(model, metric, recovery=recovery, num_chips=1, times=["1 day"])
+    assert torch.equal(found["hermes64"].sweep.values, swept.values)
+    with pytest.raises(ValueError, match="recovery=.* has no effect on costs alone"):
+        at.compare(
+            at.to_digital(copy.deepcopy(model)), ["hermes64"], recovery=recovery, example=x[:1]
+        )
+
+
 def test_recovery_makes_chips_last_longer() -> None:
     model, metric, x = _model()
     often = at.Recalibration(every="90 days", times=("1 h", "1 day", "7 days"))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import analogtorch as at
-from analogtorch.hwa.run_folder import name_of
+from analogtorch.evaluate.identity import name_of
 from analogtorch.hwa.training import Training
 from analogtorch.hwa.twin import Twin
 from tests.crossbar import crossbar

@@ -1,0 +1,140 @@
+"""What an experiment is of: digests of models and batches, names of functions.
+
+Folders of results keep it, so that those of another experiment are never taken for its own.
+"""
+
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from analogtorch.chips import to_dict
+from analogtorch.conversion import analog_layers
+from analogtorch.devices.thermal import kelvin
+from analogtorch.evaluate.look import Look
+from analogtorch.ops.generator import VERSION as NOISE
+from analogtorch.simulate.defects import Defects
+
+
+def model_digest(model: nn.Module) -> str:
+    """Return the SHA-256 of the state of a model and of the chip of each analog layer.
+
+    ``structure_digest`` covers how the model computes with them.
+
+    Raises:
+        ValueError: a tensor is on the meta device.
+        TypeError: a part of a chip has no form in a file.
+    """
+    found = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        found.update(f"{name}\n".encode())
+        found.update(_bytes(name, value) if isinstance(value, Tensor) else repr(value).encode())
+    known: dict[int, str] = {}
+    for name, layer in analog_layers(model):
+        if id(layer.chip) not in known:
+            known[id(layer.chip)] = json.dumps(_computing(to_dict(layer.chip)))
+        found.update(f"{name}\n{layer.layer_name}\n{known[id(layer.chip)]}\n".encode())
+    return found.hexdigest()
+
+
+def structure_digest(model: nn.Module) -> str:
+    """Return the SHA-256 of the structure of a model: what decides its outputs beside its state.
+
+    It covers the class of each module, the options that the module prints (``extra_repr``), such as
+    the stride of a convolution, and buffers that are not in the state. It does not cover the code
+    of a user's class.
+    """
+    found, state = hashlib.sha256(), model.state_dict().keys()
+    analog = {layer for _, layer in analog_layers(model)}
+    for name, module in model.named_modules():
+        # ranges, which an analog layer shows, are part of its state
+        shown = "" if module in analog else re.sub("0x[0-9a-f]+", "", module.extra_repr())
+        found.update(f"{name}\n{type(module).__qualname__}\n{shown}\n".encode())
+    for name, buffer in model.named_buffers():
+        if name not in state and name.rpartition(".")[2] != "vectors_read":  # a count
+            found.update(f"{name}\n".encode())
+            found.update(_bytes(name, buffer))
+    return found.hexdigest()
+
+
+def experiment(
+    model: nn.Module, seed: int, look: Look, defects: Defects | None = None
+) -> dict[str, Any]:
+    """Return what identifies a sweep; more chips and other times belong to the same sweep."""
+    found: dict[str, Any] = {
+        "seed": seed,
+        "compensation": look.compensation,
+        "noise": NOISE,
+        "model": model_digest(model),
+        "structure": structure_digest(model),
+    }
+    if defects is not None:
+        found["defects"] = asdict(defects)
+    if look.temperature is not None:
+        found["temperature"] = kelvin(look.temperature)
+    if look.recalibration is not None:
+        # as JSON gives it back
+        found["recalibration"] = json.loads(json.dumps(asdict(look.recalibration)))
+    if (recovery := look.recovery) is not None:
+        found["recovery"] = {
+            "batches": batches_digest(recovery.batches),
+            "columns": recovery.columns,
+            "batch_norm": recovery.batch_norm,
+            "rounds": recovery.rounds,
+            "forward": name_of(recovery.forward),
+        }
+    return found
+
+
+def name_of(function: Any) -> str | None:
+    """Return the name of a function with its module, to compare it with another; None for None.
+
+    Of a ``functools.partial`` it is the name of its function; of another object that can be called,
+    the name of its class, and its own ``__name__`` if it has one.
+    """
+    while isinstance(function, functools.partial):
+        function = function.func
+    if function is None:
+        return None
+    if hasattr(function, "__qualname__"):
+        return f"{function.__module__}.{function.__qualname__}"
+    own = getattr(function, "__name__", "")
+    return f"{name_of(type(function))} {own}".rstrip()
+
+
+def batches_digest(batches: Iterable[Any]) -> str:
+    """Return the SHA-256 of the tensors in the batches, with their types and shapes."""
+    found = hashlib.sha256()
+    for t in every_tensor(list(batches)):
+        found.update(f"{t.dtype} {tuple(t.shape)}\n".encode())
+        found.update(t.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def every_tensor(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in a batch, which may be nested."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from every_tensor(part)
+
+
+def _computing(data: Any) -> Any:
+    """Return the description of a chip without sources and area, which no number depends on."""
+    if isinstance(data, dict):
+        return {k: _computing(v) for k, v in data.items() if k not in ("sources", "area")}
+    return data
+
+
+def _bytes(name: str, tensor: Tensor) -> Any:
+    if tensor.is_meta:
+        raise ValueError(f"sweep: {name!r} is on the meta device; load weights first")
+    flat = tensor.detach().cpu().contiguous().flatten()
+    return flat.view(torch.uint8).numpy()
