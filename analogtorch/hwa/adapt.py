@@ -170,6 +170,7 @@ def adapt(
         seconds=adaptation.seconds,
         stopped=training.stopped,
         generalisation=adaptation.generalisation,
+        recovered=adaptation.recovered,
     )
 
 

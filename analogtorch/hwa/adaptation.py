@@ -21,6 +21,7 @@ from analogtorch.hwa.on_chips import OnChips, Reading
 from analogtorch.hwa.run_folder import RunFolder
 from analogtorch.hwa.training import Training, state_of
 from analogtorch.hwa.twin import Twin
+from analogtorch.simulate.recovery import Recovery
 from analogtorch.values.warned import warn
 
 CALIBRATED = 32
@@ -48,6 +49,8 @@ class Adaptation:
     """The error on chips, before the training, on batches that are learnt from."""
     generalisation: Generalisation | None = None
     """What the training left of the errors on chips; None: it is not known yet, or it is undone."""
+    recovered: Reading | None = None
+    """The model at the end, on chips that correct their columns."""
     learning: list[str] = field(default_factory=list)
     """The Parameters that learn; calibration at the end adds DAC ranges."""
     earlier: float = 0.0
@@ -75,6 +78,8 @@ class Adaptation:
             self.learnt = state.get("learnt")  # a run of an earlier version has none
             if (found := state.get("generalisation")) is not None:
                 self.generalisation = Generalisation(**found)
+            if (found := state.get("recovered")) is not None:
+                self.recovered = Reading(**found)
             self.earlier = state["seconds"]
         if state is None or not state["finished"]:
             self._train(training)
@@ -153,8 +158,9 @@ class Adaptation:
         for batch in _spread(self.fitted, _PROBES):
             training.gradients(batch)
         step = (time.monotonic() - before) / _PROBES
-        # after the looks, the model is calibrated and measured a few times more
-        left = seconds - 1.25 * spent - (training.recipe.looks + 6) * look
+        # after the looks, the model is calibrated and measured a few times more; to correct its
+        # columns takes a chip as long as three or four looks
+        left = seconds - 1.25 * spent - (training.recipe.looks + 10) * look
         return max(1, math.floor(left / step))
 
     def _learnt_error(self) -> float | None:
@@ -191,7 +197,17 @@ class Adaptation:
             undo = self._ranges_as_now()
             error = self._tried("recalibrated", lambda: self._calibrate(again), undo, error)
         self._move_norms(error)
+        self._recover()
         self._keep(training, finished=True)
+
+    def _recover(self) -> None:
+        """Measure what chips gain that correct their columns; it changes nothing."""
+        some = _spread(self.fitted, len(self.chips.held))
+        recovery = Recovery(batches=some, forward=self.twin.forward)
+        try:
+            self.recovered = self.chips.measure(recovery)
+        except ValueError as refused:
+            warn(f"adapt: chips with corrected columns are not measured: {refused}")
 
     def _distilled(self, training: Training) -> float:
         """Add the stage of the training, undone if no look was better than its start."""
@@ -265,6 +281,7 @@ class Adaptation:
                 "stages": [_plain(stage) for stage in self.stages],
                 "learnt": self.learnt,
                 "generalisation": self.generalisation and asdict(self.generalisation),
+                "recovered": self.recovered and asdict(self.recovered),
                 "seconds": self.seconds,
                 "finished": finished,
             }

@@ -91,6 +91,10 @@ class Adapted(Shown):
     generalisation: Generalisation | None = None
     """Whether it learnt more than its batches; None: there were too few to hold some back, or the
     training is undone."""
+    recovered: Reading | None = None
+    """What the same chips have that correct gain and offset of their columns from as many batches
+    as are held back (``at.Recovery``). The model does not include it: ``sweep`` takes
+    ``recovery=``. None: it is not known."""
     note: str = ""
     """A caveat of the times, such as that the devices' data end before one; empty if there is
     none."""
@@ -102,23 +106,14 @@ class Adapted(Shown):
             "seeds": list(self.seeds),
             "compared": self.compared,
             "stages": [
-                {
-                    "name": stage.name,
-                    "kept": stage.kept,
-                    "error": stage.reading.error.tolist(),
-                    "agreement": stage.reading.agreement.tolist(),
-                    **(
-                        {}
-                        if stage.reading.metric is None
-                        else {"metric": stage.reading.metric.tolist()}
-                    ),
-                }
+                {"name": stage.name, "kept": stage.kept, **stage.reading.to_dict()}
                 for stage in self.stages
             ],
             "steps": [vars(step) for step in self.steps],
             "seconds": self.seconds,
             "stopped": self.stopped,
             **({"generalisation": vars(self.generalisation)} if self.generalisation else {}),
+            **({"recovered": self.recovered.to_dict()} if self.recovered else {}),
             **({"note": self.note} if self.note else {}),
         }
 

@@ -15,6 +15,7 @@ from analogtorch.evaluate.metric import Metric, check_metric, finite
 from analogtorch.evaluate.sweep import checked_times, sweep
 from analogtorch.hwa.twin import Twin, check_shapes
 from analogtorch.simulate.chip import beyond_data, program
+from analogtorch.simulate.recovery import Recovery
 from analogtorch.values import checks
 
 
@@ -34,6 +35,10 @@ class Reading:
     def mean(self) -> float:
         """The mean error over chips and times, by which states are chosen."""
         return self.error.mean().item()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what was measured, ready for JSON."""
+        return {name: value.tolist() for name, value in vars(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -83,21 +88,23 @@ class OnChips:
         self.exact = [twin.exact(batch) for batch in self.held]
 
     @torch.no_grad()
-    def measure(self) -> Reading:
-        """Measure the student."""
-        rows = [self._on_chip(seed) for seed in self.seeds]
+    def measure(self, recovery: Recovery | None = None) -> Reading:
+        """Measure the student on chips that correct themselves first, if there is a recovery."""
+        rows = [self._on_chip(seed, recovery) for seed in self.seeds]
         error, agreement, metric = torch.tensor(rows, dtype=torch.float64).unbind(-1)
         return Reading(
             error=error, agreement=agreement, metric=None if self.metric is None else metric
         )
 
-    def _on_chip(self, seed: int) -> list[tuple[float, float, float]]:
+    def _on_chip(self, seed: int, recovery: Recovery | None) -> list[tuple[float, float, float]]:
         """Return error, agreement and metric of one chip at each time."""
         physical, found = program(self.twin.student, seed=seed), []
         for time in self.times:
             # the report says it
             physical.warned.update(beyond_data(self.twin.student, seconds(time)))
             view = physical.at(time)
+            if recovery is not None:
+                recovery.correct(view)
             where = f"on the chip of seed {seed} at {time}"
             metric = 0.0 if self.metric is None else finite("adapt", self.metric(view), where)
             found.append((*self._compare(view), metric))

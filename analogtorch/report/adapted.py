@@ -5,10 +5,12 @@ from typing import Any
 from torch import Tensor
 
 from analogtorch.files.figures import new_figure
-from analogtorch.hwa.adapted import Adapted, Generalisation, Stage
+from analogtorch.hwa.adapted import Adapted, Generalisation
+from analogtorch.hwa.on_chips import Reading
 from analogtorch.report.columns import aligned
 from analogtorch.values.shown import as_figure, as_text
 
+_RECOVERED = "columns corrected (at.Recovery)"
 _COMPARED = {"error": "number by number", "divergence": "as distributions"}
 
 
@@ -18,12 +20,15 @@ _UNTRAINED = "no look of the training was better than its start, so that it is u
 @as_text.register
 def table(found: Adapted) -> str:
     """Return one row per stage: error, agreement and metric on chips, at each time."""
-    measures = _measures(found.stages[0])
+    measures = _measures(found.stages[0].reading)
     header = ["stage", *(f"{name} at {time}" for name in measures for time in found.times), "kept"]
     rows = [header]
-    for stage in found.stages:
-        values = [value for name in measures for value in _measures(stage)[name]]
-        rows.append([stage.name, *values, "yes" if stage.kept else "no"])
+    readings = [(s.name, s.reading, "yes" if s.kept else "no") for s in found.stages]
+    if found.recovered is not None:
+        readings.append((_RECOVERED, found.recovered, "by each chip"))
+    for stage, reading, kept in readings:
+        values = [value for name in measures for value in _measures(reading)[name]]
+        rows.append([stage, *values, kept])
     lines = aligned(rows)
     chips = f"{len(found.seeds)} chip{'s' * (len(found.seeds) != 1)}"
     notes = [
@@ -70,8 +75,7 @@ def _generalised(found: Generalisation) -> str:
     return f"{text}; more batches would help" if found.needs_more else text
 
 
-def _measures(stage: Stage) -> dict[str, list[str]]:
-    reading = stage.reading
+def _measures(reading: Reading) -> dict[str, list[str]]:
     found = {
         "error": [f"{100 * value:.1f} %" for value in _means(reading.error)],
         "agreement": [f"{100 * value:.1f} %" for value in _means(reading.agreement)],

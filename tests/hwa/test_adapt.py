@@ -399,7 +399,7 @@ def test_a_twin_compares_after_it_has_seen_the_outputs_of_the_teacher() -> None:
         twin.compare(torch.ones(2, 3), torch.ones(2, 3))
 
 
-@pytest.mark.parametrize(("minutes", "steps"), [(1.0, 1), (16.6, 5), (60.0, 7)])
+@pytest.mark.parametrize(("minutes", "steps"), [(1.0, 1), (20.6, 5), (60.0, 7)])
 def test_minutes_bound_the_steps(
     minutes: float, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -410,7 +410,7 @@ def test_minutes_bound_the_steps(
     recipe = at.hwa.Recipe(looks=2)
     options: dict[str, Any] = {"chip": CHIP, "steps": 7, "num_chips": 1, "recipe": recipe}
     adapted = at.hwa.adapt(_net(), _batches(), minutes=minutes, **options)
-    # 4 minutes went by before, a look takes 1: (16.6 - 1.25 * 4 - (2 + 6) * 1) / (2 / 3) is 5.4
+    # 4 minutes went by before, a look takes 1: (20.6 - 1.25 * 4 - (2 + 10) * 1) / (2 / 3) is 5.4
     assert len(adapted.steps) == steps
     assert adapted.stopped == f"all {steps} steps done"
 
@@ -424,11 +424,29 @@ def test_the_report_prints_draws_and_lists(tmp_path: Path) -> None:
     assert "error at 0 s" in text
     assert "metric at 1 year" in text
     assert "recalibrated" in text
+    assert "columns corrected (at.Recovery)" in text
     data = json.loads(json.dumps(adapted.to_dict()))
     assert [len(stage["error"]) for stage in data["stages"]] == [2] * 4
     assert data["stages"][0]["metric"] == [[0.5, 0.5], [0.5, 0.5]]
+    assert data["recovered"]["metric"] == [[0.5, 0.5], [0.5, 0.5]]
     adapted.plot(tmp_path / "run.png")
     assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_report_says_what_chips_gain_that_correct_their_columns(tmp_path: Path) -> None:
+    net, batches = _net_of(_net()), _batches()
+    options: dict[str, Any] = {"steps": 2, "num_chips": 2, "times": ["1 day"]}
+    options |= {"metric": lambda chip: chip(batches[7]).sum().item(), "folder": tmp_path}
+    adapted = at.hwa.adapt(net, batches, calibration={}, **options)
+    # two of the eight batches are held back: as many of those that are learnt from correct
+    recovery = at.Recovery(batches=[batches[0], batches[3]])
+    chips = [at.program(adapted.model, seed=seed).at("1 day") for seed in adapted.seeds]
+    assert adapted.recovered is not None
+    assert adapted.recovered.metric is not None
+    wanted = [options["metric"](recovery.correct(chip)) for chip in chips]
+    assert adapted.recovered.metric[:, 0].tolist() == pytest.approx(wanted)
+    again = at.hwa.adapt(net, batches, calibration={}, **options)
+    assert again.to_dict()["recovered"] == adapted.to_dict()["recovered"]
 
 
 def test_batches_learnt_by_heart_are_told(tmp_path: Path) -> None:

@@ -40,8 +40,8 @@ def test_a_calibration_that_is_undone_leaves_outputs_that_are_rounded() -> None:
 def test_what_rounds_is_compared_with_what_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     measure, looks = adaptation.OnChips.measure, []
 
-    def least_where_nothing_rounds(self: Any) -> Any:
-        reading = copy.copy(measure(self))
+    def least_where_nothing_rounds(self: Any, *recovery: Any) -> Any:
+        reading = copy.copy(measure(self, *recovery))
         looks.append(reading)
         if len(looks) == 1:  # converted
             object.__setattr__(reading, "error", 0 * reading.error)
