@@ -14,6 +14,7 @@ from analogtorch.conversion import analog_layers
 from analogtorch.conversion.example import Example
 from analogtorch.cost_model import WeightMemory
 from analogtorch.evaluate.hardware import Cheapest, Digital, FloorNotReached, HardwarePlan
+from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.losses import Sensitivity
 from analogtorch.evaluate.metric import Metric, direction
 from analogtorch.evaluate.plan_bench import Bench, Change, Measurement, improve, search
@@ -24,6 +25,7 @@ from analogtorch.evaluate.suggestion import falling, shares
 from analogtorch.evaluate.sweep import checked_times, chip_seeds, label
 from analogtorch.evaluate.walks import ANALOG, DIGITAL, Candidate, Table, walk
 from analogtorch.simulate.compensation import Compensation
+from analogtorch.simulate.recovery import Recovery
 from analogtorch.values import checks
 
 _WALKS = 10
@@ -52,6 +54,7 @@ def plan(
     num_chips: int = 3,
     seed: int = 0,
     compensation: Compensation = "least_squares",
+    recovery: Recovery | None = None,
     higher_is_better: bool | None = None,
     folder: str | Path | None = None,
     progress: bool = False,
@@ -102,6 +105,8 @@ def plan(
         num_chips: number of simulated chips, >= 1; with one there are no intervals.
         seed: seed of the whole experiment, as ``sweep`` has it.
         compensation: drift compensation, as ``ProgrammedChip.at`` takes it.
+        recovery: what each chip corrects of itself at each time, as ``sweep`` takes it; its own
+            cost is not in the figures. Sensitivities, which order the layers, are without.
         higher_is_better: False if the metric is an error; None: as the metric says.
         folder: a folder that stores sensitivities, and the metric of each model on each chip, as
             soon as they are measured, as that of ``sweep``: called again with the same arguments,
@@ -140,12 +145,14 @@ def plan(
     max_plans = checks.count("plan: max_plans", max_plans, least=12)
     if max_chips is not None:
         checks.count("plan: max_chips", max_chips)
+    Look(compensation=compensation, recovery=recovery).check("plan")
     how = Measurement(
         metric=metric,
         times=tuple(checked_times("plan", times).values()),
         num_chips=checks.count("plan: num_chips", num_chips),
         seed=seed,
-        compensation=checks.choice("plan: compensation", compensation, get_args(Compensation)),
+        compensation=compensation,
+        recovery=recovery,
         higher_is_better=higher_is_better,
         digital=checks.choice("plan: digital", digital, get_args(Digital)),
         prepare=prepare,

@@ -23,6 +23,8 @@ from analogtorch.evaluate.plan_cost import Costs
 from analogtorch.evaluate.sweep import sweep
 from analogtorch.evaluate.walks import Candidate, Table, neighbours
 from analogtorch.nn import AnalogEmbedding
+from analogtorch.simulate.compensation import Compensation
+from analogtorch.simulate.recovery import Recovery
 
 Change = Chip | Mapping[str, Any]
 """A chip, or what ``chip.replace`` takes, as ``convert(per_layer=...)`` has it."""
@@ -36,7 +38,8 @@ class Measurement:
     times: tuple[str | float, ...]
     num_chips: int
     seed: int
-    compensation: Any
+    compensation: Compensation
+    recovery: Recovery | None
     higher_is_better: bool
     digital: Digital
     prepare: Callable[[nn.Module], Any] | None
@@ -107,6 +110,7 @@ class Bench:
                 times=how.times,
                 seed=how.seed,
                 compensation=how.compensation,
+                recovery=how.recovery,
                 folder=None if how.folder is None else how.folder / _folder(candidate, how),
             )
         sign = 1 if how.higher_is_better else -1

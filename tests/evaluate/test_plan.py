@@ -101,6 +101,20 @@ def test_the_arguments_make_the_same_model_of_the_digital_one(found: HardwarePla
     assert found.convert_arguments() == found.best.convert_arguments()  # type: ignore[union-attr]
 
 
+def test_plans_of_chips_that_correct_themselves() -> None:
+    recovery = at.Recovery(batches=[X[:100]])
+    found = _plan(floor=0.5, recovery=recovery, devices={}, max_plans=12)
+    point = next(p for p in found.points if not p.digital)
+    model = at.convert(_digital(), **point.convert_arguments())
+    _calibrate(model)
+    options = {"num_chips": 2, "times": ["1 day"]}
+    corrected = at.sweep(model, _accuracy, recovery=recovery, **options)
+    assert torch.equal(corrected.values, point.values)
+    assert not torch.equal(at.sweep(model, _accuracy, **options).values, point.values)
+    with pytest.raises(TypeError, match="plan: recovery must be a Recovery"):
+        _plan(recovery=[X])
+
+
 def test_a_layer_that_was_excluded_stays_excluded_and_is_charged() -> None:
     model = at.convert(_digital(), CHIP, exclude="4", per_layer={"2": at.chips.hermes64()})
     found = _plan(model, 0.5, devices={}, max_plans=12, also=["0"], chip=CHIP)
