@@ -35,6 +35,7 @@ def run(arguments: Sequence[str]) -> Budget:
         num_chips=given.num_chips,
         seed=config.sweep.seed,
         compensation=config.chip.compensation,
+        method=config.chip.method,
         defects=config.chip.defects,
         growth=growth,
         progress=sys.stderr.isatty(),

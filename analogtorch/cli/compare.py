@@ -88,6 +88,7 @@ def _of_run(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Comparison:
         prepare=prepare,
         seed=config.sweep.seed,
         compensation=config.chip.compensation,
+        method=config.chip.method,
         defects=config.chip.defects,
         progress=sys.stderr.isatty(),
         **options,

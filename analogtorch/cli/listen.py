@@ -68,7 +68,9 @@ def run(arguments: Sequence[str]) -> Stream | StreamTest:
             per_minute=_PER_MINUTE if given.per_minute is None else given.per_minute,
         )
         recording, spoken = mixture.recording, mixture.spoken
-    programmed = at.program(network, seed=given.seed, defects=config.chip.defects)
+    programmed = at.program(
+        network, seed=given.seed, method=config.chip.method, defects=config.chip.defects
+    )
     view = programmed.at(given.time, compensation=config.chip.compensation)
     stream = listen(
         view, features, recording, classes,

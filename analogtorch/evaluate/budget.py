@@ -19,12 +19,14 @@ from analogtorch.evaluate.metric import Metric, check_metric, direction, finite
 from analogtorch.evaluate.shares import Budget, Share
 from analogtorch.evaluate.sweep import (
     checked_defects,
+    checked_method,
     chip_seeds,
     label,
 )
 from analogtorch.simulate.chip import beyond_data, program
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
+from analogtorch.simulate.writing import Method
 from analogtorch.values import checks
 
 CONVERTERS = ("dac", "adc", "digital_unit")
@@ -44,6 +46,7 @@ def budget(
     num_chips: int = 5,
     seed: int = 0,
     compensation: Compensation = "least_squares",
+    method: Method | None = None,
     defects: Defects | None = None,
     temperature: str | float | None = None,
     growth: float | None = 0.01,
@@ -69,6 +72,7 @@ def budget(
         seed: seed of the whole experiment, a signed 64-bit integer; ``sweep`` measures the same
             chips with the same seed.
         compensation: compensation of the drift, as ``ProgrammedChip.at`` takes it.
+        method: how the cells are written, as ``program`` takes it.
         defects: which share of each chip is broken, as ``program`` takes it. Each kind of defect
             is a non-ideality of its own.
         temperature: temperature of the chips, as ``ProgrammedChip.at`` takes it; where it is that
@@ -88,8 +92,8 @@ def budget(
         ValueError: the model has no analog layer or is a programmed chip, a name is unknown,
             ``num_chips`` is below 1, ``program`` or ``at`` refuses its arguments, or the metric is
             NaN or infinite.
-        TypeError: the metric is no function or returns no number, or ``defects`` is of another
-            type.
+        TypeError: the metric is no function or returns no number, or ``method`` or ``defects``
+            is of another type.
 
     Example:
         >>> found = at.budget(model, lambda chip: at.accuracy(chip, batches), num_chips=10)
@@ -108,7 +112,7 @@ def budget(
             f"budget: temperature {temperature!r} would change nothing, because no chip of the "
             "model has an activation energy (chip.thermal); leave it out"
         )
-    defects = checked_defects("budget", defects)
+    method, defects = checked_method("budget", method), checked_defects("budget", defects)
     chosen = _chosen(names, chips, defects)
     checks.choice("budget: compensation", compensation, get_args(Compensation))
     higher_is_better = direction("budget", metric, higher_is_better)
@@ -117,7 +121,7 @@ def budget(
     seeds = chip_seeds(seed, checks.count("budget: num_chips", num_chips))
     most = 1 + (2 + (math.log2(MOST_GROWTH) + HALVINGS if growth else 0)) * len(chosen)
     with tqdm(total=int(most) * len(seeds) + 1, unit="run", disable=not progress) as bar:
-        bench = _Bench(model, metric, seeds, time, compensation, defects, temperature, bar)
+        bench = _Bench(model, metric, seeds, time, compensation, method, defects, temperature, bar)
         reference = bench.value(_none(), seeds[:1])[0]
         sign = 1.0 if higher_is_better else -1.0
         everything = bench.value(Change())
@@ -266,6 +270,7 @@ class _Bench:
         seeds: tuple[int, ...],
         time: str | float,
         compensation: Compensation,
+        method: Method | None,
         defects: Defects | None,
         temperature: str | float | None,
         bar: tqdm,
@@ -276,7 +281,7 @@ class _Bench:
         self.chips = {name: layer.chip for name, layer in analog_layers(self.model)}
         self.metric, self.seeds, self.time = metric, seeds, time
         self.compensation, self.defects, self.bar = compensation, defects, bar
-        self.temperature = temperature
+        self.temperature, self.method = temperature, method
 
     @property
     def _temperature(self) -> str | float | None:
@@ -293,7 +298,7 @@ class _Bench:
         defects = None if self.defects is None else change.defects(self.defects)
         values = []
         for seed in self.seeds if seeds is None else seeds:
-            physical = program(self.model, seed=seed, defects=defects)
+            physical = program(self.model, seed=seed, method=self.method, defects=defects)
             physical.warned.update(beyond_data(self.model, seconds(self.time)))  # noted once
             view = physical.at(
                 self.time, compensation=self.compensation, temperature=self._temperature

@@ -15,6 +15,7 @@ from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.metric import Metric, finite
 from analogtorch.simulate.chip import beyond_data, program
 from analogtorch.simulate.defects import Defects
+from analogtorch.simulate.writing import Method
 from analogtorch.values import checks
 
 _PAUSE = 0.02
@@ -47,6 +48,7 @@ class Experiment:
     model: nn.Module
     metric: Metric
     look: Look
+    method: Method | None
     defects: Defects | None
 
     def measured(
@@ -58,7 +60,7 @@ class Experiment:
         """
         if not times:
             return
-        physical = program(self.model, seed=seed, defects=self.defects)
+        physical = program(self.model, seed=seed, method=self.method, defects=self.defects)
         view = self.look.at(physical)
         for t in times:
             physical.warned.update(beyond_data(self.model, t))  # marked in the table

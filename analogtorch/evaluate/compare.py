@@ -26,6 +26,7 @@ from analogtorch.evaluate.plan_checks import check_prepare
 from analogtorch.evaluate.sweep import (
     TIMES,
     checked_defects,
+    checked_method,
     checked_times,
     chip_seeds,
     sweep,
@@ -36,6 +37,7 @@ from analogtorch.nn import AnalogEmbedding
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.recovery import Recovery
+from analogtorch.simulate.writing import Method
 from analogtorch.values import checks
 
 
@@ -50,6 +52,7 @@ def compare(
     num_chips: int = 10,
     seed: int = 0,
     compensation: Compensation = "least_squares",
+    method: Method | None = None,
     defects: Defects | None = None,
     recovery: Recovery | None = None,
     higher_is_better: bool | None = None,
@@ -81,6 +84,7 @@ def compare(
         num_chips: number of simulated chips of each kind, >= 1.
         seed: seed of the whole experiment, as ``sweep`` has it.
         compensation: drift compensation, as ``ProgrammedChip.at`` takes it.
+        method: how the cells are written, as ``program`` takes it.
         defects: which share of each chip is broken, as ``program`` takes it. Costs stay those of a
             whole chip.
         recovery: what each chip corrects of itself at each time, as ``sweep`` takes it. Its own
@@ -118,6 +122,7 @@ def compare(
     checks.choice("compare: mode", mode, get_args(Mode))
     higher_is_better = direction("compare", metric, higher_is_better)
     Look(compensation=compensation, recovery=recovery).check("compare")
+    checked_method("compare", method)
     checked_defects("compare", defects)
     chip_seeds(seed, checks.count("compare: num_chips", num_chips))
     checked_times("compare", times)
@@ -130,6 +135,7 @@ def compare(
             num_chips=num_chips,
             seed=seed,
             compensation=compensation,
+            method=method,
             defects=defects,
             recovery=recovery,
             folder=folder,
@@ -147,6 +153,7 @@ def compare(
             times=times,
             seed=seed,
             compensation=compensation,
+            method=method,
             defects=defects,
             recovery=recovery,
             higher_is_better=higher_is_better,

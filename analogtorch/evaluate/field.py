@@ -18,13 +18,14 @@ from analogtorch.devices import seconds
 from analogtorch.devices.time import SECONDS, duration
 from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.metric import Metric, check_metric, direction, finite
-from analogtorch.evaluate.sweep import checked_defects, chip_seeds
+from analogtorch.evaluate.sweep import checked_defects, checked_method, chip_seeds
 from analogtorch.mapping import ChipMapping
 from analogtorch.simulate.chip import ProgrammedChip, beyond_data, program
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.recalibration import Recalibration
 from analogtorch.simulate.recovery import Recovery
+from analogtorch.simulate.writing import Method
 from analogtorch.values import checks
 
 PRECISION = 1.05
@@ -46,6 +47,7 @@ class Field:
     last: float
     """Time up to which to look, s."""
     seeds: tuple[int, ...]
+    method: Method | None
     defects: Defects | None
     mapping: ChipMapping | None
     temperature: str | float | None
@@ -64,6 +66,7 @@ class Field:
         limit: float,
         num_chips: int,
         seed: int,
+        method: Method | None,
         defects: Defects | None,
         mapping: ChipMapping | None,
         compensation: Compensation,
@@ -105,6 +108,7 @@ class Field:
             start=start,
             last=end,
             seeds=chip_seeds(seed, checks.count(f"{caller}: num_chips", num_chips)),
+            method=checked_method(caller, method),
             defects=checked_defects(caller, defects),
             mapping=mapping,
             temperature=temperature,
@@ -120,7 +124,13 @@ class Field:
     def chips(self) -> Iterator[ProgrammedChip]:
         """Yield the chips, one after the other."""
         for seed in self.seeds:
-            physical = program(self.model, seed=seed, defects=self.defects, mapping=self.mapping)
+            physical = program(
+                self.model,
+                seed=seed,
+                method=self.method,
+                defects=self.defects,
+                mapping=self.mapping,
+            )
             physical.warned.update(beyond_data(self.model, self.last))  # noted in the table
             yield physical
 

@@ -20,6 +20,7 @@ from analogtorch.devices.thermal import kelvin
 from analogtorch.evaluate.look import Look
 from analogtorch.ops.generator import VERSION as NOISE
 from analogtorch.simulate.defects import Defects
+from analogtorch.simulate.writing import Method
 
 
 def model_digest(model: nn.Module) -> str:
@@ -64,7 +65,11 @@ def structure_digest(model: nn.Module) -> str:
 
 
 def experiment(
-    model: nn.Module, seed: int, look: Look, defects: Defects | None = None
+    model: nn.Module,
+    seed: int,
+    look: Look,
+    method: Method | None = None,
+    defects: Defects | None = None,
 ) -> dict[str, Any]:
     """Return what identifies a sweep; more chips and other times belong to the same sweep."""
     found: dict[str, Any] = {
@@ -74,6 +79,8 @@ def experiment(
         "model": model_digest(model),
         "structure": structure_digest(model),
     }
+    if method is not None:
+        found["method"] = {"type": type(method).__name__, **asdict(method)}
     if defects is not None:
         found["defects"] = asdict(defects)
     if look.temperature is not None:

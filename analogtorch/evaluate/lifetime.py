@@ -18,6 +18,7 @@ from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.recalibration import Recalibration
 from analogtorch.simulate.recovery import Recovery
+from analogtorch.simulate.writing import Method
 from analogtorch.values import checks
 from analogtorch.values.shown import Shown
 
@@ -98,6 +99,7 @@ def lifetime(
     seed: int = 0,
     temperature: str | float | None = None,
     compensation: Compensation = "least_squares",
+    method: Method | None = None,
     defects: Defects | None = None,
     mapping: ChipMapping | None = None,
     higher_is_better: bool | None = None,
@@ -133,6 +135,7 @@ def lifetime(
         temperature: temperature of the chips, as ``ProgrammedChip.at`` takes it; that of the reads
             belongs to ``recalibration``.
         compensation: drift compensation, as ``ProgrammedChip.at`` takes it, but not ``none``.
+        method: how the cells are written, as ``program`` takes it.
         defects: which share of each chip is broken, as ``program`` takes it.
         mapping: the tiles of the layers, from ``map_to_chip``. Blocks on one tile are read one
             after the other, so that the cost of a read takes it; it also decides which defects
@@ -151,7 +154,7 @@ def lifetime(
             after the chips begin to serve, the compensation is ``none``, ``program`` or ``at``
             refuses its arguments, or the recovery fails on a chip.
         TypeError: the model is no module, the metric cannot be called or returns no number, or
-            ``recalibration``, ``recovery`` or ``defects`` is of another type.
+            ``recalibration``, ``recovery``, ``method`` or ``defects`` is of another type.
 
     Example:
         >>> monthly = at.Recalibration(every="30 days")
@@ -172,6 +175,7 @@ def lifetime(
         seed=seed,
         temperature=temperature,
         compensation=compensation,
+        method=method,
         defects=defects,
         mapping=mapping,
         higher_is_better=higher_is_better,

@@ -19,6 +19,7 @@ from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.recalibration import Recalibration
 from analogtorch.simulate.recovery import Recovery
+from analogtorch.simulate.writing import Method
 from analogtorch.values.shown import Shown
 
 
@@ -84,6 +85,7 @@ def recalibration_interval(
     seed: int = 0,
     temperature: str | float | None = None,
     compensation: Compensation = "least_squares",
+    method: Method | None = None,
     defects: Defects | None = None,
     mapping: ChipMapping | None = None,
     higher_is_better: bool | None = None,
@@ -112,6 +114,7 @@ def recalibration_interval(
         seed: as ``lifetime`` takes it.
         temperature: as ``lifetime`` takes it, for recalibrations too.
         compensation: as ``lifetime`` takes it.
+        method: as ``lifetime`` takes it.
         defects: as ``lifetime`` takes it.
         mapping: as ``lifetime`` takes it.
         higher_is_better: as ``lifetime`` takes it.
@@ -147,6 +150,7 @@ def recalibration_interval(
         seed=seed,
         temperature=temperature,
         compensation=compensation,
+        method=method,
         defects=defects,
         mapping=mapping,
         higher_is_better=higher_is_better,

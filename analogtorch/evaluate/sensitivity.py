@@ -19,13 +19,14 @@ from analogtorch.conversion.kinds import (
 from analogtorch.devices import seconds
 from analogtorch.evaluate.losses import EFFECTS, SINGLE, Effect, LayerLoss, Loss, Sensitivity
 from analogtorch.evaluate.metric import Metric, check_metric, direction, finite
-from analogtorch.evaluate.sweep import checked_defects, chip_seeds, label
+from analogtorch.evaluate.sweep import checked_defects, checked_method, chip_seeds, label
 from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.nn.programmed import Programmed
 from analogtorch.ops.slices import cells
 from analogtorch.simulate.chip import beyond_data, program
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
+from analogtorch.simulate.writing import Method
 from analogtorch.values import checks
 
 
@@ -38,6 +39,7 @@ def sensitivity(
     num_chips: int = 3,
     seed: int = 0,
     compensation: Compensation = "least_squares",
+    method: Method | None = None,
     defects: Defects | None = None,
     higher_is_better: bool | None = None,
     progress: bool = False,
@@ -61,6 +63,7 @@ def sensitivity(
         num_chips: number of chips, >= 1.
         seed: seed of the whole experiment, a signed 64-bit integer.
         compensation: drift compensation, as ``ProgrammedChip.at`` takes it.
+        method: how the cells are written, as ``program`` takes it.
         defects: which share of each chip is broken, as ``program`` takes it: part of ``noise`` and
             ``drift``.
         higher_is_better: True if a worse model has a smaller metric, such as an accuracy; False for
@@ -74,7 +77,7 @@ def sensitivity(
         ValueError: the model has no analog layer, is a programmed chip or on the meta device, an
             effect is unknown, ``num_chips`` is below 1, ``program`` or ``at`` refuses its
             arguments, or the metric is NaN or infinite.
-        TypeError: the metric returns no number, or ``defects`` is of another type.
+        TypeError: the metric returns no number, or ``method`` or ``defects`` is of another type.
 
     Example:
         >>> found = at.sensitivity(model, lambda chip: at.accuracy(chip, batches))
@@ -93,12 +96,13 @@ def sensitivity(
     refuse_unloaded(model, "sensitivity")
     num_chips = checks.count("sensitivity: num_chips", num_chips)
     checks.choice("sensitivity: compensation", compensation, get_args(Compensation))
+    method = checked_method("sensitivity", method)
     defects = checked_defects("sensitivity", defects)
     higher_is_better = direction("sensitivity", metric, higher_is_better)
     notes = beyond_data(model, seconds(time)) if "drift" in chosen else []
     seeds = chip_seeds(seed, num_chips)
     reference, values = _measured(
-        model, metric, chosen, time, seeds, compensation, defects, progress
+        model, metric, chosen, time, seeds, compensation, method, defects, progress
     )
     sign = 1 if higher_is_better else -1
     lost = {e: sign * (reference - torch.tensor(v, dtype=torch.float64)) for e, v in values.items()}
@@ -125,6 +129,7 @@ def _measured(
     time: str | float,
     seeds: tuple[int, ...],
     compensation: Compensation,
+    method: Method | None,
     defects: Defects | None,
     progress: bool,
 ) -> tuple[float, dict[Effect, list[list[float]]]]:
@@ -157,7 +162,7 @@ def _measured(
             for effect in wanted:  # what is broken has no exact weights
                 parts.setdefault(None if effect in SINGLE else defects, []).append(effect)
             for broken, of in parts.items():
-                physical = program(model, seed=chip_seed, defects=broken)
+                physical = program(model, seed=chip_seed, method=method, defects=broken)
                 physical.warned.update(beyond_data(model, seconds(time)))  # the report has the note
                 for effect in of:
                     view = physical.at(wanted[effect], compensation=compensation)

@@ -26,6 +26,7 @@ from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.recalibration import Recalibration
 from analogtorch.simulate.recovery import Recovery
+from analogtorch.simulate.writing import Method
 from analogtorch.values import checks
 
 TIMES = ("0 s", "1 h", "1 day", "1 month", "1 year")
@@ -41,6 +42,7 @@ def sweep(
     times: Sequence[str | float] = ...,
     seed: int = ...,
     compensation: Compensation = ...,
+    method: Method | None = ...,
     defects: Defects | None = ...,
     temperature: str | float | None = ...,
     recalibration: Recalibration | None = ...,
@@ -62,6 +64,7 @@ def sweep(
     times: Sequence[str | float] = ...,
     seed: int = ...,
     compensation: Compensation = ...,
+    method: Method | None = ...,
     defects: Defects | None = ...,
     temperature: str | float | None = ...,
     recalibration: Recalibration | None = ...,
@@ -82,6 +85,7 @@ def sweep(
     times: Sequence[str | float] = TIMES,
     seed: int = 0,
     compensation: Compensation = "least_squares",
+    method: Method | None = None,
     defects: Defects | None = None,
     temperature: str | float | None = None,
     recalibration: Recalibration | None = None,
@@ -109,6 +113,7 @@ def sweep(
             of the chip's devices is marked in the result.
         seed: seed of the whole experiment, a signed 64-bit integer.
         compensation: drift compensation, as ``ProgrammedChip.at`` takes it.
+        method: how the cells are written, as ``program`` takes it.
         defects: which share of each chip is broken, as ``program`` takes it.
         temperature: temperature of the chips, as ``ProgrammedChip.at`` takes it.
         recalibration: when the compensation is read, as ``ProgrammedChip.at`` takes it; None: at
@@ -145,7 +150,8 @@ def sweep(
             cannot be or beside an ``executor``, ``program`` or ``at`` refuses its arguments, or
             the recovery fails on a chip.
         TypeError: the model is no module, the metric cannot be called or returns no number, or
-            ``defects``, ``recalibration``, ``recovery`` or ``executor`` is of another type.
+            ``method``, ``defects``, ``recalibration``, ``recovery`` or ``executor`` is of another
+            type.
         OSError: the folder cannot be written.
 
     Example:
@@ -172,7 +178,7 @@ def sweep(
     bounds = bounds_of("sweep", metric)
     at = checked_times("sweep", times)
     seeds = chip_seeds(seed, num_chips)
-    defects = checked_defects("sweep", defects)
+    method, defects = checked_method("sweep", method), checked_defects("sweep", defects)
     with contextlib.ExitStack() as stack:
         if folder is None and processes > 1:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="analogtorch-"))
@@ -181,8 +187,8 @@ def sweep(
             journal: Journal | Unkept = Unkept()
             if folder is not None:
                 place = checks.path("sweep: folder", folder) / quote(name, safe="")
-                journal = Journal(place, experiment(each, seed, look, defects))
-            measured = Experiment(each, metric, look, defects)
+                journal = Journal(place, experiment(each, seed, look, method, defects))
+            measured = Experiment(each, metric, look, method, defects)
             cells.append(Cells(measured, seeds, at, journal, of=name))
         total = len(models) * num_chips * len(at)
         with tqdm(total=total, desc="chips x times", unit="read", disable=not progress) as bar:
@@ -250,6 +256,17 @@ def checked_times(caller: str, times: Sequence[str | float]) -> dict[float | Non
             )
         found[after] = label(time)
     return found
+
+
+def checked_method(caller: str, method: Any) -> Method | None:
+    """Return the writing method.
+
+    Raises:
+        TypeError: it is no writing method and not None.
+    """
+    if method is not None:
+        checks.instance(f"{caller}: method", method, Method, "at.GradientDescent(), or None")
+    return method
 
 
 def checked_defects(caller: str, defects: Any) -> Defects | None:

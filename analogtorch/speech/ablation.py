@@ -6,12 +6,12 @@ import json
 from typing import Any
 
 from analogtorch.speech.config import KWSConfig
-from analogtorch.speech.report_config import ABLATED
+from analogtorch.speech.report_config import ABLATED, MEASURED
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One other training."""
+    """One other training, or the same net on other chips."""
 
     name: str
     """Its name in the report."""
@@ -19,6 +19,8 @@ class Variant:
     """Name of its files in the folder of the run, which tells its settings from any others."""
     config: KWSConfig
     """The configuration of the run with the settings changed."""
+    trained: bool
+    """Whether it is another training; False: the net of the run, on chips made otherwise."""
 
     @property
     def chips(self) -> str:
@@ -47,7 +49,8 @@ def variants(config: KWSConfig) -> tuple[Variant, ...]:
                 ) from error
         text = json.dumps([sorted(changes.items())])
         key = f"ablation-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-        found.append(Variant(name=name, key=key, config=changed))
+        trained = not set(changes) <= set(MEASURED)
+        found.append(Variant(name=name, key=key, config=changed, trained=trained))
     return tuple(found)
 
 

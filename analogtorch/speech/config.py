@@ -5,7 +5,7 @@ Its fields are the options of ``analogtorch kws`` and the keys of its YAML files
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -18,6 +18,7 @@ from analogtorch.files import is_code
 from analogtorch.hwa.clip import SIGMA
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
+from analogtorch.simulate.writing import GradientDescent, Method, ProgramAndVerify
 from analogtorch.speech.augment import Augment
 from analogtorch.speech.choice import Maker, arguments, maker, settled, stated
 from analogtorch.speech.data import FRAMES, MELS, Source
@@ -156,6 +157,14 @@ def _built(field: str, make: Maker, config: Any, **values: Any) -> nn.Module:
     return module
 
 
+Writing = Literal["once", "program_and_verify", "gradient_descent"]
+_METHODS: dict[Writing, Method | None] = {
+    "once": None,
+    "program_and_verify": ProgramAndVerify(),
+    "gradient_descent": GradientDescent(),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class ChipConfig:
     """The chip.
@@ -183,6 +192,10 @@ class ChipConfig:
     the time of a training. Empty: training.scale as it is."""
     compensation: Compensation = "least_squares"
     """Digital correction of the drift"""
+    writing: Writing = "once"
+    """How cells are written: once, with the error that the published chip reached; or on from
+    there, by program_and_verify, cell by cell, or gradient_descent, by the error of whole MVMs
+    (GDP, arXiv 2305.16647)"""
     defects: Defects = field(default_factory=Defects)
     """What is broken on the chips that the nets are measured on"""
 
@@ -199,7 +212,13 @@ class ChipConfig:
             raise ValueError(
                 f"chip.levels={list(self.levels)}; give two or more that differ, or none"
             )
+        checks.choice("chip.writing", self.writing, get_args(Writing))
         self.build()
+
+    @property
+    def method(self) -> Method | None:
+        """The writing method, as ``program`` takes it."""
+        return _METHODS[self.writing]
 
     def build(self) -> Chip:
         """Return the chip, with this training noise."""

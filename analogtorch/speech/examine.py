@@ -48,6 +48,7 @@ def examined(
         "num_chips": len(seeds),
         "seed": config.sweep.seed,
         "compensation": config.chip.compensation,
+        "method": config.chip.method,
         "defects": config.chip.defects,
         "progress": progress,
     }
@@ -79,7 +80,9 @@ def heard(
     time, on_chips = config.report.time, []
     notes = beyond_data(trained, seconds(time))
     for seed in seeds:
-        physical = at.program(trained, seed=seed, defects=config.chip.defects)
+        physical = at.program(
+            trained, seed=seed, method=config.chip.method, defects=config.chip.defects
+        )
         physical.warned.update(notes)  # the report says them
         on_chips.append(_classes(physical.at(time, compensation=config.chip.compensation), task))
     found = Heard(

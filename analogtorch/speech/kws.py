@@ -118,7 +118,9 @@ def run(
             ablation = {}
             for other in variants(settled):
                 logger.info("for the report: %s", other.name)
-                net = train_hwa(other.config, task, folder, digital, other.key, progress=progress)
+                net = trained
+                if other.trained:
+                    net = to_level(other.config, other.key)
                 at_chips = folder.files(other.chips, measured)
                 ablation[other.name] = measure(other.config, task, net, at_chips, progress=progress)
             logger.info("measuring what the report says")
@@ -195,6 +197,7 @@ def rehearse(config: KWSConfig, task: Task) -> None:
         times=config.sweep.times,
         seed=config.sweep.seed,
         compensation=config.chip.compensation,
+        method=config.chip.method,
         defects=config.chip.defects,
     )
 

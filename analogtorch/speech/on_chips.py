@@ -24,7 +24,8 @@ def swept(
     """Return ``sweep`` of a converted, calibrated network with the chips of a configuration.
 
     Args:
-        config: that of the run, for what its chips compensate, their defects, and the processes.
+        config: that of the run, for how its chips are written, what they compensate, their
+            defects, and the processes.
         network: the network.
         metric: as ``sweep`` takes it, like all others.
         num_chips: number of chips.
@@ -40,6 +41,7 @@ def swept(
         times=times,
         seed=seed,
         compensation=config.chip.compensation,
+        method=config.chip.method,
         defects=config.chip.defects,
         progress=progress,
         folder=folder,

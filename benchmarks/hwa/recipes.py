@@ -39,5 +39,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "learning rate 0.001": {"hwa.learning_rate": 0.001},
     "learning rate 0.004": {"hwa.learning_rate": 0.004},
     "no distillation": {"hwa.distill": 0.0},
+    "program and verify": {"chip.writing": "program_and_verify"},
+    "gradient-descent programming": {"chip.writing": "gradient_descent"},
 }
 """Options of the configuration that a recipe changes, by its name."""

@@ -88,12 +88,12 @@ class _Recipes(Seed):
     def result(self) -> Result:
         found = self.kept("control", self._control, self._whole)
         each = [
-            (CONFIGURED, "hwa", self.config),
-            *((of.name, of.key, of.config) for of in self.recipes),
+            (CONFIGURED, "hwa", "hwa", self.config),
+            *((of.name, of.key, of.key if of.trained else "hwa", of.config) for of in self.recipes),
         ]
         recipes = {
-            name: self.kept(key, functools.partial(self._recipe, key, config), self._whole)
-            for name, key, config in each
+            name: self.kept(key, functools.partial(self._recipe, net, config), self._whole)
+            for name, key, net, config in each
         }
         self.finish()
         return found | {"recipes": recipes}
@@ -116,8 +116,8 @@ class _Recipes(Seed):
             **self._on_chip(config, kws.to_chip(config, task, control)),
         }
 
-    def _recipe(self, key: str, config: KWSConfig) -> Result:
-        net = kws.train_hwa(config, self.task, self.run, self.digital, key)
+    def _recipe(self, trained: str, config: KWSConfig) -> Result:
+        net = kws.train_hwa(config, self.task, self.run, self.digital, trained)
         return self._on_chip(config, net)
 
     def _on_chip(self, config: KWSConfig, net: nn.Module) -> Result:

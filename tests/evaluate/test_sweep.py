@@ -286,6 +286,9 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     broken = at.Defects(stuck_on=0.1)
     with pytest.raises(ValueError, match=r"another experiment \(defects None there and"):
         at.sweep(_model(), never, num_chips=1, times=["0 s"], defects=broken, folder=tmp_path / "a")
+    closer = at.GradientDescent(rounds=2)
+    with pytest.raises(ValueError, match=r"another experiment \(method None there and"):
+        at.sweep(_model(), never, num_chips=1, times=["0 s"], method=closer, folder=tmp_path / "a")
     other = at.convert(at.to_digital(_model()), crossbar(device="one_device"))
     with pytest.raises(ValueError, match=r"another experiment \(model '"):
         at.sweep(other, never, num_chips=1, times=["0 s"], folder=tmp_path / "a")

@@ -785,6 +785,21 @@ def test_defects_of_the_chips_can_be_asked_for(tmp_path: Path, clips: Path, monk
     assert seen == [expected]
 
 
+def test_chips_can_be_written_closer(clips: Path, finished: Path, tmp_path: Path, capsys) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    before = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    ablation = "{closer: {chip.writing: gradient_descent}}"
+    assert run(clips, tmp_path, "--resume", f"--report.ablation={ablation}") == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["ablation"]["closer"]["accuracy"] != report["hwa"]
+    # the net of the run is measured, no other is trained
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == before
+    (other,) = variants(cli.parse([f"--config={tmp_path / 'config.json'}"]).config)
+    assert other.config.chip.method == at.GradientDescent()
+    assert run(clips, tmp_path, "--resume", "--chip.writing=gradient_descent") == 2
+    assert "chip.writing was 'once' and is 'gradient_descent'" in capsys.readouterr().err
+
+
 def test_runs_that_do_not_state_defects_can_be_resumed(
     clips: Path, finished: Path, tmp_path: Path, capsys
 ) -> None:
@@ -793,7 +808,7 @@ def test_runs_that_do_not_state_defects_can_be_resumed(
     with RunFolder.open(out, cli.parse([f"--config={out / 'config.json'}"]).config, resume=True):
         pass
     journal = parse_json((out / JOURNAL).read_bytes())
-    del journal["config"]["chip"]["defects"]
+    del journal["config"]["chip"]["defects"], journal["config"]["chip"]["writing"]
     journal.pop("checksum", None)
     (out / JOURNAL).write_text(json.dumps(signed(journal)))
     assert run(clips, out, "--resume", "--chip.defects.stuck_on=0.1") == 2
