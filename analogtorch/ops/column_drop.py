@@ -67,8 +67,10 @@ def _save(ctx: Any, inputs: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> Non
     ctx.line = bounds, line
 
 
-def _gradient(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    return _backward(gradient, *ctx.saved_tensors, *ctx.line), None, None, None, None
+def _gradient(
+    ctx: Any, saved: tuple[Tensor, ...], gradient: Tensor, *_: Any
+) -> tuple[Tensor | None, ...]:
+    return _backward(gradient, *saved, *ctx.line), None, None, None, None
 
 
 def _like(tensor: Tensor, *others: Any) -> Tensor:

@@ -225,8 +225,10 @@ def _save(ctx: Any, inputs: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> Non
     ctx.bounds = inputs[2]
 
 
-def _gradient(ctx: Any, gradient: Tensor, *others: Any) -> tuple[Tensor | None, ...]:
-    (gain,) = ctx.saved_tensors
+def _gradient(
+    ctx: Any, saved: tuple[Tensor, ...], gradient: Tensor, *others: Any
+) -> tuple[Tensor | None, ...]:
+    (gain,) = saved
     if len(ctx.bounds) > 2:
         gain = over_rows(gain, ctx.bounds).view(gradient.shape)
     else:

@@ -123,7 +123,7 @@ def _save(ctx: Any, arguments: Any, output: Tensor) -> None:
     ctx.numbers = x.shape[-1], seed
 
 
-def _backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
+def _backward(ctx: Any, saved: Any, g: Tensor) -> tuple[Tensor, None, None]:
     return _expand_backward(g.contiguous(), *ctx.numbers), None, None
 
 

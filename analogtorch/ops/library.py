@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
+from torch import Tensor
 from torch._decomp import register_decomposition
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.utils._python_dispatch import _disable_current_modes
@@ -52,8 +53,8 @@ def define(
         fake: returns empty tensors of the shapes, types and strides of ``kernel``.
         save: ``save(ctx, inputs, outputs)`` keeps the data for the gradient; None: the operator has
             no gradient.
-        backward: ``backward(ctx, *gradients)`` returns one gradient or None per input; once
-            differentiable.
+        backward: ``backward(ctx, saved, *gradients)`` returns one gradient or None per input, from
+            the tensors that ``save`` saved; once differentiable.
         plain: the same in operators of torch, for tools that know no others, such as
             ``torch.onnx.export``.
         tags: tags of the operator.
@@ -104,19 +105,42 @@ def _gradient(
         @staticmethod
         def backward(ctx: Any, *gradients: Any) -> Any:
             assert backward is not None
+            saved = ctx.saved_tensors  # checkpointing hands them out once
             with torch.no_grad():
-                found = backward(ctx, *gradients)
-            # torch's once_differentiable misses a constant incoming gradient
-            if torch.is_grad_enabled():
-                message = (
-                    f"analogtorch::{name} is differentiable once: "
-                    "the gradient of its gradient is not defined"
-                )
-                refuse = torch._C._functions.DelayedError(message, 1)
-                found = tuple(None if g is None else refuse(g.requires_grad_()) for g in found)
-            return None, *found
+                found = backward(ctx, saved, *gradients)
+            return None, *once(name, found, (*gradients, *saved))
 
     return Gradient
+
+
+def once(
+    name: str, gradients: Sequence[Tensor | None], sources: Sequence[Tensor | None]
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients that the operator ``name`` has found, which have no gradient themselves.
+
+    torch's ``once_differentiable`` cuts them off from ``sources``, of which they were made, so that
+    a Hessian of ``torch.autograd.functional`` is zero without an error.
+    """
+    if not torch.is_grad_enabled():
+        return tuple(gradients)
+    return tuple(None if g is None else _Once.apply(name, g, *sources) for g in gradients)
+
+
+class _Once(torch.autograd.Function):
+    """A gradient as it is, which depends on its sources in a way that nobody knows."""
+
+    @staticmethod
+    def forward(ctx: Any, name: str, gradient: Tensor, *sources: Tensor | None) -> Tensor:
+        ctx.name = name
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        raise NotImplementedError(
+            f"analogtorch::{ctx.name} is differentiable once: the gradient of its gradient is not "
+            "defined. Compute Hessians and gradient penalties of the digital model, "
+            "analogtorch.to_digital(copy.deepcopy(model))"
+        )
 
 
 def _kept_by_inductor(name: str, fake: Callable[..., Any]) -> Callable[..., Any]:

@@ -219,12 +219,12 @@ def _save(ctx, arguments, output) -> None:
     ctx.numbers = ints, floats
 
 
-def _backward(ctx, g: Tensor, *_):
+def _backward(ctx, saved, g: Tensor, *_):
     found: list[Tensor | None] = [None] * (len(NAMES) + 3)
     if g is None:
         return tuple(found)
     needs = [ctx.needs_input_grad[1 + i] for i in LEARNS]
-    gradients = _mvm_backward(g.contiguous(), *ctx.saved_tensors, *ctx.numbers, needs)
+    gradients = _mvm_backward(g.contiguous(), *saved, *ctx.numbers, needs)
     for i, needed, gradient in zip(LEARNS, needs, gradients, strict=True):
         found[i] = gradient if needed else None
     return tuple(found)

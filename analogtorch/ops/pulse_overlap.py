@@ -37,8 +37,10 @@ def _save(ctx: Any, inputs: tuple[Any, ...], outputs: Tensor) -> None:
     ctx.save_for_backward(outputs, x, input_range)
 
 
-def _gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
-    gx, of_range = _backward(gradient, *ctx.saved_tensors, *ctx.numbers)
+def _gradient(
+    ctx: Any, saved: tuple[Tensor, ...], gradient: Tensor
+) -> tuple[Tensor, Tensor | None, None, None]:
+    gx, of_range = _backward(gradient, *saved, *ctx.numbers)
     return gx, of_range if ctx.needs_input_grad[1] else None, None, None
 
 

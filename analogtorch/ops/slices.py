@@ -27,7 +27,7 @@ from torch import Tensor
 from analogtorch.chips.slices import Slicing
 from analogtorch.chips.tiling import Section
 from analogtorch.ops.converters import beside, dac_codes
-from analogtorch.ops.library import define, untraced
+from analogtorch.ops.library import define, once, untraced
 from analogtorch.ops.native import slices as native
 from analogtorch.ops.operands import Operands, counted, per_block
 from analogtorch.ops.physics import block_scales, over_rows, wide
@@ -151,7 +151,7 @@ def _save_cut(ctx: Any, arguments: Any, output: Tensor) -> None:
     ctx.slicing = _slicing(arguments[-1])
 
 
-def _shared(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+def _shared(ctx: Any, saved: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     """Return the gradient of each weight: its columns share it by the squares of their factors."""
     factors = ctx.slicing.slice_factors
     total = sum(f * f for f in factors)
@@ -311,14 +311,16 @@ class _Sliced(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradient: Tensor) -> Any:
-        x, input_range, w, scale, gain, key = ctx.saved_tensors
+        saved = x, input_range, w, scale, gain, key = ctx.saved_tensors
         plan, (g,) = ctx.plan, gradient
         dim = 2 if plan.dims else g.dim()
         factors = g.new_tensor(plan.slicing.slice_factors)
         counted = g.unsqueeze(dim) * factors.view(-1, *[1] * plan.dims)
         operands = Operands(x, input_range, w, scale=scale, gain=gain, key=key)
         needs = [*ctx.needs_input_grad[:3]]
-        found = ctx.differentiate(
-            counted.flatten(dim - 1, dim).to(w.dtype), operands, plan.at_once, needs
-        )
-        return *(t if n else None for t, n in zip(found, needs, strict=False)), *[None] * 4
+        with torch.no_grad():
+            found = ctx.differentiate(
+                counted.flatten(dim - 1, dim).to(w.dtype), operands, plan.at_once, needs
+            )
+        asked = [t if n else None for t, n in zip(found, needs, strict=False)]
+        return *once("mvm", asked, (g, *saved)), *[None] * 4

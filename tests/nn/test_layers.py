@@ -364,6 +364,16 @@ def test_forward_mode_and_functional_gradients_are_refused_not_zero() -> None:
     assert torch.func.functional_call(layer, dict(layer.named_parameters()), (x,)).shape == (2, 3)
 
 
+@pytest.mark.parametrize("slices", [{}, {"weight_bits": 6, "bits_per_slice": 2}])
+def test_hessians_are_refused_not_zero(slices: dict) -> None:
+    layer = at.convert(nn.Linear(8, 4), crossbar(slices=slices)).eval()
+    with pytest.raises(NotImplementedError, match=r"to_digital\(copy\.deepcopy\(model\)\)"):
+        torch.autograd.functional.hessian(lambda x: layer(x).square().sum(), torch.randn(2, 8))
+    (g,) = torch.autograd.grad(layer(torch.randn(2, 8)).sum(), layer.weight, create_graph=True)
+    with pytest.raises(NotImplementedError, match="differentiable once"):
+        torch.autograd.grad(g.square().sum(), layer.weight)
+
+
 @pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
 def test_vmap_over_noise_is_refused() -> None:
     layer, x = at.convert(nn.Linear(4, 4), crossbar()), torch.randn(2, 3, 4)
