@@ -106,9 +106,20 @@ class ProgrammedMixin(nn.Module):
 
         Threads that share a layer never get the same numbers; the order of their calls decides
         which.
+
+        Raises:
+            RuntimeError: the call is inside a backward, so that it repeats one that has been
+                counted.
         """
         if torch.compiler.is_compiling():  # which cannot trace a lock
             return self._counted_on(vectors)
+        if torch._C._current_graph_task_id() != -1:
+            raise RuntimeError(
+                f"layer {self.layer_name!r} belongs to a programmed chip whose MVMs have noise, "
+                "which has passed: activation checkpointing would compute it again with other "
+                "noise, and wrong gradients. Do without checkpointing, or program the model on "
+                "chip.without('output_noise', 'mvm_read_noise', 'dac_jitter', 'shot_noise')"
+            )
         with _COUNTING:
             return self._counted_on(vectors)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import analogtorch as at
-from tests.ecosystem.models import COMPILED, ENTRIES, TORCHS_OWN, Entry
+from tests.ecosystem.models import CHIP, COMPILED, ENTRIES, TORCHS_OWN, Entry
 
 pytestmark = TORCHS_OWN
 
@@ -47,6 +47,32 @@ def test_checkpointing_gives_the_gradients_of_the_same_noise(entry: Entry, reent
         return y
 
     _equal(_gradients(model, entry, run), _gradients(model, entry))
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointing_a_programmed_chip_is_refused_where_its_noise_has_passed(
+    reentrant: bool,
+) -> None:
+    model = ENTRIES[0].analog().eval()
+    (x,) = ENTRIES[0].inputs()
+
+    def gradient(chip: at.Chip, run: Callable[..., Tensor]) -> Tensor:
+        model.layer.chip = chip
+        view, given = at.program(model, seed=1).at("1 day"), x.clone().requires_grad_()
+        run(view, given).square().sum().backward()
+        assert given.grad is not None
+        return given.grad
+
+    def checkpointed(view: nn.Module, x: Tensor) -> Tensor:
+        y = checkpoint(view, x, use_reentrant=reentrant)
+        assert isinstance(y, Tensor)
+        return y
+
+    assert CHIP.output_noise > 0
+    with pytest.raises(RuntimeError, match="Do without checkpointing"):
+        gradient(CHIP, checkpointed)
+    quiet = CHIP.without("output_noise")
+    assert torch.equal(gradient(quiet, checkpointed), gradient(quiet, lambda view, x: view(x)))
 
 
 def test_autocast_is_the_digital_layers(entry: Entry) -> None:
