@@ -1,5 +1,6 @@
 """Sliding windows over a recording, and the words that a network detects in them."""
 
+import contextlib
 import logging
 import math
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from analogtorch.conversion.watch import evaluating
 from analogtorch.files import comma_separated
 from analogtorch.files.figures import draw
 from analogtorch.speech.data import SAMPLE_RATE, SAMPLES
@@ -173,11 +175,14 @@ def listen(
 ) -> Stream:
     """Classify sliding windows of a recording.
 
-    A network without the classes `_silence_` and `_unknown_` is logged as a warning.
+    Modules run in evaluation mode; their modes are restored afterwards. The recording is heard as
+    if a second of silence followed, so that a word at its end has as many windows as another: the
+    time of a detection may lie up to a second after the end. A network without the classes
+    `_silence_` and `_unknown_` is logged as a warning.
 
     Args:
-        network: from features to logits (B, classes): a module in evaluation mode, or a programmed
-            chip at a time, ``at.program(model, seed=0).at("1 day")``.
+        network: from features to logits (B, classes): a module, or a programmed chip at a time,
+            ``at.program(model, seed=0).at("1 day")``.
         features: the front end, from waveforms (B, 16000) to features.
         recording: float in [-1, 1] at 16 kHz, (samples,), as ``read_recording`` returns it. One
             shorter than a second gets zeros at its end.
@@ -191,7 +196,7 @@ def listen(
     Raises:
         TypeError: ``recording`` is no tensor of floats.
         ValueError: ``recording`` has another shape, is empty or not finite, or the network does not
-            give a logit for each class.
+            give a logit for each class, or gives NaN.
     """
     checks.instance("recording", recording, Tensor, "read_recording('a.wav')")
     classes = classes_of("classes", classes)
@@ -210,11 +215,14 @@ def listen(
         )
     detector = Detector() if detector is None else detector
     seconds = len(recording) / SAMPLE_RATE
-    recording = F.pad(recording, (0, max(0, SAMPLES - len(recording))))
+    recording = F.pad(recording, (0, SAMPLES + max(0, SAMPLES - len(recording))))
     windows = recording.unfold(0, SAMPLES, detector.hop)
     parts = []
     bar = tqdm(total=len(windows), desc="listening", unit="window", disable=not progress)
-    with bar:
+    with bar, contextlib.ExitStack() as modes:
+        for module in (network, features):
+            if isinstance(module, nn.Module):
+                modes.enter_context(evaluating(module))
         for part in windows.split(_AT_ONCE):
             logits = network(features(part))
             if logits.shape != (len(part), len(classes)):
@@ -222,6 +230,13 @@ def listen(
                     f"the network gives {tuple(logits.shape)} for {len(part)} windows; it must "
                     f"give {(len(part), len(classes))}, a logit for each of {', '.join(classes)}"
                 )
-            parts.append(logits.softmax(-1))
+            scores = logits.softmax(-1)
+            if bool(scores.isnan().any()):  # no threshold would be reached, as in silence
+                row = len(parts) * _AT_ONCE + int(scores.isnan().any(1).nonzero()[0])
+                raise ValueError(
+                    f"the network gives NaN or infinite logits for the window that ends at "
+                    f"{detector.end(row):g} s; check its weights and the features"
+                )
+            parts.append(scores)
             bar.update(len(part))
     return Stream(classes=classes, scores=torch.cat(parts), detector=detector, seconds=seconds)

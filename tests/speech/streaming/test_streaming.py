@@ -68,8 +68,8 @@ def test_words_are_detected_when_they_are_said() -> None:
     recording[96_000:104_000] = tone(3_000, 0.5)
     recording[128_000:136_000] = tone(1_000, 0.5)  # no keyword
     stream = listen(classify, Ear(), recording, CLASSES)
-    assert stream.scores.shape == (46, 4)
-    torch.testing.assert_close(stream.scores.sum(1), torch.ones(46))
+    assert stream.scores.shape == (51, 4)  # a second of silence follows
+    torch.testing.assert_close(stream.scores.sum(1), torch.ones(51))
     assert [found.word for found in stream.detections] == ["low", "high"]
     low, high = stream.detections
     assert 2.5 <= low.time <= 3.0  # after its end, in an average of three windows
@@ -120,9 +120,45 @@ def test_a_pause_does_not_depend_on_where_it_is(hop_ms: float) -> None:
 
 def test_a_short_recording_is_filled() -> None:
     stream = listen(classify, Ear(), tone(200, 0.6), CLASSES, detector=Detector(average=1))
-    assert len(stream.scores) == 1
+    assert len(stream.scores) == 6
     assert [found.word for found in stream.detections] == ["low"]
     assert stream.seconds == 0.6
+
+
+def test_a_word_at_the_end_is_heard_as_one_before() -> None:
+    word = torch.cat([torch.zeros(48_000), tone(200, 0.4)])  # nothing follows it
+    for length in (0, 1_000, 3_199):  # no whole number of windows
+        stream = listen(classify, Ear(), torch.cat([torch.zeros(length), word]), CLASSES)
+        assert [found.word for found in stream.detections] == ["low"]
+        assert stream.detections[0].time <= stream.seconds + 1
+
+
+def test_modules_run_in_evaluation_mode_and_keep_theirs() -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.BatchNorm1d(3), torch.nn.Dropout(), torch.nn.Linear(3, 4))
+    recording = torch.randn(40_000)
+    expected = listen(net.eval(), Ear(), recording, CLASSES).scores
+    before = net[0].running_mean.clone()
+    found = listen(net.train(), Ear().train(), recording, CLASSES).scores
+    assert torch.equal(found, expected)
+    assert torch.equal(net[0].running_mean, before)
+    assert net.training and net[1].training
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_logits_that_are_no_numbers_are_no_silence(bad: float) -> None:
+    def broken(features: Tensor) -> Tensor:
+        logits = classify(features)
+        logits[features[:, 0] > 1e4, 0] = bad
+        return logits
+
+    recording = torch.zeros(16_000 * 20)
+    recording[-16_000:] = tone(200)
+    with pytest.raises(ValueError, match=r"NaN or infinite logits for the window .* at 19\.2 s"):
+        listen(broken, Ear(), recording, CLASSES)
+    # a class that is masked
+    mask = torch.tensor([-torch.inf, 0.0, 0.0, 0.0])
+    assert listen(lambda x: classify(x) + mask, Ear(), recording, CLASSES).detections
 
 
 def test_a_network_that_knows_words_alone_is_warned_of(caplog) -> None:
@@ -230,7 +266,7 @@ def test_what_cannot_be_used_is_named() -> None:
             listen(classify, Ear(), bad, CLASSES)
     with pytest.raises(ValueError, match="NaN or infinite"):
         listen(classify, Ear(), good / 0, CLASSES)
-    with pytest.raises(ValueError, match=r"gives \(1, 4\) for 1 windows; it must give \(1, 2\)"):
+    with pytest.raises(ValueError, match=r"gives \(6, 4\) for 6 windows; it must give \(6, 2\)"):
         listen(classify, Ear(), good, ("low", "high"))
     for field, value in {"hop_ms": 5, "average": 0, "threshold": 0, "pause": -1}.items():
         with pytest.raises(ValueError, match=f"Detector.{field} must be"):
