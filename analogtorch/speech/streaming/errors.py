@@ -1,5 +1,6 @@
 """False alarms and misses of detections in a recording of which it is known what is said."""
 
+from collections import defaultdict, deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,12 +66,13 @@ class StreamTest:
         if threshold is not None:
             stream = stream.with_detector(threshold=threshold)
         words = [s for s in self.spoken if s.word in stream.classes and s.word != UNKNOWN]
-        right = self._right(stream.detections, words)
+        detections = stream.detections
+        right = self._right(detections, words)
         return Errors(
             threshold=stream.detector.threshold,
             words=len(words),
             misses=len(words) - right,
-            false_alarms=len(stream.detections) - right,
+            false_alarms=len(detections) - right,
             hours=stream.seconds / 3600,
         )
 
@@ -84,13 +86,18 @@ class StreamTest:
         return tuple(self.errors(threshold) for threshold in thresholds)
 
     def _right(self, detections: tuple[Detection, ...], words: list[Spoken]) -> int:
-        left, right = list(words), 0
-        for found in detections:
-            for number, said in enumerate(left):
-                if said.word == found.word and said.start <= found.time <= said.end + self.late:
-                    del left[number]
-                    right += 1
-                    break
+        """Return how many detections are right, each of the first clip that is still without."""
+        waiting: dict[str, deque[Spoken]] = defaultdict(deque)
+        for said in sorted(words, key=lambda said: said.start):
+            waiting[said.word].append(said)
+        right = 0
+        for found in detections:  # in the order of time: what is too early for one is for the next
+            clips = waiting[found.word]
+            while clips and clips[0].end + self.late < found.time:
+                clips.popleft()
+            if clips and clips[0].start <= found.time:
+                clips.popleft()
+                right += 1
         return right
 
     def __str__(self) -> str:

@@ -16,7 +16,8 @@ _MINUTE = 60.0
 def draw_stream(stream: Stream) -> Any:
     """Return a figure of the scores over time, with the detections marked."""
     figure = new_figure(10, 3.5)
-    _draw_time(figure.subplots(), stream, stream.seconds, ())
+    last = stream.detector.end(len(stream.scores) - 1)  # after the end of a short recording
+    _draw_time(figure.subplots(), stream, last, ())
     return figure
 
 
@@ -45,7 +46,7 @@ def draw_test(test: StreamTest) -> Any:
 def _draw_time(axes: Any, stream: Stream, seconds: float, spoken: tuple[Spoken, ...]) -> None:
     smooth = stream.detector.smooth(stream.scores)
     ends = [stream.detector.end(row) for row in range(len(smooth))]
-    shown = [row for row, end in enumerate(ends) if end <= max(seconds, ends[0])]
+    shown = [row for row, end in enumerate(ends) if end <= seconds]
     for column, word in enumerate(stream.classes):
         scores = smooth[shown, column]
         if word not in (SILENCE, UNKNOWN) and float(scores.max()) > 0.1:  # others lie on the axis

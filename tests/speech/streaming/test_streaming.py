@@ -236,6 +236,36 @@ def test_misses_and_false_alarms(
     assert errors.false_alarms_per_hour == pytest.approx(180 * false_alarms)
 
 
+def test_errors_are_those_of_a_search_among_all_clips() -> None:
+    draw = np.random.default_rng(0)
+    starts = np.sort(draw.uniform(0, 400, 150)).round(3).tolist()
+    words = [CLASSES[i] for i in draw.integers(1, 4, 150)]
+    said = [Spoken(start=s, word=w, name="") for s, w in zip(starts, words, strict=True)]
+    scores = torch.softmax(torch.from_numpy(draw.normal(0, 3, (2_000, 4))), 1)
+    detector = Detector(average=1, threshold=0.6, pause=0.4)
+    stream = Stream(classes=CLASSES, scores=scores, detector=detector, seconds=401.0)
+    left, right = [s for s in said if s.word != "_unknown_"], 0
+    keywords = len(left)
+    for found in stream.detections:
+        for s in left:
+            if s.word == found.word and s.start <= found.time <= s.end + 0.8:
+                left.remove(s)
+                right += 1
+                break
+    assert 20 < right < len(stream.detections)
+    draw.shuffle(said)  # in any order
+    errors = StreamTest(stream=stream, spoken=tuple(said)).errors()
+    assert (errors.words, errors.misses) == (keywords, len(left))
+    assert errors.false_alarms == len(stream.detections) - right
+
+
+def test_a_plot_of_half_a_second_shows_its_word() -> None:
+    stream = listen(classify, Ear(), tone(200, 0.5), CLASSES, detector=Detector(average=1))
+    (axes,) = stream.plot().axes
+    assert "low" in [text.get_text() for text in axes.texts]
+    assert axes.get_xlim()[1] >= stream.detections[0].time
+
+
 def test_a_test_prints_writes_and_draws_its_errors(tmp_path: Path) -> None:
     test = heard((3, "low"), (9, "high"))
     assert "2 keywords among 3 clips in 0.01 h" in str(test)
