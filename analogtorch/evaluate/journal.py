@@ -3,14 +3,14 @@
 Several processes can share a folder: each chip is measured by the one that claims it.
 
     sweep.json        the experiment: seed, compensation, version of the noise, digests of the model
-                      and its structure, defects if there are any
+                      and its structure, defects if there are any, name of the metric
     chip-00003.json   what has been measured on chip 3, by time in seconds after programming
                       ("programmed": right after programming, before any read noise)
     .chip-00003.lock  there while a process measures chip 3; of a process that has died it is worth
                       nothing, and the chip is claimed by another
 
-The others are JSON, written whole or not at all. They do not name the metric: one folder serves one
-metric.
+The others are JSON, written whole or not at all. They do not know what the metric is measured on:
+one folder serves one metric on one set of samples.
 """
 
 import hashlib
@@ -34,13 +34,18 @@ _NAME = "chip-{:05d}.json"
 class Journal:
     """The measurements of one experiment in ``folder``, which is made if it does not exist.
 
+    Args:
+        folder: the folder.
+        experiment: what identifies the experiment, but for its metric.
+        metric: name of the metric; empty if it has none.
+
     Raises:
         ValueError: the folder holds another experiment, a damaged file, or files that are no
             sweep's.
         OSError: the folder cannot be written.
     """
 
-    def __init__(self, folder: str | Path, experiment: dict[str, Any]) -> None:
+    def __init__(self, folder: str | Path, experiment: dict[str, Any], metric: str = "") -> None:
         self.folder = checks.path("sweep: folder", folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -49,7 +54,7 @@ class Journal:
                 error.errno, f"sweep: could not make the folder {self.folder}: {error.strerror}"
             ) from error
         with locked(self.folder):  # or two that begin at once would each see half of it
-            self._open({"version": VERSION, **experiment})
+            self._open({"version": VERSION, **experiment, "metric": metric})
 
     def _open(self, wanted: dict[str, Any]) -> None:
         """Begin the journal, or check that it is of the same experiment."""
@@ -59,6 +64,7 @@ class Journal:
             self._compare(_upgraded(found, wanted), wanted)
             if found != wanted:
                 _write(head, wanted)
+            if found["version"] != VERSION:
                 warn(
                     f"sweep: {self.folder} was begun by an earlier version, which described models "
                     "otherwise, so that nothing can tell whether its values are of this model: "
@@ -149,8 +155,10 @@ def key(t: float | None) -> str:
 def _upgraded(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
     """Return a head of an earlier version in the present form.
 
-    Digests that the earlier version did not keep are those of ``wanted``.
+    What the earlier version did not keep, digests and the name of the metric, is that of
+    ``wanted``.
     """
+    found = {"metric": wanted["metric"], **found}
     if found.get("version") not in (1, 2):
         return found
     unknown = ("structure", "model") if found["version"] == 1 else ("structure",)

@@ -96,9 +96,9 @@ def bounds_of(caller: str, metric: Any) -> Bounds:
 
 
 def title(metric: Any) -> str:
-    """Return the name of a metric in tables and plots; empty if it has none."""
+    """Return the name of a metric in tables and plots; empty if it has none, as a lambda."""
     name = getattr(metric, "__name__", "")
-    return name if isinstance(name, str) and name.isidentifier() else ""
+    return name if isinstance(name, str) and name != "<lambda>" else ""
 
 
 def finite(caller: str, given: Any, where: str) -> float:

@@ -40,7 +40,8 @@ def plot(found: Sweep, *, limit: float | None = None) -> Any:
     each = found.values[:, order]
     for values in each.tolist():
         axes.plot(at, values, color="C0", alpha=0.25, linewidth=0.8)
-    spread = [found.interval()[i] for i in order]
+    every = found.interval()
+    spread = [every[i] for i in order]
     ends = [s.ends or (s.mean, s.mean) for s in spread]
     chips = f"{len(found.seeds)} chip{'s' if len(found.seeds) > 1 else ''}"
     axes.plot(at, [s.mean for s in spread], color="C0", marker="o", label=f"mean of {chips}")

@@ -1,5 +1,6 @@
 """Processes that share a sweep: every cell is measured once, and none is lost when one dies."""
 
+import functools
 import math
 import multiprocessing
 import os
@@ -46,6 +47,7 @@ def plain(view: nn.Module) -> float:
 def logged(log: Path, wait: float = 0.0) -> Callable[[nn.Module], float]:
     """Return the metric, which writes a line with the number of its process at each call."""
 
+    @functools.wraps(plain)  # a folder knows the name of its metric
     def metric(view: nn.Module) -> float:
         with log.open("a") as file:
             file.write(f"{os.getpid()}\n")
@@ -163,6 +165,7 @@ def test_an_error_in_a_helper_appears_here_and_finished_work_is_kept(tmp_path: P
     expected = sweep(plain)
     bad = expected.values[4, 1].item()  # wherever it is measured
 
+    @functools.wraps(plain)
     def metric(view: nn.Module) -> float:
         found = plain(view)
         return math.nan if found == bad else found

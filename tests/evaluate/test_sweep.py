@@ -1,9 +1,11 @@
 import concurrent.futures
 import dataclasses
+import functools
 import json
 import math
 import pickle
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,19 @@ def _model() -> nn.Module:
 
 def _metric(model: nn.Module) -> float:
     return model(X).square().mean().item()
+
+
+class _Mean:
+    """A metric with the methods of those of torchmetrics."""
+
+    def reset(self) -> None:
+        self.values: list[torch.Tensor] = []
+
+    def update(self, outputs: torch.Tensor, targets: torch.Tensor) -> None:
+        self.values.append(outputs.mean())
+
+    def compute(self) -> torch.Tensor:
+        return torch.stack(self.values).mean()
 
 
 def test_same_seed_same_numbers_and_every_chip_can_be_made_again() -> None:
@@ -64,6 +79,9 @@ def test_a_sweep_knows_the_name_and_the_direction_of_its_metric() -> None:
     found = at.sweep(_model(), error, num_chips=2, times=["0 s"], higher_is_better=False)
     assert (found.metric, found.higher_is_better) == ("error", False)
     assert at.sweep(_model(), lambda m: 0.0, num_chips=1, times=["0 s"]).metric == "metric"
+    named = at.metrics.measured(_Mean(), [(X, torch.ones(1))], name="mean of outputs")
+    found = at.sweep(_model(), named, num_chips=1, times=["0 s"], higher_is_better=True)
+    assert str(found).startswith("mean of outputs at")
     with pytest.raises(ValueError, match="sweep: higher_is_better must be True or False, got 'no'"):
         at.sweep(_model(), never, higher_is_better="no")
 
@@ -78,6 +96,7 @@ def test_accuracy_counts_and_restores_the_mode() -> None:
     assert model[0].training
 
 
+@functools.wraps(_metric)  # a folder knows the name of its metric
 def never(model: nn.Module) -> float:
     raise AssertionError
 
@@ -240,6 +259,7 @@ def test_a_folder_keeps_each_measurement_and_the_sweep_goes_on(tmp_path: Path) -
     whole = at.sweep(_model(), _metric, num_chips=3, times=["0 s", "1 day"])
     left = [3]
 
+    @functools.wraps(_metric)
     def stopped(model: nn.Module) -> float:
         if not left[0]:
             raise KeyboardInterrupt
@@ -250,6 +270,7 @@ def test_a_folder_keeps_each_measurement_and_the_sweep_goes_on(tmp_path: Path) -
         at.sweep(_model(), stopped, num_chips=3, times=["0 s", "1 day"], folder=tmp_path / "a")
     calls = []
 
+    @functools.wraps(_metric)
     def counted(model: nn.Module) -> float:
         calls.append(1)
         return _metric(model)
@@ -298,6 +319,25 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         ValueError, match="holds files and no sweep.json; give a new or an empty folder"
     ):
         at.sweep(_model(), never, folder=tmp_path / "b")
+
+
+def test_a_folder_of_another_metric_is_refused(tmp_path: Path) -> None:
+    def run(metric: Callable[[nn.Module], float]) -> at.Sweep:
+        return at.sweep(_model(), metric, num_chips=1, times=["0 s"], folder=tmp_path)
+
+    def error(model: nn.Module) -> float:
+        raise AssertionError
+
+    expected, head = run(_metric).values, tmp_path / "sweep.json"
+    with pytest.raises(ValueError, match=r"\(metric '_metric' there and 'error' here\)"):
+        run(error)
+    with pytest.raises(ValueError, match=r"\(metric '_metric' there and '' here\)"):
+        run(lambda m: 0.0)
+    # an earlier version did not keep the name
+    new = json.loads(head.read_text())
+    head.write_text(json.dumps({k: v for k, v in new.items() if k != "metric"}))
+    assert torch.equal(run(_metric).values, expected)
+    assert json.loads(head.read_text()) == new
 
 
 def test_a_folder_of_before_chips_had_parts_goes_on_with_a_warning(tmp_path: Path) -> None:

@@ -171,3 +171,11 @@ def test_tables_and_plots(tmp_path: Path) -> None:
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0 s", "1 day*"]
     assert axes.get_xlabel().endswith("(*: beyond the device's data)")
     sweep([0.9, 0.8]).plot()  # one chip has no interval
+
+
+def test_a_plot_takes_one_interval_of_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    found = at.Sweep.interval
+    monkeypatch.setattr(at.Sweep, "interval", lambda self: calls.append(1) or found(self))
+    GOOD.plot()
+    assert len(calls) == 1

@@ -217,7 +217,7 @@ def listen(
     seconds = len(recording) / SAMPLE_RATE
     recording = F.pad(recording, (0, SAMPLES + max(0, SAMPLES - len(recording))))
     windows = recording.unfold(0, SAMPLES, detector.hop)
-    parts = []
+    parts: list[Tensor] = []
     bar = tqdm(total=len(windows), desc="listening", unit="window", disable=not progress)
     with bar, contextlib.ExitStack() as modes:
         for module in (network, features):

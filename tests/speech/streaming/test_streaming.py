@@ -142,7 +142,8 @@ def test_modules_run_in_evaluation_mode_and_keep_theirs() -> None:
     found = listen(net.train(), Ear().train(), recording, CLASSES).scores
     assert torch.equal(found, expected)
     assert torch.equal(net[0].running_mean, before)
-    assert net.training and net[1].training
+    assert net.training
+    assert net[1].training
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
