@@ -4,11 +4,13 @@
     python -m benchmarks.networks --out runs/networks
 
 A row for each configuration: parameters, weights and multiplications on the chip, tiles, and what
-an inference of one clip takes by the chip's cost model, where it has one. Nothing is random but the
-weights, which decide none of it.
+an inference of one clip takes by the chip's cost model, where it has one. One that keeps layers
+digital has a second row, with all on the chip. Nothing is random but the weights, which decide none
+of it.
 """
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +18,8 @@ import torch
 
 import analogtorch as at
 from analogtorch.cli.kws import parse
+from analogtorch.speech.config import KWSConfig
+from analogtorch.speech.on_chips import converted
 from benchmarks.tables import as_text
 
 CONFIGS = Path(__file__).parents[1] / "configs/kws"
@@ -32,27 +36,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=Path, help="folder for networks.txt")
     given = parser.parse_args(arguments)
-    text = as_text([HEADER, *map(row, sorted(CONFIGS.glob("*.yaml")))], left=3)
+    rows = [each for file in sorted(CONFIGS.glob("*.yaml")) for each in rows_of(file)]
+    text = as_text([HEADER, *rows], left=3)
     print(text)
     if given.out:
         given.out.mkdir(parents=True, exist_ok=True)
         (given.out / "networks.txt").write_text(text + "\n")
 
 
-@torch.no_grad()
-def row(file: Path) -> tuple[str, ...]:
-    """Return the row of a configuration."""
+def rows_of(file: Path) -> list[tuple[str, ...]]:
+    """Return the rows of a configuration."""
     config = parse([f"--config={file}"]).config
+    found = [row(config, file.stem)]
+    if config.chip.digital:
+        chip = dataclasses.replace(config.chip, digital=())
+        found.append(row(dataclasses.replace(config, chip=chip), f"{file.stem}, all analog"))
+    return found
+
+
+@torch.no_grad()
+def row(config: KWSConfig, name: str) -> tuple[str, ...]:
+    """Return one row."""
     example = config.features.build()(torch.zeros(1, 16_000))
     shape = tuple(example.shape[1:])
     torch.manual_seed(0)
     network = config.model.build(input_shape=shape).eval()
     parameters = sum(p.numel() for p in network.parameters())
     chip = config.chip.build()
-    mapping = at.map_to_chip(network, example, chip=chip)
+    mapping = at.map_to_chip(converted(config, network), example)
     cost = None if chip.cost is None else at.cost(mapping)
     return (
-        file.stem,
+        name,
         config.model.name,
         f"{config.features.name} {'x'.join(map(str, shape))}",
         f"{parameters:,}",

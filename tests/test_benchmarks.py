@@ -739,13 +739,24 @@ def test_the_table_of_devices_is_the_one_of_the_documentation() -> None:
 
 
 def test_the_table_of_networks_has_what_a_configuration_takes_of_its_chip() -> None:
-    found = networks.row(networks.CONFIGS / "hello_edge_lstm.yaml")
+    (found,) = networks.rows_of(networks.CONFIGS / "hello_edge_lstm.yaml")
     name, network, features, *sizes = found
     assert (name, network, features) == ("hello_edge_lstm", "hello_edge_lstm", "mfcc 1x49x10")
     # weights: 4 * 118 * (10 + 118) of the gates, each read at 49 frames, and 118 * 12
     assert sizes[:5] == ["62,788", "61,832", "2,961,800", "hermes64", "1"]
     page = (Path(__file__).parents[1] / "docs/speech.md").read_text()
     assert " | ".join(sizes[:5]) in page
+
+
+def test_networks_that_keep_layers_digital_have_a_row_with_all_on_the_chip() -> None:
+    page = (Path(__file__).parents[1] / "docs/speech.md").read_text()
+    own, analog = networks.rows_of(networks.CONFIGS / "ds_cnn.yaml")
+    assert (own[0], analog[0]) == ("ds_cnn", "ds_cnn, all analog")
+    # 4 depthwise layers of 64 3x3 kernels at 25 x 5 places
+    assert int(analog[4].replace(",", "")) - int(own[4].replace(",", "")) == 4 * 64 * 9
+    assert int(analog[5].replace(",", "")) - int(own[5].replace(",", "")) == 4 * 64 * 9 * 25 * 5
+    for row in (own, analog):
+        assert " | ".join(row[3:9]) in page
 
 
 def test_the_cost_of_a_sweep_is_that_of_its_parts(

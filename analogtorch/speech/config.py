@@ -178,6 +178,8 @@ class ChipConfig:
     """A preset; `analogtorch info` lists them."""
     options: dict[str, Any] = field(default_factory=dict)
     """Options of the preset, such as {device: one_device} for hermes64."""
+    digital: tuple[str, ...] = ()
+    """Names of layers that stay digital, with * for anything, such as [dw*]"""
     drift_aware: str | None = None
     """Time after programming, such as "1 day", at which conductances are to be right
     (Chip.drift_aware); null: at once, as published"""
@@ -200,6 +202,10 @@ class ChipConfig:
     """What is broken on the chips that the nets are measured on"""
 
     def __post_init__(self) -> None:
+        digital = checks.items("chip.digital", self.digital, "['dw*']")
+        for i, pattern in enumerate(digital):
+            checks.text(f"chip.digital[{i}]", pattern, "dw*")
+        checks.settle(self, "digital", digital)
         levels = checks.items("chip.levels", self.levels, "[1.0, 1.5, 2.0]")
         levels = tuple(checks.number("chip.levels", level, least=0) for level in levels)
         checks.settle(self, "levels", levels)

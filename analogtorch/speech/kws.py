@@ -30,7 +30,7 @@ from analogtorch.speech.draws import derive
 from analogtorch.speech.examine import examined
 from analogtorch.speech.logs import PHASES, curves, loggers
 from analogtorch.speech.named import by_command
-from analogtorch.speech.on_chips import swept
+from analogtorch.speech.on_chips import converted, swept
 from analogtorch.speech.once import Once
 from analogtorch.speech.rundir import RunFolder
 from analogtorch.speech.task import Task, prepare
@@ -261,7 +261,7 @@ def train_digital(
 
 def to_chip(config: KWSConfig, task: Task, network: nn.Module) -> nn.Module:
     """Return a copy of a digital network, converted and calibrated as the configuration says."""
-    model = at.convert(copy.deepcopy(network), config.chip.build())
+    model = converted(config, copy.deepcopy(network))
     return at.calibrate(model, task.calibration, effort=config.chip.calibration)
 
 
@@ -305,7 +305,7 @@ def saved(
     """
     network = untrained(config, classes, features)
     if name == "hwa":
-        network = at.convert(network, config.chip.build())
+        network = converted(config, network)
     network.load_state_dict(unpacked(run / f"{name}.pt"))
     return network
 

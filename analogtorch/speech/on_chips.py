@@ -10,6 +10,18 @@ from analogtorch.evaluate import Sweep
 from analogtorch.speech.config import KWSConfig
 
 
+def converted(config: KWSConfig, network: nn.Module) -> nn.Module:
+    """Return a digital network converted, in place, as the configuration says.
+
+    Raises:
+        ValueError: ``chip.digital`` names no layer that could be analog, or leaves none.
+    """
+    try:
+        return at.convert(network, config.chip.build(), exclude=config.chip.digital)
+    except ValueError as error:
+        raise ValueError(f"chip.digital: {error}") if config.chip.digital else error from None
+
+
 def swept(
     config: KWSConfig,
     network: nn.Module,

@@ -332,7 +332,7 @@ def _unstated(found: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     if "model" not in found:
         return
     yield from _flat(dataclasses.asdict(Defects()), "chip.defects")
-    yield from (("devices", 1), ("chip.levels", []), ("chip.writing", "once"))
+    yield from (("devices", 1), ("chip.levels", []), ("chip.writing", "once"), ("chip.digital", []))
     if "features" not in found:
         name = found["model"]["name"]
         yield "features.name", FeaturesConfig().name

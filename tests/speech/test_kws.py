@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 import analogtorch as at
 from analogtorch.__main__ import main
 from analogtorch.cli import kws as cli
+from analogtorch.cli.finished import finished as finished_run
 from analogtorch.cli.kws import parse
 from analogtorch.files import locked, parse_json, signed
 from analogtorch.speech import espeak, kws, levels
@@ -785,6 +787,22 @@ def test_defects_of_the_chips_can_be_asked_for(tmp_path: Path, clips: Path, monk
     assert seen == [expected]
 
 
+def test_layers_can_stay_digital(clips: Path, tmp_path: Path, capsys) -> None:
+    given = ["--digital.epochs=1", "--hwa.epochs=1", "--report.clips=0"]
+    assert run(clips, tmp_path / "wrong", "--chip.digital=[heads]", *given) == 2
+    message = "chip.digital: convert: pattern 'heads' matches none of the .* that can be analog"
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "wrong" / JOURNAL).exists()
+    out = tmp_path / "run"
+    assert run(clips, out, "--chip.digital=[head, stem*]", *given) == 0
+    _, _, net = finished_run("budget", out, "hwa", allow_code=False)
+    assert not {"head", "stem.0"} & dict(at.analog_layers(net)).keys()
+    assert dict(at.analog_layers(net))
+    capsys.readouterr()
+    assert main(["compare", str(out), "--chips", "hermes64", "--num-chips", "1"]) == 0
+    assert "converted 2 layers" in capsys.readouterr().err
+
+
 def test_chips_can_be_written_closer(clips: Path, finished: Path, tmp_path: Path, capsys) -> None:
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     before = {path.name for path in (tmp_path / "checkpoints").iterdir()}
@@ -808,7 +826,8 @@ def test_runs_that_do_not_state_defects_can_be_resumed(
     with RunFolder.open(out, cli.parse([f"--config={out / 'config.json'}"]).config, resume=True):
         pass
     journal = parse_json((out / JOURNAL).read_bytes())
-    del journal["config"]["chip"]["defects"], journal["config"]["chip"]["writing"]
+    for name in ("defects", "writing", "digital"):
+        del journal["config"]["chip"][name]
     journal.pop("checksum", None)
     (out / JOURNAL).write_text(json.dumps(signed(journal)))
     assert run(clips, out, "--resume", "--chip.defects.stuck_on=0.1") == 2
