@@ -175,10 +175,10 @@ def listen(
 ) -> Stream:
     """Classify sliding windows of a recording.
 
-    Modules run in evaluation mode; their modes are restored afterwards. The recording is heard as
-    if a second of silence followed, so that a word at its end has as many windows as another: the
-    time of a detection may lie up to a second after the end. A network without the classes
-    `_silence_` and `_unknown_` is logged as a warning.
+    Modules run in evaluation mode; their modes are restored afterwards. Silence follows the
+    recording, until the window in which it ends has as many after it as are averaged, so that a
+    word at the end is detected like another: a little after the end. A network without the
+    classes `_silence_` and `_unknown_` is logged as a warning.
 
     Args:
         network: from features to logits (B, classes): a module, or a programmed chip at a time,
@@ -215,7 +215,9 @@ def listen(
         )
     detector = Detector() if detector is None else detector
     seconds = len(recording) / SAMPLE_RATE
-    recording = F.pad(recording, (0, SAMPLES + max(0, SAMPLES - len(recording))))
+    left = len(recording) - SAMPLES
+    last = -left % detector.hop if left > 0 else -left  # zeros that the last window takes
+    recording = F.pad(recording, (0, last + (detector.average - 1) * detector.hop))
     windows = recording.unfold(0, SAMPLES, detector.hop)
     parts: list[Tensor] = []
     bar = tqdm(total=len(windows), desc="listening", unit="window", disable=not progress)

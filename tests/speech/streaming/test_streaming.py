@@ -68,8 +68,8 @@ def test_words_are_detected_when_they_are_said() -> None:
     recording[96_000:104_000] = tone(3_000, 0.5)
     recording[128_000:136_000] = tone(1_000, 0.5)  # no keyword
     stream = listen(classify, Ear(), recording, CLASSES)
-    assert stream.scores.shape == (51, 4)  # a second of silence follows
-    torch.testing.assert_close(stream.scores.sum(1), torch.ones(51))
+    assert stream.scores.shape == (48, 4)  # two windows end after the recording
+    torch.testing.assert_close(stream.scores.sum(1), torch.ones(48))
     assert [found.word for found in stream.detections] == ["low", "high"]
     low, high = stream.detections
     assert 2.5 <= low.time <= 3.0  # after its end, in an average of three windows
@@ -120,7 +120,7 @@ def test_a_pause_does_not_depend_on_where_it_is(hop_ms: float) -> None:
 
 def test_a_short_recording_is_filled() -> None:
     stream = listen(classify, Ear(), tone(200, 0.6), CLASSES, detector=Detector(average=1))
-    assert len(stream.scores) == 6
+    assert len(stream.scores) == 1
     assert [found.word for found in stream.detections] == ["low"]
     assert stream.seconds == 0.6
 
@@ -130,7 +130,7 @@ def test_a_word_at_the_end_is_heard_as_one_before() -> None:
     for length in (0, 1_000, 3_199):  # no whole number of windows
         stream = listen(classify, Ear(), torch.cat([torch.zeros(length), word]), CLASSES)
         assert [found.word for found in stream.detections] == ["low"]
-        assert stream.detections[0].time <= stream.seconds + 1
+        assert stream.detections[0].time <= stream.seconds + 0.6
 
 
 def test_modules_run_in_evaluation_mode_and_keep_theirs() -> None:
@@ -297,7 +297,7 @@ def test_what_cannot_be_used_is_named() -> None:
             listen(classify, Ear(), bad, CLASSES)
     with pytest.raises(ValueError, match="NaN or infinite"):
         listen(classify, Ear(), good / 0, CLASSES)
-    with pytest.raises(ValueError, match=r"gives \(6, 4\) for 6 windows; it must give \(6, 2\)"):
+    with pytest.raises(ValueError, match=r"gives \(3, 4\) for 3 windows; it must give \(3, 2\)"):
         listen(classify, Ear(), good, ("low", "high"))
     for field, value in {"hop_ms": 5, "average": 0, "threshold": 0, "pause": -1}.items():
         with pytest.raises(ValueError, match=f"Detector.{field} must be"):
