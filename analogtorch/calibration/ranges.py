@@ -18,7 +18,12 @@ from analogtorch.calibration.options import Way
 from analogtorch.calibration.passes import Forward, check_given
 from analogtorch.calibration.search import Search, parts
 from analogtorch.calibration.settings import Calibration, Setting, held_back, undone
-from analogtorch.conversion.kinds import analog_layers, refuse_programmed, refuse_unloaded
+from analogtorch.conversion.kinds import (
+    analog_layers,
+    refuse_distributed,
+    refuse_programmed,
+    refuse_unloaded,
+)
 from analogtorch.conversion.taken import refuse_taken
 from analogtorch.nn import AnalogLayer
 from analogtorch.values import checks
@@ -162,10 +167,10 @@ def calibrate(
 
     Raises:
         TypeError: ``model`` is no module, ``batches`` is one batch, or a batch is of another type.
-        ValueError: there is no analog layer or no batch; a layer never ran, or got only zeros (see
-            ``allow_unused``); the percentile of the inputs of a layer is zero; an input is NaN or
-            infinite; ``adc`` is given and there is no ADC; a search has fewer than three batches or
-            no finite outputs to compare; or an option is not allowed.
+        ValueError: the model is distributed; there is no analog layer or no batch; a layer never
+            ran, or got only zeros (see ``allow_unused``); the percentile of the inputs of a layer
+            is zero; an input is NaN or infinite; ``adc`` is given and there is no ADC; a search has
+            fewer than three batches or no finite outputs to compare; or an option is not allowed.
         Exception: what the model raises, with a note that names the batch.
 
     After an error the model is unchanged.
@@ -175,6 +180,7 @@ def calibrate(
         >>> _ = at.calibrate(model, [torch.randn(100, 64) for _ in range(4)])
     """
     check_given("calibrate", model, batches)
+    refuse_distributed(model, "calibrate")
     checks.flag("calibrate: allow_unused", allow_unused)
     checks.function("calibrate: forward", forward, "forward(model, batch)")
     layers = _checked(model, method, percentile, deviations, per, adc, adc_per)

@@ -34,6 +34,16 @@ _PLAIN_TENSORS = {("torch", "Tensor"), ("torch", "DTensor"), ("torch", "FakeTens
 devices, or as a shape."""
 
 
+_DISTRIBUTED = {
+    "DistributedDataParallel": "is wrapped by {}: give its .module, and convert and calibrate that "
+    "before it is wrapped, because only what learns by then is averaged over the processes",
+    "FullyShardedDataParallel": "is sharded by {}: convert and calibrate the model before that",
+    "FSDPModule": "is sharded by fully_shard: convert and calibrate the model before that; to "
+    "program it, load its full state_dict into a model that is not sharded",
+}
+"""Classes of torch.distributed that own the Parameters of a model, and what to do instead."""
+
+
 def analog_layers(model: nn.Module) -> Iterator[tuple[str, AnalogLayer]]:
     """Return the analog layers of ``model`` with their full names, each shared layer once.
 
@@ -76,6 +86,15 @@ def check_module(caller: str, model: Any) -> None:
         raise TypeError(
             f"{caller}: model must be a torch.nn.Module, got {type(model).__name__}{hint}"
         )
+
+
+def refuse_distributed(model: nn.Module, caller: str) -> None:
+    """Raise ValueError if a part of the model is distributed; ``caller`` copies or changes it."""
+    for name, module in model.named_modules():
+        for kind in type(module).__mro__:
+            if (why := _DISTRIBUTED.get(kind.__name__)) is not None:
+                what = f"{name!r}" if name else "the model"
+                raise ValueError(f"{caller}: {what} {why.format(kind.__name__)}")
 
 
 def refuse_programmed(model: nn.Module, caller: str) -> None:

@@ -18,6 +18,7 @@ from analogtorch.conversion.kinds import (
     check_module,
     is_analog,
     reason,
+    refuse_distributed,
     refuse_programmed,
     refuse_scripted,
 )
@@ -106,13 +107,13 @@ def convert(
 
     Raises:
         TypeError: an argument is of another type.
-        ValueError: the model is a programmed chip, or scripted in part; there is nothing to
-            convert; a pattern matches no layer or has no effect; patterns contradict each other; a
-            chip has no such field; a layer to convert is on another chip; a layer to exclude is
-            analog; ``sensor`` names no ``nn.Conv2d``, or one with more taps than a network has
-            diodes, or, in the run of ``example``, one behind other layers; ``chip`` senses light
-            and would take several layers; or ``fold_batch_norm`` or ``guard`` raise. The model is
-            unchanged.
+        ValueError: the model is a programmed chip, distributed, or scripted in part; there is
+            nothing to convert; a pattern matches no layer or has no effect; patterns contradict
+            each other; a chip has no such field; a layer to convert is on another chip; a layer to
+            exclude is analog; ``sensor`` names no ``nn.Conv2d``, or one with more taps than a
+            network has diodes, or, in the run of ``example``, one behind other layers; ``chip``
+            senses light and would take several layers; or ``fold_batch_norm`` or ``guard`` raise.
+            The model is unchanged.
 
     Example:
         >>> first, last = torch.nn.Linear(8, 4), torch.nn.Linear(4, 2)
@@ -122,6 +123,7 @@ def convert(
     """
     check_module("convert", model)
     refuse_programmed(model, "convert")
+    refuse_distributed(model, "convert")
     refuse_scripted(model, "convert")
     overrides = {} if per_layer is None else per_layer
     _check_arguments(chip, overrides, where, embeddings, fold_batch_norm, example)

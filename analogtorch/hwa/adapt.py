@@ -15,7 +15,12 @@ from analogtorch.calibration.settings import held_back
 from analogtorch.chips import Chip
 from analogtorch.conversion import analog_layers, convert
 from analogtorch.conversion.guard import route_bypasses
-from analogtorch.conversion.kinds import check_module, refuse_programmed, refuse_unloaded
+from analogtorch.conversion.kinds import (
+    check_module,
+    refuse_distributed,
+    refuse_programmed,
+    refuse_unloaded,
+)
 from analogtorch.conversion.unread import quiet
 from analogtorch.evaluate.identity import (
     batches_digest,
@@ -193,6 +198,7 @@ def _checked(
         )
     check_given("adapt", model, batches)
     refuse_programmed(model, "adapt")
+    refuse_distributed(model, "adapt")
     converted = any(True for _ in analog_layers(model))
     if not converted and chip is None:
         raise ValueError(

@@ -3,9 +3,11 @@
 ``torch.save`` keeps the metadata.
 """
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
@@ -26,11 +28,19 @@ EARLIER = {"output_bounds": "adc_ranges"}
 """Names of ``COLUMN_RANGES`` in files of earlier versions, with their present names."""
 
 _INPUT_RANGE = "analogtorch.input_range"
+_ELSEWHERE = "analogtorch.range_is_elsewhere"
+"""Set in a process of FSDP whose layers have a DAC range of one number in another process."""
 _KEYS = {name: f"analogtorch.{name}" for name in COLUMN_RANGES}
 _EARLIER_KEYS = {f"analogtorch.{name}": _KEYS[present] for name, present in EARLIER.items()}
 _CHOICES = {field.name: f"analogtorch.{field.name}" for field in fields(Choices)}
 _CHIP = "analogtorch.chip"
-_ALL_KEYS = frozenset({_CHIP, _INPUT_RANGE, *_CHOICES.values(), *_KEYS.values(), *_EARLIER_KEYS})
+_ALL_KEYS = frozenset(
+    {_CHIP, _INPUT_RANGE, _ELSEWHERE, *_CHOICES.values(), *_KEYS.values(), *_EARLIER_KEYS}
+)
+
+
+_SAVED: "WeakKeyDictionary[ConvertersMixin, int | None]" = WeakKeyDictionary()
+"""Version of the weight of each layer when its ``state_dict`` was taken last."""
 
 
 def save(layer: "ConvertersMixin", destination: Any, prefix: str) -> None:
@@ -53,7 +63,11 @@ def save(layer: "ConvertersMixin", destination: Any, prefix: str) -> None:
         metadata[prefix[:-1]][_CHIP] = layer.chip.name
     if ranges is not None and metadata is not None:
         metadata[prefix[:-1]][_INPUT_RANGE] = ranges[0] if len(ranges) == 1 else list(ranges)
-    elif layer.calibrated and not layer.input_range.is_meta and layer.input_range.numel() > 1:
+    elif not layer.calibrated or layer.input_range.is_meta or metadata is None:
+        pass
+    elif layer.input_range.numel() == 1:
+        metadata[prefix[:-1]][_ELSEWHERE] = True
+    else:
         warn(
             f"the DAC ranges of {layer.layer_name!r}, one for each row block, are spread over "
             "processes and not in this state_dict: keep layer.input_range.full_tensor(), which "
@@ -123,11 +137,53 @@ def load_input_range(layer: "ConvertersMixin", value: Any, metadata: dict, error
     values = value if isinstance(value, list) else [0.0 if value is None else float(value)]
     if not all(v > 0 for v in values):
         layer._leave_meta()
+        if _ELSEWHERE in metadata:
+            if layer.range_is_elsewhere:
+                layer.start_range()
+            else:
+                warn_of_lost_ranges(layer.calibrated)
         return
     try:
         layer.set_input_range(values)
     except ValueError as error:
         errors.append(str(error))
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return what this process has of a sharded tensor: to ask the others would wait for them."""
+    found: Any = tensor.detach()
+    return found.to_local() if hasattr(found, "to_local") else found
+
+
+def filled(layer: "ConvertersMixin", weight: Any, metadata: dict) -> bool:
+    """Return whether ``weight`` of a ``state_dict`` is the layer's own and was written since.
+
+    ``torch.distributed.checkpoint`` reads files into such tensors and leaves the metadata alone,
+    which then holds the present ranges.
+    """
+    if not isinstance(weight, Tensor) or weight.is_meta or layer.weight.is_meta:
+        return False
+    if metadata.get("assign_to_params_buffers"):  # a layer tied to it may have taken it already
+        return False
+    given, held = local(weight), local(layer.weight)
+    if not given.numel() or given.data_ptr() != held.data_ptr():
+        return False
+    if (version := _version(layer.weight)) is not None and version == _SAVED.get(layer):
+        return False
+    now: Any = OrderedDict()
+    now._metadata = {"": {}}
+    save(layer, now, "")
+    return now._metadata[""] == {key: v for key, v in metadata.items() if key in _ALL_KEYS}
+
+
+def note(layer: "ConvertersMixin") -> None:
+    """Remember the weight of a layer whose ``state_dict`` is taken, for ``filled``."""
+    _SAVED[layer] = _version(layer.weight)
+
+
+def _version(weight: Tensor) -> int | None:
+    """Return how often a weight was written; None: torch does not count it."""
+    return None if weight.is_inference() or hasattr(weight, "to_local") else weight._version
 
 
 def without_converters(metadata: Any) -> Any:
@@ -146,4 +202,14 @@ def warn_of_lost_ranges(calibrated: bool) -> None:
         f"{kept}call analogtorch.calibrate, or load a state_dict that was saved by torch.save. "
         "Output ranges are missing too, and what calibration chose for the chip: targets that "
         "allow for drift, and the unit of the weight scale. analogtorch.save keeps everything"
+    )
+
+
+def warn_of_own_ranges() -> None:
+    """Warn that a state_dict has the tensors of the layers, and the ranges that they have."""
+    warn(
+        "this state_dict is the model's own, as torch.distributed.checkpoint fills it, and has the "
+        "DAC ranges that the layers have now: those of the files are not in it. Keep them beside "
+        "the files, torch.save(state_dict._metadata, file) in the first process, and set "
+        "state_dict._metadata = torch.load(file) before load_state_dict"
     )

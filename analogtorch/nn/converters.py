@@ -76,17 +76,20 @@ class ConvertersMixin(nn.Module):
 
     @property
     def input_ranges(self) -> tuple[float, ...] | None:
-        """The DAC range, or that of each row block; None if this process does not know it.
+        """The DAC range, or that of each row block; None if this process does not know it."""
+        if not self.calibrated or self.input_range.is_meta or self.range_is_elsewhere:
+            return None
+        # the forward uses the magnitude
+        return tuple(converter_state.local(self.input_range).abs().tolist())
+
+    @property
+    def range_is_elsewhere(self) -> bool:
+        """Whether another process holds a part of the DAC range, or all of it.
 
         FSDP shards a range like any other parameter: a range of one number stays with the first
         process.
         """
-        found = self.input_range.detach()
-        # to ask the other processes would wait for them
-        found = found.to_local() if hasattr(found, "to_local") else found
-        if not self.calibrated or found.is_meta or found.numel() < self.input_range.numel():
-            return None
-        return tuple(found.abs().tolist())  # the forward uses the magnitude
+        return converter_state.local(self.input_range).numel() < self.input_range.numel()
 
     def set_input_range(self, value: float | Sequence[float]) -> None:
         """Set the DAC range, in the units of the input; training continues from it.
@@ -111,6 +114,10 @@ class ConvertersMixin(nn.Module):
                 self.input_range.fill_(values[0])
             else:
                 self.input_range.copy_(stored)
+        self.start_range()
+
+    def start_range(self) -> None:
+        """Compute with the DAC range from now on; it learns if the weight does."""
         if not self.calibrated:
             learns = self.weight.requires_grad and self.chip.dac.bits is not None
             self.input_range.requires_grad_(learns)
@@ -260,6 +267,7 @@ class ConvertersMixin(nn.Module):
         super()._save_to_state_dict(destination, prefix, keep_vars)
         del destination[prefix + "input_range"]
         converter_state.save(self, destination, prefix)
+        converter_state.note(self)
 
     def _load_from_state_dict(
         self,
@@ -281,14 +289,18 @@ class ConvertersMixin(nn.Module):
         key = prefix + "input_range"
         value = state_dict.get(key)
         rest = {k: v for k, v in state_dict.items() if k != key}
+        filled = converter_state.filled(self, state_dict.get(prefix + "weight"), local_metadata)
         super()._load_from_state_dict(
             rest, prefix, local_metadata, strict, missing, unexpected, errors
         )
         if key in missing:
             missing.remove(key)
         self._load_converters(value, local_metadata, errors)
-        if value is None and not local_metadata and self.takes_range:
-            converter_state.warn_of_lost_ranges(self.calibrated)
+        if value is None and self.takes_range:
+            if not local_metadata:
+                converter_state.warn_of_lost_ranges(self.calibrated)
+            elif filled:
+                converter_state.warn_of_own_ranges()
 
     def _load_converters(self, value: Any, local_metadata: dict, errors: list) -> None:
         """Set the ranges of a ``state_dict``; ``value`` is its entry ``input_range``."""

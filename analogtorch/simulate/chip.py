@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 from analogtorch.conversion.kinds import (
     analog_layers,
     check_module,
+    refuse_distributed,
     refuse_programmed,
     refuse_unloaded,
 )
@@ -105,6 +106,7 @@ def program(
             "program: the model has no analog layer; call analogtorch.convert(model, chip) first"
         )
     refuse_programmed(model, "program")
+    refuse_distributed(model, "program")
     refuse_taken(model, "program")
     refuse_unloaded(model, "program")
     for module in model.modules():

@@ -2,8 +2,10 @@
 
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -12,7 +14,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 import analogtorch as at
-from tests.ecosystem.models import ENTRIES, Entry
+from tests.ecosystem.models import CHIP, ENTRIES, Entry
 
 
 def _step(model: nn.Module, x: tuple[Tensor, ...], **noise: int) -> Tensor:
@@ -108,6 +110,41 @@ def ranges_per_tile() -> None:
     assert tuple(net.layer.input_range.full_tensor().tolist()) == ranges
 
 
+def loaded() -> None:
+    """What one model has saved, shard by shard, makes another the same, ranges included."""
+    entry = ENTRIES[0]
+    net, fresh = entry.analog(), entry.converted()
+    for model in (net, fresh):
+        fully_shard(model)
+    fresh.load_state_dict(net.state_dict())
+    assert fresh.layer.calibrated
+    x = entry.inputs()
+    assert torch.equal(_step(fresh, x), _step(net, x)), "the forward differs"
+    whole = entry.analog()
+    _step(whole, x)
+    _check_gradients(fresh, whole)
+
+
+def refused() -> None:
+    """Whatever copies or changes a model names what distributes it."""
+    entry = ENTRIES[0]
+    wrapped, sharded = DistributedDataParallel(entry.analog()), entry.analog()
+    fully_shard(sharded)
+    calls: tuple[Callable[[nn.Module], Any], ...] = (
+        lambda model: at.convert(model, CHIP),
+        lambda model: at.calibrate(model, [entry.inputs()]),
+        lambda model: at.program(model, seed=1),
+        lambda model: at.hwa.adapt(model, [entry.inputs()]),
+    )
+    for call in calls:
+        with pytest.raises(
+            ValueError, match=r"wrapped by DistributedDataParallel: give its \.module"
+        ):
+            call(wrapped)
+        with pytest.raises(ValueError, match="sharded by fully_shard: convert and calibrate the"):
+            call(sharded)
+
+
 def run(rank: int, path: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
@@ -119,6 +156,8 @@ def run(rank: int, path: str) -> None:
                 raise AssertionError(f"{check.__name__} of {entry.name}: {error}") from error
     twins(rank)
     ranges_per_tile()
+    loaded()
+    refused()
     dist.destroy_process_group()
 
 

@@ -137,6 +137,23 @@ def test_a_digital_checkpoint_fills_a_model_on_meta(entry: Entry) -> None:
     assert _same(entry.calibrated(fresh), entry.analog(), entry)
 
 
+def test_files_read_into_the_models_own_state_bring_no_ranges(tmp_path: Path) -> None:
+    # as torch.distributed.checkpoint reads them
+    entry = ENTRIES[0]
+    model, fresh = entry.analog(), entry.converted()
+    files, own = model.state_dict(), fresh.state_dict()
+    torch.save(files._metadata, tmp_path / "ranges.pt")
+    with torch.no_grad():
+        for name, t in own.items():
+            t.copy_(files[name])
+    with pytest.warns(UserWarning, match="this state_dict is the model's own"):
+        fresh.load_state_dict(own)
+    own = fresh.state_dict()
+    own._metadata = torch.load(tmp_path / "ranges.pt", weights_only=True)
+    fresh.load_state_dict(own)
+    assert _same(fresh, model, entry)
+
+
 def test_a_state_of_another_chip_is_said() -> None:
     def model(chip: at.Chip) -> nn.Module:
         torch.manual_seed(0)
