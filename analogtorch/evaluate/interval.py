@@ -140,6 +140,31 @@ def share(hits: int, total: int, confidence: float = 0.95) -> Interval:
     return Interval(mean=hits / total, low=low, high=high, confidence=confidence)
 
 
+def rate(events: int, time: float, confidence: float = 0.95) -> Interval:
+    """Return how many events there are per unit of time, with the exact interval.
+
+    The interval is that of Garwood (Biometrika 28, 437 (1936)), which has at least its confidence
+    where events come independently; where they come in bursts, it is too narrow.
+
+    Args:
+        events: number of events, >= 0.
+        time: time in which they came, > 0; its unit is that of the result.
+        confidence: confidence of the interval, in [0.5, 0.999].
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    events = checks.count("rate: events", events, least=0)
+    time = checks.number("rate: time", time, above=0)
+    tail = (1 - checked_confidence("rate", confidence)) / 2
+    low = _where(lambda m: 1 - _at_most(events - 1, m) > tail, 0.0, events) if events else 0.0
+    # 20 + 10 standard deviations above, where the chance of so few is below 0.0005
+    high = _where(
+        lambda m: _at_most(events, m) < tail, events, events + 20 + 10 * math.sqrt(events)
+    )
+    return Interval(mean=events / time, low=low / time, high=high / time, confidence=confidence)
+
+
 def confidence_above(values: Sequence[float], limit: float) -> float | None:
     """Return the confidence, 0..1, that the mean of what the values are drawn from exceeds a limit.
 
@@ -227,6 +252,13 @@ def _at_least(hits: int, total: int, p: float) -> float:
             + (total - i) * math.log1p(-p)
         )
         for i in range(hits, total + 1)
+    )
+
+
+def _at_most(events: int, mean: float) -> float:
+    """Return the probability of at most this many events, of which ``mean`` > 0 are expected."""
+    return math.fsum(
+        math.exp(i * math.log(mean) - mean - math.lgamma(i + 1)) for i in range(events + 1)
     )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from analogtorch.evaluate import interval, share
-from analogtorch.evaluate.interval import confidence_above, student_quantile
+from analogtorch.evaluate.interval import confidence_above, rate, student_quantile
 
 
 def test_student_as_in_any_table_of_it() -> None:
@@ -112,3 +112,30 @@ def test_the_side_of_a_limit_is_wrong_as_seldom_as_it_says() -> None:
 def test_wrong_arguments_are_refused(call, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("events", "low", "high"),
+    [(0, 0.0, 3.689), (1, 0.0253, 5.572), (10, 4.795, 18.39), (100, 81.36, 121.6)],
+)
+def test_the_interval_of_a_rate_is_that_of_garwood(events: int, low: float, high: float) -> None:
+    found = rate(events, 2.0)
+    assert found.mean == events / 2
+    assert found.low == pytest.approx(low / 2, rel=1e-3)
+    assert found.high == pytest.approx(high / 2, rel=1e-3)
+    assert rate(events, 2.0, 0.999).high > found.high
+
+
+def test_the_interval_of_a_rate_covers() -> None:
+    draw = np.random.default_rng(0)
+    for mean in (0.5, 3.0, 20.0):
+        draws, counts = np.unique(draw.poisson(mean, 20_000), return_counts=True)
+        found = [rate(int(events), 1.0) for events in draws]
+        inside = [each.low <= mean <= each.high for each in found]
+        assert counts[inside].sum() / counts.sum() >= 0.95
+
+
+def test_a_rate_that_is_none_is_refused() -> None:
+    for bad in ((-1, 1.0), (1.5, 1.0), (1, 0.0), (1, math.inf), (1, 1.0, 1.0)):
+        with pytest.raises(ValueError, match="rate"):
+            rate(*bad)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from analogtorch.evaluate.interval import Interval, rate, share
 from analogtorch.files import comma_separated
 from analogtorch.files.figures import draw
 from analogtorch.speech.labels import UNKNOWN
@@ -40,6 +41,16 @@ class Errors:
     def false_alarms_per_hour(self) -> float:
         """False alarms in an hour."""
         return self.false_alarms / self.hours
+
+    @property
+    def miss_interval(self) -> Interval | None:
+        """The miss rate with its 95 % interval (``share``); None without keywords."""
+        return share(self.misses, self.words) if self.words else None
+
+    @property
+    def false_alarm_interval(self) -> Interval:
+        """False alarms in an hour with their 95 % interval, if they come independently."""
+        return rate(self.false_alarms, self.hours)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -101,24 +112,24 @@ class StreamTest:
         return right
 
     def __str__(self) -> str:
-        lines = ["threshold  missed, %  false alarms / h"]
-        lines += [
-            f"{e.threshold:9g}  {100 * e.miss_rate:9.1f}  {e.false_alarms_per_hour:16.1f}"
-            for e in self.curve()
+        rows = ((f"{e.threshold:g}", *_shown(e)) for e in self.curve())
+        lines = [
+            f"{threshold:>9}  {missed:>19}  {alarms:>20}"
+            for threshold, missed, alarms in (("threshold", "missed, %", "false alarms / h"), *rows)
         ]
         one = self.errors()
         return "\n".join(
-            [*lines, f"{one.words} keywords among {len(self.spoken)} clips in {one.hours:.2f} h"]
+            [
+                *lines,
+                f"{one.words} keywords among {len(self.spoken)} clips in {one.hours:.2f} h; in "
+                "brackets: 95 % intervals, if errors come independently",
+            ]
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the errors at all thresholds, what was said, and the stream, for JSON."""
-        rows = [
-            vars(e) | {"miss_rate": e.miss_rate, "false_alarms_per_hour": e.false_alarms_per_hour}
-            for e in self.curve()
-        ]
         return {
-            "errors": rows,
+            "errors": [_dict(errors) for errors in self.curve()],
             "late": self.late,
             "spoken": [vars(said) | {"end": said.end} for said in self.spoken],
             "stream": self.stream.to_dict(),
@@ -138,3 +149,25 @@ class StreamTest:
             ImportError: matplotlib is not installed.
         """
         return draw(self, path)
+
+
+def _shown(errors: Errors) -> tuple[str, str]:
+    """Return misses and false alarms with their intervals, as text."""
+    missed, alarms = errors.miss_interval, errors.false_alarm_interval
+    percent = "" if missed is None else f" [{100 * missed.low:.1f}, {100 * missed.high:.1f}]"
+    return (
+        f"{100 * errors.miss_rate:.1f}{percent}",
+        f"{alarms.mean:.1f} [{alarms.low:.1f}, {alarms.high:.1f}]",
+    )
+
+
+def _dict(errors: Errors) -> dict[str, Any]:
+    """Return the errors at one threshold, for JSON."""
+    missed = errors.miss_interval
+    return {
+        **vars(errors),
+        "miss_rate": errors.miss_rate,
+        "miss_interval": None if missed is None else missed.ends,
+        "false_alarms_per_hour": errors.false_alarms_per_hour,
+        "false_alarm_interval": errors.false_alarm_interval.ends,
+    }

@@ -272,11 +272,17 @@ def test_a_test_prints_writes_and_draws_its_errors(tmp_path: Path) -> None:
     assert "2 keywords among 3 clips in 0.01 h" in str(test)
     assert test.to_dict()["errors"][0] == {
         "threshold": 0.3, "words": 2, "misses": 1, "false_alarms": 1, "hours": 20 / 3600,
-        "miss_rate": 0.5, "false_alarms_per_hour": pytest.approx(180),
+        "miss_rate": 0.5, "miss_interval": pytest.approx((0.0126, 0.9874), abs=1e-4),
+        "false_alarms_per_hour": pytest.approx(180),
+        "false_alarm_interval": pytest.approx((4.557, 1002.9), rel=1e-3),
     }  # fmt: skip
+    assert "0.3     50.0 [1.3, 98.7]   180.0 [4.6, 1002.9]" in str(test)
+    none = dataclasses.replace(test, spoken=())
+    assert none.to_dict()["errors"][0]["miss_interval"] is None
+    assert "0.3                  0.0 " in str(none)
     own = dataclasses.replace(test, stream=test.stream.with_detector(threshold=0.55))
     assert [e.threshold for e in own.curve()][2:4] == [0.5, 0.55]
-    assert "0.55      " in str(own)
+    assert "\n     0.55  " in str(own)
     said = json.loads(json.dumps(test.to_dict()))["spoken"]
     assert said[0] == {"start": 2.0, "end": 3.0, "word": "low", "name": "low"}
     assert [each["word"] for each in said] == ["low", "low", "_unknown_"]
@@ -377,6 +383,9 @@ def test_a_programmed_chip_listens_to_a_mixture(run: Path, tmp_path: Path, capsy
     assert min(row["misses"] for row in errors) <= 3
     assert main(["listen", str(run), *options]) == 0
     assert capsys.readouterr().out == first
+    spoken = json.loads((tmp_path / "a.json").read_text())["spoken"]
+    assert main(["listen", str(run), *options, "--seed=1"]) == 0  # another chip hears the same
+    assert json.loads((tmp_path / "a.json").read_text())["spoken"] == spoken
 
 
 @pytest.mark.parametrize(
