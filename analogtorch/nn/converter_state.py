@@ -161,14 +161,16 @@ def filled(layer: "ConvertersMixin", weight: Any, metadata: dict) -> bool:
     ``torch.distributed.checkpoint`` reads files into such tensors and leaves the metadata alone,
     which then holds the present ranges.
     """
-    if not isinstance(weight, Tensor) or weight.is_meta or layer.weight.is_meta:
+    if layer not in _SAVED or not isinstance(weight, Tensor):
+        return False
+    if weight.is_meta or layer.weight.is_meta:
         return False
     if metadata.get("assign_to_params_buffers"):  # a layer tied to it may have taken it already
         return False
     given, held = local(weight), local(layer.weight)
     if not given.numel() or given.data_ptr() != held.data_ptr():
         return False
-    if (version := _version(layer.weight)) is not None and version == _SAVED.get(layer):
+    if (version := _version(layer.weight)) is not None and version == _SAVED[layer]:
         return False
     now: Any = OrderedDict()
     now._metadata = {"": {}}
