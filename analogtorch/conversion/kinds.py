@@ -56,6 +56,15 @@ def analog_layers(model: nn.Module) -> Iterator[tuple[str, AnalogLayer]]:
     return ((name, m) for name, m in model.named_modules() if isinstance(m, AnalogLayer))
 
 
+def makers(model: nn.Module) -> set[nn.Module]:
+    """Return the modules that hold the Parameters of parametrized analog layers.
+
+    Their numbers are the weights on the chip, in another form.
+    """
+    layers = [layer for _, layer in analog_layers(model) if parametrize.is_parametrized(layer)]
+    return {m for layer in layers for m in layer.get_submodule("parametrizations").modules()}
+
+
 def left_digital(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Yield the matrices that stayed digital in modules that are analog otherwise.
 

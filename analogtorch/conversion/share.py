@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
-from analogtorch.conversion.kinds import analog_layers, kind_of, left_digital
+from analogtorch.conversion.kinds import analog_layers, kind_of, left_digital, makers
 from analogtorch.nn import AnalogComposite, AnalogLayer
 
 _LOOKED_UP = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm)
@@ -52,8 +52,9 @@ def share(model: nn.Module) -> Share:
     analog = {id(p) for p in on_chip}
     digital = {name: p.numel() for name, p in left_digital(model)}
     seen = {id(p) for _, p in left_digital(model)}
+    made = makers(model)
     for name, module in model.named_modules():
-        if isinstance(module, AnalogLayer | AnalogComposite):
+        if isinstance(module, AnalogLayer | AnalogComposite) or module in made:
             continue
         # whether a module that is not known uses an analog weight cannot be seen
         known = seen if kind_of(module) is not None else seen | analog

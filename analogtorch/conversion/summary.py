@@ -13,7 +13,7 @@ from analogtorch.chips import Chip, get, names
 from analogtorch.chips.choices import Choices
 from analogtorch.chips.unit_cells import unit_cells
 from analogtorch.conversion.fast_path import reader
-from analogtorch.conversion.kinds import analog_layers, check_module, left_digital, reason
+from analogtorch.conversion.kinds import analog_layers, check_module, left_digital, makers, reason
 from analogtorch.conversion.route import routed_layers
 from analogtorch.conversion.share import Share, share
 from analogtorch.conversion.taken import taken
@@ -256,11 +256,12 @@ def summary(model: nn.Module) -> Summary:
         )
     chips = {id(layer.chip): layer.chip for layer in layers.values()}.values()
     rows = tuple(_row(name, layer, unit_cells(layer.chip, chips)) for name, layer in layers.items())
-    swapped = taken(model)
+    swapped, made = taken(model), makers(model)
     skipped = []
     for name, module in model.named_modules():
         parameters = list(module.parameters(recurse=False))
-        if parameters and not isinstance(module, AnalogLayer | AnalogComposite):
+        analog = isinstance(module, AnalogLayer | AnalogComposite) or module in made
+        if parameters and not analog:
             why = swapped.get(name) or reason(model, name, module) or _left(model, name)
             skipped.append((name or "(root)", why, _count(parameters)))
     for name, layer in layers.items():

@@ -10,7 +10,7 @@ replaced the layer.
 from torch import nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from analogtorch.conversion.kinds import analog_layers
+from analogtorch.conversion.kinds import analog_layers, makers
 from analogtorch.nn import AnalogComposite, AnalogLayer
 
 _PLACED = WeakTensorKeyDictionary()
@@ -33,10 +33,12 @@ def forget(model: nn.Module) -> None:
 def taken(model: nn.Module) -> dict[str, str]:
     """Return the modules that have replaced an analog layer, with the reason, by name."""
     held = {id(layer._parameters.get("weight")) for _, layer in analog_layers(model)}
+    made = makers(model)
     return {
         name: f"was an analog layer until a {type(module).__name__} took its place"
         for name, module in model.named_modules()
         if not isinstance(module, AnalogLayer | AnalogComposite | nn.Embedding)
+        if module not in made
         if any(
             p in _PLACED and id(p) not in held for p in module._parameters.values() if p is not None
         )

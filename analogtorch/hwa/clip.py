@@ -172,7 +172,9 @@ def clippable(caller: str, model: nn.Module) -> list[AnalogLayer]:
     for name, layer in layers.items():
         if parametrize.is_parametrized(layer) or "weight" not in layer._parameters:
             raise ValueError(
-                f"{caller}: layer {name!r} is parametrized or pruned; make that permanent first"
+                f"{caller}: layer {name!r} is parametrized or pruned; make that permanent first, "
+                "by torch.nn.utils.parametrize.remove_parametrizations or "
+                "torch.nn.utils.prune.remove"
             )
     return list({id(layer.weight): layer for layer in reversed(layers.values())}.values())[::-1]
 

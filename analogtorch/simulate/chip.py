@@ -115,7 +115,8 @@ def program(
     for name, layer in layers.items():
         if parametrize.is_parametrized(layer) or "weight" not in layer._parameters:
             raise ValueError(
-                f"program: layer {name!r} is parametrized or pruned; make that permanent first"
+                f"program: layer {name!r} is parametrized or pruned; make that permanent first, by "
+                "torch.nn.utils.parametrize.remove_parametrizations or torch.nn.utils.prune.remove"
             )
         if not torch.isfinite(layer.weight).all():
             raise ValueError(f"program: the weight of layer {name!r} has NaN or infinite values")

@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations, prune
+from torch.nn.utils import parametrizations, parametrize, prune
 from transformers import MixtralConfig, MixtralForCausalLM
 
 import analogtorch as at
@@ -121,3 +121,16 @@ def test_the_experts_of_a_mixtral_have_their_share() -> None:
         "mlp.gate (128 weights, 0.4 % of those that multiply; no analog layer for MixtralTopKRouter"
         in text
     )
+
+
+@pytest.mark.parametrize("make", ["weight_norm", "spectral_norm", "orthogonal"])
+def test_a_weight_that_is_parametrized_after_convert_counts_once(make: str) -> None:
+    model, x = at.convert(nn.Sequential(nn.Linear(4, 4)), CHIP), torch.randn(3, 4)
+    getattr(parametrizations, make)(model[0])
+    summary = at.summary(model)
+    assert (summary.share.analog, summary.share.digital, summary.skipped) == (16, {}, ())
+    assert at.guard(model, x).share.digital == {}  # none was replaced
+    with pytest.raises(ValueError, match=r"first, by torch\.nn\.utils\.parametrize\.remove_param"):
+        at.program(model, seed=1)
+    parametrize.remove_parametrizations(model[0], "weight")
+    at.program(model, seed=1)
