@@ -178,13 +178,12 @@ def confidence_above(values: Sequence[float], limit: float) -> float | None:
     """
     if len(values) < 2:
         return None
-    distance = statistics.fmean(values) - limit
-    error = statistics.stdev(values) / math.sqrt(len(values))
-    if error == 0:
+    if len(set(values)) == 1:
         if len(values) < SETTLED:
             return None
-        return 1.0 if distance >= 0 else 0.0
-    return student(distance / error, len(values) - 1)
+        return 1.0 if values[0] >= limit else 0.0  # not by the mean, which is off by a rounding
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    return student((statistics.fmean(values) - limit) / error, len(values) - 1)
 
 
 def checked_confidence(caller: str, confidence: float) -> float:

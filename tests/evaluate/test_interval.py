@@ -93,7 +93,12 @@ def test_the_side_of_a_limit_is_wrong_as_seldom_as_it_says() -> None:
     assert confidence_above([1.0, 3.0], 2.0) == 0.5
     assert confidence_above([1.0], 0.0) is None
     assert confidence_above([1.0, 1.0], 0.5) is None  # steps of the metric may hide the spread
-    assert confidence_above(5 * [1.0], 1.0) == 1.0  # every chip is the same
+    for value in (1.0, 0.99, 0.97, 0.9123):  # every chip is the same
+        for count in range(5, 30):
+            assert confidence_above(count * [value], value) == 1.0
+    assert confidence_above(5 * [0.99], math.nextafter(0.99, 1)) == 0.0
+    # values that hardly differ
+    assert confidence_above([0.5, math.nextafter(0.5, 1)], 0.4) is not None
 
 
 @pytest.mark.parametrize(
