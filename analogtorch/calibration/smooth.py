@@ -264,7 +264,8 @@ class _Smoothing:
         kept: Kept = {}
         try:
             for move in moves:
-                signs = torch.randint(0, 2, (written_by(move.writer),), generator=draws) * 2 - 1
+                size = (written_by(move.writer),)
+                signs = torch.randint(0, 2, size, generator=draws, device=draws.device) * 2 - 1
                 move.carry_out(TRIED * signs.to(move.writer.weight), kept)
             return self._digest(self.batches[0]) == before
         finally:

@@ -202,5 +202,6 @@ def _index(seed: int, step: int, count: int) -> int:
     """Return the batch of a step: each epoch takes every batch once, in an order of its own."""
     epoch, place = divmod(step, count)
     key = int(fold(seed_tensor(seed), stream("adapt epoch", epoch)).item())
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(key))
+    draws = torch.Generator().manual_seed(key)
+    order = torch.randperm(count, generator=draws, device=draws.device)
     return int(order[place].item())

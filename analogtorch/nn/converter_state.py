@@ -136,7 +136,7 @@ def load_input_range(layer: "ConvertersMixin", value: Any, metadata: dict, error
         value = value.flatten().tolist()
     values = value if isinstance(value, list) else [0.0 if value is None else float(value)]
     if not all(v > 0 for v in values):
-        layer._leave_meta()
+        layer._follow_weight()
         if _ELSEWHERE in metadata:
             if layer.range_is_elsewhere:
                 layer.start_range()

@@ -104,8 +104,8 @@ class ConvertersMixin(nn.Module):
             ValueError: a value is not a positive finite number, or their number is neither 1 nor
                 that of row blocks.
         """
+        self._follow_weight()
         values = self.checked_ranges(value)
-        self._leave_meta()
         # whatever the default device is
         stored = torch.tensor(values, dtype=self.input_range.dtype, device="cpu")
         with torch.no_grad():
@@ -160,10 +160,12 @@ class ConvertersMixin(nn.Module):
         """Whether each row block may have its own DAC range."""
         return self.chip.pulses == 1 or not any(s.cuts_kernel for s in self.sections)
 
-    def _leave_meta(self) -> None:
-        """Make the range anew if weights were assigned to a layer made on the meta device."""
+    def _follow_weight(self) -> None:
+        """Make the range anew, or of their type, if other weights were assigned to the layer."""
         if self.input_range.is_meta and not self.weight.is_meta:
             self.input_range = nn.Parameter(self.weight.new_zeros(1), requires_grad=False)
+        elif self.input_range.dtype != self.weight.dtype:
+            self.input_range.data = self.input_range.data.to(self.weight.dtype)
 
     def _resize_range(self, shape: torch.Size) -> None:
         """Resize the range in the same Parameter, which an optimizer may hold."""

@@ -44,7 +44,8 @@ def noise(seed: int, *, step: int = 0, rank: int = 0, first_sample: int = 0) -> 
     for name, value in (("step", step), ("rank", rank), ("first_sample", first_sample)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise ValueError(f"noise: {name} must be an integer >= 0, got {value!r}")
-    key = int(fold(seed_tensor(seed), stream("noise scope", step, rank)).item())
+    on_host = seed_tensor(seed, torch.device("cpu"))  # whatever the default device is
+    key = int(fold(on_host, stream("noise scope", step, rank)).item())
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
         # not torch.manual_seed, which would also reset a GPU that is not used yet

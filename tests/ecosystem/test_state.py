@@ -129,6 +129,13 @@ def test_made_on_meta_and_filled(entry: Entry, assign: bool) -> None:
     assert all((p.grad is not None) == p.requires_grad for p in fresh.parameters())
 
 
+def test_assigned_weights_of_another_type_bring_ranges_of_theirs(entry: Entry) -> None:
+    model, half = entry.analog(), entry.converted().bfloat16()
+    half.load_state_dict(model.state_dict(), assign=True)
+    assert {p.dtype for p in half.parameters()} == {torch.float32}
+    assert _same(half, model, entry)
+
+
 def test_a_digital_checkpoint_fills_a_model_on_meta(entry: Entry) -> None:
     with torch.device("meta"):
         fresh = entry.converted()

@@ -52,6 +52,13 @@ def test_outside_nothing_is_changed() -> None:
         raise RuntimeError("on purpose")
 
 
+def test_a_default_device_changes_nothing() -> None:
+    with at.noise(5, step=3):
+        expected = torch.rand(3)
+    with torch.device("meta"), at.noise(5, step=3):
+        assert torch.equal(torch.rand(3, device="cpu"), expected)
+
+
 def test_two_models_are_compared_under_the_same_noise() -> None:
     a = _model()
     b = copy.deepcopy(a)
