@@ -329,7 +329,8 @@ def _compare(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
 
 def _unstated(found: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield what older runs of keyword spotting had without stating it."""
-    if "model" not in found:
+    if "model" not in found:  # of transcribe
+        yield from (("chip.correct", False), ("chip.drift_aware", None))
         return
     yield from _flat(dataclasses.asdict(Defects()), "chip.defects")
     yield from (("devices", 1), ("chip.levels", []), ("chip.writing", "once"), ("chip.digital", []))

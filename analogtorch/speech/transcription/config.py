@@ -80,20 +80,28 @@ class OnChipConfig:
     """A preset; `analogtorch info` lists them."""
     options: dict[str, Any] | None = None
     """Options of the preset; null: {weight_scale: column} if its digital unit scales columns"""
+    drift_aware: str | None = "1 day"
+    """Time after programming at which conductances are to be right (Chip.drift_aware); null: at
+    once, as published, which is better for minutes and worse from a day on"""
     compensation: Compensation = "least_squares"
     """Digital correction of the drift"""
     digital: tuple[str, ...] = ()
     """Names of layers that stay digital, with * for anything, such as [proj_out] for the head"""
     calibrate: bool = False
     """Whether the converters get ranges from the recordings, without their texts"""
+    correct: bool = True
+    """Whether each chip corrects gain and offset of its columns at each time, from the recordings,
+    without their texts (at.Recovery)"""
 
     def __post_init__(self) -> None:
         checks.flag("chip.calibrate", self.calibrate)
+        checks.flag("chip.correct", self.correct)
         self.build()
 
     def build(self) -> Chip:
         """Return the chip."""
-        return at.chips.get(self.name, **self.all_options)
+        chip = at.chips.get(self.name, **self.all_options)
+        return chip if self.drift_aware is None else chip.drift_aware(self.drift_aware)
 
     @property
     def all_options(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import analogtorch as at
 from analogtorch.cost_model import CostReport
 from analogtorch.devices import seconds
 from analogtorch.evaluate import Sweep
+from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.sweep import chip_seeds
 from analogtorch.files import comma_separated, parse_json, write_atomically
 from analogtorch.mapping import ChipMapping
@@ -171,6 +172,7 @@ def _texts(
         kept = _Kept(folder.file("texts/digital.json"), len(speech.recordings))
         digital = kept.text("digital", lambda: speech.texts(whisper, whisper.model))
         bar.update()
+        look = _look(config, whisper, speech)
         chips = []
         for number, seed in enumerate(seeds):
             logger.info("chip %d of %d", number + 1, len(seeds))
@@ -183,14 +185,21 @@ def _texts(
             for t in times:
 
                 def written(t: str = t, physical: Any = physical) -> list[str]:
-                    view = physical.at(t, compensation=config.chip.compensation)
-                    return speech.texts(whisper, view)
+                    return speech.texts(whisper, look.at(physical)(seconds(t)))
 
                 of_times.append(kept.text(t, written))
                 bar.update()
             chips.append(of_times)
             del physical  # the next chip has its memory
     return digital, chips
+
+
+def _look(config: TranscribeConfig, whisper: Whisper, speech: Speech) -> Look:
+    """Return how chips are looked at; there is nothing to correct by if all is silence."""
+    recovery = None
+    if config.chip.correct and speech.features:
+        recovery = at.Recovery(batches=speech.batches(whisper), rounds=1, forward=logits)
+    return Look(compensation=config.chip.compensation, recovery=recovery)
 
 
 def _texts_of(found: Any, recordings: int) -> bool:

@@ -12,6 +12,8 @@ import analogtorch as at
 import analogtorch.__main__ as cli
 from analogtorch.cli.transcribe import parse
 from analogtorch.evaluate import Sweep
+from analogtorch.files import parse_json, signed
+from analogtorch.speech.rundir import JOURNAL
 from analogtorch.speech.transcription import pipeline
 from analogtorch.speech.transcription.config import TranscribeConfig
 from analogtorch.speech.transcription.speech import Speech
@@ -64,6 +66,46 @@ def test_recordings_become_texts_and_a_report(audio: Path, folder: Path, tmp_pat
         assert part in page
     assert (out / "wer.png").read_bytes()[1:4] == b"PNG"
     assert "![Word error rate" in (out / "report.md").read_text()
+
+
+def test_chips_correct_their_columns_unless_told_not_to(
+    audio: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corrected: list[int] = []
+    correct = at.Recovery.correct
+
+    def seen(self: at.Recovery, view: Any) -> Any:
+        corrected.append(len(self.batches))
+        return correct(self, view)
+
+    monkeypatch.setattr(at.Recovery, "correct", seen)
+    options = {"sweep.times": '["0 s", "1 day"]'}
+    pipeline.run(_config(audio, folder, **options), tmp_path / "default")
+    assert corrected == [1, 1]  # both sounds are one batch, at each of the times
+    pipeline.run(_config(audio, folder, **options | {"chip.correct": "false"}), tmp_path / "plain")
+    assert len(corrected) == 2
+    # silence has nothing to correct by
+    (audio / "a.wav").unlink()
+    (audio / "a.txt").unlink()
+    (audio / "b.wav").unlink()
+    pipeline.run(_config(audio, folder), tmp_path / "silent")
+    assert len(corrected) == 2
+
+
+def test_a_run_of_an_earlier_version_goes_on_as_it_was(
+    audio: Path, folder: Path, tmp_path: Path
+) -> None:
+    plain = {"chip.correct": "false", "chip.drift_aware": "null"}
+    first = pipeline.run(_config(audio, folder, **plain), tmp_path / "out")
+    journal = parse_json((tmp_path / "out" / JOURNAL).read_bytes())
+    for name in ("correct", "drift_aware"):
+        del journal["config"]["chip"][name]
+    journal.pop("checksum", None)
+    (tmp_path / "out" / JOURNAL).write_text(json.dumps(signed(journal)))
+    again = pipeline.run(_config(audio, folder, **plain), tmp_path / "out", resume=True)
+    assert again.transcripts == first.transcripts
+    with pytest.raises(ValueError, match="chip.drift_aware was None and is '1 day'"):
+        pipeline.run(_config(audio, folder), tmp_path / "out", resume=True)
 
 
 def test_a_run_goes_on_with_other_times_and_keeps_its_texts(
@@ -203,7 +245,8 @@ def test_the_recording_may_stand_anywhere() -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_configurations_are_read(path: Path) -> None:
     given = parse(["--config", str(path)])
-    assert given.config.chip.build() == at.chips.hermes64(weight_scale="column")
+    published = at.chips.hermes64(weight_scale="column")
+    assert given.config.chip.build() == published.drift_aware("1 day")
     assert given.config.sweep.times == ("0 s", "1 day", "1 month")
 
 
@@ -213,7 +256,7 @@ def test_every_chip_is_taken_by_its_name() -> None:
         assert given.build().name.startswith(name)
         scales = given.build().periphery.scales_columns
         assert given.all_options == ({"weight_scale": "column"} if scales else {})
-    plain = parse(["--chip.options={}"]).config.chip
+    plain = parse(["--chip.options={}", "--chip.drift_aware=null"]).config.chip
     assert plain.build() == at.chips.hermes64()
 
 
