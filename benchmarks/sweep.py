@@ -45,6 +45,7 @@ from analogtorch.cli.kws import parse
 from analogtorch.speech.features import LogMel
 from analogtorch.speech.folder import Folder
 from analogtorch.speech.models.conv import ConvNet
+from analogtorch.speech.on_chips import converted
 from analogtorch.speech.once import Once
 from analogtorch.speech.pretrained import MANIFEST, load_pretrained
 from benchmarks.networks import CONFIGS
@@ -148,9 +149,7 @@ def before(file: Path, rounds: int) -> list[str]:
     shape = tuple(config.features.build()(torch.zeros(1, 16_000)).shape[1:])
     torch.manual_seed(0)
     net, x = config.model.build(input_shape=shape).eval(), torch.randn(BATCH, *shape)
-    model = at.calibrate(
-        at.convert(net, config.chip.build()), [x[:16]], effort="ranges", progress=False
-    )
+    model = at.calibrate(converted(config, net), [x[:16]], effort="ranges", progress=False)
     physical = at.program(model, seed=0)
     making, reading = (
         statistics.median(timed(run) for _ in range(3))

@@ -23,11 +23,11 @@ def table(found: Adapted) -> str:
     measures = _measures(found.stages[0].reading)
     header = ["stage", *(f"{name} at {time}" for name in measures for time in found.times), "kept"]
     rows = [header]
-    readings = [(s.name, s.reading, "yes" if s.kept else "no") for s in found.stages]
+    measured = [(s.name, s.reading, "yes" if s.kept else "no") for s in found.stages]
     if found.recovered is not None:
-        readings.append((_RECOVERED, found.recovered, "by each chip"))
-    for stage, reading, kept in readings:
-        values = [value for name in measures for value in _measures(reading)[name]]
+        measured.append((_RECOVERED, found.recovered, "by each chip"))
+    for stage, on_chips, kept in measured:
+        values = [value for name in measures for value in _measures(on_chips)[name]]
         rows.append([stage, *values, kept])
     lines = aligned(rows)
     chips = f"{len(found.seeds)} chip{'s' * (len(found.seeds) != 1)}"

@@ -190,15 +190,14 @@ def rehearse(config: KWSConfig, task: Task) -> None:
     task.make(torch.arange(min(2, len(task.train))), 0)
     loggers(config, "digital")
     small = dataclasses.replace(task, calibration=task.calibration[:1])
-    at.sweep(
+    swept(
+        config,
         to_chip(config, small, untrained(config, task.classes, task.val[0][:2])),
         lambda view: float(view(small.calibration[0][:1]).isfinite().all()),
         num_chips=1,
         times=config.sweep.times,
         seed=config.sweep.seed,
-        compensation=config.chip.compensation,
-        method=config.chip.method,
-        defects=config.chip.defects,
+        folder=None,
     )
 
 

@@ -1,12 +1,13 @@
 """From recordings to the text that is left on chips: the pipeline of ``analogtorch transcribe``."""
 
 import copy
+import functools
 import hashlib
 import json
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -170,28 +171,35 @@ def _texts(
     with tqdm(total=total, desc="chips x times", unit="read", disable=not progress) as bar:
         logger.info("%.0f s of recordings, digitally", speech.seconds)
         kept = _Kept(folder.file("texts/digital.json"), len(speech.recordings))
-        digital = kept.text("digital", lambda: speech.texts(whisper, whisper.model))
+        digital = kept.text("digital", lambda _: speech.texts(whisper, whisper.model))
         bar.update()
-        look = _look(config, whisper, speech)
+        # late and once, as a finished run has no chip to correct
+        look = functools.cache(lambda: _look(config, whisper, speech))
         chips = []
         for number, seed in enumerate(seeds):
             logger.info("chip %d of %d", number + 1, len(seeds))
             kept = _Kept(folder.file(f"texts/{number}.json"), len(speech.recordings))
-            physical = None
+            view: Any = None
             if not kept.holds(times):
                 physical = at.program(model, seed=seed)
                 physical.warned.update(n for t in times for n in beyond_data(model, seconds(t)))
+                view = look().at(physical)
+                del physical
             of_times = []
             for t in times:
-
-                def written(t: str = t, physical: Any = physical) -> list[str]:
-                    return speech.texts(whisper, look.at(physical)(seconds(t)))
-
+                written = functools.partial(_written, whisper, speech, view)
                 of_times.append(kept.text(t, written))
                 bar.update()
             chips.append(of_times)
-            del physical  # the next chip has its memory
+            del view, written  # the next chip has their memory
     return digital, chips
+
+
+def _written(
+    whisper: Whisper, speech: Speech, view: Callable[[float | None], nn.Module], time: str
+) -> list[str]:
+    """Return what a chip writes down at a time."""
+    return speech.texts(whisper, view(seconds(time)))
 
 
 def _look(config: TranscribeConfig, whisper: Whisper, speech: Speech) -> Look:
@@ -225,10 +233,10 @@ class _Kept:
     def holds(self, times: Sequence[str]) -> bool:
         return set(times) <= set(self.texts)
 
-    def text(self, time: str, write: Any) -> list[str]:
+    def text(self, time: str, write: Callable[[str], list[str]]) -> list[str]:
         """Return the texts at a time, from the file or by ``write``."""
         if time not in self.texts:
-            self.texts[time] = write()
+            self.texts[time] = write(time)
             self.path.parent.mkdir(exist_ok=True)
             write_atomically(self.path, json.dumps(self.texts, indent=2) + "\n")
         return self.texts[time]

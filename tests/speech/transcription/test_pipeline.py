@@ -84,6 +84,9 @@ def test_chips_correct_their_columns_unless_told_not_to(
     assert corrected == [1, 1]  # both sounds are one batch, at each of the times
     pipeline.run(_config(audio, folder, **options | {"chip.correct": "false"}), tmp_path / "plain")
     assert len(corrected) == 2
+    # a finished run has no chip to correct, and does not hear the recordings for it again
+    monkeypatch.setattr(Speech, "batches", None)
+    pipeline.run(_config(audio, folder, **options), tmp_path / "default", resume=True)
     # silence has nothing to correct by
     (audio / "a.wav").unlink()
     (audio / "a.txt").unlink()
