@@ -3,8 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import get_args
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -15,6 +14,7 @@ from analogtorch.chips.non_idealities import needs
 from analogtorch.conversion.kinds import analog_layers, check_module, refuse_programmed
 from analogtorch.devices import seconds
 from analogtorch.evaluate.interval import Interval, interval
+from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.metric import Metric, check_metric, direction, finite
 from analogtorch.evaluate.shares import Budget, Share
 from analogtorch.evaluate.sweep import (
@@ -26,6 +26,7 @@ from analogtorch.evaluate.sweep import (
 from analogtorch.simulate.chip import beyond_data, program
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
+from analogtorch.simulate.recovery import Recovery
 from analogtorch.simulate.writing import Method
 from analogtorch.values import checks
 
@@ -49,6 +50,7 @@ def budget(
     method: Method | None = None,
     defects: Defects | None = None,
     temperature: str | float | None = None,
+    recovery: Recovery | None = None,
     growth: float | None = 0.01,
     higher_is_better: bool | None = None,
     progress: bool = False,
@@ -58,7 +60,7 @@ def budget(
     Every number is measured on the same simulated chips at the same time after programming: with
     one non-ideality alone, with all but that one, with all of them, and with none. Differences are
     paired over the chips. ``digital_unit`` alone includes the ADC before it, and a chip that
-    compensates drift does so in each measurement.
+    compensates drift does so in each measurement, and so does one that corrects itself.
 
     Args:
         model: a converted model; it is copied and stays as it is.
@@ -77,6 +79,9 @@ def budget(
             is a non-ideality of its own.
         temperature: temperature of the chips, as ``ProgrammedChip.at`` takes it; where it is that
             of the device model, the non-ideality ``temperature`` costs nothing.
+        recovery: what each chip corrects of itself before it is measured, such as gain and offset
+            of its columns, as ``sweep`` takes it; None: nothing.
+            The chip without any non-ideality corrects nothing.
         growth: share of the metric, > 0, to lose beyond what the chip loses as it is, when one
             non-ideality grows: the result has the factor at which it is lost, within 5 %, up to 32
             (Rasch et al., Nat. Commun. 14, 5282 (2023), report such factors). None: no factors,
@@ -90,10 +95,10 @@ def budget(
 
     Raises:
         ValueError: the model has no analog layer or is a programmed chip, a name is unknown,
-            ``num_chips`` is below 1, ``program`` or ``at`` refuses its arguments, or the metric is
-            NaN or infinite.
-        TypeError: the metric is no function or returns no number, or ``method`` or ``defects``
-            is of another type.
+            ``num_chips`` is below 1, ``program`` or ``at`` refuses its arguments, the metric is NaN
+            or infinite, or the recovery fails on a chip.
+        TypeError: the metric is no function or returns no number, or ``method``, ``defects`` or
+            ``recovery`` is of another type.
 
     Example:
         >>> found = at.budget(model, lambda chip: at.accuracy(chip, batches), num_chips=10)
@@ -114,15 +119,16 @@ def budget(
         )
     method, defects = checked_method("budget", method), checked_defects("budget", defects)
     chosen = _chosen(names, chips, defects)
-    checks.choice("budget: compensation", compensation, get_args(Compensation))
+    look = Look(compensation=compensation, temperature=temperature, recovery=recovery)
+    look.check("budget")
     higher_is_better = direction("budget", metric, higher_is_better)
     if growth is not None:
         checks.number("budget: growth", growth, above=0, remedy="None measures no factors")
     seeds = chip_seeds(seed, checks.count("budget: num_chips", num_chips))
     most = 1 + (2 + (math.log2(MOST_GROWTH) + HALVINGS if growth else 0)) * len(chosen)
     with tqdm(total=int(most) * len(seeds) + 1, unit="run", disable=not progress) as bar:
-        bench = _Bench(model, metric, seeds, time, compensation, method, defects, temperature, bar)
-        reference = bench.value(_none(), seeds[:1])[0]
+        bench = _Bench(model, metric, seeds, time, look, method, defects, bar)
+        reference = bench.reference()
         sign = 1.0 if higher_is_better else -1.0
         everything = bench.value(Change())
         lost = _Lost(reference, everything, sign)
@@ -269,40 +275,38 @@ class _Bench:
         metric: Metric,
         seeds: tuple[int, ...],
         time: str | float,
-        compensation: Compensation,
+        look: Look,
         method: Method | None,
         defects: Defects | None,
-        temperature: str | float | None,
         bar: tqdm,
     ) -> None:
         weights = [layer.weight for _, layer in analog_layers(model)]
         shared = {id(w): nn.Parameter(w.detach(), requires_grad=False) for w in weights}
         self.model = copy.deepcopy(model, shared).eval().requires_grad_(False)
         self.chips = {name: layer.chip for name, layer in analog_layers(self.model)}
-        self.metric, self.seeds, self.time = metric, seeds, time
-        self.compensation, self.defects, self.bar = compensation, defects, bar
-        self.temperature, self.method = temperature, method
+        self.metric, self.seeds, self.time = metric, seeds, seconds(time)
+        self.look, self.method, self.defects, self.bar = look, method, defects, bar
 
-    @property
-    def _temperature(self) -> str | float | None:
-        """The temperature; None where no chip depends on it."""
-        chips = (layer.chip for _, layer in analog_layers(self.model))
-        depends = any(chip.thermal.activation_energy for chip in chips)
-        return self.temperature if depends else None
+    def reference(self) -> float:
+        """Return the metric of a chip without non-idealities, which has nothing to correct."""
+        return self._values(_none(), self.seeds[:1], replace(self.look, recovery=None))[0]
+
+    def value(self, change: Change) -> list[float]:
+        """Return the metric of each chip."""
+        return self._values(change, self.seeds, self.look)
 
     @torch.no_grad()
-    def value(self, change: Change, seeds: tuple[int, ...] | None = None) -> list[float]:
-        """Return the metric of each chip."""
+    def _values(self, change: Change, seeds: tuple[int, ...], look: Look) -> list[float]:
         for name, layer in analog_layers(self.model):
             layer.chip = change.chip(self.chips[name])
         defects = None if self.defects is None else change.defects(self.defects)
+        if not any(layer.chip.thermal.activation_energy for _, layer in analog_layers(self.model)):
+            look = replace(look, temperature=None)  # no chip depends on it now
         values = []
-        for seed in self.seeds if seeds is None else seeds:
+        for seed in seeds:
             physical = program(self.model, seed=seed, method=self.method, defects=defects)
-            physical.warned.update(beyond_data(self.model, seconds(self.time)))  # noted once
-            view = physical.at(
-                self.time, compensation=self.compensation, temperature=self._temperature
-            )
+            physical.warned.update(beyond_data(self.model, self.time))  # noted once
+            view = look.at(physical)(self.time)
             values.append(finite("budget", self.metric(view), f"on the chip of seed {seed}"))
             self.bar.update()
         return values

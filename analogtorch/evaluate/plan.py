@@ -106,7 +106,7 @@ def plan(
         seed: seed of the whole experiment, as ``sweep`` has it.
         compensation: drift compensation, as ``ProgrammedChip.at`` takes it.
         recovery: what each chip corrects of itself at each time, as ``sweep`` takes it; its own
-            cost is not in the figures. Sensitivities, which order the layers, are without.
+            cost is not in the figures.
         higher_is_better: False if the metric is an error; None: as the metric says.
         folder: a folder that stores sensitivities, and the metric of each model on each chip, as
             soon as they are measured, as that of ``sweep``: called again with the same arguments,

@@ -38,7 +38,7 @@ def kept_sensitivity(
     time = max(how.times, key=lambda t: -1.0 if (s := seconds(t)) is None else s)
     path = None if how.folder is None else how.folder / _FILE
     head = {
-        **experiment(model, how.seed, Look(compensation=how.compensation)),
+        **experiment(model, how.seed, Look(compensation=how.compensation, recovery=how.recovery)),
         "effects": list(effects),
         "time": seconds(time),
         "num_chips": how.num_chips,
@@ -58,6 +58,7 @@ def kept_sensitivity(
         num_chips=how.num_chips,
         seed=how.seed,
         compensation=how.compensation,
+        recovery=how.recovery,
         higher_is_better=how.higher_is_better,
         progress=progress,
     )

@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 from collections.abc import Iterable
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,6 +17,7 @@ from analogtorch.conversion.kinds import (
     refuse_unloaded,
 )
 from analogtorch.devices import seconds
+from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.losses import EFFECTS, SINGLE, Effect, LayerLoss, Loss, Sensitivity
 from analogtorch.evaluate.metric import Metric, check_metric, direction, finite
 from analogtorch.evaluate.sweep import checked_defects, checked_method, chip_seeds, label
@@ -26,6 +27,7 @@ from analogtorch.ops.slices import cells
 from analogtorch.simulate.chip import beyond_data, program
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
+from analogtorch.simulate.recovery import Recovery
 from analogtorch.simulate.writing import Method
 from analogtorch.values import checks
 
@@ -41,6 +43,7 @@ def sensitivity(
     compensation: Compensation = "least_squares",
     method: Method | None = None,
     defects: Defects | None = None,
+    recovery: Recovery | None = None,
     higher_is_better: bool | None = None,
     progress: bool = False,
 ) -> Sensitivity:
@@ -66,6 +69,9 @@ def sensitivity(
         method: how the cells are written, as ``program`` takes it.
         defects: which share of each chip is broken, as ``program`` takes it: part of ``noise`` and
             ``drift``.
+        recovery: what each chip corrects of itself in ``noise`` and ``drift``, such as gain and
+            offset of its columns, as ``sweep`` takes it, with all layers on the chip; None:
+            nothing.
         higher_is_better: True if a worse model has a smaller metric, such as an accuracy; False for
             an error; None: as the metric says.
         progress: if True, show a progress bar.
@@ -76,8 +82,9 @@ def sensitivity(
     Raises:
         ValueError: the model has no analog layer, is a programmed chip or on the meta device, an
             effect is unknown, ``num_chips`` is below 1, ``program`` or ``at`` refuses its
-            arguments, or the metric is NaN or infinite.
-        TypeError: the metric returns no number, or ``method`` or ``defects`` is of another type.
+            arguments, the metric is NaN or infinite, or the recovery fails on a chip.
+        TypeError: the metric returns no number, or ``method``, ``defects`` or ``recovery`` is of
+            another type.
 
     Example:
         >>> found = at.sensitivity(model, lambda chip: at.accuracy(chip, batches))
@@ -95,14 +102,15 @@ def sensitivity(
     refuse_programmed(model, "sensitivity")
     refuse_unloaded(model, "sensitivity")
     num_chips = checks.count("sensitivity: num_chips", num_chips)
-    checks.choice("sensitivity: compensation", compensation, get_args(Compensation))
+    look = Look(compensation=compensation, recovery=recovery)
+    look.check("sensitivity")
     method = checked_method("sensitivity", method)
     defects = checked_defects("sensitivity", defects)
     higher_is_better = direction("sensitivity", metric, higher_is_better)
     notes = beyond_data(model, seconds(time)) if "drift" in chosen else []
     seeds = chip_seeds(seed, num_chips)
     reference, values = _measured(
-        model, metric, chosen, time, seeds, compensation, method, defects, progress
+        model, metric, chosen, time, seeds, look, method, defects, progress
     )
     sign = 1 if higher_is_better else -1
     lost = {e: sign * (reference - torch.tensor(v, dtype=torch.float64)) for e, v in values.items()}
@@ -128,7 +136,7 @@ def _measured(
     effects: tuple[Effect, ...],
     time: str | float,
     seeds: tuple[int, ...],
-    compensation: Compensation,
+    look: Look,
     method: Method | None,
     defects: Defects | None,
     progress: bool,
@@ -137,6 +145,7 @@ def _measured(
 
     The values of one chip are those with all layers on the chip, then with each layer alone.
     """
+    plain = dataclasses.replace(look, recovery=None)
     time_of: dict[Effect, str | float] = {"output_noise": "0 s", "noise": "0 s", "drift": time}
     times = {effect: t for effect, t in time_of.items() if effect in effects}
     values: dict[Effect, list[list[float]]] = {effect: [] for effect in effects}
@@ -165,8 +174,9 @@ def _measured(
                 physical = program(model, seed=chip_seed, method=method, defects=broken)
                 physical.warned.update(beyond_data(model, seconds(time)))  # the report has the note
                 for effect in of:
-                    view = physical.at(wanted[effect], compensation=compensation)
-                    on_chip = _Apart(view, metric, bar, exact_weights=effect in SINGLE)
+                    alone = effect in SINGLE  # exact weights have nothing to correct
+                    view = (plain if alone else look).at(physical)(seconds(wanted[effect]))
+                    on_chip = _Apart(view, metric, bar, exact_weights=alone)
                     values[effect].append(on_chip.each(f"{effect}, chip {number}"))
                     del view, on_chip
                 del physical  # the next chip has its memory

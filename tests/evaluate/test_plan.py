@@ -111,6 +111,10 @@ def test_plans_of_chips_that_correct_themselves() -> None:
     corrected = at.sweep(model, _accuracy, recovery=recovery, **options)
     assert torch.equal(corrected.values, point.values)
     assert not torch.equal(at.sweep(model, _accuracy, **options).values, point.values)
+    lost = at.sensitivity(
+        _analog(), _accuracy, effects="drift", time="1 day", num_chips=2, recovery=recovery
+    )
+    assert found.sensitivity == lost
     with pytest.raises(TypeError, match="plan: recovery must be a Recovery"):
         _plan(recovery=[X])
 

@@ -174,6 +174,26 @@ def test_comparisons_measure_them_too() -> None:
         )
 
 
+def test_budgets_and_sensitivities_measure_them_too() -> None:
+    model, metric, x = _model()
+    recovery = at.Recovery(batches=[x[:100]])
+    options = {"num_chips": 2, "recovery": recovery, "seed": 3}
+    swept = at.sweep(model, metric, times=["1 year"], **options)
+    budget = at.budget(model, metric, time="1 year", growth=None, names="drift", **options)
+    assert budget.reference - budget.total.mean == pytest.approx(swept.mean.item())
+    lost = at.sensitivity(model, metric, effects=("output_noise", "drift"), **options)
+    assert lost.reference - lost.total["drift"].mean == pytest.approx(swept.mean.item())
+    plain = at.sensitivity(model, metric, effects=("output_noise", "drift"), num_chips=2, seed=3)
+    # exact weights have nothing to correct, and each layer on its own gains
+    for row in lost.rows:
+        before = next(other for other in plain.rows if other.name == row.name)
+        assert row.loss["output_noise"] == before.loss["output_noise"]
+        assert row.loss["drift"].mean < before.loss["drift"].mean
+    for measure in (at.budget, at.sensitivity):
+        with pytest.raises(TypeError, match=r"recovery must be .*Recovery\(batches=batches\)"):
+            measure(model, metric, recovery=[x])
+
+
 def test_recovery_makes_chips_last_longer() -> None:
     model, metric, x = _model()
     often = at.Recalibration(every="90 days", times=("1 h", "1 day", "7 days"))
