@@ -12,6 +12,7 @@ from analogtorch.cli.options import CommandParser, Defaults, add_outputs
 from analogtorch.evaluate.shares import Budget
 from analogtorch.files import write_atomically
 from analogtorch.files.figures import checked_path
+from analogtorch.speech.on_chips import recovery
 
 
 def run(arguments: Sequence[str]) -> Budget:
@@ -37,6 +38,7 @@ def run(arguments: Sequence[str]) -> Budget:
         compensation=config.chip.compensation,
         method=config.chip.method,
         defects=config.chip.defects,
+        recovery=recovery(config, task),
         growth=growth,
         progress=sys.stderr.isatty(),
     )

@@ -64,7 +64,8 @@ def _of_model(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Compariso
 
 def _of_run(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Comparison:
     """Compare the accuracy and the cost of a network that ``analogtorch kws`` has trained."""
-    from analogtorch.cli.finished import finished  # it needs the extra speech
+    from analogtorch.cli.finished import finished  # they need the extra speech
+    from analogtorch.speech.on_chips import recovery
 
     config, task, network = finished(
         "compare", given.run, given.network or "hwa", allow_code=given.allow_code
@@ -90,6 +91,7 @@ def _of_run(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Comparison:
         compensation=config.chip.compensation,
         method=config.chip.method,
         defects=config.chip.defects,
+        recovery=recovery(config, task),
         progress=sys.stderr.isatty(),
         **options,
     )

@@ -5,12 +5,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
+import analogtorch as at
 from analogtorch.cli.kws import parse
 from analogtorch.files import parse_json
 from analogtorch.speech import kws
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.data import SAMPLES, fingerprint
 from analogtorch.speech.labels import classes_of
+from analogtorch.speech.on_chips import recovery
 from analogtorch.speech.rundir import check
 from analogtorch.speech.task import Task, prepare
 
@@ -44,10 +46,11 @@ def finished(
 
 def listener(
     command: str, run: Path, *, allow_code: bool
-) -> tuple[KWSConfig, nn.Module, tuple[str, ...], nn.Module]:
+) -> tuple[KWSConfig, nn.Module, tuple[str, ...], nn.Module, at.Recovery | None]:
     """Return configuration, front end, classes and the network of a run trained for its chip.
 
-    The recordings of the run are not needed if it has written its report.
+    The last is what its chips correct of themselves. The recordings of the run are not needed if it
+    has written its report and its chips correct nothing.
 
     Args:
         command: the command that asks, for messages.
@@ -58,16 +61,16 @@ def listener(
         ValueError: as ``finished`` raises it, or the report is damaged.
         OSError: a file is missing.
     """
-    if not (run / _REPORT).is_file():
-        config, task, network = finished(command, run, "hwa", allow_code=allow_code)
-        return config, task.features, task.classes, network
     config = _configuration(command, run, "hwa", allow_code)
+    if config.chip.correct or not (run / _REPORT).is_file():
+        config, task, network = finished(command, run, "hwa", allow_code=allow_code)
+        return config, task.features, task.classes, network, recovery(config, task)
     _check(command, run, config, None)
     classes = _classes(run / _REPORT)
     features = config.front_end()
     with torch.no_grad():
         silent = features(torch.zeros(2, SAMPLES))
-    return config, features, classes, kws.saved(config, classes, silent, run, "hwa")
+    return config, features, classes, kws.saved(config, classes, silent, run, "hwa"), None
 
 
 def _configuration(command: str, run: Path, network: str, allow_code: bool) -> KWSConfig:

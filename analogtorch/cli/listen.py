@@ -12,11 +12,14 @@ from torch import Tensor
 import analogtorch as at
 from analogtorch.cli.finished import finished, listener
 from analogtorch.cli.options import CommandParser, Defaults, add_outputs
+from analogtorch.devices import seconds
+from analogtorch.evaluate.look import Look
 from analogtorch.files import write_atomically
 from analogtorch.files.figures import checked_path
 from analogtorch.speech.audio import read_recording
 from analogtorch.speech.data import SAMPLE_RATE
 from analogtorch.speech.noise import generate_noise, read_noise
+from analogtorch.speech.on_chips import recovery
 from analogtorch.speech.streaming import Detector, Stream, StreamTest, listen, mixed
 
 _PER_MINUTE = 10.0
@@ -51,14 +54,14 @@ def run(arguments: Sequence[str]) -> Stream | StreamTest:
     recording = _heard(given)
     spoken = None
     if noise is None and given.network == "hwa":
-        config, features, classes, network = listener(
+        config, features, classes, network, corrections = listener(
             "listen", given.run, allow_code=given.allow_code
         )
     else:
         config, task, network = finished(
             "listen", given.run, given.network, allow_code=given.allow_code
         )
-        features, classes = task.features, task.classes
+        features, classes, corrections = task.features, task.classes, recovery(config, task)
     if noise is not None:
         mixture = mixed(
             task.test_clips,
@@ -71,7 +74,8 @@ def run(arguments: Sequence[str]) -> Stream | StreamTest:
     programmed = at.program(
         network, seed=given.seed, method=config.chip.method, defects=config.chip.defects
     )
-    view = programmed.at(given.time, compensation=config.chip.compensation)
+    look = Look(compensation=config.chip.compensation, recovery=corrections)
+    view = look.at(programmed)(seconds(given.time))
     stream = listen(
         view, features, recording, classes,
         detector=detector, progress=sys.stderr.isatty(),

@@ -194,6 +194,9 @@ class ChipConfig:
     the time of a training. Empty: training.scale as it is."""
     compensation: Compensation = "least_squares"
     """Digital correction of the drift"""
+    correct: bool = False
+    """Whether each chip corrects gain and offset of its columns each time it is looked at, from 256
+    training clips without their labels (Recovery)"""
     writing: Writing = "once"
     """How cells are written: once, with the error that the published chip reached; or on from
     there, by program_and_verify, cell by cell, or gradient_descent, by the error of whole MVMs
@@ -218,6 +221,7 @@ class ChipConfig:
             raise ValueError(
                 f"chip.levels={list(self.levels)}; give two or more that differ, or none"
             )
+        checks.flag("chip.correct", self.correct)
         checks.choice("chip.writing", self.writing, get_args(Writing))
         self.build()
 

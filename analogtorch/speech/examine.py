@@ -11,10 +11,12 @@ from torch import Tensor, nn
 import analogtorch as at
 from analogtorch.devices import seconds
 from analogtorch.evaluate import Sweep
+from analogtorch.evaluate.look import Look
 from analogtorch.report import Heard, Misheard
 from analogtorch.simulate.chip import beyond_data
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.data import SAMPLE_RATE, Clips
+from analogtorch.speech.on_chips import recovery
 from analogtorch.speech.task import Task
 
 
@@ -50,6 +52,7 @@ def examined(
         "compensation": config.chip.compensation,
         "method": config.chip.method,
         "defects": config.chip.defects,
+        "recovery": recovery(config, task),
         "progress": progress,
     }
 
@@ -78,13 +81,14 @@ def heard(
 ) -> Heard:
     """Return what the test clips are heard as, digitally and on the chips of ``seeds``."""
     time, on_chips = config.report.time, []
+    look = Look(compensation=config.chip.compensation, recovery=recovery(config, task))
     notes = beyond_data(trained, seconds(time))
     for seed in seeds:
         physical = at.program(
             trained, seed=seed, method=config.chip.method, defects=config.chip.defects
         )
         physical.warned.update(notes)  # the report says them
-        on_chips.append(_classes(physical.at(time, compensation=config.chip.compensation), task))
+        on_chips.append(_classes(look.at(physical)(seconds(time)), task))
     found = Heard(
         classes=task.classes,
         labels=task.test[1],

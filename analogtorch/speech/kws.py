@@ -192,6 +192,7 @@ def rehearse(config: KWSConfig, task: Task) -> None:
     small = dataclasses.replace(task, calibration=task.calibration[:1])
     swept(
         config,
+        small,
         to_chip(config, small, untrained(config, task.classes, task.val[0][:2])),
         lambda view: float(view(small.calibration[0][:1]).isfinite().all()),
         num_chips=1,
@@ -380,6 +381,7 @@ def measure(
     vars(accuracy)["bounds"] = (0, 1)  # of the intervals, as those of at.metrics.accuracy
     return swept(
         config,
+        task,
         network,
         accuracy,
         num_chips=config.sweep.num_chips,

@@ -91,6 +91,7 @@ def validated(
     times = [time for time in TIMES if not beyond_data(network, seconds(time))]
     return swept(
         config,
+        task,
         network,
         at.metrics.accuracy([task.val]),
         num_chips=NUM_CHIPS,

@@ -8,6 +8,10 @@ from torch import nn
 import analogtorch as at
 from analogtorch.evaluate import Sweep
 from analogtorch.speech.config import KWSConfig
+from analogtorch.speech.task import Task
+
+_CORRECTING = 4
+"""Batches of calibration clips that correct columns, of 64 each."""
 
 
 def converted(config: KWSConfig, network: nn.Module) -> nn.Module:
@@ -22,8 +26,16 @@ def converted(config: KWSConfig, network: nn.Module) -> nn.Module:
         raise ValueError(f"chip.digital: {error}") if config.chip.digital else error from None
 
 
+def recovery(config: KWSConfig, task: Task) -> at.Recovery | None:
+    """Return what the chips of a configuration correct of themselves when they are looked at."""
+    if not config.chip.correct:
+        return None
+    return at.Recovery(batches=task.calibration[:_CORRECTING])
+
+
 def swept(
     config: KWSConfig,
+    task: Task,
     network: nn.Module,
     metric: Callable[[nn.Module], float],
     *,
@@ -36,8 +48,9 @@ def swept(
     """Return ``sweep`` of a converted, calibrated network with the chips of a configuration.
 
     Args:
-        config: that of the run, for how its chips are written, what they compensate, their
-            defects, and the processes.
+        config: that of the run, for how its chips are written, what they compensate and correct,
+            their defects, and the processes.
+        task: that of the configuration.
         network: the network.
         metric: as ``sweep`` takes it, like all others.
         num_chips: number of chips.
@@ -55,6 +68,7 @@ def swept(
         compensation=config.chip.compensation,
         method=config.chip.method,
         defects=config.chip.defects,
+        recovery=recovery(config, task),
         progress=progress,
         folder=folder,
         processes=config.sweep.processes,

@@ -332,8 +332,8 @@ def _unstated(found: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     if "model" not in found:  # of transcribe
         yield from (("chip.correct", False), ("chip.drift_aware", None))
         return
-    yield from _flat(dataclasses.asdict(Defects()), "chip.defects")
-    yield from (("devices", 1), ("chip.levels", []), ("chip.writing", "once"), ("chip.digital", []))
+    chip = {"writing": "once", "correct": False, "digital": [], "levels": []}
+    yield from _flat({"devices": 1, "chip": chip | {"defects": dataclasses.asdict(Defects())}})
     if "features" not in found:
         name = found["model"]["name"]
         yield "features.name", FeaturesConfig().name

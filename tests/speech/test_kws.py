@@ -818,6 +818,48 @@ def test_chips_can_be_written_closer(clips: Path, finished: Path, tmp_path: Path
     assert "chip.writing was 'once' and is 'gradient_descent'" in capsys.readouterr().err
 
 
+def test_chips_can_correct_their_columns(
+    clips: Path, finished: Path, tmp_path: Path, capsys
+) -> None:
+    out, other = tmp_path / "corrected", tmp_path / "other"
+    options = ["--chip.correct=true", "--report.time=1 year", "--report.budget=true"]
+    assert run(clips, out, *options, "--report.clips=0") == 0
+    report = json.loads((out / "report.json").read_text())
+    _, task, net = finished_run("budget", out, "hwa", allow_code=False)
+    chips = [at.program(net, seed=seed).at("1 year") for seed in report["confusion"]["seeds"]]
+    batches = task.test_batches()
+    by_hand = [at.accuracy(at.correct_columns(v, task.calibration[:4]), batches) for v in chips]
+    # sweep, confusions and budget look at the same chips, and so do the commands that go on
+    expected = pytest.approx(sum(by_hand) / 2)
+    assert report["hwa"]["1 year"]["mean"] == expected
+    right = sum(row[i] for i, row in enumerate(report["confusion"]["chips"]))
+    assert right / (2 * 24) == expected
+    assert report["budget"]["reference"] - report["budget"]["total"]["mean"] == expected
+    compared = tmp_path / "compared.json"
+    given = ["compare", str(out), "--chips", "hermes64", "--num-chips=2", "--times", "1 year"]
+    assert main([*given, f"--json={compared}"]) == 0
+    (of_it,) = json.loads(compared.read_text())["chips"].values()
+    assert of_it["sweep"]["1 year"]["mean"] == expected
+    soundfile.write(tmp_path / "long.wav", np.zeros(32000), 16000)
+    assert main(["listen", str(out), str(tmp_path / "long.wav")]) == 0
+    # the net of a run is measured so without another training
+    shutil.copytree(finished, other)
+    ablation = "--report.ablation={corrected: {chip.correct: true}}"
+    assert run(clips, other, "--resume", ablation) == 0
+    trained = finished_run("budget", other, "hwa", allow_code=False)[2]
+    report = json.loads((other / "report.json").read_text())
+    swept = at.sweep(
+        trained,
+        at.metrics.accuracy(batches),
+        num_chips=2,
+        times=["1 year"],
+        recovery=at.Recovery(batches=task.calibration[:4]),
+    )
+    assert report["ablation"]["corrected"]["accuracy"]["1 year"]["mean"] == swept.mean.item()
+    assert run(clips, out, "--resume", "--chip.correct=false") == 2
+    assert "chip.correct was True and is False" in capsys.readouterr().err
+
+
 def test_runs_that_do_not_state_defects_can_be_resumed(
     clips: Path, finished: Path, tmp_path: Path, capsys
 ) -> None:
@@ -826,7 +868,7 @@ def test_runs_that_do_not_state_defects_can_be_resumed(
     with RunFolder.open(out, cli.parse([f"--config={out / 'config.json'}"]).config, resume=True):
         pass
     journal = parse_json((out / JOURNAL).read_bytes())
-    for name in ("defects", "writing", "digital"):
+    for name in ("defects", "writing", "correct", "digital"):
         del journal["config"]["chip"][name]
     journal.pop("checksum", None)
     (out / JOURNAL).write_text(json.dumps(signed(journal)))
