@@ -116,9 +116,12 @@ def name_of(function: Any) -> str | None:
 
 
 def batches_digest(batches: Iterable[Any]) -> str:
-    """Return the SHA-256 of the tensors in the batches, with their types and shapes."""
+    """Return the SHA-256 of the tensors in the batches, with their types and shapes, and texts."""
     found = hashlib.sha256()
-    for t in every_tensor(list(batches)):
+    for t in _parts(list(batches)):
+        if isinstance(t, str):
+            found.update(f"{t!r}\n".encode())
+            continue
         found.update(f"{t.dtype} {tuple(t.shape)}\n".encode())
         found.update(t.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
@@ -126,11 +129,15 @@ def batches_digest(batches: Iterable[Any]) -> str:
 
 def every_tensor(value: Any) -> Iterator[Tensor]:
     """Yield the tensors in a batch, which may be nested."""
-    if isinstance(value, Tensor):
+    yield from (part for part in _parts(value) if isinstance(part, Tensor))
+
+
+def _parts(value: Any) -> Iterator[Tensor | str]:
+    if isinstance(value, Tensor | str):
         yield value
     elif isinstance(value, Mapping | list | tuple):
         for part in value.values() if isinstance(value, Mapping) else value:
-            yield from every_tensor(part)
+            yield from _parts(part)
 
 
 def _computing(data: Any) -> Any:

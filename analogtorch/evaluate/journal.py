@@ -3,19 +3,19 @@
 Several processes can share a folder: each chip is measured by the one that claims it.
 
     sweep.json        the experiment: seed, compensation, version of the noise, digests of the model
-                      and its structure, defects if there are any, name of the metric
+                      and its structure, defects if there are any, name and samples of the metric
     chip-00003.json   what has been measured on chip 3, by time in seconds after programming
                       ("programmed": right after programming, before any read noise)
     .chip-00003.lock  there while a process measures chip 3; of a process that has died it is worth
                       nothing, and the chip is claimed by another
 
-The others are JSON, written whole or not at all. They do not know what the metric is measured on:
-one folder serves one metric on one set of samples.
+The others are JSON, written whole or not at all.
 """
 
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ class Journal:
     Args:
         folder: the folder.
         experiment: what identifies the experiment, but for its metric.
-        metric: name of the metric; empty if it has none.
+        metric: what identifies the metric, as ``kept_of`` gives it.
 
     Raises:
         ValueError: the folder holds another experiment, a damaged file, or files that are no
@@ -45,7 +45,9 @@ class Journal:
         OSError: the folder cannot be written.
     """
 
-    def __init__(self, folder: str | Path, experiment: dict[str, Any], metric: str = "") -> None:
+    def __init__(
+        self, folder: str | Path, experiment: dict[str, Any], metric: Mapping[str, str]
+    ) -> None:
         self.folder = checks.path("sweep: folder", folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -54,7 +56,7 @@ class Journal:
                 error.errno, f"sweep: could not make the folder {self.folder}: {error.strerror}"
             ) from error
         with locked(self.folder):  # or two that begin at once would each see half of it
-            self._open({"version": VERSION, **experiment, "metric": metric})
+            self._open({"version": VERSION, **experiment, **metric})
 
     def _open(self, wanted: dict[str, Any]) -> None:
         """Begin the journal, or check that it is of the same experiment."""
@@ -155,10 +157,10 @@ def key(t: float | None) -> str:
 def _upgraded(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
     """Return a head of an earlier version in the present form.
 
-    What the earlier version did not keep, digests and the name of the metric, is that of
+    What the earlier version did not keep, digests and what there is of the metric, is that of
     ``wanted``.
     """
-    found = {"metric": wanted["metric"], **found}
+    found = {**{name: wanted[name] for name in ("metric", "samples") if name in wanted}, **found}
     if found.get("version") not in (1, 2):
         return found
     unknown = ("structure", "model") if found["version"] == 1 else ("structure",)

@@ -14,11 +14,13 @@ class Metric(Protocol):
     """A number that tells how well a model does its task: any function of a model.
 
     ``sweep``, ``compare``, ``plan``, ``sensitivity``, ``budget``, ``lifetime``,
-    ``recalibration_interval``, ``hwa.adapt`` and the callbacks of trainers take it. Three
+    ``recalibration_interval``, ``hwa.adapt`` and the callbacks of trainers take it. Four
     attributes are read if it has them: ``__name__`` heads tables and plots; ``higher_is_better``,
     True or False, tells its direction, which is True without it; ``bounds``, such as ``(0, 1)``,
-    are the smallest and the largest number that it can be, beyond which no interval reaches. The
-    metrics of ``at.metrics`` have all three, if they are known.
+    are the smallest and the largest number that it can be, beyond which no interval reaches;
+    ``samples`` is a text that tells what it is measured on from all else, such as a digest, by
+    which a folder of measurements knows it. The metrics of ``at.metrics`` have all four, if they
+    are known.
     """
 
     def __call__(self, model: nn.Module, /) -> float:
@@ -99,6 +101,21 @@ def title(metric: Any) -> str:
     """Return the name of a metric in tables and plots; empty if it has none, as a lambda."""
     name = getattr(metric, "__name__", "")
     return name if isinstance(name, str) and name != "<lambda>" else ""
+
+
+def kept_of(metric: Any) -> dict[str, str]:
+    """Return what a folder of measurements keeps of a metric: its name and, if known, its samples.
+
+    Raises:
+        TypeError: the samples are no text.
+    """
+    samples = getattr(metric, "samples", "")
+    if not isinstance(samples, str):
+        raise TypeError(
+            "samples of the metric must be a text that tells them from others, such as a digest, "
+            f"got {checks.shown(samples)}"
+        )
+    return {"metric": title(metric), **({"samples": samples} if samples else {})}
 
 
 def finite(caller: str, given: Any, where: str) -> float:

@@ -111,7 +111,7 @@ def plan(
         folder: a folder that stores sensitivities, and the metric of each model on each chip, as
             soon as they are measured, as that of ``sweep``: called again with the same arguments,
             ``plan`` goes on. Models are converted and prepared again, and the metric without a chip
-            is measured again. One folder per metric.
+            is measured again. One folder per metric and set of samples.
         progress: if True, show a progress bar.
 
     Returns:

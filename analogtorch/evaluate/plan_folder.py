@@ -15,6 +15,7 @@ from analogtorch.devices import seconds
 from analogtorch.evaluate.identity import experiment
 from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.losses import Effect, LayerLoss, Loss, Sensitivity
+from analogtorch.evaluate.metric import kept_of
 from analogtorch.evaluate.plan_bench import Measurement
 from analogtorch.evaluate.sensitivity import sensitivity
 from analogtorch.files import write_atomically
@@ -38,6 +39,7 @@ def kept_sensitivity(
     time = max(how.times, key=lambda t: -1.0 if (s := seconds(t)) is None else s)
     path = None if how.folder is None else how.folder / _FILE
     head = {
+        **kept_of(how.metric),
         **experiment(model, how.seed, Look(compensation=how.compensation, recovery=how.recovery)),
         "effects": list(effects),
         "time": seconds(time),
@@ -72,7 +74,9 @@ def _read(path: Any, head: dict[str, Any], model: nn.Module) -> Sensitivity:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         there, found = data["experiment"], data["found"]
-        there.setdefault("structure", head["structure"])  # an earlier version did not keep it
+        for name in ("structure", "metric", "samples"):  # earlier versions did not keep them
+            if name in head:
+                there.setdefault(name, head[name])
         if there == head:
             return _sensitivity(found, model)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -18,7 +18,14 @@ from analogtorch.evaluate.helpers import checked_processes
 from analogtorch.evaluate.identity import experiment
 from analogtorch.evaluate.journal import Journal, Unkept
 from analogtorch.evaluate.look import Look
-from analogtorch.evaluate.metric import Metric, bounds_of, check_metric, direction, title
+from analogtorch.evaluate.metric import (
+    Metric,
+    bounds_of,
+    check_metric,
+    direction,
+    kept_of,
+    title,
+)
 from analogtorch.evaluate.swept import UNNAMED, Sweep
 from analogtorch.ops import fold, seed_tensor, stream
 from analogtorch.simulate.chip import beyond_data
@@ -128,8 +135,9 @@ def sweep(
             Called again with the same model and options, ``sweep`` measures only what the folder
             lacks; more chips and other times may be added. Several processes, on one machine or on
             several that see the folder, share the work if each calls ``sweep`` with it: a chip is
-            measured by one of them, and all return the whole result. Of the metric the folder knows
-            the name alone: use one folder per metric and set of samples.
+            measured by one of them, and all return the whole result. The folder knows the name of
+            the metric, and its samples if it is one of ``at.metrics`` with a list of batches: use
+            one folder per metric and set of samples.
         processes: number of processes on this machine, >= 1, that measure chips at the same time;
             above 1, each has one thread, and the model must be on the CPU. The results are those
             of one process with one thread (``torch.set_num_threads(1)``).
@@ -187,9 +195,8 @@ def sweep(
             journal: Journal | Unkept = Unkept()
             if folder is not None:
                 place = checks.path("sweep: folder", folder) / quote(name, safe="")
-                journal = Journal(
-                    place, experiment(each, seed, look, method, defects), title(metric)
-                )
+                whole = experiment(each, seed, look, method, defects)
+                journal = Journal(place, whole, kept_of(metric))
             measured = Experiment(each, metric, look, method, defects)
             cells.append(Cells(measured, seeds, at, journal, of=name))
         total = len(models) * num_chips * len(at)

@@ -289,7 +289,7 @@ def test_an_interrupted_plan_goes_on_and_gives_the_same(tmp_path: Path) -> None:
     calls = 100
     assert at.plan(_analog(), fragile, 0.8, **options).to_dict() == found.to_dict()  # type: ignore[arg-type]
     assert calls == 101  # all digital alone
-    with pytest.raises(ValueError, match="differs in num_chips"):
+    with pytest.raises(ValueError, match="differs in metric, num_chips"):
         at.plan(_analog(), _accuracy, 0.8, **(options | {"num_chips": 3}))  # type: ignore[arg-type]
 
 

@@ -7,11 +7,13 @@ import pickle
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import analogtorch as at
 from tests.crossbar import crossbar
@@ -338,6 +340,41 @@ def test_a_folder_of_another_metric_is_refused(tmp_path: Path) -> None:
     head.write_text(json.dumps({k: v for k, v in new.items() if k != "metric"}))
     assert torch.equal(run(_metric).values, expected)
     assert json.loads(head.read_text()) == new
+
+
+def test_a_folder_of_other_samples_is_refused(tmp_path: Path) -> None:
+    x, model = torch.randn(8, 12), _model()
+    targets = model(x).argmax(1)
+    batches = [(x, targets)]
+
+    def run(of: Any, folder: str = "a") -> at.Sweep:
+        metric = at.metrics.accuracy(of)
+        return at.sweep(model, metric, num_chips=1, times=["0 s"], folder=tmp_path / folder)
+
+    expected = run(batches).values
+    assert torch.equal(run([(x.clone(), targets.clone())]).values, expected)
+    for other in ([(x, targets + 1)], [(x[:4], targets[:4])], batches * 2):
+        with pytest.raises(ValueError, match=r"holds another experiment \(samples '.*' there"):
+            run(other)
+    head = tmp_path / "a" / "sweep.json"
+    new = json.loads(head.read_text())  # an earlier version did not keep them
+    head.write_text(json.dumps({k: v for k, v in new.items() if k != "samples"}))
+    assert torch.equal(run(batches).values, expected)
+    assert json.loads(head.read_text()) == new
+    # a loader may give its batches in another order each time
+    loader = DataLoader(TensorDataset(x, targets), batch_size=4, shuffle=True)
+    run(loader, "b")
+    run(loader, "b")
+    wer = [at.metrics.wer([(x, [text])], str).samples for text in ("yes", "no", "yes")]
+    assert wer[0] == wer[2] != wer[1]
+
+    def metric(model: nn.Module) -> float:
+        return 0.0
+
+    vars(metric)["samples"] = 3
+    with pytest.raises(TypeError, match="samples of the metric must be a text"):
+        at.sweep(model, metric, num_chips=1, times=["0 s"], folder=tmp_path / "c")
+    assert not (tmp_path / "c").exists()
 
 
 def test_a_folder_of_before_chips_had_parts_goes_on_with_a_warning(tmp_path: Path) -> None:
