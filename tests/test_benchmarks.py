@@ -37,7 +37,7 @@ from benchmarks import (
 )
 from benchmarks.adapt import __main__ as adapt
 from benchmarks.adapt import runs, silero, subjects, whisper
-from benchmarks.adapt.report import gains, of_rows
+from benchmarks.adapt.report import gains, of_nets, of_rows
 from benchmarks.convert import __main__ as convert
 from benchmarks.convert import efforts, language
 from benchmarks.convert.clipping import clipped
@@ -429,7 +429,12 @@ def test_the_table_of_adapt(
     assert (hardware["chips"], hardware["tiles"]) == (1, 1)
     assert 0 < hardware["digital energy"] < hardware["energy"]
     page = (tmp_path / "adapt.md").read_text()
-    assert "| DNN_L | accuracy | hermes64 | 100.0 | 100.0 | 1 | 1 |" in page
+    assert " | adapted: 8-bit I/O / 0 s / 1 day | " in page
+    row = next(line for line in page.splitlines() if line.startswith("| DNN_L | accuracy | "))
+    cells = row.split(" | ")
+    assert cells[2:5] == ["hermes64", "100.0", "100.0"]
+    assert all(cell.count(" / ") == 2 for cell in cells[5 : 5 + len(adapt.ROWS)])
+    assert cells[5 + len(adapt.ROWS) :][:2] == ["1", "1"]
     assert "| DNN_L | control | " in page
     assert "| DNN_L | adapted, columns corrected | " in page
     assert "| net | adapted minus | 0 s | 1 day |" in page
@@ -443,6 +448,9 @@ def test_the_table_of_adapt(
         adapt.main(["--nets", "MiniLM", "--out", str(tmp_path)])
 
 
+ROWS = ("mapped", "control", "adapted")
+
+
 def test_scores_are_printed_in_their_units_and_gains_are_paired() -> None:
     nets = {"a": {"measure": "agreement"}, "b": {"measure": "perplexity"}}
 
@@ -452,10 +460,18 @@ def test_scores_are_printed_in_their_units_and_gains_are_paired() -> None:
     rows = {
         (net, row): seeds(*means)
         for net in nets
-        for row, means in (("mapped", [0.5]), ("control", [0.5, 0.7]), ("adapted", [0.6, 0.8]))
+        for row, means in zip(ROWS, ([0.5], [0.5, 0.7], [0.6, 0.8]), strict=True)
     }
     assert of_rows(rows, nets, ["0 s"])[1] == ["a", "mapped", "50.0", "50.0 ± 1.4", "1"]
     assert of_rows(rows, nets, ["0 s"])[4] == ["b", "mapped", "0.500", "0.500 ± 0.014", "1"]
+    hardware = {name: 1 for name in ("digital", "ideal", "chips", "tiles", "energy", "latency")}
+    hardware |= {"digital energy": 1, "options": {}, "lower is better": False}
+    whole = {net: nets[net] | hardware for net in nets}
+    table = of_nets(whole, {k: v for k, v in rows.items() if k != ("b", "mapped")}, ["0 s"])
+    assert table[0][5:9] == [*(f"{row}: 8-bit I/O / 0 s" for row in ROWS), "chips"]
+    assert table[1][5:8] == ["50.0 / 50.0", "60.0 / 60.0", "70.0 / 70.0"]
+    assert table[2][5:8] == ["", "0.600 / 0.600", "0.700 / 0.700"]
+    assert of_nets(whole, {}, ["0 s"])[1][3:7] == ["100.0", "100.0", "1", "1"]
     table = gains(rows, nets, ["0 s"])
     # means of both seeds and Student's 12.706 s / sqrt(2); the mapped net is the same for both
     assert table[1:3] == [["a", "mapped", "+20.00 ± 127.06"], ["a", "control", "+10.00 ± 0.00"]]

@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         *missing,
     ]
     tables = [
-        ("Nets", of_nets(nets), 3),
+        ("Nets", of_nets(nets, rows, options.times), 3),
         ("Scores", of_rows(rows, nets, options.times), 2),
         ("Gains of adapting", gains(rows, nets, options.times), 2),
     ]

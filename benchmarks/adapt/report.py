@@ -15,10 +15,15 @@ Nets = Mapping[str, dict[str, Any]]
 """Score and hardware of each net."""
 
 
-def of_nets(nets: Nets) -> list[list[str]]:
-    """Return header and rows: the score without conversion losses, and the hardware."""
-    header = ["net", "score", "chip", "digital", "ideal", "chips", "tiles", "energy, uJ"]
-    table = [[*header, "of it digital", "latency, ms"]]
+def of_nets(nets: Nets, rows: Rows, times: Sequence[str]) -> list[list[str]]:
+    """Return header and rows: a net with its scores, means over chips and seeds, and its hardware.
+
+    A cell of scores has that behind the converters and those of the chips at each time.
+    """
+    measured = list(dict.fromkeys(row for _, row in rows))
+    scores = (f"{row}: {' / '.join(['8-bit I/O', *times])}" for row in measured)
+    hardware = ["chips", "tiles", "energy, uJ", "of it digital", "latency, ms"]
+    table = [["net", "score", "chip", "digital", "ideal", *scores, *hardware]]
     for net, found in nets.items():
         measure = found["measure"]
         table.append([
@@ -27,6 +32,7 @@ def of_nets(nets: Nets) -> list[list[str]]:
             ", ".join(["hermes64", *(f"{k}={v}" for k, v in found["options"].items())]),
             _number(found["digital"], measure),
             _number(found["ideal"], measure),
+            *(_means(rows.get((net, row), []), measure) for row in measured),
             str(found["chips"]),
             str(found["tiles"]),
             _short(1e6 * found["energy"]),
@@ -66,6 +72,15 @@ def gains(rows: Rows, nets: Nets, times: Sequence[str]) -> list[list[str]]:
         signed = ("+" * (span.mean >= 0) + span.shown(digits) for span in spans)
         table.append([net, other, *signed])
     return table
+
+
+def _means(seeds: list[dict[str, Any]], measure: str) -> str:
+    """Return the score behind the converters and at each time; empty if nothing was measured."""
+    if not seeds:
+        return ""
+    chips = torch.tensor([found["chips"] for found in seeds])  # (seeds, chips, times)
+    io = sum(found["io"] for found in seeds) / len(seeds)
+    return " / ".join(_number(v, measure) for v in (io, *chips.mean((0, 1)).tolist()))
 
 
 def _short(value: float) -> str:
