@@ -35,7 +35,10 @@ def model_digest(model: nn.Module) -> str:
     found = hashlib.sha256()
     for name, value in model.state_dict().items():
         found.update(f"{name}\n".encode())
-        found.update(_bytes(name, value) if isinstance(value, Tensor) else repr(value).encode())
+        if isinstance(value, Tensor):
+            _add(found, name, value)
+        else:
+            found.update(repr(value).encode())
     known: dict[int, str] = {}
     for name, layer in analog_layers(model):
         if id(layer.chip) not in known:
@@ -55,12 +58,12 @@ def structure_digest(model: nn.Module) -> str:
     analog = {layer for _, layer in analog_layers(model)}
     for name, module in model.named_modules():
         # ranges, which an analog layer shows, are part of its state
-        shown = "" if module in analog else re.sub("0x[0-9a-f]+", "", module.extra_repr())
+        shown = "" if module in analog else _without_address(module.extra_repr())
         found.update(f"{name}\n{type(module).__qualname__}\n{shown}\n".encode())
     for name, buffer in model.named_buffers():
         if name not in state and name.rpartition(".")[2] != "vectors_read":  # a count
             found.update(f"{name}\n".encode())
-            found.update(_bytes(name, buffer))
+            _add(found, name, buffer)
     return found.hexdigest()
 
 
@@ -147,8 +150,19 @@ def _computing(data: Any) -> Any:
     return data
 
 
-def _bytes(name: str, tensor: Tensor) -> Any:
+def _add(found: Any, name: str, tensor: Tensor) -> None:
+    """Add the bytes of a tensor to a hash."""
     if tensor.is_meta:
         raise ValueError(f"sweep: {name!r} is on the meta device; load weights first")
+    if hasattr(tensor, "__tensor_flatten__"):  # of integers and scales, as torchao has them
+        parts, rules = tensor.__tensor_flatten__()
+        found.update(f"{type(tensor).__qualname__} {_without_address(repr(rules))}\n".encode())
+        for part in parts:
+            _add(found, f"{name}.{part}", getattr(tensor, part))
+        return
     flat = tensor.detach().cpu().contiguous().flatten()
-    return flat.view(torch.uint8).numpy()
+    found.update(flat.view(torch.uint8).numpy())
+
+
+def _without_address(text: str) -> str:
+    return re.sub("0x[0-9a-f]+", "", text)

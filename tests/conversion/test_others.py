@@ -1,5 +1,6 @@
 """What other libraries do to a model before or after it is converted."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,6 +30,9 @@ class Int8(torch.Tensor):
         new.integers = integers
         return new
 
+    def __tensor_flatten__(self) -> tuple[list[str], dict[str, float]]:
+        return ["integers"], {"scale": 0.01}
+
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (torch.ops.aten.detach.default, torch.ops.aten.clone.default):
@@ -54,6 +58,21 @@ def test_a_quantised_weight_stays_digital_and_says_why() -> None:
     )
     assert [row.name for row in at.guard(model, X).layers] == ["2"]
     assert at.program(model, seed=0).at("1 day")(X).isfinite().all()
+
+
+def test_a_folder_of_measurements_knows_quantised_weights(tmp_path: Path) -> None:
+    model = _net()
+
+    def measure(factor: int) -> at.Sweep:
+        integers = (model[2].weight.detach().clone() * factor).char()
+        quantised = nn.Sequential(model[0], model[1], nn.Linear(8, 4, bias=False))
+        quantised[2].weight = nn.Parameter(Int8(integers), requires_grad=False)
+        return at.sweep(quantised, lambda view: 0.5, num_chips=1, times=["0 s"], folder=tmp_path)
+
+    at.convert(model, CHIP, include="0")
+    assert measure(100).mean == measure(100).mean == 0.5
+    with pytest.raises(ValueError, match="holds another experiment"):
+        measure(90)
 
 
 class FakeQuantizedLinear(nn.Linear):
