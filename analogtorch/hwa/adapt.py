@@ -153,6 +153,7 @@ def adapt(
         head |= {"forward": name_of(forward), "metric": name_of(metric)}
         run = RunFolder(folder, head | _digests(student, exact, batches))
     twin = Twin(student.eval(), exact, recipe, forward)
+    twin.numbers = {id(batch): number for number, batch in enumerate(batches)}
     adaptation = Adaptation(
         twin=twin,
         fitted=fitted,

@@ -1,7 +1,7 @@
 """A converted model beside its digital twin: how far its outputs and its layers are off."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -69,6 +69,8 @@ class Twin:
         self.recipe = Recipe() if recipe is None else recipe
         self.names = _comparable(student, teacher)
         """The layers whose outputs are compared."""
+        self.numbers: Mapping[int, int] = {}
+        """The number of each batch by its id, for errors; empty: they have none."""
         self._compared = self.recipe.outputs
         self._taps: dict[AnalogLayer, tuple[Executions, Tap]] = {}
 
@@ -90,7 +92,7 @@ class Twin:
 
     def _outputs(self, model: nn.Module, batch: Any) -> tuple[list[Tensor], bool]:
         """Return the outputs, and whether they can be scores."""
-        given = one_pass("adapt", model, batch, self.forward)
+        given = one_pass("adapt", model, batch, self.forward, self.numbers.get(id(batch)))
         by_name = named(given)
         logits = None if by_name is None else by_name.get("logits")
         kept = _kept(given if logits is None else logits)

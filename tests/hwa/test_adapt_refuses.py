@@ -74,3 +74,9 @@ def test_a_scalar_output_is_named() -> None:
         _adapt(forward=lambda model, x: model(x).mean())
     with pytest.raises(ValueError, match="no tensor of floating point to compare, got NoneType"):
         _adapt(forward=lambda model, x: None)
+
+
+def test_a_batch_that_does_not_run_is_named() -> None:
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as error:
+        _adapt(batches=[*BATCHES[:3], torch.randn(8, 5)])  # it is held back
+    assert "adapt: the model failed on batch 3, counted from 0" in error.value.__notes__
