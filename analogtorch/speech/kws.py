@@ -35,6 +35,7 @@ from analogtorch.speech.once import Once
 from analogtorch.speech.rundir import RunFolder
 from analogtorch.speech.task import Task, prepare
 from analogtorch.speech.training import Batches, Phase, fit
+from analogtorch.speech.validation import recalibrated
 
 logger = logging.getLogger("analogtorch")
 
@@ -276,13 +277,13 @@ def train_hwa(
 ) -> nn.Module:
     """Return the network after HWA training from the digital net.
 
-    It is converted, calibrated, trained, and gets the ranges of its new weights. Its checkpoint and
-    its weights are saved under ``name``.
+    It is converted, calibrated, trained, and gets the ranges that ``recalibrated`` chooses. Its
+    checkpoint and its weights are saved under ``name``.
     """
     network = to_chip(config, task, digital)
     logger.info("hardware-aware training, %d epochs", config.hwa.epochs)
     train_phase(config, task, folder, network, config.hwa, name, teacher=digital, progress=progress)
-    network = at.calibrate(network, task.calibration, effort="ranges")
+    network = recalibrated(config, task, network)
     folder.save(name, network)
     return network
 

@@ -3,30 +3,17 @@
 import dataclasses
 import logging
 from collections.abc import Callable
-from pathlib import Path
 
 from torch import nn
 
-import analogtorch as at
-from analogtorch.devices import seconds
 from analogtorch.evaluate import Sweep
-from analogtorch.evaluate.journal import files
 from analogtorch.files import write_atomically
-from analogtorch.simulate.chip import beyond_data
 from analogtorch.speech.config import KWSConfig
-from analogtorch.speech.on_chips import swept
 from analogtorch.speech.rundir import RunFolder
 from analogtorch.speech.task import Task
+from analogtorch.speech.validation import FILES, validated
 
 logger = logging.getLogger("analogtorch")
-
-TIMES = ("1 day", "1 year")
-"""Times of the choice; those beyond the data of the chip's devices are left out."""
-NUM_CHIPS = 5
-_SEED = 1_000_000
-"""Seed of the chips of the choice; those of the measurement have other seeds."""
-FILES = files(NUM_CHIPS)
-"""Files that keep the measurements of one level."""
 
 
 def at_level(config: KWSConfig, level: float) -> KWSConfig:
@@ -72,30 +59,3 @@ def trained(
     curve = (folder.path / f"training/{key(best)}.csv").read_text()
     write_atomically(folder.file("training/hwa.csv"), curve)
     return at_level(config, best), nets[best], found
-
-
-def validated(
-    config: KWSConfig,
-    task: Task,
-    network: nn.Module,
-    folder: Path | None = None,
-) -> Sweep:
-    """Return the validation accuracy of a net on chips that no measurement has.
-
-    Args:
-        config: that of the run.
-        task: that of the configuration.
-        network: a converted, calibrated network.
-        folder: a folder that keeps each measurement, as ``sweep`` takes it.
-    """
-    times = [time for time in TIMES if not beyond_data(network, seconds(time))]
-    return swept(
-        config,
-        task,
-        network,
-        at.metrics.accuracy([task.val]),
-        num_chips=NUM_CHIPS,
-        times=times or TIMES[:1],
-        seed=_SEED,
-        folder=folder,
-    )

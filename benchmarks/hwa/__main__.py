@@ -26,9 +26,10 @@ from typing import Any
 from analogtorch.cli import kws as cli
 from analogtorch.evaluate import interval
 from analogtorch.files import write_atomically
-from analogtorch.speech import kws, levels
+from analogtorch.speech import kws
 from analogtorch.speech.ablation import variants
 from analogtorch.speech.config import KWSConfig
+from analogtorch.speech.validation import TIMES
 from benchmarks.hwa import noise
 from benchmarks.hwa.recipes import CONFIGURED, RECIPES
 from benchmarks.hwa.seeds import one_seed
@@ -129,7 +130,7 @@ def notes(results: Sequence[dict[str, Any]], config: KWSConfig, seconds: float) 
         "the HWA net. Gain: above the control mapped directly.",
         "Intervals are over seeds, on one test part by people who are not in the training part; in "
         "brackets those of the difference from the first recipe.",
-        f"Validation clips: mean accuracy on other chips after {' and '.join(levels.TIMES)}, as "
+        f"Validation clips: mean accuracy on other chips after {' and '.join(TIMES)}, as "
         f"far as the data of the devices reach; by it recipes are chosen.{chosen}",
         f"{seconds:.0f} s, of which one seed took {statistics.fmean(each):.0f} s of one process.",
     ]

@@ -14,12 +14,13 @@ from torch import nn
 
 import analogtorch as at
 from analogtorch.files import write_atomically
-from analogtorch.speech import kws, levels
+from analogtorch.speech import kws
 from analogtorch.speech.ablation import variants
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.data import Clips, fingerprint
 from analogtorch.speech.rundir import RunFolder
 from analogtorch.speech.task import Task, prepare
+from analogtorch.speech.validation import validated
 from benchmarks.hwa.recipes import CONFIGURED
 
 Result = dict[str, Any]
@@ -124,6 +125,6 @@ class _Recipes(Seed):
         """Return accuracies of a net on chips, on test and validation parts, and its tiles."""
         return {
             "on_chip": kws.measure(config, self.task, net).to_dict(),
-            "validation": levels.validated(config, self.task, net).values.mean().item(),
+            "validation": validated(config, self.task, net).values.mean().item(),
             "tiles": at.summary(net).tiles,
         }

@@ -1,0 +1,83 @@
+"""What the validation clips decide on chips that no measurement has."""
+
+import copy
+import logging
+from pathlib import Path
+
+from torch import nn
+
+import analogtorch as at
+from analogtorch.devices import seconds
+from analogtorch.evaluate import Sweep
+from analogtorch.evaluate.journal import files
+from analogtorch.simulate.chip import beyond_data
+from analogtorch.speech.config import KWSConfig
+from analogtorch.speech.on_chips import swept
+from analogtorch.speech.task import Task
+
+logger = logging.getLogger("analogtorch")
+
+TIMES = ("1 day", "1 year")
+"""Times of a choice; those beyond the data of the chip's devices are left out."""
+NUM_CHIPS = 5
+_SEED = 1_000_000
+"""Seed of the chips of a choice; those of the measurement have other seeds."""
+FILES = files(NUM_CHIPS)
+"""Files that keep the measurements of one net."""
+_MARGIN = 0.01
+"""Accuracy that new ranges may cost: less is within what 500 clips can tell."""
+
+
+def recalibrated(config: KWSConfig, task: Task, network: nn.Module) -> nn.Module:
+    """Return a trained network with the ranges of its new weights.
+
+    Ranges are found for the products of the weights. A network can have learnt to live with what
+    its ADCs clip, and to need it: where new ranges cost it over a point of validation accuracy on
+    chips, it keeps those that it has learnt.
+
+    Args:
+        config: that of the run.
+        task: that of the configuration.
+        network: a converted, calibrated network after its training; it may change.
+    """
+    learnt = copy.deepcopy(network)
+    at.calibrate(network, task.calibration, effort="ranges")
+    before, after = (
+        validated(config, task, each).values.mean().item() for each in (learnt, network)
+    )
+    if after >= before - _MARGIN:
+        return network
+    logger.info(
+        "the ranges that were learnt stay: with new ones, %.2f %% of the validation clips are "
+        "right on chips, where it is %.2f %%",
+        100 * after,
+        100 * before,
+    )
+    return learnt
+
+
+def validated(
+    config: KWSConfig,
+    task: Task,
+    network: nn.Module,
+    folder: Path | None = None,
+) -> Sweep:
+    """Return the validation accuracy of a net on chips that no measurement has.
+
+    Args:
+        config: that of the run.
+        task: that of the configuration.
+        network: a converted, calibrated network.
+        folder: a folder that keeps each measurement, as ``sweep`` takes it.
+    """
+    times = [time for time in TIMES if not beyond_data(network, seconds(time))]
+    return swept(
+        config,
+        task,
+        network,
+        at.metrics.accuracy([task.val]),
+        num_chips=NUM_CHIPS,
+        times=times or TIMES[:1],
+        seed=_SEED,
+        folder=folder,
+    )

@@ -1,0 +1,51 @@
+"""What validation clips decide on chips that no measurement has."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+import analogtorch as at
+from analogtorch.speech.augment import Augment, Augmenter
+from analogtorch.speech.config import KWSConfig
+from analogtorch.speech.data import Clips
+from analogtorch.speech.task import Task
+from analogtorch.speech.validation import recalibrated
+
+
+def net_and_task() -> tuple[nn.Module, Task]:
+    """Return a net whose DAC clips most of its inputs, and a task with its own inputs."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 4)).eval()
+        x = torch.randn(200, 32) + 1
+    at.calibrate(at.convert(net, at.chips.hermes64()), [x], effort="ranges")
+    with torch.no_grad():
+        net[0].input_range.fill_(0.3)
+    clips = Clips(
+        waveforms=torch.zeros(2, 16000, dtype=torch.int16),
+        labels=torch.arange(2),
+        speakers=("", ""),
+        names=("a", "b"),
+        classes=("a", "b"),
+    )
+    given = x, torch.zeros(200, dtype=torch.long)
+    return net, Task(
+        train=clips,
+        test_clips=clips,
+        val=given,
+        test=given,
+        calibration=(x,),
+        augmenter=Augmenter(Augment(), seed=0),
+        features=nn.Identity(),
+    )
+
+
+@pytest.mark.parametrize("learnt", [True, False])
+def test_a_trained_net_keeps_its_ranges_where_new_ones_cost_accuracy(learnt: bool) -> None:
+    net, task = net_and_task()
+    answers = net if learnt else at.to_digital(net_and_task()[0])
+    task = dataclasses.replace(task, val=(task.val[0], answers(task.val[0]).argmax(-1)))
+    found = recalibrated(KWSConfig(), task, net)
+    assert (found[0].input_range.item() == pytest.approx(0.3)) == learnt
