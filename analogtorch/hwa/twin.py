@@ -23,6 +23,7 @@ from analogtorch.conversion.watch import evaluating
 from analogtorch.hwa.distill import distillation_loss
 from analogtorch.hwa.recipe import Outputs, Recipe
 from analogtorch.nn import AnalogLayer, Tap, tapped
+from analogtorch.nn.learning import noisy_in_evaluation
 from analogtorch.nn.placed import Executions
 from analogtorch.nn.tap import hooked
 
@@ -67,6 +68,8 @@ class Twin:
     ) -> None:
         self.student, self.teacher, self.forward = student, teacher, forward
         self.recipe = Recipe() if recipe is None else recipe
+        for _, layer in analog_layers(student):
+            noisy_in_evaluation(layer)
         self.names = _comparable(student, teacher)
         """The layers whose outputs are compared."""
         self.numbers: Mapping[int, int] = {}

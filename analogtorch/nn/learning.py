@@ -1,6 +1,7 @@
-"""A warning at the first training step if the optimizer does not hold the DAC ranges.
+"""Warnings at the first training step: ranges that do not learn, and layers without noise.
 
-An optimizer that is made before ``convert`` does not know them.
+An optimizer that is made before ``convert`` does not know the DAC ranges. A model that
+``from_pretrained`` and the like return is in evaluation mode, and trains there without noise.
 """
 
 import functools
@@ -19,7 +20,9 @@ _SHOWN = 3
 _PENDING: "WeakSet[Any]" = WeakSet()
 """Analog layers that no optimizer has trained yet."""
 _WARNED: "WeakSet[Optimizer]" = WeakSet()
-"""Optimizers that no more warnings are given of."""
+"""Optimizers that no more warnings about ranges are given of."""
+_NOISY: "WeakSet[Any]" = WeakSet()
+"""Analog layers that are trained with noise in evaluation mode, too."""
 
 
 def expect(layer: nn.Module) -> None:
@@ -33,13 +36,18 @@ def leave(optimizer: Optimizer) -> None:
     _WARNED.add(optimizer)
 
 
+def noisy_in_evaluation(layer: nn.Module) -> None:
+    """Give no warning that the analog ``layer`` is in evaluation mode: its trainer adds noise."""
+    _NOISY.add(layer)
+
+
 @functools.cache
 def _register() -> None:
     register_optimizer_step_post_hook(_look)
 
 
 def _look(optimizer: Optimizer, *_: Any) -> None:
-    """Look after a step at the layers whose weight it changed; warn if a range did not learn."""
+    """Look after a step at the layers whose weight it changed, and warn of what they miss."""
     if torch.compiler.is_compiling():
         return
     layers = list(_PENDING)
@@ -48,20 +56,35 @@ def _look(optimizer: Optimizer, *_: Any) -> None:
     if not learning:
         return
     known = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    left = []
-    for layer in learning:
-        has_range = id(layer.input_range) in known
-        if has_range or id(layer.weight) in known:
-            _PENDING.discard(layer)
-            left += [] if has_range else [layer.layer_name or "(root)"]
+    trained = [x for x in learning if id(x.input_range) in known or id(x.weight) in known]
+    _PENDING.difference_update(trained)
+    this = f"this {type(optimizer).__name__} trains"
+    if exact := [x for x in trained if id(x.weight) in known and _without_noise(x)]:
+        warn(
+            f"{this} analog layers in evaluation mode, without the chip's noise: {_named(exact)}. "
+            "Call model.train() before the loop; or, to train without noise, "
+            "analogtorch.hwa.training_noise_(model, 0)"
+        )
+    left = [x for x in trained if id(x.input_range) not in known]
     if left and optimizer not in _WARNED:
         _WARNED.add(optimizer)
-        named = ", ".join(map(repr, sorted(left)[:_SHOWN]))
-        more = f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else ""
         warn(
-            f"this {type(optimizer).__name__} trains the weights of analog layers but not their "
-            f"DAC ranges, which do not learn unless another optimizer has them: {named}{more}. "
+            f"{this} the weights of analog layers but not their "
+            f"DAC ranges, which do not learn unless another optimizer has them: {_named(left)}. "
             "Make the optimizer after analogtorch.convert, from model.parameters() or "
             "analogtorch.hwa.parameter_groups(model, weight_decay=...); or freeze the ranges with "
             "layer.input_range.requires_grad_(False)"
         )
+
+
+def _without_noise(layer: Any) -> bool:
+    """Return whether a layer that could have training noise has none in its mode."""
+    noise = layer.chip.training
+    wanted = layer.noise_fraction > 0 and (noise.weight != "none" or noise.drop_connect > 0)
+    return wanted and not layer.training and layer not in _NOISY
+
+
+def _named(layers: list[Any]) -> str:
+    names = sorted(layer.layer_name or "(root)" for layer in layers)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(map(repr, names[:_SHOWN])) + more

@@ -1,3 +1,4 @@
+import copy
 import warnings
 from pathlib import Path
 
@@ -68,6 +69,32 @@ def test_they_are_missed_when_they_begin_to_learn() -> None:
     at.calibrate(model, [X], method="absmax")
     with pytest.warns(UserWarning, match="not their DAC ranges"):
         _step(model, optimizer)
+
+
+def test_training_in_evaluation_mode_is_warned_of() -> None:
+    def calibrated() -> nn.Module:
+        return at.calibrate(at.convert(_net().eval(), CHIP), [X], method="absmax")
+
+    model = calibrated()  # as from_pretrained returns one
+    optimizer = SGD(model.parameters(), lr=0.1)
+    with pytest.warns(UserWarning, match=r"without the chip's noise: '0', '2'.*model.train\(\)"):
+        _step(model, optimizer)
+    _step(model, optimizer)  # it is said once
+    for silent in (calibrated().train(), at.hwa.training_noise_(calibrated(), 0)):
+        _step(silent, SGD(silent.parameters(), lr=0.1))
+    noiseless = at.convert(
+        _net().eval(), at.chips.hermes64(training=at.TrainingNoise(weight="none"))
+    )
+    at.calibrate(noiseless, [X], method="absmax")
+    _step(noiseless, SGD(noiseless.parameters(), lr=0.1))
+
+
+def test_distillation_adds_noise_in_evaluation_mode() -> None:
+    teacher = _net().eval()
+    model = at.calibrate(at.convert(copy.deepcopy(teacher), CHIP), [X], method="absmax")
+    optimizer = SGD(model.parameters(), lr=0.1)
+    at.hwa.Twin(model, teacher).total(X).backward()
+    optimizer.step()
 
 
 def test_a_compiled_step_runs_in_silence() -> None:
