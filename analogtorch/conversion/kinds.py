@@ -171,7 +171,7 @@ def reason(model: nn.Module, name: str, module: nn.Module, embeddings: bool = Fa
         if replaced or (method == "__call__" and called):
             return _override(module, method)
     for name in kind.weight_names(module):
-        if why := _unplaceable(name, module._parameters.get(name)):
+        if why := unplaceable(name, module._parameters.get(name)):
             return why
     if why := kind.refuses(module):
         return why
@@ -213,7 +213,7 @@ def _accelerate(hook: Any) -> str:
     return f"the accelerate hook {type(hook).__name__}"
 
 
-def _unplaceable(name: str, weight: Any) -> str | None:
+def unplaceable(name: str, weight: Any) -> str | None:
     """Return why the weight ``name`` has no numbers for a tile; None if it has."""
     if weight is None:
         return f"its {name} is not a plain Parameter (pruned or weight-normalised)"

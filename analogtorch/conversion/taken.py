@@ -1,20 +1,23 @@
-"""Analog layers that something else has replaced after ``convert``.
+"""Analog layers that something else has replaced after ``convert``, or whose weights it has.
 
 Tools that swap every ``nn.Linear`` do that, such as quantisation-aware training of torchao: its
 filter asks for ``isinstance(module, nn.Linear)``, which an analog layer is, and its layer keeps the
 weight and computes digitally. torch does not announce that a child is replaced. So this module
 remembers the weights of analog layers, as objects; a digital module that holds one later has
-replaced the layer.
+replaced the layer. Other tools, such as ``quantize_`` of torchao, replace the weight alone.
 """
 
 from torch import nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from analogtorch.conversion.kinds import analog_layers, makers
+from analogtorch.conversion.kinds import analog_layers, makers, unplaceable
 from analogtorch.nn import AnalogComposite, AnalogLayer
 
 _PLACED = WeakTensorKeyDictionary()
 """Weights of analog layers. A copy of a model has none: a replaced layer is not noticed there."""
+
+
+_FILTER = "give them a filter that leaves out isinstance(module, analogtorch.nn.AnalogLayer)"
 
 
 def remember(model: nn.Module) -> None:
@@ -46,11 +49,16 @@ def taken(model: nn.Module) -> dict[str, str]:
 
 
 def refuse_taken(model: nn.Module, caller: str) -> None:
-    """Raise ValueError if a layer was replaced after ``convert``."""
+    """Raise ValueError if a layer, or its weight, was replaced after ``convert``."""
     for name, why in taken(model).items():
         raise ValueError(
             f"{caller}: {name!r} {why}, which computes digitally. Tools that swap every nn.Linear "
-            "do that: give them a filter that leaves out isinstance(module, "
-            "analogtorch.nn.AnalogLayer). If it is to be digital, call "
+            f"do that: {_FILTER}. If it is to be digital, call "
             f"analogtorch.to_digital(model) and analogtorch.convert(model, chip, exclude={name!r})"
         )
+    for name, layer in analog_layers(model):
+        if (reason := unplaceable("weight", layer.weight)) is not None:
+            raise ValueError(
+                f"{caller}: {name!r} is analog, but {reason}. Tools that quantise every nn.Linear do "
+                f"that: {_FILTER}, and convert the model anew"
+            )

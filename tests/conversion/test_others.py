@@ -60,6 +60,15 @@ def test_a_quantised_weight_stays_digital_and_says_why() -> None:
     assert at.program(model, seed=0).at("1 day")(X).isfinite().all()
 
 
+@pytest.mark.parametrize("call", [at.guard, lambda model, x: at.calibrate(model, [x]),
+                                  lambda model, _: at.program(model, seed=0)])  # fmt: skip
+def test_a_weight_that_a_tool_quantised_is_named(call: Any) -> None:
+    model = at.convert(_net(), CHIP)
+    model[0].weight = nn.Parameter(Int8((model[0].weight * 100).char()), requires_grad=False)
+    with pytest.raises(ValueError, match="'0' is analog, but its weight is a Int8.*filter"):
+        call(model, X)
+
+
 def test_a_folder_of_measurements_knows_quantised_weights(tmp_path: Path) -> None:
     model = _net()
 
