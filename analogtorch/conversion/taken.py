@@ -59,6 +59,6 @@ def refuse_taken(model: nn.Module, caller: str) -> None:
     for name, layer in analog_layers(model):
         if (reason := unplaceable("weight", layer.weight)) is not None:
             raise ValueError(
-                f"{caller}: {name!r} is analog, but {reason}. Tools that quantise every nn.Linear do "
-                f"that: {_FILTER}, and convert the model anew"
+                f"{caller}: {name!r} is analog, but {reason}. Tools that quantise every "
+                f"nn.Linear do that: {_FILTER}, and convert the model anew"
             )
