@@ -240,13 +240,15 @@ class _PartialSums:
                 f"calibrate: all partial sums of layer {self._name!r} are zero, so no ADC range "
                 "can be found; leave adc out"
             )
-        found = torch.zeros(self._layer.adc_shape, dtype=torch.float64)
+        found = torch.zeros(self._layer.adc_shape, dtype=torch.float64, device="cpu")
         for rows, columns, histogram in self._parts:
             if histogram.any_nonzero:
                 # with the output noise, or the bound could lie inside it
                 noisy = histogram.noisy(self._chip.adc.noise)
-                bound = torch.as_tensor(noisy.bound(method, steps, percentile), dtype=found.dtype)
-                there = torch.as_tensor(histogram.largest) > 0
+                bound = torch.as_tensor(
+                    noisy.bound(method, steps, percentile), dtype=found.dtype, device="cpu"
+                )
+                there = torch.as_tensor(histogram.largest, device="cpu") > 0
                 found[rows.start : rows.stop, columns] = torch.where(there, bound, 0.0)
         if not found.any():
             raise ValueError(
@@ -287,7 +289,9 @@ def _table(spread: Callable[[Tensor], Tensor]) -> tuple[float, ...]:
     Between them it is taken along straight lines, which one pass over the weights does; the formula
     takes a dozen.
     """
-    return tuple(spread(torch.linspace(-1, 1, 1025, dtype=torch.float64)).square().tolist())
+    return tuple(
+        spread(torch.linspace(-1, 1, 1025, dtype=torch.float64, device="cpu")).square().tolist()
+    )
 
 
 _SOME = 16
@@ -307,7 +311,7 @@ class _Columns:
     """
 
     def __init__(self, columns: int) -> None:
-        self.largest = torch.zeros(columns, dtype=torch.float64)
+        self.largest = torch.zeros(columns, dtype=torch.float64, device="cpu")
         self.squares = torch.zeros_like(self.largest)
         self.numbers = torch.zeros_like(self.largest)
 

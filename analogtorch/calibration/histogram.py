@@ -17,7 +17,8 @@ _DROPPED = 23 - _BITS
 _BINS = 255 << _BITS  # all finite float32
 _STARTS = torch.cat(
     [
-        2.0 ** (max(e, 1) - 127) * (torch.arange(1 << _BITS) / (1 << _BITS) + (e > 0)).double()
+        2.0 ** (max(e, 1) - 127)
+        * (torch.arange(1 << _BITS, device="cpu") / (1 << _BITS) + (e > 0)).double()
         for e in range(256)
     ]
 )
@@ -35,7 +36,7 @@ class Histogram:
     """Magnitudes in bins 1.6 to 3.1 % wide, and the standard deviation of the numbers."""
 
     def __init__(self) -> None:
-        self.counts = torch.zeros(_BINS, dtype=torch.float64)
+        self.counts = torch.zeros(_BINS, dtype=torch.float64, device="cpu")
         """Numbers per bin; zeros count in the first."""
         self.squares = torch.zeros_like(self.counts)
         """The same, each number weighted by the square of what an error of 1 in it costs."""
@@ -149,20 +150,23 @@ _COARSE = 3
 """Bits of the mantissa that separate the bins of columns."""
 _OCTAVES = range(-15, 17)
 _COLUMN_EDGES = torch.cat(
-    [torch.tensor([2.0**_OCTAVES.start], dtype=torch.float64)]
+    [torch.tensor([2.0**_OCTAVES.start], dtype=torch.float64, device="cpu")]
     + [
-        2.0**e * (1 + torch.arange(1, 1 + (1 << _COARSE)).double() / (1 << _COARSE))
+        2.0**e * (1 + torch.arange(1, 1 + (1 << _COARSE), device="cpu").double() / (1 << _COARSE))
         for e in _OCTAVES
     ]
 )
 """Where the bins end. The first holds all that is smaller than every octave, the last all that is
 larger."""
 _COLUMN_MIDDLES = torch.cat(
-    [torch.zeros(1, dtype=torch.float64), (_COLUMN_EDGES[1:] + _COLUMN_EDGES[:-1]) / 2]
+    [
+        torch.zeros(1, dtype=torch.float64, device="cpu"),
+        (_COLUMN_EDGES[1:] + _COLUMN_EDGES[:-1]) / 2,
+    ]
 )
 _OCTAVES_OF_RMS = range(-1, 6)
 _MULTIPLES = 2.0 ** (
-    torch.arange(8 * _OCTAVES_OF_RMS.start, 8 * _OCTAVES_OF_RMS.stop + 1).double() / 8
+    torch.arange(8 * _OCTAVES_OF_RMS.start, 8 * _OCTAVES_OF_RMS.stop + 1, device="cpu").double() / 8
 )
 """Ranges in units of the root of the mean square of the numbers in them."""
 _PRIOR = 300
@@ -179,11 +183,11 @@ class ColumnHistogram:
     """
 
     def __init__(self, columns: int, weighted: bool = False) -> None:
-        self.counts = torch.zeros(columns, len(_COLUMN_EDGES), dtype=torch.int64)
+        self.counts = torch.zeros(columns, len(_COLUMN_EDGES), dtype=torch.int64, device="cpu")
         self.squares = torch.zeros_like(self.counts, dtype=torch.float64) if weighted else None
         """As in ``Histogram``; None: all numbers of a column have the same weight, which does not
         matter."""
-        self.largest = torch.zeros(columns, dtype=torch.float64)
+        self.largest = torch.zeros(columns, dtype=torch.float64, device="cpu")
 
     @property
     def any_nonzero(self) -> bool:

@@ -89,7 +89,9 @@ class Trial:
         self.layer, self.chip = layer, chip
         self.candidates = candidates(inputs.magnitudes)
         self.wider = wider(self.candidates[0]) if chip.adc.levels else []
-        self.errors = torch.zeros(len(self.candidates) + len(self.wider) + 1, dtype=torch.float64)
+        self.errors = torch.zeros(
+            len(self.candidates) + len(self.wider) + 1, dtype=torch.float64, device="cpu"
+        )
         """Sum of the relative errors, of each candidate, each wider range and, last, of a range per
         vector."""
         self._seen: dict[int, int] = {}
@@ -154,7 +156,7 @@ class Trial:
             beyond.append(beyond[-1] if rises else error(ranges))
             rises = beyond[-1] >= beyond[-2]
         found += [*beyond[1:], error(None)]
-        self.errors += torch.tensor(found, dtype=torch.float64)
+        self.errors += torch.tensor(found, dtype=torch.float64, device="cpu")
 
     def _on_chip(self, plan: Plan) -> Plan:
         chip = self.chip

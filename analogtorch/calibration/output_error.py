@@ -92,7 +92,9 @@ class NoisyJudge(Judge):
         """
         spreads = []
         for each in zip(*self.exact, strict=False):
-            flat = [vectors(t.double()) for t in each if t.numel()] or [torch.ones(1, 1).double()]
+            flat = [vectors(t.double()) for t in each if t.numel()] or [
+                torch.ones(1, 1, device="cpu").double()
+            ]
             if len({t.shape[1] for t in flat}) == 1 and sum(map(len, flat)) > 1:
                 spread = torch.cat(flat).var(0)
             else:
@@ -109,6 +111,6 @@ _TINY = 1e-30
 
 def _error(exact: Tensor, output: Tensor, scale: Tensor) -> Tensor:
     if exact.shape != output.shape or not exact.numel():
-        return torch.zeros(0, dtype=torch.float64)
+        return torch.zeros(0, dtype=torch.float64, device="cpu")
     off = (vectors(output.double()) - vectors(exact.double())).square() / scale
     return off.mean(1).nan_to_num(math.inf).cpu()

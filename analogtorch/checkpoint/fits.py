@@ -130,7 +130,9 @@ def _check_numbers(
             f"{WEIGHTS}"
         )
     dtype = given.dtype if present.is_meta else present.dtype
-    stored = torch.tensor(1.0 if entry.input_range is None else entry.input_range, dtype=dtype)
+    stored = torch.tensor(
+        1.0 if entry.input_range is None else entry.input_range, dtype=dtype, device="cpu"
+    )
     if not ((stored > 0) & (stored < math.inf)).all():
         raise ValueError(
             f"{label} has DAC range {entry.input_range}, which does not fit in {dtype}"
@@ -174,6 +176,6 @@ def _check_column_ranges(
                 "the model"
             )
     precise = torch.promote_types(dtype, torch.float32)
-    limits = torch.tensor(1.0 if values is None else values, dtype=precise)
+    limits = torch.tensor(1.0 if values is None else values, dtype=precise, device="cpu")
     if not ((limits > 0) & (limits < math.inf)).all():
         raise ValueError(f"{label} {what} that do not fit in {limits.dtype}")

@@ -112,7 +112,7 @@ def _device_has(device: Device, name: str) -> bool:
 
     Nine targets are tried.
     """
-    g = torch.linspace(device.g_min, device.g_max, 9, dtype=torch.float64)
+    g = torch.linspace(device.g_min, device.g_max, 9, dtype=torch.float64, device="cpu")
     year, one = 31_536_000.0, torch.ones_like(g)
     last = year if extrapolates(device) else min(device.valid_until, year)
     if name == "programming_noise":

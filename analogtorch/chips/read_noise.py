@@ -61,7 +61,7 @@ class MVMReadNoise:
 def _check_std(name: str, std: Any) -> None:
     """Raise an error unless the curve is >= 0 and finite at 101 ``r`` in [0, 1]."""
     check_curve(name, std)
-    r = torch.linspace(0.0, 1.0, _POINTS, dtype=torch.float64)
+    r = torch.linspace(0.0, 1.0, _POINTS, dtype=torch.float64, device="cpu")
     found = std(r)
     wrong = ~((found >= 0) & torch.isfinite(found))
     if wrong.any():

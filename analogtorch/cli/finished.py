@@ -69,7 +69,7 @@ def listener(
     classes = _classes(run / _REPORT)
     features = config.front_end()
     with torch.no_grad():
-        silent = features(torch.zeros(2, SAMPLES))
+        silent = features(torch.zeros(2, SAMPLES, device="cpu"))
     return config, features, classes, kws.saved(config, classes, silent, run, "hwa"), None
 
 

@@ -96,7 +96,7 @@ def _heard(given: argparse.Namespace) -> Tensor:
         return read_recording(given.audio, resample=True)
     if given.microphone is not None:
         return _record(given.microphone)
-    return torch.zeros(0)
+    return torch.zeros(0, device="cpu")
 
 
 def _record(seconds: float) -> Tensor:

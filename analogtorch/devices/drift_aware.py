@@ -111,7 +111,7 @@ def _found(aware: DriftAware) -> Interpolated:
     with torch.inference_mode(False), torch.no_grad():
         u = torch.quasirandom.SobolEngine(3).draw(_DRAWS, dtype=torch.float64)
         z = torch.special.ndtri(u + 0.5 / _DRAWS).T
-        share = torch.linspace(0, 1, _STEPS + 1, dtype=torch.float64).square()
+        share = torch.linspace(0, 1, _STEPS + 1, dtype=torch.float64, device="cpu").square()
         g = (device.g_min + share * span).unsqueeze(1).expand(-1, _DRAWS)
         programmed, drift, read = (each.expand_as(g) for each in z)
         then = device.program(g, programmed)

@@ -173,7 +173,7 @@ def _deviations(cell: SignificancePairs) -> tuple[float, ...]:
     with torch.inference_mode(False), torch.no_grad():
         u = torch.quasirandom.SobolEngine(cell.devices).draw(_CELLS, dtype=torch.float64)
         z = torch.special.ndtri(u + 0.5 / _CELLS).T.unsqueeze(1).contiguous()
-        w = torch.linspace(0, 1, _STEPS + 1, dtype=torch.float64).unsqueeze(1)
+        w = torch.linspace(0, 1, _STEPS + 1, dtype=torch.float64, device="cpu").unsqueeze(1)
         w = w.expand(-1, _CELLS).contiguous()
         drawn = cell.program(w, z.expand(-1, *w.shape), lambda g: g)
         return tuple(cell.weights(drawn).std(1, correction=0).tolist())

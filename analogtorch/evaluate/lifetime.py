@@ -185,7 +185,7 @@ def lifetime(
     schedules: list[tuple[Recalibration, Recovery | None]] = [(once, None), (regular, None)]
     if recovery is not None:
         schedules.append((regular, recovery))
-    found = torch.empty(len(schedules), len(field.seeds), dtype=torch.float64)
+    found = torch.empty(len(schedules), len(field.seeds), dtype=torch.float64, device="cpu")
     cost: ReadCost | None = None
     recovery_cost: ReadCost | None = None
     with tqdm(total=found.numel(), desc="chips x schedules", disable=not progress) as bar:

@@ -157,7 +157,7 @@ def recalibration_interval(
     )
     periods = _intervals(intervals, field.last)
     schedules = [Recalibration(every=each, times=times) for each in periods]
-    found, cost = torch.zeros(len(field.seeds), dtype=torch.float64), None
+    found, cost = torch.zeros(len(field.seeds), dtype=torch.float64, device="cpu"), None
     with tqdm(total=len(found), desc="chips", disable=not progress) as bar:
         for i, physical in enumerate(field.chips()):
             for every, schedule in zip(periods, schedules, strict=True):

@@ -113,7 +113,10 @@ def sensitivity(
         model, metric, chosen, time, seeds, look, method, defects, progress
     )
     sign = 1 if higher_is_better else -1
-    lost = {e: sign * (reference - torch.tensor(v, dtype=torch.float64)) for e, v in values.items()}
+    lost = {
+        e: sign * (reference - torch.tensor(v, dtype=torch.float64, device="cpu"))
+        for e, v in values.items()
+    }
     found = [{e: _over_chips(v[:, i]) for e, v in lost.items()} for i in range(len(layers) + 1)]
     rows = [
         _row(name, layer, loss)

@@ -211,7 +211,7 @@ def sweep(
         rows = [of_it.rows[i] for i in range(num_chips)]
         found[name] = Sweep(
             times=tuple(at.values()),
-            values=torch.tensor(rows, dtype=torch.float64),
+            values=torch.tensor(rows, dtype=torch.float64, device="cpu"),
             seeds=seeds,
             notes=notes if any(notes) else (),
             metric=title(metric) or UNNAMED,

@@ -108,7 +108,11 @@ def _computed(func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _zeros(value: Any) -> Any:
-    return torch.zeros(value.shape, dtype=value.dtype) if isinstance(value, Tensor) else value
+    return (
+        torch.zeros(value.shape, dtype=value.dtype, device="cpu")
+        if isinstance(value, Tensor)
+        else value
+    )
 
 
 def _recurrent(a: dict[str, Any]) -> tuple[Tensor, ...]:

@@ -91,7 +91,7 @@ class OnChips:
     def measure(self, recovery: Recovery | None = None) -> Reading:
         """Measure the student on chips that correct themselves first, if there is a recovery."""
         rows = [self._on_chip(seed, recovery) for seed in self.seeds]
-        error, agreement, metric = torch.tensor(rows, dtype=torch.float64).unbind(-1)
+        error, agreement, metric = torch.tensor(rows, dtype=torch.float64, device="cpu").unbind(-1)
         return Reading(
             error=error, agreement=agreement, metric=None if self.metric is None else metric
         )

@@ -75,7 +75,7 @@ def fold(key: Tensor, word: Tensor | int) -> Tensor:
     return _mix64(_mix64(key + step) + key)
 
 
-def key_of(seed: int, word: int, *, device: torch.device | None = None) -> Tensor:
+def key_of(seed: int, word: int, *, device: torch.device | str = "cpu") -> Tensor:
     """Return ``fold(seed_tensor(seed, device), word)`` without a call of torch for each step."""
     key = seed & _M64
     return seed_tensor(_signed64(_mixed(_mixed(key + word * GOLDEN) + key)), device)
@@ -130,8 +130,8 @@ def normal_reference(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Te
     return torch.where(bits < 0, -z, z)
 
 
-def seed_tensor(seed: int, device: torch.device | None = None) -> Tensor:
-    """Return the seed as an int64 tensor.
+def seed_tensor(seed: int, device: torch.device | str = "cpu") -> Tensor:
+    """Return the seed as an int64 tensor, on the CPU whatever ``torch.set_default_device`` says.
 
     Raises:
         TypeError: the seed is not an integer.

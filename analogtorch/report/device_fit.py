@@ -104,7 +104,7 @@ def _programming(axes: Any, fit: Fit) -> None:
     """Errors of single devices over their targets, and one standard deviation on either side."""
     grid, band = fit.measurements, fit.programming
     _, target, read = grid.at(0)
-    few = torch.linspace(0, len(target) - 1, min(_DOTS, len(target))).long()
+    few = torch.linspace(0, len(target) - 1, min(_DOTS, len(target)), device="cpu").long()
     axes.plot(target[few].tolist(), (read - target)[few].tolist(), ".", color="0.6", markersize=2)
     for sign in (1, -1):
         axes.fill_between(
@@ -148,7 +148,9 @@ def _at(offset: Tensor, read: Tensor) -> tuple[float, float]:
     """Return mean and spread where ``offset`` is 0, of reads that lie about a straight line."""
     centred = offset - offset.mean()
     squares = centred.square().sum()
-    slope = (centred * read).sum() / squares if float(squares) > 0 else torch.tensor(0.0)
+    slope = (
+        (centred * read).sum() / squares if float(squares) > 0 else torch.tensor(0.0, device="cpu")
+    )
     return float(read.mean() - slope * offset.mean()), float((read - slope * centred).std())
 
 

@@ -233,7 +233,7 @@ class ProgrammedChip:
             9900
         """
         found = [section.writes for sections in self._placed.values() for section in sections]
-        total = torch.zeros(max(map(len, found)), dtype=torch.int64)
+        total = torch.zeros(max(map(len, found)), dtype=torch.int64, device="cpu")
         for each in found:
             total[: len(each)] += each
         return Writes(counts=tuple(total.tolist()), times=1 + self.programmed_before)

@@ -62,8 +62,10 @@ def normals(seed: int, kind: str, position: int, rows: int, columns: int) -> Ten
     ``position`` counts the tiles that the seed made; each ``kind`` has its own.
     """
     key = fold(seed_tensor(seed), stream("defect", kind))
-    first = torch.zeros(rows, dtype=torch.int64)
-    return normal(key, torch.arange(position * rows, (position + 1) * rows), first, columns)
+    first = torch.zeros(rows, dtype=torch.int64, device="cpu")
+    return normal(
+        key, torch.arange(position * rows, (position + 1) * rows, device="cpu"), first, columns
+    )
 
 
 def uniform(z: Tensor) -> Tensor:
@@ -78,7 +80,7 @@ def chosen(z: Tensor, shares: dict[str, float]) -> Tensor:
         z: standard normals, which decide.
         shares: share of each fault by its field; their sum is at most 1.
     """
-    found, u = torch.zeros(z.shape, dtype=torch.uint8), uniform(z)
+    found, u = torch.zeros(z.shape, dtype=torch.uint8, device="cpu"), uniform(z)
     ends = zip(shares, itertools.accumulate(shares.values()), strict=True)
     for field, end in reversed([*ends]):  # the faults before overwrite what lies below their end
         if shares[field] > 0:
@@ -95,7 +97,7 @@ def of_devices(
     therefore break the same devices and others.
     """
     total = math.fsum(shares.values())
-    found = torch.zeros(size, dtype=torch.uint8)
+    found = torch.zeros(size, dtype=torch.uint8, device="cpu")
     if total == 0:
         return found
     of_broken = {field: share / total for field, share in shares.items()}

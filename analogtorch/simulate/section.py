@@ -79,7 +79,7 @@ class ProgrammedSection:
         """1, or 0 for columns that have no output, (row blocks, outputs)."""
         self.factor = digital_factor(self.errors) * self.columns
         """What ADC outputs are multiplied by digitally, (row blocks, outputs)."""
-        self.writes = torch.tensor([0, self.g.numel()])
+        self.writes = torch.tensor([0, self.g.numel()], device="cpu")
         """Number of devices by the number of their writes, (writes + 1,)."""
         if method is not None:
             self._write(method)
@@ -157,7 +157,7 @@ class ProgrammedSection:
 
     def _write(self, method: Method) -> None:
         """Write the cells by ``method``, row block by row block."""
-        self.writes = torch.zeros(method.rounds + 2, dtype=torch.int64)
+        self.writes = torch.zeros(method.rounds + 2, dtype=torch.int64, device="cpu")
         for number, block in enumerate(self.section.row_blocks):
             index = (slice(None), *block)
 

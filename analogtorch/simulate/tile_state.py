@@ -146,7 +146,7 @@ def adc_errors(chip: Chip, seed: int, number: int, tile: int) -> Tensor:
     cols = chip.array.columns
     for error in ADC_ERRORS:
         std = getattr(chip.adc, error.field)
-        values = torch.full((cols,), error.ideal, dtype=torch.float32)
+        values = torch.full((cols,), error.ideal, dtype=torch.float32, device="cpu")
         if std > 0:
             z = normals(seed, error.kind, position, 1, cols)[0]
             values = (error.ideal + std * z).clamp_min(error.least)
@@ -166,5 +166,5 @@ def varies(chip: Chip) -> bool:
 
 def _worst_tile(chip: Chip, seed: int, number: int) -> int:
     key = fold(seed_tensor(seed), stream("defect", "worst tile"))
-    tiles = torch.arange(number * chip.array.tiles, (number + 1) * chip.array.tiles)
+    tiles = torch.arange(number * chip.array.tiles, (number + 1) * chip.array.tiles, device="cpu")
     return int(normal(key, tiles, torch.zeros_like(tiles), 1).argmax())

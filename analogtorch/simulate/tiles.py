@@ -196,10 +196,10 @@ def state(
 ) -> State:
     """Return the state of a section on these spots of the chips made from ``seed``."""
     outputs, blocks = section.shape[0], section.blocks
-    ideal = torch.tensor([error.ideal for error in ADC_ERRORS], dtype=torch.float32)
+    ideal = torch.tensor([error.ideal for error in ADC_ERRORS], dtype=torch.float32, device="cpu")
     ideal = ideal.view(-1, 1, 1)
     errors = ideal.expand(-1, blocks, outputs).clone()
-    columns = torch.zeros(blocks, outputs, dtype=torch.uint8)
+    columns = torch.zeros(blocks, outputs, dtype=torch.uint8, device="cpu")
     inl, driven = _inl(section, spots, chip, seed), _row_gains(section, spots, chip, seed)
     if defects is None or not defects.present():  # the cells of a whole tile take long to draw
         for spot in spots if varies(chip) else ():
@@ -209,14 +209,14 @@ def state(
             faults=None, levels=None, columns=columns, errors=errors, inl=inl, row_gains=driven
         )
     size = (chip.cell.devices, outputs, section.rows)
-    faults, levels = torch.zeros(size, dtype=torch.uint8), None
+    faults, levels = torch.zeros(size, dtype=torch.uint8, device="cpu"), None
     for spot in spots:
         tile = tile_state(chip, defects, seed, spot.chip, spot.tile)
         start, stop = _rows(section, spot)
         where = (slice(None), slice(spot.row, spot.row + stop - start), _columns(spot))
         faults[:, spot.outputs, start:stop] = tile.faults[where].mT
         if tile.levels is not None:
-            levels = torch.ones(size) if levels is None else levels
+            levels = torch.ones(size, device="cpu") if levels is None else levels
             levels[:, spot.outputs, start:stop] = tile.levels[where].mT
         columns[spot.block, spot.outputs] = tile.column_faults[_columns(spot)]
         errors[:, spot.block, spot.outputs] = tile.errors[:, _columns(spot)]

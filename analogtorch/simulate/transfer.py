@@ -36,7 +36,7 @@ def adc_inl(chip: Chip, seed: int, number: int, tile: int) -> Tensor | None:
         return normals(seed, kind, position, columns, numbers).double()
 
     if adc.inl is not None:
-        table = torch.tensor(adc.inl, dtype=torch.float64)
+        table = torch.tensor(adc.inl, dtype=torch.float64, device="cpu")
         ideal = ideal_transitions(adc.levels, floors, table)
         parts.append(interpolated(table, ideal / adc.levels).unsqueeze(0))
     if adc.dnl_std > 0:
@@ -60,9 +60,9 @@ def dac_inl(chip: Chip, like: Tensor) -> Tensor | None:
     """
     if chip.dac.inl is None:
         return None
-    table = torch.tensor(chip.dac.inl, dtype=torch.float64)
+    table = torch.tensor(chip.dac.inl, dtype=torch.float64, device="cpu")
     steps = chip.dac.levels
-    at = torch.arange(-steps, steps + 1, dtype=torch.float64) / steps
+    at = torch.arange(-steps, steps + 1, dtype=torch.float64, device="cpu") / steps
     return interpolated(table, at).to(like.device, wide(like.dtype))
 
 

@@ -108,10 +108,16 @@ def read_recording(audio: str | Path | bytes, *, name: str = "", resample: bool 
             f"{name}: sampled at {rate} Hz; {SAMPLE_RATE} Hz is needed. Write "
             f"{option('resample', True)} to convert it."
         )
-    # late, so that `kws --help` does not wait for it
-    from torchaudio.functional import resample as resample_to
+    return resampled(samples, rate)
 
-    return resample_to(samples, rate, SAMPLE_RATE)
+
+def resampled(waveforms: Tensor, rate: int, new: int = SAMPLE_RATE) -> Tensor:
+    """Return waveforms (..., samples) of ``rate`` samples per second at the rate ``new``."""
+    # late, so that `kws --help` does not wait for it
+    from torchaudio.functional import resample
+
+    with waveforms.device:  # it makes tensors on the default device
+        return resample(waveforms, rate, new)
 
 
 def read_clip(

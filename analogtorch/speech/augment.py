@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from analogtorch.speech.audio import resampled
 from analogtorch.speech.data import SAMPLE_RATE, SAMPLES, check_snr, check_waveforms
 from analogtorch.speech.draws import hashed, uniform
 from analogtorch.speech.noise import Noise, generate_noise, read_noise
@@ -136,16 +137,13 @@ class Augmenter:
         return features * masks[torch.from_numpy(which.astype(np.int64))].to(features)
 
     def _change_speed(self, waveforms: Tensor, keys: tuple) -> Tensor:
-        # late, so that `kws --help` does not wait for torchaudio
-        from torchaudio.functional import resample
-
         speeds = self.config.speeds
         which = (uniform(*keys, "speed") * len(speeds)).astype(np.int64)
         changed = waveforms.clone()
         for position, speed in enumerate(speeds):
             rows = torch.from_numpy(np.flatnonzero(which == position))
             if speed != 1 and len(rows):
-                faster = resample(waveforms[rows], round(SAMPLE_RATE * speed), SAMPLE_RATE)
+                faster = resampled(waveforms[rows], round(SAMPLE_RATE * speed))
                 excess = faster.shape[1] - SAMPLES  # half of it is cut, or filled, on either side
                 changed[rows] = torch.nn.functional.pad(
                     faster, (-(excess // 2), excess // 2 - excess)
@@ -160,7 +158,7 @@ class Augmenter:
         most = round(self.config.shift_ms * SAMPLE_RATE / 1000)
         starts = torch.from_numpy((uniform(*keys, "shift") * (2 * most + 1)).astype(np.int64))
         windows = torch.nn.functional.pad(waveforms, (most, most)).unfold(1, SAMPLES, 1)
-        return windows[torch.arange(len(starts)), starts]
+        return windows[torch.arange(len(starts), device="cpu"), starts]
 
     def _mix_noise(self, waveforms: Tensor, keys: tuple) -> Tensor:
         low, high = self.config.snr_db
@@ -205,4 +203,4 @@ def _mask_bank(config: Augment, seed: int, frames: int, bins: int) -> Tensor:
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed: that would seed every GPU as well, which fork_rng would not undo.
         torch.default_generator.manual_seed(int(hashed(seed, "masks")[0] >> np.uint64(1)))
-        return draw(torch.ones(_MASKS, 1, bins, frames)).mT
+        return draw(torch.ones(_MASKS, 1, bins, frames, device="cpu")).mT

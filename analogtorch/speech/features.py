@@ -16,6 +16,8 @@ from analogtorch.values import checks
 
 _LEAST_FFT = 1024
 _MOST_FFT = 8192
+_HOST = torch.device("cpu")
+"""Front ends are made where clips are, whatever torch.set_default_device says."""
 
 
 class _Spectrum(nn.Module):
@@ -34,14 +36,15 @@ class _Spectrum(nn.Module):
         high = checks.number("high_hz", high_hz, above=low, most=SAMPLE_RATE / 2)
         fft = max(_LEAST_FFT, 1 << (window - 1).bit_length())
         self.frames = 1 + (SAMPLES - window) // hop
-        self.mel = MelSpectrogram(
-            SAMPLE_RATE, n_fft=fft, win_length=window, hop_length=hop, center=False,
-            # torchaudio centres a window that is shorter than its transform; with this many zeros
-            # on both sides of the clip the first window starts at the first sample and the last one
-            # ends before the end
-            pad=(fft - window) // 2,
-            f_min=low, f_max=high, n_mels=mels, mel_scale="htk", norm=None, power=2.0,
-        )  # fmt: skip
+        with _HOST:
+            self.mel = MelSpectrogram(
+                SAMPLE_RATE, n_fft=fft, win_length=window, hop_length=hop, center=False,
+                # torchaudio centres a window that is shorter than its transform; with this many
+                # zeros on both sides of the clip the first window starts at the first sample and
+                # the last one ends before the end
+                pad=(fft - window) // 2,
+                f_min=low, f_max=high, n_mels=mels, mel_scale="htk", norm=None, power=2.0,
+            )  # fmt: skip
         self.mel.mel_scale.fb.copy_(_filters(fft, mels, low, high))
 
     def forward(self, waveforms: Tensor) -> Tensor:
@@ -67,18 +70,19 @@ def _filters(fft: int, mels: int, low_hz: float, high_hz: float) -> Tensor:
     def mel(hertz: Tensor) -> Tensor:
         return 1127 * torch.log1p(hertz / 700)
 
-    low, high = mel(torch.tensor([low_hz, high_hz], dtype=torch.float64))
+    low, high = mel(torch.tensor([low_hz, high_hz], dtype=torch.float64, device=_HOST))
     width = (high - low) / (mels + 1)
-    centres = low + width * torch.arange(1, mels + 1)
-    bins = mel(torch.arange(fft // 2 + 1, dtype=torch.float64) * (SAMPLE_RATE / fft))
+    centres = low + width * torch.arange(1, mels + 1, device=_HOST)
+    bins = mel(torch.arange(fft // 2 + 1, dtype=torch.float64, device=_HOST) * (SAMPLE_RATE / fft))
     return (1 - (bins[:, None] - centres).abs() / width).clamp(min=0).float()
 
 
 class LogMel(nn.Module):
     """Log-mel features (B, 1, frames, mels) of waveforms (B, 16000), by default (B, 1, 49, 40).
 
-    Waveforms are float in [-1, 1]. The features are d = 10 log10(mel + 1e-10), in dB of full scale,
-    then (d - `mean`) / `std`. With `mean=0, std=1` this is the feature from which
+    Waveforms are float in [-1, 1], on the device of the module: the CPU, until it is moved. The
+    features are d = 10 log10(mel + 1e-10), in dB of full scale, then (d - `mean`) / `std`. With
+    `mean=0, std=1` this is the feature from which
     `logmel_49x40_u8.npz` of the gsc_v2_test12 recordings was rounded.
 
     Args:
@@ -183,10 +187,12 @@ class Mfcc(nn.Module):
         self.spectrum = _Spectrum(window_ms, hop_ms, mels, low_hz, high_hz)
         checks.count("coefficients", coefficients, most=min(mels, len(_MFCC_MEAN)))
         scale = math.sqrt(mels / MELS)
+        with _HOST:
+            transform = create_dct(coefficients, mels, "ortho")
         constants = {
-            "transform": create_dct(coefficients, mels, "ortho"),
-            "mean": scale * torch.tensor(_MFCC_MEAN[:coefficients]),
-            "std": scale * torch.tensor(_MFCC_STD[:coefficients]),
+            "transform": transform,
+            "mean": scale * torch.tensor(_MFCC_MEAN[:coefficients], device=_HOST),
+            "std": scale * torch.tensor(_MFCC_STD[:coefficients], device=_HOST),
         }
         for name, value in constants.items():
             self.register_buffer(name, value, persistent=False)

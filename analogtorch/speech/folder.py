@@ -261,7 +261,7 @@ class Folder:
                 progress=progress,
                 title=f"reading {split}",
             ),
-            labels=torch.tensor([classes.index(row.label) for row in rows]),
+            labels=torch.tensor([classes.index(row.label) for row in rows], device="cpu"),
             speakers=tuple(row.speaker for row in rows),
             names=tuple(row.path for row in rows),
             classes=classes,

@@ -89,7 +89,10 @@ def run(
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
     try:
-        with RunFolder.open(out, config, resume=resume, overwrite=overwrite) as folder:
+        with (
+            torch.device("cpu"),  # whatever torch.set_default_device says
+            RunFolder.open(out, config, resume=resume, overwrite=overwrite) as folder,
+        ):
             logger.info("speech from the source %s", config.data.source)
             features = config.front_end()  # mistakes in it appear before clips are read
             with by_command(f"data.{config.data.source}"):
@@ -188,7 +191,7 @@ def rehearse(config: KWSConfig, task: Task) -> None:
         Batches(
             task.make, len(task.train), batch_size=phase.batch_size, seed=0, workers=config.workers
         )
-    task.make(torch.arange(min(2, len(task.train))), 0)
+    task.make(torch.arange(min(2, len(task.train)), device="cpu"), 0)
     loggers(config, "digital")
     small = dataclasses.replace(task, calibration=task.calibration[:1])
     swept(

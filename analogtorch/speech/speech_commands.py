@@ -170,7 +170,7 @@ class SpeechCommands:
         )  # fmt: skip
         keywords = sum(self.classes[word.label] != UNKNOWN for word in words)
         count = math.ceil(keywords * self.silence_percent / 100)
-        silence = torch.empty(0, SAMPLES, dtype=torch.int16)
+        silence = torch.empty(0, SAMPLES, dtype=torch.int16, device="cpu")
         if noise:
             silence = self._silence(split, count, noise)
         words = words + [
@@ -178,7 +178,7 @@ class SpeechCommands:
         ]
         return Clips(
             waveforms=torch.cat([spoken, silence]),
-            labels=torch.tensor([word.label for word in words]),
+            labels=torch.tensor([word.label for word in words], device="cpu"),
             speakers=tuple(word.speaker for word in words),
             names=tuple(word.path for word in words),
             classes=self.classes,

@@ -166,17 +166,19 @@ class Synthetic:
         from torchaudio.transforms import Resample
 
         noise = generate_noise(seed=int(hashed(self.seed, "noise", split)[0]))
-        resample = Resample(espeak.SAMPLE_RATE, SAMPLE_RATE)
-        waveforms = torch.empty(len(plans), SAMPLES, dtype=torch.int16)
-        for row, plan in enumerate(plans):
-            word = torch.zeros(0)
-            if plan.utterance:
-                word = resample(torch.frombuffer(next(speech), dtype=torch.int16).float())
-                bar.update()
-            waveforms[row] = to_int16(_mix(plan, word, noise, self.snr_db))
+        host = torch.device("cpu")
+        waveforms = torch.empty(len(plans), SAMPLES, dtype=torch.int16, device=host)
+        with host:  # torchaudio makes tensors on the default device
+            resample = Resample(espeak.SAMPLE_RATE, SAMPLE_RATE)
+            for row, plan in enumerate(plans):
+                word = torch.zeros(0, device=host)
+                if plan.utterance:
+                    word = resample(torch.frombuffer(next(speech), dtype=torch.int16).float())
+                    bar.update()
+                waveforms[row] = to_int16(_mix(plan, word, noise, self.snr_db))
         return Clips(
             waveforms=waveforms,
-            labels=torch.tensor([plan.label for plan in plans]),
+            labels=torch.tensor([plan.label for plan in plans], device="cpu"),
             speakers=tuple(plan.speaker for plan in plans),
             names=tuple("/".join(map(str, plan.key[1:])) for plan in plans),
             classes=self.classes,

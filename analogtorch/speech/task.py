@@ -81,7 +81,9 @@ def prepare(
     """
     train = splits["train"]
     features = _checked(LogMel() if features is None else features, train)
-    chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:calibration]
+    chosen = torch.randperm(
+        len(train), generator=torch.Generator().manual_seed(seed), device="cpu"
+    )[:calibration]
     return Task(
         train=train,
         test_clips=splits["test"],
@@ -119,5 +121,5 @@ def _checked(features: nn.Module, clips: Clips) -> nn.Module:
 
 @torch.no_grad()
 def _compute(features: nn.Module, clips: Clips) -> Tensor:
-    parts = torch.arange(len(clips)).split(_AT_ONCE)
+    parts = torch.arange(len(clips), device="cpu").split(_AT_ONCE)
     return torch.cat([features(clips.floats(part)) for part in parts])

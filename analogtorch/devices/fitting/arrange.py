@@ -29,7 +29,7 @@ def arrange(given: Columns) -> tuple[Grid, tuple[str, ...]]:
     if device is None:
         device = _by_order(given)
         if device is None:
-            device = torch.arange(len(given.target))
+            device = torch.arange(len(given.target), device="cpu")
             notes.append(
                 "which reads belong to one device is not known, as there is no column 'device' and "
                 "the targets differ in number or order from time to time: drift of single devices "
@@ -56,7 +56,7 @@ def _by_order(given: Columns) -> Tensor | None:
     if bool((targets != targets[0]).any()):
         return None
     number = torch.empty_like(order)
-    number[order] = torch.arange(len(targets[0])).repeat(len(sizes))
+    number[order] = torch.arange(len(targets[0]), device="cpu").repeat(len(sizes))
     return number
 
 

@@ -104,7 +104,7 @@ def columns(
         found["target"],
         found["measured"],
         found["time"],
-        numbers.get("cycle", torch.zeros(len(found["target"]), dtype=torch.int64)),
+        numbers.get("cycle", torch.zeros(len(found["target"]), dtype=torch.int64, device="cpu")),
         numbers.get("device"),
         lines,
     )
@@ -117,7 +117,7 @@ def columns(
 
 def _tensor(values: Mapping[str, Sequence[float] | Tensor], name: str) -> Tensor:
     try:
-        found = torch.as_tensor(values[name]).detach().to("cpu", torch.float64)
+        found = torch.as_tensor(values[name], device="cpu").detach().to(torch.float64)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
             f"column {name!r} must be a tensor, an array or a list of numbers, got "

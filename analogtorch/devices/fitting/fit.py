@@ -188,7 +188,7 @@ def _again(
     devices = len(grid.target)
     fits: list[PowerLaw | AtTimes] = []
     for _ in range(bootstrap):
-        drawn = grid.take(torch.randint(devices, (devices,), generator=generator))
+        drawn = grid.take(torch.randint(devices, (devices,), generator=generator, device="cpu"))
         if isinstance(found, PowerLaw):
             fits.append(fit_power(drawn, g_max, t_read, found))
         else:
@@ -203,7 +203,10 @@ def _programming(
     least: float,
     most: float,
 ) -> Band:
-    targets, first = torch.linspace(least, most, _GRID, dtype=torch.float64), float(grid.times[0])
+    targets, first = (
+        torch.linspace(least, most, _GRID, dtype=torch.float64, device="cpu"),
+        float(grid.times[0]),
+    )
     drawn = [each.moments(targets, first)[1] for each in again]
     return _band(targets, found.moments(targets, first)[1], drawn)
 
@@ -213,7 +216,7 @@ def _read_noise(
 ) -> Band | None:
     if found.read is None:
         return None
-    g = torch.linspace(least, most, _GRID, dtype=torch.float64)
+    g = torch.linspace(least, most, _GRID, dtype=torch.float64, device="cpu")
     return _band(g, found.read_std(g), [each.read_std(g) for each in again])
 
 
@@ -227,10 +230,10 @@ def _drift(
     times = grid.times
     if isinstance(found, PowerLaw):
         first, last = (math.log10(float(t)) for t in times[[0, -1]])
-        times = torch.logspace(first, last, _STEPS, dtype=torch.float64)
+        times = torch.logspace(first, last, _STEPS, dtype=torch.float64, device="cpu")
     drifts = []
     for share in _SHARES:
-        target = torch.full((1,), least + share * (most - least), dtype=torch.float64)
+        target = torch.full((1,), least + share * (most - least), dtype=torch.float64, device="cpu")
 
         def over_time(law: PowerLaw | AtTimes, target: Tensor = target) -> Tensor:
             return torch.stack([torch.cat(law.moments(target, t)) for t in times.tolist()])
@@ -243,7 +246,7 @@ def _drift(
 
 def _band(x: Tensor, value: Tensor, drawn: list[Tensor]) -> Band:
     low, high = torch.quantile(
-        torch.stack(drawn), torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0
+        torch.stack(drawn), torch.tensor([0.025, 0.975], dtype=torch.float64, device="cpu"), dim=0
     )
     columns = (tuple(t.tolist()) for t in (x, value, low, high))
     return Band(**dict(zip(("x", "value", "low", "high"), columns, strict=True)))

@@ -49,7 +49,7 @@ def hats(r: Tensor, at: tuple[float, ...]) -> Tensor:
     """Return the share of each knot at each ``r``, (n, knots): straight lines, held beyond."""
     if len(at) == 1:
         return torch.ones_like(r).unsqueeze(1)
-    grid = torch.tensor(at, dtype=r.dtype)
+    grid = torch.tensor(at, dtype=r.dtype, device=r.device)
     r = r.clamp(at[0], at[-1])
     right = torch.searchsorted(grid, r, right=True).clamp(1, len(at) - 1)
     share = (r - grid[right - 1]) / (grid[right] - grid[right - 1])

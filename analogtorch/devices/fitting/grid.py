@@ -73,7 +73,7 @@ def grid(target: Tensor, measured: Tensor, time: Tensor, device: Tensor) -> Grid
     order = torch.argsort(cell, stable=True)
     sorted_cells = cell[order]
     first = torch.searchsorted(sorted_cells, sorted_cells)
-    number = torch.arange(len(cell)) - first
+    number = torch.arange(len(cell), device="cpu") - first
     reads = measured.new_full((devices, len(times), int(number.max()) + 1), torch.nan)
     reads[device[order], column[order], number] = measured[order]
     targets = measured.new_zeros(devices)
@@ -90,6 +90,6 @@ def _times(time: Tensor) -> tuple[Tensor, Tensor]:
         new = value > 1.05 * start
         start = value if new else start
         group.append(group[-1] + int(new))
-    groups = torch.tensor(group)
+    groups = torch.tensor(group, device="cpu")
     means = torch.stack([distinct[groups == g].mean() for g in range(group[-1] + 1)])
     return means, groups[torch.searchsorted(distinct, time)]

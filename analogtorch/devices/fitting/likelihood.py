@@ -115,5 +115,5 @@ def _least_squares(functions: Tensor, y: Tensor, weight: Tensor | None = None) -
     matrix = weighted.T @ functions
     # functions without a measurement beneath them stay at 0
     ridge = 1e-10 * matrix.diagonal().mean().clamp_min(1e-300)
-    matrix = matrix + ridge * torch.eye(len(matrix), dtype=matrix.dtype)
+    matrix = matrix + ridge * torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
     return torch.linalg.solve(matrix, weighted.T @ y)

@@ -113,7 +113,7 @@ def fit_power(grid: Grid, g_max: float, t_read: float, like: PowerLaw | None = N
     tau = like.tau if like else _tau(logs[used], grid.times)
     x = torch.log((grid.times + tau) / (first + tau))
     ages = [growth(float(t) + tau, t_read) for t in grid.times]
-    scales = torch.tensor(ages, dtype=torch.float64)
+    scales = torch.tensor(ages, dtype=torch.float64, device="cpu")
     read = _read(grid, logs, x, scales, used, g_max, like)
     share = read(r).square() if read else torch.zeros_like(r)
     slopes, lever = _slopes(logs[used], x, scales / counts[used].clamp_min(1))
@@ -181,7 +181,7 @@ def _tau(logs: Tensor, times: Tensor) -> float:
         return float((weight * (mean - slope * x).square()).sum())
 
     first, last = math.log(float(times[0]) / 100), math.log(float(times[-1]))
-    tried = torch.linspace(first, last, 400, dtype=torch.float64).exp().tolist()
+    tried = torch.linspace(first, last, 400, dtype=torch.float64, device="cpu").exp().tolist()
     best = min(tried, key=misfit)
     # the reads of a device share its first: so much better must a second parameter be
     return best if misfit(0.0) - misfit(best) > 10 else 0.0

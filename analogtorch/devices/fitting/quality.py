@@ -31,7 +31,9 @@ def quality(grid: Grid, device: Device, offset: float, seed: int) -> tuple[Quali
         many = target.repeat(math.ceil(_DRAWN / len(target)))
 
         def draw(like: Tensor = many) -> Tensor:
-            return torch.randn(like.shape, generator=generator, dtype=like.dtype)
+            return torch.randn(
+                like.shape, generator=generator, dtype=like.dtype, device=like.device
+            )
 
         programmed = device.program(many, draw())
         drifted = device.drift(programmed, device.drift_coefficient(many, draw()), time - offset)

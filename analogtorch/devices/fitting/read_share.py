@@ -9,7 +9,7 @@ from analogtorch.devices.curves import Curve, PowerClip
 from analogtorch.devices.fitting.functions import hats, interpolated, knots, powers
 from analogtorch.devices.fitting.likelihood import Normal, fit_normal
 
-_POWERS = torch.linspace(0, 2, 201, dtype=torch.float64)
+_POWERS = torch.linspace(0, 2, 201, dtype=torch.float64, device="cpu")
 """Exponents of the power law that are tried."""
 
 

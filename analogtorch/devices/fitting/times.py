@@ -131,7 +131,9 @@ def _read(grid: Grid, g_max: float, t_read: float, like: ReadNoise | None) -> Re
 
     def fit(degree: int, length: float | None) -> tuple[float, ReadNoise]:
         scale = torch.tensor(
-            [math.sqrt(_growth(float(t), length)) for t in grid.times], dtype=torch.float64
+            [math.sqrt(_growth(float(t), length)) for t in grid.times],
+            dtype=torch.float64,
+            device="cpu",
         )[time]
         found = fit_normal(deviation / scale, powers(r, -1), powers(r, degree))
         # the scale is a change of variable

@@ -58,7 +58,7 @@ class Stream:
         self._kept: Recordings | None = None  # frames that do not fill a code yet
         self._encoder: State | None = None
         self._last: Tensor | None = None  # of CTC, the token or blank of the last code
-        self._predicted = torch.empty(0)
+        self._predicted = torch.empty(0, device="cpu")
         self._prediction: State = []
 
     @torch.no_grad()
@@ -194,7 +194,7 @@ def _searched(network: Any, frames: Tensor, width: int) -> list[int]:
     from torchaudio.models import RNNTBeamSearch  # late, as torchaudio takes seconds to import
 
     search = RNNTBeamSearch(network, network.blank, step_max_tokens=MOST)
-    (tokens, *_), *_ = search(frames, torch.tensor(len(frames)), width)
+    (tokens, *_), *_ = search(frames, torch.tensor(len(frames), device=frames.device), width)
     return list(tokens)[1:]  # without the blank that begins it
 
 

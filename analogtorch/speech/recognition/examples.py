@@ -77,10 +77,10 @@ class Examples:
             found = features.of_any_length(utterance.samples[None])[0]
             # half the memory; 1e-3 of a feature is 0.02 dB
             self._frames.append(found.half())
-            tokens = torch.tensor(vocabulary.encode(utterance.said), dtype=torch.long)
+            tokens = torch.tensor(vocabulary.encode(utterance.said), dtype=torch.long, device="cpu")
             if stride is not None:
-                said = Transcripts(tokens[None], torch.tensor([len(tokens)]))
-                check_codes(torch.tensor([len(found) // stride]), said, number)
+                said = Transcripts(tokens[None], torch.tensor([len(tokens)], device="cpu"))
+                check_codes(torch.tensor([len(found) // stride], device="cpu"), said, number)
             self._tokens.append(tokens)
             self._spans.append(utterance.spans)
             self.texts.append(utterance.said)
@@ -93,13 +93,15 @@ class Examples:
     def heard(self, index: Iterable[int]) -> Recordings:
         """Return the features of the utterances at ``index``."""
         frames = [self._frames[i].float() for i in index]
-        return Recordings(pad_sequence(frames, batch_first=True), torch.tensor([*map(len, frames)]))
+        return Recordings(
+            pad_sequence(frames, batch_first=True), torch.tensor([*map(len, frames)], device="cpu")
+        )
 
     def said(self, index: Iterable[int]) -> Transcripts:
         """Return their tokens."""
         tokens = [self._tokens[i] for i in index]
         return Transcripts(
-            pad_sequence(tokens, batch_first=True), torch.tensor([*map(len, tokens)])
+            pad_sequence(tokens, batch_first=True), torch.tensor([*map(len, tokens)], device="cpu")
         )
 
     def make(self, index: Tensor, epoch: int) -> tuple[Recordings, Transcripts]:
@@ -127,7 +129,7 @@ class Examples:
                     "``make`` alone"
                 )
             codes = len(self._frames[i]) // stride
-            row = torch.full((codes,), self.vocabulary.blank)
+            row = torch.full((codes,), self.vocabulary.blank, device="cpu")
             in_codes = self._spans[i] * SAMPLE_RATE / (_HOP * stride)
             for token, (start, end) in zip(self._tokens[i], in_codes.tolist(), strict=True):
                 row[int((start + end) / 2) : int(end) + 1] = token
@@ -148,13 +150,13 @@ class Examples:
             ("time", self.masks.times, self.masks.frames, frames),
             ("band", self.masks.bands, self.masks.filters, filters),
         ):
-            hidden = torch.zeros(rows, size, dtype=torch.bool)
+            hidden = torch.zeros(rows, size, dtype=torch.bool, device="cpu")
             limits = heard.lengths.numpy() if what == "time" else np.full(rows, filters)
             for i in range(number):
                 width = np.floor(uniform(*key, what, "width", i) * (widest + 1))
                 start = np.floor(uniform(*key, what, "start", i) * np.maximum(limits - width, 1))
                 first = torch.from_numpy(start)[:, None]
-                place = torch.arange(size)
+                place = torch.arange(size, device="cpu")
                 hidden |= (place >= first) & (place < first + torch.from_numpy(width)[:, None])
             x = x.masked_fill(hidden[:, :, None] if what == "time" else hidden[:, None], 0.0)
         return Recordings(x, heard.lengths)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from analogtorch.speech.audio import resampled
 from analogtorch.speech.data import SAMPLE_RATE, SAMPLES, Clips, check_snr
 from analogtorch.speech.draws import hashed, uniform
 from analogtorch.speech.noise import Noise
@@ -144,15 +145,15 @@ class ConnectedWords(Dataset[Utterance]):
         pauses = uniform(*key, "pause", np.arange(count + 1))
         low, high = joining.pause_s
         parts: list[Tensor] = []
-        spans = torch.empty(count, 2)
+        spans = torch.empty(count, 2, device="cpu")
         for number, (row, pause) in enumerate(zip(rows, pauses, strict=False)):
             start, end = self._spans[row].tolist()
-            parts += [torch.zeros(_samples(low + pause * (high - low)))]
+            parts += [torch.zeros(_samples(low + pause * (high - low)), device="cpu")]
             spans[number, 0] = sum(map(len, parts))
             parts += [self.clips.waveforms[row, start:end] / 32_768]
             spans[number, 1] = sum(map(len, parts))
         # an end of some length, so that a net can write the last word down
-        parts.append(torch.zeros(_samples(_END + pauses[count] * (high - low))))
+        parts.append(torch.zeros(_samples(_END + pauses[count] * (high - low)), device="cpu"))
         joined = torch.cat(parts)
         samples = self._noisy(key, self._faster(key, joined))
         level = joining.gain_db * (2 * float(uniform(*key, "gain")[0]) - 1)
@@ -174,11 +175,9 @@ class ConnectedWords(Dataset[Utterance]):
         return _shuffled((*key, 1), rows)
 
     def _faster(self, key: tuple[int, ...], samples: Tensor) -> Tensor:
-        from torchaudio.functional import resample  # late, as torchaudio takes seconds to import
-
         speeds = self.joining.speeds
         speed = speeds[int(uniform(*key, "speed")[0] * len(speeds))]
-        return samples if speed == 1 else resample(samples, round(100 * speed), 100)
+        return samples if speed == 1 else resampled(samples, round(100 * speed), 100)
 
     def _noisy(self, key: tuple[int, ...], samples: Tensor) -> Tensor:
         share, where, ratio = uniform(*key, "noise", np.arange(3)).tolist()
@@ -199,7 +198,7 @@ def word_spans(waveforms: Tensor) -> Tensor:
     """
     loud = waveforms.float().unflatten(1, (-1, _FRAME)).square().mean(2).sqrt()
     heard = loud >= _QUIET * loud.amax(1, keepdim=True)
-    frames = torch.arange(SAMPLES // _FRAME)
+    frames = torch.arange(SAMPLES // _FRAME, device="cpu")
     start = torch.where(heard, frames, SAMPLES // _FRAME).amin(1) - _MARGIN
     end = torch.where(heard, frames, -1).amax(1) + 1 + _MARGIN
     return (torch.stack([start, end], 1) * _FRAME).clamp(0, SAMPLES)

@@ -67,7 +67,7 @@ class Detector:
         """
         smooth = self.smooth(scores)
         highest, which = smooth.max(1)
-        words = torch.tensor([label not in (SILENCE, UNKNOWN) for label in classes])
+        words = torch.tensor([label not in (SILENCE, UNKNOWN) for label in classes], device="cpu")
         # the pause in whole windows: differences of times in float64 are off by a rounding
         pause = math.ceil(round(self.pause * SAMPLE_RATE) / self.hop)
         found: list[Detection] = []

@@ -80,7 +80,7 @@ def mixed(
     rows = [i for i, y in enumerate(clips.labels.tolist()) if clips.classes[y] != SILENCE]
     if not rows:
         raise ValueError("mixed: there are no clips but silence; give clips of words")
-    levels = clips.floats(torch.tensor(rows)).square().mean(1).sqrt()
+    levels = clips.floats(torch.tensor(rows, device="cpu")).square().mean(1).sqrt()
     recording = _background(noise, seconds, seed, (low, high), float(levels.median()))
     count = max(1, int(seconds * per_minute / 60))
     slot, number = seconds / count, np.arange(count)
@@ -98,7 +98,7 @@ def mixed(
 def _background(
     noise: Noise, seconds: int, seed: int, snr_db: tuple[float, float], level: float
 ) -> Tensor:
-    whole = torch.empty(seconds * SAMPLE_RATE)
+    whole = torch.empty(seconds * SAMPLE_RATE, device="cpu")
     for block, part in enumerate(whole.split(_BLOCK * SAMPLE_RATE)):
         draws = [float(uniform(seed, "background", block, what)[0]) for what in ("r", "s", "l")]
         recording = noise.recordings[int(draws[0] * len(noise.recordings))]

@@ -53,7 +53,9 @@ class Batches:
     def indices(self, epoch: int) -> Tensor:
         """Return the samples of each batch of the epoch: int64, (batches, batch_size)."""
         key = int(fold(seed_tensor(self.seed), stream("order", epoch)).item())
-        order = torch.randperm(self.size, generator=torch.Generator().manual_seed(key))
+        order = torch.randperm(
+            self.size, generator=torch.Generator().manual_seed(key), device="cpu"
+        )
         return order[: len(self) * self.batch_size].view(len(self), self.batch_size)
 
     def epoch(self, epoch: int, rank: int = 0, ranks: int = 1) -> Iterator[tuple[Any, Any]]:

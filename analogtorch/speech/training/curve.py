@@ -53,7 +53,9 @@ class Curve(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, *args: Any) -> None:
         loss = sum(self._losses) / len(self._losses)
         if trainer.world_size > 1:
-            loss = float(trainer.strategy.reduce(torch.tensor(loss, dtype=torch.float64)))
+            loss = float(
+                trainer.strategy.reduce(torch.tensor(loss, dtype=torch.float64, device="cpu"))
+            )
         self.rows.append((trainer.current_epoch + 1, loss, self._accuracy))
         if trainer.is_global_zero:
             comma_separated([HEADER, *self.rows], self.path)

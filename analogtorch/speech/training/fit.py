@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import lightning as L
+import torch
 from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -101,7 +102,8 @@ def fit(
     if resume:
         _check_fits(path, module)
     bars = contextlib.redirect_stdout(sys.stderr) if progress else contextlib.nullcontext()
-    with _quiet(), bars:
+    # batches are made on the host, and Lightning moves them, wherever torch's default device is
+    with _quiet(), bars, torch.device("cpu"):
         trainer = L.Trainer(
             accelerator=accelerator,
             devices=devices,

@@ -68,7 +68,7 @@ class Classifier(Learner):
         share, other = 1.0, y
         if self.phase.mixup > 0:
             share = float(torch.distributions.Beta(self.phase.mixup, self.phase.mixup).sample())
-            order = torch.randperm(len(y)).to(y.device)
+            order = torch.randperm(len(y), device="cpu").to(y.device)
             x, other = share * x + (1 - share) * x[order], y[order]
         logits = self.network(x)
         loss = share * self._cross_entropy(logits, y)

@@ -83,8 +83,12 @@ def run(
     torch.set_num_threads(config.threads)
     try:
         recordings = _recordings(config)
-        whisper = load_whisper(config.whisper.folder, seconds=config.whisper.seconds)
-        with RunFolder.open(out, config, resume=resume, overwrite=overwrite) as folder:
+        with torch.device("cpu"):  # whatever torch.set_default_device says
+            whisper = load_whisper(config.whisper.folder, seconds=config.whisper.seconds)
+        with (
+            torch.device("cpu"),
+            RunFolder.open(out, config, resume=resume, overwrite=overwrite) as folder,
+        ):
             speech = Speech.of(whisper, recordings, config.whisper.batch_size)
             said = any(recording.said is not None for recording in recordings)
             model = on_chip(config, whisper, speech)
@@ -264,7 +268,7 @@ def _swept(
     rates = [[error_rate(recordings, texts) for texts in of_chip] for of_chip in chips]
     return Sweep(
         times=config.sweep.times,
-        values=torch.tensor(rates, dtype=torch.float64),
+        values=torch.tensor(rates, dtype=torch.float64, device="cpu"),
         seeds=chip_seeds(config.sweep.seed, config.sweep.num_chips),
         notes=notes if any(notes) else (),
         metric="WER",

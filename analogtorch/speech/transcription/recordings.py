@@ -12,7 +12,7 @@ from torch import Tensor
 
 from analogtorch.evaluate.metrics import plain
 from analogtorch.speech import espeak
-from analogtorch.speech.audio import SUFFIXES, audio_files, read_recording
+from analogtorch.speech.audio import SUFFIXES, audio_files, read_recording, resampled
 from analogtorch.speech.data import SAMPLE_RATE, Clips
 from analogtorch.speech.draws import uniform
 from analogtorch.values import checks
@@ -217,8 +217,6 @@ def spoken(sentences: Sequence[str] = SENTENCES) -> list[Recording]:
         ImportError: espeakng-loader is not installed.
         ValueError: a sentence has no word.
     """
-    from torchaudio.functional import resample
-
     for text in sentences:
         if not plain(text):
             raise ValueError(f"spoken: {text!r} has no word")
@@ -234,7 +232,7 @@ def spoken(sentences: Sequence[str] = SENTENCES) -> list[Recording]:
         found.append(
             Recording(
                 name=f"sentence {number + 1}",
-                samples=resample(samples, espeak.SAMPLE_RATE, SAMPLE_RATE),
+                samples=resampled(samples, espeak.SAMPLE_RATE),
                 said=text,
             )
         )
@@ -266,7 +264,7 @@ def joined(
     speakers = sorted(speaker for speaker, of in own.items() if len(of) >= words)
     if not speakers:
         raise ValueError(f"joined: no speaker has {words} clips of words; use fewer words")
-    between = torch.zeros(round(pause * SAMPLE_RATE))
+    between = torch.zeros(round(pause * SAMPLE_RATE), device="cpu")
     found = []
     for number in range(count):
         # every speaker speaks as often as the others

@@ -75,7 +75,7 @@ class Whisper:
             sampling_rate=SAMPLE_RATE,
             return_tensors="pt",
         )
-        return torch.as_tensor(found.input_features)
+        return torch.as_tensor(found.input_features, device="cpu")
 
     def transcribe(self, model: nn.Module, features: Tensor) -> list[str]:
         """Return the text of each row of features, by greedy decoding with the net's ``generate``.
@@ -111,7 +111,9 @@ class Whisper:
         with _errors_alone():
             found = generate(
                 input_features=features,
-                attention_mask=torch.ones(len(features), features.shape[-1], dtype=torch.long),
+                attention_mask=torch.ones(
+                    len(features), features.shape[-1], dtype=torch.long, device=features.device
+                ),
                 stopping_criteria=StoppingCriteriaList([_is_in_circles]),
             )
         return _without_circles(found, self.end)
@@ -127,7 +129,9 @@ class Whisper:
         It has the features and the tokens that ``model`` hears in them, so that no text is needed.
         """
         heard = self.tokens(model, features)
-        said = torch.cat([torch.tensor([self.start]).expand(len(features), -1), heard], 1)
+        said = torch.cat(
+            [torch.tensor([self.start], device=heard.device).expand(len(features), -1), heard], 1
+        )
         return {"input_features": features, "decoder_input_ids": said}
 
 
