@@ -28,6 +28,9 @@ T = TypeVar("T")
 UNNAMED = "metric"
 """What a metric without a name is called."""
 
+_COLUMNS = "chip", "seed", "time", "seconds", "note"
+"""The columns of a row beside the metric."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
@@ -247,7 +250,8 @@ class Sweep(Shown):
     def to_csv(self, path: str | Path | None = None) -> str:
         """Return CSV of one line per chip and time, and write it to ``path`` if given.
 
-        The columns are chip, seed, time, seconds (empty for ``programmed``), metric and note.
+        The columns are chip, seed, time, seconds (empty for ``programmed``), the metric by its name
+        and note. A metric that has the name of another column is ``metric time`` and the like.
 
         Raises:
             OSError: the file cannot be written.
@@ -278,7 +282,9 @@ class Sweep(Shown):
         return as_html(self)
 
     def _rows(self) -> Iterator[list[Any]]:
-        yield ["chip", "seed", "time", "seconds", self.metric, "note"]
+        # a metric may be called "time", and two columns of one name would lose one of them
+        metric = f"metric {self.metric}" if self.metric in _COLUMNS else self.metric
+        yield [*_COLUMNS[:-1], metric, _COLUMNS[-1]]
         at = _seconds(self.times)
         for chip, (seed, values) in enumerate(zip(self.seeds, self.values.tolist(), strict=True)):
             for time, t, value in zip(self.times, at, values, strict=True):

@@ -24,6 +24,12 @@ GOOD = sweep(*([0.90 + 0.002 * i, 0.80 + 0.004 * i] for i in range(10)), metric=
 ERROR = sweep(*([0.10 - 0.002 * i, 0.20 - 0.004 * i] for i in range(10)), higher_is_better=False)
 
 
+def parquet_columns(path: Path) -> dict[str, list]:
+    from pyarrow import parquet
+
+    return parquet.read_table(path).to_pydict()
+
+
 def test_the_worst_chip_is_on_the_side_that_is_worse() -> None:
     assert GOOD.worst.tolist() == [0.90, 0.80]
     assert ERROR.worst.tolist() == [0.10, 0.20]
@@ -129,14 +135,26 @@ def test_json_and_csv_have_every_chip(tmp_path: Path) -> None:
 
 
 def test_parquet_has_the_columns_of_csv_with_their_types(tmp_path: Path) -> None:
-    form = pytest.importorskip("pyarrow.parquet")
+    pytest.importorskip("pyarrow")
     found = at.Sweep(("programmed", "1 day"), GOOD.values, (-(2**63), *range(9)), metric="error")
     path = found.to_parquet(tmp_path / "new" / "sweep.parquet")
-    columns = form.read_table(path).to_pydict()
+    columns = parquet_columns(path)
     assert list(columns) == ["chip", "seed", "time", "seconds", "error", "note"]
     assert columns["seed"][:4] == [-(2**63), -(2**63), 0, 0]
     assert columns["seconds"][:2] == [None, 86400.0]
     assert columns["error"] == found.values.flatten().tolist()
+
+
+@pytest.mark.parametrize("name", ["chip", "seed", "time", "seconds", "note"])
+def test_a_metric_called_as_a_column_has_a_column_of_its_own(name: str, tmp_path: Path) -> None:
+    found = sweep([0.9, 0.8], metric=name)
+    first = next(csv.DictReader(found.to_csv().splitlines()))
+    assert list(first) == ["chip", "seed", "time", "seconds", f"metric {name}", "note"]
+    assert list(first.values()) == ["0", "0", "0 s", "0.0", "0.9", ""]
+    pytest.importorskip("pyarrow")
+    columns = parquet_columns(found.to_parquet(tmp_path / "sweep.parquet"))
+    assert columns[f"metric {name}"] == [0.9, 0.8]
+    assert columns["seconds"] == [0.0, 86400.0]
 
 
 def test_parquet_without_pyarrow_names_the_remedy(
