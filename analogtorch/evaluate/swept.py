@@ -39,7 +39,8 @@ class Verdict:
     answer: Literal["yes", "no", "not settled"]
     """``yes`` and ``no`` are said with the confidence that was asked for, or more."""
     confidence: float | None
-    """Confidence, 0..1, that the mean keeps the limit, by Student's t; None for one chip."""
+    """Confidence, 0..1, that the mean keeps the limit, by Student's t; None for one chip. Of equal
+    values it is that most chips keep it, by the sign test."""
 
     def __str__(self) -> str:
         """Return the answer with its confidence, that of the opposite for a ``no``."""
@@ -161,7 +162,8 @@ class Sweep(Shown):
         Args:
             limit: the metric that the mean must have at least; at most, if lower is better.
             confidence: the confidence, one-sided and by Student's t, that ``yes`` and ``no`` take,
-                in [0.5, 0.999].
+                in [0.5, 0.999]. Chips with equal values show no spread: the sign test then tells
+                how sure it is that most chips keep the limit, which takes 5 chips for 0.95.
 
         Raises:
             ValueError: an argument is out of range.

@@ -92,13 +92,20 @@ def test_the_side_of_a_limit_is_wrong_as_seldom_as_it_says() -> None:
     assert wrong == pytest.approx(0.05, abs=4 * math.sqrt(0.05 * 0.95 / 2000))
     assert confidence_above([1.0, 3.0], 2.0) == 0.5
     assert confidence_above([1.0], 0.0) is None
-    assert confidence_above([1.0, 1.0], 0.5) is None  # steps of the metric may hide the spread
-    for value in (1.0, 0.99, 0.97, 0.9123):  # every chip is the same
-        for count in range(5, 30):
-            assert confidence_above(count * [value], value) == 1.0
-    assert confidence_above(5 * [0.99], math.nextafter(0.99, 1)) == 0.0
     # values that hardly differ
     assert confidence_above([0.5, math.nextafter(0.5, 1)], 0.4) is not None
+
+
+def test_equal_values_settle_no_more_than_their_number_can() -> None:
+    for value in (1.0, 0.99, 0.97, 0.9123):
+        for count in range(2, 30):
+            assert confidence_above(count * [value], value) == 1 - 0.5**count
+            assert confidence_above(count * [value], math.nextafter(value, 2)) == 0.5**count
+    # an accuracy on few samples: as many chips are right throughout as are not
+    generator = np.random.default_rng(3)
+    drawn = np.where(generator.random((2000, 5)) < 0.5, 0.95, 1.0)
+    found = [confidence_above(row.tolist(), 0.99) for row in drawn if len(set(row)) == 1]
+    assert sum(c >= 0.95 for c in found) / len(drawn) <= 0.05
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,8 @@ def test_a_verdict_is_yes_no_or_not_settled_with_its_confidence() -> None:
     assert str(open_) in ("not settled (49.9 % yes)", "not settled (50.0 % yes)")
     assert [v.answer for v in ERROR.keeps(0.1)] == ["yes", "no"]
     assert sweep([0.9, 0.8]).keeps(0.1) == (Verdict(answer="not settled", confidence=None),) * 2
+    assert str(sweep(*[[1.0, 1.0]] * 4).keeps(0.99)[0]) == "not settled (93.7 % yes)"
+    assert str(sweep(*[[1.0, 1.0]] * 5).keeps(0.99)[0]) == "yes (96.8 %)"
 
 
 def test_what_it_takes_to_settle_a_verdict_is_asked_for() -> None:
