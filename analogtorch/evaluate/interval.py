@@ -22,6 +22,8 @@ FEWEST = 8
 interval has the mean in 92 %, of 8 and more in 94 to 95 %, as Student's t has."""
 RESAMPLES = 20_000
 """Number of resamples, drawn with a fixed seed: the same values always give the same interval."""
+AT_ONCE = 2**22
+"""Most numbers that are resampled at once: 32 MB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,6 +262,9 @@ def _at_most(events: int, mean: float) -> float:
 
 
 def _resampled_means(values: Sequence[float]) -> np.ndarray:
-    size = (RESAMPLES, len(values))
-    chosen = np.random.default_rng(0).integers(0, len(values), size)
-    return np.asarray(values, dtype=np.float64)[chosen].mean(1)
+    drawn, rows = np.random.default_rng(0), max(1, AT_ONCE // len(values))
+    given, means = np.asarray(values, dtype=np.float64), np.empty(RESAMPLES)
+    for start in range(0, RESAMPLES, rows):  # blocks continue the stream of draws
+        block = means[start : start + rows]
+        block[:] = given[drawn.integers(0, len(values), (len(block), len(values)))].mean(1)
+    return means

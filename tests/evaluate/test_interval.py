@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from analogtorch.evaluate import interval, share
-from analogtorch.evaluate.interval import confidence_above, rate, student_quantile
+from analogtorch.evaluate.interval import (
+    _resampled_means,
+    confidence_above,
+    rate,
+    student_quantile,
+)
 
 
 def test_student_as_in_any_table_of_it() -> None:
@@ -106,6 +111,19 @@ def test_equal_values_settle_no_more_than_their_number_can() -> None:
     drawn = np.where(generator.random((2000, 5)) < 0.5, 0.95, 1.0)
     found = [confidence_above(row.tolist(), 0.99) for row in drawn if len(set(row)) == 1]
     assert sum(c >= 0.95 for c in found) / len(drawn) <= 0.05
+
+
+def test_blocks_of_resamples_are_those_that_are_drawn_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    values = np.random.default_rng(0).normal(size=37)
+    module = _resampled_means.__globals__
+    monkeypatch.setitem(module, "RESAMPLES", 501)
+    chosen = np.random.default_rng(0).integers(0, 37, (501, 37))
+    for most in (1, 37 * 7, 37 * 501):
+        monkeypatch.setitem(module, "AT_ONCE", most)
+        found = _resampled_means(values.tolist())
+        assert np.array_equal(found, values[chosen].mean(1))
 
 
 @pytest.mark.parametrize(
