@@ -21,6 +21,8 @@ from analogtorch.speech.data import SAMPLE_RATE
 from analogtorch.speech.noise import generate_noise, read_noise
 from analogtorch.speech.on_chips import recovery
 from analogtorch.speech.streaming import Detector, Stream, StreamTest, listen, mixed
+from analogtorch.speech.streaming.mixture import MOST_PER_MINUTE, SHORTEST
+from analogtorch.values import checks
 
 _PER_MINUTE = 10.0
 _MIXTURE = 0
@@ -46,8 +48,12 @@ def run(arguments: Sequence[str]) -> Stream | StreamTest:
         )
     if given.mix is None and (given.noise or given.per_minute is not None):
         raise ValueError("--noise and --per-minute have an effect with --mix alone; leave them out")
+    seconds(given.time)  # before minutes of mixing, too
+    per_minute = _PER_MINUTE if given.per_minute is None else given.per_minute
     noise = None
     if given.mix is not None:
+        checks.count("--mix", given.mix, least=SHORTEST)
+        checks.number("--per-minute", per_minute, above=0, most=MOST_PER_MINUTE)
         noise = (
             read_noise(given.noise, resample=True) if given.noise else generate_noise(seed=_MIXTURE)
         )
@@ -68,7 +74,7 @@ def run(arguments: Sequence[str]) -> Stream | StreamTest:
             noise,
             seconds=given.mix,
             seed=_MIXTURE,
-            per_minute=_PER_MINUTE if given.per_minute is None else given.per_minute,
+            per_minute=per_minute,
         )
         recording, spoken = mixture.recording, mixture.spoken
     programmed = at.program(

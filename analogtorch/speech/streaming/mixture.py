@@ -19,6 +19,12 @@ _BLOCK = 30
 """Seconds of background from one stretch of one recording, at one level."""
 
 
+SHORTEST = 2
+"""Length of the shortest mixture, s."""
+MOST_PER_MINUTE = 60 / SHORTEST
+"""Most clips in a minute: a part with one clip is no shorter."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Spoken:
     """A clip in a mixture."""
@@ -73,8 +79,8 @@ def mixed(
     Raises:
         ValueError: an argument is out of range, or there are no clips but silence.
     """
-    checks.count("seconds", seconds, least=2)
-    checks.number("per_minute", per_minute, above=0, most=30)
+    checks.count("seconds", seconds, least=SHORTEST)
+    checks.number("per_minute", per_minute, above=0, most=MOST_PER_MINUTE)
     checks.count("seed", seed, least=0)
     low, high = (checks.number("snr_db", value, least=-20, most=100) for value in snr_db)
     rows = [i for i, y in enumerate(clips.labels.tolist()) if clips.classes[y] != SILENCE]

@@ -399,6 +399,9 @@ def test_a_programmed_chip_listens_to_a_mixture(run: Path, tmp_path: Path, capsy
         (["--mix=60", "--threshold=2"], "Detector.threshold must be"),
         (["--mix=60", "--plot=a.txt"], "must end in .png"),
         (["--mix=x"], "see analogtorch listen --help"),
+        (["--mix=1"], "--mix must be an integer >= 2, got 1"),
+        (["--mix=60", "--per-minute=31"], "--per-minute must be a number in (0, 30], got 31"),
+        (["--mix=60", "--time=soon"], "time 'soon' is not understood"),
         (["--mix=60"], "nothing holds no run of analogtorch kws"),
     ],
 )
