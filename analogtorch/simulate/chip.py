@@ -244,7 +244,8 @@ class ProgrammedChip:
         """Return what one read of the drift compensation costs, by the cost of the chip.
 
         ``least_squares`` takes 256 MVMs of random inputs per block, twice that if the ADC has
-        noise; ``global`` and ``column`` read every row alone, as often as the ADC step needs. With
+        noise, and twice with ``ADC.asymmetry_balance``; ``global`` and ``column`` read every row
+        alone, as often as the ADC step needs, and no row, which cancels offsets instead. With
         a ``recovery``, the MVMs of its batches are added, as for inputs of both signs. Blocks are
         on the tiles of the ``mapping`` that ``program`` was given, and those on one tile are read
         one after the other; without it each has a tile of its own, all of which are read at once.

@@ -30,6 +30,9 @@ INPUTS = 256
 def compensation_mvms(chip: Chip, compensation: str, rows: int) -> tuple[int, int]:
     """Return the MVMs that read a block for its compensation, and the rows that each drives.
 
+    Single cells take a read without input too, which is subtracted; so they need no second reads
+    with exchanged polarities (``ADC.asymmetry_balance``), which MVMs of random inputs have.
+
     Args:
         chip: the chip, for its ADC and output noise.
         compensation: as ``ProgrammedChip.at`` takes it.
@@ -39,7 +42,7 @@ def compensation_mvms(chip: Chip, compensation: str, rows: int) -> tuple[int, in
         return 0, 0
     if compensation == "least_squares":
         return INPUTS * chip.adc.reads * (2 if chip.adc.noise > 0 else 1), rows
-    return rows * cell_reads(chip), 1
+    return (rows + 1) * cell_reads(chip), 1
 
 
 def adc_step(chip: Chip) -> float:

@@ -95,13 +95,18 @@ def test_the_cost_of_a_read() -> None:
     )
     assert fit.joules == pytest.approx(energy)
     rows = physical.recalibration_cost("global")
-    reads = rows.mvms // 300
-    assert reads * 300 == rows.mvms
+    of_blocks = 300 + 2  # each row, and in both blocks a read without input
+    reads = rows.mvms // of_blocks
+    assert reads * of_blocks == rows.mvms
     assert reads >= 7  # one MVM has 35 steps for the largest conductance, a read needs 256
     assert {fit.kind, rows.kind} == {"assumed"}  # of partly used tiles
     assert physical.recalibration_cost("none").mvms == 0
     noisy, _ = _physical(chip=at.chips.hermes64(output_noise=0.04))
     assert noisy.recalibration_cost().mvms == 2 * fit.mvms
+    # a read without input cancels offsets of single cells; MVMs are read twice for that
+    balanced, _ = _physical(chip=chip.replace(adc={"asymmetry_balance": True}))
+    assert balanced.recalibration_cost().mvms == 2 * fit.mvms
+    assert balanced.recalibration_cost("global").mvms == rows.mvms
     assert "MVMs" in str(fit)
     ideal, _ = _physical(chip=at.chips.ideal())
     with pytest.raises(ValueError, match="has no cost"):
