@@ -1,7 +1,10 @@
 """Reading of recordings into one form: int16, 16 kHz, mono, 16,000 samples."""
 
+import functools
 import io
+import math
 from collections.abc import Iterable
+from mmap import ACCESS_READ, mmap
 from pathlib import Path, PurePath
 from typing import Literal, TypeVar, get_args
 
@@ -23,6 +26,8 @@ _OTHERS = (
     ".webm", ".wma",
 )  # fmt: skip
 """Names of other audio files end with one of these."""
+_MP3_FRAME = 1152
+"""Samples of a frame of MP3. Headers count one more or less, with or without their own frame."""
 _BEYOND = 1e-3
 """Share of samples of a file of floats that may lie beyond full scale: single peaks."""
 P = TypeVar("P", bound=PurePath)
@@ -77,15 +82,17 @@ def read_recording(audio: str | Path | bytes, *, name: str = "", resample: bool 
         raise FileNotFoundError(f"{name}: no such audio file")
     source = io.BytesIO(audio) if isinstance(audio, bytes) else audio
     try:
-        data, rate = soundfile.read(source, dtype="float32")
+        with soundfile.SoundFile(source) as file:
+            data, rate = file.read(dtype="float32"), file.samplerate
+            missing, floats = file.frames - len(data), file.subtype in ("FLOAT", "DOUBLE")
     except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
         raise ValueError(
             f"{name}: not readable as audio, or damaged ({error}). Replace or leave out this file."
         ) from error
-    if _is_cut_short(audio):
+    if _is_cut_short(audio, missing):
         raise ValueError(
-            f"{name}: cut short: its header announces more than it holds. Replace or leave out "
-            "this file."
+            f"{name}: cut short: it announces more than it holds, or has no end. Replace or leave "
+            "out this file."
         )
     samples = torch.from_numpy(data if data.ndim == 1 else data.mean(axis=1))
     if not len(samples):
@@ -94,7 +101,7 @@ def read_recording(audio: str | Path | bytes, *, name: str = "", resample: bool 
         raise ValueError(f"{name}: holds NaN or infinite samples. Replace or leave out this file.")
     beyond = int((samples.abs() > 1).sum()) / len(samples)
     # not for decoders of MP3 and OGG, whose rounding goes beyond full scale where music is loud
-    if beyond > _BEYOND and _holds_floats(audio):
+    if beyond > _BEYOND and floats:
         raise ValueError(
             f"{name}: {100 * beyond:.3g} % of its samples lie beyond full scale, up to "
             f"{float(samples.abs().max()):.6g}; those of a file of floats are -1 to 1, and others "
@@ -159,26 +166,43 @@ def _name(audio: str | Path | bytes) -> str:
     return "audio in memory" if isinstance(audio, bytes) else str(audio)
 
 
-def _holds_floats(audio: Path | bytes) -> bool:
-    import soundfile  # late, as in `read_recording`
+def _is_cut_short(audio: Path | bytes, missing: int) -> bool:
+    """Return whether a file announces more than it has, of which libsndfile says nothing.
 
-    info = soundfile.info(io.BytesIO(audio) if isinstance(audio, bytes) else audio)
-    return info.subtype in ("FLOAT", "DOUBLE")
+    That are the bytes of WAV and AIFF, the samples of an MP3 with the header of Xing or LAME, and
+    the page of OGG that is marked as the last (RFC 3533). An MP3 without that header announces
+    nothing: its length is estimated.
 
-
-def _is_cut_short(audio: Path | bytes) -> bool:
-    """Return whether a WAV file announces more bytes than it has.
-
-    libsndfile returns what is left of it without an error.
+    Args:
+        audio: the file.
+        missing: samples that libsndfile expected and did not find.
     """
-    if isinstance(audio, Path):
-        size = audio.stat().st_size
-        with audio.open("rb") as file:
-            head = file.read(8)
-    else:
-        size, head = len(audio), audio[:8]
-    announced = int.from_bytes(head[4:], "little")
-    return head[:4] == b"RIFF" and _UNKNOWN_SIZE > announced > size - 8
+    if isinstance(audio, bytes):
+        return _ends_early(audio, missing)
+    with audio.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as contents:
+        return _ends_early(contents, missing)
+
+
+def _ends_early(audio: bytes | mmap, missing: int) -> bool:
+    kind = audio[:4]
+    if kind in (b"RIFF", b"FORM"):
+        announced = int.from_bytes(audio[4:8], "little" if kind == b"RIFF" else "big")
+        return _UNKNOWN_SIZE > announced > len(audio) - 8
+    if kind == b"OggS":
+        page = audio[audio.rfind(b"OggS") :]
+        flags, segments = page[5:6], page[26:27]
+        size = 27 + segments[0] + sum(page[27 : 27 + segments[0]]) if segments else math.inf
+        return len(page) < size or not flags[0] & 4
+    return missing > _MP3_FRAME and _has_length(audio)
+
+
+def _has_length(mp3: bytes | mmap) -> bool:
+    """Return whether the first frame of an MP3, after tags of ID3, is a header with its length."""
+    start = 0
+    if mp3[:3] == b"ID3":
+        start = 10 + functools.reduce(lambda size, byte: size << 7 | byte, mp3[6:10], 0)
+    frame = mp3[start : start + 64]
+    return b"Xing" in frame or b"Info" in frame
 
 
 def to_int16(samples: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import torch
 
-from analogtorch.speech.audio import read_clip, read_clips, to_int16
+from analogtorch.speech.audio import read_clip, read_clips, read_recording, to_int16
 
 
 def tone(samples: int = 16_000, rate: int = 16_000) -> np.ndarray:
@@ -151,6 +151,38 @@ def test_a_truncated_wav_is_an_error_and_never_padded(tmp_path: Path, fit: str) 
     stream = bytearray(file.read_bytes())  # as ffmpeg writes it into a pipe
     stream[4:8] = stream[40:44] = b"\xff" * 4
     assert torch.equal(read_clip(bytes(stream)), read_clip(file))
+
+
+@pytest.mark.parametrize(
+    "written",
+    [{"format": "MP3"}, {"format": "OGG", "subtype": "VORBIS"}, {"format": "AIFF"}],
+    ids=lambda written: written["format"],
+)
+def test_a_compressed_recording_that_is_cut_short_is_named(
+    written: dict[str, str], tmp_path: Path
+) -> None:
+    memory = io.BytesIO()
+    samples = 0.1 * np.random.default_rng(0).standard_normal(80_000)
+    soundfile.write(memory, samples, 16_000, **written)
+    whole = memory.getvalue()
+    assert len(read_recording(whole)) == 80_000
+    with pytest.raises(ValueError, match=r"a clip: cut short: .* Replace or leave out this file"):
+        read_recording(whole[: 9 * len(whole) // 10], name="a clip")
+    (tmp_path / "half").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="half: cut short"):
+        read_clip(tmp_path / "half", fit="pad_or_trim")
+
+
+def test_an_mp3_without_a_header_of_its_length_is_taken_as_it_is() -> None:
+    memory = io.BytesIO()
+    soundfile.write(memory, 0.1 * np.ones(40_000), 16_000, format="MP3")
+    tag = b"ID3\x04\0\0\0\0\x01\0" + bytes(128)
+    whole = memory.getvalue()
+    assert len(read_recording(tag + whole)) == 40_000
+    with pytest.raises(ValueError, match="cut short"):
+        read_recording(tag + whole[: len(whole) // 2])
+    bare = whole.replace(b"Xing", bytes(4)).replace(b"Info", bytes(4))
+    assert 0 < len(read_recording(bare[: len(bare) // 2])) < 40_000
 
 
 def test_unknown_fit(tmp_path: Path) -> None:
