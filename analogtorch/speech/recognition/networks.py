@@ -244,7 +244,7 @@ class Transducer(nn.Module):
         return self.encoder.counted(heard)[:, :, None] & of_text[:, None]
 
     def loss(self, logits: Tensor, heard: Recordings, said: Transcripts) -> Tensor:
-        """Return the mean loss of a token."""
+        """Return the mean loss of a token; without any token, the sum of the recordings' losses."""
         from torchaudio.functional import rnnt_loss  # late, as torchaudio takes seconds to import
 
         total: Tensor = rnnt_loss(
@@ -255,7 +255,7 @@ class Transducer(nn.Module):
             blank=self.blank,
             reduction="sum",
         )
-        return total / said.lengths.sum()
+        return total / said.lengths.sum().clamp(min=1)
 
     def transcribe(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return codes and their numbers."""

@@ -120,6 +120,16 @@ def test_losses_are_sums_over_all_ways() -> None:
         )
 
 
+@pytest.mark.parametrize("kind", [CTC, Transducer])
+def test_the_loss_of_texts_without_a_token_is_that_of_their_blanks(kind: type) -> None:
+    torch.manual_seed(0)
+    network, given = kind(2, **SMALL).eval(), heard(12, 1)
+    said = Transcripts(torch.zeros(1, 0, dtype=torch.long), torch.zeros(1, dtype=torch.long))
+    logits = network(given, said)
+    blanks = -logits.log_softmax(-1)[..., 2].sum()
+    assert torch.allclose(network.loss(logits, given, said), blanks)
+
+
 @pytest.mark.parametrize("tokens", [[1, 0, 1, 0], [1, 1, 0], [0, 1, 1]])
 def test_a_text_without_a_path_is_named_instead_of_a_loss_of_0(tokens: list[int]) -> None:
     network, given = CTC(2, **SMALL), heard(12, 1)  # 3 codes
