@@ -169,7 +169,7 @@ def _name(audio: str | Path | bytes) -> str:
 def _is_cut_short(audio: Path | bytes, missing: int) -> bool:
     """Return whether a file announces more than it has, of which libsndfile says nothing.
 
-    That are the bytes of WAV and AIFF, the samples of an MP3 with the header of Xing or LAME, and
+    It goes by the bytes of WAV and AIFF, the samples of an MP3 with the header of Xing or LAME, and
     the page of OGG that is marked as the last (RFC 3533). An MP3 without that header announces
     nothing: its length is estimated.
 
