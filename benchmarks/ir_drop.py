@@ -28,6 +28,7 @@ from analogtorch.files import write_atomically
 from analogtorch.speech import kws
 from analogtorch.speech.config import KWSConfig, SweepConfig
 from analogtorch.speech.data import fingerprint
+from analogtorch.speech.on_chips import measure
 from analogtorch.speech.rundir import RunFolder
 from analogtorch.speech.task import Task, prepare
 from benchmarks.hwa.__main__ import parse
@@ -66,7 +67,7 @@ def one_seed(config: KWSConfig, out: Path, ohm: float) -> dict[str, Any]:
         found = {"seed": config.seed, "ohm": ohm}
         measured = dataclasses.replace(config, sweep=SWEEP)
         for name, net in nets.items():
-            found[name] = kws.measure(measured, task, on_chip(net, chip, task)).to_dict()
+            found[name] = measure(measured, task, on_chip(net, chip, task)).to_dict()
         write_atomically(folder.file(result), json.dumps(found, indent=2) + "\n")
         folder.finish()
         return found

@@ -190,13 +190,13 @@ def sweep(
     with contextlib.ExitStack() as stack:
         if folder is None and processes > 1:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="analogtorch-"))
-        cells = []
+        cells, kept = [], {} if folder is None else kept_of(metric)
         for name, each in models.items():
             journal: Journal | Unkept = Unkept()
             if folder is not None:
                 place = checks.path("sweep: folder", folder) / quote(name, safe="")
                 whole = experiment(each, seed, look, method, defects)
-                journal = Journal(place, whole, kept_of(metric))
+                journal = Journal(place, whole, kept)
             measured = Experiment(each, metric, look, method, defects)
             cells.append(Cells(measured, seeds, at, journal, of=name))
         total = len(models) * num_chips * len(at)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 import analogtorch as at
-from analogtorch.evaluate import Sweep
 from analogtorch.evaluate.journal import files
 from analogtorch.files import digests_of, is_code, unpacked
 from analogtorch.report import Result, write
@@ -30,8 +29,7 @@ from analogtorch.speech.draws import derive
 from analogtorch.speech.examine import examined
 from analogtorch.speech.logs import PHASES, curves, loggers
 from analogtorch.speech.named import by_command
-from analogtorch.speech.on_chips import converted, swept
-from analogtorch.speech.once import Once
+from analogtorch.speech.on_chips import converted, measure, swept
 from analogtorch.speech.rundir import RunFolder
 from analogtorch.speech.task import Task, prepare
 from analogtorch.speech.training import Batches, Phase, fit
@@ -351,48 +349,6 @@ def train_phase(
         devices=config.devices,
         curve=folder.file(f"training/{name}.csv"),
         loggers=loggers(config, name),
-    )
-
-
-def measure(
-    config: KWSConfig,
-    task: Task,
-    network: nn.Module,
-    folder: Path | None = None,
-    *,
-    progress: bool = False,
-) -> Sweep:
-    """Return the test accuracy of a converted, calibrated network on the configuration's chips.
-
-    Args:
-        config: that of the run.
-        task: that of the configuration.
-        network: a converted, calibrated network.
-        folder: a folder that keeps each measurement, as ``sweep`` takes it.
-        progress: if True, show a progress bar.
-    """
-    logger.info(
-        "measuring on %d chips at %d times", config.sweep.num_chips, len(config.sweep.times)
-    )
-
-    batches = task.test_batches()
-    once = Once([x for x, _ in batches])
-
-    def accuracy(view: nn.Module) -> float:
-        with once.on(view):
-            return at.accuracy(view, batches)
-
-    vars(accuracy)["bounds"] = (0, 1)  # of the intervals, as those of at.metrics.accuracy
-    return swept(
-        config,
-        task,
-        network,
-        accuracy,
-        num_chips=config.sweep.num_chips,
-        times=config.sweep.times,
-        seed=config.sweep.seed,
-        folder=folder,
-        progress=progress,
     )
 
 

@@ -1,5 +1,6 @@
 """The chips that a configuration describes, on which a network is measured."""
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -8,7 +9,10 @@ from torch import nn
 import analogtorch as at
 from analogtorch.evaluate import Sweep
 from analogtorch.speech.config import KWSConfig
+from analogtorch.speech.once import Once
 from analogtorch.speech.task import Task
+
+logger = logging.getLogger("analogtorch")
 
 _CORRECTING = 4
 """Batches of calibration clips that correct columns, of 64 each."""
@@ -72,4 +76,46 @@ def swept(
         progress=progress,
         folder=folder,
         processes=config.sweep.processes,
+    )
+
+
+def measure(
+    config: KWSConfig,
+    task: Task,
+    network: nn.Module,
+    folder: Path | None = None,
+    *,
+    progress: bool = False,
+) -> Sweep:
+    """Return the test accuracy of a converted, calibrated network on the configuration's chips.
+
+    Args:
+        config: that of the run.
+        task: that of the configuration.
+        network: a converted, calibrated network.
+        folder: a folder that keeps each measurement, as ``sweep`` takes it.
+        progress: if True, show a progress bar.
+    """
+    logger.info(
+        "measuring on %d chips at %d times", config.sweep.num_chips, len(config.sweep.times)
+    )
+
+    batches = task.test_batches()
+    once = Once([x for x, _ in batches])
+
+    def accuracy(view: nn.Module) -> float:
+        with once.on(view):
+            return at.accuracy(view, batches)
+
+    vars(accuracy)["bounds"] = (0, 1)  # of the intervals, as those of at.metrics.accuracy
+    return swept(
+        config,
+        task,
+        network,
+        accuracy,
+        num_chips=config.sweep.num_chips,
+        times=config.sweep.times,
+        seed=config.sweep.seed,
+        folder=folder,
+        progress=progress,
     )

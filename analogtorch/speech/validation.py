@@ -64,11 +64,7 @@ def validated(
 ) -> Sweep:
     """Return the validation accuracy of a net on chips that no measurement has.
 
-    Args:
-        config: that of the run.
-        task: that of the configuration.
-        network: a converted, calibrated network.
-        folder: a folder that keeps each measurement, as ``sweep`` takes it.
+    The arguments are those of ``on_chips.measure``.
     """
     times = [time for time in TIMES if not beyond_data(network, seconds(time))]
     return swept(

@@ -18,6 +18,7 @@ from analogtorch.speech import kws
 from analogtorch.speech.ablation import variants
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.data import Clips, fingerprint
+from analogtorch.speech.on_chips import measure
 from analogtorch.speech.rundir import RunFolder
 from analogtorch.speech.task import Task, prepare
 from analogtorch.speech.validation import validated
@@ -124,7 +125,7 @@ class _Recipes(Seed):
     def _on_chip(self, config: KWSConfig, net: nn.Module) -> Result:
         """Return accuracies of a net on chips, on test and validation parts, and its tiles."""
         return {
-            "on_chip": kws.measure(config, self.task, net).to_dict(),
+            "on_chip": measure(config, self.task, net).to_dict(),
             "validation": validated(config, self.task, net).values.mean().item(),
             "tiles": at.summary(net).tiles,
         }

@@ -24,6 +24,7 @@ from analogtorch.speech.ablation import variants
 from analogtorch.speech.config import ChipConfig, KWSConfig, ModelConfig
 from analogtorch.speech.labels import LABELS
 from analogtorch.speech.logs import PHASES
+from analogtorch.speech.on_chips import measure
 from analogtorch.speech.report_config import ReportConfig
 from analogtorch.speech.rundir import JOURNAL, RunFolder
 from analogtorch.speech.speech_commands import which_set
@@ -783,7 +784,7 @@ def test_defects_of_the_chips_can_be_asked_for(tmp_path: Path, clips: Path, monk
     assert config.chip.defects == expected
     seen = []
     monkeypatch.setattr(at, "sweep", lambda *_, **options: seen.append(options["defects"]))
-    kws.measure(config, SimpleNamespace(test_batches=list), None)
+    measure(config, SimpleNamespace(test_batches=list), None)
     assert seen == [expected]
 
 
