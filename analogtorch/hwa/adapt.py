@@ -29,7 +29,7 @@ from analogtorch.evaluate.identity import (
     name_of,
     structure_digest,
 )
-from analogtorch.evaluate.metric import Metric, check_metric
+from analogtorch.evaluate.metric import Metric, check_metric, kept_of
 from analogtorch.evaluate.sweep import checked_times, chip_seeds
 from analogtorch.hwa.adaptation import Adaptation
 from analogtorch.hwa.adapted import Adapted
@@ -103,7 +103,8 @@ def adapt(
         seed: seed of the noise, the order of the batches and the chips, a signed 64-bit integer.
         folder: a folder that keeps the state after each look at the chips, and ``log.csv``. The
             same call continues from it after an interruption, and returns at once after the end.
-            ``forward`` and ``metric`` are known by their names.
+            ``forward`` and ``metric`` are known by their names, a metric of ``at.metrics`` by its
+            samples too, if they are a list of batches.
         forward: as ``calibrate`` takes it. It must return the outputs.
         writer: an object with ``add_scalar(tag, value, step)``, such as the ``SummaryWriter`` of
             TensorBoard; it gets each step.
@@ -150,7 +151,7 @@ def adapt(
     if folder is not None:
         head = {"seed": seed, "times": list(names.values()), "num_chips": num_chips, "steps": steps}
         head |= {"minutes": minutes, "recipe": asdict(recipe), "calibration": options}
-        head |= {"forward": name_of(forward), "metric": name_of(metric)}
+        head |= {**kept_of(metric), "metric": name_of(metric), "forward": name_of(forward)}
         run = RunFolder(folder, head | _digests(student, exact, batches))
     twin = Twin(student.eval(), exact, recipe, forward)
     twin.numbers = {id(batch): number for number, batch in enumerate(batches)}

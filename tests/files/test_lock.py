@@ -47,17 +47,21 @@ def test_an_error_lets_go_although_a_forked_worker_has_the_handle(
 
 def test_a_lock_ends_with_its_process_although_a_forked_one_lives_on(tmp_path: Path) -> None:
     until, end = os.pipe()
+    started, start = os.pipe()
     if not (holder := os.fork()):
         with locked(tmp_path):
-            if not os.fork():
+            if not os.fork():  # lets go of its copy of the handle before it goes on
                 os.close(end)
+                os.write(start, b"1")
                 os.read(until, 1)
+            else:
+                os.read(started, 1)
             os._exit(0)  # as if killed
     os.waitpid(holder, 0)
     with locked(tmp_path, wait=False):
         pass
-    os.close(until)
-    os.close(end)
+    for handle in (until, end, started, start):
+        os.close(handle)
 
 
 def test_a_forked_process_does_not_let_go(tmp_path: Path) -> None:

@@ -56,6 +56,15 @@ def test_a_run_of_another_forward_or_metric_is_refused(tmp_path: Path) -> None:
         assert torch.equal(p, q)
 
 
+def test_a_metric_on_other_samples_is_refused(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"steps": 1, "num_chips": 1, "recipe": at.hwa.Recipe(looks=1)}
+    given, labels = _given(), torch.arange(8) % 4
+    first, other = (at.metrics.accuracy([(BATCHES[n], labels)]) for n in (0, 1))
+    at.hwa.adapt(given, BATCHES, metric=first, folder=tmp_path, **options)
+    with pytest.raises(ValueError, match="another run, which differs in samples"):
+        at.hwa.adapt(given, BATCHES, metric=other, folder=tmp_path, **options)
+
+
 def test_what_can_be_called_has_a_name() -> None:
     x = torch.ones(2)
     auc = at.metrics.auc([(x, x)])
