@@ -37,8 +37,11 @@ kws: $(READY)  ## the main job: train a keyword spotter, put it on the chip, rep
 transcribe: $(READY)  ## speech to text: Whisper on chips over a month, on synthesised sentences
 	$(BIN)/analogtorch transcribe --config configs/transcribe/spoken.yaml --overwrite
 
+# a test that hangs shows where, and fails by its name, after a hundred times what the slowest takes
+HANGS := -o faulthandler_timeout=900 -o faulthandler_exit_on_timeout=true
+
 test: $(READY)  ## the test suite (2 processes of one thread)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not browser"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(HANGS) -m "not slow and not browser"
 
 test-slow: $(READY)  ## the long tests: training runs on real speech
 	$(BIN)/python -m pytest -m slow

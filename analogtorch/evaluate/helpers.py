@@ -1,6 +1,7 @@
 """Processes that help with a work which they share with this one through its journal."""
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import threading
@@ -83,6 +84,7 @@ def helpers(count: int, work: Callable[[], object]) -> Iterator[None]:
 
 def _help(work: Callable[[], object]) -> None:
     """Do the work in a helper, without a word and without this process' handlers at its exit."""
+    gc.freeze()  # what its parent no longer needs may own threads, for which it would wait for ever
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:

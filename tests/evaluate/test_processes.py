@@ -1,6 +1,7 @@
 """Processes that share a sweep: every cell is measured once, and none is lost when one dies."""
 
 import functools
+import gc
 import math
 import multiprocessing
 import os
@@ -133,6 +134,31 @@ def test_a_helper_that_is_killed_is_told_and_its_work_is_done(tmp_path: Path) ->
     with pytest.warns(RuntimeWarning, match=r"1 of 1 helping processes were killed \(signal 9\)"):
         found = sweep(deadly, processes=2)
     assert torch.equal(found.values, sweep(plain).values)
+
+
+def test_helpers_leave_the_garbage_of_this_process_alone(tmp_path: Path) -> None:
+    class Owner:
+        """Owns what a forked process has not, such as a thread."""
+
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self, log: Path = tmp_path / "log") -> None:
+            with log.open("a") as file:
+                file.write(f"{os.getpid()}\n")
+
+    def collecting(view: nn.Module) -> float:
+        gc.collect()
+        return plain(view)
+
+    gc.collect()
+    gc.disable()
+    try:
+        Owner()
+        sweep(collecting, processes=2)
+    finally:
+        gc.enable()
+    assert lines(tmp_path / "log") == [str(os.getpid())]
 
 
 def test_helpers_end_with_a_process_that_is_killed() -> None:

@@ -1,6 +1,7 @@
 """Training on several devices, each by a forked process that cannot hold up the others."""
 
 import contextlib
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -24,7 +25,14 @@ def _die_of_signals() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-os.register_at_fork(after_in_child=_die_of_signals)
+def _begin() -> None:
+    """Leave the garbage of the first process alone, which may own threads that are not here."""
+    if _forks:
+        gc.freeze()
+        _die_of_signals()
+
+
+os.register_at_fork(after_in_child=_begin)
 
 
 class DieOfSignals(L.Callback):
