@@ -191,6 +191,11 @@ def rehearse(config: KWSConfig, task: Task) -> None:
         )
     task.make(torch.arange(min(2, len(task.train)), device="cpu"), 0)
     loggers(config, "digital")
+    for other in variants(config):
+        try:
+            converted(other.config, untrained(config, task.classes, task.val[0][:2]))
+        except ValueError as error:
+            raise ValueError(f"report.ablation: {other.name}: {error}") from error
     small = dataclasses.replace(task, calibration=task.calibration[:1])
     swept(
         config,

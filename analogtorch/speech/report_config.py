@@ -8,7 +8,7 @@ from analogtorch.values import checks
 
 MEASURED = ("chip.writing", "chip.correct")
 """Options that an ablation changes without another training."""
-ABLATED = ("hwa.", "chip.training.", *MEASURED)
+ABLATED = ("hwa.", "chip.training.", "chip.digital", *MEASURED)
 """What the options begin with that an ablation changes."""
 
 
@@ -40,9 +40,9 @@ class ReportConfig:
 
     ablation: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Other hardware-aware trainings to measure on the same chips: options that begin with ``hwa.``
-    or ``chip.training.``, by a name, such as {no distillation: {hwa.distill: 0}}. Each takes the
-    time of a training and of a sweep; with ``chip.writing`` or ``chip.correct`` alone that of a
-    sweep."""
+    or ``chip.training.``, or ``chip.digital``, by a name, such as {no distillation: {hwa.distill:
+    0}, all analog: {chip.digital: []}}. Each takes the time of a training and of a sweep; with
+    ``chip.writing`` or ``chip.correct`` alone that of a sweep."""
 
     def __post_init__(self) -> None:
         seconds(self.time)

@@ -804,6 +804,26 @@ def test_layers_can_stay_digital(clips: Path, tmp_path: Path, capsys) -> None:
     assert "converted 2 layers" in capsys.readouterr().err
 
 
+def test_other_layers_may_stay_digital_beside_the_run(
+    clips: Path, finished: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    given = "--report.ablation={{head digital: {{hwa.epochs: 1, chip.digital: [{}]}}}}".format
+    with monkeypatch.context() as patch:
+        patch.setattr(kws, "train_digital", None)
+        assert run(clips, out, "--resume", given("haed")) == 2
+    message = capsys.readouterr().err
+    assert "report.ablation: head digital: chip.digital: " in message
+    assert "haed" in message
+    assert run(clips, out, "--resume", given("head")) == 0
+    report = json.loads((out / "report.json").read_text())
+    assert "head digital" in report["ablation"]
+    err = capsys.readouterr().err
+    assert "converted 4 layers" in err
+    assert "for the report: head digital\nconverted 3 layers" in err
+
+
 def test_chips_can_be_written_closer(clips: Path, finished: Path, tmp_path: Path, capsys) -> None:
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     before = {path.name for path in (tmp_path / "checkpoints").iterdir()}
