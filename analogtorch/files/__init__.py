@@ -3,6 +3,7 @@
 from analogtorch.files.atomic import sync_folder, write_atomically
 from analogtorch.files.checksum import checked, seal, sealed_bytes, signed
 from analogtorch.files.code import digests_of, importable, is_code, load_code
+from analogtorch.files.folder import made
 from analogtorch.files.lock import claimed, locked
 from analogtorch.files.packed import packed, unpacked
 from analogtorch.files.table import comma_separated, parquet
@@ -18,6 +19,7 @@ __all__ = [
     "is_code",
     "load_code",
     "locked",
+    "made",
     "packed",
     "parquet",
     "parse_json",

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from analogtorch.files import checked, locked, packed, parse_json, signed, write_atomically
+from analogtorch.files import checked, locked, made, packed, parse_json, signed, write_atomically
 from analogtorch.simulate.defects import Defects
 from analogtorch.speech.config import FeaturesConfig, ModelConfig
 
@@ -66,7 +66,7 @@ class RunFolder:
     ) -> Iterator["RunFolder"]:
         """Hold the folder for a run of ``config``.
 
-        A missing folder is made; an existing one is left as it is.
+        A missing folder is made, and removed if no run begins; an existing one is left as it is.
 
         Args:
             out: a new or an empty folder, or that of an earlier run.
@@ -85,13 +85,8 @@ class RunFolder:
         path = named(out)
         if resume and overwrite:
             raise ValueError("--resume continues a run, --overwrite replaces it: give one of them")
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OSError(
-                error.errno, f"could not make the folder {path}: {error.strerror}"
-            ) from error
         with contextlib.ExitStack() as stack:
+            stack.enter_context(made(path))
             try:
                 stack.enter_context(locked(path, wait=False))
             except BlockingIOError:

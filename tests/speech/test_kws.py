@@ -206,6 +206,15 @@ def test_wrong_ablations_are_refused_before_any_training(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_refused_run_leaves_no_folder(clips: Path, tmp_path: Path, capsys) -> None:
+    assert run(clips, tmp_path / "runs" / "mine", "--chip.digital=[nothing]") == 2
+    assert "chip.digital: " in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "mine").mkdir()
+    assert run(clips, tmp_path / "mine", "--chip.digital=[nothing]") == 2
+    assert (tmp_path / "mine").is_dir()
+
+
 def test_a_net_that_cannot_be_mapped_is_reported_without_a_floorplan(
     clips: Path, finished: Path, tmp_path: Path, monkeypatch
 ) -> None:
