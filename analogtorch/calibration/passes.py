@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
-from tqdm import tqdm
 
 from analogtorch.chips import Chip, Slices, TrainingNoise
 from analogtorch.conversion.example import is_one_input
@@ -20,6 +19,7 @@ from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.nn.execution import Execution
 from analogtorch.ops import Plan
 from analogtorch.ops.operands import Operands
+from analogtorch.values.progress import Progress
 
 Forward = Callable[[nn.Module, Any], Any]
 
@@ -148,7 +148,7 @@ def run(
         Exception: what the model raises, with a note that names the batch.
     """
     count = 0
-    for batch in tqdm(batches, desc=caller, unit="batch", disable=not progress):
+    for batch in Progress(batches, desc=caller, unit="batch", disable=not progress):
         one = functools.partial(one_pass, caller, batch=batch, forward=forward, number=count)
         one(model)
         if count == 0 and again is not None and again(one):

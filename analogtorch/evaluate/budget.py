@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from analogtorch.chips import Chip
 from analogtorch.chips.non_idealities import needs
@@ -29,6 +28,7 @@ from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.recovery import Recovery
 from analogtorch.simulate.writing import Method
 from analogtorch.values import checks
+from analogtorch.values.progress import Progress
 
 CONVERTERS = ("dac", "adc", "digital_unit")
 """Non-idealities that round: their step grows by powers of two."""
@@ -126,7 +126,7 @@ def budget(
         checks.number("budget: growth", growth, above=0, remedy="None measures no factors")
     seeds = chip_seeds(seed, checks.count("budget: num_chips", num_chips))
     most = 1 + (2 + (math.log2(MOST_GROWTH) + HALVINGS if growth else 0)) * len(chosen)
-    with tqdm(total=int(most) * len(seeds) + 1, unit="run", disable=not progress) as bar:
+    with Progress(total=int(most) * len(seeds) + 1, unit="run", disable=not progress) as bar:
         bench = _Bench(model, metric, seeds, time, look, method, defects, bar)
         reference = bench.reference()
         sign = 1.0 if higher_is_better else -1.0
@@ -278,7 +278,7 @@ class _Bench:
         look: Look,
         method: Method | None,
         defects: Defects | None,
-        bar: tqdm,
+        bar: Progress,
     ) -> None:
         weights = [layer.weight for _, layer in analog_layers(model)]
         shared = {id(w): nn.Parameter(w.detach(), requires_grad=False) for w in weights}

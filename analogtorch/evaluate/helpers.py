@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from analogtorch.values import checks
 from analogtorch.values.warned import warn
@@ -85,6 +86,7 @@ def helpers(count: int, work: Callable[[], object]) -> Iterator[None]:
 def _help(work: Callable[[], object]) -> None:
     """Do the work in a helper, without a word and without this process' handlers at its exit."""
     gc.freeze()  # what its parent no longer needs may own threads, for which it would wait for ever
+    tqdm.set_lock(threading.RLock())  # for bars of a metric: see Progress
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from analogtorch.cost_model import ReadCost
 from analogtorch.evaluate.field import Field, cost_of, crossing, reads_of, served
@@ -20,6 +19,7 @@ from analogtorch.simulate.recalibration import Recalibration
 from analogtorch.simulate.recovery import Recovery
 from analogtorch.simulate.writing import Method
 from analogtorch.values import checks
+from analogtorch.values.progress import Progress
 from analogtorch.values.shown import Shown
 
 
@@ -188,7 +188,7 @@ def lifetime(
     found = torch.empty(len(schedules), len(field.seeds), dtype=torch.float64, device="cpu")
     cost: ReadCost | None = None
     recovery_cost: ReadCost | None = None
-    with tqdm(total=found.numel(), desc="chips x schedules", disable=not progress) as bar:
+    with Progress(total=found.numel(), desc="chips x schedules", disable=not progress) as bar:
         for i, physical in enumerate(field.chips()):
             for j, (schedule, corrections) in enumerate(schedules):
                 within = field.within(physical, schedule, corrections)

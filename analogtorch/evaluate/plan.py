@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 from torch import nn
-from tqdm import tqdm
 
 from analogtorch.chips import Chip
 from analogtorch.conversion import analog_layers
@@ -27,6 +26,7 @@ from analogtorch.evaluate.walks import ANALOG, DIGITAL, Candidate, Table, walk
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.recovery import Recovery
 from analogtorch.values import checks
+from analogtorch.values.progress import Progress
 
 _WALKS = 10
 """Most models that are measured for suggestions (2) and for the ends of walks (4) in any case."""
@@ -168,7 +168,7 @@ def plan(
     offered = _suggested(found, slack * found.reference, tuple(changes))
     walks = [*([each] for each in (*asked, *offered)), *_walks(losses, costs, cheapest)]
     walks = _small(walks, costs, max_chips)
-    with tqdm(total=max_plans, desc="plans", unit="plan", disable=not progress) as bar:
+    with Progress(total=max_plans, desc="plans", unit="plan", disable=not progress) as bar:
         bench = Bench(model, chip, changes, costs, how, bar.update)
         result = HardwarePlan(
             points=(),

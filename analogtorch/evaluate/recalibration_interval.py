@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from analogtorch.cost_model import ReadCost
 from analogtorch.devices import seconds
@@ -20,6 +19,7 @@ from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.recalibration import Recalibration
 from analogtorch.simulate.recovery import Recovery
 from analogtorch.simulate.writing import Method
+from analogtorch.values.progress import Progress
 from analogtorch.values.shown import Shown
 
 
@@ -158,7 +158,7 @@ def recalibration_interval(
     periods = _intervals(intervals, field.last)
     schedules = [Recalibration(every=each, times=times) for each in periods]
     found, cost = torch.zeros(len(field.seeds), dtype=torch.float64, device="cpu"), None
-    with tqdm(total=len(found), desc="chips", disable=not progress) as bar:
+    with Progress(total=len(found), desc="chips", disable=not progress) as bar:
         for i, physical in enumerate(field.chips()):
             for every, schedule in zip(periods, schedules, strict=True):
                 within = field.within(physical, served(schedule, field.start), recovery)

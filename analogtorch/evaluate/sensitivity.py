@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from analogtorch.calibration.passes import exact_execution
 from analogtorch.conversion.kinds import (
@@ -30,6 +29,7 @@ from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.recovery import Recovery
 from analogtorch.simulate.writing import Method
 from analogtorch.values import checks
+from analogtorch.values.progress import Progress
 
 
 def sensitivity(
@@ -154,7 +154,7 @@ def _measured(
     values: dict[Effect, list[list[float]]] = {effect: [] for effect in effects}
     layers = sum(1 for _ in analog_layers(model))
     turns = sum(1 if effect in SINGLE else len(seeds) for effect in effects)
-    with tqdm(
+    with Progress(
         total=1 + (layers + 1) * turns,
         desc="layers x effects x chips",
         unit="run",

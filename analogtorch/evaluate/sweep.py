@@ -9,7 +9,6 @@ from urllib.parse import quote
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from analogtorch.conversion.kinds import check_module, refuse_programmed
 from analogtorch.devices import seconds
@@ -35,6 +34,7 @@ from analogtorch.simulate.recalibration import Recalibration
 from analogtorch.simulate.recovery import Recovery
 from analogtorch.simulate.writing import Method
 from analogtorch.values import checks
+from analogtorch.values.progress import Progress
 
 TIMES = ("0 s", "1 h", "1 day", "1 month", "1 year")
 """The times after programming that reports show by default."""
@@ -200,7 +200,7 @@ def sweep(
             measured = Experiment(each, metric, look, method, defects)
             cells.append(Cells(measured, seeds, at, journal, of=name))
         total = len(models) * num_chips * len(at)
-        with tqdm(total=total, desc="chips x times", unit="read", disable=not progress) as bar:
+        with Progress(total=total, desc="chips x times", unit="read", disable=not progress) as bar:
             if executor is not None:
                 run_by(executor, cells, bar.update)
             else:

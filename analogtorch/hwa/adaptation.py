@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import nn
-from tqdm import tqdm
 
 from analogtorch.calibration import calibrate, reestimate_batch_norm
 from analogtorch.calibration.batch_norm import digital_statistics, remember_digital, tracking
@@ -22,6 +21,7 @@ from analogtorch.hwa.run_folder import RunFolder
 from analogtorch.hwa.training import Training, state_of
 from analogtorch.hwa.twin import Twin
 from analogtorch.simulate.recovery import Recovery
+from analogtorch.values.progress import Progress
 from analogtorch.values.warned import warn
 
 CALIBRATED = 32
@@ -145,7 +145,7 @@ class Adaptation:
         self.stages.append(stage)
         if self.progress:
             undone = "" if stage.kept else ", undone"
-            tqdm.write(
+            Progress.write(
                 f"adapt: {stage.name}, error on chips {stage.reading.mean:.3g}{undone} "
                 f"({self.seconds:.0f} s)",
                 file=sys.stderr,
@@ -175,7 +175,7 @@ class Adaptation:
         return OnChips(self.twin, some, self.chips.seeds, self.chips.times).measure().mean
 
     def _train(self, training: Training) -> None:
-        with tqdm(
+        with Progress(
             total=training.steps, initial=training.step, desc="adapt", disable=not self.progress
         ) as bar:
 

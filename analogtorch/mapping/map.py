@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from torch import nn
-from tqdm import tqdm
 
 from analogtorch.chips import Chip
 from analogtorch.conversion.example import Example
@@ -16,6 +15,7 @@ from analogtorch.mapping.fitted import fitted
 from analogtorch.mapping.mapping import ChipMapping
 from analogtorch.mapping.place import Retired, moved
 from analogtorch.values import checks
+from analogtorch.values.progress import Progress
 
 
 def map_to_chip(
@@ -88,7 +88,7 @@ def map_to_chip(
         checks.flag(f"map_to_chip: {name}", value)
     retired = checks.items("map_to_chip: retired", retired, "[(0, 5)]")
     retired_columns = checks.items("map_to_chip: retired_columns", retired_columns, "[(0, 5, 17)]")
-    with tqdm(total=2, desc="map", delay=2, disable=not progress) as bar:
+    with Progress(total=2, desc="map", delay=2, disable=not progress) as bar:
         traced = trace(model, example)
         bar.update()
         result = map_traced(

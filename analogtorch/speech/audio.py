@@ -11,11 +11,11 @@ from typing import Literal, TypeVar, get_args
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from analogtorch.speech.data import SAMPLE_RATE, SAMPLES
 from analogtorch.speech.named import option
 from analogtorch.values import checks
+from analogtorch.values.progress import Progress
 
 # sizes from here on: a program wrote them because it could not come back to the header
 _UNKNOWN_SIZE = 2**31 - 2**16
@@ -227,7 +227,7 @@ def read_clips(
     Each is given as its name and its file or contents.
     """
     waveforms = np.empty((count, SAMPLES), dtype=np.int16)
-    bar = tqdm(audio, total=count, desc=title, unit="clip", disable=not progress)
+    bar = Progress(audio, total=count, desc=title, unit="clip", disable=not progress)
     for row, (name, file) in enumerate(bar):
         waveforms[row] = read_clip(file, name=name, resample=resample, fit=fit).numpy()
     return torch.from_numpy(waveforms)

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from analogtorch.speech import espeak
 from analogtorch.speech.audio import to_int16
@@ -31,6 +30,7 @@ from analogtorch.speech.labels import (
 )
 from analogtorch.speech.noise import Noise, generate_noise
 from analogtorch.values import checks
+from analogtorch.values.progress import Progress
 
 ACCENTS = (
     "gmw/en", "gmw/en-029", "gmw/en-GB-scotland", "gmw/en-GB-x-gbclan", "gmw/en-GB-x-gbcwmd",
@@ -139,7 +139,7 @@ class Synthetic:
         voices = self._voices()
         plans = {split: list(self._plans(split, voices[split])) for split in SPLITS}
         spoken = [plan.utterance for split in SPLITS for plan in plans[split] if plan.utterance]
-        bar = tqdm(total=len(spoken), desc="eSpeak NG", unit="clip", disable=not progress)
+        bar = Progress(total=len(spoken), desc="eSpeak NG", unit="clip", disable=not progress)
         speech = espeak.synthesise(spoken, workers=self.workers)
         with bar:
             return {split: self._render(split, plans[split], speech, bar) for split in SPLITS}
@@ -161,7 +161,7 @@ class Synthetic:
             for number in range(count):
                 yield _plan(label, name, (self.seed, split, name, number), variants, others)
 
-    def _render(self, split: str, plans: list[_Plan], speech: Iterator, bar: tqdm) -> Clips:
+    def _render(self, split: str, plans: list[_Plan], speech: Iterator, bar: Progress) -> Clips:
         # late, so that `kws --help` does not wait for torchaudio
         from torchaudio.transforms import Resample
 

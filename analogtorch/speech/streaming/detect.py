@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from analogtorch.conversion.watch import evaluating
 from analogtorch.files import comma_separated
@@ -19,6 +18,7 @@ from analogtorch.files.figures import draw
 from analogtorch.speech.data import SAMPLE_RATE, SAMPLES
 from analogtorch.speech.labels import SILENCE, UNKNOWN, classes_of
 from analogtorch.values import checks
+from analogtorch.values.progress import Progress
 
 logger = logging.getLogger("analogtorch")
 
@@ -220,7 +220,7 @@ def listen(
     recording = F.pad(recording, (0, last + (detector.average - 1) * detector.hop))
     windows = recording.unfold(0, SAMPLES, detector.hop)
     parts: list[Tensor] = []
-    bar = tqdm(total=len(windows), desc="listening", unit="window", disable=not progress)
+    bar = Progress(total=len(windows), desc="listening", unit="window", disable=not progress)
     with bar, contextlib.ExitStack() as modes:
         for module in (network, features):
             if isinstance(module, nn.Module):

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 import analogtorch as at
 from analogtorch.cost_model import CostReport
@@ -38,6 +37,7 @@ from analogtorch.speech.transcription.recordings import (
 )
 from analogtorch.speech.transcription.speech import Speech, error_rate
 from analogtorch.speech.transcription.whisper import Whisper, load_whisper, logits
+from analogtorch.values.progress import Progress
 
 logger = logging.getLogger("analogtorch")
 
@@ -172,7 +172,7 @@ def _texts(
     """Return the texts of the digital net, and of each chip at each time."""
     times, seeds = config.sweep.times, chip_seeds(config.sweep.seed, config.sweep.num_chips)
     total = 1 + len(seeds) * len(times)
-    with tqdm(total=total, desc="chips x times", unit="read", disable=not progress) as bar:
+    with Progress(total=total, desc="chips x times", unit="read", disable=not progress) as bar:
         logger.info("%.0f s of recordings, digitally", speech.seconds)
         kept = _Kept(folder.file("texts/digital.json"), len(speech.recordings))
         digital = kept.text("digital", lambda _: speech.texts(whisper, whisper.model))
