@@ -37,7 +37,7 @@ kws: $(READY)  ## the main job: train a keyword spotter, put it on the chip, rep
 transcribe: $(READY)  ## speech to text: Whisper on chips over a month, on synthesised sentences
 	$(BIN)/analogtorch transcribe --config configs/transcribe/spoken.yaml --overwrite
 
-# a test that hangs shows where, and fails by its name, after a hundred times what the slowest takes
+# a test that hangs shows where, and fails by its name, after far longer than any takes
 HANGS := -o faulthandler_timeout=900 -o faulthandler_exit_on_timeout=true
 
 test: $(READY)  ## the test suite (2 processes of one thread)

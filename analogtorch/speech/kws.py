@@ -192,6 +192,8 @@ def rehearse(config: KWSConfig, task: Task) -> None:
     task.make(torch.arange(min(2, len(task.train)), device="cpu"), 0)
     loggers(config, "digital")
     for other in variants(config):
+        if other.config.chip.digital == config.chip.digital:
+            continue
         try:
             converted(other.config, untrained(config, task.classes, task.val[0][:2]))
         except ValueError as error:
