@@ -14,17 +14,14 @@ def made(path: Path) -> Iterator[None]:
     Raises:
         OSError: the folder cannot be made.
     """
-    missing: list[Path] = []
     try:
-        try:
-            missing += [each for each in (path, *path.parents) if not each.exists()]
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OSError(
-                error.errno, f"could not make the folder {path}: {error.strerror}"
-            ) from error
+        missing = [each for each in (path, *path.parents) if not each.exists()]
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, f"could not make the folder {path}: {error.strerror}") from error
+    try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # it holds something, or was not made
+        with contextlib.suppress(OSError):  # it holds something
             for each in missing:
                 each.rmdir()

@@ -18,6 +18,7 @@ from torch import nn
 
 import analogtorch as at
 from tests.crossbar import crossbar
+from tests.garbage import Owner
 
 X = torch.randn(64, 12, generator=torch.Generator().manual_seed(0))
 TIMES = ["0 s", "1 h", "1 day"]
@@ -137,28 +138,21 @@ def test_a_helper_that_is_killed_is_told_and_its_work_is_done(tmp_path: Path) ->
 
 
 def test_helpers_leave_the_garbage_of_this_process_alone(tmp_path: Path) -> None:
-    class Owner:
-        """Owns what a forked process has not, such as a thread."""
-
-        def __init__(self) -> None:
-            self.itself = self
-
-        def __del__(self, log: Path = tmp_path / "log") -> None:
-            with log.open("a") as file:
-                file.write(f"{os.getpid()}\n")
+    measure = logged(tmp_path / "measured", wait=0.01)
 
     def collecting(view: nn.Module) -> float:
         gc.collect()
-        return plain(view)
+        return measure(view)
 
     gc.collect()
     gc.disable()
     try:
-        Owner()
+        Owner(tmp_path / "collected")
         sweep(collecting, processes=2)
     finally:
         gc.enable()
-    assert lines(tmp_path / "log") == [str(os.getpid())]
+    assert len(set(lines(tmp_path / "measured"))) == 2
+    assert lines(tmp_path / "collected") == [str(os.getpid())]
 
 
 def test_helpers_end_with_a_process_that_is_killed() -> None:

@@ -3,6 +3,7 @@
 Other tests compile, so these run in a process of their own.
 """
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ import pytest
 import torch
 from torch import nn
 
+from analogtorch.speech.training.devices import forking
+from tests.garbage import Owner
 from tests.speech.training.conftest import Toy, bitwise_same
 
 
@@ -106,3 +109,21 @@ def test_a_process_that_has_compiled_is_an_error(process, tmp_path: Path) -> Non
 
 def test_a_process_that_is_killed_ends_the_others(process, tmp_path: Path) -> None:
     process.submit(_killed, tmp_path).result(60)  # others that are waited for never end
+
+
+def test_processes_that_train_leave_the_garbage_of_the_first_alone(tmp_path: Path) -> None:
+    log = tmp_path / "collected"
+    gc.collect()
+    gc.disable()
+    try:
+        Owner(log)
+        with forking():
+            if not (forked := os.fork()):
+                gc.collect()
+                os._exit(0)
+        assert os.waitpid(forked, 0)[1] == 0
+        assert not log.exists()
+    finally:
+        gc.enable()
+    gc.collect()
+    assert log.read_text() == f"{os.getpid()}\n"
