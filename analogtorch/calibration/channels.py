@@ -81,8 +81,9 @@ def _is_transposed(layer: nn.Module) -> bool:
 
 
 def is_linear(layer: nn.Module) -> bool:
-    """Return whether it multiplies by a matrix ``weight`` and may add a ``bias``."""
-    return isinstance(layer, nn.Linear) or _is_transposed(layer)
+    """Return whether it multiplies by a real matrix ``weight`` and may add a ``bias``."""
+    known = isinstance(layer, nn.Linear) or _is_transposed(layer)
+    return known and not layer.weight.is_complex()  # type: ignore[operator]
 
 
 def is_norm(module: nn.Module) -> bool:

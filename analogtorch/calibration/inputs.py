@@ -150,6 +150,8 @@ def heard(seen: Mapping[str, Seen], allow_unused: bool) -> dict[str, Seen]:
     """
     found = {n: inputs for n, inputs in seen.items() if any(h.largest for h in inputs.magnitudes)}
     silent = [name for name in seen if name not in found]
+    if silent and not any(inputs.vectors for inputs in seen.values()):
+        raise ValueError("calibrate: no batch has a sample; use batches of real data")
     if silent and not (allow_unused and found):
         raise ValueError(
             f"calibrate: layer {silent[0]!r} got only zeros; use batches of real data, and more "

@@ -103,8 +103,18 @@ def named(output: Any) -> Mapping[Any, Any] | None:
 
 
 def tensors(output: Any) -> Iterator[Tensor]:
-    """Yield the floating-point tensors in the output of a model, which may be nested."""
+    """Yield the floating-point tensors in the output of a model, which may be nested.
+
+    Raises:
+        ValueError: one is sparse, or a nested tensor.
+    """
     if isinstance(output, Tensor):
+        if output.layout is not torch.strided or output.is_nested:
+            kind = "nested" if output.is_nested else str(output.layout).removeprefix("torch.")
+            raise ValueError(
+                f"the model returns a {kind} tensor, which cannot be compared; pass forward=, such "
+                "as forward=lambda model, x: model(x).to_dense()"
+            )
         if output.is_floating_point():
             yield output
     elif (values := named(output)) is not None:

@@ -95,9 +95,9 @@ def smooth_channels(
 
     Raises:
         TypeError: ``model`` or ``batches`` is of another type.
-        ValueError: the model is converted already, has no linear layer, gives no tensor, gives
-            other outputs for the same batch in two runs, or there is no batch. The model is
-            unchanged.
+        ValueError: the model is converted already, is on the meta device, has no linear layer,
+            gives no tensor, gives other outputs for the same batch in two runs, or there is no
+            batch. The model is unchanged.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.LayerNorm(64), torch.nn.Linear(64, 10))
@@ -110,6 +110,10 @@ def smooth_channels(
         raise ValueError(
             "smooth_channels: the model is converted already; smooth the digital model, then "
             "convert it"
+        )
+    if unloaded := [name for name, p in model.named_parameters() if p.is_meta]:
+        raise ValueError(
+            f"smooth_channels: {unloaded[0]!r} is on the meta device; load weights first"
         )
     given = list(batches)
     if not given:
@@ -315,5 +319,5 @@ class _Smoothing:
     def _digest(self, batch: Any) -> str:
         digest = hashlib.sha256()
         for y in self._outputs(batch):
-            digest.update(y.contiguous().view(torch.uint8).cpu().numpy().tobytes())
+            digest.update(y.flatten().view(torch.uint8).cpu().numpy().tobytes())
         return digest.hexdigest()

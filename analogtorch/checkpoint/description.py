@@ -9,6 +9,7 @@ from torch import nn
 
 from analogtorch import chips
 from analogtorch.chips import Chip
+from analogtorch.conversion.digital_bits import quantised
 from analogtorch.conversion.kinds import analog_layers
 from analogtorch.conversion.route import routes
 from analogtorch.files import checked, parse_json
@@ -30,7 +31,7 @@ DESCRIPTION = "analog.json"
 
 _TOP = (
     "format", "version", "analogtorch", "generator", "weights", "tied", "chips", "layers",
-    "routes", "programmed",
+    "routes", "int8", "programmed",
 )  # fmt: skip
 _LAYER = ("name", "key", "kind", "weight", "shape", "chip", "calibrated", "input_range")
 _METHODS: dict[str, type[ProgramAndVerify] | type[GradientDescent]] = {
@@ -85,6 +86,8 @@ class Checkpoint:
     layers: tuple[SavedLayer, ...]
     routes: dict[str, tuple[str, ...]]
     """The layers that modules reach by their weights: relative names by the module's."""
+    int8: tuple[str, ...]
+    """The digital layers that ``quantise_digital`` made."""
     tied: dict[str, str]
     """Keys that the weights file leaves out, each with the key of the same tensor."""
     size: int
@@ -143,7 +146,7 @@ def read(path: str | Path) -> Checkpoint:
 
 def describe(model: nn.Module) -> dict[str, Any]:
     """Return the fields that describe which layers of a model are analog and how."""
-    layers, reached = dict(analog_layers(model)), routes(model)
+    layers, reached, int8 = dict(analog_layers(model)), routes(model), quantised(model)
     used: list[Chip] = []
     for layer in layers.values():
         if layer.chip not in used:
@@ -168,7 +171,10 @@ def describe(model: nn.Module) -> dict[str, Any]:
             }
             for name, layer in layers.items()
         ],
-    } | ({"routes": reached} if reached else {})
+        # files of models without them stay as they were
+        **({"routes": reached} if reached else {}),
+        **({"int8": int8} if int8 else {}),
+    }
 
 
 def _saved(ranges: tuple[float, ...] | None) -> float | list[float] | None:
@@ -221,7 +227,7 @@ def _decoded(folder: Path, data: Any) -> Checkpoint:
         raise ValueError(
             f"has version {version!r}, AnalogTorch {RELEASE} reads version {VERSION}: {remedy}"
         )
-    data = {"routes": {}, **data}
+    data = {"routes": {}, "int8": [], **data}
     _check_fields("", data, _TOP)
     weights, used = data["weights"], [chips.from_dict(chip) for chip in data["chips"]]
     _check_fields("weights: ", weights, ("file", "bytes", "sha256"))
@@ -235,6 +241,7 @@ def _decoded(folder: Path, data: Any) -> Checkpoint:
         generator=data["generator"],
         layers=tuple(_layer(entry, used) for entry in data["layers"]),
         routes={str(name): tuple(map(str, names)) for name, names in data["routes"].items()},
+        int8=tuple(map(str, data["int8"])),
         tied={str(key): str(kept) for key, kept in data["tied"].items()},
         size=int(weights["bytes"]),
         sha256=str(weights["sha256"]),

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 from analogtorch.checkpoint.description import DESCRIPTION, WEIGHTS, Checkpoint, SavedLayer
 from analogtorch.chips.choices import Choices
 from analogtorch.chips.tiling import sections
-from analogtorch.conversion.kinds import analog_layers, analog_type, reason
+from analogtorch.conversion.kinds import analog_layers, analog_type, kind_of, reason
 from analogtorch.nn import AnalogLayer, AnalogMatrix
 from analogtorch.nn.converter_state import COLUMN_RANGES, Numbers
 
@@ -162,6 +162,17 @@ def check_routes(saved: Checkpoint, model: nn.Module) -> None:
             raise ValueError(
                 f"load: {name or '(root)'!r}, which reaches {reached} by their weights in "
                 f"{saved.folder}, is no module of the model, or these are no analog layers"
+            )
+
+
+def check_int8(saved: Checkpoint, model: nn.Module) -> None:
+    """Raise ValueError unless each layer that ``quantise_digital`` made is in the model."""
+    modules = dict(model.named_modules())
+    for name in saved.int8:
+        if name not in modules or kind_of(modules[name]) is None:
+            raise ValueError(
+                f"load: {name or '(root)'!r}, a digital layer in int8 in {saved.folder}, is no "
+                f"layer of the model that could be{_near(name, modules)}"
             )
 
 

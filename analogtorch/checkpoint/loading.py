@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from analogtorch.checkpoint.description import Checkpoint, SavedProgram
-from analogtorch.checkpoint.fits import check_keys, check_layers, check_routes
+from analogtorch.checkpoint.fits import check_int8, check_keys, check_layers, check_routes
 from analogtorch.checkpoint.folder import read_folder
 from analogtorch.conversion import convert
+from analogtorch.conversion.digital_bits import quantise_inputs
 from analogtorch.conversion.kinds import analog_layers, check_module, refuse_programmed
 from analogtorch.conversion.route import route
 from analogtorch.nn.converter_state import COLUMN_RANGES, without_converters
@@ -96,6 +97,7 @@ def _load(saved: Checkpoint, tensors: dict[str, Tensor], model: nn.Module) -> nn
     check_keys(saved, tensors, model)
     check_layers(saved, tensors, model)
     check_routes(saved, model)
+    check_int8(saved, model)
     model = _converted(saved, model)
     layers = dict(analog_layers(model))
     for layer in layers.values():
@@ -129,6 +131,7 @@ def _converted(saved: Checkpoint, model: nn.Module) -> nn.Module:
             layer.chip = entry.chip  # whose executions key their noise by the name
     for name, inner in saved.routes.items():
         route(model.get_submodule(name), list(inner))
+    quantise_inputs(model, saved.int8)  # their weights are rounded in the file
     return model
 
 

@@ -27,8 +27,6 @@ from analogtorch.conversion.kinds import (
 
 LEVELS = 127
 """Levels of int8 on each side of zero."""
-_MARK = "digital_bits"
-"""Attribute of a layer whose inputs are quantised."""
 
 
 @torch.no_grad()
@@ -38,8 +36,9 @@ def quantise_digital(model: nn.Module) -> nn.Module:
     Their weights are rounded once, with one scale per output; their inputs are rounded in each
     call, with one scale per vector, or per sample of a convolution. Neither needs data. States of a
     recurrent layer and masks of attention stay floats, and so do the inputs of a module with analog
-    matrices beside digital ones. Weights that an analog layer shares, and embeddings, stay as they
-    are. Call it after ``convert`` and before ``calibrate``.
+    matrices beside digital ones. Weights that an analog layer shares stay as they are, and so do
+    embeddings, unless a digital layer shares their weight. Call it after ``convert`` and before
+    ``calibrate``. ``at.save`` keeps which layers are quantised.
 
     Args:
         model: a converted or a digital model. Its digital weights change; nothing restores them.
@@ -62,17 +61,35 @@ def quantise_digital(model: nn.Module) -> nn.Module:
         if is_analog(module) or reason(model, name, module) is not None:
             continue
         for weight in kind_of(module).weight_names(module):
-            _round_weight(module._parameters[weight], _outputs(module), shared)
-        if not hasattr(module, _MARK):
-            setattr(module, _MARK, 8)
-            count = 3 if isinstance(module, nn.MultiheadAttention) else 1
-            forwards = (module.forward, kind_of(module).digital.forward)
-            names = {name for each in forwards for name in _parameters(each)[:count]}
-            hook = functools.partial(_round_inputs, count, names)
-            module.register_forward_pre_hook(hook, with_kwargs=True)
+            p = module._parameters[weight]
+            if isinstance(p, Tensor) and id(p) not in shared:
+                _round_weight(*_by_output(module, p))
+        _round_inputs_of(module)
     for _, weight in left_digital(model):
-        _round_weight(weight, 0, shared)
+        if id(weight) not in shared:
+            _round_weight(weight, (0,))
     return model
+
+
+def quantised(model: nn.Module) -> list[str]:
+    """Return the names of the layers whose inputs ``quantise_digital`` rounds."""
+    return [name for name, module in model.named_modules() if _hooks(module)]
+
+
+def quantise_inputs(model: nn.Module, names: Collection[str]) -> None:
+    """Let the layers with these names round their inputs, and no others.
+
+    Raises:
+        AttributeError: the model has no module of such a name.
+    """
+    chosen = [model.get_submodule(name) for name in names]
+    for module in model.modules():
+        if module not in chosen:
+            for key in _hooks(module):
+                del module._forward_pre_hooks[key]
+                module._forward_pre_hooks_with_kwargs.pop(key, None)
+    for module in chosen:
+        _round_inputs_of(module)
 
 
 def rounded(x: Tensor, dims: tuple[int, ...]) -> Tensor:
@@ -81,15 +98,36 @@ def rounded(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     return torch.where(scale > 0, (x / scale).round() * scale, x)
 
 
-def _round_weight(weight: Any, outputs: int, shared: set[int]) -> None:
-    if isinstance(weight, Tensor) and id(weight) not in shared:
-        weight.copy_(rounded(weight, tuple(d for d in range(weight.dim()) if d != outputs)))
+def _round_weight(weight: Tensor, outputs: tuple[int, ...]) -> None:
+    weight.copy_(rounded(weight, tuple(d for d in range(weight.dim()) if d not in outputs)))
 
 
-def _outputs(module: nn.Module) -> int:
-    """Return the dimension of the weight that counts outputs."""
-    transposed = getattr(module, "transposed", False) or type(module).__name__ == "Conv1D"
-    return 1 if transposed and matrices_of(module) is None else 0
+def _by_output(module: nn.Module, weight: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    """Return a view of the weight, and the dimensions that count its outputs."""
+    if matrices_of(module) is not None:
+        return weight, (0,)
+    if getattr(module, "transposed", False):  # (inputs, outputs of a group, ...)
+        return weight.unflatten(0, (int(module.groups), -1)), (0, 2)  # type: ignore[arg-type]
+    return weight, (1,) if type(module).__name__ == "Conv1D" else (0,)
+
+
+def _hooks(module: nn.Module) -> list[int]:
+    """Return the keys of the hooks that round the inputs of a module."""
+    return [
+        key
+        for key, hook in module._forward_pre_hooks.items()
+        if isinstance(hook, functools.partial) and hook.func is _round_inputs
+    ]
+
+
+def _round_inputs_of(module: nn.Module) -> None:
+    if _hooks(module):
+        return
+    count = 3 if isinstance(module, nn.MultiheadAttention) else 1
+    forwards = (module.forward, kind_of(module).digital.forward)
+    names = {name for each in forwards for name in _parameters(each)[:count]}
+    hook = functools.partial(_round_inputs, count, names)
+    module.register_forward_pre_hook(hook, with_kwargs=True)
 
 
 def _parameters(forward: Callable[..., Any]) -> list[str]:

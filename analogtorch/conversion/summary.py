@@ -68,6 +68,8 @@ class Summary(Shown):
     parameters: int = 0
     """Number of elements of the digital model's Parameters: ``model.parameters()`` without the DAC
     ranges."""
+    lazy: tuple[str, ...] = ()
+    """Layers that have no weights yet, because the model never ran."""
     ranges: int = 0
     """Number of DAC ranges, which ``model.parameters()`` holds as well because they learn."""
 
@@ -165,6 +167,13 @@ class Summary(Shown):
                 if row.chip != chip
             ]
         lines.append(str(self.share))
+        if self.lazy:
+            count = len(self.lazy)
+            layers = "layer has" if count == 1 else "layers have"
+            lines.append(
+                f"{count} lazy {layers} no weights yet, which count nowhere; run the model once "
+                f"first: {', '.join(self.lazy)}"
+            )
         lines.append(f"{self.parameters:,} parameters, and {self.ranges:,} DAC ranges beside them.")
         if self.routed:
             lines.append(
@@ -281,6 +290,11 @@ def summary(model: nn.Module) -> Summary:
             if isinstance(m, AnalogMultiheadAttention)
         ),
         share=share(model),
+        lazy=tuple(
+            name or "(root)"
+            for name, module in model.named_modules()
+            if any(is_lazy(p) for p in module._parameters.values())
+        ),
         parameters=_count([p for p in model.parameters() if id(p) not in ranges]),
         ranges=sum(ranges.values()),
     )

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import re
+import types
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -51,8 +52,8 @@ def structure_digest(model: nn.Module) -> str:
     """Return the SHA-256 of the structure of a model: what decides its outputs beside its state.
 
     It covers the class of each module, the options that the module prints (``extra_repr``), such as
-    the stride of a convolution, and buffers that are not in the state. It does not cover the code
-    of a user's class.
+    the stride of a convolution, and buffers that are not in the state. ``options_digest`` covers
+    options that it does not print. Neither covers the code of a user's class.
     """
     found, state = hashlib.sha256(), model.state_dict().keys()
     analog = {layer for _, layer in analog_layers(model)}
@@ -65,6 +66,42 @@ def structure_digest(model: nn.Module) -> str:
             found.update(f"{name}\n".encode())
             _add(found, name, buffer)
     return found.hexdigest()
+
+
+def options_digest(model: nn.Module) -> str:
+    """Return the SHA-256 of the options that modules keep as attributes, and of forward hooks.
+
+    It covers public attributes that are plain, such as the number of heads of an attention, and
+    functions and hooks by name.
+    """
+    found, analog = hashlib.sha256(), {layer for _, layer in analog_layers(model)}
+    for name, module in model.named_modules():
+        hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+        names = [name_of(hook) for hook in hooks]
+        found.update(f"{name}\n{_attributes(module, module in analog)}\n{names}\n".encode())
+    return found.hexdigest()
+
+
+def _attributes(module: nn.Module, analog: bool) -> dict[str, Any]:
+    """Return the options of a module among its attributes: the public and plain ones.
+
+    Of an analog layer, some of whose attributes change as it runs, they are those that torch lists.
+    """
+    found: dict[str, Any] = {}
+    listed = getattr(module, "__constants__", ()) if analog else vars(module).keys() - {"training"}
+    for name in sorted(listed):
+        value = getattr(module, name, None)
+        if name.startswith("_"):
+            continue
+        if isinstance(value, types.FunctionType | types.BuiltinFunctionType):
+            found[name] = name_of(value)
+        elif value is None or isinstance(value, bool | int | float | str):
+            found[name] = value
+        elif isinstance(value, tuple | list) and all(
+            isinstance(v, bool | int | float | str) for v in value
+        ):
+            found[name] = tuple(value)
+    return found
 
 
 def experiment(
@@ -81,6 +118,7 @@ def experiment(
         "noise": NOISE,
         "model": model_digest(model),
         "structure": structure_digest(model),
+        "options": options_digest(model),
     }
     if method is not None:
         found["method"] = {"type": type(method).__name__, **asdict(method)}

@@ -160,7 +160,8 @@ def _upgraded(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
     What the earlier version did not keep, digests and what there is of the metric, is that of
     ``wanted``.
     """
-    found = {**{name: wanted[name] for name in ("metric", "samples") if name in wanted}, **found}
+    later = ("options", "metric", "samples")
+    found = {**{name: wanted[name] for name in later if name in wanted}, **found}
     if found.get("version") not in (1, 2):
         return found
     unknown = ("structure", "model") if found["version"] == 1 else ("structure",)

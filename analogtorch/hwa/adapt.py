@@ -27,6 +27,7 @@ from analogtorch.evaluate.identity import (
     every_tensor,
     model_digest,
     name_of,
+    options_digest,
     structure_digest,
 )
 from analogtorch.evaluate.metric import Metric, check_metric, kept_of
@@ -261,6 +262,8 @@ def _digests(student: nn.Module, teacher: nn.Module, batches: list[Any]) -> dict
         "structure": structure_digest(student),
         "teacher": model_digest(teacher),
         "structure of the teacher": structure_digest(teacher),
+        "options": options_digest(student),
+        "options of the teacher": options_digest(teacher),
         "batches": batches_digest(batches),
     }
 

@@ -20,7 +20,10 @@ from analogtorch.hwa.adapted import Step
 from analogtorch.values import checks
 
 _HEAD, _STATE, _LOG = "adapt.json", "state.pt", "log.csv"
-_LATER = ("forward", "metric", "samples", "structure", "structure of the teacher")
+_LATER = (
+    *("forward", "metric", "samples", "structure", "structure of the teacher"),
+    *("options", "options of the teacher"),
+)
 """What the head of a run that an earlier version began does not have."""
 
 

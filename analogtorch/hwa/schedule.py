@@ -80,7 +80,7 @@ def relative_adam(model: nn.Module, recipe: Recipe, *, fused: bool = True) -> to
             "adapt: no Parameter of the model requires a gradient; call "
             "model.requires_grad_(True), or add adapters that learn"
         )
-    sizes = [p.detach().float().square().mean().sqrt().item() or _SMALLEST for p in learning]
+    sizes = [p.detach().abs().float().square().mean().sqrt().item() or _SMALLEST for p in learning]
     rates = [recipe.learning_rate * size for size in sizes]
     groups = [{"params": [p], "lr": rate} for p, rate in zip(learning, rates, strict=True)]
     # in one pass over the numbers, where torch's default on CPUs takes ten

@@ -7,7 +7,7 @@ from torch import nn
 
 from analogtorch.chips import Chip
 from analogtorch.conversion.example import Example
-from analogtorch.conversion.kinds import check_module, refuse_programmed
+from analogtorch.conversion.kinds import check_module, refuse_lazy, refuse_programmed
 from analogtorch.graph.trace import Trace, trace
 from analogtorch.mapping.chosen import chip_of, choose, with_cells
 from analogtorch.mapping.expand import expand
@@ -81,6 +81,7 @@ def map_to_chip(
     """
     check_module("map_to_chip", model)
     refuse_programmed(model, "map_to_chip")
+    refuse_lazy(model, "map_to_chip")
     chip = chip_of(model) if chip is None else chip
     checks.instance("map_to_chip: chip", chip, Chip, "analogtorch.chips.hermes64()")
     check_num_chips("map_to_chip", num_chips, none="as many as needed")

@@ -16,6 +16,7 @@ from analogtorch.conversion.kinds import (
     analog_layers,
     check_module,
     refuse_distributed,
+    refuse_lazy,
     refuse_programmed,
     refuse_unloaded,
 )
@@ -89,7 +90,7 @@ def program(
     Raises:
         ValueError: the model has no analog layer; a weight is NaN or infinite; a layer is
             parametrized, on the meta device or replaced since the conversion; or the mapping
-            belongs to another model or chip.
+            belongs to another model or chip; or a layer is lazy and never ran.
         RuntimeError: a weight of a recurrent layer or an attention was pruned or parametrized after
             the conversion.
         TypeError: the seed is not an integer, or an argument is not of its type.
@@ -109,6 +110,7 @@ def program(
     refuse_distributed(model, "program")
     refuse_taken(model, "program")
     refuse_unloaded(model, "program")
+    refuse_lazy(model, "program")
     for module in model.modules():
         if isinstance(module, AnalogComposite):
             module.refuse_changed()

@@ -201,6 +201,7 @@ class Bypassed(nn.Module):
         ([torch.full((2, 16), float("nan"))], {}, "input of layer '0' has NaN or infinite"),
         ([torch.full((2, 16), float("inf"))], {}, "input of layer '0' has NaN or infinite"),
         ([torch.zeros(2, 16)], {}, "layer '0' got only zeros"),
+        ([torch.zeros(0, 16)], {}, "no batch has a sample"),
         (_batches(), {"method": "median"}, "method must be one of"),
         (_batches(), {"method": "percentile", "percentile": 0.0}, "percentile must be a number in"),
         (_batches(), {"percentile": "99"}, "percentile must be a number in .* got '99'"),
@@ -499,3 +500,22 @@ def test_an_ideal_chip_has_no_dac_to_give_ranges_to() -> None:
     )
     assert model[0].row_blocks == 3
     assert model[0].input_ranges == (1.0,)
+
+
+@pytest.mark.parametrize("effort", ["ranges", "default"])
+def test_outputs_that_are_not_dense_ask_for_forward(effort: str) -> None:
+    class Sparse(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(16, 16)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x).relu().to_sparse()
+
+    model = at.convert(Sparse().eval(), CHIP)
+    if effort != "ranges":  # which compares no outputs
+        with pytest.raises(ValueError, match=r"returns a sparse_coo tensor.*pass forward="):
+            at.calibrate(model, _batches(), effort=effort)
+        with pytest.raises(ValueError, match=r"returns a sparse_coo tensor.*pass forward="):
+            at.hwa.adapt(model, _batches(), steps=1)
+    at.calibrate(model, _batches(), effort=effort, forward=lambda m, x: m(x).to_dense())

@@ -224,3 +224,35 @@ def test_outputs_that_change_on_a_later_batch_leave_the_model_as_it_was() -> Non
     with pytest.raises(ValueError, match="the outputs change with the scales"):
         at.smooth_channels(model, [torch.randn(4, 8), torch.randn(5, 8)])
     assert _same(model, state)
+
+
+def test_a_loss_without_dimensions_beside_the_outputs_is_compared_too() -> None:
+    class WithLoss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.head = nn.LayerNorm(8), nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            y = self.head(self.norm(x))
+            return {"loss": y.square().mean(), "logits": y}
+
+    assert not at.smooth_channels(_uneven(WithLoss().eval()), [torch.randn(4, 8)]).left
+
+
+def test_complex_layers_take_no_part() -> None:
+    class Spectrum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix, self.head = nn.Linear(5, 6, dtype=torch.complex64), nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.mix(torch.fft.rfft(x)).abs())
+
+    found = at.smooth_channels(Spectrum().eval(), [torch.randn(4, 8)])
+    assert list(found.left) == ["head"]
+
+
+def test_a_model_without_its_weights_is_refused_by_name() -> None:
+    model = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 4)).to("meta")
+    with pytest.raises(ValueError, match="'0.weight' is on the meta device; load weights first"):
+        at.smooth_channels(model, [torch.randn(4, 8)])

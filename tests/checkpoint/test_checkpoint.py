@@ -717,6 +717,32 @@ def test_recurrent_layers_are_saved_with_the_ranges_of_their_matrices(
     assert torch.equal(y[0] if root else y, z[0] if root else z)
 
 
+def test_digital_layers_in_int8_round_after_loading(tmp_path: Path) -> None:
+    def make(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+
+    x = torch.randn(5, 8)
+    model = at.quantise_digital(at.convert(make(0), CHIP, exclude="0"))
+    physical = at.program(model, seed=7)
+    save(model, tmp_path / "model")
+    save(physical, tmp_path / "chip")
+    assert read(tmp_path / "model").int8 == ("0",)
+    assert torch.equal(load(tmp_path / "model", make(1))(x), model(x))
+    loaded = load(tmp_path / "chip", make(1))
+    assert torch.equal(loaded.at("1 day")(x), physical.at("1 day")(x))
+    # what the model was before does not matter
+    save(at.convert(make(0), CHIP, exclude="0"), tmp_path / "float")
+    plain = load(tmp_path / "float", at.quantise_digital(at.convert(make(2), CHIP, exclude="0")))
+    assert torch.equal(plain(x), at.convert(make(0), CHIP, exclude="0")(x))
+    file = tmp_path / "model" / DESCRIPTION
+    description = json.loads(file.read_text())
+    del description["checksum"]
+    file.write_text(json.dumps(description | {"int8": ["1"]}))
+    with pytest.raises(ValueError, match="'1', a digital layer in int8 in .*, is no layer"):
+        load(tmp_path / "model", make(1))
+
+
 def test_layers_that_are_reached_by_their_weights_are_after_loading(tmp_path: Path) -> None:
     torch.manual_seed(0)
     x = torch.randn(3, 8)

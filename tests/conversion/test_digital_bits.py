@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import analogtorch as at
-from analogtorch.conversion.digital_bits import LEVELS, rounded
+from analogtorch.conversion.digital_bits import LEVELS, quantise_inputs, quantised, rounded
 from tests.crossbar import crossbar
 
 CHIP = crossbar()
@@ -20,9 +20,10 @@ CHIP = crossbar()
         (lambda: nn.Linear(6, 4), (5, 6)),
         (lambda: nn.Conv2d(4, 6, 3, groups=2), (2, 4, 5, 5)),
         (lambda: nn.ConvTranspose1d(3, 5, 2), (2, 3, 4)),
+        (lambda: nn.ConvTranspose2d(4, 6, 2, groups=2), (2, 4, 3, 3)),
         (lambda: nn.LSTM(6, 4), (3, 2, 6)),
     ],
-    ids=["Linear", "Conv2d", "ConvTranspose1d", "LSTM"],
+    ids=["Linear", "Conv2d", "ConvTranspose1d", "groups", "LSTM"],
 )
 def test_int8_rounds_weights_by_output_and_inputs_by_vector_or_sample(
     make: Callable[[], nn.Module], shape: tuple[int, ...]
@@ -36,9 +37,12 @@ def test_int8_rounds_weights_by_output_and_inputs_by_vector_or_sample(
     assert 0 < (out - true).abs().max() < 0.03 * true.abs().max()
     name = "weight_ih_l0" if isinstance(layer, nn.LSTM) else "weight"
     weight = getattr(layer, name).detach()
-    by_output = weight.transpose(0, 1) if isinstance(layer, nn.ConvTranspose1d) else weight
+    by_output = weight
+    if hasattr(layer, "transposed") and layer.transposed:
+        by_output = weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
     for row in by_output:
         codes = row / row.abs().max() * LEVELS
+        assert codes.abs().max() > LEVELS - 1e-3
         assert torch.allclose(codes, codes.round(), atol=1e-3)
     batch = 1 if isinstance(layer, nn.LSTM) else 0
     parts = torch.cat([_first(model(part)) for part in x.split(1, batch)], batch)
@@ -96,3 +100,28 @@ def test_int8_rounds_packed_sequences() -> None:
     packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor([3, 3]))
     found, _ = nn.utils.rnn.pad_packed_sequence(layer(packed)[0])
     assert torch.allclose(found, layer(x)[0], atol=1e-6)
+
+
+def test_each_output_of_a_grouped_transposed_convolution_has_a_scale_of_its_own() -> None:
+    torch.manual_seed(0)
+    layer, x = nn.ConvTranspose1d(4, 4, 3, groups=4, bias=False), torch.randn(2, 4, 9)
+    with torch.no_grad():
+        layer.weight[0] *= 500
+    exact = layer(x)
+    error = (at.quantise_digital(layer)(x) - exact).norm(dim=(0, 2)) / exact.norm(dim=(0, 2))
+    assert error.max() < 0.02
+
+
+def test_the_layers_that_round_can_be_read_and_chosen() -> None:
+    model = at.convert(nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 2)), CHIP, exclude="1")
+    plain, x = copy.deepcopy(model.eval()), torch.randn(3, 8)
+    at.quantise_digital(model)
+    assert quantised(model) == quantised(copy.deepcopy(model)) == ["1"]
+    rounding = model(x)
+    quantise_inputs(model, [])
+    assert quantised(model) == []
+    plain.load_state_dict(model.state_dict())
+    assert torch.equal(model(x), plain(x))
+    quantise_inputs(model, ["1"])
+    assert torch.equal(model(x), rounding)
+    assert not torch.equal(model(x), plain(x))

@@ -101,3 +101,22 @@ def test_layers_on_several_chips_are_counted_apart() -> None:
     assert "7 of 64 tiles of hermes64 at one block per tile; 195,472 of 4,194,304 cells." in text
     assert "differs from hermes64: 2 (periphery.output_bits 10, training.weight none)" in text
     assert summary.tiles_lower_bound == 1 + 3
+
+
+def test_lazy_layers_are_named_and_refused_where_weights_are_needed() -> None:
+    def model() -> nn.Module:
+        return nn.Sequential(nn.LazyLinear(12), nn.ReLU(), nn.Linear(12, 4))
+
+    x, chip = torch.randn(2, 6), at.chips.hermes64()
+    converted = at.convert(model(), chip)
+    text = str(at.summary(converted))
+    assert (
+        "1 lazy layer has no weights yet, which count nowhere; run the model once first: 0" in text
+    )
+    with pytest.raises(ValueError, match="program: layer '0' is lazy and has no weights yet; run"):
+        at.program(converted, seed=0)
+    with pytest.raises(ValueError, match="map_to_chip: layer '0' is lazy"):
+        at.map_to_chip(model(), x, chip=chip)
+    converted(x)
+    assert "lazy layer" not in str(at.summary(converted))
+    at.program(converted, seed=0)

@@ -405,13 +405,72 @@ def test_another_structure_with_the_same_state_is_another_experiment(tmp_path: P
     first = run(nn.LeakyReLU(0.1))
     assert torch.equal(run(nn.LeakyReLU(0.1)).values, first.values)
     for middle in (nn.ReLU(), nn.LeakyReLU(0.2)):
-        with pytest.raises(ValueError, match=r"another experiment \(structure "):
+        with pytest.raises(ValueError, match=r"another experiment \(.*structure "):
             run(middle)
     head = json.loads((tmp_path / "sweep.json").read_text())
     del head["structure"]
     (tmp_path / "sweep.json").write_text(json.dumps({**head, "version": 2}))
     with pytest.warns(UserWarning, match="was begun by an earlier version"):
         run(nn.LeakyReLU(0.1))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda net: vars(net[1].self_attn).update(num_heads=4, head_dim=4),
+        lambda net: vars(net[1]).update(norm_first=True),
+        lambda net: vars(net[1]).update(activation=torch.nn.functional.gelu),
+        lambda net: net[0].register_forward_hook(lambda *given: given[2] * 2),
+    ],
+    ids=["heads", "order of norms", "activation", "hook"],
+)
+def test_options_that_no_module_prints_make_another_experiment(
+    change: Callable[[nn.Module], Any], tmp_path: Path
+) -> None:
+    def run(changed: bool) -> at.Sweep:
+        torch.manual_seed(0)
+        layer = nn.TransformerEncoderLayer(16, 2, 8, batch_first=True)
+        net = nn.Sequential(nn.Identity(), layer)
+        if changed:
+            change(net)
+        return at.sweep(
+            at.convert(net.eval(), crossbar()), lambda m: m(torch.ones(2, 3, 16)).std().item(),
+            num_chips=1, times=["0 s"], folder=tmp_path,
+        )  # fmt: skip
+
+    first = run(changed=False)
+    assert torch.equal(run(changed=False).values, first.values)
+    with pytest.raises(ValueError, match=r"another experiment \(options "):
+        run(changed=True)
+    head = json.loads((tmp_path / "sweep.json").read_text())
+    del head["options"]  # as an earlier version wrote it
+    (tmp_path / "sweep.json").write_text(json.dumps(head))
+    run(changed=False)
+
+
+def test_the_stride_of_an_analog_convolution_makes_another_experiment(tmp_path: Path) -> None:
+    def run(stride: int) -> at.Sweep:
+        torch.manual_seed(0)
+        net = at.convert(nn.Conv1d(2, 3, 3, stride), crossbar())
+        metric = lambda m: m(torch.ones(1, 2, 9)).mean().item()  # noqa: E731
+        return at.sweep(net, metric, num_chips=1, times=["0 s"], folder=tmp_path)
+
+    run(1)
+    with pytest.raises(ValueError, match="another experiment"):
+        run(2)
+
+
+def test_a_model_that_has_run_is_the_same_experiment(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.GRU(4, 4, batch_first=True))
+    model, x = at.convert(net.eval(), crossbar()), torch.randn(4, 1, 6, 6)
+    metric = lambda m: m[1](m[0](x).flatten(2).mT)[0].mean().item()  # noqa: E731
+    first = at.sweep(model, metric, num_chips=1, times=["0 s"], folder=tmp_path)
+    model.train()
+    metric(model)
+    at.hwa.training_noise_(model.eval(), 0.5)
+    second = at.sweep(model, metric, num_chips=1, times=["0 s"], folder=tmp_path)
+    assert torch.equal(first.values, second.values)
 
 
 def test_sources_do_not_make_another_experiment(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import analogtorch as at
 from analogtorch.hwa import adaptation
-from analogtorch.hwa.schedule import clip, tails
+from analogtorch.hwa.schedule import clip, relative_adam, tails
 from tests.crossbar import crossbar
 
 
@@ -583,3 +583,19 @@ def test_recipes_refuse_wrong_numbers() -> None:
                     {"patience": 0}, {"learn_ranges": 1}):  # fmt: skip
         with pytest.raises(ValueError, match="Recipe"):
             at.hwa.Recipe(**options)  # type: ignore[arg-type]
+
+
+def test_chips_that_are_nearly_exact_have_an_error_of_zero() -> None:
+    adapted = at.hwa.adapt(_net(), _batches(), chip=at.chips.ideal(), steps=2, num_chips=1)
+    assert "nan" not in str(adapted)
+    assert all(math.isfinite(stage.reading.mean) for stage in adapted.stages)
+    assert 0 <= adapted.stages[0].reading.mean < 1e-3
+
+
+def test_a_complex_weight_moves_by_its_whole_size() -> None:
+    net = nn.Sequential(nn.Linear(4, 3))
+    net[0].phase = nn.Parameter(torch.full((5,), 2j))
+    at.convert(net, CHIP)
+    optimizer = relative_adam(net, at.hwa.Recipe(learning_rate=0.01))
+    found = {id(group["params"][0]): group["lr"] for group in optimizer.param_groups}
+    assert math.isclose(found[id(net[0].phase)], 0.02, rel_tol=1e-6)

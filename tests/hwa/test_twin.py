@@ -1,10 +1,14 @@
 """The training noise of a recipe, which a twin's student computes with."""
 
+import copy
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import analogtorch as at
+from analogtorch.hwa.twin import relative_error
 from tests.crossbar import crossbar
 
 
@@ -58,3 +62,45 @@ def test_the_noise_follows_its_fraction_and_the_chip() -> None:
     twin.student[0].chip = at.chips.ideal()
     torch.testing.assert_close(_outputs(twin), exact)
     assert whole > 0.01
+
+
+@pytest.mark.parametrize("layers", [0.0, 1.0])
+def test_an_activation_in_place_changes_no_loss(layers: float) -> None:
+    def loss(inplace: bool) -> tuple[Any, ...]:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(16, 32), nn.ReLU(inplace=inplace), nn.Linear(32, 8)).eval()
+        student = at.convert(copy.deepcopy(net), crossbar())
+        with torch.no_grad():
+            student[0].bias -= 0.5
+        with at.noise(1):
+            found = at.hwa.Twin(student, net, at.hwa.Recipe(layers=layers)).loss(
+                torch.randn(40, 16)
+            )
+        found.total.backward()
+        return *(v.item() for v in found), student[0].weight.grad
+
+    *one, gradient = loss(inplace=False)
+    *other, same = loss(inplace=True)
+    assert one == other
+    assert torch.equal(gradient, same)
+
+
+def test_a_layer_that_runs_twice_is_compared_call_by_call() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(self.layer(x).relu())
+
+    torch.manual_seed(0)
+    net, x = Twice(), torch.randn(20, 6)
+    student = at.convert(copy.deepcopy(net), at.chips.ideal())
+    with torch.no_grad():
+        student.layer.bias += 1.0
+    found = at.hwa.Twin(student, net).loss(x).layers
+    with torch.no_grad():
+        y, t = student.layer(x), net.layer(x)
+        errors = [relative_error(y, t), relative_error(student(x), net(x))]
+    assert torch.allclose(found, torch.stack(errors).mean(), rtol=1e-4)
