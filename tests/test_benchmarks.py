@@ -18,6 +18,7 @@ import benchmarks
 from analogtorch.report import Result
 from analogtorch.speech.data import Clips
 from analogtorch.speech.labels import LABELS
+from analogtorch.speech.models import NETWORKS
 from analogtorch.speech.noise import generate_noise
 from analogtorch.speech.pretrained import PretrainedKWS
 from analogtorch.speech.transcription.whisper import Whisper, load_whisper
@@ -41,6 +42,8 @@ from benchmarks.adapt.report import gains, of_nets, of_rows
 from benchmarks.convert import __main__ as convert
 from benchmarks.convert import efforts, language
 from benchmarks.convert.clipping import clipped
+from benchmarks.hwa import __main__ as hwa
+from benchmarks.hwa.recipes import CONFIGURED
 from benchmarks.registry import SHAPES, Shape, chip
 from benchmarks.subject import Subject, agreement
 from tests.speech.transcription import tiny
@@ -798,3 +801,14 @@ def test_what_passes_before_the_first_analog_layer_is_a_share() -> None:
     assert name == "fully_connected"
     assert 0 < float(of_sweep.rstrip("%")) < float(share.rstrip("%")) < 100
     assert all(float(each.split()[0]) > 0 for each in (whole, once))
+
+
+def test_recurrent_and_depthwise_networks_have_bars_of_their_own() -> None:
+    found = {"digital accuracy": [92.0], f"loss of {CONFIGURED} at 1 day": [0.8]}
+    verdicts = {
+        network: [row[-1] for row in hwa.rows(found, hwa.bars(network))[1:]]
+        for network in ("conv", "ds_cnn")
+    }
+    assert verdicts["conv"] == [">= 93: MISSED", "<= 0.5: MISSED"]
+    assert verdicts["ds_cnn"] == [">= 93: MISSED", "<= 1: met"]
+    assert set(hwa.HARD) < set(NETWORKS)
