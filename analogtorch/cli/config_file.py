@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,27 @@ def _check(given: Any, known: Sequence[str], group: str = "") -> None:
         elif name not in known:
             near = checks.nearest(key, own)
             raise ValueError(f"{name} is no option{near}; there are {', '.join(own)}")
+
+
+def refuse_nulls(parser: Any, values: Any) -> None:
+    """Raise ValueError if an option is null that has no such value.
+
+    jsonargparse takes null for every option that may be left out.
+
+    Args:
+        parser: the parser of the command.
+        values: what it has parsed.
+    """
+    for action in parser._actions:
+        kind = getattr(action, "_typehint", action.type)
+        null = type(None) in typing.get_args(kind) or kind is Any
+        if action.default is None or null or action.dest in _NOT_IN_FILES:
+            continue
+        if values.get(action.dest, action.default) is None:
+            raise ValueError(
+                f"{action.dest} is null or empty; give a value, or leave it out, which is "
+                f"{action.default!r}"
+            )
 
 
 def files_first(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
-from analogtorch.cli.config_file import ConfigFile, files_first
+from analogtorch.cli.config_file import ConfigFile, files_first, refuse_nulls
 from analogtorch.files import is_code
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.rundir import named
@@ -85,6 +85,7 @@ def parse(arguments: Sequence[str]) -> Arguments:
     try:
         files, flags = files_first(arguments)
         values = given.parse_args([*files, *flags])
+        refuse_nulls(given, values)
         _check_code(values, arguments)
         values = given.instantiate(values)
     except ArgumentError as error:

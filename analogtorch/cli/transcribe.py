@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
-from analogtorch.cli.config_file import ConfigFile, files_first
+from analogtorch.cli.config_file import ConfigFile, files_first, refuse_nulls
 from analogtorch.speech.rundir import named
 from analogtorch.speech.transcription.config import TranscribeConfig
 
@@ -76,9 +76,9 @@ def parse(arguments: Sequence[str]) -> Arguments:
             "put them into one folder"
         )
     try:
-        values = given.instantiate(
-            given.parse_args([*files, *options, *(f"--data.audio={one}" for one in audio)])
-        )
+        values = given.parse_args([*files, *options, *(f"--data.audio={one}" for one in audio)])
+        refuse_nulls(given, values)
+        values = given.instantiate(values)
     except ArgumentError as error:
         raise ValueError(f"{error}; see analogtorch transcribe --help") from error
     return Arguments(

@@ -62,7 +62,7 @@ def settled(field: str, make: Maker, options: Any, *, given: tuple[str, ...]) ->
         raise ValueError(f"{field} must be names and values, got {checks.shown(options)}")
     wanted = arguments(make)
     free = {name for name in wanted if name not in given}
-    if wrong := [name for name in plain if name not in free]:
+    if not takes_any(make) and (wrong := [name for name in plain if name not in free]):
         raise ValueError(
             f"{field} has {wrong[0]!r}; {_name(make)} takes "
             f"{', '.join(sorted(free)) or 'no options'}{checks.nearest(wrong[0], free)}"
@@ -78,6 +78,12 @@ def arguments(make: Maker) -> dict[str, inspect.Parameter]:
     kinds = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
     parameters = inspect.signature(make).parameters
     return {name: p for name, p in parameters.items() if p.kind in kinds}
+
+
+def takes_any(make: Maker) -> bool:
+    """Return whether ``make`` takes arguments of any name, as ``**options`` does."""
+    kinds = (p.kind for p in inspect.signature(make).parameters.values())
+    return inspect.Parameter.VAR_KEYWORD in kinds
 
 
 def stated(make: Maker, options: dict[str, Any], given: tuple[str, ...]) -> dict[str, Any]:

@@ -56,6 +56,34 @@ class ClipFiles:
         """Return whether there is such a file."""
         return path in self.members or (self.root / path).is_file()
 
+    def find_manifest(self) -> str | None:
+        """Return the path of the manifest: at the top, or in the folder that all clips lie in.
+
+        Raises:
+            ValueError: it lies elsewhere, or there are several.
+        """
+        if self.holds(MANIFEST):
+            return MANIFEST
+        seen = [path for path in map(PurePosixPath, self._names()) if _is_seen(path)]
+        found = sorted(path for path in seen if path.name == MANIFEST)
+        if not found:
+            return None
+        if len(found) == 1 and all(found[0].parent in path.parents for path in audio_files(seen)):
+            return str(found[0])
+        raise ValueError(
+            f"{self.root}: the manifest {str(found[0])!r} lies neither at the top nor in the one "
+            "folder that all clips lie in; name it with manifest, relative to root as its paths, "
+            "or move it there"
+        )
+
+    def _names(self) -> set[str]:
+        """Return the paths of all files."""
+        found = set(self.members)
+        for folder, _, names in os.walk(self.root):
+            inside = Path(folder).relative_to(self.root)
+            found |= {(inside / name).as_posix() for name in names}
+        return found
+
     def manifest(self, path: str) -> bytes:
         """Return the contents of the manifest.
 

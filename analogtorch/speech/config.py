@@ -20,7 +20,7 @@ from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.writing import GradientDescent, Method, ProgramAndVerify
 from analogtorch.speech.augment import Augment
-from analogtorch.speech.choice import Maker, arguments, maker, settled, stated
+from analogtorch.speech.choice import Maker, arguments, maker, settled, stated, takes_any
 from analogtorch.speech.data import FRAMES, MELS, Source
 from analogtorch.speech.draws import derive
 from analogtorch.speech.features import FRONT_ENDS
@@ -107,7 +107,7 @@ class ModelConfig:
     transformer, ds_cnn, hello_edge_dnn, hello_edge_cnn, hello_edge_lstm or hello_edge_gru; or code
     of yours: a class or a function that returns a module, as my_net.py:Net or my_package.nets:Net,
     which is called with the options, and with classes (their number) and input_shape (that of the
-    features of a clip) if it has such arguments."""
+    features of a clip) if it has such arguments, or takes any (**options)."""
     options: dict[str, Any] = field(default_factory=dict)
     """Arguments of the network, such as {widths: [16, 24, 48, 96]} for conv."""
 
@@ -138,7 +138,8 @@ class ModelConfig:
         """
         make = maker("model.name", self.name, NETWORKS)
         values = {"classes": classes, "input_shape": tuple(input_shape)}
-        wanted = {n: v for n, v in values.items() if n in arguments(make) and n not in self.options}
+        names = values if takes_any(make) else arguments(make)
+        wanted = {n: v for n, v in values.items() if n in names and n not in self.options}
         return _built("model", make, self, **wanted)
 
 

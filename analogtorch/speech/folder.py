@@ -1,11 +1,12 @@
 """Your own labelled clips: a folder or a tar archive, with a manifest or a folder for each word."""
 
 import logging
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import torch
 
@@ -57,7 +58,9 @@ class Folder:
     """Folder with the clips, the archives and the manifest, or one tar archive with all of it. `~`,
     `${NAME}` and `${NAME:-default}` are replaced as in a shell."""
     manifest: str | None = None
-    """The CSV file, relative to `root`; null means manifest.csv if there is one."""
+    """The CSV file, relative to `root`, as its paths are. null means manifest.csv if there is one,
+    also in the folder in which all clips lie, as in a tar archive of a folder; then its paths are
+    relative to that folder."""
     labels: Preset | tuple[str, ...] | None = None
     """The classes in their order: a preset or words such as [low, high], of which each but
     `_silence_` and `_unknown_` must have a clip; null takes those that the clips have, each of
@@ -110,12 +113,15 @@ class Folder:
         root = expanded(self.root)
         with ExitStack() as stack:
             files = self._files(root, stack)
-            manifest = self.manifest or (MANIFEST if files.holds(MANIFEST) else None)
+            manifest = self.manifest or files.find_manifest()
             source = str(root / (manifest or ""))
             if manifest is None:
                 rows = self._assigned(walked(files, self.speaker))
             else:
                 rows = read_manifest(source, files.manifest(manifest))
+            if manifest and not self.manifest:  # which may lie in the folder that was packed
+                inside = PurePosixPath(manifest).parent
+                rows = [replace(row, path=str(inside / row.path)) for row in rows]
             classes = self._classes(rows, source)
             check_partition(
                 ((row.split, row.label, row.speaker, row.path) for row in rows),
@@ -281,15 +287,19 @@ def _check_once(rows: Iterable[Row]) -> None:
 
 
 def _check_case(rows: Iterable[Row], source: str) -> None:
-    """Raise ValueError if two labels, which nobody has listed, differ in case alone."""
+    """Raise ValueError if two labels, which nobody has listed, are one word spelt in two ways."""
     seen: dict[str, Row] = {}
     for row in rows:
-        first = seen.setdefault(row.label.casefold(), row)
+        # an accent is a part of its letter on some systems, and a letter of its own on others
+        word = unicodedata.normalize("NFC", row.label).strip()
+        first = seen.setdefault(word.casefold(), row)
         if first.label != row.label:
+            same = unicodedata.normalize("NFC", first.label).strip() == word
+            what = "spaces around them or the encoding of accents" if same else "case"
             raise ValueError(
-                f"{source}: the classes {first.label!r} ({first.where}) and {row.label!r} "
-                f"({row.where}) differ in case alone; write both alike, or list the classes with "
-                "labels"
+                f"{source}: the classes {first.label!a} ({first.where}) and "
+                f"{row.label!a} ({row.where}) differ in {what} alone; write both alike, or "
+                "list the classes with labels"
             )
 
 

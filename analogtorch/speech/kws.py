@@ -189,7 +189,7 @@ def rehearse(config: KWSConfig, task: Task) -> None:
         Batches(
             task.make, len(task.train), batch_size=phase.batch_size, seed=0, workers=config.workers
         )
-    task.make(torch.arange(min(2, len(task.train)), device="cpu"), 0)
+    task.make(torch.arange(min(64, len(task.train)), device="cpu"), 0)
     loggers(config, "digital")
     for other in variants(config):
         if other.config.chip.digital == config.chip.digital:
@@ -199,11 +199,17 @@ def rehearse(config: KWSConfig, task: Task) -> None:
         except ValueError as error:
             raise ValueError(f"report.ablation: {other.name}: {error}") from error
     small = dataclasses.replace(task, calibration=task.calibration[:1])
+    name = f"the network {config.model.name} on the chip"
+
+    def finite(view: nn.Module) -> float:
+        _check_logits(name, view, task.classes, small.calibration[0][:1])
+        return 0.0
+
     swept(
         config,
         small,
         to_chip(config, small, untrained(config, task.classes, task.val[0][:2])),
-        lambda view: float(view(small.calibration[0][:1]).isfinite().all()),
+        finite,
         num_chips=1,
         times=config.sweep.times,
         seed=config.sweep.seed,
@@ -233,7 +239,7 @@ def untrained(config: KWSConfig, classes: tuple[str, ...], features: Tensor) -> 
 def _check_logits(
     name: str, network: nn.Module, classes: tuple[str, ...], features: Tensor
 ) -> None:
-    """Raise ValueError unless the network gives (B, classes) for features (B, ...)."""
+    """Raise ValueError unless the network gives finite (B, classes) for features (B, ...)."""
     training = network.training
     try:
         logits = network.eval()(features)
@@ -252,6 +258,8 @@ def _check_logits(
             f"{wanted}, a logit for each class: {', '.join(classes)}. An argument called "
             "classes gets their number"
         )
+    if not bool(logits.isfinite().all()):
+        raise ValueError(f"{name} gives NaN or infinite logits before any training; it must not")
 
 
 def train_digital(

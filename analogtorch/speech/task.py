@@ -49,8 +49,10 @@ class Task:
         ``training.Batches`` calls it.
         """
         waveforms = self.augmenter.waveforms(self.train.floats(index), index, epoch=epoch)
-        features = self.augmenter.features(self.features(waveforms), index, epoch=epoch)
-        return features, self.train.labels[index]
+        found = self.features(waveforms)
+        names = [self.train.names[i] for i in index.tolist()]
+        _check_finite(self.features, found, names, "training clip, augmented,")
+        return self.augmenter.features(found, index, epoch=epoch), self.train.labels[index]
 
     def test_batches(self) -> list[tuple[Tensor, Tensor]]:
         """Return the batches of the test split for ``analogtorch.accuracy``."""
@@ -89,7 +91,7 @@ def prepare(
         test_clips=splits["test"],
         val=(_compute(features, splits["val"]), splits["val"].labels),
         test=(_compute(features, splits["test"]), splits["test"].labels),
-        calibration=tuple(features(train.floats(part)) for part in chosen.split(_AT_ONCE)),
+        calibration=tuple(_parts(features, train, chosen)),
         augmenter=Augmenter(augment, seed=seed),
         features=features,
     )
@@ -110,16 +112,35 @@ def _checked(features: nn.Module, clips: Clips) -> nn.Module:
     if not isinstance(found, Tensor) or not found.is_floating_point() or found.ndim < 2:
         given = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found)
         raise ValueError(f"{what} gives {given}; it must give floating-point features (B, ...)")
-    if len(found) != len(waveforms) or not bool(found.isfinite().all()):
+    if len(found) != len(waveforms):
         raise ValueError(
-            f"{what} gives {tuple(found.shape)} for {len(waveforms)} clips, "
-            f"{int((~found.isfinite()).sum())} of its numbers not finite; it must give finite "
-            "features for each clip"
+            f"{what} gives {tuple(found.shape)} for {len(waveforms)} clips; it must give features "
+            "for each clip"
         )
     return features
 
 
-@torch.no_grad()
 def _compute(features: nn.Module, clips: Clips) -> Tensor:
-    parts = torch.arange(len(clips), device="cpu").split(_AT_ONCE)
-    return torch.cat([features(clips.floats(part)) for part in parts])
+    return torch.cat(_parts(features, clips, torch.arange(len(clips), device="cpu")))
+
+
+@torch.no_grad()
+def _parts(features: nn.Module, clips: Clips, index: Tensor) -> list[Tensor]:
+    """Return the features of the clips at ``index``, in parts."""
+    parts = []
+    for part in index.split(_AT_ONCE):
+        parts.append(features(clips.floats(part)))
+        _check_finite(features, parts[-1], [clips.names[i] for i in part.tolist()], "clip")
+    return parts
+
+
+def _check_finite(features: nn.Module, found: Tensor, names: list[str], what: str) -> None:
+    """Raise ValueError if the front end gives NaN or infinite numbers for the clips so named."""
+    wrong = ~found.isfinite().flatten(1).all(1)
+    if bool(wrong.any()):
+        first = names[int(wrong.nonzero()[0])]
+        raise ValueError(
+            f"the front end {type(features).__name__} gives numbers that are not finite for "
+            f"{int(wrong.sum())} of {len(names)} clips, such as the {what} {first!r}; the "
+            "logarithm of silence is one reason: add a small number before it"
+        )

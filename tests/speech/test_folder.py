@@ -365,6 +365,46 @@ def test_one_tar_archive_is_a_source(tmp_path: Path) -> None:
     assert folder(tmp_path / "listed.tar").load()["train"].names == ("yes/a.wav",)
 
 
+@pytest.mark.parametrize("form", ["folder", "archive", "archive in a folder"])
+def test_the_manifest_of_a_folder_that_was_packed_whole_counts(form: str, tmp_path: Path) -> None:
+    plain = folder(fill(tmp_path / "words")).load()
+    root = tmp_path / "root"
+    root.mkdir()
+    if form == "folder":
+        (tmp_path / "words").rename(root / "words")
+    else:
+        with tarfile.open(root / "words.tar", "w") as tar:
+            tar.add(tmp_path / "words", "words")
+    found = folder(root / "words.tar" if form == "archive" else root).load()
+    for split, clips in plain.items():
+        assert found[split].names == tuple(f"words/{name}" for name in clips.names)
+        assert torch.equal(found[split].waveforms, clips.waveforms)
+        assert found[split].speakers == clips.speakers
+
+
+def test_a_manifest_elsewhere_is_no_silent_loss(tmp_path: Path) -> None:
+    root = words(tmp_path, *SPOKEN)
+    (root / "low" / "manifest.csv").write_text(HEADER + "\n")
+    with pytest.raises(ValueError, match=r"the manifest 'low/manifest\.csv' lies neither at the"):
+        Folder(root=str(root)).load()
+    fill(root)  # one at the top is the one
+    assert folder(root).load()["train"].names == ("yes/a.wav",)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ("cafe\u0301", "differ in spaces around them or the encoding of accents alone"),
+        ("caf\u00e9 ", "differ in spaces around them or the encoding of accents alone"),
+        ("Caf\u00e9", "differ in case alone"),
+    ],
+)
+def test_one_word_in_two_spellings_is_refused(other: str, message: str, tmp_path: Path) -> None:
+    paths = [f"{word}/{n}.wav" for word in ("caf\u00e9", other, "low") for n in range(4)]
+    with pytest.raises(ValueError, match=message):
+        Folder(root=str(words(tmp_path, *paths))).load()
+
+
 @pytest.mark.parametrize(
     ("paths", "options", "message"),
     [

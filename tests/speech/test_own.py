@@ -13,6 +13,7 @@ from analogtorch.__main__ import main
 from analogtorch.cli.kws import parse
 from analogtorch.speech import kws
 from analogtorch.speech.config import FeaturesConfig, KWSConfig, ModelConfig
+from analogtorch.speech.task import prepare
 
 CODE = """
 import torch
@@ -65,6 +66,16 @@ class Projected(nn.Module):
 class Scaled(nn.Module):
     def forward(self, waveforms):
         return (waveforms - 2).log()
+
+class Steps(nn.Module):
+    def forward(self, waveforms):
+        return waveforms.view(-1, 16, 1000)[:, :, :900].abs().amax(2).log()
+
+def broken(classes):
+    return nn.Sequential(nn.Linear(16, classes), nn.Softplus(), nn.Threshold(9, float("nan")))
+
+def factory(**options):
+    return Net(**options)
 """
 SMALL = [
     "--data.source=folder", "--data.folder.root=words", "--data.folder.speaker=^([^_]+)_",
@@ -218,7 +229,15 @@ def test_a_finished_run_does_not_go_on_with_other_recordings(
          "input_shape must be (1, frames, filters) such as (1, 49, 40), got (16,)"),
         (["--features.name=my_net.py:nothing"],
          "the front end Linear cannot take waveforms of shape (2, 16000)"),
-        (["--features.name=my_net.py:nans"], "its numbers not finite; it must give finite"),
+        (["--features.name=my_net.py:nans"],
+         "the front end Scaled gives numbers that are not finite for "),
+        (["--features.name=my_net.py:Steps", "--augment.shift_ms=150"],
+         "such as the training clip, augmented, '"),  # silence is shifted in
+        (["--model.name=my_net.py:broken"],
+         "the network my_net.py:broken gives NaN or infinite logits before any training"),
+        (["--model.name=my_net.py:factory", "--model.options={width: 3}"], None),
+        (["--model.name=my_net.py:factory", "--model.options={wdth: 3}"],
+         "model: my_net.py:factory cannot be made with {'classes': 2"),
         (["--features.name=mfcc", "--features.options={coefficients: 99}"], "must be an integer"),
         (["--augment.time_masks=1"], "set time_masks and frequency_masks to 0"),
         (["--data.folder.labels=[low, mid]"], "unknown class 'high'; allowed are low, mid"),
@@ -264,3 +283,32 @@ def test_the_random_state_of_a_front_end_is_that_of_the_seed() -> None:
         assert torch.equal(torch.get_rng_state(), before)
         assert torch.equal(given, found.setdefault(seed, given))
     assert not torch.equal(found[0], found[1])
+
+
+def test_a_clip_whose_features_are_not_finite_is_named(folder: Path) -> None:
+    config = parse([*SMALL, "--features.name=my_net.py:Steps"]).config
+    splits = config.data.selected.load()
+    test = splits["test"]
+    test.waveforms[1] = 0
+    with pytest.raises(ValueError, match=f"1 of [0-9]+ clips, such as the clip '{test.names[1]}'"):
+        prepare(splits, config.augment, seed=0, features=config.features.build())
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("seed: null", "seed"),
+        ("sweep: {num_chips: }", "sweep.num_chips"),
+        ("data: {source: null}", "data.source"),
+        ("out: null", "out"),
+        ("chip: {options: null}", "chip.options"),
+        ("report: {budget: null}", "report.budget"),
+    ],
+)
+def test_null_is_no_value_of_most_options(text: str, name: str, tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=f"^{name} is null or empty; give a value, or leave it"):
+        parse(["--config", str(file)])
+    file.write_text("hwa: {clip_sigma: null}\nprogress: null")
+    assert parse(["--config", str(file)]).config.hwa.clip_sigma is None

@@ -21,7 +21,7 @@ from analogtorch.speech.training.batches import Batches
 from analogtorch.speech.training.checkpoint import AtomicCheckpoint
 from analogtorch.speech.training.curve import Curve
 from analogtorch.speech.training.devices import DieOfSignals, forking
-from analogtorch.speech.training.module import Classifier, Learner
+from analogtorch.speech.training.module import Classifier, FiniteLoss, Learner
 from analogtorch.speech.training.phase import Phase
 
 # fmt: off
@@ -83,8 +83,8 @@ def fit(
         The network, on the CPU and in evaluation mode.
 
     Raises:
-        ValueError: a teacher is missing, or the checkpoint to resume from is damaged or of another
-            network.
+        ValueError: a teacher is missing, the checkpoint to resume from is damaged or of another
+            network, or the loss becomes NaN or infinite; the checkpoint of the epoch before stays.
         RuntimeError: one of the processes of ``devices`` > 1 was killed, or this process has used
             ``torch.compile``.
         OSError: the checkpoint cannot be written, such as on a full disk; the one before stays
@@ -119,7 +119,10 @@ def fit(
             num_sanity_val_steps=0,
             check_val_every_n_epoch=max(1, phase.epochs // 10),
             plugins=[AtomicCheckpoint()],
-            callbacks=[StepSeed(seed), *recipe, *callbacks, *curves, SaveEachEpoch(path)],
+            callbacks=[
+                *(StepSeed(seed), *recipe, FiniteLoss()),
+                *(*callbacks, *curves, SaveEachEpoch(path)),
+            ],
         )
         network.train()
         with _interruptible(trainer), forking() if devices > 1 else contextlib.nullcontext():

@@ -1,5 +1,6 @@
 """LightningModules that train a network, with or without a teacher."""
 
+import math
 from typing import Any
 
 import lightning as L
@@ -9,6 +10,24 @@ from torch.nn import functional as F
 
 from analogtorch.hwa import distillation_loss
 from analogtorch.speech.training.phase import Phase
+
+
+class FiniteLoss(L.Callback):
+    """End a training whose loss becomes NaN or infinite, with a ValueError.
+
+    Place it before the callback that saves, so that the checkpoint of the epoch before stays.
+    """
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: Any, outputs: Any, *args: Any
+    ) -> None:
+        loss = float(outputs["loss"])
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"the loss of the training is {loss} after {trainer.global_step} steps, in epoch "
+                f"{trainer.current_epoch + 1}; a smaller learning_rate than "
+                f"{pl_module.phase.learning_rate:g} may help, if the network gives finite numbers"
+            )
 
 
 class Learner(L.LightningModule):

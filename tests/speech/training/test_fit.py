@@ -206,3 +206,16 @@ def test_a_warmup_of_one_step_trains(toy, tmp_path: Path) -> None:
     toy.train(tmp_path / "a.ckpt", phase=phase)
     rate = torch.load(tmp_path / "a.ckpt", weights_only=True)["lr_schedulers"][0]["_last_lr"]
     assert 0 < rate[0] < phase.learning_rate
+
+
+def test_a_loss_that_is_no_number_ends_the_training(toy, same, tmp_path: Path) -> None:
+    class Break(L.Callback):
+        def on_train_batch_start(self, trainer, module, *args) -> None:
+            if trainer.global_step == 6:  # of the second epoch
+                with torch.no_grad():
+                    next(module.network.parameters()).fill_(torch.nan)
+
+    with pytest.raises(ValueError, match="the loss of the training is nan after 7 steps, in epoch"):
+        toy.train(tmp_path / "a.ckpt", callbacks=(Break(),))
+    resumed = toy.train(tmp_path / "a.ckpt", resume=True)
+    assert same(toy.train(tmp_path / "whole.ckpt"), resumed)
