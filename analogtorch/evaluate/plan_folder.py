@@ -74,12 +74,8 @@ def _read(path: Any, head: dict[str, Any], model: nn.Module) -> Sensitivity:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         there, found = data["experiment"], data["found"]
-        for name in (
-            "structure",
-            "options",
-            "metric",
-            "samples",
-        ):  # earlier versions did not keep them
+        # earlier versions did not keep them
+        for name in ("structure", "options", "metric", "samples"):
             if name in head:
                 there.setdefault(name, head[name])
         if there == head:

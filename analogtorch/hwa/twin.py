@@ -1,7 +1,7 @@
 """A converted model beside its digital twin: how far its outputs and its layers are off."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -148,12 +148,12 @@ class Twin:
         Raises:
             ValueError: the shapes of the outputs differ, or no layer of both models ran.
         """
-        with self._exact_layers() as of_teacher:
+        with self._layer_outputs(self.teacher) as of_teacher:
             exact = self.exact(batch)
         with (
             evaluating(self.student),
             self.training_noise(),
-            self._errors_of_layers(of_teacher) as errors,
+            self._layer_outputs(self.student) as of_student,
         ):
             for _, layer in analog_layers(self.student):
                 layer.training = True
@@ -162,12 +162,18 @@ class Twin:
         outputs = _mean([self.compare(y, t) for y, t in zip(found, exact, strict=True)])
         if not self.recipe.layers:
             return Losses(outputs, outputs, outputs.new_zeros(()))
-        if not errors:
+        pairs = [
+            (y, t)
+            for name, exact_ones in of_teacher.items()
+            for y, t in zip(of_student.get(name, ()), exact_ones, strict=False)
+            if y.shape == t.shape
+        ]
+        if not pairs:
             raise ValueError(
                 "adapt: no layer of the model ran under the same name as in the teacher; pass "
                 "recipe=at.hwa.Recipe(layers=0) to compare the outputs of the model alone"
             )
-        layers = _mean(errors)
+        layers = _mean([relative_error(y, t) for y, t in pairs])
         return Losses(outputs + self.recipe.layers * layers, outputs, layers)
 
     def total(self, batch: Any, run: nn.Module | None = None) -> Tensor:
@@ -216,45 +222,17 @@ class Twin:
             yield
 
     @contextlib.contextmanager
-    def _exact_layers(self) -> Iterator[dict[str, list[Tensor]]]:
-        """Collect the outputs of the teacher's layers, in order of their calls, in the context."""
+    def _layer_outputs(self, model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
+        """Collect the outputs of the layers, in order of their calls, inside the context."""
         found: dict[str, list[Tensor]] = {}
-
-        def keep(name: str, output: Any) -> None:
-            # copies: an activation in place would change them
-            found.setdefault(name, []).extend(y.clone() for y in _kept(output))
-
-        with self._after_layers(self.teacher, keep):
-            yield found
-
-    @contextlib.contextmanager
-    def _errors_of_layers(self, exact: Mapping[str, list[Tensor]]) -> Iterator[list[Tensor]]:
-        """Collect the error of each output of the student's layers, in the context.
-
-        An error is taken when the layer ends, before an activation in place changes the output.
-        """
-        errors: list[Tensor] = []
-        left = {name: iter(outputs) for name, outputs in exact.items()}
-
-        def compare(name: str, output: Any) -> None:
-            for y in _kept(output):
-                t = next(left.get(name, iter(())), None)
-                if t is not None and y.shape == t.shape:
-                    errors.append(relative_error(y, t))
-
-        with self._after_layers(self.student, compare):
-            yield errors
-
-    @contextlib.contextmanager
-    def _after_layers(self, model: nn.Module, call: Callable[[str, Any], None]) -> Iterator[None]:
-        """Call with name and output of each layer that is compared when it ends."""
         names = {model.get_submodule(name): name for name in self.names}
 
-        def after(module: nn.Module, _: Any, output: Any) -> None:
-            call(names[module], output)
+        def keep(module: nn.Module, _: Any, output: Any) -> None:
+            # copies: an activation in place would change them
+            found.setdefault(names[module], []).extend(y.clone() for y in _kept(output))
 
-        with hooked(names if self.recipe.layers else (), after=after):
-            yield
+        with hooked(names if self.recipe.layers else (), after=keep):
+            yield found
 
 
 def relative_error(y: Tensor, exact: Tensor) -> Tensor:
