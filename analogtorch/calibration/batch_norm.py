@@ -146,9 +146,22 @@ def tracking(model: nn.Module) -> dict[str, Any]:
 def digital_statistics(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
     """Return the statistics that ``reestimate_batch_norm`` would start from, by batch norm.
 
-    They lie outside the ``state_dict``.
+    They lie outside the ``state_dict``; ``at.save`` keeps them.
     """
     return {name: _digital(norm) for name, norm in tracking(model).items()}
+
+
+def moved(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return the statistics before ``reestimate_batch_norm``, by each batch norm that it moved."""
+    norms = tracking(model)
+    return {
+        name: (mean, var)
+        for name, (mean, var) in digital_statistics(model).items()
+        if not (
+            torch.equal(mean, norms[name].running_mean)
+            and torch.equal(var, norms[name].running_var)
+        )
+    }
 
 
 def remember_digital(model: nn.Module, digital: dict[str, tuple[Tensor, Tensor]]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from analogtorch import chips
+from analogtorch.calibration.batch_norm import moved
 from analogtorch.chips import Chip
 from analogtorch.conversion.digital_bits import quantised
 from analogtorch.conversion.kinds import analog_layers
@@ -31,7 +32,7 @@ DESCRIPTION = "analog.json"
 
 _TOP = (
     "format", "version", "analogtorch", "generator", "weights", "tied", "chips", "layers",
-    "routes", "int8", "programmed",
+    "routes", "int8", "batch_norm", "programmed",
 )  # fmt: skip
 _LAYER = ("name", "key", "kind", "weight", "shape", "chip", "calibrated", "input_range")
 _METHODS: dict[str, type[ProgramAndVerify] | type[GradientDescent]] = {
@@ -88,6 +89,8 @@ class Checkpoint:
     """The layers that modules reach by their weights: relative names by the module's."""
     int8: tuple[str, ...]
     """The digital layers that ``quantise_digital`` made."""
+    batch_norm: dict[str, tuple[tuple[float, ...], tuple[float, ...]]]
+    """Mean and variance of the batch norms that ``reestimate_batch_norm`` moved, as they were."""
     tied: dict[str, str]
     """Keys that the weights file leaves out, each with the key of the same tensor."""
     size: int
@@ -147,6 +150,7 @@ def read(path: str | Path) -> Checkpoint:
 def describe(model: nn.Module) -> dict[str, Any]:
     """Return the fields that describe which layers of a model are analog and how."""
     layers, reached, int8 = dict(analog_layers(model)), routes(model), quantised(model)
+    norms = {name: [t.tolist() for t in pair] for name, pair in moved(model).items()}
     used: list[Chip] = []
     for layer in layers.values():
         if layer.chip not in used:
@@ -174,6 +178,7 @@ def describe(model: nn.Module) -> dict[str, Any]:
         # files of models without them stay as they were
         **({"routes": reached} if reached else {}),
         **({"int8": int8} if int8 else {}),
+        **({"batch_norm": norms} if norms else {}),
     }
 
 
@@ -227,7 +232,7 @@ def _decoded(folder: Path, data: Any) -> Checkpoint:
         raise ValueError(
             f"has version {version!r}, AnalogTorch {RELEASE} reads version {VERSION}: {remedy}"
         )
-    data = {"routes": {}, "int8": [], **data}
+    data = {"routes": {}, "int8": [], "batch_norm": {}, **data}
     _check_fields("", data, _TOP)
     weights, used = data["weights"], [chips.from_dict(chip) for chip in data["chips"]]
     _check_fields("weights: ", weights, ("file", "bytes", "sha256"))
@@ -242,6 +247,10 @@ def _decoded(folder: Path, data: Any) -> Checkpoint:
         layers=tuple(_layer(entry, used) for entry in data["layers"]),
         routes={str(name): tuple(map(str, names)) for name, names in data["routes"].items()},
         int8=tuple(map(str, data["int8"])),
+        batch_norm={
+            str(name): (tuple(map(float, mean)), tuple(map(float, var)))
+            for name, (mean, var) in data["batch_norm"].items()
+        },
         tied={str(key): str(kept) for key, kept in data["tied"].items()},
         size=int(weights["bytes"]),
         sha256=str(weights["sha256"]),

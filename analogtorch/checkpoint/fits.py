@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
+from analogtorch.calibration.batch_norm import tracking
 from analogtorch.checkpoint.description import DESCRIPTION, WEIGHTS, Checkpoint, SavedLayer
 from analogtorch.chips.choices import Choices
 from analogtorch.chips.tiling import sections
@@ -173,6 +174,18 @@ def check_int8(saved: Checkpoint, model: nn.Module) -> None:
             raise ValueError(
                 f"load: {name or '(root)'!r}, a digital layer in int8 in {saved.folder}, is no "
                 f"layer of the model that could be{_near(name, modules)}"
+            )
+
+
+def check_batch_norm(saved: Checkpoint, model: nn.Module) -> None:
+    """Raise ValueError unless each batch norm that was moved is in the model, of the same size."""
+    norms = tracking(model)
+    for name, pair in saved.batch_norm.items():
+        size = norms[name].num_features if name in norms else None
+        if any(len(values) != size for values in pair):
+            raise ValueError(
+                f"load: {name!r}, of which {saved.folder} has the statistics of {len(pair[0])} "
+                f"channels, is no such batch norm of the model{_near(name, norms)}"
             )
 
 

@@ -4,12 +4,20 @@ import copy
 import re
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from analogtorch.calibration.batch_norm import remember_digital
 from analogtorch.checkpoint.description import Checkpoint, SavedProgram
-from analogtorch.checkpoint.fits import check_int8, check_keys, check_layers, check_routes
+from analogtorch.checkpoint.fits import (
+    check_batch_norm,
+    check_int8,
+    check_keys,
+    check_layers,
+    check_routes,
+)
 from analogtorch.checkpoint.folder import read_folder
 from analogtorch.conversion import convert
 from analogtorch.conversion.digital_bits import quantise_inputs
@@ -98,12 +106,18 @@ def _load(saved: Checkpoint, tensors: dict[str, Tensor], model: nn.Module) -> nn
     check_layers(saved, tensors, model)
     check_routes(saved, model)
     check_int8(saved, model)
+    check_batch_norm(saved, model)
     model = _converted(saved, model)
     layers = dict(analog_layers(model))
     for layer in layers.values():
         for name in COLUMN_RANGES:  # those of before may be of another chip, or on the meta device
             layer.set_column_ranges(name, None)
     _fill(model, tensors)
+    before = {}
+    for name, pair in saved.batch_norm.items():
+        like: Any = model.get_submodule(name).running_mean
+        before[name] = like.new_tensor(pair[0]), like.new_tensor(pair[1])
+    remember_digital(model, before)
     for entry in saved.layers:
         layer = layers[entry.name]
         if entry.input_range is not None:

@@ -138,8 +138,11 @@ def clip_after_step(
             "make it from model.parameters() of the model that is given here"
         )
 
-    def hook(*_: Any) -> None:
-        clip_learning_(model, sigma, bound, per_channel)
+    def hook(stepped: Optimizer, *_: Any) -> None:
+        # where a fused optimizer skips a step for GradScaler itself
+        overflow = getattr(stepped, "found_inf", None)
+        if overflow is None or not bool(overflow):
+            clip_learning_(model, sigma, bound, per_channel)
 
     return optimizer.register_step_post_hook(hook)
 
@@ -200,7 +203,9 @@ def clip_(layer: AnalogLayer, limits: Tensor) -> None:
     """Clip the layer's weights in place to magnitudes that can be broadcast to its matrix."""
     weight = layer.weight
     matrix = layer.as_matrix(weight)
-    if matrix.untyped_storage().data_ptr() == weight.untyped_storage().data_ptr():
+    # of the same form: a sharded weight has no storage that could be asked
+    like = torch.empty_strided(weight.shape, weight.stride(), device="meta")
+    if layer.as_matrix(like).untyped_storage()._cdata == like.untyped_storage()._cdata:
         matrix.clamp_(-limits, limits)
         return
     # the position of each weight in the matrix, whose numbers are a copy

@@ -31,7 +31,9 @@ def step_seed(seed: int, step: int) -> int:
 
 
 class StepSeed(L.Callback):
-    """Seed torch before each training step from (seed, step), and the rank if there are several.
+    """Seed torch before each batch from (seed, step), and the rank if there are several.
+
+    Under ``accumulate_grad_batches`` the batches of a step have seeds of their own.
 
     The noise and dropout of a step can then be replayed alone. Without it, what a step draws would
     depend on all steps before it, and a resumed run would differ.
@@ -40,10 +42,15 @@ class StepSeed(L.Callback):
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         seed = step_seed(self.seed, trainer.global_step)
-        rank = trainer.global_rank
-        torch.manual_seed(step_seed(seed, rank) if rank else seed)
+        if rank := trainer.global_rank:
+            seed = step_seed(seed, rank)
+        if part := batch_idx % trainer.accumulate_grad_batches:
+            seed = step_seed(step_seed(seed, -1), part)
+        torch.manual_seed(seed)
 
 
 class _AfterStep(L.Callback, abc.ABC):

@@ -57,7 +57,8 @@ class Validation:
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
         """Return the mean over the chips at each time, by names such as ``chips/1 day``."""
-        with torch.no_grad():
+        # a DataLoader draws from torch's generator, from which the training takes its noise
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
             found = sweep(
                 model, self.metric, num_chips=self.num_chips, times=self.times, seed=self.seed
             )

@@ -7,6 +7,7 @@ import torch
 
 from analogtorch.ops import fold, seed_tensor, stream
 from analogtorch.ops.seed import scopes
+from analogtorch.values import checks
 
 
 @contextlib.contextmanager
@@ -17,7 +18,7 @@ def noise(seed: int, *, step: int = 0, rank: int = 0, first_sample: int = 0) -> 
     each forward from torch's generator. So a step that ran under ``noise(seed, step=n)`` is
     replayed by the same line in any process, two models of one architecture get the same noise
     under the same line, and activation checkpointing recomputes it in a ``backward`` outside the
-    ``with``. Dropout and everything else that torch draws is fixed as well.
+    ``with``. Dropout and everything else that torch draws is fixed as well, by seed, step and rank.
 
     Programmed chips do not need it: ``program(model, seed=...)`` fixes their noise.
 
@@ -29,7 +30,8 @@ def noise(seed: int, *, step: int = 0, rank: int = 0, first_sample: int = 0) -> 
         first_sample: index of the first sample in the batch of the step, if a forward gets only a
             part of it: a micro-batch under gradient accumulation, or the share of a rank. The parts
             then have the noise that one forward of the whole batch would have. The first dimension
-            of inputs counts their samples.
+            of inputs counts their samples. Dropout does not know it: its masks are the same in all
+            parts.
 
     Raises:
         TypeError, ValueError: the seed is not a signed 64-bit integer, or another number is
@@ -42,8 +44,8 @@ def noise(seed: int, *, step: int = 0, rank: int = 0, first_sample: int = 0) -> 
         ...     loss = model(x).square().mean()
     """
     for name, value in (("step", step), ("rank", rank), ("first_sample", first_sample)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise ValueError(f"noise: {name} must be an integer >= 0, got {value!r}")
+        checks.count(f"noise: {name}", value, least=0)
+    step, rank, first_sample = int(step), int(rank), int(first_sample)
     on_host = seed_tensor(seed, torch.device("cpu"))  # whatever the default device is
     key = int(fold(on_host, stream("noise scope", step, rank)).item())
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []

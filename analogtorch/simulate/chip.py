@@ -36,6 +36,7 @@ from analogtorch.simulate.compensation import Compensation, Readout
 from analogtorch.simulate.copied import copied
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.field_cost import batch_reads, recalibration_cost
+from analogtorch.simulate.full_precision import full_precision
 from analogtorch.simulate.held import held
 from analogtorch.simulate.moment import compensated, warmth
 from analogtorch.simulate.recalibration import Recalibration
@@ -141,6 +142,7 @@ class ProgrammedChip:
     Deterministic: one seed always gives the same devices.
     """
 
+    @full_precision()
     def __init__(
         self,
         model: nn.Module,
@@ -267,6 +269,7 @@ class ProgrammedChip:
         layers = dict(analog_layers(self._model))
         return recalibration_cost(layers, self._spots, compensation, more)
 
+    @full_precision()
     def at(
         self,
         time: str | float,

@@ -743,6 +743,31 @@ def test_digital_layers_in_int8_round_after_loading(tmp_path: Path) -> None:
         load(tmp_path / "model", make(1))
 
 
+def test_batch_norms_that_were_moved_start_from_where_they_were(tmp_path: Path) -> None:
+    x = torch.randn(200, 8, generator=torch.Generator().manual_seed(1))
+
+    def make() -> nn.Module:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
+        net(x)
+        return net.eval()
+
+    model, batches = at.convert(make(), CHIP), list(x.split(50))
+    at.reestimate_batch_norm(model, batches)
+    save(model, tmp_path)
+    loaded = load(tmp_path, make())
+    for net in (model, loaded):
+        at.reestimate_batch_norm(net, batches)
+    assert torch.equal(model[1].running_var, loaded[1].running_var)
+    assert torch.equal(model[1].running_mean, loaded[1].running_mean)
+    file = tmp_path / DESCRIPTION
+    description = json.loads(file.read_text())
+    del description["checksum"]
+    file.write_text(json.dumps(description | {"batch_norm": {"3": [[1.0], [1.0]]}}))
+    with pytest.raises(ValueError, match="'3', of which .* is no such batch norm"):
+        load(tmp_path, make())
+
+
 def test_layers_that_are_reached_by_their_weights_are_after_loading(tmp_path: Path) -> None:
     torch.manual_seed(0)
     x = torch.randn(3, 8)

@@ -68,6 +68,8 @@ def fsdp(entry: Entry, rank: int) -> None:
     # an optimizer sees ranges, of which one rank has none, like any other parameter
     for model in (net, whole):
         torch.optim.AdamW(model.parameters(), lr=0.1).step()
+        for by_channel in (False, True):
+            at.hwa.clip_weights_(model, sigma=1.0, per_channel=by_channel)
     assert "range=" in repr(net)
     known = [
         key for key, metadata in state._metadata.items() if "analogtorch.input_range" in metadata

@@ -9,11 +9,12 @@ import lightning as L
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import analogtorch as at
 from analogtorch.hwa import huggingface
 from analogtorch.hwa import lightning as in_lightning
+from analogtorch.hwa.on_chips import Validation
 from analogtorch.hwa.schedule import tails
 from tests.ecosystem.models import CHIP
 
@@ -74,6 +75,19 @@ def _lightning(
     except _StopError:
         trainer.save_checkpoint(folder / "stopped.ckpt")
     return student, teacher, {k: float(v) for k, v in trainer.callback_metrics.items()}
+
+
+def test_what_a_loader_of_the_metric_draws_changes_no_training() -> None:
+    loader = DataLoader(TensorDataset(X, torch.zeros(len(X))), batch_size=8)
+
+    def drawing(chip: nn.Module) -> float:
+        return float(len(list(loader)))
+
+    validation = Validation(drawing, num_chips=1)
+    student = at.convert(_teacher(), CHIP)
+    before = torch.get_rng_state()
+    assert validation(student) == {"chips/1 day": float(len(loader))}
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def _fitted(data: Any = X, recipe: at.hwa.Recipe | None = None, **options: Any) -> nn.Module:

@@ -78,3 +78,26 @@ def test_a_resumed_run_ends_as_one_that_was_not_stopped(tmp_path: Path) -> None:
     fresh.load_state_dict(saved)  # with the ranges
     assert _same(fresh, whole)
     Module().load_state_dict(saved, strict=True)
+
+
+def test_the_batches_of_an_accumulated_step_have_noise_of_their_own() -> None:
+    drawn: list[float] = []
+
+    class Drawing(Module):
+        def training_step(self, batch: list[Tensor], index: int) -> Tensor:
+            drawn.append(torch.rand(1).item())
+            return super().training_step(batch, index)
+
+    def draws(parts: int) -> list[float]:
+        drawn.clear()
+        trainer = L.Trainer(
+            max_epochs=1, accelerator="cpu", logger=False, enable_progress_bar=False,
+            enable_model_summary=False, enable_checkpointing=False,
+            accumulate_grad_batches=parts, callbacks=[StepSeed(3)],
+        )  # fmt: skip
+        trainer.fit(Drawing(), DataLoader(TensorDataset(X, Y), batch_size=4))
+        return list(drawn)
+
+    alone, in_pairs = draws(1), draws(2)
+    assert len(set(in_pairs)) == len(in_pairs) == len(alone)
+    assert in_pairs[::2] == alone[: len(in_pairs[::2])]  # the first batch of each step

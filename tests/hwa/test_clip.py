@@ -183,9 +183,10 @@ def test_frozen_weights_are_clipped_by_hand_alone() -> None:
     assert not torch.equal(model[1].weight, before)
 
 
-def test_a_step_that_the_scaler_skips_clips_nothing() -> None:
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_step_that_the_scaler_skips_clips_nothing(fused: bool) -> None:
     model = _linear(8, 4)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=fused)
     at.hwa.clip_after_step(optimizer, model, bound=1e-3)
     scaler = torch.amp.GradScaler("cpu")
     before = model[0].weight.clone()

@@ -397,3 +397,12 @@ def test_views_share_no_state_with_each_other_or_the_model() -> None:
         assert not other[1].bias.any()
         assert not other[0]._forward_hooks
         assert not hasattr(other[0], "own")
+
+
+def test_autocast_makes_no_other_chip() -> None:
+    torch.manual_seed(0)
+    model, x = at.convert(nn.Linear(64, 8), crossbar()), torch.randn(4, 64)
+    expected = at.program(model, seed=1).at("1 day")(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        view = at.program(model, seed=1).at("1 day")
+    assert torch.equal(view(x), expected)
