@@ -17,6 +17,8 @@ from analogtorch.nn.traced import Proxy
 
 BASE = "base_layer"
 """The name under which an adapter holds the layer that it adapts."""
+_SAVED = "original_module"
+"""The name under which peft holds a layer that trains as a copy, by ``modules_to_save``."""
 COMPILED = "_orig_mod"
 """The name under which ``torch.compile(module)`` holds the module."""
 _BESIDE = frozenset({"peft.tuners.hira.layer", "peft.tuners.peanut.layer"})
@@ -134,14 +136,23 @@ def watch_adapters(model: nn.Module) -> None:
 
 
 def _watch(module: nn.Module, name: str, held: Any) -> None:
-    if name != BASE or held is None:
+    if name not in (BASE, _SAVED) or held is None:
+        return
+    programmed = [m for m in held.modules() if getattr(m, "programmed", None) is not None]
+    if name == _SAVED:
+        if programmed and type(module).__module__.startswith("peft."):
+            raise RuntimeError(
+                f"modules_to_save: layer {str(programmed[0].layer_name)!r} is of a programmed "
+                "chip, whose cells cannot learn; leave it out, and name it in target_modules, "
+                "which puts an adapter beside it. This view of the chip is changed in part: take "
+                "another by at(...)"
+            )
         return
     adapts = callable(getattr(module, "update_layer", None))
     if adapts and hasattr(held, "has_run"):
         unwatch_adapter(module)
         module.register_forward_hook(_FirstForward())
         held.has_run = False
-    programmed = [m for m in held.modules() if getattr(m, "programmed", None) is not None]
     for method in ("merge", "unmerge") if programmed else ():
         if callable(getattr(module, method, None)):
             vars(module)[method] = _Refused(method, str(programmed[0].layer_name))

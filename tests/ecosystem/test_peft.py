@@ -390,3 +390,19 @@ def test_the_adapters_of_a_llama_of_8e9_parameters_are_half_a_percent() -> None:
     assert learning == 41_943_040
     assert total - learning == 8_030_261_248
     assert 100 * learning / (total - learning) == pytest.approx(0.52, abs=0.005)
+
+
+def test_a_layer_of_a_programmed_chip_cannot_train_as_a_copy() -> None:
+    torch.manual_seed(0)
+    model = at.convert(nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)), CHIP)
+    config = peft.LoraConfig(r=2, target_modules=["0"], modules_to_save=["2"])
+    physical = at.program(model, seed=1)
+    with pytest.raises(RuntimeError, match="modules_to_save: layer '2' is of a programmed chip"):
+        peft.get_peft_model(physical.at("1 day"), config)
+    x = torch.randn(4, 8)
+    assert torch.equal(physical.at("1 day")(x), at.program(model, seed=1).at("1 day")(x))
+    trained = peft.get_peft_model(copy.deepcopy(model), config).eval()
+    with pytest.warns(UserWarning, match="did not run: 'base_model.model.2.original_module'"):
+        at.program(trained, seed=1).at("1 day")(x)  # both copies are layers
+    merged = at.program(trained.merge_and_unload(), seed=1).at("1 day")(x)
+    assert torch.equal(merged, physical.at("1 day")(x))
