@@ -151,17 +151,10 @@ def digital_statistics(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
     return {name: _digital(norm) for name, norm in tracking(model).items()}
 
 
-def moved(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+def statistics_before(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
     """Return the statistics before ``reestimate_batch_norm``, by each batch norm that it moved."""
-    norms = tracking(model)
-    return {
-        name: (mean, var)
-        for name, (mean, var) in digital_statistics(model).items()
-        if not (
-            torch.equal(mean, norms[name].running_mean)
-            and torch.equal(var, norms[name].running_var)
-        )
-    }
+    found = {name: _before(norm) for name, norm in tracking(model).items()}
+    return {name: pair for name, pair in found.items() if pair is not None}
 
 
 def remember_digital(model: nn.Module, digital: dict[str, tuple[Tensor, Tensor]]) -> None:
@@ -211,14 +204,16 @@ def _remember(norm: Any, mean: Tensor, var: Tensor) -> None:
 
 
 def _digital(norm: Any) -> tuple[Tensor, Tensor]:
-    """Return the mean and variance to start from.
+    """Return the mean and variance to start from: those before, or as they are."""
+    return _before(norm) or (norm.running_mean.clone(), norm.running_var.clone())
 
-    If they have been adapted, and nothing has changed them since, they are those before.
-    """
-    kept = [norm._buffers.get(name) for name in _KEPT]
-    now = norm.running_mean.clone(), norm.running_var.clone()
-    moved = kept[0] is not None and torch.equal(kept[0], now[0]) and torch.equal(kept[1], now[1])
-    return (kept[2], kept[3]) if moved else now
+
+def _before(norm: Any) -> tuple[Tensor, Tensor] | None:
+    """Return mean and variance before they were moved; None: they were not, or changed since."""
+    mean, var, *before = (norm._buffers.get(name) for name in _KEPT)
+    now = norm.running_mean, norm.running_var
+    moved = mean is not None and torch.equal(mean, now[0]) and torch.equal(var, now[1])
+    return (before[0], before[1]) if moved else None
 
 
 def _moved(old: Tensor, exact: Tensor, now: Tensor) -> Tensor:

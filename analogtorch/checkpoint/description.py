@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from analogtorch import chips
-from analogtorch.calibration.batch_norm import moved
+from analogtorch.calibration.batch_norm import statistics_before
 from analogtorch.chips import Chip
 from analogtorch.conversion.digital_bits import quantised
 from analogtorch.conversion.kinds import analog_layers
@@ -150,7 +150,8 @@ def read(path: str | Path) -> Checkpoint:
 def describe(model: nn.Module) -> dict[str, Any]:
     """Return the fields that describe which layers of a model are analog and how."""
     layers, reached, int8 = dict(analog_layers(model)), routes(model), quantised(model)
-    norms = {name: [t.tolist() for t in pair] for name, pair in moved(model).items()}
+    before = statistics_before(model).items()
+    norms = {name: [t.tolist() for t in pair] for name, pair in before}
     used: list[Chip] = []
     for layer in layers.values():
         if layer.chip not in used:

@@ -173,7 +173,7 @@ def check_int8(saved: Checkpoint, model: nn.Module) -> None:
         if name not in modules or kind_of(modules[name]) is None:
             raise ValueError(
                 f"load: {name or '(root)'!r}, a digital layer in int8 in {saved.folder}, is no "
-                f"layer of the model that could be{_near(name, modules)}"
+                f"layer of the model that could be one{_near(name, modules)}"
             )
 
 

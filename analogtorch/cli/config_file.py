@@ -77,8 +77,8 @@ def refuse_nulls(parser: Any, values: Any) -> None:
     """
     for action in parser._actions:
         kind = getattr(action, "_typehint", action.type)
-        null = type(None) in typing.get_args(kind) or kind is Any
-        if action.default is None or null or action.dest in _NOT_IN_FILES:
+        optional = type(None) in typing.get_args(kind)
+        if action.default is None or optional or action.dest in _NOT_IN_FILES:
             continue
         if values.get(action.dest, action.default) is None:
             raise ValueError(

@@ -82,7 +82,7 @@ def quantise_inputs(model: nn.Module, names: Collection[str]) -> None:
     Raises:
         AttributeError: the model has no module of such a name.
     """
-    chosen = [model.get_submodule(name) for name in names]
+    chosen = {model.get_submodule(name) for name in names}
     for module in model.modules():
         if module not in chosen:
             for key in _hooks(module):

@@ -143,14 +143,22 @@ def refuse_unloaded(model: nn.Module, caller: str) -> None:
             raise ValueError(f"{caller}: layer {name!r} is on the meta device; {remedy}")
 
 
+def lazy_layers(model: nn.Module) -> list[str]:
+    """Return the names of the layers that have no weights yet, because the model never ran."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if any(is_lazy(p) for p in module._parameters.values())
+    ]
+
+
 def refuse_lazy(model: nn.Module, caller: str) -> None:
     """Raise ValueError if a layer has no weights yet, as lazy ones have before they run."""
-    for name, module in model.named_modules():
-        if any(is_lazy(p) for p in module._parameters.values()):
-            raise ValueError(
-                f"{caller}: layer {name!r} is lazy and has no weights yet; run the model once "
-                "first, then call analogtorch.convert"
-            )
+    if lazy := lazy_layers(model):
+        raise ValueError(
+            f"{caller}: layer {lazy[0]!r} is lazy and has no weights yet; run the model once "
+            "first, then call analogtorch.convert"
+        )
 
 
 def reason(model: nn.Module, name: str, module: nn.Module, embeddings: bool = False) -> str | None:

@@ -13,7 +13,14 @@ from analogtorch.chips import Chip, get, names
 from analogtorch.chips.choices import Choices
 from analogtorch.chips.unit_cells import unit_cells
 from analogtorch.conversion.fast_path import reader
-from analogtorch.conversion.kinds import analog_layers, check_module, left_digital, makers, reason
+from analogtorch.conversion.kinds import (
+    analog_layers,
+    check_module,
+    lazy_layers,
+    left_digital,
+    makers,
+    reason,
+)
 from analogtorch.conversion.route import routed_layers
 from analogtorch.conversion.share import Share, share
 from analogtorch.conversion.taken import taken
@@ -68,10 +75,10 @@ class Summary(Shown):
     parameters: int = 0
     """Number of elements of the digital model's Parameters: ``model.parameters()`` without the DAC
     ranges."""
-    lazy: tuple[str, ...] = ()
-    """Layers that have no weights yet, because the model never ran."""
     ranges: int = 0
     """Number of DAC ranges, which ``model.parameters()`` holds as well because they learn."""
+    lazy: tuple[str, ...] = ()
+    """Layers that have no weights yet, because the model never ran."""
 
     @property
     def chips(self) -> tuple[Chip, ...]:
@@ -290,13 +297,9 @@ def summary(model: nn.Module) -> Summary:
             if isinstance(m, AnalogMultiheadAttention)
         ),
         share=share(model),
-        lazy=tuple(
-            name or "(root)"
-            for name, module in model.named_modules()
-            if any(is_lazy(p) for p in module._parameters.values())
-        ),
         parameters=_count([p for p in model.parameters() if id(p) not in ranges]),
         ranges=sum(ranges.values()),
+        lazy=tuple(name or "(root)" for name in lazy_layers(model)),
     )
 
 

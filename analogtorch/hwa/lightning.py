@@ -49,7 +49,7 @@ class StepSeed(L.Callback):
         if rank := trainer.global_rank:
             seed = step_seed(seed, rank)
         if part := batch_idx % trainer.accumulate_grad_batches:
-            seed = step_seed(step_seed(seed, -1), part)
+            seed = step_seed(step_seed(seed, -1), part)  # -1: no rank has such a seed
         torch.manual_seed(seed)
 
 

@@ -1,5 +1,6 @@
 """The files of labelled clips: in a folder or in tar archives, which are read without unpacking."""
 
+import functools
 import os
 import tarfile
 from dataclasses import dataclass
@@ -60,11 +61,12 @@ class ClipFiles:
         """Return the path of the manifest: at the top, or in the folder that all clips lie in.
 
         Raises:
-            ValueError: it lies elsewhere, or there are several.
+            ValueError: it lies elsewhere, there are several, or a folder is a link.
         """
         if self.holds(MANIFEST):
             return MANIFEST
-        seen = [path for path in map(PurePosixPath, self._names()) if _is_seen(path)]
+        names, _ = self._tree
+        seen = [path for path in map(PurePosixPath, names) if _is_seen(path)]
         found = sorted(path for path in seen if path.name == MANIFEST)
         if not found:
             return None
@@ -76,13 +78,20 @@ class ClipFiles:
             "or move it there"
         )
 
-    def _names(self) -> set[str]:
-        """Return the paths of all files."""
-        found = set(self.members)
-        for folder, _, names in os.walk(self.root):
+    @functools.cached_property
+    def _tree(self) -> tuple[set[str], set[PurePosixPath]]:
+        """The paths of all files, and the folders that are not in an archive."""
+        found, folders = set(self.members), set[PurePosixPath]()
+        for folder, below, names in os.walk(self.root):
+            for name in below:
+                if os.path.islink(link := os.path.join(folder, name)) and name[0] != ".":
+                    raise ValueError(
+                        f"{link} is a link; put the recordings themselves into {self.root}"
+                    )
             inside = Path(folder).relative_to(self.root)
             found |= {(inside / name).as_posix() for name in names}
-        return found
+            folders.add(PurePosixPath(inside))
+        return found, folders
 
     def manifest(self, path: str) -> bytes:
         """Return the contents of the manifest.
@@ -105,19 +114,10 @@ class ClipFiles:
             ValueError: a folder is a link, or there is no clip in it, or a file is audio of a kind
                 that is not read.
         """
-        found, folders = set(self.members), set[PurePosixPath]()
-        for folder, below, names in os.walk(self.root):
-            for name in below:
-                if os.path.islink(link := os.path.join(folder, name)) and name[0] != ".":
-                    raise ValueError(
-                        f"{link} is a link; put the recordings themselves into {self.root}"
-                    )
-            inside = Path(folder).relative_to(self.root)
-            found |= {(inside / name).as_posix() for name in names}
-            folders.add(PurePosixPath(inside))
+        found, folders = self._tree
         seen = sorted(path for path in map(PurePosixPath, found) if _is_seen(path))
         clips = audio_files(seen)
-        folders |= {folder for path in seen for folder in path.parents}
+        folders = folders | {folder for path in seen for folder in path.parents}
         full = {PurePosixPath(), *(folder for path in clips for folder in path.parents)}
         if bare := sorted(folder for folder in folders - full if _is_seen(folder)):
             held = sorted({path.suffix for path in seen if bare[0] in path.parents})

@@ -119,9 +119,9 @@ class Folder:
                 rows = self._assigned(walked(files, self.speaker))
             else:
                 rows = read_manifest(source, files.manifest(manifest))
-            if manifest and not self.manifest:  # which may lie in the folder that was packed
-                inside = PurePosixPath(manifest).parent
-                rows = [replace(row, path=str(inside / row.path)) for row in rows]
+                if self.manifest is None:  # it may lie in the folder that was packed
+                    inside = PurePosixPath(manifest).parent
+                    rows = [replace(row, path=str(inside / row.path)) for row in rows]
             classes = self._classes(rows, source)
             check_partition(
                 ((row.split, row.label, row.speaker, row.path) for row in rows),

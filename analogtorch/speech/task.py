@@ -50,8 +50,7 @@ class Task:
         """
         waveforms = self.augmenter.waveforms(self.train.floats(index), index, epoch=epoch)
         found = self.features(waveforms)
-        names = [self.train.names[i] for i in index.tolist()]
-        _check_finite(self.features, found, names, "training clip, augmented,")
+        _check_finite(self.features, found, self.train, index, "training clip, augmented,")
         return self.augmenter.features(found, index, epoch=epoch), self.train.labels[index]
 
     def test_batches(self) -> list[tuple[Tensor, Tensor]]:
@@ -130,17 +129,19 @@ def _parts(features: nn.Module, clips: Clips, index: Tensor) -> list[Tensor]:
     parts = []
     for part in index.split(_AT_ONCE):
         parts.append(features(clips.floats(part)))
-        _check_finite(features, parts[-1], [clips.names[i] for i in part.tolist()], "clip")
+        _check_finite(features, parts[-1], clips, part, "clip")
     return parts
 
 
-def _check_finite(features: nn.Module, found: Tensor, names: list[str], what: str) -> None:
-    """Raise ValueError if the front end gives NaN or infinite numbers for the clips so named."""
+def _check_finite(
+    features: nn.Module, found: Tensor, clips: Clips, index: Tensor, what: str
+) -> None:
+    """Raise ValueError if the front end gives NaN or infinite numbers for clips, at ``index``."""
     wrong = ~found.isfinite().flatten(1).all(1)
     if bool(wrong.any()):
-        first = names[int(wrong.nonzero()[0])]
+        first = clips.names[int(index[wrong][0])]
         raise ValueError(
             f"the front end {type(features).__name__} gives numbers that are not finite for "
-            f"{int(wrong.sum())} of {len(names)} clips, such as the {what} {first!r}; the "
+            f"{int(wrong.sum())} of {len(index)} clips, such as the {what} {first!r}; the "
             "logarithm of silence is one reason: add a small number before it"
         )
