@@ -14,7 +14,7 @@ from analogtorch.conversion.kinds import analog_layers, check_module, refuse_pro
 from analogtorch.devices import seconds
 from analogtorch.evaluate.interval import Interval, interval
 from analogtorch.evaluate.look import Look
-from analogtorch.evaluate.metric import Metric, check_metric, direction, finite
+from analogtorch.evaluate.metric import Metric, check_metric, direction, finite, measure
 from analogtorch.evaluate.shares import Budget, Share
 from analogtorch.evaluate.sweep import (
     checked_defects,
@@ -307,6 +307,8 @@ class _Bench:
             physical = program(self.model, seed=seed, method=self.method, defects=defects)
             physical.warned.update(beyond_data(self.model, self.time))  # noted once
             view = look.at(physical)(self.time)
-            values.append(finite("budget", self.metric(view), f"on the chip of seed {seed}"))
+            values.append(
+                finite("budget", measure(self.metric, view), f"on the chip of seed {seed}")
+            )
             self.bar.update()
         return values

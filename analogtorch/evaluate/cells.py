@@ -12,7 +12,7 @@ from torch import nn
 from analogtorch.evaluate.helpers import helpers
 from analogtorch.evaluate.journal import Journal, Unkept, key
 from analogtorch.evaluate.look import Look
-from analogtorch.evaluate.metric import Metric, finite
+from analogtorch.evaluate.metric import Metric, finite, measure
 from analogtorch.simulate.chip import beyond_data, program
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.writing import Method
@@ -64,7 +64,7 @@ class Experiment:
         view = self.look.at(physical)
         for t in times:
             physical.warned.update(beyond_data(self.model, t))  # marked in the table
-            yield t, self.metric(view(t))
+            yield t, measure(self.metric, view(t))
 
     def row(self, seed: int, times: dict[float | None, str]) -> list[tuple[float | None, Any]]:
         """Return all that ``measured`` yields."""

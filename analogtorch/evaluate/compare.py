@@ -21,7 +21,7 @@ from analogtorch.cost_model.steps import Mode
 from analogtorch.evaluate.comparison import ComparedChip, Comparison
 from analogtorch.evaluate.helpers import checked_processes
 from analogtorch.evaluate.look import Look
-from analogtorch.evaluate.metric import Metric, check_metric, direction, finite
+from analogtorch.evaluate.metric import Metric, check_metric, direction, finite, measure
 from analogtorch.evaluate.plan_checks import check_prepare
 from analogtorch.evaluate.sweep import (
     TIMES,
@@ -221,8 +221,9 @@ class _Bench:
 
     def metric(self, metric: Metric) -> float:
         """Return the metric of the digital model."""
-        with torch.random.fork_rng(devices=self.devices), torch.no_grad():
-            return finite("compare", metric(self.digital), "of the digital model")
+        with torch.no_grad():
+            given = measure(metric, self.digital)
+        return finite("compare", given, "of the digital model")
 
 
 def _named(chips: Any) -> dict[str, Chip]:

@@ -17,7 +17,7 @@ from analogtorch.cost_model import ReadCost
 from analogtorch.devices import seconds
 from analogtorch.devices.time import SECONDS, duration
 from analogtorch.evaluate.look import Look
-from analogtorch.evaluate.metric import Metric, check_metric, direction, finite
+from analogtorch.evaluate.metric import Metric, check_metric, direction, finite, measure
 from analogtorch.evaluate.sweep import checked_defects, checked_method, chip_seeds
 from analogtorch.mapping import ChipMapping
 from analogtorch.simulate.chip import ProgrammedChip, beyond_data, program
@@ -148,7 +148,7 @@ class Field:
 
         def holds(t: float) -> bool:
             where = f"on the chip of seed {physical.seed} at {t:g} s"
-            value = finite(self.caller, self.metric(view(t)), where)
+            value = finite(self.caller, measure(self.metric, view(t)), where)
             return value >= self.limit if self.higher_is_better else value <= self.limit
 
         return holds

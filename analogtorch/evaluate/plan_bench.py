@@ -18,7 +18,7 @@ from analogtorch.conversion.digital_bits import quantise_digital
 from analogtorch.conversion.patterns import candidates, names_of, units
 from analogtorch.evaluate.hardware import Digital, HardwarePlan, HardwarePoint
 from analogtorch.evaluate.interval import interval
-from analogtorch.evaluate.metric import Metric, finite
+from analogtorch.evaluate.metric import Metric, finite, measure
 from analogtorch.evaluate.plan_cost import Costs
 from analogtorch.evaluate.sweep import sweep
 from analogtorch.evaluate.walks import Candidate, Table, neighbours
@@ -92,8 +92,9 @@ class Bench:
         model = copy.deepcopy(self.digital)
         if self.how.digital == "int8":
             quantise_digital(model)
-        with torch.random.fork_rng(devices=self.devices), torch.no_grad():
-            return finite("plan", self.how.metric(model.eval()), "with all layers digital")
+        with torch.no_grad():
+            given = measure(self.how.metric, model.eval())
+        return finite("plan", given, "with all layers digital")
 
     def _point(self, candidate: Candidate) -> HardwarePoint:
         how, arguments = self.how, self.arguments(candidate)

@@ -18,7 +18,7 @@ from analogtorch.conversion.kinds import (
 from analogtorch.devices import seconds
 from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.losses import EFFECTS, SINGLE, Effect, LayerLoss, Loss, Sensitivity
-from analogtorch.evaluate.metric import Metric, check_metric, direction, finite
+from analogtorch.evaluate.metric import Metric, check_metric, direction, finite, measure
 from analogtorch.evaluate.sweep import checked_defects, checked_method, chip_seeds, label
 from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.nn.programmed import Programmed
@@ -59,8 +59,7 @@ def sensitivity(
     Args:
         model: a converted model. It is copied and stays as it is, whatever the metric does.
         metric: a function of a model in evaluation mode that returns a number, such as the
-            accuracy. Each call sees the same state of torch's random generators, which the calls do
-            not change.
+            accuracy.
         effects: the effects to measure.
         time: the time after programming of ``drift``, as ``ProgrammedChip.at`` takes it.
         num_chips: number of chips, >= 1.
@@ -234,8 +233,6 @@ class _Apart:
         self.off = {layer: Tap(execution=exact_execution(layer)) for layer in self.layers.values()}
         for layer in self.layers.values() if exact_weights else ():
             layer.programmed = _exactly(layer)
-        tensors = (*model.parameters(), *model.buffers())
-        self.devices = sorted({t.device.index for t in tensors if t.device.type == "cuda"})
 
     def each(self, effect: str) -> list[float]:
         """Return the metric with all layers on the chip, then with each layer alone."""
@@ -257,8 +254,8 @@ class _Apart:
             del off[layer]
             if layer.programmed is not None:
                 layer.hold(layer.programmed)  # its output noise starts from the first input again
-        with tapped(off), torch.random.fork_rng(devices=self.devices):
-            value = finite("sensitivity", self.metric(self.model), f"with {what}")
+        with tapped(off):
+            value = finite("sensitivity", measure(self.metric, self.model), f"with {what}")
         self.bar.update()
         return value
 

@@ -11,7 +11,7 @@ from analogtorch.calibration.judge import has_moved
 from analogtorch.calibration.outputs import unmasked, vectors
 from analogtorch.conversion.watch import evaluating
 from analogtorch.devices import seconds
-from analogtorch.evaluate.metric import Metric, check_metric, finite
+from analogtorch.evaluate.metric import Metric, check_metric, finite, measure
 from analogtorch.evaluate.sweep import checked_times, sweep
 from analogtorch.hwa.twin import Twin, check_shapes
 from analogtorch.simulate.chip import beyond_data, program
@@ -57,8 +57,7 @@ class Validation:
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
         """Return the mean over the chips at each time, by names such as ``chips/1 day``."""
-        # a DataLoader draws from torch's generator, from which the training takes its noise
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad():
             found = sweep(
                 model, self.metric, num_chips=self.num_chips, times=self.times, seed=self.seed
             )
@@ -107,7 +106,9 @@ class OnChips:
             if recovery is not None:
                 recovery.correct(view)
             where = f"on the chip of seed {seed} at {time}"
-            metric = 0.0 if self.metric is None else finite("adapt", self.metric(view), where)
+            metric = (
+                0.0 if self.metric is None else finite("adapt", measure(self.metric, view), where)
+            )
             found.append((*self._compare(view), metric))
         return found
 

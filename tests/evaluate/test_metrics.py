@@ -1,6 +1,7 @@
 import concurrent.futures
 import math
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torchmetrics
 from torch import Tensor, nn
 
 import analogtorch as at
-from analogtorch.evaluate.metric import direction
+from analogtorch.evaluate.metric import Metric, direction
 from tests.crossbar import crossbar
 
 X = torch.randn(40, 12, generator=torch.Generator().manual_seed(0))
@@ -295,3 +296,41 @@ def test_packages_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) ->
     for make in (at.metrics.auc, at.metrics.eer, at.metrics.spearman):
         with pytest.raises(ImportError, match="needs torchmetrics"):
             make([])
+
+
+@pytest.mark.parametrize(
+    "measured",
+    [
+        lambda metric: at.sweep(_analog(), metric, num_chips=2, times=["0 s", "1 day"]),
+        lambda metric: at.budget(_analog(), metric, num_chips=1),
+        lambda metric: at.lifetime(
+            _analog(), metric, limit=-1.0, recalibration=at.Recalibration(every="1 year")
+        ),
+        lambda metric: at.sensitivity(_analog(), metric, num_chips=1),
+        lambda metric: at.compare(nn.Linear(12, 4), ["hermes64"], metric, example=X, num_chips=1),
+        lambda metric: at.plan(
+            at.convert(nn.Linear(12, 4), at.chips.hermes64()), metric, example=X, num_chips=1
+        ),
+        lambda metric: at.hwa.adapt(
+            _analog(), [X[:20], X[20:]], steps=2, metric=metric, num_chips=1
+        ),
+    ],
+    ids=["sweep", "budget", "lifetime", "sensitivity", "compare", "plan", "adapt"],
+)
+def test_a_metric_that_draws_leaves_torchs_generators_and_always_draws_the_same(
+    measured: Callable[[Metric], object],
+) -> None:
+    drawn = []
+
+    def metric(model: nn.Module) -> float:
+        drawn.append(torch.rand(()).item())
+        return 1.0
+
+    torch.manual_seed(5)
+    measured(metric)
+    after = torch.rand(()).item()
+    assert len(drawn) > 1
+    torch.manual_seed(5)
+    measured(lambda model: 1.0)
+    assert torch.rand(()).item() == after
+    assert len(set(drawn)) == 1
