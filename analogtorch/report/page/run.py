@@ -20,17 +20,14 @@ from analogtorch.report.page.parts import (
     Cell,
     Clip,
     Clips,
-    Code,
     Document,
     Drawing,
-    Facts,
     Key,
-    Part,
     Section,
     Table,
     Text,
 )
-from analogtorch.report.page.settings import options
+from analogtorch.report.page.repeat import repeat_section
 from analogtorch.report.page.training import training_section
 from analogtorch.report.result import ISO, Result
 from analogtorch.report.sweep import ordered
@@ -320,18 +317,7 @@ def _repeat(result: Result) -> Section:
     ]
     if lacking := _lacking(result):
         facts.append(("not measured", lacking))
-    parts: list[Part] = [Facts(tuple((name, text) for name, text in facts if text))]
-    if result.command:
-        parts.append(
-            Code(
-                caption="The command, in the folder in which the run was started",
-                text=result.command,
-            )
-        )
-    if result.config:
-        lines = "\n".join(f"--{key} {value}" for key, value in options(result.config))
-        parts.append(Code(caption="The exact configuration", text=lines, folded=True))
-    return Section("How to repeat it", tuple(parts))
+    return repeat_section(facts, result.command, result.config)
 
 
 def _lacking(result: Result) -> str:

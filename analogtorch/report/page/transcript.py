@@ -6,17 +6,14 @@ from analogtorch.report.page import as_html, as_markdown
 from analogtorch.report.page.curves import Curve, Level, curves
 from analogtorch.report.page.on_chip import cost_keys, cost_section, floorplan_section, tile_key
 from analogtorch.report.page.parts import (
-    Code,
     Document,
     Drawing,
-    Facts,
     Key,
-    Part,
     Section,
     Table,
     Text,
 )
-from analogtorch.report.page.settings import options
+from analogtorch.report.page.repeat import repeat_section
 from analogtorch.report.sweep import ordered
 from analogtorch.report.transcribed import Transcribed
 
@@ -151,21 +148,10 @@ def _error_rate(found: Transcribed, plot: str) -> Section:
 
 def _repeat(found: Transcribed) -> Section:
     seconds = sum(each.seconds for each in found.transcripts)
-    facts = (
+    facts = [
         ("recordings", f"{len(found.transcripts)}, {seconds:.0f} s"),
         ("on the chip", found.share),
         ("time that it took", f"{found.took:.0f} s"),
         ("versions", ", ".join(f"{name} {number}" for name, number in found.versions.items())),
-    )
-    parts: list[Part] = [Facts(facts)]
-    if found.command:
-        parts.append(
-            Code(
-                caption="The command, in the folder in which the run was started",
-                text=found.command,
-            )
-        )
-    if found.config:
-        lines = "\n".join(f"--{key} {value}" for key, value in options(found.config))
-        parts.append(Code(caption="The exact configuration", text=lines, folded=True))
-    return Section("How to repeat it", tuple(parts))
+    ]
+    return repeat_section(facts, found.command, found.config)
