@@ -29,6 +29,7 @@ class Clock:
         self.free: dict[tuple[str, Any], float] = defaultdict(float)
         self.done: dict[str, float] = {}
         self.last = 0.0
+        self.leaving = Traffic()
         self.signed: tuple[str, ...] = ()
         self.mvms: dict[Tile, int] = defaultdict(int)
 
@@ -93,9 +94,18 @@ class Clock:
             self.busy[link] += seconds
         return list(spent)
 
-    def finish(self, steps: tuple[Step, ...], runs: tuple[Run, ...], leaving: Traffic) -> Schedule:
-        """Return the whole schedule, with the outputs (``leaving``) brought to the host."""
-        self._links(leaving)
+    def given(self, op: Operation) -> None:
+        """Have what the host has at the start of the inference."""
+        self.done[op.name] = 0.0
+
+    def leave(self, moved: Traffic) -> None:
+        """Bring what the model returns to the host, after all operations."""
+        self._links(moved)
+        self.leaving = moved
+
+    def finish(self, steps: tuple[Step, ...], runs: tuple[Run, ...]) -> Schedule:
+        """Return the whole schedule, with the outputs brought to the host."""
+        leaving = self.leaving
         latency = self.last + leaving.seconds(self.chip)
         if not any(self.mvms.values()):
             raise ValueError(

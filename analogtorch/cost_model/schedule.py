@@ -17,13 +17,13 @@ These are the conventions:
   inferences follow each other as fast as the busiest resource allows.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, get_args
 
 from analogtorch.chips import Chip
 from analogtorch.cost_model.clock import Clock
 from analogtorch.cost_model.steps import Mode, Run, Schedule
-from analogtorch.cost_model.traffic import Tile, Traffic, groups_of, locations, traffic
+from analogtorch.cost_model.traffic import Known, Source, groups_of, locations, traffic
 from analogtorch.graph.types import Matrix, Operation
 from analogtorch.mapping.checked import checked, passes
 from analogtorch.mapping.types import Block, Placement
@@ -55,18 +55,25 @@ def schedule(
     chip, operations, matrices, placed = checked(mapping)
     times = passes(chip, matrices, signed_inputs)
     results = locations(operations, matrices, placed, chip)
-    elements = {op.name: op.elements for op in operations}
+    elements, known = {op.name: op.elements for op in operations}, Known()
     gates = {name: op for op in operations if op.steps > 1 and not op.matrix for name in op.inputs}
     if chip.expansion.on:  # the digital product before a recurrent matrix takes the past results
         gates = {}
     runs, steps, clock = [], [], Clock(chip, mode, placed)
-    for op in operations:
+    for op in [*operations, *_unreturned(operations)]:
         matrix = matrices[op.matrix] if op.matrix is not None else None
         own = placed[matrix.name] if matrix else []
-        sources = {name: (results[name], elements[name]) for name in op.inputs}
+        sources = [Source(n, results[n], k, elements[n]) for n, k in op.takes(elements).items()]
         if matrix and op.steps > 1 and op.name in gates:
-            sources = {op.name: (results[gates[op.name].name], op.vectors * matrix.rows)}
-        moved = traffic(op, matrix, own, sources, results[op.name], chip)
+            past = op.vectors * matrix.rows
+            sources = [Source(op.name, results[gates[op.name].name], past, past)]
+        moved = traffic(op, matrix, own, sources, results.get(op.name, ()), chip, known)
+        if op.kind == "input":
+            clock.given(op)
+            continue
+        if op.kind == "output":
+            clock.leave(moved)
+            continue
         mine = _runs(op, matrix, own, times[matrix.name], chip) if matrix else []
         runs += mine
         steps.append(clock.step(op, mine, moved, results[op.name]))
@@ -75,7 +82,7 @@ def schedule(
         clock.signed = tuple(
             n for n in matrices if n in (signed if signed_inputs is None else signed_inputs)
         )
-    return clock.finish(tuple(steps), tuple(runs), _outputs(operations, results, chip))
+    return clock.finish(tuple(steps), tuple(runs))
 
 
 def _runs(
@@ -134,13 +141,9 @@ def _share(op: Operation, copies: int, copy: int) -> int:
     )
 
 
-def _outputs(
-    operations: Sequence[Operation], results: Mapping[str, tuple[Tile, ...]], chip: Chip
-) -> Traffic:
-    """Return the transfer of results that no operation takes to the host."""
-    assert chip.cost is not None
-    used, moved = {name for op in operations for name in op.inputs}, Traffic()
-    for op in operations:
-        if op.name not in used and results[op.name]:
-            moved.send(op.elements, results[op.name], None, chip.cost.network.grid_columns)
-    return moved
+def _unreturned(operations: Sequence[Operation]) -> list[Operation]:
+    """Return the output of a mapping without one: the results that no operation takes."""
+    if any(op.kind == "output" for op in operations):
+        return []
+    used = {name for op in operations for name in op.inputs}
+    return [Operation.returned({op.name: op.elements for op in operations if op.name not in used})]

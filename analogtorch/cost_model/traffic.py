@@ -2,10 +2,12 @@
 
 Where nothing is published, these are the conventions:
 
-- An activation travels once to every tile that needs it and waits there; a convolution's window is
-  formed at the tile.
-- A block gets the rows it holds. Without multicast: two blocks with the same rows are sent them
-  twice, though they pass the port of their chip once.
+- An activation travels once to every tile that needs it, and to the host, and waits there; it
+  passes the port of each chip once. A convolution's window is formed at the tile.
+- The host has what the model is given, and gets what it returns.
+- A block gets the rows it holds. Without multicast: tiles with the same rows are all sent them.
+- Of a chunk, a slice or a selection of a result, its part travels. Several parts are taken to be
+  different ones, until together they are the whole.
 - Blocks of one column that hold different rows, or further unit cells of its weights, send their
   partial sums to the tile of the first, where they are added. Slices and pulses of a partial sum
   are shifted and added before. Each unit cell is sent the inputs, which pass the port once.
@@ -20,6 +22,7 @@ Where nothing is published, these are the conventions:
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from analogtorch.chips import Chip
 from analogtorch.graph.types import Matrix, Operation
@@ -31,9 +34,38 @@ Location = tuple[Tile, ...]
 """The tiles that hold a result; () is the host."""
 
 
+@dataclass(frozen=True)
+class Source:
+    """A result that an operation takes."""
+
+    name: str
+    """The operation that it is of."""
+    location: Location
+    elements: float
+    """The number of elements of it that are taken."""
+    whole: float
+    """The number of elements that it has."""
+
+
+@dataclass
+class Known:
+    """The numbers that have arrived, and that need not travel there again."""
+
+    _arrived: dict[tuple[Any, ...], float] = field(default_factory=lambda: defaultdict(float))
+
+    def new(self, key: tuple[Any, ...], elements: float, whole: float) -> float:
+        """Return how many of ``elements`` have not arrived, out of ``whole`` different ones."""
+        fresh = max(0.0, min(elements, whole - self._arrived[key]))
+        self._arrived[key] += fresh
+        return fresh
+
+
 @dataclass
 class Traffic:
     """The numbers that one operation moves in one inference."""
+
+    known: Known = field(default_factory=Known)
+    """What operations before have moved; it is kept up to date."""
 
     element_hops: float = 0.0
     """Numbers times hops between neighbouring tiles."""
@@ -47,33 +79,34 @@ class Traffic:
     def send(
         self,
         elements: float,
-        source: Location,
+        source: Source,
         target: Tile | None,
         columns: int,
         *,
         port: bool = True,
     ) -> None:
-        """Move ``elements`` that are spread over ``source`` to the tile ``target``.
+        """Move ``elements`` that are spread over the tiles of ``source`` to the tile ``target``.
 
         A ``target`` of None is the host.
 
         ``port`` is False if the numbers have passed the ports already, on their way to another tile
         of the same chip.
         """
-        arriving = 0.0
-        for tile in source or (None,):
-            share = elements / max(len(source), 1)
+        spread, chip = max(len(source.location), 1), None if target is None else target[0]
+        share, whole = elements / spread, source.whole / spread
+        for tile in source.location or (None,):
             if tile == target:
                 continue
-            arriving += share
-            if tile is not None and target is not None and tile[0] == target[0]:
-                self.element_hops += share * _hops(tile[1], target[1], columns)
-                continue
-            for end in (tile, target):
-                if port and end is not None:
-                    self.ports[end[0]] += share
-        if target is not None and arriving:
-            self.tiles[target] += arriving
+            new = self.known.new((source.name, tile, target), share, whole)
+            if target is not None and new:
+                self.tiles[target] += new
+            if tile is not None and target is not None and tile[0] == chip:
+                self.element_hops += new * _hops(tile[1], target[1], columns)
+            elif port:
+                passing = self.known.new((source.name, tile, "port", chip), new, whole)
+                for end in (tile, target):
+                    if end is not None:
+                        self.ports[end[0]] += passing
 
     def seconds(self, chip: Chip) -> float:
         """Return the time of the transfers: tiles and ports receive at once, the busiest counts."""
@@ -111,9 +144,10 @@ def traffic(
     op: Operation,
     matrix: Matrix | None,
     placed: Sequence[Placement],
-    sources: Mapping[str, tuple[Location, int]],
+    sources: Sequence[Source],
     location: Location,
     chip: Chip,
+    known: Known,
 ) -> Traffic:
     """Return what ``op`` moves: its inputs to where it runs, and its partial sums.
 
@@ -121,18 +155,19 @@ def traffic(
         op: the operation.
         matrix: the matrix that it multiplies by, if any.
         placed: the blocks of that matrix.
-        sources: location and number of elements of each input; of a recurrent matrix, of all steps.
+        sources: the inputs; of a recurrent matrix, of all steps.
         location: the location of the result of ``op``.
         chip: the chip that it runs on.
+        known: what has arrived before.
     """
     assert chip.cost is not None
-    moved, columns = Traffic(), chip.cost.network.grid_columns
+    moved, columns = Traffic(known), chip.cost.network.grid_columns
     if matrix is None:
-        for source, elements in sources.values():
-            if not location and source:
-                moved.send(elements, source, None, columns)
-            for target in location if source != location else ():
-                moved.send(elements / len(location), source, target, columns)
+        for source in sources:
+            if not location and source.location:
+                moved.send(source.elements, source, None, columns)
+            for target in location if source.location != location else ():
+                moved.send(source.elements / len(location), source, target, columns)
         return moved
     copies = 1 + max(p.block.copy for p in placed)
     rows = matrix.rows * (1 if chip.array.grouped == "sequential" else matrix.groups)
@@ -152,15 +187,17 @@ def traffic(
     return moved
 
 
-def _needed(
-    op: Operation, matrix: Matrix, sources: Mapping[str, tuple[Location, int]]
-) -> list[tuple[Location, float]]:
-    """Return location and number of the elements that enter the matrix, at most what it takes."""
+def _needed(op: Operation, matrix: Matrix, sources: Sequence[Source]) -> list[tuple[Source, float]]:
+    """Return the elements that enter the matrix, at most what it takes.
+
+    Without a source they are constants of the host.
+    """
     taken = op.vectors * (1 if op.one_hot else matrix.rows * matrix.groups)
-    given = sum(elements for _, elements in sources.values())
+    given = sum(source.elements for source in sources)
     if not given:
-        return [((), taken / matrix.kernel)]
-    return [(source, elements * min(1, taken / given)) for source, elements in sources.values()]
+        constants = taken / matrix.kernel
+        return [(Source(op.name, (), constants, constants), constants)]
+    return [(source, source.elements * min(1, taken / given)) for source in sources]
 
 
 def _gather(
@@ -187,8 +224,10 @@ def _gather(
                 moved.sums += round(vectors * columns * (parts - 1))
             if head != i:
                 source, target = tile_of(placed[i], chip), tile_of(placed[head], chip)
-                moved.send(vectors * columns, (source,), target, chip.cost.network.grid_columns)
-                moved.sums += round(vectors * columns)
+                sums = vectors * columns
+                partial = Source(f"{op.name}, block {i}", (source,), sums, sums)
+                moved.send(sums, partial, target, chip.cost.network.grid_columns)
+                moved.sums += round(sums)
 
 
 def _heads(op: Operation, matrix: Matrix, placed: Sequence[Placement]) -> list[Counter[int]]:

@@ -16,6 +16,9 @@ from analogtorch.graph.parts import Parts
 from analogtorch.graph.products import Product, find, lookup
 from analogtorch.graph.types import Matrix, Operation
 
+_After = Mapping[str, float]
+"""The operations that numbers come from, and how many elements of their results these hold."""
+
 
 @dataclass(frozen=True)
 class _Call:
@@ -65,13 +68,23 @@ class Recorder:
         matrices = [held for held in parameters.values() if held.parameter.dim() > 1]
         self._owners = {name for held in matrices for name in held.modules}
         self._names: dict[str, int] = {}
-        self._after: dict[Storage, tuple[str, ...]] = {}
-        """The operations on whose results a storage depends; those without entry are constant."""
+        self._elements: dict[str, int] = {}
+        """The size of the result of each operation."""
+        self._after: dict[Storage, _After] = {}
+        """What each storage comes from; those without entry are constant."""
         self._same: dict[Storage, Storage] = {}
 
     def give(self, inputs: Iterable[Tensor]) -> None:
         """Add tensors to the model's input."""
-        self._after |= {storage(t): () for t in inputs}
+        for t in inputs:
+            if storage(t) not in self._after:
+                name = self._append(Operation.given(self._unique("(input)"), t.numel()))
+                self._after[storage(t)] = self._of(name)
+
+    def take(self, outputs: Iterable[Tensor]) -> None:
+        """Add what the model returns, unless no operation is known to give it."""
+        if after := self._inputs(outputs):
+            self._append(Operation.returned(_whole(after)))
 
     def stand_for(self, stand_in: Tensor, t: Tensor) -> None:
         """Treat views of ``stand_in`` as views of ``t``."""
@@ -109,7 +122,7 @@ class Recorder:
             after = self._after_of(call)
         self._set(made, written, call.read, after)
 
-    def _after_of(self, call: _Call) -> tuple[str, ...]:
+    def _after_of(self, call: _Call) -> _After:
         """Record ``call`` and return the operations that its result comes from."""
         if call.name in digital.FREE:
             return self._inputs(call.read)
@@ -118,7 +131,7 @@ class Recorder:
         product = find(call.name, call.a, call.result, self._is_weight)
         return self._digital(call) if product is None else self._product(call, product)
 
-    def _of_constant(self, call: _Call) -> tuple[str, ...] | None:
+    def _of_constant(self, call: _Call) -> _After | None:
         """Record an analog layer that is applied to a constant, such as a table of positions.
 
         The result is its operations; see ``see``. It is None if ``call`` belongs to no such layer,
@@ -136,28 +149,46 @@ class Recorder:
         return None if product is None else self._product(call, product)
 
     def _set(
-        self, made: list[Tensor], written: list[Tensor], read: list[Tensor], after: tuple[str, ...]
+        self, made: list[Tensor], written: list[Tensor], read: list[Tensor], after: _After
     ) -> None:
         """Remember what ``made`` depends on.
 
         A storage that is written in part keeps its earlier dependencies.
         """
-        known = {self._key(t) for t in read}
+        known, total = {self._key(t) for t in read}, sum(after.values())
         for t in made:
             key = self._key(t)
+            held = min(1.0, t.numel() / total) if total else 1.0
+            new = {name: held * elements for name, elements in after.items()}
             if any(t is w for w in written):
-                earlier = () if _is_whole(t) else self._after.get(key, ())
-                self._after[key] = tuple(dict.fromkeys((*earlier, *after)))
+                earlier = {} if _is_whole(t) else self._after.get(key, {})
+                self._after[key] = self._together([earlier, new])
             elif key not in known:  # otherwise it is a view, or the input itself
-                self._after[key] = after
+                self._after[key] = new
 
     def _key(self, t: Tensor) -> Storage:
         key = storage(t)
         return self._same.get(key, key)
 
-    def _inputs(self, given: Iterable[Tensor]) -> tuple[str, ...]:
-        names = (name for t in given for name in self._after.get(self._key(t), ()))
-        return tuple(dict.fromkeys(names))
+    def _inputs(self, given: Iterable[Tensor]) -> _After:
+        """Return what tensors come from; of views, such as chunks, their share of the storage."""
+        return self._together(
+            {name: _share(t) * elements for name, elements in self._after[key].items()}
+            for t in given
+            if (key := self._key(t)) in self._after
+        )
+
+    def _together(self, parts: Iterable[_After]) -> _After:
+        """Return the sum of parts, of each operation at most its whole result."""
+        found: dict[str, float] = {}
+        for part in parts:
+            for name, elements in part.items():
+                found[name] = min(found.get(name, 0.0) + elements, self._elements[name])
+        return found
+
+    def _of(self, *names: str) -> _After:
+        """Return the whole results of operations."""
+        return {name: self._elements[name] for name in names}
 
     def _is_weight(self, t: Any) -> bool:
         if not isinstance(t, Tensor) or self._key(t) in self._after:
@@ -167,42 +198,43 @@ class Recorder:
     def _is_read(self, weight: Tensor) -> bool:
         return self._is_weight(weight) and self.embeddings.issuperset(self.parts.sources(weight))
 
-    def _product(self, call: _Call, product: Product) -> tuple[str, ...]:
+    def _product(self, call: _Call, product: Product) -> _After:
         assert product.activation is not None
         size = call.size
         after = self._inputs([product.activation])
         mvm = self._mvm(call, product, after, size + product.overlap)
         if product.overlap:
-            return (self._add(f"{mvm}.overlap", "add", size, product.overlap, (mvm,)),)
+            return self._of(
+                self._add(f"{mvm}.overlap", "add", size, product.overlap, self._of(mvm))
+            )
         others = self._inputs(t for t in call.read if t is not product.activation)
         if others:  # such as addmm's first argument, if it is no bias
-            return (self._add(f"{mvm}.add", "add", size, size, (mvm, *others)),)
-        return (mvm,)
+            return self._of(self._add(f"{mvm}.add", "add", size, size, {**self._of(mvm), **others}))
+        return self._of(mvm)
 
     def _mvm(
         self,
         call: _Call,
         product: Product,
-        after: tuple[str, ...],
+        after: _After,
         elements: int,
         steps: int = 1,
     ) -> str:
         matrix = self._matrix(product, call.module())
-        name = self._unique(matrix.name)
-        self.operations.append(
+        return self._append(
             Operation(
-                name=name,
+                name=self._unique(matrix.name),
                 kind="mvm",
                 matrix=matrix.name,
                 vectors=product.vectors,
                 elements=elements,
                 operations=0,
-                inputs=after,
+                inputs=tuple(after),
+                taken=tuple(_whole(after).values()),
                 steps=steps,
                 one_hot=product.one_hot,
             )
         )
-        return name
 
     def _owner(self, parameter: str, module: str) -> Held:
         """Return a parameter as the layer holds it that applies it while ``module`` runs.
@@ -240,60 +272,75 @@ class Recorder:
             self.sources[name] = tuple(owner(source).name for source in sources)
         return self.matrices[key]
 
-    def _recurrent(self, call: _Call) -> tuple[str, ...]:
+    def _recurrent(self, call: _Call) -> _After:
         name, a = call.name, call.a
         previous = given = self._inputs([a["data"] if "batch_sizes" in a else a["input"]])
         state = self._inputs(tensors(a["hx"]))
         layer, outputs = 0, list[str]()
         for cell in recurrent.cells(name, a):
             if cell.layer != layer:
-                layer, previous, outputs = cell.layer, tuple(outputs), []
+                layer, previous, outputs = cell.layer, self._of(*outputs), []
             first = self._mvm(
                 call, cell.inputs, previous, cell.inputs.shape[0] * cell.inputs.vectors
             )
-            # a layer's steps start with its input
-            before = () if name.endswith("_cell") else previous
+            # a layer's steps start with its input, of which this matrix takes nothing
+            before = {} if name.endswith("_cell") else dict.fromkeys(previous, 0.0)
             size = cell.recurrent.shape[0] * cell.recurrent.vectors
-            second = self._mvm(call, cell.recurrent, (*before, *state), size, cell.steps)
+            second = self._mvm(call, cell.recurrent, {**before, **state}, size, cell.steps)
             gated = cell.outputs
             if cell.projection:
                 gated = cell.projection.shape[1] * cell.inputs.vectors
-            result = self._add(
-                f"{first}.gates", "activation", gated, cell.gates, (first, second), cell.steps
-            )
+            both = self._of(first, second)
+            result = self._add(f"{first}.gates", "activation", gated, cell.gates, both, cell.steps)
             if cell.projection is not None:
-                result = self._mvm(call, cell.projection, (result,), cell.outputs, cell.steps)
+                result = self._mvm(
+                    call, cell.projection, self._of(result), cell.outputs, cell.steps
+                )
             outputs.append(result)
-        return tuple(outputs) or given
+        return self._of(*outputs) or given
 
-    def _digital(self, call: _Call) -> tuple[str, ...]:
+    def _digital(self, call: _Call) -> _After:
         kind, out, work = digital.count(call.name, call.a, call.result)
         path, name = call.module(), call.name
         if not (path and name.startswith("embedding")) and (not path or path in self._owners):
             path = f"{path}.{name}".lstrip(".")
-        return (self._add(path, kind, out, work, self._inputs(call.read)),)
+        return self._of(self._add(path, kind, out, work, self._inputs(call.read)))
 
-    def _add(
-        self, name: str, kind: str, out: int, work: int, after: tuple[str, ...], steps: int = 1
-    ) -> str:
-        name = self._unique(name)
-        self.operations.append(
+    def _add(self, name: str, kind: str, out: int, work: int, after: _After, steps: int = 1) -> str:
+        return self._append(
             Operation(
-                name=name,
+                name=self._unique(name),
                 kind=kind,
                 matrix=None,
                 vectors=0,
                 elements=out,
                 operations=work,
-                inputs=after,
+                inputs=tuple(after),
+                taken=tuple(_whole(after).values()),
                 steps=steps,
             )
         )
-        return name
+
+    def _append(self, operation: Operation) -> str:
+        self.operations.append(operation)
+        self._elements[operation.name] = operation.elements
+        return operation.name
 
     def _unique(self, name: str) -> str:
         self._names[name] = self._names.get(name, 0) + 1
         return name if self._names[name] == 1 else f"{name}#{self._names[name]}"
+
+
+def _share(t: Tensor) -> float:
+    """Return the part of its storage that ``t`` is, at most 1."""
+    if isinstance(storage(t), int) or not t.untyped_storage().nbytes():
+        return 1.0
+    return min(1.0, t.numel() * t.element_size() / t.untyped_storage().nbytes())
+
+
+def _whole(after: _After) -> dict[str, int]:
+    """Return numbers of elements as whole ones."""
+    return {name: math.ceil(elements - 1e-6) for name, elements in after.items()}
 
 
 def _weights(arguments: dict[str, Any]) -> list[Any]:

@@ -139,12 +139,13 @@ class _Run:
                 # inference mode: operators arrive whole, such as linear and lstm, before autograd
                 # takes them apart
                 with torch.inference_mode(), running.hooked(), tracer:
-                    runner("map_to_chip", example)(twin)
+                    returned = runner("map_to_chip", example)(twin)
             except Exception as error:  # the model's code may raise anything
                 if tracer.recording:
                     raise
                 module = running.raised(error) or twin
                 raise _Failed(module, running.name(module), error) from error
+        recorder.take(tensors(returned))
 
     def explain(self, failed: _Failed) -> str:
         """Return the error, where it happened and what to do."""

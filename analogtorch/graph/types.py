@@ -1,18 +1,22 @@
 """The parts of a traced model: operations, and the matrices that they apply."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """One operation of the traced model, in the order in which it runs."""
+    """One operation of the traced model, in the order in which it runs.
+
+    What the model is given and what it returns are operations too, which compute nothing.
+    """
 
     name: str
     """Unique name. For an analog product it is the full name of its matrix, with ``#2``, ``#3``,
     ... where it is applied again."""
     kind: str
-    """``mvm``, or the kind of a digital operation: ``activation``, ``norm``, ``attention``,
-    ``pool``, ``add``, ..."""
+    """``mvm``; the kind of a digital operation: ``activation``, ``norm``, ``attention``, ``pool``,
+    ``add``, ...; ``input``, a tensor that the host has; or ``output``, what the host gets."""
     matrix: str | None
     """Name of the ``Matrix`` that an ``mvm`` applies; None otherwise."""
     vectors: int
@@ -24,12 +28,43 @@ class Operation:
     """Number of digital arithmetic operations in one inference; 0 for an ``mvm``."""
     inputs: tuple[str, ...]
     """Names of the operations whose results it takes."""
+    taken: tuple[int, ...] = ()
+    """Number of elements that it takes of each of these; (): all of them. Of a result that it only
+    waits for, it takes none."""
     steps: int = 1
     """Number of parts that must run one after another, as each needs the result of the one before:
     the time steps of a recurrent layer. The ``vectors`` are spread evenly over them."""
     one_hot: bool = False
     """Whether the vectors are one-hot, as those of an embedding: each drives one row, so that only
     the block that holds it computes. The tokens are taken to be spread evenly over the rows."""
+
+    @classmethod
+    def given(cls, name: str, elements: int) -> "Operation":
+        """Return an operation that stands for a tensor that the host has."""
+        return cls._of_host(name, "input", elements, {})
+
+    @classmethod
+    def returned(cls, taken: Mapping[str, int]) -> "Operation":
+        """Return the operation that stands for what the host gets: numbers of elements, by name."""
+        return cls._of_host("(output)", "output", sum(taken.values()), taken)
+
+    @classmethod
+    def _of_host(cls, name: str, kind: str, elements: int, taken: Mapping[str, int]) -> "Operation":
+        return cls(
+            name=name,
+            kind=kind,
+            matrix=None,
+            vectors=0,
+            elements=elements,
+            operations=0,
+            inputs=tuple(taken),
+            taken=tuple(taken.values()),
+        )
+
+    def takes(self, elements: Mapping[str, int]) -> dict[str, int]:
+        """Return how many elements it takes of each input, by the size of all results."""
+        taken = self.taken or [elements[name] for name in self.inputs]
+        return dict(zip(self.inputs, taken, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)

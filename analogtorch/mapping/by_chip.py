@@ -99,14 +99,20 @@ def _where(operations: tuple[Operation, ...], places: Mapping[str, int]) -> dict
 
 
 def _part(whole: Chosen, places: Mapping[str, int], runs: Mapping[str, int], chip: int) -> Chosen:
-    """Return what a chip computes; results of others are there, without operations."""
-    needed = {name for op in whole.operations if runs[op.name] == chip for name in op.inputs}
-    operations = [
-        op
-        if runs[op.name] == chip
-        else replace(op, kind="input", matrix=None, vectors=0, operations=0, inputs=(), steps=1)
-        for op in whole.operations
-        if runs[op.name] == chip or op.name in needed
-    ]
+    """Return what a chip computes; results of others are inputs, and what others take is output."""
+    elements = {op.name: op.elements for op in whole.operations}
+    mine = {op.name for op in whole.operations if runs[op.name] == chip and op.kind != "output"}
+    needed = {name for op in whole.operations if op.name in mine for name in op.inputs}
+    operations, leaving = list[Operation](), dict[str, int]()
+    for op in whole.operations:
+        if op.name in mine:
+            operations.append(op)
+            continue
+        if op.name in needed:
+            operations.append(Operation.given(op.name, op.elements))
+        for name, taken in op.takes(elements).items():
+            if name in mine:
+                leaving[name] = min(leaving.get(name, 0) + taken, elements[name])
+    operations.append(Operation.returned(leaving))
     matrices = tuple(m for m in whole.matrices if places[m.name] == chip)
     return replace(whole, matrices=matrices, operations=tuple(operations))

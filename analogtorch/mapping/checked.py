@@ -49,6 +49,11 @@ def checked(
             )
         if late := [name for name in op.inputs if name not in known]:
             raise ValueError(f"operation {op.name!r} takes {late}, which do not come before it")
+        if op.taken and len(op.taken) != len(op.inputs):
+            raise ValueError(
+                f"operation {op.name!r} must take a number of elements of each of its "
+                f"{len(op.inputs)} inputs, got {op.taken}; () takes all of them"
+            )
         known.add(op.name)
     if not any(op.matrix is not None for op in operations):
         raise ValueError(

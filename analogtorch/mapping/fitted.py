@@ -1,6 +1,6 @@
 """The mapping of matrices that are chosen, if they fit on the chips."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from analogtorch.chips import Chip
 from analogtorch.graph.types import Matrix, Operation
@@ -58,12 +58,13 @@ def fitted(
     )
 
 
-def _check_light(chip: Chip, operations: Iterable[Operation]) -> None:
+def _check_light(chip: Chip, operations: Sequence[Operation]) -> None:
+    given = {op.name for op in operations if op.kind == "input"}
     for op in operations:
-        if op.matrix is not None and op.inputs:
+        if op.matrix is not None and (computed := [n for n in op.inputs if n not in given]):
             raise ValueError(
                 f"map_to_chip: chip {chip.name!r} senses light, which only the first layer of a "
-                f"model gets, but {op.matrix!r} takes the results of {op.inputs[0]!r}. Put the "
+                f"model gets, but {op.matrix!r} takes the results of {computed[0]!r}. Put the "
                 "first layer on the sensor and the rest on another chip, at.convert(model, "
                 "at.chips.hermes64(), sensor=...) and at.mapping.map_by_chip(model, example); or "
                 "leave the rest digital with exclude"

@@ -34,8 +34,8 @@ class ChipMapping(Shown):
     matrices: tuple[Matrix, ...]
     """Every matrix on the chip, in the order in which the model first multiplies by it."""
     operations: tuple[Operation, ...]
-    """The operations of the model in order: products on the chip (``mvm``) and digital
-    operations."""
+    """The operations of the model in order: inputs, products on the chip (``mvm``), digital
+    operations, and the output."""
     placements: tuple[Placement, ...]
     """Position of each block, sorted by matrix, copy, row and column."""
     digital_weights: tuple[tuple[str, int], ...] = ()
@@ -76,7 +76,7 @@ class ChipMapping(Shown):
     @property
     def digital(self) -> tuple[Operation, ...]:
         """The operations that are computed digitally, with their operation counts."""
-        return tuple(op for op in self.operations if op.kind != "mvm")
+        return tuple(op for op in self.operations if op.kind not in ("mvm", "input", "output"))
 
     @property
     def vectors(self) -> dict[str, int]:
@@ -231,7 +231,10 @@ def _from_dict(data: Any) -> ChipMapping:
             num_chips=data["num_chips"],
             matrices=tuple(_matrix(m, version) for m in data["matrices"]),
             operations=tuple(
-                Operation(**{**op, "inputs": tuple(op["inputs"])}) for op in data["operations"]
+                Operation(
+                    **{**op, **{name: tuple(op.get(name, ())) for name in ("inputs", "taken")}}
+                )
+                for op in data["operations"]
             ),
             placements=tuple(map(_placement, data["placements"])),
             digital_weights=tuple((name, count) for name, count in data["digital_weights"]),

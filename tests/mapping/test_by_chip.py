@@ -24,7 +24,13 @@ def test_costs_are_those_of_the_parts_by_themselves() -> None:
         assert cost.energy == expected.energy
         assert cost.schedule.latency == expected.schedule.latency
         assert found.tiles_used == wanted.tiles_used
-    assert [op.kind for op in rest.operations] == ["input", "activation", "mvm", "activation"]
+    assert [op.kind for op in rest.operations] == [
+        "input",
+        "activation",
+        "mvm",
+        "activation",
+        "output",
+    ]
     assert sensor.digital_weights == ()
     assert dict(rest.digital_weights) == {"0.bias": 4, "3.bias": 10}
 
@@ -68,7 +74,11 @@ def test_branches_and_composite_layers_keep_what_arrives_from_another_chip() -> 
     assert {m.layer for m in second.matrices} == {"b"}
     assert first.weights + second.weights == 2 * 64 + 16 * 8 + 16 * 4
     arrived = [op for op in first.operations if op.kind == "input"]
-    assert [(op.name, op.elements, op.operations) for op in arrived] == [("b", 40, 0)]
+    assert [(op.name, op.elements, op.operations) for op in arrived] == [
+        ("(input)", 40, 0),
+        ("b", 40, 0),
+    ]
+    assert second.operations[-1].takes({}) == {"b": 40}
     assert "unused.weight" in dict(first.digital_weights) | dict(second.digital_weights)
     assert at.cost(first).energy.system > 0 < at.cost(second).energy.system
 

@@ -148,7 +148,7 @@ def test_numbers_that_stand_ins_overwrite_are_unknown() -> None:
     model = Overwrites()
     nn.init.constant_(model.fc.bias, 9.0)
     nn.init.zeros_(model.fc.weight)
-    (_, *_, head) = _map(model, torch.zeros(2, 4)).operations
+    (*_, head, _) = _map(model, torch.zeros(2, 4)).operations
     assert (head.name, head.inputs) == ("head", ("fc",))
     with pytest.raises(ValueError, match="decides by the values of a tensor"):
         _map(model.to("meta"), torch.zeros(2, 4))
