@@ -66,7 +66,13 @@ def _of_run(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Comparison:
     """Compare the accuracy and the cost of a network that ``analogtorch kws`` has trained."""
     from analogtorch.cli.finished import finished  # they need the extra speech
     from analogtorch.speech.on_chips import recovery
+    from analogtorch.speech.rundir import JOURNAL
 
+    if given.folder is not None and (given.folder / JOURNAL).exists():
+        raise ValueError(
+            f"--folder: {given.folder} is the folder of a run, which has measurements of its own; "
+            "give another one, such as runs/compared"
+        )
     config, task, network = finished(
         "compare", given.run, given.network or "hwa", allow_code=given.allow_code
     )

@@ -29,12 +29,14 @@ class ConfigFile(ActionConfigFile):
         if path.is_file():  # the rest is refused by the class above
             try:
                 given = parse_yaml(path.read_bytes())
-                if isinstance(given, dict) and "allow_code" in given:
-                    raise ValueError(
-                        "no file can allow code; leave allow_code out, and write --allow-code on "
-                        "the command line if you trust the file"
-                    )
                 present = renamed(given)
+                if isinstance(present, dict) and "allow_code" in present:
+                    if present["allow_code"] is not False:  # as --print_config writes it
+                        raise ValueError(
+                            "no file can allow code; leave allow_code out, and write --allow-code "
+                            "on the command line if you trust the file"
+                        )
+                    present = {k: value for k, value in present.items() if k != "allow_code"}
                 names = [action.dest for action in parser._actions]
                 _check(present, [name for name in names if name not in _NOT_IN_FILES])
             except ValueError as error:

@@ -62,7 +62,7 @@ class Journal:
         """Begin the journal, or check that it is of the same experiment."""
         head = self.folder / _HEAD
         if head.exists():
-            found = _read(head, "give another folder")
+            found = _read(head, "give another folder, or remove this one to measure again")
             self._compare(_upgraded(found, wanted), wanted)
             if found != wanted:
                 _write(head, wanted)

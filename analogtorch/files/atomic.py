@@ -2,15 +2,19 @@
 
 import contextlib
 import os
+import sys
 import tempfile
 from pathlib import Path
+
+_LINKS = 40
+"""Links that are followed, as many as Linux does."""
 
 
 def write_atomically(path: str | Path, data: bytes | str) -> Path:
     """Write ``data`` (text as UTF-8) to ``path`` and make its folder.
 
-    A file that was there stays until the new one is whole. A link, such as ``/dev/stdout``, stays,
-    and leads to the new file; a pipe is written to.
+    A file that was there stays until the new one is whole. A link stays, and leads to the new file;
+    a pipe is written to, and so is what is open already, such as ``/dev/stdout``, from where it is.
 
     Raises:
         OSError: nothing could be written (a full disk, no permission). The message names the path,
@@ -21,6 +25,9 @@ def write_atomically(path: str | Path, data: bytes | str) -> Path:
         data = data.encode()
     temporary = None
     try:
+        if (opened := _open_file(path)) is not None:
+            _append(opened, data)
+            return path
         if path.exists() and not (path.is_file() or path.is_dir()):
             path.write_bytes(data)
             return path
@@ -61,6 +68,27 @@ def sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def _open_file(path: Path) -> int | None:
+    """Return the number of the open file that a path such as ``/dev/stdout`` leads to, if any."""
+    for _ in range(_LINKS):
+        folder = os.path.realpath(path.parent)
+        if path.name.isdigit() and folder in ("/dev/fd", os.path.realpath("/proc/self/fd")):
+            return int(path.name)
+        if not path.is_symlink():
+            break
+        path = Path(folder, os.readlink(path))
+    return None
+
+
+def _append(opened: int, data: bytes) -> None:
+    """Write to an open file after what this process has printed."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError):  # None, or closed
+            stream.flush()
+    with open(os.dup(opened), "wb") as file:  # its position is that of the open file
+        file.write(data)
 
 
 def _umask() -> int:

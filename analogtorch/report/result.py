@@ -41,7 +41,7 @@ class Result:
     seed: int
     """Seed of the run."""
     seconds: float
-    """Time that the run took, s."""
+    """Time that the run took, s; if it was continued, since then."""
     versions: dict[str, str]
     """Versions of the packages that the numbers depend on."""
     notes: tuple[str, ...] = ()
@@ -63,6 +63,8 @@ class Result:
     levels: Mapping[float, Sweep] = field(default_factory=dict)
     """Validation accuracy on chips of their own by the level of the training noise; empty if one
     level was trained."""
+    continued: bool = False
+    """Whether the run was stopped, or finished, before, and went on."""
     level: float | None = None
     """The level that they chose; None if there was no choice."""
     training: Mapping[str, Curve] = field(default_factory=dict)
@@ -105,6 +107,7 @@ class Result:
             "data": self.data,
             "seed": self.seed,
             "seconds": round(self.seconds, 1),
+            "continued": self.continued,
             "versions": self.versions,
             "notes": list(self.notes),
         }

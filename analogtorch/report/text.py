@@ -86,6 +86,11 @@ def points(found: Interval) -> str:
     return f"{100 * found.mean:.2f}{ends}"
 
 
+def took(result: Result) -> str:
+    """Return the time that a run took as text."""
+    return f"{result.seconds:.0f} s{' since it was continued' if result.continued else ''}"
+
+
 def _facts(result: Result) -> list[str]:
     clips = ", ".join(
         f"{result.data[split]:,} {split}"
@@ -100,6 +105,5 @@ def _facts(result: Result) -> list[str]:
         "its loss against the digital accuracy and, chip by chip, its gain over the net mapped "
         "directly: points [95 % interval]",
         "iso-accuracy of its mean over the chips (confidence, by Student's t)",
-        f"data: {result.data['source']} ({clips} clips); seed {result.seed}; "
-        f"{result.seconds:.0f} s",
+        f"data: {result.data['source']} ({clips} clips); seed {result.seed}; {took(result)}",
     ]

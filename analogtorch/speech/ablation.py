@@ -3,7 +3,9 @@
 import dataclasses
 import hashlib
 import json
-from typing import Any
+from typing import Any, get_type_hints
+
+from jsonargparse import ArgumentError, ArgumentParser
 
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.report_config import ABLATED, MEASURED
@@ -59,4 +61,20 @@ def _replaced(owner: Any, path: list[str], value: Any) -> Any:
     field, *rest = path
     if rest:
         value = _replaced(getattr(owner, field), rest, value)
+    else:
+        value = _of_type(get_type_hints(type(owner)).get(field, Any), value)
     return dataclasses.replace(owner, **{field: value})
+
+
+def _of_type(kind: Any, value: Any) -> Any:
+    """Return a value as the command line takes it for an option of this type.
+
+    Raises:
+        ValueError: it is of another type.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=kind)
+    try:
+        return parser.parse_object({"value": value}).value
+    except ArgumentError as error:
+        raise ValueError(f"must be of type {getattr(kind, '__name__', kind)}") from error

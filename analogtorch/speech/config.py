@@ -16,6 +16,7 @@ from analogtorch.chips import Chip, TrainingNoise
 from analogtorch.evaluate.sweep import checked_times
 from analogtorch.files import is_code
 from analogtorch.hwa.clip import SIGMA
+from analogtorch.ops import seed_tensor
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.writing import GradientDescent, Method, ProgramAndVerify
@@ -266,6 +267,10 @@ class SweepConfig:
             raise ValueError(f"sweep.num_chips={self.num_chips}; use 1 or more")
         if self.processes < 1:
             raise ValueError(f"sweep.processes={self.processes}; use 1 or more")
+        try:
+            seed_tensor(self.seed)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"sweep.{error}") from error
         checked_times("sweep", self.times)
 
 

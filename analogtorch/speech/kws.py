@@ -140,6 +140,7 @@ def run(
                 },
                 seed=config.seed,
                 seconds=time.perf_counter() - start,
+                continued=folder.resume,
                 versions=versions(),
                 notes=(*notes, *more.pop("notes", ())),
                 config=config.to_dict(),
@@ -186,16 +187,14 @@ def rehearse(config: KWSConfig, task: Task) -> None:
         ValueError: options do not fit together, or do not suit the data, the network or the chip.
     """
     for phase in (config.digital, config.hwa):
-        Batches(
-            task.make, len(task.train), batch_size=phase.batch_size, seed=0, workers=config.workers
-        )
+        _batches(config, task, phase)
     task.make(torch.arange(min(64, len(task.train)), device="cpu"), 0)
     loggers(config, "digital")
     for other in variants(config):
-        if other.config.chip.digital == config.chip.digital:
-            continue
         try:
-            converted(other.config, untrained(config, task.classes, task.val[0][:2]))
+            _batches(other.config, task, other.config.hwa)
+            if other.config.chip.digital != config.chip.digital:
+                converted(other.config, untrained(config, task.classes, task.val[0][:2]))
         except ValueError as error:
             raise ValueError(f"report.ablation: {other.name}: {error}") from error
     small = dataclasses.replace(task, calibration=task.calibration[:1])
@@ -214,6 +213,21 @@ def rehearse(config: KWSConfig, task: Task) -> None:
         times=config.sweep.times,
         seed=config.sweep.seed,
         folder=None,
+    )
+
+
+def _batches(config: KWSConfig, task: Task, phase: Phase, seed: int = 0) -> Batches:
+    """Return the batches of a training.
+
+    Raises:
+        ValueError: there are fewer clips than a batch has.
+    """
+    return Batches(
+        task.make,
+        len(task.train),
+        batch_size=phase.batch_size,
+        seed=seed,
+        workers=config.workers,
     )
 
 
@@ -346,13 +360,7 @@ def train_phase(
     seed = derive(config.seed, "training" if teacher is None else "training with a teacher")
     return fit(
         network,
-        Batches(
-            task.make,
-            len(task.train),
-            batch_size=phase.batch_size,
-            seed=seed,
-            workers=config.workers,
-        ),
+        _batches(config, task, phase, seed),
         phase,
         seed=seed,
         checkpoint=folder.checkpoint(name),

@@ -51,6 +51,11 @@ class ReportConfig:
             raise ValueError(f"report.clips={self.clips}; use 0 to 50")
         checks.numbers(self, "windows_per_second", above=0)
         for name, changes in self.ablation.items():
+            if not isinstance(name, str):  # YAML takes 1, no and on for something else
+                raise ValueError(
+                    f"report.ablation: the name {name!r} is no text; quote it, "
+                    f"'{{\"{str(name).lower()}\": {{hwa.distill: 0}}}}'"
+                )
             wrong = [option for option in changes if not option.startswith(ABLATED)]
             if wrong or not changes:
                 raise ValueError(

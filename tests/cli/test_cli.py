@@ -210,6 +210,16 @@ def test_no_file_of_options_allows_code(suffix: str, capsys, tmp_path: Path) -> 
     assert not (tmp_path / "ran").exists()
 
 
+def test_what_print_config_writes_is_a_file_of_options(capsys, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["kws", "--hwa.epochs", "3", "--print_config"])
+    printed = capsys.readouterr().out
+    assert "allow_code: false" in printed
+    file = tmp_path / "a.yaml"
+    file.write_text(printed)
+    assert parse(["--config", str(file)]).config == parse(["--hwa.epochs", "3"]).config
+
+
 def test_options_beside_the_name_of_a_network_are_refused_unless_an_earlier_version_put_them(
     capsys, tmp_path: Path
 ) -> None:

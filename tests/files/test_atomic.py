@@ -2,7 +2,11 @@
 
 import os
 import stat
+import subprocess
+import sys
+from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
@@ -50,3 +54,23 @@ def test_a_folder_that_cannot_be_read_takes_files(tmp_path) -> None:
     finally:
         tmp_path.chmod(0o700)
     assert (tmp_path / "file").read_text() == "text"
+
+
+@pytest.mark.parametrize("mode", ["ab", "wb"])
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "link"])
+def test_a_file_that_is_open_is_written_to_from_where_it_is(
+    name: str, mode: str, tmp_path: Path
+) -> None:
+    if name == "link":
+        name = str(tmp_path / "link")
+        os.symlink("/proc/self/fd/1", name)
+    code = (
+        "from analogtorch.files import write_atomically\n"
+        f"print('before'); write_atomically({name!r}, 'table\\n'); print('after')"
+    )
+    printed = tmp_path / "printed"
+    for _ in range(2):
+        with printed.open(mode) as file:
+            subprocess.run([sys.executable, "-c", code], stdout=file, check=True)
+    lines = ["before", "table", "after"]
+    assert printed.read_text().split() == (lines if mode == "wb" else [*lines, *lines])

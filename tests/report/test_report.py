@@ -52,6 +52,7 @@ def test_json_has_exactly_the_agreed_content(result: Result, tmp_path: Path) -> 
         "data",
         "seed",
         "seconds",
+        "continued",
         "versions",
         "notes",
     ]

@@ -77,6 +77,7 @@ def test_report(finished: Path) -> None:
         "data",
         "seed",
         "seconds",
+        "continued",
         "versions",
         "notes",
         "confusion",
@@ -88,6 +89,7 @@ def test_report(finished: Path) -> None:
         "command",
     ]
     assert report["chip"] == "hermes64"
+    assert report["continued"] is False
     counts = {"train": 36, "val": 12, "test": 24}
     assert report["data"] == {"source": "folder", "classes": list(LABELS), **counts}
     assert list(report["hwa"]) == ["0 s", "1 year"]
@@ -130,7 +132,10 @@ def test_other_trainings_are_measured_on_the_same_chips(
     assert list(found) == ["same", "no noise"]
     assert found["same"]["accuracy"] == report["hwa"]
     assert found["same"]["minus hwa"]["1 year"]["values"] == [0.0, 0.0]
-    assert "no noise" in (tmp_path / "report.html").read_text()
+    html = (tmp_path / "report.html").read_text()
+    assert "no noise" in html
+    assert report["continued"]
+    assert "s since it was continued" in html
     listed = json.loads((tmp_path / JOURNAL).read_text())["files"]
     assert len([name for name in listed if "ablation-" in name]) == 2 * (3 + 3)
     same, other = (
@@ -194,7 +199,12 @@ def test_levels_that_cannot_be_are_refused(options: dict, message: str) -> None:
         ("{a: {hwa.epoch: 2}}", "hwa.epoch=2: "),
         ("{a: {hwa.epochs: 0}}", "epochs=0; it must be an integer >= 1"),
         ("{a: {chip.training.scale: lots}}", "chip.training.scale='lots': "),
-        ("{a: {hwa.epochs: lots}}", "hwa.epochs='lots': "),
+        ("{a: {hwa.epochs: lots}}", "hwa.epochs='lots': must be of type int"),
+        ("{a: {hwa.epochs: 2.5}}", "hwa.epochs=2.5: must be of type int"),
+        ("{a: {hwa.epochs: true}}", "hwa.epochs=True: must be of type int"),
+        ("{a: {hwa.batch_size: 10000}}", "report.ablation: a: batch_size=10000 is more than the"),
+        ("{no: {hwa.epochs: 2}}", "the name False is no text; quote it"),
+        ("{1: {hwa.epochs: 2}}", "the name 1 is no text; quote it, '{\"1\": {hwa.distill: 0}}'"),
     ],
 )
 def test_wrong_ablations_are_refused_before_any_training(
@@ -316,6 +326,8 @@ def test_error_budget_of_a_run(network: str, finished: Path, tmp_path: Path, cap
 def test_a_run_on_several_chips(network: str, finished: Path, tmp_path: Path, capsys) -> None:
     options = ["--num-chips=2", "--times", "0 s", "1 year", f"--network={network}"]
     options += ["--chips", "hermes64", "neurram48", f"--json={tmp_path / 'c.json'}"]
+    assert main(["compare", str(finished), "--folder", str(finished)]) == 2
+    assert "is the folder of a run" in capsys.readouterr().err
     assert main(["compare", str(finished), *options]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("* neurram48, accuracy at 1 year: beyond") for line in lines)
@@ -623,7 +635,7 @@ def test_other_recordings_are_refused_on_resume(
     ("option", "message"),
     [
         ("--hwa.batch_size=37", "batch_size=37 is more than the 36 training samples"),
-        ("--sweep.seed=99999999999999999999", "seed must lie in -2^63 .. 2^63 - 1"),
+        ("--sweep.seed=99999999999999999999", "sweep.seed must lie in -2^63 .. 2^63 - 1"),
         ("--seed=99999999999999999999", "use 0 to 2**63 - 1"),
         ("--augment.noise=/nowhere", "/nowhere: no such folder"),
         ("--devices=0", "devices=0; use 1 or more"),

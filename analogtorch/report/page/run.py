@@ -31,7 +31,7 @@ from analogtorch.report.page.repeat import repeat_section
 from analogtorch.report.page.training import training_section
 from analogtorch.report.result import ISO, Result
 from analogtorch.report.sweep import ordered
-from analogtorch.report.text import accuracy_rows, notes, points, spread_text
+from analogtorch.report.text import accuracy_rows, notes, points, spread_text, took
 
 _KEY_TIMES = ("1 day", "1 year")
 """Times whose accuracy is among the key figures, where they were measured."""
@@ -312,7 +312,7 @@ def _repeat(result: Result) -> Section:
     versions = ", ".join(f"{name} {number}" for name, number in result.versions.items())
     facts = [
         ("clips", clips),
-        ("time that it took", f"{result.seconds:.0f} s"),
+        ("time that it took", took(result)),
         ("versions", versions),
     ]
     if lacking := _lacking(result):

@@ -41,7 +41,7 @@ class Detector:
     hop_ms: float = 200.0
     """Time between windows of one second, 10 to 1,000 ms."""
     average: int = 3
-    """Windows that are averaged, >= 1."""
+    """Windows that are averaged, 1 to 100."""
     threshold: float = 0.7
     """Average probability that detects a word, above 0 to 1."""
     pause: float = 1.0
@@ -49,7 +49,7 @@ class Detector:
 
     def __post_init__(self) -> None:
         checks.numbers(self, "hop_ms", least=10, most=1000)
-        checks.counts(self, "average")
+        checks.counts(self, "average", most=100)
         checks.numbers(self, "threshold", above=0, most=1)
         checks.numbers(self, "pause", least=0)
 

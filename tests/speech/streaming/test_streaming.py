@@ -305,7 +305,13 @@ def test_what_cannot_be_used_is_named() -> None:
         listen(classify, Ear(), good / 0, CLASSES)
     with pytest.raises(ValueError, match=r"gives \(3, 4\) for 3 windows; it must give \(3, 2\)"):
         listen(classify, Ear(), good, ("low", "high"))
-    for field, value in {"hop_ms": 5, "average": 0, "threshold": 0, "pause": -1}.items():
+    for field, value in [
+        ("hop_ms", 5),
+        ("average", 0),
+        ("average", 101),
+        ("threshold", 0),
+        ("pause", -1),
+    ]:
         with pytest.raises(ValueError, match=f"Detector.{field} must be"):
             Detector(**{field: value})
     with pytest.raises(ValueError, match="scores depend on hop_ms"):
