@@ -12,6 +12,13 @@ from analogtorch.values import checks
 COLUMNS = ("target", "measured", "time", "cycle", "device")
 """Names of the columns; the last two are optional."""
 _NEEDED = COLUMNS[:3]
+_NUMBERS = COLUMNS[3:]
+_WHOLE = 2**53
+"""From here on, float64 holds no longer every whole number."""
+_REMEDY = {
+    "cycle": "number the reads, such as 0, 1, 2, or leave the column out",
+    "device": "number the device of each row, such as 0, 1, 2, or leave the column out",
+}
 _EXAMPLE = "target [uS],measured [uS],time [s],cycle"
 
 
@@ -91,7 +98,8 @@ def columns(
     Raises:
         TypeError: a column holds no numbers.
         ValueError: columns are empty or of different lengths, a time is not positive, a target is
-            negative, or a value is NaN; the message names the row or line.
+            negative, a number of a device or cycle is not whole, or a value is NaN; the message
+            names the row or line.
     """
     found = {name: _tensor(values, name) * factor for name, factor in scale.items()}
     sizes = {name: len(column) for name, column in found.items()}
@@ -99,19 +107,23 @@ def columns(
         raise ValueError(f"columns must be of one length, got {sizes}")
     if not len(found["target"]):
         raise ValueError("holds no measurement")
-    numbers = {name: found[name].round().long() for name in COLUMNS[3:] if name in found}
+    numbers = {name: found[name] for name in _NUMBERS if name in found}
     given = Columns(
         found["target"],
         found["measured"],
         found["time"],
-        numbers.get("cycle", torch.zeros(len(found["target"]), dtype=torch.int64, device="cpu")),
-        numbers.get("device"),
+        numbers.get("cycle", torch.zeros_like(found["target"])).long(),
+        numbers["device"].long() if "device" in numbers else None,
         lines,
     )
     for name in _NEEDED:
-        _refuse(given, name, ~getattr(given, name).isfinite(), "must be finite")
-    _refuse(given, "time", given.time <= 0, "must be > 0, seconds after programming")
-    _refuse(given, "target", given.target < 0, "must be >= 0, a conductance")
+        _refuse(given, name, found[name], ~found[name].isfinite(), "must be finite")
+    _refuse(given, "time", given.time, given.time <= 0, "must be > 0, seconds after programming")
+    _refuse(given, "target", given.target, given.target < 0, "must be >= 0, a conductance")
+    for name, each in numbers.items():
+        # NaN is no whole number either
+        bad = ~((each == each.round()) & (each.abs() < _WHOLE))
+        _refuse(given, name, each, bad, f"must be a whole number within 2^53; {_REMEDY[name]}")
     return given
 
 
@@ -130,11 +142,11 @@ def _tensor(values: Mapping[str, Sequence[float] | Tensor], name: str) -> Tensor
     return found
 
 
-def _refuse(given: Columns, name: str, bad: Tensor, rule: str) -> None:
+def _refuse(given: Columns, name: str, values: Tensor, bad: Tensor, rule: str) -> None:
     if bool(bad.any()):
         row = int(bad.nonzero()[0])
         more = int(bad.sum()) - 1
         others = f", and {more} more like it" if more else ""
         raise ValueError(
-            f"{given.where(row)}: {name} is {float(getattr(given, name)[row]):g}{others}; it {rule}"
+            f"{given.where(row)}: {name} is {float(values[row]):.15g}{others}; it {rule}"
         )

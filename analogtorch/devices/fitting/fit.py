@@ -80,8 +80,9 @@ def fit(
 
     Raises:
         ValueError: columns are missing, units are unknown, there are too few measurements, times
-            are not positive, values are NaN, conductances do not rise with their targets, or the
-            measurements do not support the law; the message names the line or row.
+            are not positive, values are NaN, devices or cycles have no whole numbers, conductances
+            do not rise with their targets, or the measurements do not support the law; the message
+            names the line or row.
         TypeError: ``data`` is neither a path nor columns.
         OSError: the file cannot be read.
 

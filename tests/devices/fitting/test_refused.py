@@ -1,6 +1,7 @@
 """Measurements that cannot be fitted: what is wrong, where, and what to do."""
 
 import csv
+import math
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,18 @@ def test_a_device_has_one_target_and_each_read_stands_there_once() -> None:
         ValueError, match=r"row 125: device 5 has the target 3 uS, and .* uS in row 5"
     ):
         devices.fit(other)
+
+
+@pytest.mark.parametrize("name", ["device", "cycle"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, 0.4, 1e300, 2.0**53])
+def test_devices_and_cycles_have_whole_numbers(name: str, value: float) -> None:
+    wrong = {**DATA, name: DATA[name].double().clone()}
+    wrong[name][5:7] = value
+    with pytest.raises(
+        ValueError,
+        match=f"row 5: {name} is .*, and 1 more like it; it must be a whole .* leave the column",
+    ):
+        devices.fit(wrong)
 
 
 @pytest.mark.parametrize(
