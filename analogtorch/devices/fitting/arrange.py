@@ -12,6 +12,8 @@ FIRST = 50
 comes from them."""
 LATER = 20
 """Devices that must have been read at each other time."""
+_RISE = 2
+"""Standard errors by which the slope of conductances over targets must exceed 0."""
 _BINS = 10
 """Most groups of targets in which a conductance must rise with its target."""
 
@@ -121,6 +123,24 @@ def _check_rising(given: Columns) -> None:
                 f"{_part(given, parts[high])} one of {means[high]:g} uS; are the columns or their "
                 "units mixed up?"
             )
+    _check_slope(given, rows)
+
+
+def _check_slope(given: Columns, rows: Tensor) -> None:
+    """Raise an error unless a line through the reads of those rows rises, give or take noise."""
+    x = given.target[rows] - given.target[rows].mean()
+    y = given.measured[rows] - given.measured[rows].mean()
+    slope = float((x * y).sum() / x.square().sum())
+    off = y - slope * x
+    error = float(off.square().sum() / x.square().sum() / len(x)) ** 0.5
+    if slope <= _RISE * error:
+        far = int(rows[off.abs().argmax()])
+        raise ValueError(
+            f"measured conductances must rise with their targets: {_part(given, rows)} rise by "
+            f"{slope:.2g} uS for each uS of the target, with a standard error of {error:.2g}; the "
+            f"farthest from that line is {given.where(far)}, {float(given.measured[far]):g} uS; "
+            "are the columns or their units mixed up, or does the array not work?"
+        )
 
 
 def _part(given: Columns, rows: Tensor) -> str:

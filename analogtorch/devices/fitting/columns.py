@@ -13,6 +13,10 @@ COLUMNS = ("target", "measured", "time", "cycle", "device")
 """Names of the columns; the last two are optional."""
 _NEEDED = COLUMNS[:3]
 _NUMBERS = COLUMNS[3:]
+_LARGEST = 1e9
+"""Largest target, uS: 1 kS, beyond any device."""
+_BEYOND = 1e6
+"""Largest read, in units of the largest target: one beyond decides all sums of squares."""
 _WHOLE = 2**53
 """From here on, float64 holds no longer every whole number."""
 _REMEDY = {
@@ -120,6 +124,11 @@ def columns(
         _refuse(given, name, found[name], ~found[name].isfinite(), "must be finite")
     _refuse(given, "time", given.time, given.time <= 0, "must be > 0, seconds after programming")
     _refuse(given, "target", given.target, given.target < 0, "must be >= 0, a conductance")
+    highest = float(given.target.max())
+    for name, most in (("target", _LARGEST), ("measured", _BEYOND * (highest or 1.0))):
+        bad = (each := found[name]).abs() > most
+        rule = f"must be within {most:.3g} uS, beyond which there is no such conductance"
+        _refuse(given, name, each, bad, f"{rule}; correct its unit, or leave the row out")
     for name, each in numbers.items():
         # NaN is no whole number either
         bad = ~((each == each.round()) & (each.abs() < _WHOLE))

@@ -13,7 +13,7 @@ from analogtorch.devices.fitting.arrange import arrange, span
 from analogtorch.devices.fitting.columns import Columns, columns, scales
 from analogtorch.devices.fitting.fitted import Band, Drift, Fit, Law
 from analogtorch.devices.fitting.grid import Grid
-from analogtorch.devices.fitting.power import PowerLaw, fit_power
+from analogtorch.devices.fitting.power import LOW, TIMES, PowerLaw, fit_power, usable
 from analogtorch.devices.fitting.quality import quality
 from analogtorch.devices.fitting.table import read_csv
 from analogtorch.devices.fitting.times import AtTimes, fit_times
@@ -80,9 +80,9 @@ def fit(
 
     Raises:
         ValueError: columns are missing, units are unknown, there are too few measurements, times
-            are not positive, values are NaN, devices or cycles have no whole numbers, conductances
-            do not rise with their targets, or the measurements do not support the law; the message
-            names the line or row.
+            are not positive, values are NaN or beyond any conductance, devices or cycles have no
+            whole numbers, conductances do not rise with their targets, or the measurements do not
+            support the law; the message names the line or row.
         TypeError: ``data`` is neither a path nor columns.
         OSError: the file cannot be read.
 
@@ -160,12 +160,12 @@ def _law(
 
 def _unsupported(grid: Grid, g_max: float) -> str:
     """Return why the measurements do not support a power law; empty if they do."""
-    followed = int((((grid.counts > 0).sum(1) >= 3) & (grid.target >= 0.05 * g_max)).sum())
+    followed = int((usable(grid, g_max) & ((grid.counts > 0).sum(1) >= TIMES)).sum())
     if followed >= _FOLLOWED:
         return ""
     return (
-        f"{followed} devices of targets from {0.05 * g_max:g} uS were read at three times or more, "
-        f"at least {_FOLLOWED} are needed"
+        f"{followed} devices of targets from {LOW * g_max:g} uS were read at three times or more "
+        f"and never as 0, at least {_FOLLOWED} are needed"
     )
 
 

@@ -13,11 +13,11 @@ from analogtorch.devices.fitting.likelihood import Normal, fit_normal
 from analogtorch.devices.fitting.read_share import ReadShare, fit_read_share
 from analogtorch.devices.pcm import PCM
 
-_LOW = 0.05
+LOW = 0.05
 """Targets below this share of ``g_max`` are too small beside their noise for a logarithm."""
 _MOST = 4
 """Highest power of ``r`` in the spread of programming."""
-_TIMES = 3
+TIMES = 3
 """Times that a law of time needs: two fit any."""
 
 
@@ -95,6 +95,15 @@ def growth(age: float, t_read: float) -> float:
     return math.log(max((age + t_read) / (2 * t_read), 1.0))
 
 
+def usable(grid: Grid, g_max: float) -> Tensor:
+    """Return which devices determine drift, bool (devices,): followed, and never read as 0.
+
+    A read of 0 has no logarithm.
+    """
+    there = (grid.means > 0) | (grid.counts == 0)
+    return (grid.target >= LOW * g_max) & grid.followed & there.all(1)
+
+
 def fit_power(grid: Grid, g_max: float, t_read: float, like: PowerLaw | None = None) -> PowerLaw:
     """Fit the law to devices that were read at three times or more.
 
@@ -106,8 +115,7 @@ def fit_power(grid: Grid, g_max: float, t_read: float, like: PowerLaw | None = N
     """
     r, first = grid.target / g_max, float(grid.times[0])
     means, counts = grid.means, grid.counts
-    # a device of which a read fell to 0 has no logarithm
-    used = (r >= _LOW) & grid.followed & ((means > 0) | (counts == 0)).all(1)
+    used = usable(grid, g_max)
     choices = knots(r[used])
     logs = torch.where(counts > 0, means.clamp_min(1e-300).log(), torch.nan)
     tau = like.tau if like else _tau(logs[used], grid.times)
@@ -172,7 +180,7 @@ def _tau(logs: Tensor, times: Tensor) -> float:
     mean = change.nanmean(0)[1:]
     centred = (change - change.nanmean(0)).nan_to_num().square().sum(0)[1:]
     weight = n * (n - 1) / centred.clamp_min(1e-300)
-    if len(mean) < _TIMES - 1:
+    if len(mean) < TIMES - 1:
         return 0.0
 
     def misfit(tau: float) -> float:
@@ -208,7 +216,7 @@ def _read(
         independent = float((1 - 1 / counts).mean()) if len(counts) else 1.0
     else:
         there = logs.isfinite() & used.unsqueeze(1)
-        enough = there.sum(1) >= _TIMES
+        enough = there.sum(1) >= TIMES
         slope, _ = _slopes(logs[enough], x, torch.ones_like(logs[enough]))
         level = logs[enough] - slope.unsqueeze(1) * x
         residual = level - level.nanmean(1, keepdim=True)
@@ -219,7 +227,7 @@ def _read(
         error = residual[which]
         r = (means[enough, 0] / g_max).unsqueeze(1).expand_as(residual)[which]
     return fit_read_share(
-        error, r.nan_to_num(0.0).clamp_min(_LOW), independent, like.read if like else None
+        error, r.nan_to_num(0.0).clamp_min(LOW), independent, like.read if like else None
     )
 
 

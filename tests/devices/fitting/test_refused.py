@@ -132,6 +132,33 @@ def test_devices_and_cycles_have_whole_numbers(name: str, value: float) -> None:
 
 
 @pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (lambda reads: 0 * reads, "rise by 0 uS for each uS of the target, .*the array not work"),
+        (lambda reads: reads.roll(7), "rise by .* with a standard error of"),
+        (lambda reads: _one(reads, 1e300), "row 5: measured is 1e\\+300; .* within 3.*e.07"),
+        (lambda reads: _one(reads, 1e6), "must rise with .* farthest .* is row 5, 1e\\+06 uS"),
+    ],
+)
+def test_reads_that_say_nothing_of_their_targets_are_refused(changed, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        devices.fit({**DATA, "measured": changed(DATA["measured"])})
+
+
+def _one(reads: torch.Tensor, value: float) -> torch.Tensor:
+    reads = reads.clone()
+    reads[5] = value
+    return reads
+
+
+def test_devices_that_all_fall_to_0_have_no_power_law() -> None:
+    data = measured(devices.pcm_like(), devices=120, times=(0.0, 60.0, 3600.0), offset=20.0)
+    data["measured"][240:] = 0.0
+    with pytest.raises(ValueError, match="0 devices .* and never as 0, at least 50 are needed"):
+        devices.fit(data, law="power")
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"data": 3}, "data must be a path such as"),
