@@ -23,7 +23,8 @@ class Convergence:
     bound: Tensor
     """Largest singular value of ``E``: no pass leaves more of a residual, but for converters."""
     condition: Tensor
-    """Condition number of the matrix as given; infinite where it has no inverse in float64."""
+    """Condition number of the matrix as given; infinite where ``R A C`` has no inverse in
+    float64."""
     slowest: Tensor
     """Smallest real part of the eigenvalues of all circuits; <= 0: one does not settle."""
 
@@ -41,7 +42,6 @@ def convergence(
         circuit: their description.
     """
     s = torch.linalg.svdvals(given)
-    whole = s[:, -1] > s.shape[-1] * torch.finfo(s.dtype).eps * s[:, 0]
     rest = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device) - a @ inverse
     finite = rest.isfinite().all(-1).all(-1)
     rest = torch.where(finite.view(-1, 1, 1), rest, 0.0)
@@ -50,9 +50,15 @@ def convergence(
     return Convergence(
         torch.where(finite, radius, math.nan),
         torch.where(finite, bound, math.nan),
-        torch.where(whole, s[:, 0] / s[:, -1], math.inf),
+        torch.where(invertible(a), s[:, 0] / s[:, -1].clamp_min(math.ulp(0.0)), math.inf),
         _slowest(blocks, circuit),
     )
+
+
+def invertible(a: Tensor) -> Tensor:
+    """Return which matrices (B, n, n) have an inverse in float64, bool (B,)."""
+    s = torch.linalg.svdvals(a)
+    return s[:, -1] > s.shape[-1] * torch.finfo(s.dtype).eps * s[:, 0]
 
 
 def failed(found: Convergence, claimed: bool = True) -> dict[Condition, Tensor]:

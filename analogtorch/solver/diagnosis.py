@@ -11,11 +11,11 @@ from torch import Tensor
 
 from analogtorch.devices import Scaled
 from analogtorch.solver.chip import InverseCircuit, SolverChip
-from analogtorch.solver.convergence import failed
+from analogtorch.solver.convergence import failed, invertible
 from analogtorch.solver.errors import Condition, NotSolvedError
 from analogtorch.solver.multiply import fixed_point
 from analogtorch.solver.refine import Refined, norms, residual
-from analogtorch.solver.system import System, order_of, programmed_system
+from analogtorch.solver.system import System, order_of, programmed_system, scales
 
 _COMBINED = "chip.replace(corrections='combined'), which may converge where added ones do not"
 
@@ -88,7 +88,9 @@ def _error(
 
 def _singular(value: float, chip: SolverChip) -> str:
     if math.isinf(value):
-        return "the matrix has no inverse: its condition number is infinite in float64"
+        return (
+            "the matrix in the arrays has no inverse: its condition number is infinite in float64"
+        )
     return (
         f"a block of the matrix has no inverse in the arrays, which hold {_levels(chip)}; the "
         f"condition number of the matrix is {value:.3g}"
@@ -116,11 +118,11 @@ def _levels(chip: SolverChip) -> str:
 
 def _mends(a: Tensor, system: System) -> list[str]:
     """Return changes with which the passes converge well, found by trying them."""
-    condition = float(torch.linalg.cond(a[0]))
-    if not condition * len(a[0]) * torch.finfo(a.dtype).eps < 1:
+    rows, columns = scales(a)
+    if not bool(invertible(rows * a * columns)):
         return ["a matrix with an inverse, such as A + 1e-3 I (ridge)"]
-    found = []
-    for text, other, scaled in _changes(system.chip, system.scaling):
+    found, condition = [], float(torch.linalg.cond(a[0]))
+    for text, other, scaled in _changes(system.chip, system.scaling, bool(invertible(a))):
         given = order_of(a, scaled).of(a)
         tried = programmed_system(given, other, system.seed, scaled).convergence
         if not failed(tried) and float(tried.spectral_radius) < _GOOD:
@@ -132,10 +134,19 @@ def _mends(a: Tensor, system: System) -> list[str]:
     return found
 
 
-def _changes(chip: SolverChip, scaling: bool) -> Iterator[tuple[str, SolverChip, bool]]:
-    """Yield what might mend a system: how to write it, the chip, and whether it is scaled."""
+def _changes(
+    chip: SolverChip, scaling: bool, without: bool
+) -> Iterator[tuple[str, SolverChip, bool]]:
+    """Yield what might mend a system: how to write it, the chip, and whether it is scaled.
+
+    A matrix that has no inverse ``without`` scaling is scaled in all of them.
+    """
     if not scaling:
         yield "scaling=True", chip, True
+    if not (scaling or without):
+        for text, other, _ in _changes(chip, True, without):
+            yield f"scaling=True and {text}", other, True
+        return
     bits, now = chip.inverse.bits, chip.inverse.slices
     counts = [now] if bits is None else [s for s in range(now, now + 4) if bits * s <= 24]
     for circuit in dict.fromkeys((chip.inverse.circuit, "least_squares")):

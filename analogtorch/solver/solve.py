@@ -53,7 +53,8 @@ def solve(
             most 200.
         scaling: put rows in an order and give them signs with large and positive elements on the
             diagonal, and multiply rows and columns by powers of two, so that their largest elements
-            are near 1; all of it digitally.
+            are near 1; all of it digitally. The tolerance stays that of ``b`` as given: rows that
+            are far smaller than the others hardly count in it.
         strict: if one system is not solved, raise NotSolvedError; False: solve the others. The
             solution names those that are ``refused``, whose ``x`` and gradients are NaN; where
             nothing is computed from such an ``x``, its gradients are 0.

@@ -83,7 +83,7 @@ def programmed_system(
     """Return matrices (B, n, n), float64, in the arrays of a chip; see ``System``."""
     rows, columns = torch.ones_like(a[:, :, :1]), torch.ones_like(a[:, :1])
     if scaling:
-        rows, columns = _scales(a)
+        rows, columns = scales(a)
     key, scaled = fold(seed_tensor(seed, a.device), 0), rows * a * columns
     blocks, slices = place(scaled, chip, key), slice_up(scaled, chip, key)
     return System(a, rows, columns, chip, blocks, slices, seed, scaling, complex)
@@ -93,11 +93,11 @@ def order_of(a: Tensor, scaling: bool) -> Order:
     """Return the order of the rows of matrices (B, n, n) in the arrays."""
     if not scaling:
         return as_given(a)
-    rows, columns = _scales(a)
+    rows, columns = scales(a)
     return dominant(rows * a * columns)
 
 
-def _scales(a: Tensor) -> tuple[Tensor, Tensor]:
+def scales(a: Tensor) -> tuple[Tensor, Tensor]:
     """Return powers of two that bring rows and columns near 1 (Ruiz 2001); equal if symmetric."""
     rows, columns = torch.ones_like(a[:, :, :1]), torch.ones_like(a[:, :1])
     for _ in range(_ROUNDS):

@@ -203,6 +203,20 @@ def test_scaling_puts_rows_in_order() -> None:
     assert (solver.rough(shuffled @ b) - b).norm() < b.norm()
 
 
+def test_scaling_makes_matrices_invertible_that_are_not_in_float64() -> None:
+    a = torch.diag(torch.tensor([1.0, 1e-17], dtype=torch.float64))
+    b = torch.ones(2, dtype=torch.float64)
+    found = at.solve(a, b, CHIP, scaling=True)
+    torch.testing.assert_close(found.x, torch.linalg.solve(a, b), rtol=1e-6, atol=0)
+    assert found.condition.item() == pytest.approx(1e17)
+    with pytest.raises(NotSolvedError, match="in the arrays has no inverse.*scaling=True") as error:
+        at.solve(a, b, CHIP)
+    assert error.value.condition == "singular"
+    with pytest.raises(NotSolvedError, match="such as A .* I .ridge") as error:
+        at.solve(torch.ones_like(a), b, CHIP, scaling=True)
+    assert error.value.condition == "singular"
+
+
 def test_scaling_leaves_positive_definite_matrices_in_order() -> None:
     a = conditioned(16, 50.0, 0, symmetric=True).unsqueeze(0)
     assert torch.equal(order_of(a, True).of(a), a)
