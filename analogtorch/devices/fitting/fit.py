@@ -26,6 +26,8 @@ _SHARES = (0.25, 0.5, 1.0)
 """Targets, in units of ``g_max``, whose drift a fit reports."""
 _SIGNIFICANT = 4
 """Standard errors by which the mean drift exponent must differ from 0."""
+_FLAT = 1e-4
+"""A mean exponent above minus this is 0: nine decades change the conductance by 0.2 %."""
 _CHANCE = 1e-3
 """A power law is rejected if it produces the measurements of a time less often than this."""
 _NEAR = 0.03
@@ -151,9 +153,16 @@ def _law(
     if law == "times" or reason:
         return "times", fit_times(grid, g_max, t_read)
     power = fit_power(grid, g_max, t_read)
+    rising = power.exponents.mean < -(_SIGNIFICANT * power.errors).clamp_min(_FLAT)
     if law == "power":
+        if bool(rising.any()):
+            raise ValueError(
+                "fit: law='power' is for conductances that fall or stay, and these rise with time: "
+                f"the drift exponent is {_exponents(power, rising)}; use law='times'"
+            )
         return "power", power
-    if _significance(power, grid) > _SIGNIFICANT and _describes(power, grid, seed):
+    drifts = not bool(rising.any()) and _significance(power, grid) > _SIGNIFICANT
+    if drifts and _describes(power, grid, seed):
         return "power", power
     return "times", fit_times(grid, g_max, t_read)
 
@@ -167,6 +176,15 @@ def _unsupported(grid: Grid, g_max: float) -> str:
         f"{followed} devices of targets from {LOW * g_max:g} uS were read at three times or more "
         f"and never as 0, at least {_FOLLOWED} are needed"
     )
+
+
+def _exponents(power: PowerLaw, which: Tensor) -> str:
+    """Return mean exponents and their targets, for a message."""
+    parts = []
+    for number in which.nonzero().flatten().tolist():
+        nu, error = float(power.exponents.mean[number]), float(power.errors[number])
+        parts.append(f"{nu:.2g} +- {error:.1g} at {power.at[number] * power.g_max:.3g} uS")
+    return ", ".join(parts)
 
 
 def _significance(power: PowerLaw, grid: Grid) -> float:
@@ -259,6 +277,11 @@ def _notes(grid: Grid, found: PowerLaw | AtTimes) -> list[str]:
         notes.append(
             f"time 0 of the device is the first measured one, {found.first:g} s after programming"
         )
+        if bool((negative := found.exponents.mean < -_FLAT).any()):
+            notes.append(
+                f"the drift exponent is {_exponents(found, negative)}, below 0 within its error; "
+                "the device does not drift there on average"
+            )
         if found.read is None:
             notes.append("no read noise: no device was read repeatedly, or at three times")
         elif not grid.repeated:

@@ -15,6 +15,8 @@ from analogtorch.devices.pcm import PCM
 
 LOW = 0.05
 """Targets below this share of ``g_max`` are too small beside their noise for a logarithm."""
+_EXACT = 1e-12
+"""Smallest variance of exponents, for data without any spread."""
 _MOST = 4
 """Highest power of ``r`` in the spread of programming."""
 TIMES = 3
@@ -36,7 +38,9 @@ class PowerLaw:
     spread: Normal
     """Spread of programming, uS, over powers of ``r``."""
     exponents: Normal
-    """Drift exponents, over hats."""
+    """Drift exponents, over hats; a mean below 0 is within its error, and counts as 0."""
+    errors: Tensor
+    """Standard errors of the mean exponents."""
     read: ReadShare | None
     """``Q`` of the read noise; None if the measurements do not determine it."""
     at: tuple[float, ...]
@@ -49,7 +53,7 @@ class PowerLaw:
         """
         r, x = target / self.g_max, self._span(t)
         basis = hats(r, self.at)
-        mean, std = basis @ self.exponents.mean, (basis @ self.exponents.std).clamp_min(0.0)
+        mean, std = basis @ self._falling, (basis @ self.exponents.std).clamp_min(0.0)
         kept = torch.exp(-mean * x + 0.5 * (std * x).square())
         programmed = target.square() + self._programming(r).square()
         drifted = programmed * torch.exp(-2 * mean * x + 2 * (std * x).square())
@@ -71,11 +75,15 @@ class PowerLaw:
             t0=self.first + self.tau,
             t_read=self.t_read,
             programming_std=polynomial(self.spread.std),
-            drift_mean=interpolated(self.exponents.mean, self.at),
+            drift_mean=interpolated(self._falling, self.at),
             drift_std=interpolated(self.exponents.std.clamp_min(0.0), self.at),
             read_noise=self.read.curve() if self.read else Polynomial(coefficients=(0.0,)),
             measured_until=self.last - self.first,
         )
+
+    @property
+    def _falling(self) -> Tensor:
+        return self.exponents.mean.clamp_min(0.0)
 
     def _span(self, t: float) -> float:
         return math.log((t + self.tau) / (self.first + self.tau))
@@ -125,10 +133,12 @@ def fit_power(grid: Grid, g_max: float, t_read: float, like: PowerLaw | None = N
     read = _read(grid, logs, x, scales, used, g_max, like)
     share = read(r).square() if read else torch.zeros_like(r)
     slopes, lever = _slopes(logs[used], x, scales / counts[used].clamp_min(1))
-    at, exponents = _exponents(r[used], -slopes, lever * share[used], like, choices)
+    known = lever * share[used]
+    at, exponents = _exponents(r[used], -slopes, known, like, choices)
+    errors = _errors(r[used], at, exponents, known)
     spread = _spread(grid, g_max, share * scales[0], like.spread if like else None)
     last = float(grid.times[-1])
-    return PowerLaw(g_max, first, last, tau, t_read, spread, exponents, read, at)
+    return PowerLaw(g_max, first, last, tau, t_read, spread, exponents, errors, read, at)
 
 
 def _exponents(
@@ -152,6 +162,13 @@ def _exponents(
         return like.at, fit(like.at, like.exponents)
     fits = [(at, fit(at)) for at in choices]
     return min(fits, key=lambda each: each[1].information)
+
+
+def _errors(r: Tensor, at: tuple[float, ...], found: Normal, known: Tensor) -> Tensor:
+    """Return the standard errors of the mean exponents at the knots, for targets ``r`` (n,)."""
+    basis = hats(r, at)
+    variance = ((basis @ found.std).square() + known).clamp_min(_EXACT)
+    return torch.linalg.pinv(basis.T @ (basis / variance.unsqueeze(1))).diagonal().sqrt()
 
 
 def _slopes(logs: Tensor, x: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:

@@ -220,6 +220,40 @@ def test_a_bias_of_programming_is_fitted_or_named() -> None:
     assert times.shift(g, 20.0).item() == pytest.approx(1.0, abs=0.15)
 
 
+def _moving(exponent: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Reads, with 2 % of noise, of targets (n,) that follow ``t^-exponent``."""
+    generator, rows = torch.Generator().manual_seed(0), []
+    for time in (20.0, 3620.0, 86420.0):
+        noise = 1 + 0.02 * torch.randn(target.shape, generator=generator, dtype=target.dtype)
+        read = target * noise * (time / 20) ** -exponent
+        rows.append((target, read, torch.full_like(target, time), torch.arange(len(target))))
+    names = ("target", "measured", "time", "device")
+    return {n: torch.cat(column) for n, column in zip(names, zip(*rows, strict=True), strict=True)}
+
+
+def test_conductances_that_rise_are_no_power_law() -> None:
+    target = torch.linspace(0.5, 25, 200, dtype=torch.float64)
+    rising = _moving(torch.full_like(target, -0.08), target)
+    with pytest.raises(ValueError, match=r"these rise with time: .* -0.08 .* use law='times'"):
+        devices.fit(rising, law="power", bootstrap=20)
+    found = devices.fit(rising, bootstrap=20)
+    assert found.law == "times"
+    g = torch.tensor([20.0], dtype=torch.float64)
+    after = g + found.device.shift(g, 86420.0)
+    assert after.item() == pytest.approx(20 * 4321**0.08, rel=0.02)
+    half = _moving(0.06 * target / 25 - 0.03, target)  # those of low targets rise
+    with pytest.raises(ValueError, match="exponent is -0.02.* at 1.3.* uS; use law='times'"):
+        devices.fit(half, law="power", bootstrap=20)
+
+
+def test_an_exponent_below_0_within_its_error_counts_as_0() -> None:
+    target = torch.linspace(0.5, 25, 200, dtype=torch.float64)
+    data = _moving(torch.full_like(target, -0.0005), target)
+    found = devices.fit(data, law="power", bootstrap=20)
+    assert any("below 0 within its error" in note for note in found.notes)
+    assert (found.device.drift_mean(R) >= 0).all()
+
+
 def test_a_fit_is_saved_drawn_and_used(tmp_path) -> None:
     true = devices.rram_cmo()
     data = measured(true, devices=600, times=(1.0, 60.0, 3600.0), cycles=2)
