@@ -11,7 +11,7 @@ from torch import Tensor
 
 from analogtorch.devices.fitting.arrange import arrange, span
 from analogtorch.devices.fitting.columns import Columns, columns, scales
-from analogtorch.devices.fitting.fitted import Band, Drift, Fit, Law
+from analogtorch.devices.fitting.fitted import Band, Drift, Fit, Law, Quality
 from analogtorch.devices.fitting.grid import Grid
 from analogtorch.devices.fitting.power import LOW, TIMES, PowerLaw, fit_power, usable
 from analogtorch.devices.fitting.quality import quality
@@ -104,14 +104,16 @@ def fit(
     device = found.device(checks.text("fit: name", name, "my ReRAM"), least)
     again = _again(grid, found, most, t_read, bootstrap, seed)
     offset = found.first if isinstance(found, PowerLaw) else 0.0
+    agreement = quality(grid, device, offset, seed)
+    more = _undetermined(found, again, least, most) + _disagreements(agreement)
     return Fit(
         device=device,
         law=chosen,
         programming=_programming(found, again, grid, least, most),
         read_noise=_read_noise(found, again, least, most),
         drift=_drift(found, again, grid, least, most),
-        quality=quality(grid, device, offset, seed),
-        notes=(*notes, *_notes(grid, found)),
+        quality=agreement,
+        notes=(*notes, *_notes(grid, found), *more),
         measurements=grid,
     )
 
@@ -196,7 +198,11 @@ def _significance(power: PowerLaw, grid: Grid) -> float:
 def _describes(power: PowerLaw, grid: Grid, seed: int) -> bool:
     """Return whether the power law agrees with the measurements after the first time."""
     found = quality(grid, power.device("power law", 0.0), power.first, seed)
-    return all(q.chance >= _CHANCE or q.distance <= _NEAR for q in found[1:])
+    return all(_agrees(q) for q in found[1:])
+
+
+def _agrees(found: Quality) -> bool:
+    return found.chance >= _CHANCE or found.distance <= _NEAR
 
 
 def _again(
@@ -303,3 +309,36 @@ def _notes(grid: Grid, found: PowerLaw | AtTimes) -> list[str]:
             "one time"
         )
     return notes
+
+
+def _undetermined(
+    found: PowerLaw | AtTimes, again: list[PowerLaw | AtTimes], least: float, most: float
+) -> list[str]:
+    """Return a note on targets whose programming noise is lost in that of reads."""
+    if found.read is None:
+        return []
+    targets = torch.linspace(least, most, _GRID, dtype=torch.float64, device="cpu")
+    band = _band(targets, found.programmed(targets), [each.programmed(targets) for each in again])
+    value, low, high = (torch.tensor(each) for each in (band.value, band.low, band.high))
+    read = found.read_std(targets)
+    lost = ((read > value) & (high - low > value)).nonzero().flatten()
+    if not len(lost):
+        return []
+    first, last = (float(targets[index]) for index in lost[[0, -1]])
+    noise, small, large = (float(each[lost[-1]]) for each in (read, low, high))
+    return [
+        "programming and read noise cannot be told apart at targets from "
+        f"{first:.3g} to {last:.3g} uS: at {last:.3g} uS, reads have {noise:.2g} uS, and "
+        f"programming {small:.2g} to {large:.2g} uS; measure more devices, or read each more often"
+    ]
+
+
+def _disagreements(found: Sequence[Quality]) -> list[str]:
+    """Return a note on each time at which the fitted device is not what was measured."""
+    return [
+        f"the fitted device disagrees with the measurements at {q.time:g} s: their distributions "
+        f"differ by {q.distance:.2g} (Kolmogorov-Smirnov), and their spreads are {q.spread[0]:.3g} "
+        f"uS measured and {q.spread[1]:.3g} uS fitted"
+        for q in found
+        if not _agrees(q)
+    ]

@@ -59,17 +59,17 @@ def fit_normal(
     cut = None if limit is None else error <= limit
     scale = float(error.square().mean().sqrt()) or 1.0
     a, b = (start.mean, start.std) if start else (error.new_zeros(means.shape[1]), None)
-    b = _least_squares(stds, error.new_full((len(error),), scale)) if b is None else b
+    b = least_squares(stds, error.new_full((len(error),), scale)) if b is None else b
     std = (stds @ b).clamp_min(_LEAST * scale)
     for _ in range(_ROUNDS):
         variance = std.square() + known
         first, second = _moments(error, means @ a, variance, limit, cut)
-        a = _least_squares(means, first, 1 / variance)
+        a = least_squares(means, first, 1 / variance)
         mean = means @ a
         square = second - 2 * first * mean + mean.square()
         # of a normal distribution: the information on its deviation, and the step to it
         weight = 2 * std.square() / variance.square()
-        b = _least_squares(stds, std + (square - variance) / (2 * std), weight)
+        b = least_squares(stds, std + (square - variance) / (2 * std), weight)
         before, std = std, (stds @ b).clamp_min(_LEAST * scale)
         if float((std - before).abs().max()) < _CLOSE * scale:
             break
@@ -107,7 +107,7 @@ def _density(z: Tensor) -> Tensor:
     return torch.exp(-0.5 * z.square()) / math.sqrt(2 * math.pi)
 
 
-def _least_squares(functions: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
+def least_squares(functions: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
     """Return the coefficients (p,) of ``functions`` (n, p) that come nearest to ``y`` (n,)."""
     if functions.shape[1] == 0:
         return y.new_zeros(0)

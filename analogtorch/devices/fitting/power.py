@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from analogtorch.devices.curves import Polynomial
+from analogtorch.devices.fitting.conductances import conductances
 from analogtorch.devices.fitting.functions import hats, interpolated, knots, polynomial, powers
 from analogtorch.devices.fitting.grid import Grid
 from analogtorch.devices.fitting.likelihood import Normal, fit_normal
@@ -60,6 +61,10 @@ class PowerLaw:
         noise = drifted * self._read_share(r, t)
         m = target * kept
         return m, (drifted - m.square() + noise).clamp_min(0.0).sqrt()
+
+    def programmed(self, target: Tensor) -> Tensor:
+        """Return the standard deviation of programming, uS, of targets (n,), uS."""
+        return self._programming(target / self.g_max)
 
     def read_std(self, g: Tensor) -> Tensor:
         """Return the standard deviation, uS, of a read of conductances (n,) at the first time."""
@@ -222,13 +227,13 @@ def _read(
     like: PowerLaw | None,
 ) -> ReadShare | None:
     """Return ``Q`` from repeated reads, else from the scatter about each line."""
-    means = grid.means
+    behind = conductances(grid, g_max)
     if grid.repeated:
         deviation, device, time = grid.deviations()
-        mean = means[device, time]
-        kept = used[device] & (mean > 0)
-        error = (deviation / (mean * scales[time].sqrt()))[kept]
-        r = (means[device, 0] / g_max)[kept]
+        square = behind.square[device, time]
+        kept = used[device] & (square > 0)
+        error = (deviation / (square * scales[time]).sqrt())[kept]
+        r = (behind.mean[device, 0] / g_max)[kept]
         counts = grid.counts[device, time][kept]
         independent = float((1 - 1 / counts).mean()) if len(counts) else 1.0
     else:
@@ -242,7 +247,7 @@ def _read(
         residual = residual * (free / (free - 2)).sqrt() / scales.sqrt()
         which = residual.isfinite()
         error = residual[which]
-        r = (means[enough, 0] / g_max).unsqueeze(1).expand_as(residual)[which]
+        r = (behind.mean[enough, 0] / g_max).unsqueeze(1).expand_as(residual)[which]
     return fit_read_share(
         error, r.nan_to_num(0.0).clamp_min(LOW), independent, like.read if like else None
     )
@@ -252,11 +257,13 @@ def _spread(grid: Grid, g_max: float, share: Tensor, like: Normal | None) -> Nor
     """Return the spread of programming over powers of ``r``, from the first read of each device."""
     index, target, mean = grid.at(0)
     r, count = target / g_max, grid.counts[index, 0]
-    known = mean.square() * share[index] / count
+    ratio = share[index] / count
+    # of the squared target and the spread of programming about it, not of a noisy mean read
+    known = target.square() * ratio
     error, none = mean - target, powers(r, -1)
 
     def spread(degree: int) -> Normal:
-        basis = powers(r, degree)
+        basis = powers(r, degree) * (1 + ratio).sqrt().unsqueeze(1)
         start = like if like and len(like.std) == degree + 1 else None
         return fit_normal(error, none, basis, known=known, limit=-target, start=start)
 

@@ -7,6 +7,7 @@ from operator import attrgetter
 import torch
 from torch import Tensor
 
+from analogtorch.devices.fitting.conductances import Conductances, conductances
 from analogtorch.devices.fitting.functions import polynomial, powers
 from analogtorch.devices.fitting.grid import Grid
 from analogtorch.devices.fitting.likelihood import Normal, fit_normal
@@ -48,18 +49,27 @@ class AtTimes:
 
     def moments(self, target: Tensor, t: float) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation, uS, of reads of targets (n,) at one of the times."""
-        fit, r = self.fits[self.times.index(t)], target / self.g_max
+        number, r = self.times.index(t), target / self.g_max
+        fit = self.fits[number]
         mean = target + powers(r, len(fit.mean) - 1) @ fit.mean
-        variance = (powers(r, len(fit.std) - 1) @ fit.std).clamp_min(0.0).square()
+        variance = self._std(number, target).square()
         if self.read is not None:
             variance = variance + self.read.variance(mean / self.g_max, t)
         return mean, variance.sqrt()
+
+    def programmed(self, target: Tensor) -> Tensor:
+        """Return the standard deviation of targets (n,), uS, at the first time, without reads."""
+        return self._std(0, target)
 
     def read_std(self, g: Tensor) -> Tensor:
         """Return the standard deviation, uS, of a read of conductances (n,) at the first time."""
         if self.read is None:
             return torch.zeros_like(g)
         return self.read.variance(g / self.g_max, self.times[0]).sqrt()
+
+    def _std(self, number: int, target: Tensor) -> Tensor:
+        std = self.fits[number].std
+        return (powers(target / self.g_max, len(std) - 1) @ std).clamp_min(0.0)
 
     def device(self, name: str, g_min: float) -> TimedDevice:
         """Return the device of those fits."""
@@ -86,23 +96,30 @@ def fit_times(grid: Grid, g_max: float, t_read: float, like: AtTimes | None = No
         t_read: length of a read, s, if the noise grows as that of a 1/f spectrum.
         like: a fit whose powers of ``r`` are kept; None: they are searched.
     """
-    read = _read(grid, g_max, t_read, like.read if like else None)
+    behind = conductances(grid, g_max)
+    read = _read(grid, behind, g_max, t_read, like.read if like else None)
     times = tuple(grid.times.tolist())
     fits = tuple(
-        _at(grid, number, g_max, read, like.fits[number] if like else None)
+        _at(grid, behind, number, g_max, read, like.fits[number] if like else None)
         for number in range(len(times))
     )
     return AtTimes(g_max, times, fits, read)
 
 
 def _at(
-    grid: Grid, number: int, g_max: float, read: ReadNoise | None, like: Normal | None
+    grid: Grid,
+    behind: Conductances,
+    number: int,
+    g_max: float,
+    read: ReadNoise | None,
+    like: Normal | None,
 ) -> Normal:
     index, target, mean = grid.at(number)
     r, t = target / g_max, float(grid.times[number])
     known = None
     if read is not None:
-        known = read.variance(mean / g_max, t) / grid.counts[index, number]
+        expected = behind.of_target[index, number]
+        known = read.variance(expected / g_max, t) / grid.counts[index, number]
 
     def fit(mean_degree: int, std_degree: int) -> Normal:
         return fit_normal(
@@ -122,12 +139,14 @@ def _at(
     return min((fit(degree, std_degree) for degree in range(-1, top + 1)), key=_criterion)
 
 
-def _read(grid: Grid, g_max: float, t_read: float, like: ReadNoise | None) -> ReadNoise | None:
+def _read(
+    grid: Grid, behind: Conductances, g_max: float, t_read: float, like: ReadNoise | None
+) -> ReadNoise | None:
     """Return the spread of repeated reads, which grows with time if that is likelier."""
     if not grid.repeated:
         return None
     deviation, device, time = grid.deviations()
-    r = (grid.means[device, time] / g_max).clamp_min(0.0)
+    r = behind.mean[device, time] / g_max
 
     def fit(degree: int, length: float | None) -> tuple[float, ReadNoise]:
         scale = torch.tensor(

@@ -220,6 +220,35 @@ def test_a_bias_of_programming_is_fitted_or_named() -> None:
     assert times.shift(g, 20.0).item() == pytest.approx(1.0, abs=0.15)
 
 
+def test_programming_noise_is_found_below_that_of_reads() -> None:
+    true = devices.state_independent()
+    data = measured(true, devices=2500, times=(0.0, 3600.0, DAY), cycles=2, offset=20.0)
+    g = torch.tensor([2.5, 12.5, 25.0], dtype=torch.float64)
+    for law in ("power", "times"):
+        found = devices.fit(data, law=law, bootstrap=20)
+        # a read has 4.2 uS at 25 uS, and reads about their mean are all there is to tell them apart
+        assert (found.device.programming_sigma(g) < 0.5).all(), law
+        if law == "power":
+            torch.testing.assert_close(
+                found.device.read_noise(g / 25), true.read_noise(g / 25), rtol=0.05, atol=0
+            )
+    assert found.quality[0].chance > 1e-3
+
+
+def test_a_fit_says_what_reads_hide_and_where_it_does_not_agree() -> None:
+    true = devices.state_independent()
+    data = measured(true, devices=400, times=(0.0,), cycles=2, offset=1.0)
+    high = data["target"] >= 12.0  # where a read has 3 uS and more, and programming 0.2 uS
+    found = devices.fit({name: column[high] for name, column in data.items()}, bootstrap=20)
+    assert any("programming and read noise cannot be told apart" in note for note in found.notes)
+    clear = devices.fit(measured(devices.rram_cmo(), devices=400, times=(1.0,)), bootstrap=20)
+    assert not any("told apart" in note for note in clear.notes)
+    # two kinds of devices, which no normal distribution describes
+    data["measured"] = data["target"] + torch.where(data["device"] % 2 == 0, 3.0, -3.0)
+    split = devices.fit(data, bootstrap=20)
+    assert any("disagrees with the measurements at 1 s" in note for note in split.notes)
+
+
 def _moving(exponent: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
     """Reads, with 2 % of noise, of targets (n,) that follow ``t^-exponent``."""
     generator, rows = torch.Generator().manual_seed(0), []
