@@ -47,7 +47,7 @@ def checked_matrix(a: Any, chip: SolverChip) -> Tensor:
 
 
 def checked_vectors(a: Tensor, b: Any) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Return right-hand sides as (B, n, k), and what gives solutions the shape of ``b``.
+    """Return right-hand sides as (B, n, k), and what gives solutions the shape that torch gives.
 
     Raises:
         ValueError: the shape does not fit ``a``, or numbers are not finite.
@@ -61,17 +61,38 @@ def checked_vectors(a: Tensor, b: Any) -> tuple[Tensor, Callable[[Tensor], Tenso
         )
     _finite("b", b)
     batch, n = a.shape[:-2], a.shape[-1]
-    if b.numel() and b.shape == (*batch, n):
-        return b.reshape(-1, n, 1), lambda x: x.reshape(b.shape)
-    if b.numel() and b.dim() == a.dim() and b.shape[:-1] == (*batch, n):
-        return b.reshape(-1, n, b.shape[-1]), lambda x: x.reshape(b.shape)
-    if b.numel() and not batch and b.dim() > 2 and b.shape[-2] == n:
-        moved = b.movedim(-2, 0)
-        return moved.reshape(1, n, -1), lambda x: x.reshape(moved.shape).movedim(0, -2)
+    vectors = b.dim() == 1 or b.shape == (*batch, n)  # as torch tells them from matrices
+    if found := _broadcast(batch, n, b.unsqueeze(-1) if vectors else b):
+        columns, back = found
+        return columns, (lambda x: back(x).squeeze(-1)) if vectors else back
     raise ValueError(
-        f"solve: b must be {(*batch, n)} or {(*batch, n, 'k')} for A of {tuple(a.shape)}, got "
-        f"{tuple(b.shape)}; expand it to the batch of A"
+        f"solve: b must be {(*batch, n)}, or broadcast with {(*batch, n, 'k')}, for A of "
+        f"{tuple(a.shape)}, got {tuple(b.shape)}"
     )
+
+
+def _broadcast(
+    batch: torch.Size, n: int, b: Tensor
+) -> tuple[Tensor, Callable[[Tensor], Tensor]] | None:
+    """Return matrices (*, n, k) as the columns of each system, (B, n, k), and what undoes it.
+
+    Batch dimensions of ``b`` in which there is one matrix are among the columns: it is programmed
+    once. None: shapes do not fit.
+    """
+    if not b.numel() or b.shape[-2] != n:
+        return None
+    try:
+        whole = torch.broadcast_shapes(batch, b.shape[:-2])
+    except RuntimeError:
+        return None
+    own = (1,) * (len(whole) - len(batch)) + batch
+    of_matrix = [d for d, size in enumerate(own) if size > 1]
+    of_columns = [d for d, size in enumerate(own) if size == 1]
+    order = [*of_matrix, len(whole), *of_columns, len(whole) + 1]
+    moved = b.expand(*whole, *b.shape[-2:]).permute(order)
+    undo = sorted(range(len(order)), key=order.__getitem__)
+    columns = moved.reshape(batch.numel(), n, -1)
+    return columns, lambda x: x.reshape(moved.shape).permute(undo)
 
 
 def _tensor(name: str, t: Any) -> None:

@@ -44,8 +44,8 @@ def solve(
     Args:
         A: square matrices, (*, n, n), float32, float64, complex64 or complex128. Complex ones are
             solved as real ones of twice the size.
-        b: right-hand sides, (*, n) or (*, n, k); several of one matrix may be (n, k), or, where
-            ``A`` is (n, n), have batch dimensions of their own.
+        b: right-hand sides, (*, n) or (*, n, k); batch dimensions broadcast as those of
+            ``torch.linalg.solve``. Several of one matrix are solved in the same arrays.
         chip: a solver chip, such as ``at.solver.rram_solver()``.
         tolerance: largest ``||b - A x|| / ||b||``, in (0, 1); by default 2^-24, that of float32.
         passes: make exactly this many passes, and return the residual that they leave, whatever it

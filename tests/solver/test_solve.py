@@ -184,6 +184,30 @@ def test_numbers_of_any_size_are_solved(size_of_a: float, size_of_b: float) -> N
     assert_close(found.x / size_of_b * size_of_a, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("batch", "shape"),
+    [
+        ((), (6,)),
+        ((), (6, 2)),
+        ((), (3, 6, 2)),
+        ((4,), (6,)),
+        ((4,), (4, 6)),
+        ((4,), (6, 2)),
+        ((4,), (1, 6, 2)),
+        ((4,), (3, 1, 6, 2)),
+        ((1,), (4, 6, 2)),
+        ((4, 1), (3, 6, 2)),
+        ((2, 1, 3), (5, 1, 6, 2)),
+    ],
+)
+def test_batches_broadcast_as_those_of_torch(batch, shape) -> None:
+    a, _ = system(6, *batch)
+    b = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = at.solve(a, b, CHIP)
+    torch.testing.assert_close(found.x, torch.linalg.solve(a, b), rtol=0, atol=1e-6)
+    assert found.residual.shape == batch
+
+
 def test_scaling_puts_rows_in_order() -> None:
     a, b = system(20)
     shuffled = a[torch.randperm(20, generator=torch.Generator().manual_seed(0))]
