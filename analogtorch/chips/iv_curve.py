@@ -20,7 +20,8 @@ _POINTS = 101
 class IVCurve:
     """The current of a device that is not proportional to its voltage.
 
-    A device of the conductance ``r`` conducts ``g_max (r V + square(r) V^2 + cube(r) V^3)``. It
+    A device of the conductance ``r`` conducts ``g_max (r V + square(r) V^2 + cube(r) V^3)``, and
+    one that is read as exactly 0 conducts nothing at any voltage, whatever its curves are at 0. It
     matters where inputs are voltages (``DAC.encoding="amplitude"``): an input x of a row with the
     DAC range R is the voltage ``read_voltage x / R``. A partial sum then is
 

@@ -159,3 +159,13 @@ def test_separate_polarities_and_wrong_shapes_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=r"curvatures must be torch.float32 \(2, 4, 8\)"):
             mvm(x, torch.ones(1), w, plan, curvatures=wrong)
+
+
+def test_devices_at_0_conduct_nothing_whatever_their_curves_are_there() -> None:
+    cell = at.devices.DifferentialPair(device=at.devices.ideal_device())
+    bend = at.chips.IVCurve(square=Polynomial(coefficients=(0.5,)), read_voltage=1.0)
+    layer = nn.Linear(1, 1, bias=False)
+    layer.weight.data.fill_(1.0)  # one device at g_max, and the other at 0
+    view = _view(PLAIN.replace(cell=cell, iv=bend), layer)
+    view.set_input_range(1.0)
+    assert view(torch.ones(1, 1)).item() == pytest.approx(1 + 0.5, rel=1e-4)
