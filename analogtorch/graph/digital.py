@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from analogtorch.graph import digital_products
+
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
@@ -69,21 +71,9 @@ _POOLS = {
 """Dimensions of the window. It is 0 if the operator chooses the window, so that each input counts
 about once."""
 _REDUCTIONS = _words("mean sum amax amin max min var std norm linalg_vector_norm argmax")
-
-
-FACTORS = {
-    "matmul": "self",
-    "mm": "self",
-    "bmm": "self",
-    "mv": "self",
-    "dot": "self",
-    "addmm": "mat1",
-    "baddbmm": "batch1",
-    "addbmm": "batch1",
-    "addmv": "mat",
-    "_grouped_mm": "self",
-}
-"""First factor of each operator that multiplies matrices."""
+_DISTANCES = {"cdist": "x1", "pairwise_distance": "x1", "pdist": "self"}
+"""One argument of each, whose last dimension is summed over: difference, square (or magnitude) and
+sum of each number, and a root."""
 
 
 def count(name: str, arguments: dict[str, Any], output: Any) -> tuple[str, int, int]:
@@ -96,7 +86,7 @@ def count(name: str, arguments: dict[str, Any], output: Any) -> tuple[str, int, 
     """
     out = _numel(output)
     read = max((_numel(a) for a in arguments.values()), default=0)
-    if (work := _product(name, arguments, output)) is not None:
+    if (work := digital_products.operations(name, arguments, output)) is not None:
         return "matmul", out, work
     if name in _NORMS:
         return "norm", out, _NORMS[name] * out
@@ -116,26 +106,9 @@ def count(name: str, arguments: dict[str, Any], output: Any) -> tuple[str, int, 
     if name == "scaled_dot_product_attention":
         factors = (arguments["query"], arguments["key"], arguments["value"])
         return "attention", out, _attention(*factors)
+    if name in _DISTANCES:
+        return "other", out, out * (3 * arguments[_DISTANCES[name]].shape[-1] + 1)
     return "other", out, out
-
-
-def _product(name: str, arguments: dict[str, Any], output: Any) -> int | None:
-    """Return the operations of a product of two activations; None if it is no product."""
-    if name == "einsum":
-        sizes: dict[str, int] = {}
-        for term, factor in zip(_terms(arguments), arguments["tensors"], strict=False):
-            sizes |= dict(zip(term, factor.shape, strict=False))
-        return 2 * math.prod(sizes.values())
-    first, weight = arguments.get(FACTORS.get(name, "")), arguments.get("weight")
-    if isinstance(first, Tensor):
-        return 2 * _numel(output) * first.shape[-1]
-    if isinstance(weight, Tensor) and (name == "linear" or name.startswith("conv")):
-        return 2 * _numel(output) * (weight.numel() // weight.shape[0])
-    return None
-
-
-def _terms(arguments: dict[str, Any]) -> list[str]:
-    return arguments["equation"].replace(" ", "").replace("...", "").partition("->")[0].split(",")
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor) -> int:

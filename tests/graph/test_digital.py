@@ -1,0 +1,64 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from analogtorch.graph.trace import trace
+
+_zeros = torch.zeros
+
+
+class _Net(nn.Module):
+    """A layer, and what ``after`` computes of its output (2, 5, 8)."""
+
+    def __init__(self, after: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layer, self.after = nn.Linear(8, 8), after
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.layer(x))
+
+
+def _einsum(equation: str, *shapes: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
+    return lambda h: torch.einsum(equation, h, *map(_zeros, shapes))
+
+
+@pytest.mark.parametrize(
+    ("after", "operations"),
+    [
+        (_einsum("bqd,kd->bqk", (3, 8)), 480),
+        (_einsum("...d,kd->...k", (3, 8)), 480),
+        (_einsum("...d, kd", (3, 8)), 480),
+        (_einsum("...qd,...kd->...qk", (5, 8)), 800),
+        (_einsum("...qd,...kd->...qk", (3, 1, 5, 8)), 3 * 800),
+        (_einsum("bqd,bkd,bkv->bqv", (2, 5, 8), (2, 5, 4)), 2 * 50 * (8 + 4)),
+        (_einsum("bqd,v->bqv", (3,)), 80 + 30),  # d is summed first; v has nothing to add up
+        (_einsum("bqd->bq"), 80),
+        (_einsum("bqd->dbq"), 0),
+        (lambda h: torch.tensordot(h, _zeros(8, 3), 1), 480),
+        (lambda h: torch.inner(h, _zeros(3, 8)), 480),
+        (lambda h: torch.linalg.multi_dot([h[0], _zeros(8, 3), _zeros(3, 4)]), 360),
+        (lambda h: torch.linalg.multi_dot([h[0, 0], _zeros(8, 3), _zeros(3)]), 2 * (24 + 3)),
+        (lambda h: torch.chain_matmul(h[0], _zeros(8, 3), _zeros(3, 4)), 360),
+        (lambda h: torch.cdist(h, h), 50 * (3 * 8 + 1)),
+        (lambda h: F.conv_transpose1d(h, _zeros(5, 4, 3), stride=2), 1920),
+        (lambda h: F.conv_transpose1d(h[:, :4], _zeros(4, 4, 3), groups=2), 2 * 64 * 12),
+        (lambda h: F.conv1d(h, _zeros(4, 5, 3), padding="same"), 2 * 64 * 15),
+        (lambda h: F.conv1d(h.reshape(1, 10, 8), _zeros(4, 5, 3), groups=2), 2 * 24 * 15),
+        (lambda h: F.bilinear(h, h, _zeros(6, 8, 8)), 2 * 10 * 6 * 64),
+        (lambda h: torch.baddbmm(_zeros(2, 5, 5), h, h.mT), 800),
+        (lambda h: torch.addbmm(_zeros(5, 5), h, h.mT), 800),
+        (lambda h: torch.linalg.vecdot(h, h), 160),
+        (lambda h: torch.vdot(h[0, 0], h[0, 1]), 16),
+        (lambda h: torch.outer(h[0, 0], h[0, 1]), 64),
+        (lambda h: torch.ger(h[0, 0], h[0, 1]), 64),
+        (lambda h: torch.kron(h[0], h[1]), 1600),
+    ],
+)
+def test_products_of_activations_count_two_operations_per_mac(
+    after: Callable[[Tensor], Tensor], operations: int
+) -> None:
+    found = [op for op in trace(_Net(after), _zeros(2, 5, 8)).operations if op.kind != "mvm"]
+    assert sum(op.operations for op in found) == operations
