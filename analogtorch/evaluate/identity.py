@@ -19,7 +19,8 @@ from analogtorch.chips import to_dict
 from analogtorch.conversion import analog_layers
 from analogtorch.devices.thermal import kelvin
 from analogtorch.evaluate.look import Look
-from analogtorch.ops.generator import VERSION as NOISE
+from analogtorch.ops import VERSION as NOISE
+from analogtorch.ops import seed_number
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.writing import Method
 
@@ -113,7 +114,7 @@ def experiment(
 ) -> dict[str, Any]:
     """Return what identifies a sweep; more chips and other times belong to the same sweep."""
     found: dict[str, Any] = {
-        "seed": seed,
+        "seed": seed_number(seed),
         "compensation": look.compensation,
         "noise": NOISE,
         "model": model_digest(model),

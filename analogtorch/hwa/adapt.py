@@ -38,7 +38,7 @@ from analogtorch.hwa.on_chips import OnChips
 from analogtorch.hwa.recipe import Recipe
 from analogtorch.hwa.run_folder import RunFolder
 from analogtorch.hwa.twin import Twin
-from analogtorch.ops import fold, seed_tensor, stream
+from analogtorch.ops import fold, seed_number, seed_tensor, stream
 from analogtorch.simulate.chip import beyond_data
 from analogtorch.values import checks
 
@@ -150,9 +150,10 @@ def adapt(
         route_bypasses(student, first)
     run = None
     if folder is not None:
-        head = {"seed": seed, "times": list(names.values()), "num_chips": num_chips, "steps": steps}
-        head |= {"minutes": minutes, "recipe": asdict(recipe), "calibration": options}
-        head |= {**kept_of(metric), "metric": name_of(metric), "forward": name_of(forward)}
+        head: dict[str, Any] = {"seed": seed_number(seed), "num_chips": num_chips, "steps": steps}
+        head |= {"times": list(names.values()), "minutes": minutes, "recipe": asdict(recipe)}
+        head |= {"calibration": options, "forward": name_of(forward)}
+        head |= {**kept_of(metric), "metric": name_of(metric)}
         run = RunFolder(folder, head | _digests(student, exact, batches))
     twin = Twin(student.eval(), exact, recipe, forward)
     twin.numbers = {id(batch): number for number, batch in enumerate(batches)}

@@ -13,6 +13,7 @@ from analogtorch.ops.generator import (
     happens,
     key_of,
     random_bits,
+    seed_number,
     seed_tensor,
     stream,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "random_bits",
     "refuse_transforms",
     "rounded",
+    "seed_number",
     "seed_tensor",
     "stream",
 ]

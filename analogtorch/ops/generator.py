@@ -22,7 +22,9 @@ deviations. Integers are equal on every device, normals to 1e-6.
 """
 
 import hashlib
+import operator
 from enum import StrEnum
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -137,11 +139,25 @@ def seed_tensor(seed: int, device: torch.device | str = "cpu") -> Tensor:
         TypeError: the seed is not an integer.
         ValueError: the seed is outside the signed 64-bit range.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int):
+    return torch.tensor(seed_number(seed), dtype=torch.int64, device=device)
+
+
+def seed_number(seed: Any) -> int:
+    """Return the seed as Python's own integer, which JSON takes; it may be one of NumPy.
+
+    Raises:
+        TypeError: the seed is not an integer.
+        ValueError: the seed is outside the signed 64-bit range.
+    """
+    try:
+        number = None if isinstance(seed, bool) else operator.index(seed)
+    except TypeError:
+        number = None
+    if number is None:
         raise TypeError(f"seed must be an integer, got {type(seed).__name__}: {seed!r}")
-    if not -(2**63) <= seed < 2**63:
-        raise ValueError(f"seed must lie in -2^63 .. 2^63 - 1, got {seed}")
-    return torch.tensor(seed, dtype=torch.int64, device=device)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"seed must lie in -2^63 .. 2^63 - 1, got {number}")
+    return number
 
 
 def _mix64(x: Tensor) -> Tensor:

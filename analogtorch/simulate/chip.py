@@ -29,7 +29,7 @@ from analogtorch.devices.device import beyond
 from analogtorch.nn import AnalogComposite, AnalogLayer
 from analogtorch.nn.adapters import watch_adapters
 from analogtorch.nn.programmed import Origin
-from analogtorch.ops import seed_tensor
+from analogtorch.ops import seed_number
 from analogtorch.simulate import tiles
 from analogtorch.simulate.carried import check_corrected, keyed
 from analogtorch.simulate.compensation import Compensation, Readout
@@ -101,7 +101,7 @@ def program(
         >>> aged = physical.at("1 day")
     """
     check_module("program", model)
-    seed_tensor(seed)
+    seed = seed_number(seed)
     layers = dict(analog_layers(model))
     if not layers:
         raise ValueError(

@@ -292,6 +292,14 @@ def test_a_folder_keeps_each_measurement_and_the_sweep_goes_on(tmp_path: Path) -
     ]
 
 
+def test_a_folder_keeps_a_seed_of_numpy(tmp_path: Path) -> None:
+    of_numpy, plain = (
+        at.sweep(_model(), _metric, num_chips=1, times=["0 s"], seed=s, folder=tmp_path / "a")
+        for s in (np.int64(4), 4)
+    )
+    assert torch.equal(of_numpy.values, plain.values)
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     at.sweep(_model(), _metric, num_chips=1, times=["0 s"], folder=tmp_path / "a")
     with pytest.raises(

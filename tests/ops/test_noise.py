@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +14,7 @@ from analogtorch.ops import (
     happens,
     normal,
     random_bits,
+    seed_number,
     seed_tensor,
     stream,
 )
@@ -159,7 +161,12 @@ def test_seed_outside_64_bits_is_refused(seed: int) -> None:
         seed_tensor(seed)
 
 
-@pytest.mark.parametrize("seed", [1.0, "7", None, True])
+def test_a_seed_of_numpy_is_pythons_own() -> None:
+    assert seed_tensor(np.int64(-7)).item() == -7
+    assert type(seed_number(np.uint8(7))) is int
+
+
+@pytest.mark.parametrize("seed", [1.0, "7", None, True, np.True_, np.float32(1)])
 def test_seed_of_another_type_is_refused(seed: object) -> None:
     with pytest.raises(TypeError, match="seed must be an integer"):
         seed_tensor(seed)  # type: ignore[arg-type]

@@ -76,6 +76,9 @@ def test_same_seed_same_chip_other_seed_other_chip() -> None:
     assert torch.equal(outputs[0], outputs[1])
     assert not torch.equal(outputs[0], outputs[2])
     assert not torch.equal(outputs[0], outputs[3])
+    of_numpy = at.program(_model(), seed=np.int64(7))
+    assert type(of_numpy.seed) is int
+    assert torch.equal(of_numpy.at("1 day")(X), outputs[0])
 
 
 def test_views_are_independent_and_evaluation_only() -> None:
