@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from analogtorch.cost_model import ReadCost
 from analogtorch.devices import seconds
-from analogtorch.devices.time import SECONDS
+from analogtorch.devices.time import SECONDS, duration
 from analogtorch.evaluate.field import Field, cost_of, reads_of, served, stays
 from analogtorch.evaluate.metric import Metric
 from analogtorch.mapping import ChipMapping
@@ -36,7 +36,7 @@ class RecalibrationInterval(Shown):
     intervals: tuple[float, ...]
     """The intervals to choose from, s, from the longest to the shortest."""
     times: tuple[str | float, ...]
-    """Times of other recalibrations, s."""
+    """Times of other recalibrations, s: those after the chips begin to serve."""
     longest: Tensor
     """The longest interval with which a chip stays within the limit, s, by chip (float64); 0: none
     does."""
@@ -108,6 +108,7 @@ def recalibration_interval(
             quarter and so on, down to an hour. With the life itself, none follows but ``times``.
         times: times after programming of other recalibrations, as ``Recalibration`` takes them.
             Drift goes with the logarithm of time: without early ones, the first interval decides.
+            None may lie beyond the life. Those before the chips begin to serve are left out.
         recovery: corrections at each recalibration, the first included; None: only the drift
             compensation is read.
         num_chips: as ``lifetime`` takes it.
@@ -126,7 +127,7 @@ def recalibration_interval(
 
     Raises:
         ValueError: ``intervals`` is empty or has a time that is not after 0 s, ``Recalibration``
-            refuses ``times``, or as ``lifetime``.
+            refuses ``times``, one of them lies beyond the life, or as ``lifetime``.
         TypeError: as ``lifetime``.
 
     Example:
@@ -157,6 +158,7 @@ def recalibration_interval(
     )
     periods = _intervals(intervals, field.last)
     schedules = [Recalibration(every=each, times=times) for each in periods]
+    others = _in_life(schedules[0], times, field)
     found, cost = torch.zeros(len(field.seeds), dtype=torch.float64, device="cpu"), None
     with Progress(total=len(found), desc="chips", disable=not progress) as bar:
         for i, physical in enumerate(field.chips()):
@@ -173,7 +175,7 @@ def recalibration_interval(
         life=field.last,
         every=worst or None,
         intervals=tuple(periods),
-        times=tuple(schedules[0].times),
+        times=others,
         longest=found,
         cost=cost,
         seeds=field.seeds,
@@ -181,6 +183,23 @@ def recalibration_interval(
         note=field.note,
         start=field.start,
     )
+
+
+def _in_life(
+    schedule: Recalibration, given: Sequence[str | float], field: Field
+) -> tuple[float, ...]:
+    """Return the times, s, at which a chip that serves is recalibrated.
+
+    Raises:
+        ValueError: some lie beyond the life; it has them as they were ``given``.
+    """
+    times = tuple(float(t) for t in schedule.times)
+    if late := [each for each, t in zip(given, times, strict=True) if t > field.last]:
+        raise ValueError(
+            f"recalibration_interval: times must lie within the life of {duration(field.last)}, "
+            f"got {', '.join(map(repr, late))}; drop them, or give a longer life"
+        )
+    return tuple(t for t in times if t > field.start)
 
 
 def _intervals(given: Sequence[str | float] | None, life: float) -> list[float]:

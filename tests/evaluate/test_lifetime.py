@@ -82,6 +82,8 @@ def test_chips_serve_from_the_time_at_which_their_targets_are_right() -> None:
     assert (often.every, often.start, often.to_dict()["start"]) == (10 * DAY, YEAR, YEAR)
     assert often.reads(10 * DAY) == 6  # after 365, 366, 370, 380, 390 and 400 days
     assert "from 1 year, when their targets are right, to 1.09589 years" in str(often)
+    assert often.times == (366 * DAY,)  # a chip does not serve after an hour
+    assert "recalibrated at 1.00274 years too" in str(often)
     with pytest.raises(ValueError, match="longest must be after 1 year, the time at which"):
         at.lifetime(model, metric, recalibration=MONTHLY, longest="1 year", **options)
 

@@ -288,6 +288,11 @@ def test_the_longest_interval_that_keeps_all_chips() -> None:
         ({"intervals": "1 day"}, ValueError, "intervals must be a list such as"),
         ({"intervals": []}, ValueError, "intervals must be a list such as"),
         ({"intervals": ["1 day", 0]}, ValueError, "intervals must be after 0 s"),
+        (
+            {"life": "1 h", "times": ["1 min", "1 day", 7 * 86_400]},
+            ValueError,
+            "times must lie within the life of 1 h, got '1 day', 604800; drop them",
+        ),
         ({"life": 0}, ValueError, "life must be a time after 0 s"),
         ({"recovery": [1]}, TypeError, "recovery must be a Recovery"),
         ({"compensation": "none"}, ValueError, "compensation must be one of"),
