@@ -106,7 +106,8 @@ def sensitivity(
     method = checked_method("sensitivity", method)
     defects = checked_defects("sensitivity", defects)
     higher_is_better = direction("sensitivity", metric, higher_is_better)
-    notes = beyond_data(model, seconds(time)) if "drift" in chosen else []
+    end = seconds(time)  # it must be a time, whatever the effects
+    notes = beyond_data(model, end) if "drift" in chosen else []
     seeds = chip_seeds(seed, num_chips)
     reference, values = _measured(
         model, metric, chosen, time, seeds, look, method, defects, progress

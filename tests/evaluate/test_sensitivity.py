@@ -235,6 +235,8 @@ def test_bad_calls_are_refused_before_anything_runs() -> None:
     for num_chips in (0, 1.5):
         with pytest.raises(ValueError, match="num_chips must be an integer >= 1"):
             at.sensitivity(_analog(), never, num_chips=num_chips)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="'1 age' is not understood"):
+        at.sensitivity(_analog(), never, effects="bits", time="1 age")
     with pytest.raises(ValueError, match="'1 eon' is not understood"):
         at.sensitivity(_analog(), never, time="1 eon")
     with pytest.raises(ValueError, match="compensation must be one of"):
