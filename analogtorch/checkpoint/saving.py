@@ -9,7 +9,7 @@ from torch.nn.utils import parametrize
 
 from analogtorch.checkpoint.description import describe, recipe
 from analogtorch.checkpoint.folder import write_folder
-from analogtorch.conversion import analog_layers
+from analogtorch.conversion.kinds import some_layers
 from analogtorch.simulate.chip import ProgrammedChip
 from analogtorch.values import checks
 
@@ -50,11 +50,7 @@ def save(model: nn.Module | ProgrammedChip, path: str | Path) -> Path:
         raise TypeError(
             f"save: model must be a torch.nn.Module or a ProgrammedChip, got {type(model).__name__}"
         )
-    layers = dict(analog_layers(module))
-    if not layers:
-        raise ValueError(
-            "save: the model has no analog layer; call analogtorch.convert(model, chip) first"
-        )
+    layers = some_layers(module, "save")
     if any(layer.programmed is not None for layer in layers.values()):
         raise ValueError(
             "save: this is a programmed chip at one time; save what analogtorch.program returned"

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from analogtorch.conversion.example import Example, runner
-from analogtorch.conversion.kinds import analog_layers, check_module
+from analogtorch.conversion.kinds import check_module, some_layers
 from analogtorch.conversion.route import route, routed_layers, unroute
 from analogtorch.conversion.share import Share, share
 from analogtorch.conversion.taken import refuse_taken
@@ -119,11 +119,7 @@ def guard(
     """
     check_module("guard", model)
     checks.flag("guard: allow_unused", allow_unused)
-    layers = dict(analog_layers(model))
-    if not layers:
-        raise ValueError(
-            "guard: the model has no analog layer; call analogtorch.convert(model, chip) first"
-        )
+    layers = some_layers(model, "guard")
     refuse_taken(model, "guard")
     run: Callable[[nn.Module], Any]
     if forward is None:

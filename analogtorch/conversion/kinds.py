@@ -56,6 +56,19 @@ def analog_layers(model: nn.Module) -> Iterator[tuple[str, AnalogLayer]]:
     return ((name, m) for name, m in model.named_modules() if isinstance(m, AnalogLayer))
 
 
+def some_layers(model: nn.Module, caller: str) -> dict[str, AnalogLayer]:
+    """Return the analog layers of a model by name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if layers := dict(analog_layers(model)):
+        return layers
+    raise ValueError(
+        f"{caller}: the model has no analog layer; call analogtorch.convert(model, chip) first"
+    )
+
+
 def makers(model: nn.Module) -> set[nn.Module]:
     """Return the modules that hold the Parameters of parametrized analog layers.
 

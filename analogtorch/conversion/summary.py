@@ -14,12 +14,12 @@ from analogtorch.chips.choices import Choices
 from analogtorch.chips.unit_cells import unit_cells
 from analogtorch.conversion.fast_path import reader
 from analogtorch.conversion.kinds import (
-    analog_layers,
     check_module,
     lazy_layers,
     left_digital,
     makers,
     reason,
+    some_layers,
 )
 from analogtorch.conversion.route import routed_layers
 from analogtorch.conversion.share import Share, share
@@ -265,11 +265,7 @@ def summary(model: nn.Module) -> Summary:
         ValueError: the model has no analog layer.
     """
     check_module("summary", model)
-    layers = dict(analog_layers(model))
-    if not layers:
-        raise ValueError(
-            "summary: the model has no analog layer; call analogtorch.convert(model, chip) first"
-        )
+    layers = some_layers(model, "summary")
     chips = {id(layer.chip): layer.chip for layer in layers.values()}.values()
     rows = tuple(_row(name, layer, unit_cells(layer.chip, chips)) for name, layer in layers.items())
     swapped, made = taken(model), makers(model)

@@ -10,7 +10,7 @@ from torch import nn
 
 from analogtorch.chips import Chip
 from analogtorch.chips.non_idealities import needs
-from analogtorch.conversion.kinds import analog_layers, check_module, refuse_programmed
+from analogtorch.conversion.kinds import analog_layers, check_module, refuse_programmed, some_layers
 from analogtorch.devices import seconds
 from analogtorch.evaluate.interval import Interval, interval
 from analogtorch.evaluate.look import Look
@@ -107,11 +107,8 @@ def budget(
     check_module("budget", model)
     check_metric("budget", metric)
     refuse_programmed(model, "budget")
-    chips = list(dict.fromkeys(layer.chip for _, layer in analog_layers(model)))
-    if not chips:
-        raise ValueError(
-            "budget: the model has no analog layer; call analogtorch.convert(model, chip) first"
-        )
+    layers = some_layers(model, "budget")
+    chips = list(dict.fromkeys(layer.chip for layer in layers.values()))
     if temperature is not None and not any(chip.thermal.activation_energy for chip in chips):
         raise ValueError(
             f"budget: temperature {temperature!r} would change nothing, because no chip of the "

@@ -11,8 +11,7 @@ from typing import get_args
 from torch import nn
 
 from analogtorch.chips.choices import Choices
-from analogtorch.conversion import analog_layers
-from analogtorch.conversion.kinds import check_module, refuse_programmed
+from analogtorch.conversion.kinds import check_module, refuse_programmed, some_layers
 from analogtorch.cost_model import ReadCost
 from analogtorch.devices import seconds
 from analogtorch.devices.time import SECONDS, duration
@@ -80,6 +79,7 @@ class Field:
             TypeError: an argument is of another type.
         """
         check_module(caller, model)
+        layers = some_layers(model, caller)
         refuse_programmed(model, caller)
         check_metric(caller, metric)
         checks.number(f"{caller}: limit", limit)
@@ -93,7 +93,7 @@ class Field:
         end = seconds(given)
         if end is None or end <= 0:
             raise ValueError(f"{caller}: {name} must be a time after 0 s, got {given!r}")
-        times = (Choices.of(layer.chip).target_time for _, layer in analog_layers(model))
+        times = (Choices.of(layer.chip).target_time for layer in layers.values())
         start = max((t for t in times if t is not None), default=0.0)
         if end <= start:
             raise ValueError(

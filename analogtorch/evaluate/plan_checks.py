@@ -7,7 +7,7 @@ from torch import nn
 
 from analogtorch.chips import Chip
 from analogtorch.conversion import analog_layers
-from analogtorch.conversion.kinds import check_module, is_analog, refuse_programmed
+from analogtorch.conversion.kinds import check_module, is_analog, refuse_programmed, some_layers
 from analogtorch.conversion.pattern import Pattern
 from analogtorch.conversion.patterns import closest, matches, names_of, units
 from analogtorch.evaluate.metric import check_metric
@@ -28,11 +28,7 @@ def chip_for(model: nn.Module, metric: Any, prepare: Any, chip: Chip | None) -> 
     check_module("plan", model)
     check_metric("plan", metric)
     refuse_programmed(model, "plan")
-    layers = dict(analog_layers(model))
-    if not layers:
-        raise ValueError(
-            "plan: the model has no analog layer; call analogtorch.convert(model, chip) first"
-        )
+    some_layers(model, "plan")
     check_prepare("plan", model, prepare)
     if chip is not None:
         return checks.instance("plan: chip", chip, Chip, "at.chips.hermes64()")

@@ -14,6 +14,7 @@ from analogtorch.conversion.kinds import (
     check_module,
     refuse_programmed,
     refuse_unloaded,
+    some_layers,
 )
 from analogtorch.devices import seconds
 from analogtorch.evaluate.look import Look
@@ -92,12 +93,7 @@ def sensitivity(
     """
     check_module("sensitivity", model)
     check_metric("sensitivity", metric)
-    layers, chosen = dict(analog_layers(model)), _chosen(effects)
-    if not layers:
-        raise ValueError(
-            "sensitivity: the model has no analog layer; call analogtorch.convert(model, chip) "
-            "first"
-        )
+    layers, chosen = some_layers(model, "sensitivity"), _chosen(effects)
     refuse_programmed(model, "sensitivity")
     refuse_unloaded(model, "sensitivity")
     num_chips = checks.count("sensitivity: num_chips", num_chips)

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import torch
 from torch import nn
 
-from analogtorch.conversion.kinds import check_module, refuse_programmed
+from analogtorch.conversion.kinds import check_module, refuse_programmed, some_layers
 from analogtorch.devices import seconds
 from analogtorch.evaluate.cells import Cells, Executor, Experiment, check_executor, run, run_by
 from analogtorch.evaluate.helpers import checked_processes
@@ -225,7 +225,8 @@ def checked_models(caller: str, model: Any) -> dict[str, nn.Module]:
     """Return the models by name; one that is given alone has an empty name.
 
     Raises:
-        ValueError: there is none, a name cannot be that of a folder, or a model is programmed.
+        ValueError: there is none, a name cannot be that of a folder, or a model is programmed or
+            has no analog layer.
         TypeError: one is no module, or a name is no text.
     """
     models = dict(model) if isinstance(model, Mapping) else {"": model}
@@ -237,6 +238,7 @@ def checked_models(caller: str, model: Any) -> dict[str, nn.Module]:
                 f"{caller}: models have names such as 'direct' and 'trained', got {name!r}"
             )
         check_module(caller, each)
+        some_layers(each, caller)
         refuse_programmed(each, caller)
     return models
 

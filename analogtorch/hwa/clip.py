@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from analogtorch.conversion.kinds import analog_layers, check_module, refuse_programmed
+from analogtorch.conversion.kinds import check_module, refuse_programmed, some_layers
 from analogtorch.nn import AnalogLayer
 from analogtorch.values import checks
 
@@ -166,11 +166,7 @@ def check(caller: str, sigma: float | None, bound: float | None, per_channel: bo
 def clippable(caller: str, model: nn.Module) -> list[AnalogLayer]:
     """Return the analog layers; of those that share a weight, only the first."""
     check_module(caller, model)
-    layers = dict(analog_layers(model))
-    if not layers:
-        raise ValueError(
-            f"{caller}: the model has no analog layer; call analogtorch.convert(model, chip) first"
-        )
+    layers = some_layers(model, caller)
     refuse_programmed(model, caller)
     for name, layer in layers.items():
         if parametrize.is_parametrized(layer) or "weight" not in layer._parameters:

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from analogtorch.conversion.kinds import analog_layers, check_module, refuse_programmed
+from analogtorch.conversion.kinds import check_module, refuse_programmed, some_layers
 from analogtorch.values import checks
 
 
@@ -40,12 +40,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     """
     check_module("parameter_groups", model)
     weight_decay = checks.number("parameter_groups: weight_decay", weight_decay, least=0)
-    ranges = {id(layer.input_range) for _, layer in analog_layers(model)}
-    if not ranges:
-        raise ValueError(
-            "parameter_groups: the model has no analog layer; call analogtorch.convert(model, "
-            "chip) first"
-        )
+    layers = some_layers(model, "parameter_groups")
+    ranges = {id(layer.input_range) for layer in layers.values()}
     refuse_programmed(model, "parameter_groups")
     groups: dict[str, list[nn.Parameter]] = {"matrices": [], "vectors": [], "ranges": []}
     for p in model.parameters():

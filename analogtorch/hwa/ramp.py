@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from analogtorch.conversion.kinds import analog_layers, check_module, refuse_programmed
+from analogtorch.conversion.kinds import check_module, refuse_programmed, some_layers
 from analogtorch.values import checks
 
 
@@ -35,12 +35,7 @@ def training_noise_(model: nn.Module, fraction: float) -> nn.Module:
     fraction = checks.number(
         "training_noise_: fraction", fraction, least=0, most=1, remedy="0 is no noise, 1 all"
     )
-    layers = [layer for _, layer in analog_layers(model)]
-    if not layers:
-        raise ValueError(
-            "training_noise_: the model has no analog layer; call analogtorch.convert(model, chip) "
-            "first"
-        )
+    layers = list(some_layers(model, "training_noise_").values())
     refuse_programmed(model, "training_noise_")
     for layer in layers:
         layer.set_noise_fraction(float(fraction))

@@ -19,6 +19,7 @@ from analogtorch.conversion.kinds import (
     refuse_lazy,
     refuse_programmed,
     refuse_unloaded,
+    some_layers,
 )
 from analogtorch.conversion.taken import refuse_taken
 from analogtorch.conversion.unread import name_unread, named
@@ -102,11 +103,7 @@ def program(
     """
     check_module("program", model)
     seed = seed_number(seed)
-    layers = dict(analog_layers(model))
-    if not layers:
-        raise ValueError(
-            "program: the model has no analog layer; call analogtorch.convert(model, chip) first"
-        )
+    layers = some_layers(model, "program")
     refuse_programmed(model, "program")
     refuse_distributed(model, "program")
     refuse_taken(model, "program")

@@ -675,3 +675,19 @@ def test_what_is_no_executor_is_refused() -> None:
         at.sweep(_model(), never, executor=4)
     with pytest.raises(ValueError, match="processes=2 beside an executor"):
         at.sweep(_model(), never, executor=_Later(), processes=2)
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        at.sweep,
+        functools.partial(at.lifetime, limit=0.5, recalibration=at.Recalibration()),
+        functools.partial(at.recalibration_interval, limit=0.5),
+    ],
+)
+def test_a_digital_model_is_refused_by_the_function_that_was_called(
+    measure: Callable[..., Any],
+) -> None:
+    name = getattr(measure, "func", measure).__name__
+    with pytest.raises(ValueError, match=rf"^{name}: the model has no analog layer; call"):
+        measure(nn.Linear(12, 4), _metric)
