@@ -47,7 +47,7 @@ def choose(
         raise TypeError(
             f"{caller}: duplicate must be a mapping such as {{'layer1.*': 2}}, got {duplicate!r}"
         )
-    names = {m.name: (m.name, *traced.names.get(m.name, ())) for m in traced.matrices if m.weights}
+    names = {m.name: _names(m, traced) for m in traced.matrices if m.weights}
     left = _excluded(names, exclude, caller)
     left |= {n for n in names if not traced.analog.issuperset(traced.sources[n])}
     matrices = tuple(m for m in traced.matrices if m.weights and m.name not in left)
@@ -137,6 +137,12 @@ def _named(chip: Chip, names: list[str], first: Chip) -> str:
     )
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"{chip.name}{differs} ({', '.join(map(repr, names[:3]))}{more})"
+
+
+def _names(matrix: Matrix, traced: Trace) -> tuple[str, ...]:
+    """Return what patterns may match; to ``convert``, a layer that is the model has no name."""
+    names = (matrix.name, *traced.names.get(matrix.name, ()))
+    return (*names, "") if "(root)" in names else names
 
 
 def _excluded(

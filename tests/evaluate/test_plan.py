@@ -141,6 +141,15 @@ def test_the_model_and_the_random_state_stay_as_they_were() -> None:
     assert model[2].calibrated  # type: ignore[index, union-attr]
 
 
+def test_the_model_itself_may_be_the_layer() -> None:
+    model = at.calibrate(at.convert(nn.Linear(24, 6), CHIP), [X])
+    found = _plan(model, 0.01, num_chips=1)
+    assert {p.name for p in found.points} == {"all analog", "2 cells per weight: (root)"}
+    again = at.convert(at.to_digital(model), **found.convert_arguments())
+    assert again.chip == CHIP
+    assert at.map_to_chip(model, X[:1], duplicate={"": 2}).copies == {"(root)": 2}
+
+
 def test_costs_add_up_by_hand() -> None:
     model = at.convert(_digital(), CHIP)
     memory = WeightMemory(capacity=1000)
