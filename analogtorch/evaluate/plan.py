@@ -69,9 +69,9 @@ def plan(
     of the digital metric.
 
     Digital layers are charged two operations of ``chip.cost.host`` per multiply-accumulate (MAC),
-    what they send and receive through the ports, and one read of each weight as a byte
-    (``memory``). A layer with ``n`` times the cells is charged as ``n`` copies that take every
-    vector.
+    those that round their inputs to int8 (``quantise_digital``), what they send and receive through
+    the ports, and one read of each weight as a byte (``memory``). A layer with ``n`` times the
+    cells is charged as ``n`` copies that take every vector.
 
     Args:
         model: a converted model. It stays as it is.

@@ -1,18 +1,21 @@
 """The cost of a model of which some layers are digital and others have more devices."""
 
+import copy
 import glob
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from torch import nn
 
 from analogtorch.chips import Chip
-from analogtorch.conversion import analog_layers
+from analogtorch.conversion import analog_layers, to_digital
+from analogtorch.conversion.digital_bits import quantise_digital
 from analogtorch.conversion.example import Example
 from analogtorch.cost_model import WeightMemory, cost
 from analogtorch.cost_model.efficiency import OPERATIONS_PER_MAC
 from analogtorch.evaluate.walks import Candidate
-from analogtorch.graph.trace import trace
+from analogtorch.graph.trace import Trace, trace
 from analogtorch.graph.types import Matrix, Operation
 from analogtorch.mapping.map import map_traced
 from analogtorch.mapping.types import Placement
@@ -46,9 +49,10 @@ class _Mapped(NamedTuple):
 
 
 class Costs:
-    """The costs of candidates; the model is traced once.
+    """The costs of candidates; the model is traced once, and once with all its layers in int8.
 
-    A layer with ``n`` times the unit cells per weight is charged as ``Matrix.cells`` of ``n``.
+    A layer with ``n`` times the unit cells per weight is charged as ``Matrix.cells`` of ``n``. The
+    host rounds the inputs of digital layers one after another.
     """
 
     def __init__(
@@ -67,7 +71,8 @@ class Costs:
             read = self.weights[op.matrix] + matrix.macs(op) if op.one_hot else matrix.weights
             self.weights[op.matrix] = min(read, matrix.weights)
             self.macs[op.matrix] += 0 if op.one_hot else matrix.macs(op)
-        self.layers = sum(1 for _ in analog_layers(model))
+        self.rounding = _rounding(model, example, self.traced)
+        self.layers = [name for name, _ in analog_layers(model)]
         self.known: dict[Candidate, PlanCost] = {}
 
     def of(self, candidate: Candidate) -> PlanCost:
@@ -86,10 +91,15 @@ class Costs:
         kept = {m.name for m in mapping.matrices}
         digital = [name for name in self.weights if name not in kept]
         read, waited = self.memory.read(sum(self.weights[name] for name in digital))
+        analog = [name for name in self.layers if name not in candidate.digital]
+        rounded = sum(n for module, n in self.rounding.items() if not _holds(module, analog))
+        assert self.chip.cost is not None
+        host = self.chip.cost.host
+        read += rounded * host.energy.value
         return PlanCost(
             energy=report.energy.system + read,
             digital_energy=report.energy.digital + read,
-            latency=report.latency + waited,
+            latency=report.latency + waited + rounded / host.rate.value,
             chips=mapping.num_chips,
             tiles=mapping.tiles_used,
             macs=sum(self.macs.values()),
@@ -99,7 +109,7 @@ class Costs:
     def one(self, name: str, cells: int) -> PlanCost:
         """Return the cost with all layers on the chip but for the cells of one."""
         candidate = Candidate.of({name: cells}, [name])
-        if candidate.digital and self.layers == 1:
+        if candidate.digital and len(self.layers) == 1:
             return self.all_digital()
         return self.of(candidate)
 
@@ -108,7 +118,7 @@ class Costs:
         assert self.chip.cost is not None
         host, macs = self.chip.cost.host, sum(self.macs.values())
         others = sum(op.operations for op in self.traced.operations if op.matrix is None)
-        operations = OPERATIONS_PER_MAC * macs + others
+        operations = OPERATIONS_PER_MAC * macs + others + sum(self.rounding.values())
         read, waited = self.memory.read(sum(self.weights.values()))
         energy = operations * host.energy.value + read
         return PlanCost(
@@ -120,3 +130,31 @@ class Costs:
             macs=macs,
             digital_macs=macs,
         )
+
+
+def _rounding(model: nn.Module, example: Example, traced: Trace) -> dict[str, int]:
+    """Return the operations that ``quantise_digital`` adds to a run, by module.
+
+    They are those that the digital model takes more than that of ``traced``.
+    """
+    rounded = trace(quantise_digital(to_digital(copy.deepcopy(model))), example)
+    more = _digital_operations(rounded)
+    more.subtract(_digital_operations(traced))
+    found = Counter[str]()
+    for name, operations in more.items():
+        found[name.rpartition(".")[0]] += max(operations, 0)
+    return {module: operations for module, operations in found.items() if operations}
+
+
+def _digital_operations(traced: Trace) -> Counter[str]:
+    """Return the digital operations of a run by name, those of all calls together."""
+    found = Counter[str]()
+    for op in traced.operations:
+        if op.matrix is None:
+            found[op.name.partition("#")[0]] += op.operations
+    return found
+
+
+def _holds(module: str, layers: list[str]) -> bool:
+    """Return whether a module is one of the layers or has one of them inside."""
+    return any(f"{name}.".startswith(f"{module}." if module else "") for name in layers)

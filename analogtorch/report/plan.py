@@ -135,8 +135,8 @@ def _notes(found: HardwarePlan) -> list[str]:
     assert cost is not None
     host = cost.host.energy
     notes.append(
-        f"digital layers: 2 operations per MAC, each {host.value / 1e-12:.3g} pJ ({host.source}), "
-        "and one read of each weight (WeightMemory)"
+        "digital layers: 2 operations per MAC and those that round inputs to int8, each "
+        f"{host.value / 1e-12:.3g} pJ ({host.source}), and one read of each weight (WeightMemory)"
     )
     return notes
 

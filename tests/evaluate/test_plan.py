@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import analogtorch as at
 from analogtorch.cost_model import WeightMemory
@@ -159,9 +159,12 @@ def test_costs_add_up_by_hand() -> None:
     host, whole, alone = CHIP.cost.host, costs.of(Candidate(())), costs.all_digital()
     read = 1000 * memory.energy.value + 1800 * memory.dram_energy.value
     relu = 80
-    assert alone.energy == pytest.approx((2 * macs + relu) * host.energy.value + read)
+    rounding = {"0": 5 * 24 + 2, "2": 5 * 40 + 2, "4": 5 * 40 + 2}
+    assert costs.rounding == rounding
+    operations = 2 * macs + relu + sum(rounding.values())
+    assert alone.energy == pytest.approx(operations * host.energy.value + read)
     assert alone.latency == pytest.approx(
-        (2 * macs + relu) / host.rate.value + 1800 / memory.dram_rate.value
+        operations / host.rate.value + 1800 / memory.dram_rate.value
     )
     assert (whole.macs, whole.digital_macs) == (macs, 0)
     report = at.cost(at.map_to_chip(model, X[:1]))
@@ -170,13 +173,48 @@ def test_costs_add_up_by_hand() -> None:
     part = costs.of(Candidate((("0", 0), ("4", 0))))
     assert part.digital_macs == first + last
     report = at.cost(at.map_to_chip(model, X[:1], exclude=["0", "4"]))
-    read, _ = memory.read(first + last)
+    read, waited = memory.read(first + last)
+    rounded = rounding["0"] + rounding["4"]
+    read += rounded * host.energy.value
     assert part.energy == pytest.approx(report.energy.system + read)
+    assert part.latency == pytest.approx(report.latency + waited + rounded / host.rate.value)
     twice = costs.of(Candidate((("2", 2),)))
     apart = at.cost(at.map_to_chip(model, X[:1], exclude=["0", "4"])).energy
     added = apart.tile + 40 * CHIP.cost.on_chip.energy.value  # the copy, and its sums
     assert twice.energy == pytest.approx(whole.energy + added, rel=0.01)
     assert middle == costs.weights["2"]
+
+
+def test_the_price_is_that_of_the_model_as_measured() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.lstm = nn.Conv1d(4, 6, 3, groups=2), nn.LSTM(6, 5, batch_first=True)
+            self.head = nn.Linear(5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.lstm(self.conv(x).mT)[0])
+
+    assert CHIP.cost is not None
+    # with no operations on the chip, and the first layer digital, all that is rounded is on the
+    # host; else the cost of the mapping has it sent there more than once
+    on_chip = dataclasses.replace(CHIP.cost.on_chip, kinds=())
+    chip = CHIP.replace(cost=dataclasses.replace(CHIP.cost, on_chip=on_chip))
+    x, memory = torch.zeros(1, 4, 9), WeightMemory()
+    for before, digital in (
+        (["head"], ["conv"]),
+        (["head"], ["conv", "lstm.ih_l0"]),
+        ([], ["conv", "lstm.ih_l0", "lstm.hh_l0"]),
+    ):
+        costs = Costs(at.convert(Net(), chip, exclude=before), x, chip, memory)
+        model = at.convert(Net(), chip, exclude=[*before, *digital])
+        mapping = at.map_to_chip(at.quantise_digital(model), x)
+        placed = {m.name for m in mapping.matrices}
+        read, waited = memory.read(sum(n for w, n in costs.weights.items() if w not in placed))
+        report = at.cost(mapping)
+        found = costs.of(Candidate.of(dict.fromkeys(digital, 0), costs.layers))
+        assert found.energy == pytest.approx(report.energy.system + read)
+        assert found.latency == pytest.approx(report.latency + waited)
 
 
 def test_a_walk_takes_what_saves_most_for_what_it_costs() -> None:
