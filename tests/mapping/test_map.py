@@ -358,3 +358,19 @@ def test_the_fully_connected_keyword_spotter_takes_four_tiles() -> None:
         nn.Sequential(*layers), torch.zeros(1, 1024), chip=at.chips.ibm_speech34()
     )
     assert mapping.tiles_used == 4
+
+
+def test_weights_that_are_applied_transposed_too_are_named() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = nn.Linear(16, 8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.relu(self.encoder(x)) @ self.encoder.weight
+
+    model, x = at.convert(Tied(), CHIP), torch.zeros(1, 16)
+    with pytest.warns(UserWarning, match=r"'encoder\.T' on the chip.*exclude=\['encoder\.T'\]"):
+        mapping = at.map_to_chip(model, x)
+    assert len(mapping.matrices) == 2
+    assert len(at.map_to_chip(model, x, exclude="encoder.T").matrices) == 1
