@@ -14,6 +14,7 @@ from analogtorch.conversion.summary import differences
 from analogtorch.graph.trace import Trace
 from analogtorch.graph.types import Matrix, Operation
 from analogtorch.values import checks
+from analogtorch.values.warned import warn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +138,20 @@ def _named(chip: Chip, names: list[str], first: Chip) -> str:
     )
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"{chip.name}{differs} ({', '.join(map(repr, names[:3]))}{more})"
+
+
+def name_forms(caller: str, model: nn.Module, matrices: Iterable[Matrix]) -> None:
+    """Warn of weights of analog layers that are placed a second time, as their transpose is."""
+    forms = [m.name for m in matrices if m.form]
+    if forms and any(True for _ in analog_layers(model)):  # no program simulates a digital model
+        given = ", ".join(map(repr, forms))
+        warn(
+            f"{caller}: {given} on the chip: the model applies weights of an analog layer in two "
+            "ways, as with their transpose, and each has cells of its own in this mapping. Only "
+            "the layer's own is analog to convert and program; the other is simulated digitally, "
+            "without errors, and analogtorch.guard(model, example) says where. Use "
+            f"{caller}(..., exclude={forms!r}) to charge it as digital"
+        )
 
 
 def _names(matrix: Matrix, traced: Trace) -> tuple[str, ...]:

@@ -7,16 +7,15 @@ from torch import nn
 
 from analogtorch.chips import Chip
 from analogtorch.conversion.example import Example
-from analogtorch.conversion.kinds import analog_layers, check_module, refuse_lazy, refuse_programmed
+from analogtorch.conversion.kinds import check_module, refuse_lazy, refuse_programmed
 from analogtorch.graph.trace import Trace, trace
-from analogtorch.mapping.chosen import chip_of, choose, with_cells
+from analogtorch.mapping.chosen import chip_of, choose, name_forms, with_cells
 from analogtorch.mapping.expand import expand
 from analogtorch.mapping.fitted import fitted
 from analogtorch.mapping.mapping import ChipMapping
 from analogtorch.mapping.place import Retired, moved
 from analogtorch.values import checks
 from analogtorch.values.progress import Progress
-from analogtorch.values.warned import warn
 
 
 def map_to_chip(
@@ -109,24 +108,8 @@ def map_to_chip(
             spread=spread,
         )
         bar.update()
-    _name_forms(model, result)
+    name_forms("map_to_chip", model, result.matrices)
     return result
-
-
-def _name_forms(model: nn.Module, mapping: ChipMapping) -> None:
-    """Warn of weights of analog layers that are placed a second time, as their transpose is."""
-    if not any(True for _ in analog_layers(model)):  # no program simulates it
-        return
-    forms = [m.name for m in mapping.matrices if m.form]
-    if forms:
-        given = ", ".join(map(repr, forms))
-        warn(
-            f"map_to_chip: {given} on the chip: the model applies weights of an analog layer in "
-            "two ways, as with their transpose, and each has cells of its own in this mapping. "
-            "Only the layer's own is analog to convert and program; the other is simulated "
-            "digitally, without errors, and analogtorch.guard(model, example) says where. Use "
-            f"map_to_chip(..., exclude={forms!r}) to charge it as digital"
-        )
 
 
 def map_traced(

@@ -373,4 +373,6 @@ def test_weights_that_are_applied_transposed_too_are_named() -> None:
     with pytest.warns(UserWarning, match=r"'encoder\.T' on the chip.*exclude=\['encoder\.T'\]"):
         mapping = at.map_to_chip(model, x)
     assert len(mapping.matrices) == 2
+    with pytest.warns(UserWarning, match=r"map_by_chip: 'encoder\.T' on the chip"):
+        at.mapping.map_by_chip(model, x)
     assert len(at.map_to_chip(model, x, exclude="encoder.T").matrices) == 1
