@@ -22,9 +22,10 @@ class Convergence:
     """Largest magnitude of the eigenvalues of ``E``; NaN where a block has no inverse."""
     bound: Tensor
     """Largest singular value of ``E``: no pass leaves more of a residual, but for converters."""
+    singular: Tensor
+    """Whether the matrix in the arrays, ``R A C``, has no inverse in float64; bool."""
     condition: Tensor
-    """Condition number of the matrix as given; infinite where ``R A C`` has no inverse in
-    float64."""
+    """Condition number of the matrix as given; infinite where that in the arrays is singular."""
     slowest: Tensor
     """Smallest real part of the eigenvalues of all circuits; <= 0: one does not settle."""
 
@@ -41,7 +42,7 @@ def convergence(
         blocks: the inverse circuits.
         circuit: their description.
     """
-    s = torch.linalg.svdvals(given)
+    s, whole = torch.linalg.svdvals(given), invertible(a)
     rest = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device) - a @ inverse
     finite = rest.isfinite().all(-1).all(-1)
     rest = torch.where(finite.view(-1, 1, 1), rest, 0.0)
@@ -50,7 +51,8 @@ def convergence(
     return Convergence(
         torch.where(finite, radius, math.nan),
         torch.where(finite, bound, math.nan),
-        torch.where(invertible(a), s[:, 0] / s[:, -1].clamp_min(math.ulp(0.0)), math.inf),
+        ~whole,
+        torch.where(whole, s[:, 0] / s[:, -1], math.inf),
         _slowest(blocks, circuit),
     )
 
@@ -67,7 +69,7 @@ def failed(found: Convergence, claimed: bool = True) -> dict[Condition, Tensor]:
     Only if it is ``claimed`` that passes converge, those that do not are refused.
     """
     conditions: dict[Condition, Tensor] = {
-        "singular": found.condition.isinf() | found.spectral_radius.isnan(),
+        "singular": found.singular | found.spectral_radius.isnan(),
         "unstable": ~(found.slowest > 0),
     }
     if claimed:

@@ -233,11 +233,14 @@ def test_scaling_makes_matrices_invertible_that_are_not_in_float64() -> None:
     found = at.solve(a, b, CHIP, scaling=True)
     torch.testing.assert_close(found.x, torch.linalg.solve(a, b), rtol=1e-6, atol=0)
     assert found.condition.item() == pytest.approx(1e17)
+    far = torch.tensor([1e-9, 1.0, 1e9], dtype=torch.float64)
+    a = far.unsqueeze(1) * (torch.eye(3, dtype=torch.float64) + 0.1)
+    assert at.solve(a, far, CHIP, scaling=True).residual <= 2**-24
     with pytest.raises(NotSolvedError, match="in the arrays has no inverse.*scaling=True") as error:
-        at.solve(a, b, CHIP)
+        at.solve(a, far, CHIP)
     assert error.value.condition == "singular"
     with pytest.raises(NotSolvedError, match="such as A .* I .ridge") as error:
-        at.solve(torch.ones_like(a), b, CHIP, scaling=True)
+        at.solve(torch.ones_like(a), far, CHIP, scaling=True)
     assert error.value.condition == "singular"
 
 
