@@ -121,7 +121,8 @@ class RunFolder:
 
         Args:
             recordings: the ``fingerprint`` of the data that the run trains on and measures with.
-            code: SHA-256 of each file of code that the configuration names, by its name.
+            code: SHA-256 of each file of code, or of a trained network, that the configuration
+                names, by its name.
             planned: the files that the run will write, so that one that exists already is found
                 now.
 

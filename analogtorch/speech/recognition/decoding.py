@@ -31,11 +31,22 @@ def greedy(network: Any, heard: Recordings) -> list[list[int]]:
         ValueError: it has another shape or is not finite, or the network is in training mode.
     """
     _check("greedy", network, heard)
+    if not len(heard.lengths):
+        return []
     return Stream(network, len(heard.lengths)).hear(heard)
 
 
 def transcribe(network: Any, vocabulary: Vocabulary, heard: Recordings) -> list[str]:
-    """Return the texts of ``greedy``."""
+    """Return the texts of ``greedy``.
+
+    Raises:
+        ValueError: ``greedy`` does, or the network has another number of tokens.
+    """
+    if network.blank != vocabulary.blank:
+        raise ValueError(
+            f"transcribe: the network has {network.blank} tokens and the vocabulary "
+            f"{vocabulary.blank}; pass that with which it was trained"
+        )
     return [vocabulary.decode(tokens) for tokens in greedy(network, heard)]
 
 

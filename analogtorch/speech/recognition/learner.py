@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from analogtorch.hwa import distillation_loss
 from analogtorch.speech.recognition.examples import IGNORED
-from analogtorch.speech.recognition.networks import Recordings, Transcripts
+from analogtorch.speech.recognition.networks import Recordings, Transcripts, Transducer
 from analogtorch.speech.training.module import Learner
 from analogtorch.speech.training.phase import Phase
 
@@ -17,10 +17,11 @@ _LONGEST = 1.0
 
 
 class Recogniser(Learner):
-    """Trains a recogniser on what is said, or on the label of each of its codes.
+    """Trains a recogniser on what is said, or a CTC net on the label of each of its codes.
 
     Raises:
-        ValueError: the phase mixes recordings or smooths labels, which has no meaning here.
+        ValueError: the phase mixes recordings or smooths labels, which has no meaning here. In
+            training: labels are for another stride, or the network is a transducer.
     """
 
     def __init__(self, network: nn.Module, phase: Phase, **options: Any) -> None:
@@ -34,8 +35,18 @@ class Recogniser(Learner):
         self, batch: tuple[Recordings, Transcripts | Tensor], batch_idx: int
     ) -> Tensor:
         heard, said = batch
+        if isinstance(said, Tensor) and isinstance(self.network, Transducer):
+            raise ValueError(
+                "Recogniser: labels of codes (Examples.aligned) are for CTC, and a Transducer "
+                "takes the tokens before as well; train it on batches of Examples.make"
+            )
         logits = self.network(heard, said)
         if isinstance(said, Tensor):
+            if logits.shape[:2] != said.shape:
+                raise ValueError(
+                    f"Recogniser: {said.shape[1]} labels for the {logits.shape[1]} codes of a "
+                    "recording; write Examples.aligned(network.encoder.stride)"
+                )
             loss = F.cross_entropy(logits.flatten(0, 1), said.flatten(), ignore_index=IGNORED)
         else:
             loss = self.network.loss(logits, heard, said)

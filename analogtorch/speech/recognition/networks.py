@@ -49,7 +49,11 @@ def check_recordings(heard: Any, mels: int) -> None:
             f"heard has frames of shape {tuple(frames.shape)} and lengths of "
             f"{tuple(lengths.shape)}; it must have (B, frames, {mels}) and (B,)"
         )
-    if len(lengths) and not 0 <= int(lengths.min()) <= int(lengths.max()) <= frames.shape[1]:
+    if not len(lengths):
+        return
+    if lengths.dtype == torch.bool or lengths.is_floating_point() or lengths.is_complex():
+        raise ValueError(f"heard has lengths of {lengths.dtype}; they must be int64")
+    if not 0 <= int(lengths.min()) <= int(lengths.max()) <= frames.shape[1]:
         raise ValueError(
             f"heard has lengths from {int(lengths.min())} to {int(lengths.max())}; its recordings "
             f"have 0 to {frames.shape[1]} frames"
@@ -188,7 +192,7 @@ class CTC(nn.Module):
         return self.encoder.counted(heard)
 
     def loss(self, logits: Tensor, heard: Recordings, said: Transcripts) -> Tensor:
-        """Return the mean loss of a token.
+        """Return the loss per token of each recording, averaged over recordings, as torch does.
 
         Raises:
             ValueError: a text needs more codes than its recording has.

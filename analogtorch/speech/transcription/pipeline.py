@@ -36,7 +36,7 @@ from analogtorch.speech.transcription.recordings import (
     spoken,
 )
 from analogtorch.speech.transcription.speech import Speech, error_rate
-from analogtorch.speech.transcription.whisper import Whisper, load_whisper, logits
+from analogtorch.speech.transcription.whisper import Whisper, digests, load_whisper, logits
 from analogtorch.values.progress import Progress
 
 logger = logging.getLogger("analogtorch")
@@ -94,7 +94,11 @@ def run(
             model = on_chip(config, whisper, speech)
             kept = [f"texts/{i}.json" for i in range(config.sweep.num_chips)]
             written = (*FILES, *([PLOT] if said else []))
-            folder.begin(_fingerprint(recordings), planned=(*written, "texts/digital.json", *kept))
+            folder.begin(
+                _fingerprint(recordings),
+                code=digests(config.whisper.folder),
+                planned=(*written, "texts/digital.json", *kept),
+            )
             digital, chips = _texts(config, whisper, model, speech, folder, progress)
             mapping, cost = _mapped(whisper, model, speech)
             result = Transcribed(

@@ -1,6 +1,7 @@
 """Whisper, which writes down speech, with its trained weights."""
 
 import contextlib
+import hashlib
 import importlib.util
 import json
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ _HEAD = 64
 """Numbers of each attention head, of every Whisper."""
 _POSITIONS, _MELS_PER_POSITION = 50, 2
 """Positions of the encoder in a second, and frames of the spectrum in each."""
+_FILES = ("model.bin", "config.json", "tokenizer.json")
 _LONGEST = 30
 """Seconds that Whisper was trained with."""
 TOKENS_PER_SECOND = 8
@@ -199,8 +201,8 @@ def load_whisper(folder: str | Path | None = None, *, seconds: int = 15) -> Whis
             f"load_whisper: seconds must be at most {_LONGEST}, with which Whisper was trained, "
             f"got {seconds}"
         )
-    where = _packaged() if folder is None else checks.path("load_whisper: folder", folder)
-    for name in ("model.bin", "config.json", "tokenizer.json"):
+    where = _where(folder)
+    for name in _FILES:
         if not (where / name).is_file():
             raise FileNotFoundError(
                 f"load_whisper: {where} has no {name}; give a Whisper that CTranslate2 converted"
@@ -227,6 +229,19 @@ def load_whisper(folder: str | Path | None = None, *, seconds: int = 15) -> Whis
         start=_start(tokenizer),
         seconds=seconds,
     )
+
+
+def digests(folder: str | Path | None = None) -> dict[str, str]:
+    """Return the SHA-256 of each file that ``load_whisper`` reads, by its name."""
+    where, found = _where(folder), {}
+    for name in _FILES:
+        with (where / name).open("rb") as file:
+            found[name] = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    return found
+
+
+def _where(folder: str | Path | None) -> Path:
+    return _packaged() if folder is None else checks.path("load_whisper: folder", folder)
 
 
 def _packaged() -> Path:

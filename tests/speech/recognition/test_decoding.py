@@ -7,8 +7,16 @@ import torch
 from torch.nn import functional as F
 
 import analogtorch as at
-from analogtorch.speech.recognition.decoding import MOST, Stream, beam, greedy, prefix_search
+from analogtorch.speech.recognition.decoding import (
+    MOST,
+    Stream,
+    beam,
+    greedy,
+    prefix_search,
+    transcribe,
+)
 from analogtorch.speech.recognition.networks import CTC, Recordings, Transcripts, Transducer
+from analogtorch.speech.recognition.vocabulary import Vocabulary
 from tests.speech.recognition.conftest import SMALL
 
 
@@ -161,6 +169,7 @@ def _digital(network: CTC | Transducer) -> list[str]:
 
 
 def test_less_than_a_code_has_no_text(network: CTC | Transducer) -> None:
+    assert greedy(network, heard(rows=0)) == beam(network, heard(rows=0), width=2) == []
     short = heard(3, 1)
     assert greedy(network, short) == beam(network, short, width=2) == [[]]
     assert Stream(network).hear(Recordings(short.frames[:, :0], torch.tensor([0]))) == [[]]
@@ -174,6 +183,7 @@ def test_bad_input_is_named(network: CTC | Transducer) -> None:
         (Recordings(x[0], n), r"frames of shape \(8, 40\) and lengths of \(1,\); it must have"),
         (Recordings(x[:, :, :20], n), r"it must have \(B, frames, 40\) and \(B,\)"),
         (Recordings(x, n + 1), "lengths from 9 to 9; its recordings have 0 to 8 frames"),
+        (Recordings(x, n.float()), "lengths of torch.float32; they must be int64"),
         (Recordings(x / 0, n), "recording 0 holds NaN or infinite features"),
         (x, r"heard must be a Recordings such as Recordings\(frames, lengths\)"),
     ):
@@ -187,6 +197,8 @@ def test_bad_input_is_named(network: CTC | Transducer) -> None:
     network.eval()
     with pytest.raises(ValueError, match="tokens must be an integer >= 1, got 0"):
         type(network)(0)
+    with pytest.raises(ValueError, match="the network has 2 tokens and the vocabulary 3"):
+        transcribe(network, Vocabulary(tokens=("a", "b", "c")), heard())
     with pytest.raises(ValueError, match="1 chunks for 2 recordings"):
         Stream(network, 2).hear(heard(rows=1))
     stream = Stream(network, 2)

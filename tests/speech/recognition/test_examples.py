@@ -180,3 +180,17 @@ def test_librispeech_that_is_not_there_is_named(corpus: Path) -> None:
     (corpus / "LibriSpeech" / "test-other").mkdir()
     with pytest.raises(ValueError, match="holds no <speaker>"):
         LibriSpeech(corpus, "test-other")
+
+
+def test_labels_of_codes_are_for_ctc_and_for_its_stride(
+    examples: Examples, network: CTC | Transducer
+) -> None:
+    learner = Recogniser(network, PHASE, steps=1)
+    index = torch.arange(2)
+    whole = examples.aligned(network.encoder.stride).make(index, 0)
+    if isinstance(network, Transducer):
+        with pytest.raises(ValueError, match="are for CTC, and a Transducer takes"):
+            learner.training_step(whole, 0)
+        return
+    with pytest.raises(ValueError, match=r"labels for the \d+ codes.*network\.encoder\.stride"):
+        learner.training_step(examples.aligned(2).make(index, 0), 0)

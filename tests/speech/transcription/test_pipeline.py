@@ -143,6 +143,15 @@ def test_a_run_goes_on_with_other_times_and_keeps_its_texts(
     soundfile.write(audio / "b.wav", NOISE, 16_000)
     with pytest.raises(ValueError, match="begun with other recordings"):
         pipeline.run(more, out, resume=True)
+    soundfile.write(audio / "b.wav", NOISE[::-1].copy(), 16_000)
+    file = folder / "tokenizer.json"
+    before = file.read_bytes()
+    file.write_bytes(before + b"\n")
+    with pytest.raises(ValueError, match="begun with another version of tokenizer.json: give that"):
+        pipeline.run(more, out, resume=True)
+    file.write_bytes(before)
+    assert pipeline.run(more, out, resume=True).transcripts == again.transcripts
+    soundfile.write(audio / "b.wav", NOISE, 16_000)
     other = pipeline.run(more, out, overwrite=True)
     assert other.transcripts[0].said is None
 
