@@ -22,8 +22,8 @@ deviations. Integers are equal on every device, normals to 1e-6.
 """
 
 import hashlib
-import operator
 from enum import StrEnum
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -149,12 +149,9 @@ def seed_number(seed: Any) -> int:
         TypeError: the seed is not an integer.
         ValueError: the seed is outside the signed 64-bit range.
     """
-    try:
-        number = None if isinstance(seed, bool) else operator.index(seed)
-    except TypeError:
-        number = None
-    if number is None:
+    if isinstance(seed, bool) or not isinstance(seed, Integral):
         raise TypeError(f"seed must be an integer, got {type(seed).__name__}: {seed!r}")
+    number = int(seed)
     if not -(2**63) <= number < 2**63:
         raise ValueError(f"seed must lie in -2^63 .. 2^63 - 1, got {number}")
     return number

@@ -559,7 +559,7 @@ def _evaluate() -> Iterator[Bad]:
             f"{name} digital",
             lambda run=run: run(digital()),
             ValueError,
-            f"{name}|program: the model has no analog",
+            f"{name}: the model has no analog",
         )
         yield from every(
             f"{name} metric",

@@ -319,7 +319,9 @@ def _undetermined(
         return []
     targets = torch.linspace(least, most, _GRID, dtype=torch.float64, device="cpu")
     band = _band(targets, found.programmed(targets), [each.programmed(targets) for each in again])
-    value, low, high = (torch.tensor(each) for each in (band.value, band.low, band.high))
+    value, low, high = (
+        torch.tensor(each, device="cpu") for each in (band.value, band.low, band.high)
+    )
     read = found.read_std(targets)
     lost = ((read > value) & (high - low > value)).nonzero().flatten()
     if not len(lost):
