@@ -2,8 +2,9 @@
 
 Where nothing is published, these are the conventions:
 
-- An activation travels once to every tile that needs it, and to the host, and waits there; it
-  passes the port of each chip once. A convolution's window is formed at the tile.
+- An activation travels once to every tile that needs it, and to the host, and waits there. It
+  passes ports once for each chip that it goes to, and once for the host. A convolution's window is
+  formed at the tile.
 - The host has what the model is given, and gets what it returns.
 - A block gets the rows it holds. Without multicast: tiles with the same rows are all sent them.
 - Of a chunk, a slice or a selection of a result, its part travels. Several parts are taken to be
@@ -13,7 +14,8 @@ Where nothing is published, these are the conventions:
   are shifted and added before. Each unit cell is sent the inputs, which pass the port once.
 - A one-hot vector travels as one number, and its result comes from the block that holds its row.
 - A recurrent matrix takes the past results of its layer, from where the gates are computed.
-- A digital operation of the chip runs where its first input lies, on the host otherwise.
+- A digital operation of the chip runs where the first result that it takes lies, on the host
+  otherwise. The last states of a recurrent layer count as parts of its outputs.
 - Hops are Manhattan distances on the grid of tiles, averaged over the tiles that hold the source.
   Leaving a chip and entering another are two passages of a port, and the way inside the chips is
   not counted.
@@ -127,14 +129,15 @@ def locations(
     """Return the location of the result of every operation."""
     assert chip.cost is not None
     found: dict[str, Location] = {}
+    given = {op.name for op in operations if op.kind == "input"}
     for op in operations:
         if op.matrix is not None:
             blocks = placed[op.matrix]
             all_heads = _heads(op, matrices[op.matrix], blocks)
             heads = sorted({head for heads in all_heads for head in heads})
             found[op.name] = tuple(dict.fromkeys(tile_of(blocks[i], chip) for i in heads))
-        elif op.kind in chip.cost.on_chip.kinds and op.inputs:
-            found[op.name] = found[op.inputs[0]]
+        elif op.kind in chip.cost.on_chip.kinds:
+            found[op.name] = next((found[n] for n in op.inputs if n not in given), ())
         else:
             found[op.name] = ()
     return found

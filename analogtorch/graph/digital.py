@@ -26,6 +26,8 @@ FREE = _words(
     pixel_shuffle pixel_unshuffle channel_shuffle repeat repeat_interleave tile copy view_as unfold
     im2col scatter slice_scatter numpy_T mT adjoint tensor_split hsplit meshgrid
     _assert_tensor_metadata _assert_async tril triu diagonal expand_dims where masked_select
+    ravel swapdims moveaxis broadcast_to hstack vstack dstack column_stack vsplit dsplit
+    view_as_complex view_as_real real imag resolve_conj resolve_neg
     sym_size item _local_scalar_dense lift_fresh _pack_padded_sequence _pad_packed_sequence
     """
 )

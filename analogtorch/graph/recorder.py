@@ -72,6 +72,8 @@ class Recorder:
         """The size of the result of each operation."""
         self._after: dict[Storage, _After] = {}
         """What each storage comes from; those without entry are constant."""
+        self._mixed = set[Storage]()
+        """Storages that were written in part: where in them each result is, is not known."""
         self._same: dict[Storage, Storage] = {}
 
     def give(self, inputs: Iterable[Tensor]) -> None:
@@ -103,7 +105,7 @@ class Recorder:
             module: a function that returns the name of the module in which it ran.
         """
         written, a = accessed(func, args, kwargs, written=True), bind(func, args, kwargs)
-        made = [*written, *tensors(result)]
+        made = [*written, *(t for t in tensors(result) if not any(t is w for w in written))]
         if not made:
             return
         call = _Call(operator_name(func), a, tensors(a), result, module)
@@ -125,7 +127,8 @@ class Recorder:
     def _after_of(self, call: _Call) -> _After:
         """Record ``call`` and return the operations that its result comes from."""
         if call.name in digital.FREE:
-            return self._inputs(call.read)
+            # what is overwritten is read by no copy
+            return self._inputs([call.a["src"]] if call.name == "copy" else call.read)
         if call.name in recurrent.NAMES and all(map(self._is_weight, _weights(call.a))):
             return self._recurrent(call)
         product = find(call.name, call.a, call.result, self._is_weight)
@@ -163,6 +166,7 @@ class Recorder:
             if any(t is w for w in written):
                 earlier = {} if _is_whole(t) else self._after.get(key, {})
                 self._after[key] = self._together([earlier, new])
+                (self._mixed.discard if _is_whole(t) else self._mixed.add)(key)
             elif key not in known:  # otherwise it is a view, or the input itself
                 self._after[key] = new
 
@@ -172,11 +176,17 @@ class Recorder:
 
     def _inputs(self, given: Iterable[Tensor]) -> _After:
         """Return what tensors come from; of views, such as chunks, their share of the storage."""
-        return self._together(
-            {name: _share(t) * elements for name, elements in self._after[key].items()}
-            for t in given
-            if (key := self._key(t)) in self._after
-        )
+        return self._together(self._part(t) for t in given if self._key(t) in self._after)
+
+    def _part(self, t: Tensor) -> _After:
+        """Return what a tensor holds, at most, of what its storage holds."""
+        key = self._key(t)
+        after = self._after[key]
+        if key in self._mixed:
+            return {name: min(elements, t.numel()) for name, elements in after.items()}
+        # constants, such as padding, may lie outside of the view
+        size = min(_size(t), sum(after.values())) or 1.0
+        return {name: min(1.0, t.numel() / size) * n for name, n in after.items()}
 
     def _together(self, parts: Iterable[_After]) -> _After:
         """Return the sum of parts, of each operation at most its whole result."""
@@ -331,11 +341,11 @@ class Recorder:
         return name if self._names[name] == 1 else f"{name}#{self._names[name]}"
 
 
-def _share(t: Tensor) -> float:
-    """Return the part of its storage that ``t`` is, at most 1."""
-    if isinstance(storage(t), int) or not t.untyped_storage().nbytes():
-        return 1.0
-    return min(1.0, t.numel() * t.element_size() / t.untyped_storage().nbytes())
+def _size(t: Tensor) -> float:
+    """Return the number of elements of its storage."""
+    if isinstance(storage(t), int):
+        return t.numel()
+    return t.untyped_storage().nbytes() / t.element_size()
 
 
 def _whole(after: _After) -> dict[str, int]:

@@ -9,12 +9,13 @@ import contextlib
 import copy
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.utils._pytree import tree_leaves
 
 from analogtorch.conversion.example import Example, runner
 from analogtorch.conversion.fast_path import restore
@@ -145,7 +146,7 @@ class _Run:
                     raise
                 module = running.raised(error) or twin
                 raise _Failed(module, running.name(module), error) from error
-        recorder.take(tensors(returned))
+        recorder.take(_in_fields(returned))
 
     def explain(self, failed: _Failed) -> str:
         """Return the error, where it happened and what to do."""
@@ -271,6 +272,17 @@ def _fresh(example: Any, device: torch.device) -> tuple[Any, list[Tensor]]:
         else:
             memo[id(t)] = t.detach().to(device, copy=True)
     return copy.deepcopy(example, memo), [t for t in memo.values() if isinstance(t, Tensor)]
+
+
+def _in_fields(returned: Any) -> list[Tensor]:
+    """Return the tensors in nested tuples, lists, dictionaries and dataclasses."""
+    found: list[Tensor] = []
+    for leaf in tree_leaves(returned):
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif is_dataclass(leaf) and not isinstance(leaf, type):
+            found += _in_fields([getattr(leaf, field.name) for field in fields(leaf)])
+    return found
 
 
 def _shapes(example: Any) -> tuple[str, ...]:

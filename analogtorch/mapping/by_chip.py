@@ -117,6 +117,9 @@ def _part(whole: Chosen, places: Mapping[str, int], runs: Mapping[str, int], chi
         for name, taken in op.takes(elements).items():
             if name in mine:
                 leaving[name] = min(leaving.get(name, 0) + taken, elements[name])
+    if not any(op.kind == "output" for op in whole.operations):  # as it is not known what is
+        used = {name for op in whole.operations for name in op.inputs}
+        leaving |= {name: elements[name] for name in mine if name not in used}
     operations.append(Operation.returned(leaving))
     matrices = tuple(m for m in whole.matrices if places[m.name] == chip)
     return replace(whole, matrices=matrices, operations=tuple(operations))

@@ -41,7 +41,7 @@ def checked(
             "the mapping has zero tiles in use: place at least one block, or there is nothing to "
             "cost"
         )
-    known: set[str] = set()
+    known: dict[str, int] = {}
     for op in operations:
         if op.matrix is not None and op.matrix not in placed:
             raise ValueError(
@@ -49,12 +49,16 @@ def checked(
             )
         if late := [name for name in op.inputs if name not in known]:
             raise ValueError(f"operation {op.name!r} takes {late}, which do not come before it")
-        if op.taken and len(op.taken) != len(op.inputs):
+        most = [known[name] for name in op.inputs]
+        if op.taken and (
+            len(op.taken) != len(most)
+            or any(not 0 <= n <= size for n, size in zip(op.taken, most, strict=True))
+        ):
             raise ValueError(
                 f"operation {op.name!r} must take a number of elements of each of its "
-                f"{len(op.inputs)} inputs, got {op.taken}; () takes all of them"
+                f"{len(op.inputs)} inputs, at most {most}, got {op.taken}; () takes all of them"
             )
-        known.add(op.name)
+        known[op.name] = op.elements
     if not any(op.matrix is not None for op in operations):
         raise ValueError(
             "the mapping has no operation of kind 'mvm': there is nothing to run on the chip"

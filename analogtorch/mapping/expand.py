@@ -51,7 +51,7 @@ def _with_products(chosen: Chosen, chip: Chip) -> tuple[Operation, ...]:
                 operations=2 * op.vectors * rows * inputs[op.matrix],
             )
             found.append(product)
-            op = replace(op, inputs=(product.name,))
+            op = replace(op, inputs=(product.name,), taken=(product.elements,))
         found.append(op)
     return tuple(found)
 

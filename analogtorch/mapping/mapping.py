@@ -232,7 +232,7 @@ def _from_dict(data: Any) -> ChipMapping:
             matrices=tuple(_matrix(m, version) for m in data["matrices"]),
             operations=tuple(
                 Operation(
-                    **{**op, **{name: tuple(op.get(name, ())) for name in ("inputs", "taken")}}
+                    **{**op, "inputs": tuple(op["inputs"]), "taken": tuple(op.get("taken", ()))}
                 )
                 for op in data["operations"]
             ),

@@ -231,7 +231,7 @@ class AnalogComposite(nn.Module):
     ) -> None:
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
         self._share()
-        own = any(prefix + name in state_dict for name in self._parameters)  # not of adapters alone
+        own = converter_state.of_layer(self, state_dict, prefix)  # not of adapters alone
         if own and not (local_metadata or any(key.endswith(".input_range") for key in state_dict)):
             # its matrices have no metadata in a digital one either
             converter_state.warn_of_lost_ranges(any(m.calibrated for m in self.matrices()))

@@ -9,7 +9,7 @@ from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from analogtorch.chips.choices import Choices
 from analogtorch.values.warned import warn
@@ -194,6 +194,12 @@ def without_converters(metadata: Any) -> Any:
         name: {key: value for key, value in entries.items() if key not in _ALL_KEYS}
         for name, entries in metadata.items()
     }
+
+
+def of_layer(layer: nn.Module, state_dict: Mapping[str, Any], prefix: str) -> bool:
+    """Return whether a ``state_dict`` has a Parameter of the layer itself, parametrized or not."""
+    own = {prefix + name for name in layer._parameters}
+    return any(k in own or k.startswith(f"{prefix}parametrizations.") for k in state_dict)
 
 
 def warn_of_lost_ranges(calibrated: bool) -> None:

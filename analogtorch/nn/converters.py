@@ -299,9 +299,8 @@ class ConvertersMixin(nn.Module):
             missing.remove(key)
         self._load_converters(value, local_metadata, errors)
         if value is None and self.takes_range:
-            own = (prefix + name for name in self._parameters)
-            # files of adapters have none of the layer's own
-            if not local_metadata and any(name in state_dict for name in own):
+            # files of adapters have nothing of the layer's own
+            if not local_metadata and converter_state.of_layer(self, state_dict, prefix):
                 converter_state.warn_of_lost_ranges(self.calibrated)
             elif filled:
                 converter_state.warn_of_own_ranges()

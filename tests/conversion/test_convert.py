@@ -664,3 +664,15 @@ def test_references_that_are_no_children_are_replaced_too() -> None:
     held = model.listed[0], model.fixed[0], model.named["x"], model.hidden
     assert [type(layer) for layer in held] == [type(layer) for layer in before]
     assert torch.equal(model(x), expected)
+
+
+def test_a_parametrized_layer_without_bias_warns_of_lost_ranges_too() -> None:
+    def normalised(model: nn.Module) -> nn.Module:
+        nn.utils.parametrizations.weight_norm(model[0])
+        return model
+
+    model = at.convert(nn.Sequential(nn.Linear(8, 4, bias=False)).eval(), at.chips.hermes64())
+    at.calibrate(model, [torch.rand(4, 8)])
+    state = dict(normalised(nn.Sequential(nn.Linear(8, 4, bias=False))).state_dict())
+    with pytest.warns(UserWarning, match="carries no DAC ranges"):
+        normalised(model).load_state_dict(state, strict=False)

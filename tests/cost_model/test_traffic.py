@@ -1,5 +1,6 @@
 """What travels in an inference, by hand: inputs, parts of results, and what the host gets."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -8,6 +9,8 @@ from torch import Tensor, nn
 
 import analogtorch as at
 from analogtorch.mapping.mapping import ChipMapping
+
+HERMES = at.chips.hermes64()
 
 
 class Net(nn.Module):
@@ -23,14 +26,20 @@ class Net(nn.Module):
         return self.run(self, *given)
 
 
-def _mapped(net: nn.Module, *shapes: tuple[int, ...]) -> ChipMapping:
+@dataclasses.dataclass
+class Out:
+    y: Any
+    z: Any
+
+
+def _mapped(net: nn.Module, *shapes: tuple[int, ...], chip: at.Chip = HERMES) -> ChipMapping:
     example = tuple(torch.zeros(shape) for shape in shapes)
-    return at.map_to_chip(at.convert(net.eval(), at.chips.hermes64()), example, num_chips=None)
+    return at.map_to_chip(at.convert(net.eval(), chip), example, num_chips=None)
 
 
-def _crossed(net: nn.Module, *shapes: tuple[int, ...]) -> dict[str, float]:
+def _crossed(net: nn.Module, *shapes: tuple[int, ...], chip: at.Chip = HERMES) -> dict[str, float]:
     """Return the numbers that pass a port for each operation, without those that move none."""
-    steps = at.cost(_mapped(net, *shapes)).schedule.steps
+    steps = at.cost(_mapped(net, *shapes, chip=chip)).schedule.steps
     return {s.operation: pytest.approx(s.port_elements) for s in steps if s.port_elements}
 
 
@@ -69,6 +78,8 @@ def test_what_the_model_returns_leaves_and_nothing_else() -> None:
         return s.b(kept := s.a(x)), kept
 
     assert _crossed(Net(both, *layers), (1, 50, 64))["output"] == 50 * (64 + 8)
+    whole = Net(lambda s, x: Out(*both(s, x)), *layers)
+    assert _crossed(whole, (1, 50, 64))["output"] == 50 * (64 + 8)
     assert _crossed(Net(lambda s, x: (s.a(x), s.b(x))[1], *layers), (1, 64))["output"] == 8
     assert _crossed(Net(lambda s, x: s.a(x)[:, -1], *layers), (1, 50, 64))["output"] == 64
     # what the host has taken for a product of its own stays there
@@ -97,3 +108,65 @@ def test_a_mapping_without_inputs_and_outputs_is_charged_as_before() -> None:
     earlier = ChipMapping.from_dict(data)
     assert at.cost(earlier).energy == at.cost(mapping).energy
     assert at.cost(earlier).schedule.latency == at.cost(mapping).schedule.latency
+    for changed, message in (
+        ({"taken": [25]}, r"at most \[24\], got \(25,\)"),
+        ({"taken": [-1]}, r"got \(-1,\)"),
+        ({"taken": [1, 2]}, "a number of elements of each of its 1 inputs"),
+    ):
+        data = mapping.to_dict()
+        data["operations"][1] |= changed
+        with pytest.raises(ValueError, match=message):
+            at.cost(ChipMapping.from_dict(data))
+    del data["operations"][1]["inputs"]
+    with pytest.raises(ValueError, match="a field has the wrong shape"):
+        ChipMapping.from_dict(data)
+
+
+def test_expanded_inputs_travel_to_the_tiles() -> None:
+    chip = HERMES.replace(expansion={"factor": 4.0})
+    two = Net(lambda s, x: s.b(s.a(x).relu()), nn.Linear(64, 64), nn.Linear(64, 8))
+    found = _crossed(two, (10, 64), chip=chip)
+    assert (found["a"], found["b"]) == (2560, 2560)
+    joined = Net(lambda s, x, z: s.a(torch.cat([x, z], -1)), nn.Linear(64, 8))
+    assert _crossed(joined, (1, 32), (1, 32), chip=chip)["a"] == 256
+    lstm = nn.LSTM(8, 8, num_layers=2, bidirectional=True)
+    assert _crossed(lstm, (3, 1, 8), chip=chip)["output"] == 3 * 16
+
+
+def test_what_is_written_into_a_buffer_is_read_from_it() -> None:
+    linear = nn.Linear(64, 64)
+
+    def cached(s: Any, x: Tensor, keys: Tensor) -> Tensor:
+        keys[:, 20:21] = s.b(x)
+        return (s.a(x) @ keys[:, :21].transpose(1, 2)).softmax(-1)
+
+    net = Net(cached, linear, nn.Linear(64, 64))
+    assert _crossed(net, (1, 1, 64), (1, 256, 64))["matmul"] == 128
+    cropped = Net(lambda s, x: nn.functional.pad(s.a(x), (0, 0, 0, 60))[:4], nn.Linear(8, 4))
+    assert _crossed(cropped, (4, 8))["output"] == 16
+
+    def begun(s: Any, x: Tensor) -> Tensor:
+        keys = torch.zeros(1, 1000, 64)
+        keys[:, :10] = s.a(x)[:, :10]
+        return keys[:, :10].softmax(-1)
+
+    for tokens in (10, 20):
+        (taken,) = (
+            op.taken
+            for op in _mapped(Net(begun, linear), (1, tokens, 64)).operations
+            if op.kind == "activation"
+        )
+        assert taken == (640,)
+
+
+def test_a_sum_of_a_result_and_an_input_is_where_the_result_is() -> None:
+    for add in (lambda s, x: s.b(x + s.a(x)), lambda s, x: s.b(s.a(x) + x)):
+        net = Net(add, nn.Linear(256, 256), nn.Linear(256, 256))
+        steps = at.cost(_mapped(net, (16, 256))).schedule.steps
+        assert [step.place for step in steps] == ["tiles", "chip", "tiles", "host"]
+
+
+def test_operators_that_move_numbers_cost_nothing() -> None:
+    for move in (torch.ravel, lambda y: torch.hstack([y, y]), lambda y: y.broadcast_to(2, 1, 8)):
+        mapping = _mapped(Net(lambda s, x, move=move: move(s.a(x)), nn.Linear(8, 8)), (1, 8))
+        assert not mapping.digital

@@ -1,5 +1,7 @@
 """``map_by_chip``: models on several chips, one mapping for each."""
 
+import types
+
 import pytest
 import torch
 from torch import nn
@@ -97,3 +99,16 @@ def test_what_it_refuses() -> None:
         map_by_chip(at.chips.hermes64(), X)
     with pytest.raises(ValueError, match=r"map_by_chip\(model, example\)"):
         at.map_to_chip(at.convert(net(), HERMES, sensor="0"), X)
+
+
+def test_results_leave_where_it_is_not_known_what_is_returned() -> None:
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net()
+
+        def forward(self, x: torch.Tensor) -> object:
+            return types.SimpleNamespace(y=self.net(x))  # nothing knows what is in it
+
+    for each in map_by_chip(at.convert(Wrapped(), HERMES, sensor="net.0"), X):
+        assert at.cost(each).schedule.steps[-1].port_elements > 0

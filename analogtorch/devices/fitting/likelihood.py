@@ -114,6 +114,6 @@ def least_squares(functions: Tensor, y: Tensor, weight: Tensor | None = None) ->
     weighted = functions if weight is None else functions * weight.unsqueeze(1)
     matrix = weighted.T @ functions
     # functions without a measurement beneath them stay at 0
-    ridge = 1e-10 * matrix.diagonal().mean().clamp_min(1e-300)
+    ridge = (1e-10 * matrix.diagonal().mean()).clamp_min(1e-300)
     matrix = matrix + ridge * torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
     return torch.linalg.solve(matrix, weighted.T @ y)

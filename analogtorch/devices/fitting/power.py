@@ -228,12 +228,14 @@ def _read(
 ) -> ReadShare | None:
     """Return ``Q`` from repeated reads, else from the scatter about each line."""
     behind = conductances(grid, g_max)
+    start = behind.mean[:, 0]
+    start = torch.where(start.isnan(), grid.target, start) / g_max  # if it was not read at first
     if grid.repeated:
         deviation, device, time = grid.deviations()
         square = behind.square[device, time]
         kept = used[device] & (square > 0)
         error = (deviation / (square * scales[time]).sqrt())[kept]
-        r = (behind.mean[device, 0] / g_max)[kept]
+        r = start[device][kept]
         counts = grid.counts[device, time][kept]
         independent = float((1 - 1 / counts).mean()) if len(counts) else 1.0
     else:
@@ -247,10 +249,8 @@ def _read(
         residual = residual * (free / (free - 2)).sqrt() / scales.sqrt()
         which = residual.isfinite()
         error = residual[which]
-        r = (behind.mean[enough, 0] / g_max).unsqueeze(1).expand_as(residual)[which]
-    return fit_read_share(
-        error, r.nan_to_num(0.0).clamp_min(LOW), independent, like.read if like else None
-    )
+        r = start[enough].unsqueeze(1).expand_as(residual)[which]
+    return fit_read_share(error, r.clamp_min(LOW), independent, like.read if like else None)
 
 
 def _spread(grid: Grid, g_max: float, share: Tensor, like: Normal | None) -> Normal:

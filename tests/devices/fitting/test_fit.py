@@ -133,6 +133,29 @@ def test_few_devices_are_enough_for_the_read_noise_of_a_power_law() -> None:
     assert sum(held) > 0.7 * len(held)
 
 
+@pytest.mark.parametrize("first_alone", [False, True])
+def test_read_noise_without_repeated_reads_is_that_about_each_line(first_alone: bool) -> None:
+    """Read noise of 0.3 uS and programming noise of 0.8 uS, whatever the conductance."""
+    generator = torch.Generator().manual_seed(0)
+    target = torch.linspace(2.5, 25, 10, dtype=torch.float64).repeat_interleave(40)
+    made = target + 0.8 * torch.randn(400, generator=generator, dtype=torch.float64)
+    cells = []  # (time, measured) of each read of all devices
+    for t in (60.0, 3600.0, DAY, 10 * DAY):
+        for _ in range(2 if first_alone and t > 60 else 1):
+            noise = 0.3 * torch.randn(400, generator=generator, dtype=torch.float64)
+            cells.append((t, made * (t / 60) ** -0.05 + noise))
+    data = {
+        "target": target.repeat(len(cells)),
+        "measured": torch.cat([read for _, read in cells]),
+        "time": torch.tensor([t for t, _ in cells]).repeat_interleave(400),
+        "device": torch.arange(400.0).repeat(len(cells)),
+    }
+    found = devices.fit(data, law="power", bootstrap=20)
+    near = min(range(len(found.read_noise.x)), key=lambda i: abs(found.read_noise.x[i] - 22))
+    assert 0.2 < found.read_noise.value[near] < 0.5
+    assert 0.7 < found.programming.value[near] < 1.0
+
+
 def test_read_noise_that_follows_no_power_law_is_found_too() -> None:
     true, r = devices.hermes_one_device(), torch.tensor([0.15, 0.4, 0.7, 1.0], dtype=torch.float64)
     data = measured(true, devices=800, times=(0.0, 3600.0, DAY), cycles=2, offset=200.0)
