@@ -119,7 +119,8 @@ def _part(whole: Chosen, places: Mapping[str, int], runs: Mapping[str, int], chi
                 leaving[name] = min(leaving.get(name, 0) + taken, elements[name])
     if not any(op.kind == "output" for op in whole.operations):  # as it is not known what is
         used = {name for op in whole.operations for name in op.inputs}
-        leaving |= {name: elements[name] for name in mine if name not in used}
+        left = (op for op in operations if op.kind != "input" and op.name not in used)
+        leaving |= {op.name: op.elements for op in left}
     operations.append(Operation.returned(leaving))
     matrices = tuple(m for m in whole.matrices if places[m.name] == chip)
     return replace(whole, matrices=matrices, operations=tuple(operations))
