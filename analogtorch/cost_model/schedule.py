@@ -23,7 +23,7 @@ from typing import Any, get_args
 from analogtorch.chips import Chip
 from analogtorch.cost_model.clock import Clock
 from analogtorch.cost_model.steps import Mode, Run, Schedule
-from analogtorch.cost_model.traffic import Known, Source, groups_of, locations, traffic
+from analogtorch.cost_model.traffic import Arrived, Source, groups_of, locations, traffic
 from analogtorch.graph.types import Matrix, Operation
 from analogtorch.mapping.checked import checked, passes
 from analogtorch.mapping.types import Block, Placement
@@ -53,21 +53,22 @@ def schedule(
     if mode not in get_args(Mode):
         raise ValueError(f"mode must be one of {get_args(Mode)}, got {mode!r}")
     chip, operations, matrices, placed = checked(mapping)
+    operations = (*operations, *_unreturned(operations))
     times = passes(chip, matrices, signed_inputs)
     results = locations(operations, matrices, placed, chip)
-    elements, known = {op.name: op.elements for op in operations}, Known()
+    elements, arrived = {op.name: op.elements for op in operations}, Arrived()
     gates = {name: op for op in operations if op.steps > 1 and not op.matrix for name in op.inputs}
     if chip.expansion.on:  # the digital product before a recurrent matrix takes the past results
         gates = {}
     runs, steps, clock = [], [], Clock(chip, mode, placed)
-    for op in [*operations, *_unreturned(operations)]:
+    for op in operations:
         matrix = matrices[op.matrix] if op.matrix is not None else None
         own = placed[matrix.name] if matrix else []
         sources = [Source(n, results[n], k, elements[n]) for n, k in op.takes(elements).items()]
         if matrix and op.steps > 1 and op.name in gates:
             past = op.vectors * matrix.rows
             sources = [Source(op.name, results[gates[op.name].name], past, past)]
-        moved = traffic(op, matrix, own, sources, results.get(op.name, ()), chip, known)
+        moved = traffic(op, matrix, own, sources, results[op.name], chip, arrived)
         if op.kind == "input":
             clock.given(op)
             continue

@@ -50,7 +50,7 @@ class Source:
 
 
 @dataclass
-class Known:
+class Arrived:
     """The numbers that have arrived, and that need not travel there again."""
 
     _arrived: dict[tuple[Any, ...], float] = field(default_factory=lambda: defaultdict(float))
@@ -66,7 +66,7 @@ class Known:
 class Traffic:
     """The numbers that one operation moves in one inference."""
 
-    known: Known = field(default_factory=Known)
+    arrived: Arrived = field(default_factory=Arrived)
     """What operations before have moved; it is kept up to date."""
 
     element_hops: float = 0.0
@@ -99,13 +99,13 @@ class Traffic:
         for tile in source.location or (None,):
             if tile == target:
                 continue
-            new = self.known.new((source.name, tile, target), share, whole)
+            new = self.arrived.new((source.name, tile, target), share, whole)
             if target is not None and new:
                 self.tiles[target] += new
             if tile is not None and target is not None and tile[0] == chip:
                 self.element_hops += new * _hops(tile[1], target[1], columns)
             elif port:
-                passing = self.known.new((source.name, tile, "port", chip), new, whole)
+                passing = self.arrived.new((source.name, tile, "port", chip), new, whole)
                 for end in (tile, target):
                     if end is not None:
                         self.ports[end[0]] += passing
@@ -150,7 +150,7 @@ def traffic(
     sources: Sequence[Source],
     location: Location,
     chip: Chip,
-    known: Known,
+    arrived: Arrived,
 ) -> Traffic:
     """Return what ``op`` moves: its inputs to where it runs, and its partial sums.
 
@@ -161,10 +161,10 @@ def traffic(
         sources: the inputs; of a recurrent matrix, of all steps.
         location: the location of the result of ``op``.
         chip: the chip that it runs on.
-        known: what has arrived before.
+        arrived: what has arrived before.
     """
     assert chip.cost is not None
-    moved, columns = Traffic(known), chip.cost.network.grid_columns
+    moved, columns = Traffic(arrived), chip.cost.network.grid_columns
     if matrix is None:
         for source in sources:
             if not location and source.location:

@@ -4,9 +4,9 @@ import math
 from numbers import Real
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
+from analogtorch.conversion.watch import same_random
 from analogtorch.evaluate.interval import UNBOUNDED, Bounds
 from analogtorch.values import checks
 
@@ -21,8 +21,8 @@ class Metric(Protocol):
     are the smallest and the largest number that it can be, beyond which no interval reaches;
     ``samples`` is a text that tells what it is measured on from all else, such as a digest, by
     which a folder of measurements knows it. The metrics of ``at.metrics`` have all four, if they
-    are known. Each call sees the same state of torch's random generators, from which a
-    ``DataLoader`` draws at each pass, and the calls do not change it.
+    are known. Each call sees the same state of the random generators of torch, from which a
+    ``DataLoader`` draws at each pass, NumPy and Python, and the calls do not change it.
     """
 
     def __call__(self, model: nn.Module, /) -> float:
@@ -121,9 +121,8 @@ def kept_of(metric: Any) -> dict[str, str]:
 
 
 def measure(metric: Metric, model: nn.Module) -> Any:
-    """Return what a metric gives for a model; torch's random generators stay as they were."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices=devices):
+    """Return what a metric gives for a model; random generators stay as they were."""
+    with same_random():
         return metric(model)
 
 

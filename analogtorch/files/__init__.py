@@ -2,7 +2,7 @@
 
 from analogtorch.files.atomic import sync_folder, write_atomically
 from analogtorch.files.checksum import checked, seal, sealed_bytes, signed
-from analogtorch.files.code import digests_of, importable, is_code, load_code
+from analogtorch.files.code import digest_of, digests_of, importable, is_code, load_code
 from analogtorch.files.folder import made
 from analogtorch.files.lock import claimed, locked
 from analogtorch.files.packed import packed, unpacked
@@ -13,6 +13,7 @@ __all__ = [
     "checked",
     "claimed",
     "comma_separated",
+    "digest_of",
     "digests_of",
     "expanded",
     "importable",

@@ -61,18 +61,20 @@ def digests_of(name: str) -> dict[str, str]:
     source = name.rpartition(":")[0]
     if (file := _file_of(source)) is None:
         return {name: ""}
-    found, left = {name: _digest(file)}, [(source, file)]
+    found, left = {name: digest_of(file)}, [(source, file)]
     while left:
         for module in _imports(*left.pop()):
             own = None if module in found else _file_of(module)
             if own is not None and own != file and not _is_installed(module, own):
-                found[module] = _digest(own)
+                found[module] = digest_of(own)
                 left.append((module, own))
     return found
 
 
-def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+def digest_of(file: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _file_of(source: str) -> Path | None:

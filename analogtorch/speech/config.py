@@ -16,7 +16,7 @@ from analogtorch.chips import Chip, TrainingNoise
 from analogtorch.evaluate.sweep import checked_times
 from analogtorch.files import is_code
 from analogtorch.hwa.clip import SIGMA
-from analogtorch.ops import seed_tensor
+from analogtorch.ops import seed_number
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.writing import GradientDescent, Method, ProgramAndVerify
@@ -268,7 +268,7 @@ class SweepConfig:
         if self.processes < 1:
             raise ValueError(f"sweep.processes={self.processes}; use 1 or more")
         try:
-            seed_tensor(self.seed)
+            seed_number(self.seed)
         except (TypeError, ValueError) as error:
             raise ValueError(f"sweep.{error}") from error
         checked_times("sweep", self.times)

@@ -329,7 +329,7 @@ def _undetermined(
     first, last = (float(targets[index]) for index in lost[[0, -1]])
     noise, small, large = (float(each[lost[-1]]) for each in (read, low, high))
     return [
-        "programming and read noise cannot be told apart at targets from "
+        "programming and read noise cannot be separated at targets from "
         f"{first:.3g} to {last:.3g} uS: at {last:.3g} uS, reads have {noise:.2g} uS, and "
         f"programming {small:.2g} to {large:.2g} uS; measure more devices, or read each more often"
     ]

@@ -1,7 +1,6 @@
 """Whisper, which writes down speech, with its trained weights."""
 
 import contextlib
-import hashlib
 import importlib.util
 import json
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from analogtorch.files import digest_of
 from analogtorch.speech.data import SAMPLE_RATE
 from analogtorch.speech.transcription.ctranslate2 import whisper_weights
 from analogtorch.values import checks
@@ -233,11 +233,7 @@ def load_whisper(folder: str | Path | None = None, *, seconds: int = 15) -> Whis
 
 def digests(folder: str | Path | None = None) -> dict[str, str]:
     """Return the SHA-256 of each file that ``load_whisper`` reads, by its name."""
-    where, found = _where(folder), {}
-    for name in _FILES:
-        with (where / name).open("rb") as file:
-            found[name] = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-    return found
+    return {name: digest_of(_where(folder) / name) for name in _FILES}
 
 
 def _where(folder: str | Path | None) -> Path:

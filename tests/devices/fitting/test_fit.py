@@ -263,9 +263,9 @@ def test_a_fit_says_what_reads_hide_and_where_it_does_not_agree() -> None:
     data = measured(true, devices=400, times=(0.0,), cycles=2, offset=1.0)
     high = data["target"] >= 12.0  # where a read has 3 uS and more, and programming 0.2 uS
     found = devices.fit({name: column[high] for name, column in data.items()}, bootstrap=20)
-    assert any("programming and read noise cannot be told apart" in note for note in found.notes)
+    assert any("programming and read noise cannot be separated" in note for note in found.notes)
     clear = devices.fit(measured(devices.rram_cmo(), devices=400, times=(1.0,)), bootstrap=20)
-    assert not any("told apart" in note for note in clear.notes)
+    assert not any("cannot be separated" in note for note in clear.notes)
     # two kinds of devices, which no normal distribution describes
     data["measured"] = data["target"] + torch.where(data["device"] % 2 == 0, 3.0, -3.0)
     split = devices.fit(data, bootstrap=20)
