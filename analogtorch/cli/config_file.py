@@ -89,6 +89,23 @@ def refuse_nulls(parser: Any, values: Any) -> None:
             )
 
 
+def refuse_repeats(arguments: Sequence[str]) -> None:
+    """Raise ValueError if an argument is YAML that gives a key twice.
+
+    jsonargparse keeps the last of them.
+
+    Args:
+        arguments: the command line.
+    """
+    for before, argument in itertools.pairwise(["", *arguments]):
+        option, _, text = argument.partition("=") if argument[:1] == "-" else (before, "", argument)
+        if text.lstrip()[:1] == "{":
+            try:
+                parse_yaml(text)
+            except ValueError as error:
+                raise ValueError(f"{option}: {error}") from error
+
+
 def files_first(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return ``--config`` with its file, and the other arguments, which win over it."""
     files: list[str] = []

@@ -10,7 +10,7 @@ from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
-from analogtorch.cli.config_file import ConfigFile, files_first, refuse_nulls
+from analogtorch.cli.config_file import ConfigFile, files_first, refuse_nulls, refuse_repeats
 from analogtorch.files import is_code
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.rundir import named
@@ -84,6 +84,7 @@ def parse(arguments: Sequence[str]) -> Arguments:
     given = parser()
     try:
         files, flags = files_first(arguments)
+        refuse_repeats(arguments)
         values = given.parse_args([*files, *flags])
         refuse_nulls(given, values)
         _check_code(values, arguments)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
-from analogtorch.cli.config_file import ConfigFile, files_first, refuse_nulls
+from analogtorch.cli.config_file import ConfigFile, files_first, refuse_nulls, refuse_repeats
 from analogtorch.speech.rundir import named
 from analogtorch.speech.transcription.config import TranscribeConfig
 
@@ -76,6 +76,7 @@ def parse(arguments: Sequence[str]) -> Arguments:
             "put them into one folder"
         )
     try:
+        refuse_repeats(arguments)
         values = given.parse_args([*files, *options, *(f"--data.audio={one}" for one in audio)])
         refuse_nulls(given, values)
         values = given.instantiate(values)
