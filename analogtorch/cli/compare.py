@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from analogtorch.cli.map import build, chip_named, inputs
 from analogtorch.cli.options import CommandParser, add_outputs
 from analogtorch.files import write_atomically
 from analogtorch.files.figures import checked_path
+
+logger = logging.getLogger("analogtorch")
 
 _OF_RUN = ("network", "times", "num_chips", "folder", "processes", "allow_code")
 _OF_MODEL = ("input",)
@@ -78,14 +81,18 @@ def _of_run(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Comparison:
     )
     asked = {name: getattr(given, name) for name in ("times", "num_chips", "folder", "processes")}
     options: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-    own, state = config.chip.build(), network.state_dict()
+    training, state = config.chip.training, network.state_dict()
+    own = config.chip.build().replace(training=training)
 
     def prepare(model: nn.Module) -> None:
         """Calibrate, but on the chip of the run take what the run has measured."""
-        if all(layer.chip == own for _, layer in at.analog_layers(model)):
+        used = [layer.chip for _, layer in at.analog_layers(model)]
+        # the noise of the run's training is no part of the chips that it was measured on
+        if all(chip.replace(training=training) == own for chip in used):
             model.load_state_dict(state)
-        else:
-            at.calibrate(model, task.calibration, effort=config.chip.calibration)
+            return
+        logger.info("%s: calibrated for it, as it is not the chip of the run", used[0].name)
+        at.calibrate(model, task.calibration, effort=config.chip.calibration)
 
     return at.compare(
         network,

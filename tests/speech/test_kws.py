@@ -329,8 +329,11 @@ def test_a_run_on_several_chips(network: str, finished: Path, tmp_path: Path, ca
     assert main(["compare", str(finished), "--folder", str(finished)]) == 2
     assert "is the folder of a run" in capsys.readouterr().err
     assert main(["compare", str(finished), *options]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
     assert any(line.startswith("* neurram48, accuracy at 1 year: beyond") for line in lines)
+    assert "neurram48: calibrated for it, as it is not the chip of the run" in printed.err
+    assert "hermes64: calibrated" not in printed.err
     found = json.loads((tmp_path / "c.json").read_text())["chips"]
     row = json.loads((finished / "report.json").read_text())
     row = row["hwa" if network == "hwa" else "direct"]["1 year"]
@@ -809,8 +812,8 @@ def test_defects_of_the_chips_can_be_asked_for(tmp_path: Path, clips: Path, monk
     assert seen == [expected]
 
 
-def test_layers_can_stay_digital(clips: Path, tmp_path: Path, capsys) -> None:
-    given = ["--digital.epochs=1", "--hwa.epochs=1", "--report.clips=0"]
+def test_layers_can_stay_digital(clips: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    given = ["--digital.epochs=1", "--hwa.epochs=1", "--report.clips=0", "--chip.training.scale=2"]
     assert run(clips, tmp_path / "wrong", "--chip.digital=[heads]", *given) == 2
     message = "chip.digital: convert: pattern 'heads' matches none of the .* that can be analog"
     assert re.search(message, capsys.readouterr().err)
@@ -821,8 +824,13 @@ def test_layers_can_stay_digital(clips: Path, tmp_path: Path, capsys) -> None:
     assert not {"head", "stem.0"} & dict(at.analog_layers(net)).keys()
     assert dict(at.analog_layers(net))
     capsys.readouterr()
-    assert main(["compare", str(out), "--chips", "hermes64", "--num-chips", "1"]) == 0
+    compared = ["compare", str(out), "--chips", "hermes64", "--times", "1 year", "--num-chips", "1"]
+    monkeypatch.delattr(at, "calibrate")  # another training noise makes no other chip
+    assert main([*compared, f"--json={tmp_path / 'c.json'}"]) == 0
     assert "converted 2 layers" in capsys.readouterr().err
+    found = json.loads((tmp_path / "c.json").read_text())["chips"]["hermes64"]["sweep"]
+    measured = json.loads((out / "report.json").read_text())["hwa"]
+    assert found["1 year"]["values"] == measured["1 year"]["values"][:1]
 
 
 def test_other_layers_may_stay_digital_beside_the_run(
