@@ -2,6 +2,7 @@
 
 import math
 import statistics
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -168,10 +169,10 @@ def confidence_above(values: Sequence[float], limit: float) -> float | None:
     """Return the confidence, 0..1, that the mean of what the values are drawn from exceeds a limit.
 
     By Student's t, one-sided; None for one value. Resampling would not do: as soon as all values
-    exceed the limit, so do all resampled means. Equal values, as those of a metric that counts
-    samples often are, show no spread, which need not be none. They are judged by the sign test:
-    n of them on one side of the limit have the confidence 1 - 0.5^n that most others are, however
-    these are spread. That takes 5 for 95 %, and 10 for 99.9 %.
+    exceed the limit, so do all resampled means. Values that are equal up to rounding, as those of a
+    metric that counts samples often are, show no spread, which need not be none. They are judged by
+    the sign test: n of them on one side of the limit have the confidence 1 - 0.5^n that most others
+    are, however these are spread. That takes 5 for 95 %, and 10 for 99.9 %.
 
     Args:
         values: independent values, at least one.
@@ -179,11 +180,22 @@ def confidence_above(values: Sequence[float], limit: float) -> float | None:
     """
     if len(values) < 2:
         return None
-    if len(set(values)) == 1:  # compared by one of them, as the mean is off by a rounding
+    if same_but_for_rounding(values, max(map(abs, values))):
         other_side = 0.5 ** len(values)
-        return 1 - other_side if values[0] >= limit else other_side
+        # one of them, as the mean is off by a rounding
+        return 1 - other_side if statistics.median_high(values) >= limit else other_side
     error = statistics.stdev(values) / math.sqrt(len(values))
     return student((statistics.fmean(values) - limit) / error, len(values) - 1)
+
+
+def same_but_for_rounding(values: Sequence[float], size: float) -> bool:
+    """Return whether values differ by no more than the roundings of a sum.
+
+    Args:
+        values: numbers, at least one.
+        size: the largest magnitude of what was summed.
+    """
+    return max(values) - min(values) <= 4 * sys.float_info.epsilon * size
 
 
 def checked_confidence(caller: str, confidence: float) -> float:

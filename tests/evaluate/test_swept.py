@@ -91,6 +91,18 @@ def test_a_paired_difference_knows_what_means_alone_do_not() -> None:
     assert gain.chip_yield(0)[0].mean == 1.0
 
 
+@pytest.mark.parametrize(("mine", "confidence"), [((600, 610), 0.25), ((607, 617), 0.75)])
+def test_chips_that_differ_by_as_many_samples_settle_nothing(
+    mine: tuple[int, int], confidence: float
+) -> None:
+    def of(right: tuple[int, int]) -> at.Sweep:
+        return sweep(*([count / 1118, 1.0] for count in right))
+
+    # 600 - 601 and 610 - 611 of 1118: in floating point not the same share
+    found = of(mine).minus(of((601, 611))).keeps(0)[0]
+    assert (found.answer, found.confidence) == ("not settled", confidence)
+
+
 @pytest.mark.parametrize(
     ("other", "message"),
     [
