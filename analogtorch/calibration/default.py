@@ -99,12 +99,24 @@ class Default:
         warn(
             "calibrate: on the batches held back, the outputs of the model are closer to the "
             "digital ones without calibration, so it is left uncalibrated: every input vector sets "
-            "its own DAC range. Pass method='percentile' or 'absmax' to fix ranges all the same"
+            f"its own DAC range{self._unrounded()}. Pass method='percentile' or 'absmax' to fix "
+            "ranges all the same"
         )
         if left is None or kept == self.nothing:
             return self.nothing, self._report(self.nothing, self.way, errors, "uncalibrated")
         errors[self.effort] = left.mean().item()  # what is chosen for the chips stays
         return kept, self._report(kept, self.way, errors, self.effort)
+
+    def _unrounded(self) -> str:
+        """Return what a model without ranges lacks of its chips, for the warning."""
+        bits = sorted({b for c in self.chips.values() if (b := c.periphery.output_bits)})
+        if not bits:
+            return ""
+        return (
+            f", and outputs, which have no range either, are not rounded to the "
+            f"{' or '.join(map(str, bits))} bits that leave a tile, so that results are better "
+            "than those of the chip"
+        )
 
     def _left(
         self,
