@@ -38,7 +38,7 @@ def run(arguments: Sequence[str]) -> Budget:
         compensation=config.chip.compensation,
         method=config.chip.method,
         defects=config.chip.defects,
-        recovery=recovery(config, task),
+        recovery=recovery(config, task.calibration),
         growth=growth,
         progress=sys.stderr.isatty(),
     )

@@ -104,7 +104,7 @@ def _of_run(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Comparison:
         compensation=config.chip.compensation,
         method=config.chip.method,
         defects=config.chip.defects,
-        recovery=recovery(config, task),
+        recovery=recovery(config, task.calibration),
         progress=sys.stderr.isatty(),
         **options,
     )

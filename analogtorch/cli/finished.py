@@ -7,7 +7,7 @@ from torch import nn
 
 import analogtorch as at
 from analogtorch.cli.kws import parse
-from analogtorch.files import parse_json
+from analogtorch.files import parse_json, unpacked
 from analogtorch.speech import kws
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.data import SAMPLES, fingerprint
@@ -50,7 +50,7 @@ def listener(
     """Return configuration, front end, classes and the network of a run trained for its chip.
 
     The last is what its chips correct of themselves. The recordings of the run are not needed if it
-    has written its report and its chips correct nothing.
+    has written its report and, where its chips correct themselves, the features they do so with.
 
     Args:
         command: the command that asks, for messages.
@@ -62,15 +62,17 @@ def listener(
         OSError: a file is missing.
     """
     config = _configuration(command, run, "hwa", allow_code)
-    if config.chip.correct or not (run / _REPORT).is_file():
+    files = [run / _REPORT, *[run / kws.CORRECTING] * config.chip.correct]
+    if not all(file.is_file() for file in files):
         config, task, network = finished(command, run, "hwa", allow_code=allow_code)
-        return config, task.features, task.classes, network, recovery(config, task)
+        return config, task.features, task.classes, network, recovery(config, task.calibration)
     _check(command, run, config, None)
     classes = _classes(run / _REPORT)
+    corrections = recovery(config, [unpacked(file) for file in files[1:]])
     features = config.front_end()
     with torch.no_grad():
         silent = features(torch.zeros(2, SAMPLES, device="cpu"))
-    return config, features, classes, kws.saved(config, classes, silent, run, "hwa"), None
+    return config, features, classes, kws.saved(config, classes, silent, run, "hwa"), corrections
 
 
 def _configuration(command: str, run: Path, network: str, allow_code: bool) -> KWSConfig:

@@ -67,7 +67,8 @@ def run(arguments: Sequence[str]) -> Stream | StreamTest:
         config, task, network = finished(
             "listen", given.run, given.network, allow_code=given.allow_code
         )
-        features, classes, corrections = task.features, task.classes, recovery(config, task)
+        features, classes = task.features, task.classes
+        corrections = recovery(config, task.calibration)
     if noise is not None:
         mixture = mixed(
             task.test_clips,

@@ -196,8 +196,8 @@ class ChipConfig:
     the time of a training. Empty: training.scale as it is."""
     compensation: Compensation = "least_squares"
     """Digital correction of the drift"""
-    correct: bool = False
-    """Whether each chip corrects gain and offset of its columns each time it is looked at, from 256
+    correct: bool = True
+    """Whether each chip corrects gain and offset of its columns each time it is looked at, from 64
     training clips without their labels (Recovery)"""
     writing: Writing = "once"
     """How cells are written: once, with the error that the published chip reached; or on from

@@ -52,7 +52,7 @@ def examined(
         "compensation": config.chip.compensation,
         "method": config.chip.method,
         "defects": config.chip.defects,
-        "recovery": recovery(config, task),
+        "recovery": recovery(config, task.calibration),
         "progress": progress,
     }
 
@@ -81,7 +81,7 @@ def heard(
 ) -> Heard:
     """Return what the test clips are heard as, digitally and on the chips of ``seeds``."""
     time, on_chips = config.report.time, []
-    look = Look(compensation=config.chip.compensation, recovery=recovery(config, task))
+    look = Look(compensation=config.chip.compensation, recovery=recovery(config, task.calibration))
     notes = beyond_data(trained, seconds(time))
     for seed in seeds:
         physical = at.program(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import analogtorch as at
 from analogtorch.evaluate.journal import files
-from analogtorch.files import digests_of, is_code, unpacked
+from analogtorch.files import digests_of, is_code, packed, unpacked, write_atomically
 from analogtorch.report import Result, write
 from analogtorch.report.write import FILES
 from analogtorch.speech import espeak, levels
@@ -37,7 +37,10 @@ from analogtorch.speech.validation import recalibrated
 
 logger = logging.getLogger("analogtorch")
 
+CORRECTING = "correcting.pt"
+"""File of a run with the features of the clips that its chips correct their columns with."""
 OUTPUTS = (
+    CORRECTING,
     *(f"checkpoints/{phase}.ckpt" for phase in PHASES),
     *(f"training/{phase}.csv" for phase in PHASES),
     *(f"{phase}.pt" for phase in PHASES),
@@ -151,6 +154,8 @@ def run(
                 training=curves(folder.path),
                 **more,
             )
+            if config.chip.correct:
+                write_atomically(folder.file(CORRECTING), packed(task.calibration[0].clone()))
             for name in FILES:
                 folder.file(name)
             write(result, folder.path)

@@ -41,6 +41,6 @@ RECIPES: dict[str, dict[str, Any]] = {
     "no distillation": {"hwa.distill": 0.0},
     "program and verify": {"chip.writing": "program_and_verify"},
     "gradient-descent programming": {"chip.writing": "gradient_descent"},
-    "columns corrected": {"chip.correct": True},
+    "columns not corrected": {"chip.correct": False},
 }
 """Options of the configuration that a recipe changes, by its name."""
