@@ -119,14 +119,15 @@ def adapt(
         ValueError: there is no batch, or one without a sample; the call is inside
             ``torch.inference_mode()``; a weight is on the meta device; the model is digital and
             ``chip`` is None, or converted and ``chip`` is given, or a programmed chip; nothing
-            learns; the outputs of model and teacher differ in shape, or are not finite; the folder
-            holds another run; or ``convert`` or ``calibrate`` refuse the model. The given model is
-            unchanged.
+            learns; model and teacher have no layer of one name, or their outputs differ in shape or
+            are not finite; the folder holds another run; or ``convert`` or ``calibrate`` refuse the
+            model. The given model is unchanged.
         OSError: the folder cannot be written.
 
     Warns:
         UserWarning: the loss or a gradient became NaN or infinite; the best state so far is
-            returned, and the warning names the first Parameters of such gradients.
+            returned, and the warning names the first Parameters of such gradients. Or layers have
+            no namesake in the teacher, so that their outputs are not compared.
 
     Example:
         >>> adapted = at.hwa.adapt(model, batches, chip=at.chips.hermes64(), minutes=10)
@@ -143,9 +144,9 @@ def adapt(
     student = copy.deepcopy(model) if chip is None else convert(copy.deepcopy(model), chip)
     exact = model if teacher is None else teacher
     refuse_unloaded(student, "adapt")
-    with (
-        quiet()
-    ):  # else layers that are used by their weight are digital until calibrate routes them
+    twin = Twin(student, exact, recipe, forward)
+    twin.numbers = {id(batch): number for number, batch in enumerate(batches)}
+    with quiet():  # layers used by their weight are digital until calibrate routes them
         first = functools.partial(one_pass, "adapt", batch=fitted[0], forward=forward)
         route_bypasses(student, first)
     run = None
@@ -155,8 +156,7 @@ def adapt(
         head |= {"calibration": options, "forward": name_of(forward)}
         head |= {**kept_of(metric), "metric": name_of(metric)}
         run = RunFolder(folder, head | _digests(student, exact, batches))
-    twin = Twin(student.eval(), exact, recipe, forward)
-    twin.numbers = {id(batch): number for number, batch in enumerate(batches)}
+    student.eval()
     adaptation = Adaptation(
         twin=twin,
         fitted=fitted,

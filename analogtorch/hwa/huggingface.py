@@ -159,7 +159,8 @@ class DistillationTrainer(Trainer):
         options: the arguments of ``Trainer``.
 
     Raises:
-        ValueError: one process has several GPUs, among which ``DataParallel`` would copy the model.
+        ValueError: one process has several GPUs, among which ``DataParallel`` would copy the model;
+            or model and teacher have no layer of one name.
     """
 
     def __init__(

@@ -269,7 +269,7 @@ class Distillation(L.LightningModule):
 
     Raises:
         ValueError: the student has no analog layer, has one that is parametrized or pruned, or is
-            a programmed chip.
+            a programmed chip; or it and the teacher have no layer of one name.
     """
 
     def __init__(

@@ -412,3 +412,28 @@ def test_a_layer_of_a_programmed_chip_cannot_train_as_a_copy() -> None:
         at.program(trained, seed=1).at("1 day")(x)  # both copies are layers
     merged = at.program(trained.merge_and_unload(), seed=1).at("1 day")(x)
     assert torch.equal(merged, physical.at("1 day")(x))
+
+
+@pytest.mark.parametrize("how", ["inside", "around", "saved"])
+def test_layers_with_adapters_are_compared_with_those_of_a_teacher_without(how: str) -> None:
+    """What the adapter adds belongs to the output of its layer, so that it learns from it."""
+    x, digital = torch.randn(20, 16), _small()
+    student: Any = at.calibrate(at.convert(_small(), CHIP), [x], effort="ranges")
+    config = peft.LoraConfig(
+        r=RANK, target_modules=["0"], modules_to_save=["2"] if how == "saved" else None
+    )
+    torch.manual_seed(2)
+    if how == "inside":
+        peft.inject_adapter_in_model(config, student)
+    else:
+        student = peft.get_peft_model(student, config)
+    twin = at.hwa.Twin(student, digital)
+    assert twin.names == ["0", "2"]
+    with at.noise(1):
+        twin.loss(x).layers.backward()
+    learnt = [p.grad for n, p in student.named_parameters() if "lora_B" in n]
+    assert len(learnt) == 1
+    assert learnt[0] is not None
+    assert learnt[0].any()
+    names = at.hwa.Twin(student, copy.deepcopy(student)).names
+    assert names == twin.names

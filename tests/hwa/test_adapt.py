@@ -541,10 +541,12 @@ def test_every_layer_is_compared() -> None:
         ({"chip": CHIP, "times": "1 day"}, "times must be a list"),
         ({"chip": CHIP, "times": []}, "times is empty"),
         ({"chip": CHIP, "num_chips": 0}, "num_chips must be an integer >= 1"),
-        ({"chip": CHIP, "teacher": nn.Linear(12, 4)}, r"returns outputs of shape \(32, 5\) and"),
+        ({"chip": CHIP, "teacher": nn.Sequential(nn.Linear(12, 4), nn.ReLU(), nn.Linear(4, 4))},
+         r"returns outputs of shape \(32, 5\) and"),
         ({"chip": CHIP, "calibration": {"method": "none"}}, "method must be one of"),
         ({"chip": CHIP, "recipe": at.hwa.Recipe(layers=1.0), "teacher": nn.Sequential(
-            nn.Sequential(nn.Linear(12, 5)))}, "no layer of the model ran under the same name"),
+            nn.Sequential(nn.Linear(12, 3)), nn.ReLU(), nn.Sequential(nn.Linear(3, 7)),
+            nn.Linear(7, 5))}, "no layer of the model ran under the same name"),
     ],
 )  # fmt: skip
 def test_wrong_options_are_refused_and_change_nothing(

@@ -1,6 +1,7 @@
 """The training noise of a recipe, which a twin's student computes with."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -104,3 +105,37 @@ def test_a_layer_that_runs_twice_is_compared_call_by_call() -> None:
         y, t = student.layer(x), net.layer(x)
         errors = [relative_error(y, t), relative_error(student(x), net(x))]
     assert torch.allclose(found, torch.stack(errors).mean(), rtol=1e-4)
+
+
+def _named_net(*names: str) -> nn.Module:
+    torch.manual_seed(0)
+    net = nn.Sequential()
+    for name in names:
+        net.add_module(name, nn.Linear(6, 6))
+    return net.eval()
+
+
+def test_layers_without_a_namesake_in_the_teacher_are_named() -> None:
+    student = at.convert(_named_net("a", "b", "c"), crossbar())
+    with pytest.warns(UserWarning, match=r"2 of 3 .* not compared, .*: 'b', 'c'; .*layers=0"):
+        twin = at.hwa.Twin(student, _named_net("a", "e", "f"))
+    assert twin.names == ["a"]
+    at.hwa.Twin(student, _named_net("a", "e", "f"), at.hwa.Recipe(layers=0))
+    at.hwa.Twin(student, _named_net("a", "b", "c"))
+
+
+def test_a_teacher_without_any_namesake_is_refused_before_anything(tmp_path: Path) -> None:
+    net, teacher = _named_net("a", "b"), _named_net("d", "e")
+    options: dict[str, Any] = {"chip": crossbar(), "teacher": teacher, "folder": tmp_path / "run"}
+    calls: list[Any] = []
+    with pytest.raises(ValueError, match=r"no layer .* name of a module .*: 'a', 'b'; .*layers=0"):
+        at.hwa.adapt(net, [torch.randn(4, 6)], forward=lambda _, x: calls.append(x), **options)
+    assert not calls
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_compiled_student_has_the_layers_of_a_teacher_that_is_not() -> None:
+    net = _named_net("a", "b")
+    student = at.convert(copy.deepcopy(net), crossbar())
+    student.b = torch.compile(student.b, backend="eager")
+    assert at.hwa.Twin(student, net).names == ["a", "b"]
