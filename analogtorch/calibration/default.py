@@ -96,8 +96,9 @@ class Default:
             found = self._settings(way, chips, early=False)
             if found is not None and not exceeds(self._felt(found, way, chips, errors), left):
                 return found, self._report(found, way, errors, self.effort)
+        where = "given" if self.calibration.judged is self.calibration.batches else "held back"
         warn(
-            "calibrate: on the batches held back, the outputs of the model are closer to the "
+            f"calibrate: on the batches {where}, the outputs of the model are closer to the "
             "digital ones without calibration, so it is left uncalibrated: every input vector sets "
             f"its own DAC range{self._unrounded()}. Pass method='percentile' or 'absmax' to fix "
             "ranges all the same"

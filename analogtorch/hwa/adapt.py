@@ -178,6 +178,7 @@ def adapt(
         steps=tuple(training.history),
         seconds=adaptation.seconds,
         stopped=training.stopped,
+        held_back=held is not fitted,
         generalisation=adaptation.generalisation,
         recovered=adaptation.recovered,
     )

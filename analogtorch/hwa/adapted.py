@@ -19,7 +19,7 @@ class Stage:
     name: str
     """What was done, such as ``calibrated``."""
     reading: Reading
-    """What was measured on chips, on batches that were held back."""
+    """What was measured on chips, on batches that were held back, if there are any."""
     kept: bool = True
     """Whether the returned model includes it: a step that makes the error larger is undone. Of a
     training that is undone, ``reading`` is that of its best look."""
@@ -88,12 +88,15 @@ class Adapted(Shown):
     """Time that it took, s; of a resumed run, in all of its parts."""
     stopped: str
     """Why the training ended, such as ``all 1000 steps done``."""
+    held_back: bool = True
+    """Whether the stages are measured on batches that were held back; otherwise, as there were too
+    few, on those that were learnt from."""
     generalisation: Generalisation | None = None
     """Whether it learnt more than its batches; None: there were too few to hold some back, or the
     training is undone."""
     recovered: Reading | None = None
     """What the same chips have that correct gain and offset of their columns from as many batches
-    as are held back (``at.Recovery``). The model does not include it: ``sweep`` takes
+    as the stages are measured on (``at.Recovery``). The model does not include it: ``sweep`` takes
     ``recovery=``. None: it is not known."""
     note: str = ""
     """A caveat of the times, such as that the devices' data end before one; empty if there is
@@ -112,6 +115,7 @@ class Adapted(Shown):
             "steps": [vars(step) for step in self.steps],
             "seconds": self.seconds,
             "stopped": self.stopped,
+            "held_back": self.held_back,
             **({"generalisation": vars(self.generalisation)} if self.generalisation else {}),
             **({"recovered": self.recovered.to_dict()} if self.recovered else {}),
             **({"note": self.note} if self.note else {}),

@@ -14,6 +14,7 @@ _RECOVERED = "columns corrected (at.Recovery)"
 _COMPARED = {"error": "number by number", "divergence": "as distributions"}
 
 
+_LEARNT = "batches that were learnt from; give at least 4 to hold some back"
 _UNTRAINED = "no look of the training was better than its start, so that it is undone"
 
 
@@ -33,7 +34,8 @@ def table(found: Adapted) -> str:
     chips = f"{len(found.seeds)} chip{'s' * (len(found.seeds) != 1)}"
     notes = [
         f"error of the outputs on {chips} to the digital ones, {_COMPARED[found.compared]}, and "
-        "the share of outputs whose largest number agrees, on batches held back",
+        "the share of outputs whose largest number agrees, on "
+        f"{'batches held back' if found.held_back else _LEARNT}",
         f"{len(found.steps)} steps, {found.seconds:,.0f} s: {found.stopped}",
         *([] if _trained(found) else [_UNTRAINED]),
         *([_generalised(found.generalisation)] if found.generalisation else []),

@@ -189,11 +189,13 @@ def test_a_model_that_calibration_would_harm_is_left_as_it_is_with_a_warning() -
     )
     model = at.convert(digital, chip).eval()
     before = model(x)
-    with pytest.warns(
-        UserWarning,
-        match="closer to the digital ones without calibration, so it is left uncalibrated",
-    ):
-        at.calibrate(model, x.split(500))
+    for batches, which in ((x.split(500), "held back"), (x.split(1000), "given")):
+        with pytest.warns(
+            UserWarning,
+            match=f"on the batches {which}, .* closer to the digital ones without calibration, so "
+            "it is left uncalibrated",
+        ):
+            at.calibrate(model, batches)
     assert not any(layer.calibrated for _, layer in at.analog_layers(model))
     assert all(layer.output_ranges is None for _, layer in at.analog_layers(model))
     assert torch.equal(model(x), before)

@@ -230,8 +230,12 @@ def test_the_last_quarter_is_held_back_at_most_four_batches(count: int, learnt: 
 
     options: dict[str, Any] = {"forward": forward, "recipe": at.hwa.Recipe(looks=1)}
     options["calibration"] = {"effort": "ranges"}
-    at.hwa.adapt(_net_of(_net()), batches, steps=learnt, num_chips=1, **options)
+    adapted = at.hwa.adapt(_net_of(_net()), batches, steps=learnt, num_chips=1, **options)
     assert seen == set(range(learnt))
+    assert adapted.to_dict()["held_back"] == (learnt < count)
+    assert ("agrees, on batches held back" in str(adapted)) == (learnt < count)
+    few = "agrees, on batches that were learnt from; give at least 4 to hold some back"
+    assert (few in str(adapted)) == (learnt == count)
 
 
 def test_a_batch_norm_without_statistics_costs_no_training() -> None:
