@@ -104,8 +104,8 @@ def adapt(
         seed: seed of the noise, the order of the batches and the chips, a signed 64-bit integer.
         folder: a folder that keeps the state after each look at the chips, and ``log.csv``. The
             same call continues from it after an interruption, and returns at once after the end.
-            ``forward`` and ``metric`` are known by their names, a metric of ``at.metrics`` by its
-            samples too, if they are a list of batches.
+            Functions, such as ``forward``, are known by their names, a metric of ``at.metrics`` by
+            its samples too, if they are a list of batches.
         forward: as ``calibrate`` takes it. It must return the outputs.
         writer: an object with ``add_scalar(tag, value, step)``, such as the ``SummaryWriter`` of
             TensorBoard; it gets each step.
@@ -153,7 +153,7 @@ def adapt(
     if folder is not None:
         head: dict[str, Any] = {"seed": seed_number(seed), "num_chips": num_chips, "steps": steps}
         head |= {"times": list(names.values()), "minutes": minutes, "recipe": asdict(recipe)}
-        head |= {"calibration": options, "forward": name_of(forward)}
+        head |= {"calibration": _recorded(options), "forward": name_of(forward)}
         head |= {**kept_of(metric), "metric": name_of(metric)}
         run = RunFolder(folder, head | _digests(student, exact, batches))
     student.eval()
@@ -256,6 +256,13 @@ def _options(model: nn.Module, calibration: Mapping[str, Any] | None) -> dict[st
     if any(layer.ranged for layer in layers):
         return None
     return None if layers and not any(layer.takes_range for layer in layers) else {}
+
+
+def _recorded(options: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return the options of ``calibrate`` as a file keeps them: functions by name."""
+    if options is None:
+        return None
+    return {name: name_of(v) if callable(v) else v for name, v in options.items()}
 
 
 def _digests(student: nn.Module, teacher: nn.Module, batches: list[Any]) -> dict[str, str]:

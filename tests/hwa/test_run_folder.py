@@ -56,6 +56,22 @@ def test_a_run_of_another_forward_or_metric_is_refused(tmp_path: Path) -> None:
         assert torch.equal(p, q)
 
 
+def test_functions_in_the_options_of_calibrate_are_kept_by_name(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"steps": 1, "num_chips": 1, "folder": tmp_path}
+    options["recipe"] = at.hwa.Recipe(looks=1)
+    given, found = _given(), list[Any]()
+    calibration = {"effort": "ranges", "report": found.append, "forward": _half}
+    first = at.hwa.adapt(given, BATCHES, calibration=calibration, forward=_half, **options)
+    assert len(found) == 1
+    again = at.hwa.adapt(given, BATCHES, calibration=calibration, forward=_half, **options)
+    assert again.to_dict()["stages"] == first.to_dict()["stages"]
+    other = calibration | {"forward": lambda model, x: _half(model, x)}
+    with pytest.raises(ValueError, match="another run, which differs in calibration"):
+        at.hwa.adapt(given, BATCHES, calibration=other, forward=_half, **options)
+    kept = json.loads((tmp_path / "adapt.json").read_text())["calibration"]
+    assert kept["forward"] == f"{__name__}._half"
+
+
 def test_a_metric_on_other_samples_is_refused(tmp_path: Path) -> None:
     options: dict[str, Any] = {"steps": 1, "num_chips": 1, "recipe": at.hwa.Recipe(looks=1)}
     given, labels = _given(), torch.arange(8) % 4
