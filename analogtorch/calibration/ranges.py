@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, get_args
 
@@ -181,10 +182,20 @@ def calibrate(
     """
     check_given("calibrate", model, batches)
     refuse_distributed(model, "calibrate")
-    checks.flag("calibrate: allow_unused", allow_unused)
-    checks.function("calibrate: forward", forward, "forward(model, batch)")
-    layers = _checked(model, method, percentile, deviations, per, adc, adc_per)
-    _check_effort(effort, method, per, report)
+    _check_values(
+        "calibrate",
+        effort=effort,
+        method=method,
+        percentile=percentile,
+        deviations=deviations,
+        per=per,
+        adc=adc,
+        adc_per=adc_per,
+        allow_unused=allow_unused,
+        forward=forward,
+        report=report,
+    )
+    layers = _checked(model, method, per, adc)
     wanted = None if adc is None else Wanted(method=adc, per=adc_per, percentile=percentile)
     batches, found = list(batches), None
     if effort == "search":
@@ -216,14 +227,70 @@ def calibrate(
     return model
 
 
-def _checked(
-    model: nn.Module,
+def check_options(caller: str, given: Mapping[str, Any]) -> None:
+    """Raise an error for options that ``calibrate`` does not take, whatever the model.
+
+    Args:
+        caller: what the options are given to, for the message.
+        given: the options by name.
+
+    Raises:
+        ValueError: there is no option of a name, or it does not take the value.
+        TypeError: a function is of another type.
+    """
+    parameters = inspect.signature(calibrate).parameters.values()
+    known = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    if unknown := [name for name in given if name not in known]:
+        raise ValueError(
+            f"{caller} has no option {unknown[0]!r}{checks.nearest(unknown[0], known)}; calibrate "
+            f"takes {', '.join(known)}"
+        )
+    values = known | dict(given)
+    del values["progress"]
+    _check_values(caller, **values)
+
+
+def _check_values(
+    caller: str,
+    *,
+    effort: str,
     method: str | None,
     percentile: float,
     deviations: float,
     per: str,
     adc: str | None,
     adc_per: str,
+    allow_unused: bool,
+    forward: Any,
+    report: Any,
+) -> None:
+    for name, value, allowed in (
+        ("effort", effort, get_args(Effort)),
+        ("method", method, (*get_args(Method), None)),
+        ("per", per, get_args(Per)),
+        ("adc", adc, (None, *get_args(converters.Adc))),
+        ("adc_per", adc_per, get_args(converters.AdcPer)),
+    ):
+        checks.choice(f"{caller}: {name}", value, allowed)
+    checks.number(f"{caller}: percentile", percentile, above=0, most=100)
+    checks.number(f"{caller}: deviations", deviations, above=0, remedy="write one such as 3")
+    checks.flag(f"{caller}: allow_unused", allow_unused)
+    checks.function(f"{caller}: forward", forward, "forward(model, batch)")
+    checks.function(f"{caller}: report", report, "report(found)")
+    if adc is None and adc_per != "layer":
+        raise ValueError(
+            f"{caller}: adc_per={adc_per!r} needs adc, which says how to find ADC ranges, such as "
+            "adc='mse'"
+        )
+    if effort == "search" and (method != "mse" or per != "layer"):
+        raise ValueError(
+            f"{caller}: effort='search' chooses how DAC ranges are found, so it takes no method "
+            f"and per; got method={method!r}, per={per!r}; leave them out, or leave effort out"
+        )
+
+
+def _checked(
+    model: nn.Module, method: str | None, per: str, adc: str | None
 ) -> dict[str, AnalogLayer]:
     layers = {name: layer for name, layer in analog_layers(model) if layer.takes_range}
     if not layers:
@@ -234,25 +301,10 @@ def _checked(
     refuse_programmed(model, "calibrate")
     refuse_taken(model, "calibrate")
     refuse_unloaded(model, "calibrate")
-    for name, value, allowed in (
-        ("method", method, (*get_args(Method), None)),
-        ("per", per, get_args(Per)),
-        ("adc", adc, (None, *get_args(converters.Adc))),
-        ("adc_per", adc_per, get_args(converters.AdcPer)),
-    ):
-        if value not in allowed:
-            raise ValueError(f"calibrate: {name} must be one of {allowed}, got {value!r}")
-    checks.number("calibrate: percentile", percentile, above=0, most=100)
-    checks.number("calibrate: deviations", deviations, above=0, remedy="write one such as 3")
     if adc is not None and all(layer.chip.adc.levels == 0 for layer in layers.values()):
         raise ValueError(
             f"calibrate: adc={adc!r} needs an ADC, but the chips of all layers have none; leave "
             "adc out"
-        )
-    if adc is None and adc_per != "layer":
-        raise ValueError(
-            f"calibrate: adc_per={adc_per!r} needs adc, which says how to find ADC ranges, such as "
-            "adc='mse'"
         )
     rounds = any(layer.chip.periphery.output_bits for layer in layers.values())
     if method is None and (per != "layer" or (adc is None and not rounds)):
@@ -262,17 +314,6 @@ def _checked(
             f"as adc='mse'; got adc={adc!r}, per={per!r}"
         )
     return layers
-
-
-def _check_effort(effort: str, method: str | None, per: str, report: Any) -> None:
-    checks.choice("calibrate: effort", effort, get_args(Effort))
-    if report is not None:
-        checks.function("calibrate: report", report, "report(found)")
-    if effort == "search" and (method != "mse" or per != "layer"):
-        raise ValueError(
-            "calibrate: effort='search' chooses how DAC ranges are found, so it takes no method "
-            f"and per; got method={method!r}, per={per!r}; leave them out, or leave effort out"
-        )
 
 
 @contextlib.contextmanager

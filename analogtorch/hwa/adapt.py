@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from analogtorch.calibration.passes import Forward, check_given, one_pass
+from analogtorch.calibration.ranges import check_options
 from analogtorch.calibration.settings import held_back
 from analogtorch.chips import Chip
 from analogtorch.conversion import analog_layers, convert
@@ -119,9 +120,10 @@ def adapt(
         ValueError: there is no batch, or one without a sample; the call is inside
             ``torch.inference_mode()``; a weight is on the meta device; the model is digital and
             ``chip`` is None, or converted and ``chip`` is given, or a programmed chip; nothing
-            learns; model and teacher have no layer of one name, or their outputs differ in shape or
-            are not finite; the folder holds another run; or ``convert`` or ``calibrate`` refuse the
-            model. The given model is unchanged.
+            learns; ``calibration`` holds what ``calibrate`` does not take; model and teacher have
+            no layer of one name, or their outputs differ in shape or are not finite; the folder
+            holds another run; or ``convert`` or ``calibrate`` refuse the model. The given model is
+            unchanged.
         OSError: the folder cannot be written.
 
     Warns:
@@ -251,6 +253,8 @@ def _checked(
 def _options(model: nn.Module, calibration: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Return the options of ``calibrate``; None keeps the ranges that the model has."""
     if calibration is not None:
+        checks.instance("adapt: calibration", calibration, Mapping, '{"effort": "ranges"}')
+        check_options("adapt: calibration", calibration)
         return dict(calibration)
     layers = [layer for _, layer in analog_layers(model)]
     if any(layer.ranged for layer in layers):

@@ -20,8 +20,9 @@ def _net() -> nn.Module:
 
 
 def _adapt(model: nn.Module | None = None, batches: Any = BATCHES, **options: Any) -> Any:
-    how = {"chip": crossbar(device="one_device"), "steps": 2, "num_chips": 1} | options
+    how = {"chip": crossbar(device="one_device"), "steps": 2, "num_chips": 1}
     how |= {"calibration": {"effort": "ranges"}, "recipe": at.hwa.Recipe(looks=1)}
+    how |= options
     return at.hwa.adapt(_net() if model is None else model, batches, **how)
 
 
@@ -80,3 +81,27 @@ def test_a_batch_that_does_not_run_is_named() -> None:
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as error:
         _adapt(batches=[*BATCHES[:3], torch.randn(8, 5)])  # it is held back
     assert "adapt: the model failed on batch 3, counted from 0" in error.value.__notes__
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"methd": "mse"}, ValueError, r"no option 'methd', did you mean 'method'\?; .*effort,"),
+        ({"effort": "best"}, ValueError, r": effort must be one of \('ranges', .*, got 'best'"),
+        ({"effort": "rangs"}, ValueError, "'rangs', did you mean 'ranges'"),
+        ({"percentile": 0}, ValueError, ": percentile must be a number in"),
+        ({"adc_per": "column"}, ValueError, ": adc_per='column' needs adc"),
+        ({"effort": "search", "per": "tile"}, ValueError, ": effort='search' chooses how"),
+        ({"report": "print"}, TypeError, r": report must be a function, report\(found\), got"),
+        (["effort"], TypeError, "must be a Mapping such as"),
+    ],
+)
+def test_wrong_options_of_calibrate_are_refused_before_anything(
+    given: Any, error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    ran: list[nn.Module] = []
+    options: dict[str, Any] = {"calibration": given, "folder": tmp_path / "run"}
+    with pytest.raises(error, match=f"^adapt: calibration.*{message}"):
+        _adapt(forward=lambda model, x: ran.append(model), **options)
+    assert not ran
+    assert not (tmp_path / "run").exists()
