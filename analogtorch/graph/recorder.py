@@ -63,6 +63,9 @@ class Recorder:
         self.matrices: dict[tuple[Any, ...], Matrix] = {}
         self.sources: dict[str, tuple[str, ...]] = {}
         """The parameters that each matrix holds, under the names of the layer that applies it."""
+        self.bypassed = set[str]()
+        """The matrices that a module applies without calling the layer that holds them, and by
+        another operator or form of the weight than that layer: no call is routed to the layer."""
         self._forms = Counter[str]()
         """The number of forms in which each part of a parameter has been applied."""
         matrices = [held for held in parameters.values() if held.parameter.dim() > 1]
@@ -231,6 +234,8 @@ class Recorder:
         steps: int = 1,
     ) -> str:
         matrix = self._matrix(product, call.module())
+        if self._bypasses(call, product):
+            self.bypassed.add(matrix.name)
         return self._append(
             Operation(
                 name=self._unique(matrix.name),
@@ -255,6 +260,21 @@ class Recorder:
         held = self._holders[parameter]
         analog = (each for each in held.values() if each.name in self.analog)
         return held.get(module) or next(analog, next(iter(held.values())))
+
+    def _bypasses(self, call: _Call, product: Product) -> bool:
+        """Return whether a call computes with an analog weight that the running module has not.
+
+        One as the layer itself makes, such as ``F.linear(x, layer.weight)``, is none: it may be a
+        direct call of its ``forward``, and can be routed to the layer.
+        """
+        whole = any(product.weight is p for p in self.parts.parameters.values())
+        if call.name in recurrent.NAMES or (whole and call.a.get("weight") is product.weight):
+            return False
+        sources = (self._holders[name] for name in self.parts.sources(product.weight))
+        return any(
+            call.module() not in holders and any(h.name in self.analog for h in holders.values())
+            for holders in sources
+        )
 
     def _matrix(self, product: Product, module: str) -> Matrix:
         owner = functools.partial(self._owner, module=module)

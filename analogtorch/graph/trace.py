@@ -58,6 +58,8 @@ class Trace:
     names: dict[str, tuple[str, ...]]
     """Further names of each matrix: those of all layers and Parameters that hold it, as ``convert``
     takes them."""
+    bypassed: frozenset[str]
+    """Matrices that a module applies without calling the layer, and otherwise than it would."""
     example: tuple[str, ...]
     """Shapes and types of the example's tensors."""
 
@@ -127,6 +129,7 @@ class _Run:
             parameters={name: entry.parameter.numel() for name, entry in first.items()},
             analog=analog,
             names=_further_names(recorder, twin, parameters, analog),
+            bypassed=frozenset(recorder.bypassed),
             example=_shapes(self.example),
         )
 

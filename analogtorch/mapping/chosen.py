@@ -140,18 +140,44 @@ def _named(chip: Chip, names: list[str], first: Chip) -> str:
     return f"{chip.name}{differs} ({', '.join(map(repr, names[:3]))}{more})"
 
 
-def name_forms(caller: str, model: nn.Module, matrices: Iterable[Matrix]) -> None:
-    """Warn of weights of analog layers that are placed a second time, as their transpose is."""
-    forms = [m.name for m in matrices if m.form]
-    if forms and any(True for _ in analog_layers(model)):  # no program simulates a digital model
-        given = ", ".join(map(repr, forms))
+def name_digital(caller: str, model: nn.Module, traced: Trace, matrices: Iterable[Matrix]) -> None:
+    """Warn of matrices on the chip that convert and program simulate digitally.
+
+    They are weights of analog layers that are placed a second time, as their transpose is, or that
+    the model computes with in place of the layers.
+    """
+    if not any(True for _ in analog_layers(model)):  # no program simulates a digital model
+        return
+    forms, bypassed = list[str](), list[str]()
+    for m in matrices:
+        if m.form:
+            forms.append(m.name)
+        elif m.name in traced.bypassed:
+            bypassed.append(m.name)
+    if forms:
         warn(
-            f"{caller}: {given} on the chip: the model applies weights of an analog layer in two "
-            "ways, as with their transpose, and each has cells of its own in this mapping. Only "
-            "the layer's own is analog to convert and program; the other is simulated digitally, "
-            "without errors, and analogtorch.guard(model, example) says where. Use "
-            f"{caller}(..., exclude={forms!r}) to charge it as digital"
+            f"{caller}: {_listed(forms)} on the chip: the model applies weights of an analog layer "
+            "in two ways, as with their transpose, and each has cells of its own in this mapping. "
+            "Only the layer's own is analog to convert and program; the other is "
+            f"{_remedy(caller, forms)}"
         )
+    if bypassed:
+        warn(
+            f"{caller}: {_listed(bypassed)} on the chip: the model computes with the weights of "
+            "these analog layers without calling them, which convert and program cannot make "
+            f"analog; it is {_remedy(caller, bypassed)}"
+        )
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(map(repr, names))
+
+
+def _remedy(caller: str, names: list[str]) -> str:
+    return (
+        "simulated digitally, without errors, and analogtorch.guard(model, example) says where. "
+        f"Use {caller}(..., exclude={names!r}) to charge it as digital"
+    )
 
 
 def _names(matrix: Matrix, traced: Trace) -> tuple[str, ...]:

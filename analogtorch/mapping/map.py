@@ -9,7 +9,7 @@ from analogtorch.chips import Chip
 from analogtorch.conversion.example import Example
 from analogtorch.conversion.kinds import check_module, refuse_lazy, refuse_programmed
 from analogtorch.graph.trace import Trace, trace
-from analogtorch.mapping.chosen import chip_of, choose, name_forms, with_cells
+from analogtorch.mapping.chosen import chip_of, choose, name_digital, with_cells
 from analogtorch.mapping.expand import expand
 from analogtorch.mapping.fitted import fitted
 from analogtorch.mapping.mapping import ChipMapping
@@ -67,7 +67,8 @@ def map_to_chip(
 
     Warns:
         UserWarning: weights of an analog layer are placed twice, as the model applies them in two
-            ways, such as transposed; only the layer's own is simulated as analog.
+            ways, such as transposed; only the layer's own is simulated as analog. Or the model
+            computes with them without calling the layer, which is simulated digitally.
 
     Raises:
         TypeError: an argument is of another type.
@@ -108,7 +109,7 @@ def map_to_chip(
             spread=spread,
         )
         bar.update()
-    name_forms("map_to_chip", model, result.matrices)
+    name_digital("map_to_chip", model, traced, result.matrices)
     return result
 
 

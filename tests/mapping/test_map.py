@@ -376,3 +376,28 @@ def test_weights_that_are_applied_transposed_too_are_named() -> None:
     with pytest.warns(UserWarning, match=r"map_by_chip: 'encoder\.T' on the chip"):
         at.mapping.map_by_chip(model, x)
     assert len(at.map_to_chip(model, x, exclude="encoder.T").matrices) == 1
+
+
+def test_layers_that_the_model_computes_with_digitally_are_named() -> None:
+    """A call that is routed to its layer, or that is one of its ``forward``, is none of these."""
+
+    class Direct(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.called, self.direct, self.routed = (nn.Linear(8, 8) for _ in range(3))
+            self.encoder, self.lstm = nn.TransformerEncoderLayer(8, 2, 16), nn.LSTM(8, 8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = F.linear(self.called.forward(x) @ self.direct.weight.T, self.routed.weight)
+            return self.lstm(self.encoder(x))[0]
+
+    model, x = at.convert(Direct(), CHIP), torch.zeros(1, 2, 8)
+    match = r"'direct' on the chip: the model computes with .*guard.*exclude=\['direct'\]"
+    with pytest.warns(UserWarning, match=f"map_to_chip: {match}"):
+        mapping = at.map_to_chip(model, x)
+    assert "direct" in {m.name for m in mapping.matrices}
+    with pytest.warns(UserWarning, match=f"map_by_chip: {match}"):
+        at.mapping.map_by_chip(model, x)
+    left = at.map_to_chip(model, x, exclude="direct")
+    assert "direct" not in {m.name for m in left.matrices}
+    at.map_to_chip(Direct(), x, chip=CHIP)  # no program simulates a digital model
