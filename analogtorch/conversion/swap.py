@@ -37,7 +37,7 @@ from analogtorch.conversion.replace import replace
 from analogtorch.conversion.route import unroute
 from analogtorch.conversion.sensor import check_alone, checked_first, in_sensor
 from analogtorch.conversion.taken import forget, remember
-from analogtorch.conversion.unread import forget_unread, name_unread, named
+from analogtorch.conversion.unread import forget_unread, name_unread
 from analogtorch.nn import AnalogLinear
 from analogtorch.nn.adapters import plain_name, unwatch_adapter, watch_adapters
 from analogtorch.nn.kinds import kinds
@@ -156,7 +156,7 @@ def convert(
     remember(converted)
     watch_adapters(converted)
     if new and example is None:
-        name_unread(converted, named(converted))
+        name_unread(converted, set())
     if new:
         logger.info("converted %d layers for chip %s", len(new), chip.name)
     return converted

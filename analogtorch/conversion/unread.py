@@ -19,12 +19,15 @@ from analogtorch.values.warned import warn
 _SHOWN = 5
 """Most layers that the warning lists; the others are counted."""
 _NAMED: "WeakKeyDictionary[nn.Module, set[str]]" = WeakKeyDictionary()
-"""Layers that a warning has named, by the converted model; chips programmed from it share them."""
+"""Layers that a warning has named in chips, by the model that they are programmed from."""
 _QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
 
 
 def named(model: nn.Module) -> set[str]:
-    """Return the layers of ``model`` that a warning has named, in any chip programmed from it."""
+    """Return the layers that a warning has named in any chip programmed from ``model``.
+
+    What it has named in the model itself does not count: a chip can be run by others, far later.
+    """
     return _NAMED.setdefault(model, set())
 
 

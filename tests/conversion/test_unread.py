@@ -54,7 +54,11 @@ def test_a_converted_model_names_them_after_its_first_run() -> None:
             each(X)
         assert [Path(warning.filename).name for warning in caught] == ["test_unread.py"]
         each(X)
-    at.program(model, seed=0).at("1 day")(X)  # they are known
+    physical = at.program(model, seed=0)
+    with pytest.warns(UserWarning, match="2 of 3 analog layers of this programmed chip did not"):
+        physical.at("1 day")(X)
+    physical.at("1 h")(X)  # they are known
+    at.program(model, seed=1).at("1 day")(X)
     with pytest.raises(ValueError, match="'direct'"):
         at.convert(Sometimes(), CHIP, example=X)
 
