@@ -100,6 +100,9 @@ class HardwarePlan(Shown):
     higher_is_better: bool
     sensitivity: Sensitivity
     """The losses of the layers, from which the candidates were chosen."""
+    unmeasured: int = 0
+    """Number of candidates that were not measured: ``max_plans`` had no room for them, or the floor
+    was found between others."""
 
     @property
     def threshold(self) -> float:
@@ -234,11 +237,16 @@ class FloorNotReached(ValueError):
         near = plan.nearest
         share = near.metric.mean / plan.reference
         bound = "at least" if plan.higher_is_better else "at most"
+        more = " or train hardware-aware"
+        if plan.unmeasured:
+            more = (
+                f", train hardware-aware, or allow more max_plans, as {plan.unmeasured} candidates "
+                "are not measured"
+            )
         super().__init__(
             f"plan: no plan keeps the floor: {plan.floor:g} of the digital {plan.reference:.4g} "
             f"asks for {bound} {plan.threshold:.4g}; the best of {len(plan.points)} plans "
             f"({near.name}) reaches {near.metric} at {near.time}, {share:.3f} of it, and all "
             f"digital ({plan.digital}) {plan.digital_metric:.4g}. Lower the floor, calibrate in "
-            "prepare, train hardware-aware, or allow more max_plans; the error's .plan holds what "
-            "was measured"
+            f"prepare{more}; the error's .plan holds what was measured"
         )

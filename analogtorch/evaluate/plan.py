@@ -191,7 +191,8 @@ def plan(
         bar.total = len(bench.measured)  # no more are needed
         bar.refresh()
     points = sorted(bench.measured.values(), key=lambda p: p.cost.energy)
-    result = dataclasses.replace(result, points=tuple(points))
+    rest = {candidate for walk in walks for candidate in walk} - bench.measured.keys()
+    result = dataclasses.replace(result, points=tuple(points), unmeasured=len(rest))
     if result.best is None:
         raise FloorNotReached(result)
     return result

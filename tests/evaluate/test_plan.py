@@ -280,6 +280,13 @@ def test_a_floor_that_no_plan_keeps_says_how_far_the_best_gets() -> None:
     assert left.best is None
     assert left.nearest.metric.mean == max(p.metric.mean for p in left.points)
     assert "no plan keeps the floor" in str(left)
+    some = FloorNotReached(dataclasses.replace(left, unmeasured=3))
+    assert "allow more max_plans, as 3 candidates are not measured" in str(some)
+    with pytest.raises(FloorNotReached, match="calibrate in prepare or train") as caught:
+        _plan(model, 1.0, devices={}, max_plans=40)
+    assert "max_plans" not in str(caught.value)
+    assert caught.value.plan.unmeasured == 0
+    assert len(caught.value.plan.points) < 40
     with pytest.raises(FloorNotReached):
         left.convert_arguments()
 
