@@ -69,7 +69,7 @@ def _of_run(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Comparison:
     """Compare the accuracy and the cost of a network that ``analogtorch kws`` has trained."""
     from analogtorch.cli.finished import finished  # they need the extra speech
     from analogtorch.speech.on_chips import recovery
-    from analogtorch.speech.rundir import JOURNAL
+    from analogtorch.speech.run_journal import JOURNAL
 
     if given.folder is not None and (given.folder / JOURNAL).exists():
         raise ValueError(

@@ -108,6 +108,7 @@ def run(
                 kept += [f"chips/{levels.key(level)}/{name}" for name in levels.FILES]
             folder.begin(
                 fingerprint(splits, *task.augmenter.noise.recordings),
+                classes=task.classes,
                 code=code_of(config),
                 planned=(*OUTPUTS, *kept),
             )

@@ -15,17 +15,15 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from analogtorch.files import checked, locked, made, packed, parse_json, signed, write_atomically
+from analogtorch.files import locked, made, packed, signed, write_atomically
 from analogtorch.simulate.defects import Defects
 from analogtorch.speech.config import FeaturesConfig, ModelConfig
+from analogtorch.speech.run_journal import FORMAT, JOURNAL, check_given, flat, parts, read
 
 logger = logging.getLogger("analogtorch")
 
 CONFIG = "config.json"
 """The configuration of the run, usable as ``--config``."""
-JOURNAL = "journal.json"
-"""The file that marks a folder of a run: its first configuration, its recordings, and the files it
-wrote."""
 
 # where the options of a network stood beside its name
 _OPTIONS_OF = {
@@ -34,8 +32,6 @@ _OPTIONS_OF = {
     "transformer": ("patch", "dropout"),
 }
 _MODEL_OPTIONS = {name for names in _OPTIONS_OF.values() for name in names}
-
-_FORMAT = {"format": "analogtorch.run", "version": 1}
 
 
 class Config(Protocol):
@@ -93,8 +89,8 @@ class RunFolder:
                 raise ValueError(
                     f"another run is at work in {path}: wait for its end, or give another --out"
                 ) from None
-            found, wanted = _read(path), config.to_dict()
-            if found is None and set(path.iterdir()) - set(_parts(path / JOURNAL)):
+            found, wanted = read(path), config.to_dict()
+            if found is None and set(path.iterdir()) - set(parts(path / JOURNAL)):
                 raise ValueError(
                     f"{path} holds files, but no run; give a new or an empty folder as --out"
                 )
@@ -112,6 +108,7 @@ class RunFolder:
         self,
         recordings: str,
         *,
+        classes: tuple[str, ...] = (),
         code: dict[str, str] | None = None,
         planned: tuple[str, ...] = (),
     ) -> None:
@@ -121,31 +118,38 @@ class RunFolder:
 
         Args:
             recordings: the ``fingerprint`` of the data that the run trains on and measures with.
+            classes: those of a keyword spotter, in their order.
             code: SHA-256 of each file of code, or of a trained network, that the configuration
                 names, by its name.
             planned: the files that the run will write, so that one that exists already is found
                 now.
 
         Raises:
-            ValueError: the run to resume has other recordings or code, or a file exists that no run
-                wrote. Nothing is changed then.
+            ValueError: the run to resume has other recordings, classes or code, or a file exists that
+                no run wrote. Nothing is changed then.
             OSError: a file cannot be written or removed.
         """
         old: list[str] = [] if self._found is None else self._found["files"]
         if self.resume and self._found is not None:
             try:
-                _check_given(self.path, self._found, self._config, recordings, code or {})
+                check_given(self.path, self._found, self._config, recordings, code or {}, classes)
             except ValueError as error:
                 raise ValueError(
                     f"{error}, or start anew with --overwrite or in another folder"
                 ) from None
         for name in {CONFIG, *planned} - set(old):
             self._refuse_others(name)
-        facts = {"config": self._config, "recordings": recordings, "code": code or {}}
-        self._journal = {**_FORMAT, **facts, "finished": False}
+        self._journal = {
+            **FORMAT,
+            "config": self._config,
+            "recordings": recordings,
+            "classes": list(classes),
+            "code": code or {},
+            "finished": False,
+        }
         self._write(old)
         for name in (JOURNAL, *old):
-            for part in _parts(self.path / name):
+            for part in parts(self.path / name):
                 part.unlink()
             if name.startswith("chips/"):  # claims of a killed process, which are worth nothing
                 lock = f".{PurePosixPath(name).stem}.lock"
@@ -227,30 +231,10 @@ def check(run: Path, config: Config, recordings: str | None, code: dict[str, str
         recordings: the ``fingerprint`` of the data that there is now; None if none are used.
         code: SHA-256 of each file of code that the configuration names, by its name.
     """
-    found = _read(run)
+    found = read(run)
     if found is None:
         raise ValueError(f"{run / JOURNAL} is missing: nothing tells what the run was made with")
-    _check_given(run, found, config.to_dict(), recordings, code)
-
-
-def _check_given(
-    path: Path,
-    found: dict[str, Any],
-    config: dict[str, Any],
-    recordings: str | None,
-    code: dict[str, str],
-) -> None:
-    """Raise ValueError unless a journal names these recordings and this code."""
-    if recordings is not None and found["recordings"] != recordings:
-        raise ValueError(
-            f"the run in {path} was begun with other recordings{_data_changes(found, config)}: "
-            "give those"
-        )
-    for name, digest in code.items():
-        if found["code"].get(name, digest) != digest:  # older runs name no imported modules
-            raise ValueError(
-                f"the run in {path} was begun with another version of {name}: give that"
-            )
+    check_given(run, found, config.to_dict(), recordings, code)
 
 
 def _check_alone() -> None:
@@ -281,36 +265,12 @@ def named(out: str | Path) -> Path:
     return path
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    file = path / JOURNAL
-    if not file.exists():
-        return None
-    try:
-        found = checked(parse_json(file.read_bytes()))
-        if not isinstance(found, dict) or {name: found.get(name) for name in _FORMAT} != _FORMAT:
-            raise ValueError(f"its format is not {_FORMAT}")
-        found.setdefault("code", {})  # older runs have none
-        if found.keys() != {*_FORMAT, "config", "recordings", "code", "files", "finished"}:
-            raise ValueError(f"its fields are {sorted(found)}")
-        for name in found["files"]:
-            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-                raise ValueError(f"it lists {name!r}, which is not inside the folder")
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{file}: {error}; nothing was touched: give another folder") from error
-    return found
-
-
-def _parts(file: Path) -> Iterator[Path]:
-    """Return what killed processes have left of a file that they were writing."""
-    return file.parent.glob(f".{file.name}.*.part")
-
-
 def _compare(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Raise ValueError if a setting that decides the results differs.
 
     Recordings are compared by ``begin``.
     """
-    before, after = dict([*_unstated(found), *_flat(renamed(found))]), dict(_flat(wanted))
+    before, after = dict([*_unstated(found), *flat(renamed(found))]), dict(flat(wanted))
     changed = [
         f"{key} was {before.get(key, 'absent')!r} and is {after.get(key, 'absent')!r}"
         for key in sorted(before.keys() | after.keys())
@@ -329,12 +289,12 @@ def _unstated(found: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         yield from (("chip.correct", False), ("chip.drift_aware", None))
         return
     chip = {"writing": "once", "correct": False, "digital": [], "levels": []}
-    yield from _flat({"devices": 1, "chip": chip | {"defects": dataclasses.asdict(Defects())}})
+    yield from flat({"devices": 1, "chip": chip | {"defects": dataclasses.asdict(Defects())}})
     if "features" not in found:
         name = found["model"]["name"]
         yield "features.name", FeaturesConfig().name
-        yield from _flat(FeaturesConfig().all_options, "features.options")
-        yield from _flat(ModelConfig(name=name).all_options, "model.options")
+        yield from flat(FeaturesConfig().all_options, "features.options")
+        yield from flat(ModelConfig(name=name).all_options, "model.options")
 
 
 def renamed(config: Any) -> Any:
@@ -377,19 +337,3 @@ def _is_free(key: str, before: Any, after: Any) -> bool:
     # `begin` compares the recordings themselves
     free = key in ("workers", "sweep.processes", "augment.noise", "tensorboard")
     return free or key.startswith(("data.", "report."))
-
-
-def _data_changes(found: dict[str, Any], config: dict[str, Any]) -> str:
-    before, after = dict(_flat(found["config"]["data"])), dict(_flat(config["data"]))
-    changed = [
-        f"data.{key} was {before.get(key)!r}" for key in after if before.get(key) != after[key]
-    ]
-    return f" ({'; '.join(changed[:5])})" if changed else ""
-
-
-def _flat(tree: Any, prefix: str = "") -> Any:
-    if not isinstance(tree, dict):
-        yield prefix, tree
-        return
-    for key, value in tree.items():
-        yield from _flat(value, f"{prefix}.{key}" if prefix else key)

@@ -26,7 +26,8 @@ from analogtorch.speech.labels import LABELS
 from analogtorch.speech.logs import PHASES
 from analogtorch.speech.on_chips import measure
 from analogtorch.speech.report_config import ReportConfig
-from analogtorch.speech.rundir import JOURNAL, RunFolder
+from analogtorch.speech.run_journal import JOURNAL
+from analogtorch.speech.rundir import RunFolder
 from analogtorch.speech.speech_commands import which_set
 from benchmarks.hwa import __main__ as hwa
 from benchmarks.record.cases.speech import write_tones
@@ -631,8 +632,35 @@ def test_other_recordings_are_refused_on_resume(
     before = listing(out)
     assert run(elsewhere, out, "--resume") == 2
     error = capsys.readouterr().err
-    assert f"was begun with other recordings (data.folder.root was {str(clips)!r})" in error
+    assert f"was begun with other recordings (data.folder.root was {str(clips)!r} and is " in error
     assert listing(out) == before
+
+
+@pytest.mark.parametrize("earlier", [False, True], ids=["as it is", "of an earlier version"])
+def test_other_classes_are_refused_on_resume(
+    earlier: bool, clips: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    few, out = tmp_path / "clips", tmp_path / "out"
+    shutil.copytree(clips, few)
+    rows = (few / "manifest.csv").read_text().splitlines(keepends=True)
+    (few / "manifest.csv").write_text("".join(row for row in rows if "_unknown_" not in row))
+    stated = [label for label in LABELS if label != "_unknown_"]
+    given = "--data.folder.labels={}".format
+    monkeypatch.setattr(kws, "train_digital", stop)
+    assert run(few, out, given(json.dumps(stated))) == 2
+    if earlier:
+        journal = parse_json((out / JOURNAL).read_bytes())
+        del journal["classes"], journal["checksum"]
+        (out / JOURNAL).write_text(json.dumps(signed(journal)))
+    before = listing(out)
+    capsys.readouterr()
+    assert run(few, out, "--resume", given(json.dumps([*stated, "_unknown_"]))) == 2
+    error = capsys.readouterr().err
+    assert "data.folder.labels was ['_silence_'" in error
+    assert " and is ['_silence_'" in error
+    assert listing(out) == before
+    assert run(few, out, "--resume", given(json.dumps(stated))) == 2
+    assert "stop here" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

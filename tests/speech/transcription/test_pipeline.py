@@ -13,7 +13,7 @@ import analogtorch.__main__ as cli
 from analogtorch.cli.transcribe import parse
 from analogtorch.evaluate import Sweep
 from analogtorch.files import parse_json, signed
-from analogtorch.speech.rundir import JOURNAL
+from analogtorch.speech.run_journal import JOURNAL
 from analogtorch.speech.transcription import pipeline
 from analogtorch.speech.transcription.config import TranscribeConfig
 from analogtorch.speech.transcription.speech import Speech
