@@ -243,12 +243,9 @@ def _need_speech(command: str, more: Sequence[str] = (), *, extra: str = "speech
 
 def map_model(arguments: Sequence[str]) -> int:
     """Place a model on a chip, print the table and write the requested files."""
-    from analogtorch.cli.map import run
+    from analogtorch.cli.map import run, shown
 
-    mapping, report = run(arguments)
-    print(mapping)
-    if report is not None:
-        print(f"\n{report}")
+    print(shown(*run(arguments)))
     return 0
 
 

@@ -1,16 +1,14 @@
 """``analogtorch budget``: the cost of each non-ideality for a trained keyword spotter."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import analogtorch as at
 from analogtorch.cli.finished import finished
-from analogtorch.cli.options import CommandParser, Defaults, add_outputs
+from analogtorch.cli.options import CommandParser, Defaults, add_outputs, write_outputs
 from analogtorch.evaluate.shares import Budget
-from analogtorch.files import write_atomically
 from analogtorch.files.figures import checked_path
 from analogtorch.speech.on_chips import recovery
 
@@ -24,7 +22,7 @@ def run(arguments: Sequence[str]) -> Budget:
         ImportError: a package of the extra ``speech`` or ``report`` is missing.
     """
     given = _parser().parse_args(arguments)
-    plot = checked_path(given.plot)  # before hours of measuring
+    checked_path(given.plot)  # before hours of measuring
     config, task, network = finished(
         "budget", given.run, given.network, allow_code=given.allow_code
     )
@@ -42,10 +40,7 @@ def run(arguments: Sequence[str]) -> Budget:
         growth=growth,
         progress=sys.stderr.isatty(),
     )
-    if given.json:
-        write_atomically(given.json, json.dumps(found.to_dict(), indent=2) + "\n")
-    if plot:
-        found.plot(plot)
+    write_outputs(found, given)
     return found
 
 

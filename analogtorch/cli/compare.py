@@ -1,7 +1,6 @@
 """``analogtorch compare``: a keyword spotter of a run, or any model, on several chips."""
 
 import argparse
-import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -13,8 +12,7 @@ from torch import nn
 import analogtorch as at
 from analogtorch.chips import Chip
 from analogtorch.cli.map import build, chip_named, inputs
-from analogtorch.cli.options import CommandParser, add_outputs
-from analogtorch.files import write_atomically
+from analogtorch.cli.options import CommandParser, add_outputs, write_outputs
 from analogtorch.files.figures import checked_path
 
 logger = logging.getLogger("analogtorch")
@@ -34,7 +32,7 @@ def run(arguments: Sequence[str]) -> at.Comparison:
         ImportError: a package is missing.
     """
     given = _parser().parse_args(arguments)
-    plot = checked_path(given.plot)  # before hours of measuring
+    checked_path(given.plot)  # before hours of measuring
     if (given.run is None) == (given.model is None):
         raise ValueError(
             "compare takes the folder of a run of analogtorch kws, such as runs/kws, or --model; "
@@ -51,12 +49,7 @@ def run(arguments: Sequence[str]) -> at.Comparison:
                 f"{'on a run' if given.model is None else 'with --model'}; leave it out"
             )
     found = _of_model(given, chips) if given.run is None else _of_run(given, chips)
-    if given.json:
-        write_atomically(given.json, json.dumps(found.to_dict(), indent=2) + "\n")
-    if given.csv:
-        found.to_csv(given.csv)
-    if plot:
-        found.plot(plot)
+    write_outputs(found, given)
     return found
 
 

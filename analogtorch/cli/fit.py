@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from analogtorch.cli.options import CommandParser
+from analogtorch.cli.options import CommandParser, check_output, shown_if_unwritten
 from analogtorch.devices import save
 from analogtorch.devices.fitting import Fit, fit
 from analogtorch.files.description import checked_suffix
@@ -23,8 +23,11 @@ def run(arguments: Sequence[str]) -> tuple[Fit, tuple[Path, ...]]:
     """
     given = _parser().parse_args(arguments)
     out = checked_suffix(given.out, "a device")
-    plot = None if given.plot == "none" else Path(given.plot or out.with_suffix(".png"))
-    checked_path(plot)
+    plot = checked_path(
+        None if given.plot == "none" else Path(given.plot or out.with_suffix(".png"))
+    )
+    if plot is not None:
+        check_output("plot", plot)
     found = fit(
         given.measurements,
         name=given.name,
@@ -37,10 +40,11 @@ def run(arguments: Sequence[str]) -> tuple[Fit, tuple[Path, ...]]:
     )
     # drawn before anything is written: what drawing lacks is then known
     figure = None if plot is None else draw(found)
-    written = [save(found.device, out)]
-    if plot is not None:
-        write_figure(figure, plot)
-        written.append(plot)
+    with shown_if_unwritten(found):
+        written = [save(found.device, out)]
+        if plot is not None:
+            write_figure(figure, plot)
+            written.append(plot)
     return found, tuple(written)
 
 

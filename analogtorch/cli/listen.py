@@ -1,7 +1,6 @@
 """``analogtorch listen``: a keyword spotter on a programmed chip, in recordings of any length."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +10,9 @@ from torch import Tensor
 
 import analogtorch as at
 from analogtorch.cli.finished import finished, listener
-from analogtorch.cli.options import CommandParser, Defaults, add_outputs
+from analogtorch.cli.options import CommandParser, Defaults, add_outputs, write_outputs
 from analogtorch.devices import seconds
 from analogtorch.evaluate.look import Look
-from analogtorch.files import write_atomically
 from analogtorch.files.figures import checked_path
 from analogtorch.speech.audio import read_recording
 from analogtorch.speech.data import SAMPLE_RATE
@@ -38,7 +36,7 @@ def run(arguments: Sequence[str]) -> Stream | StreamTest:
         ImportError: a package is missing.
     """
     given = _parser().parse_args(arguments)
-    plot = checked_path(given.plot)  # before minutes of listening
+    checked_path(given.plot)  # before minutes of listening
     detector = Detector(
         hop_ms=given.hop_ms, average=given.average, threshold=given.threshold, pause=given.pause
     )
@@ -88,12 +86,7 @@ def run(arguments: Sequence[str]) -> Stream | StreamTest:
         detector=detector, progress=sys.stderr.isatty(),
     )  # fmt: skip
     found = stream if spoken is None else StreamTest(stream=stream, spoken=spoken)
-    if given.json:
-        write_atomically(given.json, json.dumps(found.to_dict(), indent=2) + "\n")
-    if given.csv:
-        found.to_csv(given.csv)
-    if plot:
-        found.plot(plot)
+    write_outputs(found, given)
     return found
 
 

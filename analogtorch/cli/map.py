@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from analogtorch import chips
-from analogtorch.cli.options import CommandParser
+from analogtorch.cli.options import CommandParser, shown_if_unwritten
 from analogtorch.cost_model.cost import CostReport, cost
 from analogtorch.files import importable, is_code, load_code, write_atomically
 from analogtorch.files.description import SUFFIXES
@@ -59,11 +59,17 @@ def run(arguments: Sequence[str]) -> tuple[ChipMapping, CostReport | None]:
     page = None
     if given.html:  # before anything is written
         page = mapping.to_html(cost=report, command=command)
-    if given.json:
-        write_atomically(given.json, mapping.to_json())
-    if page is not None:
-        write_atomically(given.html, page)
+    with shown_if_unwritten(shown(mapping, report)):
+        if given.json:
+            write_atomically(given.json, mapping.to_json())
+        if page is not None:
+            write_atomically(given.html, page)
     return mapping, report
+
+
+def shown(mapping: ChipMapping, report: CostReport | None) -> str:
+    """Return a mapping and its cost as a table for the terminal."""
+    return "\n\n".join(str(found) for found in (mapping, report) if found is not None)
 
 
 def build(name: str) -> nn.Module:

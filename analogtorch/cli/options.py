@@ -1,10 +1,15 @@
 """What the parsers of several commands have in common."""
 
 import argparse
+import contextlib
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-_FILES = ("html", "json", "csv", "plot")
+from analogtorch.files import check_writable, write_atomically
+
+_FILES = ("out", "html", "json", "csv", "plot")
 """Options that name a file to write."""
 
 
@@ -19,7 +24,7 @@ class Defaults(argparse.ArgumentDefaultsHelpFormatter):
 class CommandParser(argparse.ArgumentParser):
     """A parser that raises ValueError where argparse would end the process.
 
-    Two options must not name one file to write.
+    Two options must not name one file to write, and each such file is one that can be written.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -28,18 +33,61 @@ class CommandParser(argparse.ArgumentParser):
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the options."""
+        """Return the options.
+
+        Raises:
+            ValueError: an option is wrong.
+            OSError: a file cannot be written.
+        """
         given = super().parse_args(*args, **kwargs)
         named: dict[Path, str] = {}
         for option in _FILES:
             path = getattr(given, option, None)
-            if path is not None and (other := named.setdefault(path, option)) != option:
+            if not isinstance(path, Path):  # not given, or the text that fit takes for a plot
+                continue
+            if (other := named.setdefault(path, option)) != option:
                 self.error(f"--{other} and --{option} both name {path}; give each a file")
+        for path, option in named.items():  # before hours of measuring
+            check_output(option, path)
         return given
 
     def error(self, message: str) -> NoReturn:
         """Raise ValueError with the message, and where to read more."""
         raise ValueError(f"{message}; see {self.prog} --help")
+
+
+def check_output(option: str, path: Path) -> None:
+    """Raise OSError unless the file that an option names can be written."""
+    try:
+        check_writable(path)
+    except OSError as error:
+        raise OSError(error.errno, f"--{option}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def shown_if_unwritten(text: object) -> Iterator[None]:
+    """Print a result if the files of the context cannot be written: nothing else keeps it then."""
+    try:
+        yield
+    except Exception:
+        print(text)
+        raise
+
+
+def write_outputs(found: Any, given: argparse.Namespace) -> None:
+    """Write a result to the files that ``--json``, ``--csv`` and ``--plot`` name.
+
+    Raises:
+        ImportError: matplotlib is missing.
+        OSError: a file cannot be written.
+    """
+    with shown_if_unwritten(found):
+        if given.json:
+            write_atomically(given.json, json.dumps(found.to_dict(), indent=2) + "\n")
+        if getattr(given, "csv", None):
+            found.to_csv(given.csv)
+        if given.plot:
+            found.plot(given.plot)
 
 
 def add_outputs(parser: argparse.ArgumentParser) -> None:

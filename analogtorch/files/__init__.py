@@ -1,6 +1,6 @@
 """Rules of all files of the library: they appear whole, carry checksums, are read within limits."""
 
-from analogtorch.files.atomic import sync_folder, write_atomically
+from analogtorch.files.atomic import check_writable, sync_folder, write_atomically
 from analogtorch.files.checksum import checked, seal, sealed_bytes, signed
 from analogtorch.files.code import digest_of, digests_of, importable, is_code, load_code
 from analogtorch.files.folder import made
@@ -10,6 +10,7 @@ from analogtorch.files.table import comma_separated, parquet
 from analogtorch.files.text import expanded, parse_json, parse_yaml, yaml_package
 
 __all__ = [
+    "check_writable",
     "checked",
     "claimed",
     "comma_separated",

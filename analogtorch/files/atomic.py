@@ -1,10 +1,13 @@
 """Files that appear whole or not at all."""
 
 import contextlib
+import errno
 import os
 import sys
 import tempfile
 from pathlib import Path
+
+from analogtorch.files.folder import made
 
 _LINKS = 40
 """Links that are followed, as many as Linux does."""
@@ -28,7 +31,7 @@ def write_atomically(path: str | Path, data: bytes | str) -> Path:
         if (opened := _open_file(path)) is not None:
             _append(opened, data)
             return path
-        if path.exists() and not (path.is_file() or path.is_dir()):
+        if _is_device(path):
             path.write_bytes(data)
             return path
         target = path.resolve() if path.is_symlink() else path
@@ -57,6 +60,31 @@ def write_atomically(path: str | Path, data: bytes | str) -> Path:
     return path
 
 
+def check_writable(path: str | Path) -> None:
+    """Raise OSError unless ``write_atomically`` can write ``path``; call it before long work.
+
+    It is tried with an empty file in the same folder, of which nothing is left.
+    """
+    path = Path(path)
+    try:
+        if _open_file(path) is not None or _is_device(path):
+            return
+        target = path.resolve() if path.is_symlink() else path
+        if target.is_dir():
+            raise OSError(errno.EISDIR, "it is a folder")
+        with (
+            made(target.parent),
+            tempfile.NamedTemporaryFile(
+                dir=target.parent, prefix=f".{target.name}.", suffix=".part"
+            ),
+        ):
+            pass
+    except OSError as error:
+        raise OSError(
+            error.errno, f"{path} cannot be written: {error.strerror}; name another file"
+        ) from error
+
+
 def sync_folder(folder: Path) -> None:
     """Write the names in a folder to the disk: a renamed file survives a power failure then.
 
@@ -80,6 +108,11 @@ def _open_file(path: Path) -> int | None:
             break
         path = Path(folder, os.readlink(path))
     return None
+
+
+def _is_device(path: Path) -> bool:
+    """Return whether something is there that is neither a file nor a folder, such as a pipe."""
+    return path.exists() and not (path.is_file() or path.is_dir())
 
 
 def _append(opened: int, data: bytes) -> None:

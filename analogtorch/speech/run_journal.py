@@ -99,6 +99,7 @@ def _data_changes(found: dict[str, Any], config: dict[str, Any]) -> str:
 
 
 def flat(tree: Any, prefix: str = "") -> Any:
+    """Yield the name of each setting, such as ``hwa.epochs``, and its value."""
     if not isinstance(tree, dict):
         yield prefix, tree
         return

@@ -125,8 +125,8 @@ class RunFolder:
                 now.
 
         Raises:
-            ValueError: the run to resume has other recordings, classes or code, or a file exists that
-                no run wrote. Nothing is changed then.
+            ValueError: the run to resume has other recordings, classes or code, or a file exists
+                that no run wrote. Nothing is changed then.
             OSError: a file cannot be written or removed.
         """
         old: list[str] = [] if self._found is None else self._found["files"]

@@ -261,6 +261,24 @@ def test_options_beside_the_name_of_a_network_are_refused_unless_an_earlier_vers
         ),
         (["kws", "--accelerator=tpu"], "Expected"),
         (["kws", "--threads=0"], "at least 1 thread"),
+        (
+            ["budget", "runs/kws", "--json", "."],
+            "--json: . cannot be written: it is a folder",
+        ),
+        (
+            ["listen", "runs/kws", "a.wav", "--csv", "/proc/x/x.csv"],
+            "--csv: /proc/x/x.csv cannot",
+        ),
+        (
+            ["compare", "runs/kws", "--plot", "/proc/x.png"],
+            "--plot: /proc/x.png cannot be",
+        ),
+        (
+            ["map", "--model=m.py:M", "--html", "/dev/null/a"],
+            "--html: /dev/null/a cannot be",
+        ),
+        (["fit", "m.csv", "--out", "."], "--out: . cannot be written: it is a folder"),
+        (["fit", "m.csv", "--out=a.yaml", "--plot=/proc/a.png"], "--plot: /proc/a.png cannot"),
         (["kws", "--out=/proc/x"], "could not make the folder /proc/x"),
         (
             ["kws", "--data.source=folder", "--data.folder.root=/nowhere"],

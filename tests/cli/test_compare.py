@@ -1,6 +1,7 @@
 """``analogtorch compare`` of any model; that of a run is in tests/speech/test_kws.py."""
 
 import csv
+import errno
 import json
 from pathlib import Path
 
@@ -28,6 +29,22 @@ def test_a_model_on_chips_by_name_and_from_a_file(tmp_path: Path, capsys) -> Non
     quantities = {row["quantity"] for row in csv.DictReader(files[1].read_text().splitlines())}
     assert {"energy, tile", "latency", "tiles", "area"} <= quantities
     assert files[2].stat().st_size > 1000
+
+
+def test_the_table_is_printed_if_a_file_cannot_be_written(
+    tmp_path: Path, capsys, monkeypatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(at.Comparison, "to_csv", full)
+    files = [tmp_path / "new" / "c.json", tmp_path / "c.csv"]
+    options = ["--chips", "ideal", "--json", str(files[0]), "--csv", str(files[1])]
+    assert main([*MODEL, *options]) == 2
+    captured = capsys.readouterr()
+    assert "no space left" in captured.err
+    assert "tiles" in captured.out
+    assert files[0].is_file()
 
 
 @pytest.mark.parametrize(

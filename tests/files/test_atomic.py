@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import analogtorch as at
-from analogtorch.files import write_atomically
+from analogtorch.files import check_writable, write_atomically
 
 
 def _events(monkeypatch) -> list[str]:
@@ -54,6 +54,19 @@ def test_a_folder_that_cannot_be_read_takes_files(tmp_path) -> None:
     finally:
         tmp_path.chmod(0o700)
     assert (tmp_path / "file").read_text() == "text"
+
+
+def test_whether_a_file_can_be_written_is_known_before_and_nothing_is_left(tmp_path) -> None:
+    (tmp_path / "kept").write_text("as it was")
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere" / "file")
+    before = sorted(tmp_path.rglob("*"))
+    for good in ("kept", "new", "a/b/new", "link", "/dev/null", "/dev/stdout"):
+        check_writable(tmp_path / good)
+    for bad in (".", "kept/file", "/proc/x/file", "x" * 300):
+        with pytest.raises(OSError, match="cannot be written: .*; name another file"):
+            check_writable(tmp_path / bad)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "kept").read_text() == "as it was"
 
 
 @pytest.mark.parametrize("mode", ["ab", "wb"])
