@@ -64,10 +64,11 @@ def _of_run(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Comparison:
     from analogtorch.speech.on_chips import recovery
     from analogtorch.speech.run_journal import JOURNAL
 
-    if given.folder is not None and (given.folder / JOURNAL).exists():
+    above = [] if given.folder is None else [given.folder, *given.folder.resolve().parents]
+    if any((folder / JOURNAL).exists() for folder in above):
         raise ValueError(
-            f"--folder: {given.folder} is the folder of a run, which has measurements of its own; "
-            "give another one, such as runs/compared"
+            f"--folder: {given.folder} is in the folder of a run, which has measurements of its "
+            "own; give another one, such as runs/compared"
         )
     config, task, network = finished(
         "compare", given.run, given.network or "hwa", allow_code=given.allow_code

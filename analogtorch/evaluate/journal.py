@@ -27,7 +27,8 @@ from analogtorch.values.warned import warn
 VERSION = 3
 """Version of the form of the files. In version 1 the digest of the model covered chips as one flat
 list of fields, and before version 3 nothing covered its structure."""
-_HEAD = "sweep.json"
+HEAD = "sweep.json"
+"""The file that marks a folder of a sweep."""
 _NAME = "chip-{:05d}.json"
 
 
@@ -60,7 +61,7 @@ class Journal:
 
     def _open(self, wanted: dict[str, Any]) -> None:
         """Begin the journal, or check that it is of the same experiment."""
-        head = self.folder / _HEAD
+        head = self.folder / HEAD
         if head.exists():
             found = _read(head, "give another folder, or remove this one to measure again")
             self._compare(_upgraded(found, wanted), wanted)
@@ -72,9 +73,10 @@ class Journal:
                     "otherwise, so that nothing can tell whether its values are of this model: "
                     "they are taken as they are. For another model give another folder"
                 )
-        elif any(not _left_over(path) for path in self.folder.iterdir()):
+        elif strangers := others(self.folder):
             raise ValueError(
-                f"sweep: {self.folder} holds files and no {_HEAD}; give a new or an empty folder"
+                f"sweep: {self.folder} holds {strangers[0].name} and no {HEAD}; give a new or an "
+                "empty folder"
             )
         else:
             _write(head, wanted)
@@ -131,7 +133,15 @@ class Journal:
 
 def files(num_chips: int) -> tuple[str, ...]:
     """Return the names of the files that the journal of this many chips has in its folder."""
-    return (_HEAD, *map(_NAME.format, range(num_chips)))
+    return (HEAD, *map(_NAME.format, range(num_chips)))
+
+
+def others(folder: Path) -> list[Path]:
+    """Return what is in a folder and keeps a sweep from beginning there.
+
+    Hidden files do not: killed processes leave some, and file managers others, such as .DS_Store.
+    """
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 class Unkept:
@@ -166,11 +176,6 @@ def _upgraded(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
         return found
     unknown = ("structure", "model") if found["version"] == 1 else ("structure",)
     return {**found, "version": VERSION, **{name: wanted[name] for name in unknown}}
-
-
-def _left_over(path: Path) -> bool:
-    """Return whether a file is one that a killed process was about to write."""
-    return path.name.startswith(".") and path.suffix in (".part", ".lock")
 
 
 def _sum(seed: int, values: dict[str, float]) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from analogtorch.evaluate.journal import HEAD, others
 from analogtorch.files import locked, made, packed, signed, write_atomically
 from analogtorch.simulate.defects import Defects
 from analogtorch.speech.config import FeaturesConfig, ModelConfig
@@ -139,6 +140,9 @@ class RunFolder:
                 ) from None
         for name in {CONFIG, *planned} - set(old):
             self._refuse_others(name)
+        for name in planned:
+            if PurePosixPath(name).name == HEAD:
+                self._refuse_before_sweep(name, old)
         self._journal = {
             **FORMAT,
             "config": self._config,
@@ -213,9 +217,16 @@ class RunFolder:
     def _refuse_others(self, name: str) -> None:
         path = self.path / name
         if path.exists() or path.is_symlink():
-            raise ValueError(
-                f"{path} is in the way, and no run wrote it: move it, or give another --out"
-            )
+            raise _in_the_way(path)
+
+    def _refuse_before_sweep(self, head: str, old: list[str]) -> None:
+        """Raise ValueError if files of others lie where a sweep begins, which would refuse them."""
+        folder = (self.path / head).parent
+        if not folder.is_dir() or (self.resume and (self.path / head).exists()):
+            return
+        for path in others(folder):
+            if path.relative_to(self.path).as_posix() not in old:
+                raise _in_the_way(path)
 
     def _write(self, files: list[str]) -> None:
         self._journal["files"] = files
@@ -235,6 +246,10 @@ def check(run: Path, config: Config, recordings: str | None, code: dict[str, str
     if found is None:
         raise ValueError(f"{run / JOURNAL} is missing: nothing tells what the run was made with")
     check_given(run, found, config.to_dict(), recordings, code)
+
+
+def _in_the_way(path: Path) -> ValueError:
+    return ValueError(f"{path} is in the way, and no run wrote it: move it, or give another --out")
 
 
 def _check_alone() -> None:

@@ -326,9 +326,11 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "thesis.txt").write_text("precious")
     with pytest.raises(
-        ValueError, match="holds files and no sweep.json; give a new or an empty folder"
+        ValueError, match="holds thesis.txt and no sweep.json; give a new or an empty folder"
     ):
         at.sweep(_model(), never, folder=tmp_path / "b")
+    (tmp_path / "b" / "thesis.txt").rename(tmp_path / "b" / ".DS_Store")  # as file managers leave
+    at.sweep(_model(), _metric, num_chips=1, times=["0 s"], folder=tmp_path / "b")
 
 
 def test_a_folder_of_another_metric_is_refused(tmp_path: Path) -> None:

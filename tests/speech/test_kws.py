@@ -328,8 +328,9 @@ def test_error_budget_of_a_run(network: str, finished: Path, tmp_path: Path, cap
 def test_a_run_on_several_chips(network: str, finished: Path, tmp_path: Path, capsys) -> None:
     options = ["--num-chips=2", "--times", "0 s", "1 year", f"--network={network}"]
     options += ["--chips", "hermes64", "neurram48", f"--json={tmp_path / 'c.json'}"]
-    assert main(["compare", str(finished), "--folder", str(finished)]) == 2
-    assert "is the folder of a run" in capsys.readouterr().err
+    for folder in (finished, finished / "chips", finished / "new"):
+        assert main(["compare", str(finished), "--folder", str(folder)]) == 2
+        assert "is in the folder of a run" in capsys.readouterr().err
     assert main(["compare", str(finished), *options]) == 0
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
@@ -541,6 +542,25 @@ def test_a_file_in_the_way_is_found_before_anything_is_trained(
         assert run(clips, tmp_path, more) == 2
         assert "hwa.pt is in the way, and no run wrote it" in capsys.readouterr().err
     assert (tmp_path / "hwa.pt").read_text() == "mine"
+
+
+def test_files_of_others_among_the_measurements_are_found_before_anything_is_trained(
+    clips: Path, finished: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    (out / "chips/direct/.DS_Store").write_text("of a file manager")
+    (out / "chips/hwa/mine.txt").write_text("mine")
+    before = listing(out)
+    monkeypatch.setattr(kws, "train_digital", stop)
+    assert run(clips, out, "--overwrite") == 2
+    assert "chips/hwa/mine.txt is in the way, and no run wrote it" in capsys.readouterr().err
+    assert listing(out) == before
+    assert run(clips, out, "--resume") == 2  # its sweeps have begun
+    assert "stop here" in capsys.readouterr().err
+    (out / "chips/hwa/mine.txt").unlink()
+    assert run(clips, out, "--overwrite") == 2
+    assert "stop here" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["digital", "hwa"])
