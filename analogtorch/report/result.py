@@ -59,7 +59,8 @@ class Result:
     budget: Budget | None = None
     """What each non-ideality costs, after HWA training; None if it was not measured."""
     ablation: Mapping[str, Sweep] = field(default_factory=dict)
-    """Accuracy of other trainings on the same chips, by name."""
+    """Accuracy of other trainings on the same chips, or of the same net on chips made otherwise, by
+    name."""
     levels: Mapping[float, Sweep] = field(default_factory=dict)
     """Validation accuracy on chips of their own by the level of the training noise; empty if one
     level was trained."""

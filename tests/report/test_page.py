@@ -169,6 +169,7 @@ def test_tables_are_those_of_the_json(page: Element, report: dict) -> None:
     ):
         assert cells[0].startswith(f"{100 * next(iter(found.values()))['mean']:.2f} ±")
     ((name, cells),) = rows(page, "Other trainings").items()
+    assert "or the same net on chips made otherwise" in page.text
     found = report["ablation"][name]
     for time, cell in zip(found["accuracy"], cells[:3], strict=True):
         assert cell.startswith(f"{100 * found['accuracy'][time]['mean']:.2f} ±")

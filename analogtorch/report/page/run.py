@@ -216,11 +216,11 @@ def _ablation(result: Result) -> Section:
         "Ablation",
         (
             Table(
-                caption="Other trainings on the same chips: accuracy in percent, mean ± standard "
-                "deviation; and what the training of this run gains over them, chip by chip, in "
-                "points [95 % interval]",
+                caption="Other trainings on the same chips, or the same net on chips made "
+                "otherwise: accuracy in percent, mean ± standard deviation; and what this run "
+                "gains over them, chip by chip, in points [95 % interval]",
                 header=(
-                    "training",
+                    "variant",
                     *hwa.times,
                     *(f"gain, {hwa.times[i]}" for i in chosen),
                 ),
