@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 import analogtorch as at
 from analogtorch.files import comma_separated, write_atomically
+from analogtorch.report.columns import with_spread
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.speech.pretrained import PretrainedKWS, load_pretrained, names
 from benchmarks.tables import add_data, as_markdown, as_text, positive
@@ -154,7 +155,8 @@ def cells(rows: Sequence[Row]) -> list[list[str]]:
     for row in rows:
         once = [f"{100 * value:.2f}" for value in (row.digital, row.ideal, row.quantised)]
         aged = [
-            f"{100 * v['mean']:.1f} ± {100 * v['std']:.1f}" for v in row.aged.to_dict().values()
+            with_spread(100 * mean, 100 * std, 1)
+            for mean, std in zip(row.aged.mean.tolist(), row.aged.std.tolist(), strict=True)
         ]
         table.append(
             [row.net, row.chip, f"{100 * row.on_chip:.0f} %", str(row.tiles), *once, *aged]

@@ -101,8 +101,10 @@ class Sweep(Shown):
 
     @property
     def std(self) -> Tensor:
-        """Standard deviation over the chips, of shape (times,); zero for one chip."""
-        return self.values.std(0, correction=1 if len(self.seeds) > 1 else 0)
+        """Standard deviation over the chips, of shape (times,); NaN for one chip."""
+        if len(self.seeds) == 1:
+            return self.values.new_full((len(self.times),), math.nan)
+        return self.values.std(0)
 
     @property
     def worst(self) -> Tensor:
@@ -231,8 +233,8 @@ class Sweep(Shown):
         """Return everything by time, ready for JSON.
 
         Each time has ``mean``, ``std``, ``worst``, ``interval`` (the ends of the 95 % interval of
-        the mean; None for one chip), ``num_chips``, ``values`` by chip, and ``note`` where there is
-        one.
+        the mean), ``num_chips``, ``values`` by chip, and ``note`` where there is one. For one chip
+        ``std`` and ``interval`` are None.
         """
         rows = zip(self.times, self.interval(), self.values.T.tolist(), strict=True)
         found: dict[str, dict[str, Any]] = {}
@@ -241,7 +243,7 @@ class Sweep(Shown):
         ):
             found[time] = {
                 "mean": spread.mean,
-                "std": std,
+                "std": None if math.isnan(std) else std,
                 "worst": worst,
                 "interval": None if spread.ends is None else list(spread.ends),
                 "num_chips": len(values),

@@ -1,6 +1,7 @@
 """Tables of text for the terminal, and of HTML for notebooks."""
 
 import html
+import math
 from collections.abc import Collection, Sequence
 
 
@@ -29,3 +30,13 @@ def html_table(rows: Sequence[Sequence[str]]) -> str:
     )
     lines = "".join(f"<tr>{line}</tr>" for line in body)
     return f"<table><thead><tr>{header}</tr></thead><tbody>{lines}</tbody></table>"
+
+
+def with_spread(mean: float, std: float, digits: int = 2) -> str:
+    """Return a mean and its standard deviation, which is NaN, and left out, for one value."""
+    return f"{mean:.{digits}f}" + ("" if math.isnan(std) else f" ± {std:.{digits}f}")
+
+
+def over_chips(count: int, *, sign: str = " ±") -> str:
+    """Return what the numbers of a table or plot are, over this many chips."""
+    return "one chip" if count == 1 else f"mean{sign} standard deviation over {count} chips"

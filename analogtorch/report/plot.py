@@ -45,13 +45,15 @@ def plot(result: Result) -> bytes:
 
 def _band(axes: Any, sweep: Sweep, colour: str, label: str) -> None:
     order, x = ordered(sweep)
+    chips = len(sweep.seeds)
+    over = f"± std over {chips} chips" if chips > 1 else "one chip"
     mean, std = (100 * v[order] for v in (sweep.mean, sweep.std))
     axes.plot(
         x,
         mean.tolist(),
         color=colour,
         marker="o",
-        label=f"{label} (± std over {len(sweep.seeds)} chips)",
+        label=f"{label} ({over})",
     )
     axes.fill_between(
         x, (mean - std).tolist(), (mean + std).tolist(), color=colour, alpha=0.2, linewidth=0

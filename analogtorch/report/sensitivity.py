@@ -5,7 +5,7 @@ from typing import Any
 
 from analogtorch.evaluate.losses import SINGLE, Effect, Loss, Sensitivity
 from analogtorch.files.figures import new_figure
-from analogtorch.report.columns import aligned
+from analogtorch.report.columns import aligned, over_chips, with_spread
 from analogtorch.values.shown import as_figure, as_text
 
 _BAR = 20
@@ -19,6 +19,10 @@ def table(found: Sensitivity) -> str:
     """Return one row per layer, the largest loss first, then the sum and all layers together."""
     last, digits = found.effects[-1], _decimals(found)
     longest = max((row.loss[last].mean for row in found.rows), default=0.0)
+
+    def text(loss: Loss, effect: Effect) -> str:
+        return with_spread(loss.mean, spread(found, loss, effect), digits)
+
     rows = [
         (
             "layer",
@@ -30,21 +34,21 @@ def table(found: Sensitivity) -> str:
     ]
     for row in found.rows:
         share = row.loss[last].mean / longest if longest > 0 else 0.0
-        losses = (_loss_text(row.loss[effect], effect, digits) for effect in found.effects)
+        losses = (text(row.loss[effect], effect) for effect in found.effects)
         facts = (row.name or "(root)", f"{row.weights:,}", str(row.blocks))
         rows.append((*facts, *losses, "#" * round(_BAR * share)))
     weights = sum(row.weights for row in found.rows)
     blocks = sum(row.blocks for row in found.rows)
     sums = (
-        f"{found.sum[e]:.{digits}f}{'' if e in SINGLE else ' ' * (digits + 5)}"
+        f"{found.sum[e]:.{digits}f}{' ' * (digits + 5) * has_spread(found, e)}"
         for e in found.effects
     )
-    totals = (_loss_text(found.total[e], e, digits) for e in found.effects)
+    totals = (text(found.total[e], e) for e in found.effects)
     rows.append(("sum of the layers", f"{weights:,}", str(blocks), *sums, ""))
     rows.append(("all on the chip", "", "", *totals, ""))
     lines = aligned(rows, left=(0, len(rows[0]) - 1))
     rule = "-" * len(lines[0])
-    chips = f", mean ± standard deviation over {len(found.seeds)} chips"
+    chips = f", {over_chips(len(found.seeds))}"
     if set(found.effects) <= set(SINGLE):
         chips = ""
     return "\n".join(
@@ -66,10 +70,10 @@ def plot(found: Sensitivity) -> Any:
     for number, effect in enumerate(found.effects):
         losses = [row.loss[effect] for row in rows]
         middles = [i + (number - (len(found.effects) - 1) / 2) * height for i in range(len(rows))]
-        spread = None if effect in SINGLE else [loss.std for loss in losses]
+        spreads = [loss.std for loss in losses] if has_spread(found, effect) else None
         means = [loss.mean for loss in losses]
         name = f"{effect_title(found, effect)}, all layers: {found.total[effect].mean:.4g}"
-        axes.barh(middles, means, height, xerr=spread, color=f"C{number}", label=name)
+        axes.barh(middles, means, height, xerr=spreads, color=f"C{number}", label=name)
     axes.set_yticks(range(len(rows)), [row.name or "(root)" for row in rows])
     axes.invert_yaxis()
     axes.axvline(0, color="black", linewidth=0.8)
@@ -92,9 +96,14 @@ def effect_title(found: Sensitivity, effect: Effect) -> str:
     return titles.get(effect, effect)
 
 
-def _loss_text(loss: Loss, effect: Effect, digits: int) -> str:
-    """Return a loss with its spread; an effect that is measured once has none."""
-    return f"{loss.mean:.{digits}f}" + ("" if effect in SINGLE else f" ± {loss.std:.{digits}f}")
+def has_spread(found: Sensitivity, effect: Effect) -> bool:
+    """Return whether an effect was measured on several chips."""
+    return effect not in SINGLE and len(found.seeds) > 1
+
+
+def spread(found: Sensitivity, loss: Loss, effect: Effect) -> float:
+    """Return the standard deviation of a loss; NaN if it was measured once."""
+    return loss.std if has_spread(found, effect) else math.nan
 
 
 def _decimals(found: Sensitivity) -> int:

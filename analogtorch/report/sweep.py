@@ -89,11 +89,15 @@ def _rows(found: Sweep) -> list[Sequence[str]]:
         (f"{found.metric} at", "mean", "std", "worst", f"95 % interval, {chips}")
     ]
     digits = decimals(found.values)
+
+    def shown(value: float) -> str:
+        return "" if math.isnan(value) else f"{value:.{digits}f}"  # the spread of one chip
+
     numbers = zip(found.mean.tolist(), found.std.tolist(), found.worst.tolist(), strict=True)
     for time, row, spread in zip(found.times, numbers, found.interval(), strict=True):
         ends = "" if spread.ends is None else " to ".join(f"{v:.{digits}f}" for v in spread.ends)
         mark = "*" * bool(found.note(time))
-        rows.append((time + mark, *(f"{value:.{digits}f}" for value in row), ends))
+        rows.append((time + mark, *map(shown, row), ends))
     return rows
 
 

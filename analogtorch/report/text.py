@@ -3,7 +3,7 @@
 import dataclasses
 
 from analogtorch.evaluate import Interval
-from analogtorch.report.columns import aligned
+from analogtorch.report.columns import aligned, over_chips, with_spread
 from analogtorch.report.result import ISO, Result
 
 
@@ -76,8 +76,8 @@ def notes(result: Result) -> list[str]:
 
 
 def spread_text(mean: float, std: float) -> str:
-    """Return a mean and its standard deviation in percent."""
-    return f"{100 * mean:.2f} ± {100 * std:.2f}"
+    """Return a mean and its standard deviation in percent; one chip has none, which is NaN."""
+    return with_spread(100 * mean, 100 * std)
 
 
 def points(found: Interval) -> str:
@@ -100,8 +100,8 @@ def _facts(result: Result) -> list[str]:
     return [
         f"digital accuracy {100 * result.digital:.2f} %, iso-accuracy ({ISO:.0%} of it) "
         f"{100 * result.iso:.2f} %",
-        f"{result.tiles} tiles of {result.chip}, mean ± standard deviation over "
-        f"{len(result.hwa.seeds)} chips; times after programming",
+        f"{result.tiles} tiles of {result.chip}, {over_chips(len(result.hwa.seeds))}; times after "
+        "programming",
         "its loss against the digital accuracy and, chip by chip, its gain over the net mapped "
         "directly: points [95 % interval]",
         "iso-accuracy of its mean over the chips (confidence, by Student's t)",

@@ -11,6 +11,7 @@ import torch
 from analogtorch.evaluate import Sweep
 from analogtorch.files import write_atomically
 from analogtorch.report import Result, markdown, table, write
+from analogtorch.report.page.run import html
 
 TIMES = ("0 s", "1 day", "1 year")
 
@@ -65,6 +66,21 @@ def test_json_has_exactly_the_agreed_content(result: Result, tmp_path: Path) -> 
     assert report["iso"]["limit"] == pytest.approx(0.9108)
     assert report["iso"]["0 s"]["answer"] == "not settled"  # two chips say little
     assert (report["tiles"], report["seed"], report["seconds"]) == (17, 3, 61.2)
+
+
+def test_one_chip_has_no_spread(result: Result, tmp_path: Path) -> None:
+    alone = {
+        name: dataclasses.replace(s, values=s.values[:1], seeds=s.seeds[:1])
+        for name, s in (("direct", result.direct), ("hwa", result.hwa))
+    }
+    one = dataclasses.replace(result, **alone, levels={1.0: alone["hwa"]}, ablation=alone)
+    write(one, tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
+    assert report["hwa"]["1 day"]["std"] is None
+    for text in (table(one), html(one), (tmp_path / "report.md").read_text()):
+        assert "±" not in text
+        assert "nan" not in text
+        assert "one chip" in text
 
 
 def test_markdown_shows_notes_table_plot_and_versions(result: Result) -> None:

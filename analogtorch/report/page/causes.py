@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
-from analogtorch.evaluate.losses import SINGLE, Effect, Loss, Sensitivity
+from analogtorch.evaluate.losses import Effect, Loss, Sensitivity
 from analogtorch.evaluate.shares import Budget
+from analogtorch.report.columns import over_chips
 from analogtorch.report.page.parts import Cell, Section, Table, Text
-from analogtorch.report.sensitivity import effect_title
-from analogtorch.report.text import points
+from analogtorch.report.sensitivity import effect_title, spread
+from analogtorch.report.text import points, spread_text
 
 Row = tuple[str | Cell, ...]
 
@@ -20,15 +21,17 @@ def sensitivity_section(found: Sensitivity) -> Section:
         return (name, weights, *losses[:-1], Cell(text=losses[-1], bar=_share(length, longest)))
 
     rows = [
-        line(row.name or "(root)", f"{row.weights:,}", _losses(row.loss), row.loss[last].mean)
+        line(
+            row.name or "(root)", f"{row.weights:,}", _losses(found, row.loss), row.loss[last].mean
+        )
         for row in found.rows
     ]
     sums = [f"{100 * found.sum[effect]:.2f}" for effect in found.effects]
     rows.append(line("sum of the layers", "", sums, 0.0))
-    rows.append(line("all on the chip", "", _losses(found.total), 0.0))
+    rows.append(line("all on the chip", "", _losses(found, found.total), 0.0))
     table = Table(
-        caption="Points of accuracy lost with one layer on the chip and the others exact, mean ± "
-        f"standard deviation over {len(found.seeds)} chips",
+        caption="Points of accuracy lost with one layer on the chip and the others exact, "
+        f"{over_chips(len(found.seeds))}",
         header=("layer", "weights", *(effect_title(found, effect) for effect in found.effects)),
         rows=tuple(rows),
     )
@@ -54,11 +57,10 @@ def budget_section(found: Budget) -> Section:
     return Section("Error budget", (table, *_note(found)))
 
 
-def _losses(by_effect: Mapping[Effect, Loss]) -> list[str]:
+def _losses(found: Sensitivity, by_effect: Mapping[Effect, Loss]) -> list[str]:
     """Return losses in points, with their spread where they were measured on several chips."""
     return [
-        f"{100 * loss.mean:.2f}" + ("" if effect in SINGLE else f" ± {100 * loss.std:.2f}")
-        for effect, loss in by_effect.items()
+        spread_text(loss.mean, spread(found, loss, effect)) for effect, loss in by_effect.items()
     ]
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from analogtorch.evaluate import Sweep
+
 _WIDTH, _HEIGHT = 440, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 14, 44, 52
 _SIZE = 13
@@ -33,6 +35,15 @@ class Level:
 
     name: str
     value: float
+
+
+def over_time(name: str, sweep: Sweep, order: Sequence[int]) -> Curve:
+    """Return a metric in percent at the times of ``order``; one chip has no band."""
+    return Curve(
+        name=name,
+        means=[100 * mean for mean in sweep.mean[order].tolist()],
+        spreads=[100 * std for std in sweep.std[order].nan_to_num().tolist()],
+    )
 
 
 def curves(

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from analogtorch.evaluate import Sweep
+from analogtorch.report.columns import over_chips
 from analogtorch.report.heard import Heard, Misheard
 from analogtorch.report.page import as_html, as_markdown
 from analogtorch.report.page.causes import budget_section, sensitivity_section
-from analogtorch.report.page.curves import Curve, Level, curves
+from analogtorch.report.page.curves import Level, curves, over_time
 from analogtorch.report.page.on_chip import (
     cost_keys,
     cost_section,
@@ -137,11 +138,7 @@ def _accuracy(result: Result, plot: str) -> Section:
     order, at = ordered(result.hwa)
     named = [result.hwa.times[i] + "*" * bool(result.hwa.note(result.hwa.times[i])) for i in order]
     drawn = [
-        Curve(
-            name=name,
-            means=[100 * sweep.mean[i].item() for i in order],
-            spreads=[100 * sweep.std[i].item() for i in order],
-        )
+        over_time(name, sweep, order)
         for name, sweep in (("hardware-aware", result.hwa), ("mapped directly", result.direct))
     ]
     levels = [
@@ -158,15 +155,15 @@ def _accuracy(result: Result, plot: str) -> Section:
     )
     header, *rows = accuracy_rows(result)
     caption = (
-        "Accuracy over the time after programming, on a logarithmic axis: mean and standard "
-        f"deviation over {_chips(result.hwa)}."
+        "Accuracy over the time after programming, on a logarithmic axis: "
+        f"{over_chips(len(result.hwa.seeds), sign=' and')}."
     )
     return Section(
         "Accuracy over time",
         (
             Drawing(svg=svg, caption=caption, file=plot),
             Table(
-                caption="Accuracy in percent, mean ± standard deviation over the chips; loss "
+                caption=f"Accuracy in percent, {over_chips(len(result.hwa.seeds))}; loss "
                 "against digital, and gain over the net mapped directly on the same chips, in "
                 "points [95 % interval]",
                 header=header,
@@ -196,7 +193,7 @@ def _levels(result: Result) -> Section:
         (
             Table(
                 caption="Accuracy on validation clips after training with each level, in percent, "
-                f"mean ± standard deviation over {_chips(first)} that no other table has; the "
+                f"{over_chips(len(first.seeds))} that no other table has; the "
                 "largest mean over them and the times chose, without a look at the test clips",
                 header=("level", *first.times, "mean"),
                 rows=tuple(rows),
@@ -217,7 +214,7 @@ def _ablation(result: Result) -> Section:
         (
             Table(
                 caption="Other trainings on the same chips, or the same net on chips made "
-                "otherwise: accuracy in percent, mean ± standard deviation; and what this run "
+                f"otherwise: accuracy in percent, {over_chips(len(hwa.seeds))}; and what this run "
                 "gains over them, chip by chip, in points [95 % interval]",
                 header=(
                     "variant",

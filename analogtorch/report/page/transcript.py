@@ -1,9 +1,11 @@
 """The report of a transcription as a document."""
 
+import math
 from collections.abc import Iterator
 
+from analogtorch.report.columns import over_chips
 from analogtorch.report.page import as_html, as_markdown
-from analogtorch.report.page.curves import Curve, Level, curves
+from analogtorch.report.page.curves import Level, curves, over_time
 from analogtorch.report.page.on_chip import cost_keys, cost_section, floorplan_section, tile_key
 from analogtorch.report.page.parts import (
     Document,
@@ -112,11 +114,7 @@ def _error_rate(found: Transcribed, plot: str) -> Section:
     assert found.digital is not None
     order, at = ordered(wer)
     named = [wer.times[i] + "*" * bool(wer.note(wer.times[i])) for i in order]
-    curve = Curve(
-        name="on chip",
-        means=[100 * wer.mean[i].item() for i in order],
-        spreads=[100 * wer.std[i].item() for i in order],
-    )
+    curve = over_time("on chip", wer, order)
     svg = curves(
         [curve],
         [Level(name="digital", value=100 * found.digital)],
@@ -126,15 +124,16 @@ def _error_rate(found: Transcribed, plot: str) -> Section:
     )
     rows: list[tuple[str, ...]] = [("digital", f"{100 * found.digital:.1f}", "", "")]
     for i, time in enumerate(wer.times):
-        values = (100 * v[i].item() for v in (wer.mean, wer.std, wer.worst))
-        rows.append((named[order.index(i)] if i in order else time, *(f"{v:.1f}" for v in values)))
+        values = [100 * v[i].item() for v in (wer.mean, wer.std, wer.worst)]
+        shown = ["" if math.isnan(value) else f"{value:.1f}" for value in values]
+        rows.append((named[order.index(i)] if i in order else time, *shown))
     return Section(
         "Word error rate over time",
         (
             Drawing(
                 svg=svg,
                 caption="Word error rate over the time after programming, on a logarithmic axis: "
-                f"mean and standard deviation over {len(found.seeds)} chips.",
+                f"{over_chips(len(found.seeds), sign=' and')}.",
                 file=plot,
             ),
             Table(
