@@ -8,9 +8,11 @@ from pathlib import Path
 import analogtorch as at
 from analogtorch.cli.finished import finished
 from analogtorch.cli.options import CommandParser, Defaults, add_outputs, write_outputs
+from analogtorch.devices import seconds
 from analogtorch.evaluate.shares import Budget
 from analogtorch.files.figures import checked_path
 from analogtorch.speech.on_chips import recovery
+from analogtorch.values import checks
 
 
 def run(arguments: Sequence[str]) -> Budget:
@@ -23,6 +25,9 @@ def run(arguments: Sequence[str]) -> Budget:
     """
     given = _parser().parse_args(arguments)
     checked_path(given.plot)  # before hours of measuring
+    seconds(given.time)
+    checks.count("--num-chips", given.num_chips)
+    checks.number("--growth", given.growth, least=0)
     config, task, network = finished(
         "budget", given.run, given.network, allow_code=given.allow_code
     )

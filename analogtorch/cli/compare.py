@@ -13,7 +13,9 @@ import analogtorch as at
 from analogtorch.chips import Chip
 from analogtorch.cli.map import build, chip_named, inputs
 from analogtorch.cli.options import CommandParser, add_outputs, write_outputs
+from analogtorch.evaluate.sweep import checked_times
 from analogtorch.files.figures import checked_path
+from analogtorch.values import checks
 
 logger = logging.getLogger("analogtorch")
 
@@ -70,6 +72,11 @@ def _of_run(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Comparison:
             f"--folder: {given.folder} is in the folder of a run, which has measurements of its "
             "own; give another one, such as runs/compared"
         )
+    if given.times is not None:  # before all clips are read
+        checked_times("--times", given.times)
+    for name in ("num_chips", "processes"):
+        if (value := getattr(given, name)) is not None:
+            checks.count(f"--{name.replace('_', '-')}", value)
     config, task, network = finished(
         "compare", given.run, given.network or "hwa", allow_code=given.allow_code
     )

@@ -14,6 +14,7 @@ from analogtorch.cli.options import CommandParser, Defaults, add_outputs, write_
 from analogtorch.devices import seconds
 from analogtorch.evaluate.look import Look
 from analogtorch.files.figures import checked_path
+from analogtorch.ops import seed_number
 from analogtorch.speech.audio import read_recording
 from analogtorch.speech.data import SAMPLE_RATE
 from analogtorch.speech.noise import generate_noise, read_noise
@@ -47,6 +48,10 @@ def run(arguments: Sequence[str]) -> Stream | StreamTest:
     if given.mix is None and (given.noise or given.per_minute is not None):
         raise ValueError("--noise and --per-minute have an effect with --mix alone; leave them out")
     seconds(given.time)  # before minutes of mixing, too
+    try:
+        seed_number(given.seed)
+    except ValueError as error:
+        raise ValueError(f"--{error}") from error
     per_minute = _PER_MINUTE if given.per_minute is None else given.per_minute
     noise = None
     if given.mix is not None:

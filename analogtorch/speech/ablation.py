@@ -9,6 +9,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.report_config import ABLATED, MEASURED
+from analogtorch.values import checks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ def variants(config: KWSConfig) -> tuple[Variant, ...]:
         for option, value in changes.items():
             try:
                 changed = _replaced(changed, option.split("."), value)
-            except (TypeError, ValueError, AttributeError) as error:
+            except (TypeError, ValueError) as error:
                 raise ValueError(
                     f"report.ablation: {name}: {option}={value!r}: {error}; options are those of "
                     f"analogtorch kws that begin with {' or '.join(ABLATED)}"
@@ -57,8 +58,16 @@ def variants(config: KWSConfig) -> tuple[Variant, ...]:
 
 
 def _replaced(owner: Any, path: list[str], value: Any) -> Any:
-    """Return a frozen dataclass with the field at a path of names replaced."""
+    """Return a frozen dataclass with the field at a path of names replaced.
+
+    Raises:
+        ValueError: there is no such field, or its value is refused.
+    """
     field, *rest = path
+    fields = dataclasses.fields(owner) if dataclasses.is_dataclass(owner) else ()
+    known = [each.name for each in fields]
+    if field not in known:
+        raise ValueError(f"no such option{checks.nearest(field, known)}")
     if rest:
         value = _replaced(getattr(owner, field), rest, value)
     else:

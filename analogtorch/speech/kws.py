@@ -95,13 +95,14 @@ def run(
             RunFolder.open(out, config, resume=resume, overwrite=overwrite) as folder,
         ):
             logger.info("speech from the source %s", config.data.source)
-            features = config.front_end()  # mistakes in it appear before clips are read
+            # mistakes in these appear before clips are read
+            features, others = config.front_end(), variants(config)
             with by_command(f"data.{config.data.source}"):
                 splits = config.data.selected.load(progress=progress)
             notes = notes_on(config, splits)
             task = prepare(splits, config.augment, seed=config.seed, features=features)
             rehearse(config, task)
-            measured, others = files(config.sweep.num_chips), variants(config)  # of each net
+            measured = files(config.sweep.num_chips)  # of each net
             swept = [DIRECT, HWA, *(other.chips for other in others)]
             kept = [f"{on}/{name}" for on in swept for name in measured]
             for level in config.chip.levels:

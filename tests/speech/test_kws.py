@@ -197,7 +197,9 @@ def test_levels_that_cannot_be_are_refused(options: dict, message: str) -> None:
     [
         ("{a: {digital.epochs: 2}}", "a: digital.epochs is changed; change options that begin"),
         ("{a: {}}", "a: nothing is changed"),
-        ("{a: {hwa.epoch: 2}}", "hwa.epoch=2: "),
+        ("{a: {hwa.epoch: 2}}", "hwa.epoch=2: no such option, did you mean 'epochs'?; options are"),
+        ("{a: {hwa.distil.x: 2}}", "hwa.distil.x=2: no such option, did you mean 'distill'?"),
+        ("{a: {chip.training.scale.x: 2}}", "chip.training.scale.x=2: no such option; options"),
         ("{a: {hwa.epochs: 0}}", "epochs=0; it must be an integer >= 1"),
         ("{a: {chip.training.scale: lots}}", "chip.training.scale='lots': "),
         ("{a: {hwa.epochs: lots}}", "hwa.epochs='lots': must be of type int"),
@@ -212,6 +214,8 @@ def test_wrong_ablations_are_refused_before_any_training(
     ablation: str, message: str, clips: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
     monkeypatch.setattr(kws, "train_digital", None)
+    if "no such option" in message:
+        monkeypatch.setattr("analogtorch.speech.folder.Folder.load", None)
     assert run(clips, tmp_path, f"--report.ablation={ablation}") == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -355,17 +359,43 @@ def test_a_run_on_several_chips(network: str, finished: Path, tmp_path: Path, ca
     [
         (["{empty}"], "holds no run of analogtorch kws"),
         (["{begun}"], "the run has not finished; continue it with"),
-        (["{finished}", "--num-chips=0"], "num_chips"),
+        (["{finished}", "--num-chips=0"], "--num-chips must be"),
+        (["{finished}", "--time=soon"], "soon"),
+        (["{finished}", "--growth=-1"], "--growth must be"),
         (["{finished}", "--plot=x.txt"], "must end in .png"),
         (["{finished}", "--network=cnn"], "invalid choice: 'cnn'"),
         ([], "arguments are required: run; see analogtorch budget --help"),
     ],
 )
-def test_budget_refuses(arguments, message, finished: Path, tmp_path: Path, capsys) -> None:
+def test_budget_refuses(
+    arguments, message, finished: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun/config.json").write_bytes((finished / "config.json").read_bytes())
     folders = {"empty": tmp_path, "begun": tmp_path / "begun", "finished": finished}
+    monkeypatch.setattr(
+        "analogtorch.speech.folder.Folder.load", stop
+    )  # found before clips are read
     assert main(["budget", *(a.format_map(folders) for a in arguments)]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "message"),
+    [
+        ("compare", "--times=soon", "soon"),
+        ("compare", "--num-chips=0", "--num-chips must be"),
+        ("compare", "--processes=0", "--processes must be"),
+        ("listen", "--seed=99999999999999999999", "--seed must lie in"),
+    ],
+)
+def test_wrong_values_are_found_before_clips_are_read(
+    command: str, option: str, message: str, finished: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr("analogtorch.cli.finished.finished", stop)
+    monkeypatch.setattr("analogtorch.cli.listen.read_recording", stop)
+    audio = ["a.wav"] if command == "listen" else []
+    assert main([command, str(finished), *audio, option]) == 2
     assert message in capsys.readouterr().err
 
 
