@@ -4,7 +4,12 @@ from pathlib import Path
 
 from analogtorch.chips.chip import Chip
 from analogtorch.chips.serial import from_dict, to_dict
-from analogtorch.files.description import read_description, write_description
+from analogtorch.files.description import SUFFIXES, read_description, write_description
+
+
+def in_file(name: str) -> bool:
+    """Return whether the name of a chip is that of a file, and not of a preset."""
+    return Path(name).suffix.lower() in SUFFIXES
 
 
 def save(chip: Chip, path: str | Path) -> Path:

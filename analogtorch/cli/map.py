@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from analogtorch import chips
+from analogtorch.chips.file import in_file
 from analogtorch.cli.options import CommandParser, shown_if_unwritten
 from analogtorch.cost_model.cost import CostReport, cost
 from analogtorch.files import importable, is_code, load_code, write_atomically
@@ -181,7 +182,7 @@ def chip_named(text: str, *, option: str) -> chips.Chip:
             ``option``.
         OSError: the file cannot be read.
     """
-    if Path(text).suffix.lower() in SUFFIXES:
+    if in_file(text):
         return chips.load(text)
     try:
         return chips.get(text)

@@ -28,6 +28,7 @@ from analogtorch.speech.features import FRONT_ENDS
 from analogtorch.speech.folder import Folder
 from analogtorch.speech.labels import LABELS
 from analogtorch.speech.models import NETWORKS
+from analogtorch.speech.own_chip import chip_of, chip_options
 from analogtorch.speech.report_config import ReportConfig
 from analogtorch.speech.speech_commands import SpeechCommands
 from analogtorch.speech.synthetic import Synthetic
@@ -174,12 +175,15 @@ class ChipConfig:
     Raises:
         ValueError: the chip or an option is unknown, or a level is refused.
         TypeError: the levels are no list.
+        OSError: the file of the chip cannot be read.
     """
 
     name: str = "hermes64"
-    """A preset; `analogtorch info` lists them."""
+    """A preset, which `analogtorch info` lists, or a file of a chip of yours, such as
+    my_chip.yaml."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Options of the preset, such as {device: one_device} for hermes64."""
+    """Options of the preset, such as {device: one_device} for hermes64; of a file all that is in
+    it, which is read from it unless it is given."""
     digital: tuple[str, ...] = ()
     """Names of layers that stay digital, with * for anything, such as [dw*]"""
     drift_aware: str | None = None
@@ -225,6 +229,7 @@ class ChipConfig:
             )
         checks.flag("chip.correct", self.correct)
         checks.choice("chip.writing", self.writing, get_args(Writing))
+        checks.settle(self, "options", chip_options(self.name, self.options))
         self.build()
 
     @property
@@ -234,7 +239,7 @@ class ChipConfig:
 
     def build(self) -> Chip:
         """Return the chip, with this training noise."""
-        chip = at.chips.get(self.name, **self.options)
+        chip = chip_of(self.name, self.options)
         if chip.light.on:
             raise ValueError(
                 f"chip.name: {self.name} senses light, and speech is none; choose another chip, "

@@ -198,6 +198,21 @@ def test_options_of_a_chip_that_are_no_text_are_taken(name: str) -> None:
     assert parsed.config.chip.build() == at.chips.hermes64(phases=1)
 
 
+@pytest.mark.parametrize("name", ["kws", "transcribe"])
+def test_a_chip_may_be_in_a_file(name: str, tmp_path: Path) -> None:
+    mine, kept = tmp_path / "mine.yaml", tmp_path / "config.json"
+    at.chips.save(at.chips.hermes64(phases=1), mine)
+    given = [f"--chip.name={mine}", "--chip.drift_aware=null"]
+    reader = {"kws": parse, "transcribe": transcribe.parse}[name]
+    parsed = reader(given).config
+    assert parsed.chip.build() == at.chips.hermes64(phases=1)
+    kept.write_text(json.dumps(parsed.to_dict()))
+    mine.unlink()  # a configuration has the whole chip
+    assert reader([f"--config={kept}"]).config.to_dict() == parsed.to_dict()
+    with pytest.raises(ValueError, match="are all that is in it: leave them out"):
+        reader([*given, "--chip.options={phases: 1}"])
+
+
 @pytest.mark.parametrize("suffix", ["yaml", "json"])
 def test_no_file_of_options_allows_code(suffix: str, capsys, tmp_path: Path) -> None:
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")

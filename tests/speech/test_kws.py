@@ -934,6 +934,28 @@ def test_other_layers_may_stay_digital_beside_the_run(
     assert "for the report: head digital\nconverted 3 layers" in err
 
 
+def test_the_chip_may_be_in_a_file_whose_content_is_part_of_the_run(
+    clips: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    mine, out = tmp_path / "mine.yaml", tmp_path / "out"
+    at.chips.save(at.chips.hermes64(phases=1), mine)
+    monkeypatch.setattr(kws, "train_digital", stop)
+    assert run(clips, out, f"--chip.name={mine}") == 2
+    assert "stop here" in capsys.readouterr().err
+    earlier = cli.parse([f"--config={out / 'config.json'}"]).config
+    assert earlier.chip.build() == at.chips.hermes64(phases=1).replace(
+        training=earlier.chip.training
+    )
+    at.chips.save(at.chips.hermes64(phases=4), mine)
+    assert cli.parse([f"--config={out / 'config.json'}"]).config == earlier
+    assert run(clips, out, f"--chip.name={mine}", "--resume") == 2
+    assert "has another configuration: chip.options." in capsys.readouterr().err
+    assert run(clips, out, "--chip.name=nowhere.yaml") == 2
+    assert "nowhere.yaml" in capsys.readouterr().err
+    assert run(clips, out, f"--chip.name={mine}", "--chip.options={phases: 1}") == 2
+    assert "are all that is in it: leave them out" in capsys.readouterr().err
+
+
 def test_chips_can_be_written_closer(clips: Path, finished: Path, tmp_path: Path, capsys) -> None:
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     before = {path.name for path in (tmp_path / "checkpoints").iterdir()}

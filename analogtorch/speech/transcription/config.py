@@ -8,6 +8,7 @@ import analogtorch as at
 from analogtorch.chips import Chip
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.speech.config import SweepConfig
+from analogtorch.speech.own_chip import chip_of, chip_options
 from analogtorch.values import checks
 
 
@@ -74,12 +75,15 @@ class OnChipConfig:
 
     Raises:
         ValueError: the chip or an option is unknown.
+        OSError: the file of the chip cannot be read.
     """
 
     name: str = "hermes64"
-    """A preset; `analogtorch info` lists them."""
+    """A preset, which `analogtorch info` lists, or a file of a chip of yours, such as
+    my_chip.yaml."""
     options: dict[str, Any] | None = None
-    """Options of the preset; null: {weight_scale: column} if its digital unit scales columns"""
+    """Options of the preset; null: {weight_scale: column} if its digital unit scales columns. Of a
+    file all that is in it, which is read from it unless it is given."""
     drift_aware: str | None = "1 day"
     """Time after programming at which conductances are to be right (Chip.drift_aware); null: at
     once, as published, which is better for minutes and worse from a day on"""
@@ -96,11 +100,12 @@ class OnChipConfig:
     def __post_init__(self) -> None:
         checks.flag("chip.calibrate", self.calibrate)
         checks.flag("chip.correct", self.correct)
+        checks.settle(self, "options", chip_options(self.name, self.options))
         self.build()
 
     def build(self) -> Chip:
         """Return the chip."""
-        chip = at.chips.get(self.name, **self.all_options)
+        chip = chip_of(self.name, self.all_options)
         return chip if self.drift_aware is None else chip.drift_aware(self.drift_aware)
 
     @property

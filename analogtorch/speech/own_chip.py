@@ -1,0 +1,38 @@
+"""A chip by its name: a preset with its options, or one in a file of the user."""
+
+import json
+from typing import Any
+
+from analogtorch import chips
+from analogtorch.chips.file import in_file
+
+
+def chip_options(name: str, options: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return the options of a preset; of the file of a chip what is in it, unless that is given.
+
+    A run keeps them: it stays that of the chip of its beginning, whatever becomes of the file.
+
+    Raises:
+        ValueError: the file holds no chip.
+        OSError: it cannot be read.
+    """
+    if options or not in_file(name):
+        return options
+    return json.loads(json.dumps(chips.to_dict(chips.load(name))))
+
+
+def chip_of(name: str, options: dict[str, Any]) -> chips.Chip:
+    """Return a preset with its options, or the chip that ``chip_options`` has found in a file.
+
+    Raises:
+        ValueError: there is no such preset or option, or the options are no chip.
+    """
+    if not in_file(name):
+        return chips.get(name, **options)
+    try:
+        return chips.from_dict(options)
+    except ValueError as error:
+        raise ValueError(
+            f"chip.options: {error}. Those of a file, {name}, are all that is in it: leave them "
+            "out, and change the file"
+        ) from error
