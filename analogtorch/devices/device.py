@@ -89,8 +89,8 @@ class Growing(Device, Protocol):
     """A device whose error of programming grows with time, which counts as drift.
 
     ``drift`` makes a deviation from the target larger by a factor, and so cannot give the growth
-    beside an error that ``Chip.scaled`` or ``Chip.without("programming_noise")`` makes larger,
-    smaller or 0; this method does.
+    beside an error that ``Chip.scaled``, ``Chip.without("programming_noise")`` or a writing method
+    makes larger, smaller or 0; this method does.
     """
 
     def drift_of(self, g_programmed: Tensor, nu: Tensor, t: float, scale: float) -> Tensor:

@@ -10,6 +10,7 @@ from analogtorch.chips.tiling import Section
 from analogtorch.devices import Cell
 from analogtorch.devices.cell import Hold, program, shared, written
 from analogtorch.devices.drift_aware import as_written, bare, weights_as_written
+from analogtorch.devices.scaled import scaled
 from analogtorch.nn import AnalogLayer
 from analogtorch.ops import (
     Noise,
@@ -81,8 +82,12 @@ class ProgrammedSection:
         """What ADC outputs are multiplied by digitally, (row blocks, outputs)."""
         self.writes = torch.tensor([0, self.g.numel()], device="cpu")
         """Number of devices by the number of their writes, (writes + 1,)."""
+        self._drifting = bare(layer.chip.cell.device)
+        """The devices as they drift."""
         if method is not None:
             self._write(method)
+            # no draw of programming is left in what pulses wrote: what time adds is one of its own
+            self._drifting = scaled(self._drifting, {"programming_noise": 0.0})
         self.column = torch.ones_like(self.scale)
         """Digital gain of each column, found after programming."""
         if self.chip.periphery.column_calibration:
@@ -298,7 +303,7 @@ class ProgrammedSection:
         """Return the conductances of a run of outputs as read at ``t`` and ``temperature``."""
         device, index = self.chip.cell.device, (slice(None), part)
         nu = self._once("drift", part.start, 0, lambda: self._drift_coefficient(part, g))
-        drifted = device.drift(g, nu, t)
+        drifted = self._drifting.drift(g, nu, t)
         if self.stuck is not None:
             drifted = self.stuck.drifted(g, drifted, index)
         read = device.read(g, drifted, t, self._draw(part, Noise.READ, str(t)))
@@ -312,7 +317,7 @@ class ProgrammedSection:
         targets = as_written(cell.device, written(cell, self.w[part], g))
         if self.stuck is not None:
             targets = self.stuck.targets(targets, g, (slice(None), part))
-        return bare(cell.device).drift_coefficient(targets, self._draw(part, Noise.DRIFT))
+        return self._drifting.drift_coefficient(targets, self._draw(part, Noise.DRIFT))
 
     def exact_mvms(self, number: int, outputs: slice, block: Block) -> tuple[Tensor, Tensor]:
         """Return the random inputs that gains are fitted on, and the MVMs of the exact weights.

@@ -3,7 +3,8 @@
 A fit such as ``programming_std`` is the error that a published chip reached by its own method. The
 two loops here start from it and continue: they show what closer programming would bring. Both see
 the cells only through the chip's DAC, ADC and output noise. In a round, one makes an MVM per row;
-the other makes as many as it takes to read each cell of the row.
+the other makes as many as it takes to read each cell of the row. Neither changes what time adds to
+the error.
 """
 
 import math

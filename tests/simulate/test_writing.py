@@ -1,14 +1,16 @@
 """Programming loops: what they reach, while they see the cells through the converters only."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
 
 import analogtorch as at
+from analogtorch.ops import Noise
 from analogtorch.simulate.readout import cell_reads
-from analogtorch.simulate.writing import GradientDescent, ProgramAndVerify
+from analogtorch.simulate.writing import GradientDescent, Method, ProgramAndVerify
 from tests.crossbar import crossbar
 
 
@@ -132,6 +134,51 @@ def test_the_same_seed_writes_the_same_chip_and_the_model_is_untouched() -> None
     other = at.program(model, seed=4, method=GradientDescent(rounds=3)).at("1 day")
     assert not torch.equal(first[0].programmed.weights[0], other[0].programmed.weights[0])
     assert torch.equal(model[0].weight, before)
+
+
+@pytest.mark.parametrize("aware", [False, True])
+@pytest.mark.parametrize("preset", [at.chips.neurram48, at.chips.sonos40], ids=lambda p: p.__name__)
+@pytest.mark.parametrize("method", [ProgramAndVerify(margin=0.0), GradientDescent()])
+def test_cells_relax_however_closely_they_were_written(
+    preset: Callable[[], at.Chip], aware: bool, method: Method
+) -> None:
+    """Time adds its variance to cells that were written without an error, as to all others."""
+    chip = preset().replace(dac={"bits": None}, adc={"bits": None, "steps": None, "noise": 0.0})
+    chip = chip.without("read_noise")
+    chip = chip.drift_aware("1 day") if aware else chip
+    torch.manual_seed(0)
+    layer = nn.Linear(100, 80, bias=False)
+    nn.init.uniform_(layer.weight, -1, 1)
+
+    def changes(device: at.Chip, method: Method | None) -> list[float]:
+        """Return the change of the weights since programming, relative to them, at three times."""
+        model = at.convert(copy.deepcopy(layer), device)
+        physical = at.program(model, seed=1, method=method)
+        views = [
+            physical.at(t, compensation="none").programmed.weights[0]
+            for t in ("programmed", "1 hour", "1 day", "2 days")
+        ]
+        return [((view - views[0]).norm() / layer.weight.norm()).item() for view in views[1:]]
+
+    exact = changes(chip.without("programming_noise"), None)
+    assert exact[0] < exact[1]
+    assert changes(chip, method) == pytest.approx(exact, rel=0.1)
+
+
+@pytest.mark.parametrize("preset", [at.chips.hermes64, at.chips.neurram48])
+def test_writing_decides_no_drift_of_devices_whose_error_does_not_grow(
+    preset: Callable[[], at.Chip],
+) -> None:
+    device = at.devices.pcm_like() if preset is at.chips.hermes64 else at.devices.rram_cmo()
+    chip = preset().replace(cell=at.devices.DifferentialPair(device=device))
+    torch.manual_seed(0)
+    model = at.convert(nn.Linear(100, 80, bias=False), chip)
+    section = at.program(model, seed=1, method=ProgramAndVerify(rounds=3))._placed[""][0]
+    part, g = slice(0, 80), section.g
+    nu = device.drift_coefficient(chip.cell.targets(section.w), section._draw(part, Noise.DRIFT))
+    z = section._draw(part, Noise.READ, "86400.0")
+    expected = device.read(g, device.drift(g, nu, 86400.0), 86400.0, z)
+    torch.testing.assert_close(section._read(part, g, 86400.0), expected)
 
 
 @pytest.mark.parametrize("changes", [{"rounds": 0}, {"step": 0.0}, {"step": 1.5}, {"noise": -1.0}])
