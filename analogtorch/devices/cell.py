@@ -4,11 +4,15 @@ from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import Any, Protocol, Self, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from analogtorch.devices.device import Device, check_device
 from analogtorch.devices.protocol import check_protocol
 from analogtorch.devices.spread import Spread
+
+_ROUNDING = 1e-5
+"""Difference of two weights that is one of rounding, in units of the largest."""
 
 
 @runtime_checkable
@@ -114,6 +118,16 @@ def written(cell: Cell, w: Tensor, g: Tensor) -> Tensor:
     They decide how the devices drift.
     """
     return cell.written(w, g) if isinstance(cell, Staged) else cell.targets(w)
+
+
+def weights_as_written(cell: Cell, w: Tensor) -> Tensor:
+    """Return the weights, of the shape of ``w``, to which cells are written for the wanted ``w``.
+
+    They differ where cells or devices hold few values, or targets allow for drift: they are what
+    programming without an error gives.
+    """
+    exact = cell.weights(program(cell, w, w.new_zeros(cell.devices, *w.shape), lambda g: g))
+    return torch.where((exact - w).abs() <= _ROUNDING, w, exact)
 
 
 def is_paired(cell: Cell) -> bool:

@@ -142,14 +142,6 @@ def as_written(device: Device, g: Tensor) -> Tensor:
     return device.target(g) if isinstance(device, DriftAware) else g
 
 
-def weights_as_written(cell: Cell, w: Tensor) -> Tensor:
-    """Return the weights to which cells are written for the wanted ones ``w``, of any shape."""
-    device = cell.device
-    if not isinstance(device, DriftAware):
-        return w
-    return cell.weights(device.target(cell.targets(w)))
-
-
 def bare(device: Device) -> Device:
     """Return the device itself, without what its targets allow for."""
     return device.device if isinstance(device, DriftAware) else device

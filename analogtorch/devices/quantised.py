@@ -48,7 +48,7 @@ class QuantisedPair(DifferentialPair):
     def changes(self, change: Tensor, target: Tensor) -> Tensor:
         """Return the changes of conductance, uS, that change weights by ``change``.
 
-        ``target`` holds the weights before they are quantised.
+        ``target`` holds the weights to reach, quantised or not.
         """
         return super().changes(change, self.quantised(target))
 

@@ -56,11 +56,13 @@ class Scaled(Around):
 
     def program(self, g: Tensor, z: Tensor) -> Tensor:
         """Return the conductance, uS, programmed for the target ``g`` with the normals ``z``."""
-        if self.programming_scale == 0:
-            return g.clamp_min(0.0)
         if self.programming_scale == 1:
             return self.device.program(g, z)
-        return (g + self.programming_sigma(g) * z).clamp_min(0.0)
+        # a device of few states is programmed to one of them, not to the target
+        exact = self.device.program(g, torch.zeros_like(g))
+        if self.programming_scale == 0:
+            return exact
+        return (exact + self.programming_sigma(g) * z).clamp_min(0.0)
 
     def drift_coefficient(self, g: Tensor, z: Tensor) -> Tensor:
         """Return what ``drift`` must know of devices with target ``g`` and normals ``z``."""

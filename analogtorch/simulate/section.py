@@ -8,8 +8,8 @@ from torch import Tensor
 
 from analogtorch.chips.tiling import Section
 from analogtorch.devices import Cell
-from analogtorch.devices.cell import Hold, program, shared, written
-from analogtorch.devices.drift_aware import as_written, bare, weights_as_written
+from analogtorch.devices.cell import Hold, program, shared, weights_as_written, written
+from analogtorch.devices.drift_aware import as_written, bare
 from analogtorch.devices.scaled import scaled
 from analogtorch.nn import AnalogLayer
 from analogtorch.ops import (
@@ -206,8 +206,9 @@ class ProgrammedSection:
         """
         stored = self._found(None, self.chip.cell.weights).flatten(1)
         stored *= over_rows(self.columns, self.section.bounds)
-        wrong = stored - weights_as_written(self.chip.cell, self.w).flatten(1)
-        return [wrong[block.outputs, block.rows] for block in self.blocks]
+        for part in self._parts():
+            stored[part] -= weights_as_written(self.chip.cell, self.w[part]).flatten(1)
+        return [stored[block.outputs, block.rows] for block in self.blocks]
 
     def programmed(self, number: int, index: tuple[slice, ...]) -> Tensor:
         """Return the part of ``weights(None)`` on ideal wires at ``index``: (outputs, rows).

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import analogtorch as at
 from analogtorch.devices import PCM, DriftAware, SignificancePairs, hermes_two_device, ideal_device
-from analogtorch.devices.drift_aware import weights_as_written
+from analogtorch.devices.cell import weights_as_written
 from analogtorch.ops import reference
 
 WEEK = 604_800.0

@@ -181,6 +181,46 @@ def test_writing_decides_no_drift_of_devices_whose_error_does_not_grow(
     torch.testing.assert_close(section._read(part, g, 86400.0), expected)
 
 
+_FEW = {
+    "binary devices": at.devices.DifferentialPair(device=at.devices.rram_binary()),
+    "two per polarity": at.devices.DifferentialPair(
+        device=at.devices.rram_binary(), devices_per_polarity=2, split="sequential"
+    ),
+    "ternary": at.devices.QuantisedPair(device=at.devices.hermes_two_device()),
+    "binary": at.devices.QuantisedPair(device=at.devices.hermes_two_device(), levels=2),
+    "offset": at.devices.OffsetCell(device=at.devices.hermes_two_device(), levels=2),
+    "significances": at.devices.SignificancePairs(device=at.devices.rram_binary()),
+}
+
+
+@pytest.mark.parametrize("method", [None, ProgramAndVerify(), GradientDescent()])
+@pytest.mark.parametrize("name", _FEW)
+def test_cells_of_few_weights_are_written_to_these(name: str, method: Method | None) -> None:
+    """A method lessens the spread around the weights that a cell can hold, and adds none."""
+    chip = at.chips.ideal().replace(cell=_FEW[name], name="of few weights")
+    torch.manual_seed(0)
+    layer = nn.Linear(64, 40, bias=False)
+    nn.init.uniform_(layer.weight, -1, 1)
+
+    def held(chip: at.Chip, method: Method | None) -> tuple[torch.Tensor, float]:
+        physical = at.program(at.convert(copy.deepcopy(layer), chip), seed=0, method=method)
+        view = physical.at("programmed", compensation="none")
+        programmed = view.programmed
+        return programmed.weights[0] / programmed.scales[0].T, physical.yield_map().analog_yield
+
+    exact, share = held(chip.without("programming_noise"), None)
+    states = exact.round(decimals=4).unique()
+    assert len(states) == {"binary": 2, "offset": 2, "two per polarity": 5, "significances": 7}.get(
+        name, 3
+    )
+    assert share == 1
+    found, share = held(chip, method)
+    assert share == pytest.approx(1, abs=0.1 if method is None else 0.01)
+    once = (held(chip, None)[0] - exact).std()
+    if method is not None:
+        assert (found - exact).std() < 0.5 * once
+
+
 @pytest.mark.parametrize("changes", [{"rounds": 0}, {"step": 0.0}, {"step": 1.5}, {"noise": -1.0}])
 @pytest.mark.parametrize("method", [ProgramAndVerify, GradientDescent])
 def test_bad_numbers_are_refused(method: type, changes: dict) -> None:
