@@ -169,7 +169,8 @@ class Chip(Shown):
 
         A changed field loses its source, unless ``sources`` among the fields gives it a new one.
         With other tiles, the energy of an MVM is scaled (``Cost.resized``) and the area is unknown,
-        unless a ``cost`` is given.
+        unless a ``cost`` is given. So are time and energy that cover slices and pulses, with others
+        of them (``Cost.resliced``).
 
         Raises:
             ValueError: a part or field does not exist, where the nearest one is named, or refuses
@@ -182,10 +183,13 @@ class Chip(Shown):
             >>> mine.adc.levels
             127
         """
-        if self.cost is not None and "array" in changes and "cost" not in changes:
-            array = new_value(self.array, changes["array"], "chip.array")
-            if isinstance(array, Array):
-                changes["cost"] = _carried(self.cost, self.array, array)
+        if self.cost is not None and "cost" not in changes:
+            parts = [
+                new_value(getattr(self, name), changes.get(name, {}), f"chip.{name}")
+                for name in ("array", "dac", "slices")
+            ]
+            if [type(part) for part in parts] == [Array, DAC, Slices]:  # others are refused below
+                changes["cost"] = _carried(self, self.cost, *parts)
         return changed(self, changes, "chip")
 
     def non_idealities(self) -> tuple[str, ...]:
@@ -283,11 +287,22 @@ class Chip(Shown):
         return self.replace(cell={"device": DriftAware(device=bare(self.cell.device), time=time)})
 
 
-def _carried(cost: Cost, old: Array, new: Array) -> Cost:
-    """Return the cost of a chip whose array is another than that of its figures."""
-    if (new.rows, new.columns) != (old.rows, old.columns):
-        return cost.resized(new.rows / old.rows, new.columns / old.columns)
-    return cost if new.tiles == old.tiles else dataclasses.replace(cost, area=None)
+def _carried(chip: Chip, cost: Cost, array: Array, dac: DAC, slices: Slices) -> Cost:
+    """Return the cost of the chip with parts other than those of its figures."""
+    old = chip.array
+    if (array.rows, array.columns) != (old.rows, old.columns):
+        cost = cost.resized(array.rows / old.rows, array.columns / old.columns)
+    elif array.tiles != old.tiles:
+        cost = dataclasses.replace(cost, area=None)
+    new, pulses = slices.slicing, slices.slicing.pulses(dac.bits or 0)
+    if not cost.covers_slices or (new, pulses) == (chip.slices.slicing, chip.pulses):
+        return cost
+    bits = ("analog" if each is None else f"{each}-bit" for each in (dac.bits, slices.weight_bits))
+    return cost.resliced(
+        pulses / chip.pulses,
+        f"for {new.columns} column(s) of a weight and {pulses} pulse(s) of an input",
+        "{} inputs, {} weights".format(*bits),
+    )
 
 
 def _check_phases(cost: Cost | None) -> None:

@@ -190,7 +190,8 @@ class Cost:
     covers_slices: bool = False
     """Whether ``mvm_time`` and ``mvm_energy`` are those of all pulses of the inputs
     (``Slices.bits_per_pulse``), with the digital shifts and additions behind the ADCs. Otherwise
-    each pulse takes them once more, and the additions are charged as digital operations."""
+    each pulse takes them once more, and the additions are charged as digital operations.
+    ``Chip.replace`` scales them with the pulses."""
     published: tuple[Published, ...] = ()
     """Published efficiencies, from the smallest scope to the largest."""
     area: Figure | None = field(default=None, compare=False)
@@ -274,23 +275,41 @@ class Cost:
         growth = (1.0, rows, rows * columns, columns)
         parts = [f.value * g for f, g in zip(self.shares.figures, growth, strict=True)]
         what = f"of tiles with {rows:g} times the rows and {columns:g} times the columns"
-
-        def figure(value: float, old: Figure) -> Figure:
-            return Figure(value=value, kind="assumed", source=f"ASSUMED {what}, from: {old.source}")
-
         names = [f.name for f in fields(Shares)]
         shares = (
-            figure(part / sum(parts), old)
+            _rested(old, part / sum(parts), what)
             for part, old in zip(parts, self.shares.figures, strict=True)
         )
         return replace(
             self,
-            mvm_time=figure(self.mvm_time.value, self.mvm_time),
-            mvm_energy=figure(self.mvm_energy.value * sum(parts), self.mvm_energy),
+            mvm_time=_rested(self.mvm_time, self.mvm_time.value, what),
+            mvm_energy=_rested(self.mvm_energy, self.mvm_energy.value * sum(parts), what),
             shares=Shares(**dict(zip(names, shares, strict=True))),
             published=(),
             area=None,
         )
+
+    def resliced(self, pulses: float, what: str, precision: str) -> "Cost":
+        """Return the cost of tiles that cut weights and inputs otherwise, where it covers both.
+
+        Nothing is published of them. By assumption, time and energy grow with the pulses of an
+        input, and a column takes as much whatever it holds. Published efficiencies are left out.
+
+        Args:
+            pulses: this many times the pulses of an input.
+            what: the columns and pulses, for the sources.
+            precision: bits of inputs and weights.
+        """
+        figures = {
+            name: _rested(old, pulses * old.value, what)
+            for name, old in (("mvm_time", self.mvm_time), ("mvm_energy", self.mvm_energy))
+        }
+        return replace(self, precision=precision, published=(), **figures)  # type: ignore[arg-type]
+
+
+def _rested(old: Figure, value: float, what: str) -> Figure:
+    """Return a value that is assumed and rests on another figure."""
+    return Figure(value=value, kind="assumed", source=f"ASSUMED {what}, from: {old.source}")
 
 
 def _check_figures(owner: Any, positive: tuple[str, ...] = ()) -> None:

@@ -110,3 +110,40 @@ def test_other_tiles_take_other_energy_which_is_assumed() -> None:
     assert chip.replace(array={"rows": 512}, cost=before).cost is before
     with pytest.raises(ValueError, match="Array has no field 'row'"):
         chip.replace(array={"row": 512})
+
+
+def test_other_slices_and_pulses_take_other_energy_which_is_assumed() -> None:
+    chip = at.chips.reram_4mb()
+    before, whole = chip.cost, at.cost_model.peak(chip)
+    assert before is not None
+    for changes, columns, pulses, precision in (
+        ({"slices": {"bits_per_pulse": 1}}, 8, 7, "8-bit inputs, 8-bit weights"),
+        ({"slices": {"bits_per_pulse": 7}}, 8, 1, "8-bit inputs, 8-bit weights"),
+        ({"slices": {"weight_bits": 2}}, 2, 4, "8-bit inputs, 2-bit weights"),
+        ({"dac": {"bits": 4}}, 8, 2, "4-bit inputs, 8-bit weights"),
+        ({"slices": {"bits_per_pulse": None}, "dac": {"bits": None}}, 8, 1, "analog inputs, 8-"),
+    ):
+        other = chip.replace(**changes)
+        found = at.cost_model.peak(other)
+        assert found.seconds == pytest.approx(whole.seconds * pulses / 4)
+        # a weight takes the energy of its columns, each input that of its pulses
+        each, then = found.joules / found.operations, whole.joules / whole.operations
+        assert each == pytest.approx(then * pulses / 4 * columns / 8)
+        assert found.efficiency.precision.startswith(precision)
+        assert found.efficiency.kind == "assumed"
+        assert found.efficiency.source.startswith(f"ASSUMED for {columns} column")
+        assert at.cost_model.published(other) == ()
+    shared = chip.replace(array={"columns": 1024}, slices={"bits_per_pulse": 1}).cost
+    assert shared is not None
+    assert shared.mvm_time.value == pytest.approx(before.mvm_time.value * 7 / 4)
+    # what changes neither, and a cost of its own, leave the published figures
+    for changes in ({"slices": chip.slices}, {"dac": {"bits": 8}}, {"adc": {"steps": 64}}):
+        assert chip.replace(**changes).cost is before
+    assert chip.replace(slices={"weight_bits": 4}, cost=before).cost is before
+    # figures of one pulse are multiplied by the pulses where they are charged
+    plain = at.chips.neurram48().replace(dac={"bits": 8})
+    assert plain.replace(slices={"bits_per_pulse": 1}).cost is plain.cost
+    with pytest.raises(ValueError, match="Slices has no field 'bits'"):
+        chip.replace(slices={"bits": 2})
+    with pytest.raises(TypeError, match="Chip.slices must be a Slices"):
+        chip.replace(slices=4)
