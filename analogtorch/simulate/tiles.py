@@ -17,6 +17,7 @@ from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.faults import CODES
 from analogtorch.simulate.tile_state import adc_errors, tile_state, varies
 from analogtorch.simulate.transfer import RowGains, adc_inl, dac_gains
+from analogtorch.values.warned import warn
 
 if TYPE_CHECKING:
     from analogtorch.mapping import ChipMapping, Matrix
@@ -64,7 +65,8 @@ def consecutive(layers: Iterable[tuple[str, AnalogLayer]]) -> dict[str, list[lis
 def mapped(model: nn.Module, mapping: "ChipMapping") -> dict[str, list[list[Spot]]]:
     """Return the tiles that ``mapping`` gives the layers of ``model``, per layer and section.
 
-    Of copies of a layer, the first counts.
+    Of copies of a layer, which ``duplicate`` of ``map_to_chip`` makes, the first counts; a warning
+    says so.
 
     Raises:
         ValueError: the mapping belongs to another chip, lacks a layer, or cuts it in another way.
@@ -85,7 +87,21 @@ def mapped(model: nn.Module, mapping: "ChipMapping") -> dict[str, list[list[Spot
             )
         matrices = _matrices(name, layer, listed, model, mapping)
         found[name] = [_section(name, matrices, section, mapping) for section in layer.sections]
+    _warn_of_copies(mapping)
     return found
+
+
+def _warn_of_copies(mapping: "ChipMapping") -> None:
+    """Warn of what is not simulated: copies of a matrix beyond the first."""
+    cells = {matrix.name: matrix.cells for matrix in mapping.matrices}
+    counts = {name: copies // cells[name] for name, copies in mapping.copies.items()}
+    several = ", ".join(f"{name!r} {n} times" for name, n in counts.items() if n > 1)
+    if several:
+        warn(
+            f"program: the mapping holds {several}, and the first copy alone is simulated: errors, "
+            "defects, the yield map, writes and the cost of recalibration are those of one copy; "
+            "map without duplicate for a chip that has no others"
+        )
 
 
 def _matrices(

@@ -214,3 +214,22 @@ def test_bad_shares_are_refused(changes: dict) -> None:
         Defects(**changes)
     with pytest.raises(ValueError, match="tiles 0 to 63, got 64"):
         tile_state(CHIP, Defects(), 1, 0, 64)
+
+
+def test_of_copies_that_share_vectors_the_first_is_simulated_with_a_warning() -> None:
+    torch.manual_seed(0)
+    chip = at.chips.hermes64()
+    model = at.convert(nn.Sequential(nn.Linear(300, 40), nn.ReLU(), nn.Linear(40, 10)), chip)
+    x = torch.randn(4, 300)
+    once = at.program(model, seed=1, mapping=at.map_to_chip(model, x[:1]))  # and no warning
+    copied = at.map_to_chip(model, x[:1], duplicate={"0": 3})
+    with pytest.warns(UserWarning, match="holds '0' 3 times, and the first copy alone is simulat"):
+        found = at.program(model, seed=1, mapping=copied)
+    assert found.writes().devices == once.writes().devices
+    assert found.recalibration_cost().mvms == once.recalibration_cost().mvms
+    # the unit cells of a weight that takes several are no copies, and all are simulated
+    wide = at.convert(nn.Linear(300, 40), chip)
+    wide.chip = chip.replace(cell={"devices_per_polarity": 2})
+    twice = at.map_to_chip(wide, x[:1], chip=chip)
+    assert list(twice.copies.values()) == [2]
+    at.program(wide, seed=1, mapping=twice)
