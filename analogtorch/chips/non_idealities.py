@@ -90,7 +90,8 @@ def _changed(
     whole = unscaled(device)  # in any order of calls
     if present := {name: f for name, f in factors.items() if _device_has(whole, name)}:
         changes.setdefault("cell", {})["device"] = scaled_device(device, present)
-    return chip.replace(**changes) if changes else chip
+    # the hardware is the same, and so is what it costs
+    return chip.replace(**changes, cost=chip.cost) if changes else chip
 
 
 def _check_known(chip: "Chip", method: str, given: Iterable[Any]) -> None:
