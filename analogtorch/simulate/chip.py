@@ -6,7 +6,7 @@ Weights, chip and seed decide all of them. The weights of the model stay as they
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ from analogtorch.ops import seed_number
 from analogtorch.simulate import tiles
 from analogtorch.simulate.carried import check_corrected, keyed
 from analogtorch.simulate.compensation import Compensation, Readout
-from analogtorch.simulate.copied import copied
+from analogtorch.simulate.copied import copied, view_of
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.field_cost import batch_reads, recalibration_cost
 from analogtorch.simulate.full_precision import full_precision
@@ -338,7 +338,7 @@ class ProgrammedChip:
             if note not in self.warned:
                 warn(f"at({time!r}): {note}")
                 self.warned.add(note)
-        view = self._copied(self._model if corrected is None else corrected)
+        view = view_of(self._model if corrected is None else corrected)
         if corrected is not None:
             compensation = "none"  # the gains hold it
         with torch.no_grad():
@@ -353,16 +353,6 @@ class ProgrammedChip:
         watch_adapters(view)
         name_unread(view, self._named)
         return view
-
-    @staticmethod
-    def _copied(model: nn.Module) -> nn.Module:
-        """Return a copy that shares what nothing computes with: targets and earlier devices."""
-        layers = [layer for _, layer in analog_layers(model)]
-        shared: dict[int, Any] = {
-            id(x.weight): nn.Parameter(x.weight.detach(), requires_grad=False) for x in layers
-        }
-        shared |= {id(x.programmed): x.programmed for x in layers if x.programmed is not None}
-        return copied(model, shared)
 
 
 def beyond_data(model: nn.Module, t: float | None) -> list[str]:

@@ -1,12 +1,18 @@
 """Copies of models for programmed chips."""
 
 import copy
+import threading
 from collections import OrderedDict
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from analogtorch.conversion import analog_layers
+from analogtorch.nn import AnalogComposite, AnalogLayer
+
+_SHARING = threading.Lock()
+"""Held while a memory becomes one of copy on write, which torch leaves to one thread."""
 
 
 def copied(model: nn.Module, shared: dict[int, Any] | None = None) -> nn.Module:
@@ -25,3 +31,34 @@ def copied(model: nn.Module, shared: dict[int, Any] | None = None) -> nn.Module:
         empty = (x for x in vars(module).values() if type(x) in (dict, OrderedDict) and not x)
         memo |= {id(x): type(x)() for x in empty}
     return copy.deepcopy(model, memo).eval().requires_grad_(False)
+
+
+def view_of(model: nn.Module) -> nn.Module:
+    """Return a copy that takes no memory for targets, until written, nor for earlier devices.
+
+    A digital module that shares a weight with an analog layer has a weight of its own in the copy:
+    the cells stay what they were programmed to when it learns.
+    """
+    layers = [layer for _, layer in analog_layers(model)]
+    shared: dict[int, Any] = {id(x.weight): _copied_on_write(x.weight) for x in layers}
+    targets = {id(target): target for target in shared.values()}
+    shared |= {id(x.programmed): x.programmed for x in layers if x.programmed is not None}
+    view = copied(model, shared)
+    own: dict[int, nn.Parameter] = {}
+    for module in view.modules():
+        if not isinstance(module, AnalogLayer | AnalogComposite):
+            for name, p in module._parameters.items():
+                if id(p) in targets:
+                    own.setdefault(id(p), _copied_on_write(targets[id(p)]))
+                    module._parameters[name] = own[id(p)]
+    return view
+
+
+def _copied_on_write(weight: Tensor) -> nn.Parameter:
+    """Return a copy that shares the memory of ``weight`` until either is written."""
+    with torch.inference_mode(False), _SHARING:  # it serves outside too
+        try:
+            copy_of = torch._lazy_clone(weight.detach())
+        except RuntimeError:  # memory that processes share, or of a file
+            copy_of = weight.detach().clone()
+        return nn.Parameter(copy_of, requires_grad=False)

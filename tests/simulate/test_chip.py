@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -400,6 +401,66 @@ def test_views_share_no_state_with_each_other_or_the_model() -> None:
         assert not other[1].bias.any()
         assert not other[0]._forward_hooks
         assert not hasattr(other[0], "own")
+
+
+class _Tied(nn.Module):
+    """Ids become vectors by the matrix of the last layer, as in many language models."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.e, self.h = nn.Embedding(20, 16), nn.Linear(16, 20)
+        self.h.weight = self.e.weight
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.h(self.e(ids))
+
+
+def test_a_digital_user_of_a_tied_weight_has_a_copy_of_its_own_in_each_view() -> None:
+    torch.manual_seed(0)
+    model, ids = at.convert(_Tied(), CHIP).eval(), torch.arange(8)
+    physical = at.program(model, seed=1)
+    expected = physical.at("1 year")(ids)
+    day, year = physical.at("1 day"), physical.at("1 year")
+    address = torch._C._data_address  # data_ptr() counts as writing
+    assert address(day.h.weight) == address(year.h.weight)  # nothing computes with it
+    with torch.no_grad():
+        day.e.weight.mul_(2)
+    for view in (year, physical.at("1 year")):
+        assert torch.equal(view(ids), expected)
+    assert torch.equal(day.h.weight, model.h.weight)  # the cells were programmed to these
+    carried = physical.at("1 year", corrected=day)
+    assert torch.equal(carried.e.weight, day.e.weight)
+    with torch.no_grad():
+        carried.e.weight.mul_(2)
+    assert torch.equal(day.e.weight, 2 * model.e.weight)
+
+
+@pytest.mark.parametrize("write", [torch.Tensor.mul_, lambda w, by: w.data.mul_(by)])
+def test_a_weight_written_in_one_view_is_that_of_no_other_nor_of_the_chip(
+    write, tmp_path: Path
+) -> None:
+    physical = at.program(_model().eval(), seed=1)
+    expected = at.correct_columns(physical.at("1 day"), [X])(X)
+    before, written = physical.at("0 s"), physical.at("0 s")
+    with torch.no_grad():
+        write(written[0].weight, 2)
+    for view in (before, physical.at("0 s")):
+        assert torch.equal(2 * view[0].weight, written[0].weight)
+    assert torch.equal(at.correct_columns(physical.at("1 day"), [X])(X), expected)
+    at.save(physical, tmp_path / "chip")
+    again = at.load(tmp_path / "chip", at.to_digital(_model()))
+    assert torch.equal(again.at("1 day")(X), physical.at("1 day")(X))
+
+
+def test_a_chip_in_memory_that_processes_share_gives_views_too() -> None:
+    physical = at.program(_model(), seed=1)
+    expected = physical.at("1 day")(X)
+    physical._model.share_memory()  # as torch.multiprocessing does with what it sends
+    view = physical.at("1 day")
+    with torch.no_grad():
+        view[0].weight.mul_(2)
+    assert torch.equal(physical.at("1 day")(X), expected)
+    assert torch.equal(2 * physical.at("1 day")[0].weight, view[0].weight)
 
 
 def test_autocast_makes_no_other_chip() -> None:
