@@ -212,11 +212,14 @@ class AnalogLayer(PlacedMixin, ProgrammedMixin):
         """Return the number of vectors or samples of ``x``.
 
         Raises:
-            RuntimeError: the shape of the weight has changed.
+            RuntimeError: the shape of the weight has changed, or that of a programmed layer was
+                replaced.
             NotImplementedError: the call is under a transform that the operators do not support.
             ValueError, TypeError: the shape or type of ``x`` does not fit the layer, or it is
                 negative light.
         """
+        refuse_transforms(self.layer_name, execution.noisy)
+        self.refuse_parted()
         weight = self.weight
         if weight.shape != self.placed_shape:
             raise RuntimeError(
@@ -224,7 +227,6 @@ class AnalogLayer(PlacedMixin, ProgrammedMixin):
                 f"and its shape has changed to {tuple(weight.shape)} since; call "
                 "analogtorch.to_digital(model), then convert again"
             )
-        refuse_transforms(self.layer_name, execution.noisy)
         vectors = self._vectors(x)
         self._check_type(x)
         if self.chip.light.on and not torch.compiler.is_compiling():

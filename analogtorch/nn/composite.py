@@ -222,8 +222,11 @@ class AnalogComposite(nn.Module):
                     )
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        kept = [matrix for matrix in self.matrices() if not matrix.parted]
         super()._apply(fn, recurse)
         self._share()
+        for matrix in kept:  # torch may have made other Parameters
+            matrix.keep_target()
         return self
 
     def _load_from_state_dict(

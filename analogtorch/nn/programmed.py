@@ -93,9 +93,13 @@ class ProgrammedMixin(nn.Module):
     multiplied, (1,) int64. It numbers them for the output noise: each MVM has its own, and batches
     of any size get the same."""
 
+    weight: Any
+    layer_name: str
+
     def hold(self, programmed: Programmed) -> None:
         """Become the layer of a programmed chip; its count of vectors restarts at 0."""
         self.programmed, self.has_run = programmed, False
+        self.keep_target()
         # a buffer, so that torch.export and torch.compile carry on the count
         with torch.inference_mode(False):  # it must be able to count outside too
             count = torch.zeros(1, dtype=torch.int64, device=programmed.keys.device)
@@ -129,10 +133,35 @@ class ProgrammedMixin(nn.Module):
         count.add_(vectors)
         return first
 
+    def keep_target(self) -> None:
+        """Take the present weight for that of the cells, from which the layer may not part."""
+        vars(self)["target"] = self.weight  # as an attribute it would be one more Parameter
+
+    @property
+    def parted(self) -> bool:
+        """Whether the weight is another than that of the cells, which computes nothing."""
+        weight, target = self.weight, vars(self).get("target")
+        if self.programmed is None or target is None or weight is target:
+            return False
+        # torch.func.functional_call may be given the same weight, detached
+        return torch._C._functorch.is_batchedtensor(weight) or not weight.is_set_to(target)
+
+    def refuse_parted(self) -> None:
+        """Raise RuntimeError if a programmed layer was given another weight."""
+        if not torch.compiler.is_compiling() and self.parted:
+            raise RuntimeError(
+                f"layer {self.layer_name!r} belongs to a programmed chip, whose cells only program "
+                "changes, and its weight was replaced, pruned or parametrized, which would change "
+                "nothing; change the model that it was programmed from, and program that again"
+            )
+
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        parted = self.parted
         super()._apply(fn, recurse)
         if self.programmed is not None:
             self.programmed = self.programmed.map(fn)
+            if not parted:  # torch may have made another Parameter
+                self.keep_target()
         return self
 
 

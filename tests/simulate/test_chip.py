@@ -1,11 +1,13 @@
 import copy
 import dataclasses
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 import analogtorch as at
 from analogtorch.devices import seconds
@@ -461,6 +463,71 @@ def test_a_chip_in_memory_that_processes_share_gives_views_too() -> None:
         view[0].weight.mul_(2)
     assert torch.equal(physical.at("1 day")(X), expected)
     assert torch.equal(2 * physical.at("1 day")[0].weight, view[0].weight)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer: setattr(layer, "weight", nn.Parameter(torch.zeros(4, 8))),
+        lambda layer: prune.random_unstructured(layer, "weight", 0.9),
+        parametrizations.weight_norm,
+    ],
+    ids=["assigned", "pruned", "parametrized"],
+)
+def test_another_weight_of_a_programmed_layer_is_refused(change) -> None:
+    torch.manual_seed(0)
+    view = at.program(at.convert(nn.Sequential(nn.Linear(8, 4)), CHIP), seed=1).at("0 s")
+    change(view[0])
+    message = "layer '0' belongs to a programmed chip, whose cells only program changes"
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=message):
+            view(X[:, :8])
+        view.double().float()  # which takes no other weight for that of the cells
+
+
+def test_another_weight_of_a_matrix_on_a_programmed_chip_is_refused() -> None:
+    view, x = at.program(at.convert(nn.GRU(4, 4), CHIP), seed=1).at("0 s"), torch.ones(2, 1, 4)
+    view.weight_hh_l0 = nn.Parameter(torch.zeros(12, 4))
+    with pytest.raises(RuntimeError, match="layer 'hh_l0' belongs to a programmed chip"):
+        view(x)
+
+
+def test_a_functional_call_of_a_view_takes_its_own_weights_alone() -> None:
+    model = at.convert(nn.Sequential(nn.Linear(8, 4), nn.GRU(4, 4)), at.chips.hermes64())
+    view, x = at.program(model, seed=1).at("0 s"), X[:, :8]
+    expected, call = view(x)[0], torch.func.functional_call
+    own = {name: p.detach() for name, p in view.named_parameters()}
+    assert torch.equal(call(view, own, x)[0], expected)
+    for name, layer in (("0.weight", "0"), ("1.weight_ih_l0", "1.ih_l0")):
+        with pytest.raises(RuntimeError, match=f"layer '{layer}' belongs to a programmed chip"):
+            call(view, {name: torch.zeros_like(own[name])}, x)
+    each = {"0.weight": torch.stack([own["0.weight"]] * 2)}
+    with pytest.raises(RuntimeError, match="layer '0' belongs to a programmed chip"):
+        torch.vmap(lambda w: call(view, w, x))(each)
+
+
+@pytest.mark.parametrize(
+    "moved",
+    [
+        copy.deepcopy,
+        lambda view: pickle.loads(pickle.dumps(view)),
+        lambda view: view.double().float(),
+        lambda view: view.share_memory(),
+    ],
+    ids=["copied", "pickled", "cast", "shared"],
+)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_view_keeps_its_weights_wherever_it_goes(moved, overwrite: bool) -> None:
+    torch.manual_seed(0)
+    model = at.convert(nn.Sequential(nn.Linear(8, 4), nn.GRU(4, 4)), at.chips.hermes64())
+    view = at.program(model, seed=1).at("0 s")
+    expected = view(X[:, :8])[0]
+    torch.__future__.set_overwrite_module_params_on_conversion(overwrite)
+    try:
+        view = moved(view)
+    finally:
+        torch.__future__.set_overwrite_module_params_on_conversion(False)
+    assert torch.equal(view(X[:, :8])[0], expected)
 
 
 def test_autocast_makes_no_other_chip() -> None:
