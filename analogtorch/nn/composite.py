@@ -92,7 +92,7 @@ class AnalogMatrix(AnalogLinear):
         unexpected: list,
         errors: list,
     ) -> None:
-        if not self._refuses_to_load(errors):
+        if not self.refuses_to_load(errors):
             self._load_converters(state_dict.get(prefix + "input_range"), local_metadata, errors)
 
 

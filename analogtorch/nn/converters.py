@@ -286,7 +286,7 @@ class ConvertersMixin(nn.Module):
             held = (name for name, p in self._parameters.items() if p is not None)
             missing += [prefix + name for name in held if name != "input_range"]
             return
-        if self._refuses_to_load(errors):
+        if self.refuses_to_load(errors):
             return
         key = prefix + "input_range"
         value = state_dict.get(key)
@@ -311,7 +311,8 @@ class ConvertersMixin(nn.Module):
         converter_state.load_column_ranges(self, local_metadata, errors)
         converter_state.load_input_range(self, value, local_metadata, errors)
 
-    def _refuses_to_load(self, errors: list) -> bool:
+    def refuses_to_load(self, errors: list) -> bool:
+        """Return whether nothing can be loaded, as on a programmed chip; add why to ``errors``."""
         if self.programmed is not None:
             errors.append(
                 f"layer {self.layer_name!r} belongs to a programmed chip; load into the model it "

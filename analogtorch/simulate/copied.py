@@ -3,6 +3,7 @@
 import copy
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -51,7 +52,31 @@ def view_of(model: nn.Module) -> nn.Module:
                 if id(p) in targets:
                     own.setdefault(id(p), _copied_on_write(targets[id(p)]))
                     module._parameters[name] = own[id(p)]
+    if _refuse_to_load not in (hook.hook for hook in view._load_state_dict_pre_hooks.values()):
+        view.register_load_state_dict_pre_hook(_refuse_to_load)
     return view
+
+
+def _refuse_to_load(
+    view: nn.Module,
+    state_dict: Mapping[str, Any],
+    prefix: str,
+    metadata: dict,
+    strict: bool,
+    missing: list,
+    unexpected: list,
+    errors: list,
+) -> None:
+    """Raise RuntimeError if a ``state_dict`` is for layers on a chip, before anything is loaded.
+
+    The layers would refuse it one by one, after digital modules have taken theirs.
+    """
+    given = {key.rpartition(".")[0] for key in state_dict}
+    given |= set(getattr(state_dict, "_metadata", ()))
+    for name, layer in analog_layers(view):
+        owner = layer.parameter_name((prefix + name).rstrip(".")).rpartition(".")[0]
+        if owner in given and layer.refuses_to_load(errors):
+            raise RuntimeError(f"load_state_dict: {errors[-1]}")
 
 
 def _copied_on_write(weight: Tensor) -> nn.Parameter:

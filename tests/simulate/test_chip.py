@@ -124,6 +124,25 @@ def test_a_view_is_refused_where_the_model_is_meant(use) -> None:
     assert torch.equal(view(X), expected)
 
 
+@pytest.mark.parametrize("moved", [lambda view: view, copy.deepcopy], ids=["itself", "copied"])
+def test_what_a_view_refuses_to_load_changes_none_of_its_modules(moved) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Embedding(9, 8), nn.BatchNorm1d(8), nn.Linear(8, 4), nn.GRU(4, 4))
+    physical = at.program(at.convert(net, CHIP).eval(), seed=1)
+    view = moved(physical.at("1 day", corrected=physical.at("0 s")))
+    assert len(view._load_state_dict_pre_hooks) == 1
+    before = {name: t.clone() for name, t in view.state_dict().items()}
+    other = {name: t + 1 for name, t in net.state_dict().items()}
+    for key in ("2.bias", "3.weight_ih_l0"):
+        with pytest.raises(RuntimeError, match="belongs to a programmed chip; load into the model"):
+            view.load_state_dict({"0.weight": other["0.weight"], key: other[key]}, strict=False)
+    with pytest.raises(RuntimeError, match="belongs to a programmed chip; load into the model"):
+        nn.Sequential(view).load_state_dict({f"0.{name}": t for name, t in other.items()})
+    assert all(torch.equal(t, before[name]) for name, t in view.state_dict().items())
+    view[1].load_state_dict({name: t + 1 for name, t in view[1].state_dict().items()})
+    assert torch.equal(view[1].running_mean, before["1.running_mean"] + 1)
+
+
 def test_a_view_can_be_cast() -> None:
     # else a rounding boundary may be crossed
     chip = CHIP.replace(dac={"bits": None}, adc={"bits": None})
