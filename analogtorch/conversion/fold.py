@@ -4,7 +4,7 @@ A chip scales its columns at no cost, and one digital operation less is paid.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from analogtorch.nn.tap import hooked
 from analogtorch.values import checks
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _MARK = "folded_batch_norm"
 """Attribute that is True on what replaces a norm, and False on norms that were left."""
 _PLAIN = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
@@ -47,9 +48,10 @@ def fold_batch_norm(
             output. None: 1e-4, or four roundings of its type if those are larger.
 
     Returns:
-        Names of the norms that were folded. A norm is left if it does not directly follow a layer,
-        if its layer is called more than once, has its output used elsewhere, shares its weight or
-        could not be analog, or if one of the two has hooks.
+        Names of the norms that were folded. A norm is left if it has no running statistics, does
+        not directly follow a layer or follows a transposed convolution, if its layer is called more
+        than once, has its output used elsewhere, shares its weight or could not be analog, or if
+        one of the two has hooks.
 
     Raises:
         TypeError: ``model`` or ``example`` is of another type.
@@ -102,10 +104,9 @@ def folded(
                     "tuples, lists and dictionaries, by which to prove that folding changes nothing"
                 )
             pairs = _pairs(model, run)
+            left = {n: pairs.pop(n) for n in list(pairs) if isinstance(pairs[n], _TRANSPOSED)}
             if not pairs and not has_folded(model):
-                raise ValueError(
-                    "fold_batch_norm: no batch norm follows a linear layer or convolution directly"
-                )
+                raise ValueError(f"fold_batch_norm: {_why_none(model, left)}")
             folding.fold(pairs)
             _compare(before, _floating(run(model)), tolerance)
     except BaseException:
@@ -133,7 +134,10 @@ class _Folding:
             setattr(self._gone[norm], _MARK, True)
             convolution = isinstance(layer, _CONVOLUTIONS)
             fuse = fuse_conv_bn_weights if convolution else fuse_linear_bn_weights
-            numbers = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+            weight, bias = norm.weight, norm.bias
+            if weight is None:  # affine=False, which torch's function for linear layers cannot take
+                weight, bias = torch.ones_like(norm.running_var), torch.zeros_like(norm.running_var)
+            numbers = norm.running_mean, norm.running_var, norm.eps, weight, bias
             layer.weight, layer.bias = fuse(layer.weight, layer.bias, *numbers)
         replace(self.model, {id(norm): new for norm, new in self._gone.items()})
 
@@ -165,13 +169,24 @@ def _norms(model: nn.Module) -> dict[nn.Module, str]:
     }
 
 
+def _why_none(model: nn.Module, transposed: Mapping[str, nn.Module]) -> str:
+    """Return why no norm can be folded; ``transposed``: norms with the layer that they follow."""
+    for name, layer in transposed.items():
+        kind = type(layer).__name__
+        return f"{name!r} follows a {kind}; norms fold into linear layers and Conv1d to Conv3d"
+    for name, m in model.named_modules():
+        if isinstance(m, _BatchNorm) and not m.track_running_stats:
+            return f"{name!r} has no running statistics (track_running_stats=False) to be folded"
+    return "no batch norm follows a linear layer or convolution directly"
+
+
 def _layers(model: nn.Module) -> list[nn.Module]:
-    """Return the layers that a norm may be folded into."""
+    """Return the layers that a norm may be folded into, and transposed convolutions."""
     held = Counter(id(p) for m in model.modules() for p in m._parameters.values())
     return [
         m
         for name, m in model.named_modules()
-        if isinstance(m, (nn.Linear, *_CONVOLUTIONS))
+        if isinstance(m, (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED))
         and reason(model, name, m) is None
         and not _hooked(m)
         # other code of a subclass may lie between the product and the norm

@@ -111,6 +111,42 @@ def test_what_cannot_be_folded_is_said() -> None:
         at.fold_batch_norm(at.convert(Net(), at.chips.hermes64()), X)
 
 
+@pytest.mark.parametrize(
+    ("layer", "norm", "x"),
+    [
+        (nn.Linear(3, 4), nn.BatchNorm1d(4, affine=False), X.mean((2, 3))),
+        (nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4, affine=False), X),
+    ],
+    ids=["linear", "convolution"],
+)
+def test_a_norm_without_weights_is_folded(layer: nn.Module, norm: Any, x: Tensor) -> None:
+    nn.init.normal_(norm.running_mean)
+    nn.init.uniform_(norm.running_var, 0.5, 2.0)
+    model = nn.Sequential(layer, norm).eval()
+    expected = model(x)
+    assert at.fold_batch_norm(model, x) == ["1"]
+    assert torch.allclose(model(x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("layer", "norm", "reason"),
+    [
+        (nn.ConvTranspose2d(3, 4, 3), nn.BatchNorm2d(4), "'1' follows a ConvTranspose2d"),
+        (
+            nn.Conv2d(3, 4, 3),
+            nn.BatchNorm2d(4, track_running_stats=False),
+            "'1' has no running statistics",
+        ),
+    ],
+    ids=["transposed", "statistics"],
+)
+def test_why_the_only_norm_is_left_is_said(layer: nn.Module, norm: Any, reason: str) -> None:
+    with pytest.raises(ValueError, match=f"fold_batch_norm: {reason}"):
+        at.fold_batch_norm(nn.Sequential(layer, norm).eval(), X)
+    both = nn.Sequential(layer, norm, nn.Conv2d(4, 3, 3), _norm(nn.BatchNorm2d(3))).eval()
+    assert at.fold_batch_norm(both, X) == ["3"]
+
+
 def _chain() -> nn.Sequential:
     torch.manual_seed(0)
     layers = [
