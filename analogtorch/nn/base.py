@@ -19,6 +19,7 @@ from analogtorch.nn.reborn import ADDED, cut, reborn
 from analogtorch.nn.tap import Tap
 from analogtorch.ops import counted, flops, refuse_transforms
 from analogtorch.ops.expansion import expanded
+from analogtorch.values import checks
 
 
 class AnalogLayer(PlacedMixin, ProgrammedMixin):
@@ -219,6 +220,7 @@ class AnalogLayer(PlacedMixin, ProgrammedMixin):
                 negative light.
         """
         refuse_transforms(self.layer_name, execution.noisy)
+        self.check_dense(x)
         self.refuse_parted()
         weight = self.weight
         if weight.shape != self.placed_shape:
@@ -234,6 +236,22 @@ class AnalogLayer(PlacedMixin, ProgrammedMixin):
         if not self.has_run and not torch.compiler.is_compiling():
             self.has_run = all(tap.execution is None for tap in self.taps)
         return vectors
+
+    def check_dense(self, x: Any) -> None:
+        """Raise TypeError unless ``x`` is a dense tensor."""
+        name = f"layer {self.layer_name!r}"
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f"{name} takes a tensor, got {checks.shown(x)}; pass torch.as_tensor(x), of the "
+                "type and on the device of its weight"
+            )
+        if x.is_nested:
+            raise TypeError(
+                f"{name} takes no nested tensors; pass a padded one, "
+                "torch.nested.to_padded_tensor(x, 0.0)"
+            )
+        if x.layout is not torch.strided:
+            raise TypeError(f"{name} takes dense tensors, got layout {x.layout}; pass x.to_dense()")
 
     def _check_light(self, x: Tensor) -> None:
         if x.is_meta or not x.numel():

@@ -35,6 +35,7 @@ class AnalogConv(AnalogLayer):
         """Return the analog convolution of ``input``, plus the digital bias."""
         if isinstance(input, Proxy):
             return whole(self, input)
+        self.check_dense(input)
         if input.dim() == self.dims + 1:
             return self.analog_forward(input.unsqueeze(0)).squeeze(0)
         return self.analog_forward(input)

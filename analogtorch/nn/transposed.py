@@ -48,6 +48,7 @@ class AnalogConvTranspose(AnalogLayer):
         """
         if isinstance(input, Proxy):
             return whole(self, input, output_size)
+        self.check_dense(input)
         geometry = (self.stride, self.padding, self.kernel_size, self.dims, self.dilation)
         wanted = None if output_size is None else list(output_size)
         extra = tuple(self._output_padding(input, wanted, *geometry))

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -284,6 +285,37 @@ def test_an_input_of_another_type_is_refused() -> None:
     layer = at.convert(nn.Linear(4, 4), crossbar())
     with pytest.raises(TypeError, match=r"float32 weights and got a torch.float64 input.*autocast"):
         layer(torch.zeros(1, 4, dtype=torch.float64))
+
+
+def _nested(layout: torch.layout) -> Tensor:
+    return torch.nested.nested_tensor([torch.ones(3, 4), torch.ones(2, 4)], layout=layout)
+
+
+@pytest.mark.filterwarnings("ignore:(The PyTorch API of nested|Sparse CSR):UserWarning")
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (lambda: _nested(torch.jagged), r"takes no nested tensors; .*to_padded_tensor"),
+        (lambda: _nested(torch.strided), r"takes no nested tensors; .*to_padded_tensor"),
+        (
+            lambda: torch.eye(4).to_sparse(),
+            r"takes dense tensors, got layout torch.sparse_coo.*to_dense",
+        ),
+        (lambda: torch.eye(4).to_sparse_csr(), r"takes dense tensors, got layout torch.sparse_csr"),
+        (lambda: None, r"takes a tensor, got None"),
+        (lambda: [1.0] * 4, r"takes a tensor, got \[1.0, .*torch.as_tensor"),
+        (lambda: np.ones(4), r"takes a tensor, got array.*torch.as_tensor"),
+    ],
+    ids=["jagged", "nested", "sparse", "csr", "none", "list", "numpy"],
+)
+@pytest.mark.parametrize(
+    "layer", [nn.Linear(4, 4), nn.Conv1d(4, 4, 1), nn.ConvTranspose1d(4, 4, 1)], ids=repr
+)
+def test_an_input_that_is_no_dense_tensor_is_refused(layer: nn.Module, given, message: str) -> None:
+    net = at.convert(nn.Sequential(copy.deepcopy(layer)), at.chips.hermes64())
+    for model in (net, at.program(net, seed=1).at("0 s")):
+        with pytest.raises(TypeError, match=f"layer '0' {message}"):
+            model(given())
 
 
 def test_output_noise_is_added_per_row_block() -> None:
