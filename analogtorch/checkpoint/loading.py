@@ -142,7 +142,7 @@ def _converted(saved: Checkpoint, model: nn.Module) -> nn.Module:
         layer = layers[entry.name]
         if (layer.layer_name, layer.chip) != (entry.key, entry.chip):
             layer.layer_name = entry.key
-            layer.chip = entry.chip  # whose executions key their noise by the name
+            layer.put_on(entry.chip)  # whose executions key their noise by the name
     for name, inner in saved.routes.items():
         route(model.get_submodule(name), list(inner))
     quantise_inputs(model, saved.int8)  # their weights are rounded in the file

@@ -283,7 +283,7 @@ class AnalogLayer(PlacedMixin, ProgrammedMixin):
     ) -> Tensor:
         """Return the output of ``execution``; the arguments are those of ``analog_forward``."""
         x = expanded(x, execution.chip.expansion)
-        input_range = self.input_range if self.calibrated else self._absmax(x.detach())
+        input_range = self.dac_range() if self.calibrated else self._absmax(x.detach())
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if self._autocasts(x) else self.weight.dtype
         x = self._padded(x, execution.sections)

@@ -91,6 +91,20 @@ class ConvertersMixin(nn.Module):
         """
         return converter_state.local(self.input_range).numel() < self.input_range.numel()
 
+    def dac_range(self) -> Tensor:
+        """Return the DAC range with which the layer computes.
+
+        Raises:
+            RuntimeError: the ranges are those of other row blocks.
+        """
+        if (ranges := self.input_range.numel()) not in (1, self.row_blocks):
+            raise RuntimeError(
+                f"layer {self.layer_name!r} has DAC ranges for {ranges} row blocks, and "
+                f"{self.row_blocks} on the chip it was put on since, {self.chip.name}; call "
+                "set_input_range, or calibrate anew"
+            )
+        return self.input_range
+
     def set_input_range(self, value: float | Sequence[float]) -> None:
         """Set the DAC range, in the units of the input; training continues from it.
 

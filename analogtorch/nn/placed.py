@@ -17,6 +17,7 @@ from analogtorch.nn.training import Training
 from analogtorch.ops import Noise, Plan, stream
 from analogtorch.ops.device_noise import device_noise_of
 from analogtorch.ops.expansion import expanded
+from analogtorch.values.warned import warn
 
 
 class Executions(NamedTuple):
@@ -45,11 +46,25 @@ class PlacedMixin(ConvertersMixin):
 
     @property
     def chip(self) -> Chip:
-        """The chip of the layer; another may be assigned."""
+        """The chip of the layer; another may be assigned.
+
+        Ranges stay, with a warning if calibration found them on a chip of another name.
+        """
         return self._chip
 
     @chip.setter
     def chip(self, chip: Chip) -> None:
+        before = vars(self).get("_chip")
+        self.put_on(chip)
+        if before is not None and before.name != chip.name and self.ranged:
+            warn(
+                f"layer {self.layer_name!r} was calibrated on {before.name!r}, and is put on "
+                f"{chip.name!r}: it keeps the ranges, and neither targets nor weight scale that "
+                "calibration chose; call analogtorch.calibrate to find its own"
+            )
+
+    def put_on(self, chip: Chip) -> None:
+        """Assign the chip, to a layer whose ranges are of that chip or are set next."""
         if self.programmed is not None:
             raise RuntimeError(
                 f"layer {self.layer_name!r} belongs to a programmed chip, which cannot become "

@@ -281,6 +281,33 @@ def test_another_chip_may_be_assigned() -> None:
         held.chip = crossbar()
 
 
+def test_ranges_that_another_chip_was_calibrated_for_are_warned_of() -> None:
+    model, x = nn.Sequential(nn.Linear(40, 4)), torch.randn(16, 40)
+    at.calibrate(at.convert(model, crossbar()), [x])
+    model[0].chip = model[0].chip.replace(adc={"bits": None})  # the same chip
+    ranges = model[0].input_ranges
+    with pytest.warns(UserWarning, match=r"'0' was calibrated on 'crossbar', and .* on 'ideal'.*"):
+        model[0].chip = at.chips.ideal()
+    assert model[0].input_ranges == ranges
+    model[0].forget_input_range()
+    model[0].set_output_ranges(None)
+    model[0].chip = crossbar()
+
+
+def test_dac_ranges_for_other_row_blocks_are_named() -> None:
+    layer, x = (
+        at.convert(nn.Sequential(nn.Linear(40, 4)), crossbar(array={"rows": 10}))[0],
+        torch.ones(2, 40),
+    )
+    layer.set_input_range([1.0, 2.0, 3.0, 4.0])
+    layer.chip = crossbar(array={"rows": 20})
+    message = r"'0' has DAC ranges for 4 row blocks, and 2 on the chip it was put on since"
+    with pytest.raises(RuntimeError, match=message):
+        layer(x)
+    layer.set_input_range([1.0, 2.0])
+    layer(x)
+
+
 def test_an_input_of_another_type_is_refused() -> None:
     layer = at.convert(nn.Linear(4, 4), crossbar())
     with pytest.raises(TypeError, match=r"float32 weights and got a torch.float64 input.*autocast"):
