@@ -52,7 +52,8 @@ def view_of(model: nn.Module) -> nn.Module:
                 if id(p) in targets:
                     own.setdefault(id(p), _copied_on_write(targets[id(p)]))
                     module._parameters[name] = own[id(p)]
-    if _refuse_to_load not in (hook.hook for hook in view._load_state_dict_pre_hooks.values()):
+    hooks = view._load_state_dict_pre_hooks.values()
+    if _refuse_to_load not in (getattr(each, "hook", None) for each in hooks):
         view.register_load_state_dict_pre_hook(_refuse_to_load)
     return view
 
@@ -84,6 +85,6 @@ def _copied_on_write(weight: Tensor) -> nn.Parameter:
     with torch.inference_mode(False), _SHARING:  # it serves outside too
         try:
             copy_of = torch._lazy_clone(weight.detach())
-        except RuntimeError:  # memory that processes share, or of a file
+        except (AttributeError, RuntimeError):  # another torch; memory of processes or of a file
             copy_of = weight.detach().clone()
         return nn.Parameter(copy_of, requires_grad=False)
