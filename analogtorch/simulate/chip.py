@@ -86,7 +86,8 @@ def program(
         defects: which share of the chip is broken, and how its tiles differ; None: no defects.
         mapping: the tiles of the layers, from ``map_to_chip``; it decides which defects affect a
             weight, and which ADCs, with the errors of their gain and offset, read it. The devices
-            are the same. None: one block per tile, tile after tile.
+            are the same. Of copies (``duplicate`` of ``map_to_chip``) the first alone is simulated,
+            with a warning. None: one block per tile, tile after tile.
         programmed_before: how often the devices were programmed before in the same way, >= 0. It
             adds to the writes that ``ProgrammedChip.writes`` counts, and changes no conductance.
 
