@@ -297,6 +297,8 @@ def _carried(chip: Chip, cost: Cost, array: Array, dac: DAC, slices: Slices) -> 
     new, pulses = slices.slicing, slices.slicing.pulses(dac.bits or 0)
     if not cost.covers_slices or (new, pulses) == (chip.slices.slicing, chip.pulses):
         return cost
+    if not pulses:  # slices that such a DAC cannot serve, which the new chip refuses
+        return cost
     bits = ("analog" if each is None else f"{each}-bit" for each in (dac.bits, slices.weight_bits))
     return cost.resliced(
         pulses / chip.pulses,

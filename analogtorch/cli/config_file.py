@@ -1,7 +1,6 @@
 """``--config`` of commands whose options are the fields of a configuration."""
 
 import itertools
-import json
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,9 @@ from typing import Any
 
 from jsonargparse import ActionConfigFile
 
-from analogtorch.files import parse_yaml
+from analogtorch.chips.file import in_file
+from analogtorch.files import GivenTwice, parse_yaml, yaml_package
+from analogtorch.speech.run_journal import JOURNAL
 from analogtorch.speech.rundir import renamed
 from analogtorch.values import checks
 
@@ -30,6 +31,8 @@ class ConfigFile(ActionConfigFile):
             try:
                 given = parse_yaml(path.read_bytes())
                 present = renamed(given)
+                if (path.parent / JOURNAL).is_file():
+                    present = _of_run(present)
                 if isinstance(present, dict) and "allow_code" in present:
                     if present["allow_code"] is not False:  # as --print_config writes it
                         raise ValueError(
@@ -42,8 +45,16 @@ class ConfigFile(ActionConfigFile):
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from error
             if present is not given:
-                values = json.dumps(present)
+                values = yaml_package().safe_dump(present)  # JSON's 1e-09 is a text in YAML
         super().__call__(parser, cfg, values, option_string)
+
+
+def _of_run(config: Any) -> Any:
+    """Return the configuration of a run; one that does not state ``chip.correct`` had none."""
+    chip = config.get("chip") if isinstance(config, dict) else None
+    if not isinstance(chip, dict) or "correct" in chip:
+        return config
+    return config | {"chip": {"correct": False} | chip}
 
 
 def _check(given: Any, known: Sequence[str], group: str = "") -> None:
@@ -92,18 +103,35 @@ def refuse_nulls(parser: Any, values: Any) -> None:
 def refuse_repeats(arguments: Sequence[str]) -> None:
     """Raise ValueError if an argument is YAML that gives a key twice.
 
-    jsonargparse keeps the last of them.
+    jsonargparse keeps the last of them, and refuses what is no YAML itself.
 
     Args:
         arguments: the command line.
     """
     for before, argument in itertools.pairwise(["", *arguments]):
         option, _, text = argument.partition("=") if argument[:1] == "-" else (before, "", argument)
-        if text.lstrip()[:1] == "{":
+        if text.lstrip().startswith(("{", "[")):
             try:
                 parse_yaml(text)
-            except ValueError as error:
+            except GivenTwice as error:
                 raise ValueError(f"{option}: {error}") from error
+            except ValueError:
+                continue
+
+
+def read_chip_again(values: Any, arguments: Sequence[str]) -> None:
+    """Forget the options of a chip whose file the command line names: they are all that is in it.
+
+    A configuration holds those of its own chip, or of an earlier state of the file.
+
+    Args:
+        values: what the parser has found.
+        arguments: the command line.
+    """
+    given = {argument.partition("=")[0] for argument in arguments}
+    options = any(name.startswith("--chip.options") for name in given)
+    if "--chip.name" in given and not options and in_file(values["chip.name"]):
+        values["chip.options"] = {}
 
 
 def files_first(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

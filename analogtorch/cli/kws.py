@@ -10,7 +10,13 @@ from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
-from analogtorch.cli.config_file import ConfigFile, files_first, refuse_nulls, refuse_repeats
+from analogtorch.cli.config_file import (
+    ConfigFile,
+    files_first,
+    read_chip_again,
+    refuse_nulls,
+    refuse_repeats,
+)
 from analogtorch.files import is_code
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.rundir import named
@@ -87,6 +93,7 @@ def parse(arguments: Sequence[str]) -> Arguments:
         refuse_repeats(arguments)
         values = given.parse_args([*files, *flags])
         refuse_nulls(given, values)
+        read_chip_again(values, arguments)
         _check_code(values, arguments)
         values = given.instantiate(values)
     except ArgumentError as error:

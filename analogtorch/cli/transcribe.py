@@ -9,7 +9,13 @@ from pathlib import Path
 
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
-from analogtorch.cli.config_file import ConfigFile, files_first, refuse_nulls, refuse_repeats
+from analogtorch.cli.config_file import (
+    ConfigFile,
+    files_first,
+    read_chip_again,
+    refuse_nulls,
+    refuse_repeats,
+)
 from analogtorch.speech.rundir import named
 from analogtorch.speech.transcription.config import TranscribeConfig
 
@@ -79,6 +85,7 @@ def parse(arguments: Sequence[str]) -> Arguments:
         refuse_repeats(arguments)
         values = given.parse_args([*files, *options, *(f"--data.audio={one}" for one in audio)])
         refuse_nulls(given, values)
+        read_chip_again(values, arguments)
         values = given.instantiate(values)
     except ArgumentError as error:
         raise ValueError(f"{error}; see analogtorch transcribe --help") from error

@@ -189,13 +189,14 @@ def confidence_above(values: Sequence[float], limit: float) -> float | None:
 
 
 def same_but_for_rounding(values: Sequence[float], size: float) -> bool:
-    """Return whether values differ by no more than the roundings of a sum.
+    """Return whether finite values differ by no more than the roundings of a sum.
 
     Args:
         values: numbers, at least one.
         size: the largest magnitude of what was summed.
     """
-    return max(values) - min(values) <= 4 * sys.float_info.epsilon * size
+    spread = max(values) - min(values)
+    return math.isfinite(sum(values)) and spread <= 4 * sys.float_info.epsilon * size
 
 
 def checked_confidence(caller: str, confidence: float) -> float:

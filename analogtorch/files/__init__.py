@@ -7,9 +7,10 @@ from analogtorch.files.folder import made
 from analogtorch.files.lock import claimed, locked
 from analogtorch.files.packed import packed, unpacked
 from analogtorch.files.table import comma_separated, parquet
-from analogtorch.files.text import expanded, parse_json, parse_yaml, yaml_package
+from analogtorch.files.text import GivenTwice, expanded, parse_json, parse_yaml, yaml_package
 
 __all__ = [
+    "GivenTwice",
     "check_writable",
     "checked",
     "claimed",

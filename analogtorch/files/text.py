@@ -26,7 +26,7 @@ def parse_json(text: str | bytes) -> Any:
         tree = json.loads(text, object_pairs_hook=_once)
     except RecursionError:
         raise _too_deep() from None
-    except _GivenTwice:
+    except GivenTwice:
         raise
     except ValueError as error:
         raise ValueError(f"is not JSON in UTF-8, it may be truncated: {error}") from error
@@ -101,7 +101,7 @@ def _measure(tree: Any, known: dict[int, tuple[int, int]], depth: int = 0) -> tu
     return known[id(tree)]
 
 
-class _GivenTwice(ValueError):
+class GivenTwice(ValueError):
     """A key that a document gives twice in one place."""
 
 
@@ -110,7 +110,7 @@ def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise _GivenTwice(f"gives {key!r} twice; leave one of them out")
+            raise GivenTwice(f"gives {key!r} twice; leave one of them out")
         found[key] = value
     return found
 

@@ -11,7 +11,7 @@ from analogtorch.chips import Chip
 from analogtorch.chips.tiling import Section
 from analogtorch.nn.adapters import watch_wrapping
 from analogtorch.nn.converters import adc_ranges_text, dac_ranges_text, remove_converters
-from analogtorch.nn.execution import Execution
+from analogtorch.nn.execution import Exact, Execution
 from analogtorch.nn.learning import expect
 from analogtorch.nn.placed import PlacedMixin
 from analogtorch.nn.programmed import ProgrammedMixin
@@ -220,7 +220,7 @@ class AnalogLayer(PlacedMixin, ProgrammedMixin):
                 negative light.
         """
         refuse_transforms(self.layer_name, execution.noisy)
-        self.check_dense(x)
+        self.check_dense(x, exact=isinstance(execution, Exact))
         self.refuse_parted()
         weight = self.weight
         if weight.shape != self.placed_shape:
@@ -237,8 +237,17 @@ class AnalogLayer(PlacedMixin, ProgrammedMixin):
             self.has_run = all(tap.execution is None for tap in self.taps)
         return vectors
 
-    def check_dense(self, x: Any) -> None:
-        """Raise TypeError unless ``x`` is a dense tensor."""
+    def check_dense(self, x: Any, *, exact: bool = False) -> None:
+        """Raise TypeError unless ``x`` is a dense tensor, or of another layout where it is exact.
+
+        Args:
+            x: the input.
+            exact: whether the digital layer computes, which takes sparse and jagged tensors.
+        """
+        if isinstance(x, Tensor):
+            strided = x.layout is torch.strided  # as some nested tensors are
+            if (strided and not x.is_nested) or (exact and not strided):
+                return
         name = f"layer {self.layer_name!r}"
         if not isinstance(x, Tensor):
             raise TypeError(
@@ -250,8 +259,7 @@ class AnalogLayer(PlacedMixin, ProgrammedMixin):
                 f"{name} takes no nested tensors; pass a padded one, "
                 "torch.nested.to_padded_tensor(x, 0.0)"
             )
-        if x.layout is not torch.strided:
-            raise TypeError(f"{name} takes dense tensors, got layout {x.layout}; pass x.to_dense()")
+        raise TypeError(f"{name} takes dense tensors, got layout {x.layout}; pass x.to_dense()")
 
     def _check_light(self, x: Tensor) -> None:
         if x.is_meta or not x.numel():

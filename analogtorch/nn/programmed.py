@@ -140,19 +140,19 @@ class ProgrammedMixin(nn.Module):
     @property
     def parted(self) -> bool:
         """Whether the weight is another than that of the cells, which computes nothing."""
-        weight, target = self.weight, vars(self).get("target")
-        if self.programmed is None or target is None or weight is target:
+        # the weight comes last: that of a parametrized layer is computed, perhaps at random
+        if self.programmed is None or (target := vars(self).get("target")) is None:
             return False
-        # torch.func.functional_call may be given the same weight, detached
-        return torch._C._functorch.is_batchedtensor(weight) or not weight.is_set_to(target)
+        return (weight := self.weight) is not target and not _same(weight, target)
 
     def refuse_parted(self) -> None:
         """Raise RuntimeError if a programmed layer was given another weight."""
         if not torch.compiler.is_compiling() and self.parted:
             raise RuntimeError(
                 f"layer {self.layer_name!r} belongs to a programmed chip, whose cells only program "
-                "changes, and its weight was replaced, pruned or parametrized, which would change "
-                "nothing; change the model that it was programmed from, and program that again"
+                "changes, and its weight was replaced, pruned, parametrized or tied to one that "
+                "has learnt, which would change nothing; change the model that it was programmed "
+                "from, and program that again"
             )
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
@@ -163,6 +163,18 @@ class ProgrammedMixin(nn.Module):
             if not parted:  # torch may have made another Parameter
                 self.keep_target()
         return self
+
+
+def _same(weight: Tensor, target: Tensor) -> bool:
+    """Return whether a weight has the values of another one, as one that was tied again has."""
+    if torch._C._functorch.is_batchedtensor(weight):
+        return False
+    # torch.func.functional_call may be given the same memory
+    return weight.is_set_to(target) or (
+        weight.shape == target.shape
+        and (weight.dtype, weight.device) == (target.dtype, target.device)
+        and torch.equal(weight, target)
+    )
 
 
 class OnChip(Execution):

@@ -50,7 +50,9 @@ def view_of(model: nn.Module) -> nn.Module:
         if not isinstance(module, AnalogLayer | AnalogComposite):
             for name, p in module._parameters.items():
                 if id(p) in targets:
-                    own.setdefault(id(p), _copied_on_write(targets[id(p)]))
+                    if id(p) not in own:  # a whole copy: threads that read it must not make one
+                        copy_of = targets[id(p)].detach().clone()
+                        own[id(p)] = nn.Parameter(copy_of, requires_grad=False)
                     module._parameters[name] = own[id(p)]
     hooks = view._load_state_dict_pre_hooks.values()
     if _refuse_to_load not in (getattr(each, "hook", None) for each in hooks):

@@ -317,15 +317,15 @@ def renamed(config: Any) -> Any:
 
     Older files call ``sweep.num_chips`` ``sweep.chips``, and have the options of the three networks
     of then beside ``model.name``: those of all of them. Runs that say how the chip trains and
-    compensates, but not how nets are calibrated for it or whether it corrects its columns, found
-    ranges alone and corrected nothing. What else is there is left to be refused.
+    compensates, but not how nets are calibrated for it, found ranges alone. What else is there is
+    left to be refused.
     """
     if not isinstance(config, dict):
         return config
     present = dict(config)
     sweep, model, chip = (config.get(name) for name in ("sweep", "model", "chip"))
     if isinstance(chip, dict) and chip.keys() >= {"name", "options", "training", "compensation"}:
-        present["chip"] = {"calibration": "ranges", "correct": False} | chip
+        present["chip"] = {"calibration": "ranges"} | chip
     if isinstance(sweep, dict) and "chips" in sweep and "num_chips" not in sweep:
         present["sweep"] = {
             "num_chips" if name == "chips" else name: value for name, value in sweep.items()

@@ -141,6 +141,8 @@ def test_other_slices_and_pulses_take_other_energy_which_is_assumed() -> None:
         assert chip.replace(**changes).cost is before
     assert chip.replace(slices={"weight_bits": 4}, cost=before).cost is before
     assert chip.without("dac", "input_pulses").cost is before
+    with pytest.raises(ValueError, match="Slices.bits_per_pulse=2 needs a DAC"):
+        chip.replace(dac={"bits": None})
     # figures of one pulse are multiplied by the pulses where they are charged
     plain = at.chips.neurram48().replace(dac={"bits": 8})
     assert plain.replace(slices={"bits_per_pulse": 1}).cost is plain.cost

@@ -39,7 +39,7 @@ OPTIONS = [
     "--augment.snr_db=[5,1]", "--augment.snr_db=[nan,1]", "--augment.time_masks=-1",
     "--augment.gain_db=nan", "--augment.shift_ms=501", "--threads=x", "--workers=-1",
     "--report.ablation={a: {hwa.distill: 0}, a: {hwa.distill: 1}}",
-    "--model.options={dropout: 0.1, dropout: 0.2}",
+    "--model.options={dropout: 0.1, dropout: 0.2}", "--model.options={widths: [{a: 1, a: 2}]}",
     "--progress=maybe", "--resume=1", "--out", "--out=", "--out=   ", "--out=f", "--out=f/x",
     "--out=\0", f"--out={'a' * 300}", "--out=/dev/null", "--data.folder.fit=x",
     "--data.synthetic.snr_db=[1]", "--data.synthetic.seed=-1", "--data.synthetic.workers=0",

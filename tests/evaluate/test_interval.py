@@ -10,6 +10,7 @@ from analogtorch.evaluate.interval import (
     _resampled_means,
     confidence_above,
     rate,
+    same_but_for_rounding,
     student_quantile,
 )
 
@@ -107,6 +108,7 @@ def test_equal_values_settle_no_more_than_their_number_can() -> None:
             assert confidence_above(count * [value], value) == 1 - 0.5**count
             assert confidence_above(count * [value], math.nextafter(value, 2)) == 0.5**count
     assert confidence_above([0.1 + 0.2, 0.3, 0.3], 0.3) == 1 - 0.5**3  # equal up to rounding
+    assert not same_but_for_rounding([0.1, math.nan], 1.0)
     # an accuracy on few samples: as many chips are right throughout as are not
     generator = np.random.default_rng(3)
     drawn = np.where(generator.random((2000, 5)) < 0.5, 0.95, 1.0)

@@ -345,6 +345,32 @@ def test_an_input_that_is_no_dense_tensor_is_refused(layer: nn.Module, given, me
             model(given())
 
 
+@pytest.mark.filterwarnings("ignore:(The PyTorch API of nested|Sparse CSR):UserWarning")
+@pytest.mark.parametrize("given", [Tensor.to_sparse, Tensor.to_sparse_csr])
+def test_an_exact_layer_takes_what_the_digital_one_takes(given) -> None:
+    layer, x = nn.Linear(4, 4), given(torch.eye(4))
+    expected = layer(x)
+    assert torch.equal(at.convert(nn.Sequential(layer), at.chips.ideal())(x), expected)
+
+
+def test_a_forward_computes_a_parametrized_weight_as_often_as_it_did() -> None:
+    class Counted(nn.Module):
+        calls = 0
+
+        def forward(self, weight: Tensor) -> Tensor:
+            self.calls += 1
+            return weight
+
+    net = at.convert(nn.Sequential(nn.Linear(4, 4)), at.chips.ideal())
+    counted = Counted()
+    nn.utils.parametrize.register_parametrization(net[0], "weight", counted)
+    counted.calls = 0
+    net(torch.ones(2, 4))
+    assert counted.calls == 3  # shape, type and product
+    net.double()
+    assert counted.calls == 3
+
+
 def test_output_noise_is_added_per_row_block() -> None:
     chip = _chip(
         array={"rows": 16, "columns": 64},

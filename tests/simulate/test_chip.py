@@ -454,6 +454,13 @@ def test_a_digital_user_of_a_tied_weight_has_a_copy_of_its_own_in_each_view() ->
     with torch.no_grad():
         carried.e.weight.mul_(2)
     assert torch.equal(day.e.weight, 2 * model.e.weight)
+    # transformers ties again, which changes nothing until one of both has learnt
+    again = physical.at("1 year")
+    again.h.weight = again.e.weight
+    assert torch.equal(again(ids), expected)
+    day.h.weight = day.e.weight
+    with pytest.raises(RuntimeError, match="or tied to one that has learnt"):
+        day(ids)
 
 
 @pytest.mark.parametrize("write", [torch.Tensor.mul_, lambda w, by: w.data.mul_(by)])
@@ -516,7 +523,8 @@ def test_a_functional_call_of_a_view_takes_its_own_weights_alone() -> None:
     view, x = at.program(model, seed=1).at("0 s"), X[:, :8]
     expected, call = view(x)[0], torch.func.functional_call
     own = {name: p.detach() for name, p in view.named_parameters()}
-    assert torch.equal(call(view, own, x)[0], expected)
+    for same in (own, {name: p.clone() for name, p in own.items()}):
+        assert torch.equal(call(view, same, x)[0], expected)
     for name, layer in (("0.weight", "0"), ("1.weight_ih_l0", "1.ih_l0")):
         with pytest.raises(RuntimeError, match=f"layer '{layer}' belongs to a programmed chip"):
             call(view, {name: torch.zeros_like(own[name])}, x)

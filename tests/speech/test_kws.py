@@ -950,6 +950,14 @@ def test_the_chip_may_be_in_a_file_whose_content_is_part_of_the_run(
     assert cli.parse([f"--config={out / 'config.json'}"]).config == earlier
     assert run(clips, out, f"--chip.name={mine}", "--resume") == 2
     assert "has another configuration: chip.options." in capsys.readouterr().err
+    stated = json.loads((out / "config.json").read_text())
+    del stated["chip"]["correct"]  # as before there were corrections
+    (out / "config.json").write_text(json.dumps(stated))
+    assert (
+        cli.parse([f"--config={out / 'config.json'}"]).config.chip.build() == earlier.chip.build()
+    )
+    again = cli.parse([f"--config={out / 'config.json'}", f"--chip.name={mine}"]).config.chip
+    assert again.build() == at.chips.hermes64().replace(training=again.training)
     assert run(clips, out, "--chip.name=nowhere.yaml") == 2
     assert "nowhere.yaml" in capsys.readouterr().err
     assert run(clips, out, f"--chip.name={mine}", "--chip.options={phases: 1}") == 2
@@ -1036,6 +1044,9 @@ def test_runs_that_do_not_state_defects_can_be_resumed(
     (out / JOURNAL).write_text(json.dumps(signed(journal)))
     assert run(clips, out, "--resume") == 2
     assert "chip.correct was False and is True" in capsys.readouterr().err
+    for file, expected in ((out / "config.json", False), (tmp_path / "mine.json", True)):
+        file.write_text(json.dumps(journal["config"]))
+        assert cli.parse([f"--config={file}"]).config.chip.correct is expected
 
 
 def test_runs_that_do_not_state_their_calibration_found_ranges_alone(
