@@ -29,7 +29,7 @@ from analogtorch.speech.draws import derive
 from analogtorch.speech.examine import examined
 from analogtorch.speech.logs import PHASES, curves, loggers
 from analogtorch.speech.named import by_command
-from analogtorch.speech.on_chips import converted, measure, swept
+from analogtorch.speech.on_chips import converted, correction_notes, measure, swept
 from analogtorch.speech.rundir import RunFolder
 from analogtorch.speech.task import Task, prepare
 from analogtorch.speech.training import Batches, Phase, fit
@@ -147,7 +147,7 @@ def run(
                 seconds=time.perf_counter() - start,
                 continued=folder.resume,
                 versions=versions(),
-                notes=(*notes, *more.pop("notes", ())),
+                notes=(*notes, *correction_notes(config, task), *more.pop("notes", ())),
                 config=config.to_dict(),
                 command=folder.again("kws", allow_code=bool(code_of(config))),
                 ablation=ablation,

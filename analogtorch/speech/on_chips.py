@@ -40,6 +40,16 @@ def recovery(config: KWSConfig, calibration: Sequence[Tensor]) -> at.Recovery | 
     return at.Recovery(batches=calibration[:1], rounds=1)
 
 
+def correction_notes(config: KWSConfig, task: Task) -> list[str]:
+    """Return what a reader of the accuracies must know of ``recovery``; empty without it."""
+    if not config.chip.correct:
+        return []
+    return [
+        "At each of the times the chips correct gain and offset of their columns digitally, from "
+        f"{len(task.calibration[0])} training clips without their labels (chip.correct)."
+    ]
+
+
 def swept(
     config: KWSConfig,
     task: Task,

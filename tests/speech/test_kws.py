@@ -392,7 +392,7 @@ def test_budget_refuses(
 def test_wrong_values_are_found_before_clips_are_read(
     command: str, option: str, message: str, finished: Path, tmp_path: Path, capsys, monkeypatch
 ) -> None:
-    monkeypatch.setattr("analogtorch.cli.finished.finished", stop)
+    monkeypatch.setattr("analogtorch.speech.folder.Folder.load", stop)
     monkeypatch.setattr("analogtorch.cli.listen.read_recording", stop)
     audio = ["a.wav"] if command == "listen" else []
     assert main([command, str(finished), *audio, option]) == 2
@@ -995,6 +995,8 @@ def test_chips_can_correct_their_columns(
     batches = task.test_batches()
     first = task.calibration[:1]
     by_hand = [at.accuracy(at.correct_columns(v, first, rounds=1), batches) for v in chips]
+    (corrected,) = (note for note in report["notes"] if "correct gain and offset" in note)
+    assert f"from {len(task.calibration[0])} training clips" in corrected
     # sweep, confusions and budget look at the same chips, and so do the commands that go on
     expected = pytest.approx(sum(by_hand) / 2)
     assert report["hwa"]["1 year"]["mean"] == expected
