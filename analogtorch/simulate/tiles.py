@@ -65,8 +65,8 @@ def consecutive(layers: Iterable[tuple[str, AnalogLayer]]) -> dict[str, list[lis
 def mapped(model: nn.Module, mapping: "ChipMapping") -> dict[str, list[list[Spot]]]:
     """Return the tiles that ``mapping`` gives the layers of ``model``, per layer and section.
 
-    Of copies of a layer, which ``duplicate`` of ``map_to_chip`` makes, the first counts; a warning
-    says so.
+    Of copies of a layer, which ``duplicate`` of ``map_to_chip`` makes, the first counts, with a
+    warning.
 
     Raises:
         ValueError: the mapping belongs to another chip, lacks a layer, or cuts it in another way.

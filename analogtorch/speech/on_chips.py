@@ -32,8 +32,8 @@ def recovery(config: KWSConfig, calibration: Sequence[Tensor]) -> at.Recovery | 
 
     Args:
         config: that of the run.
-        calibration: features of the task's clips for calibration, in batches. The first is enough:
-            nets with 4 and with 13 layers gain as much by 64 clips, once, as by 256, twice.
+        calibration: features of the task's clips for calibration, in batches. The first alone
+            corrects, in one round: each further batch or round takes as much time again.
     """
     if not config.chip.correct:
         return None
