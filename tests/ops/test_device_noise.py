@@ -197,6 +197,19 @@ def test_weights_of_zeros_and_nan(capability: str) -> None:
     assert found[2].isfinite().all()
 
 
+def test_the_sign_of_a_zero_changes_nothing(capability: str) -> None:
+    # pruned weights, and cells off the diagonal of grouped convolutions, are -0.0
+    chip = _chip(DifferentialPair(device=devices.pcm_like()))
+    (section,) = sections((3, 20), 1, chip)
+    weight = torch.randn(3, 20, generator=torch.Generator().manual_seed(5))
+    weight[:, ::2] = 0.0
+    negative = torch.where(weight == 0, -0.0, weight)
+    assert negative.signbit().sum() > weight.signbit().sum()
+    found = [_drawn(w, section, chip, DAY, fast=True)[0] for w in (weight, negative)]
+    assert found[0][:, ::2].abs().max() > 0
+    assert torch.equal(*found)
+
+
 def test_the_gradient_is_that_of_the_value_after_the_compensation() -> None:
     chip = _chip(DifferentialPair(device=devices.pcm_like()))
     (section,) = sections(tuple(WEIGHTS.shape), 1, chip)

@@ -89,7 +89,7 @@ static void read_cells(const device_noise *p, const uint64_t (*keys)[KINDS][2], 
   vf total[SUMS] = {0};
   float unit = 1 / p->g_total;
   for (size j = 0; j < count; j += LANES) {
-    vi sign = (vi)load(w + j) & (vi)same(-0.0f), kept = first_lanes(count - j);
+    vi sign = (load(w + j) < 0) & (vi)same(-0.0f), kept = first_lanes(count - j);
     vf before = (vf)((vi)(load(then + j) * unit) & kept), after = (vf)((vi)(load(now + j) * unit) & kept);
     vf target = (vf)((vi)load(w + j) & 0x7FFFFFFF & kept);
     total[0] += target * before, total[1] += before * before, total[2] += target * after, total[3] += after * after;
