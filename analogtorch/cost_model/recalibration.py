@@ -20,6 +20,8 @@ class Reads:
     """Fraction of the rows of the tile that each MVM drives, 0..1."""
     columns: float
     """Fraction of the columns of the tile that each MVM reads, 0..1."""
+    cells: float
+    """Fraction of the cells of the tile that hold weights which each MVM uses, 0..1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +66,7 @@ def read_cost(chip: Chip, reads: Iterable[Reads]) -> ReadCost:
         converters = (each.tile[0], each.tile[1] // chip.array.planes)
         busy[converters] = busy.get(converters, 0) + number
         mvms += number
-        share = each.rows * each.columns
-        figures += costs.shares.figures if share < 1 else ()
-        joules += number * costs.mvm(rows=each.rows, cols=each.columns, cells=share).total
+        figures += costs.shares.figures if each.cells < 1 else ()
+        joules += number * costs.mvm(rows=each.rows, cols=each.columns, cells=each.cells).total
     seconds = mvm_time(chip).value * max(busy.values(), default=0)
     return ReadCost(mvms=mvms, seconds=seconds, joules=joules, kind=weakest(figures))

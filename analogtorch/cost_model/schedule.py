@@ -23,10 +23,11 @@ from typing import Any, get_args
 from analogtorch.chips import Chip
 from analogtorch.cost_model.clock import Clock
 from analogtorch.cost_model.steps import Mode, Run, Schedule
-from analogtorch.cost_model.traffic import Arrived, Source, groups_of, locations, traffic
+from analogtorch.cost_model.traffic import Arrived, Source, locations, traffic
+from analogtorch.cost_model.use import use_of
 from analogtorch.graph.types import Matrix, Operation
 from analogtorch.mapping.checked import checked, passes
-from analogtorch.mapping.types import Block, Placement
+from analogtorch.mapping.types import Placement
 
 
 def schedule(
@@ -92,16 +93,13 @@ def _runs(
     copies = (1 + max(p.block.copy for p in placed)) // matrix.cells
     runs = []
     for p in placed:
-        block, groups = p.block, groups_of(p.block, matrix, chip)
-        rows, cols = block.rows, float(block.cols)
+        block, use = p.block, use_of(p.block, matrix, chip)
+        rows, cols, weights = block.rows, use.cols, use.cells
         vectors = _share(op, copies, block.copy // matrix.cells)
+        mvms = vectors * times * use.mvms
         if op.one_hot:
             first, end = (vectors * row // matrix.rows for row in (block.row, block.row + rows))
             mvms, rows, weights = (end - first) * chip.adc.reads, 1, cols
-        elif chip.array.grouped == "sequential":
-            mvms, cols, weights = vectors * times * groups, cols / groups, rows * cols / groups
-        else:
-            mvms, weights = vectors * times, _on_diagonal(block, matrix, chip)
         runs.append(
             Run(
                 operation=op.name,
@@ -113,21 +111,6 @@ def _runs(
             )
         )
     return runs
-
-
-def _on_diagonal(block: Block, matrix: Matrix, chip: Chip) -> float:
-    """Return the number of cells with weights in a block of a block-diagonal matrix.
-
-    They are the cells where a group's rows cross its columns.
-    """
-    cols, total = chip.slices.slicing.columns * matrix.cols // matrix.groups, 0
-    for group in range(block.col // cols, (block.col + block.cols - 1) // cols + 1):
-        high = min(block.row + block.rows, (group + 1) * matrix.rows) - max(
-            block.row, group * matrix.rows
-        )
-        wide = min(block.col + block.cols, (group + 1) * cols) - max(block.col, group * cols)
-        total += max(high, 0) * wide
-    return float(total)
 
 
 def _share(op: Operation, copies: int, copy: int) -> int:

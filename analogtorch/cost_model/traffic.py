@@ -27,8 +27,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from analogtorch.chips import Chip
+from analogtorch.cost_model.use import groups_of
 from analogtorch.graph.types import Matrix, Operation
-from analogtorch.mapping.types import Block, Placement
+from analogtorch.mapping.types import Placement
 
 Tile = tuple[int, int]
 """Chip and tile; tiles that share their circuits count as one."""
@@ -246,12 +247,6 @@ def _heads(op: Operation, matrix: Matrix, placed: Sequence[Placement]) -> list[C
         columns = first[block.copy // matrix.cells, block.row if op.one_hot else 0]
         found[i].update(columns.setdefault(c, i) for c in range(block.col, block.col + block.cols))
     return found
-
-
-def groups_of(block: Block, matrix: Matrix, chip: Chip) -> int:
-    """Return the number of groups that the block's columns belong to."""
-    per_group = max(chip.slices.slicing.columns * matrix.cols // matrix.groups, 1)
-    return (block.col + block.cols - 1) // per_group - block.col // per_group + 1
 
 
 def tile_of(placement: Placement, chip: Chip) -> Tile:

@@ -1,5 +1,6 @@
 """What a read of the drift compensation costs, and the MVMs of the batches of a recovery."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -8,11 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from analogtorch.calibration.passes import run
+from analogtorch.chips.tiling import Section
 from analogtorch.chips.unit_cells import unit_cells
 from analogtorch.conversion import analog_layers
 from analogtorch.conversion.unread import quiet
 from analogtorch.conversion.watch import evaluating
 from analogtorch.cost_model.recalibration import ReadCost, Reads, read_cost
+from analogtorch.cost_model.use import use_of
+from analogtorch.graph.types import Matrix
+from analogtorch.mapping.types import Block
 from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.ops import Plan
 from analogtorch.ops.operands import Operands
@@ -86,34 +91,73 @@ def batch_reads(
     with evaluating(view), tapped(taps), quiet():
         run("recalibration_cost", view, recovery.batches, recovery.forward, False)
     for name, layer in layers.items():
-        for outputs, mvms in counts[name].items():
-            reads = _of_outputs(layer, spots[name], outputs, mvms * layer.chip.mvms)
+        for outputs, vectors in counts[name].items():
+            reads = _of_outputs(layer, spots[name], outputs, vectors)
             yield from _of_all_cells(reads, layer, layers.values())
 
 
 def _of_outputs(
-    layer: AnalogLayer, spots: list[list[Spot]], outputs: tuple[int, int], mvms: int
+    layer: AnalogLayer, spots: list[list[Spot]], outputs: tuple[int, int], vectors: int
 ) -> Iterator[Reads]:
     """Yield the MVMs of each block of a layer that has some of these outputs."""
-    array = layer.chip.array
+    array, matrix = layer.chip.array, _matrix(layer)
     for section, of_section in zip(layer.sections, spots, strict=True):
         start, stop = (section.slicing.columns * each - section.adcs.start for each in outputs)
         for spot in of_section:
-            columns = min(stop, spot.outputs.stop) - max(start, spot.outputs.start)
-            if columns > 0:
-                rows = section.bounds[spot.block + 1] - section.bounds[spot.block]
-                share = rows / array.rows, columns / array.columns
-                yield Reads((spot.chip, spot.tile), mvms, *share)
+            columns = slice(max(start, spot.outputs.start), min(stop, spot.outputs.stop))
+            if columns.start < columns.stop:
+                block = _block(section, spot, columns)
+                use = use_of(block, matrix, layer.chip)
+                yield Reads(
+                    (spot.chip, spot.tile),
+                    vectors * layer.chip.mvms * use.mvms,
+                    rows=block.rows / array.rows,
+                    columns=use.cols / array.columns,
+                    cells=use.cells / (array.rows * array.columns),
+                )
 
 
 def _reads(
     layer: AnalogLayer, spots: list[list[Spot]], compensation: Compensation
 ) -> Iterator[Reads]:
-    """Yield the MVMs that read each block of a layer."""
-    array = layer.chip.array
+    """Yield the MVMs that read each block of a layer, all of its columns at once."""
+    array, matrix = layer.chip.array, _matrix(layer)
     for section, of_section in zip(layer.sections, spots, strict=True):
         for spot in of_section:
-            rows = section.bounds[spot.block + 1] - section.bounds[spot.block]
-            mvms, driven = compensation_mvms(layer.chip, compensation, rows)
-            columns = spot.outputs.stop - spot.outputs.start
-            yield Reads((spot.chip, spot.tile), mvms, driven / array.rows, columns / array.columns)
+            block = _block(section, spot, spot.outputs)
+            mvms, driven = compensation_mvms(layer.chip, compensation, block.rows)
+            use = use_of(block, matrix, layer.chip)
+            cells = use.mvms * use.cells * driven / block.rows
+            yield Reads(
+                (spot.chip, spot.tile),
+                mvms,
+                rows=driven / array.rows,
+                columns=block.cols / array.columns,
+                cells=cells / (array.rows * array.columns),
+            )
+
+
+def _matrix(layer: AnalogLayer) -> Matrix:
+    """Return the matrix of a layer, as a mapping has it."""
+    cols, *rows = layer.matrix_shape
+    return Matrix(
+        name=layer.layer_name,
+        rows=math.prod(rows),
+        cols=cols,
+        groups=getattr(layer, "groups", 1),
+        kernel=math.prod(rows[1:]),
+        weights=math.prod(layer.matrix_shape),
+        shape=layer.matrix_shape,
+    )
+
+
+def _block(section: Section, spot: Spot, columns: slice) -> Block:
+    """Return columns of a section, which lie in one row block of it, as a block of the matrix."""
+    first, end = section.bounds[spot.block : spot.block + 2]
+    return Block(
+        matrix="",
+        row=section.first_row + first,
+        col=section.adcs.start + columns.start,
+        rows=end - first,
+        cols=columns.stop - columns.start,
+    )

@@ -127,6 +127,38 @@ def test_its_mvms_are_charged() -> None:
         physical.recalibration_cost(recovery=[x])
 
 
+@pytest.mark.parametrize("grouped", ["sequential", "block_diagonal"])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(16, 16, 3, groups=16),
+        nn.Conv2d(16, 80, 3, groups=2, bias=False),  # a block of 64 columns has both groups
+        nn.ConvTranspose2d(16, 32, 3, groups=4),
+        nn.Conv2d(16, 16, 3),
+    ],
+)
+def test_their_mvms_are_those_of_inferences(layer: nn.Module, grouped: str) -> None:
+    chip = at.chips.hermes64().replace(array={"grouped": grouped, "columns": 64})
+    x = torch.randn(3, 16, 8, 8)
+    model = at.calibrate(at.convert(nn.Sequential(copy.deepcopy(layer)), chip), [x])
+    mapping = at.map_to_chip(model, x)
+    inference = at.cost(mapping)
+    recovery = at.Recovery(batches=[x], rounds=1)
+    found = at.program(model, seed=7, mapping=mapping).recalibration_cost("none", recovery)
+    assert found.mvms == sum(run.mvms for run in inference.schedule.runs)
+    assert found.seconds == pytest.approx(max(tile.busy for tile in inference.schedule.tiles))
+    assert found.joules == pytest.approx(inference.energy.tile)
+
+
+def test_zeros_between_groups_are_not_charged_in_reads_of_the_compensation() -> None:
+    chip = at.chips.hermes64().replace(array={"grouped": "block_diagonal"})
+    model = at.convert(nn.Sequential(nn.Conv2d(16, 16, 3, groups=16)), chip)
+    read = at.program(model, seed=7).recalibration_cost()
+    assert read.mvms == 256
+    one = chip.cost.mvm(rows=144 / 256, cols=16 / 256, cells=144 / 256**2)
+    assert read.joules == pytest.approx(256 * one.total)
+
+
 def test_sweeps_measure_chips_that_correct_themselves(tmp_path) -> None:
     model, metric, x = _model()
     recovery = at.Recovery(batches=[x[:100]])
