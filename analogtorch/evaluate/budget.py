@@ -84,8 +84,8 @@ def budget(
             The chip without any non-ideality corrects nothing.
         growth: share of the metric, > 0, to lose beyond what the chip loses as it is, when one
             non-ideality grows: the result has the factor at which it is lost, within 5 %, up to 32
-            (Rasch et al., Nat. Commun. 14, 5282 (2023), report such factors). None: no factors,
-            which take most of the time.
+            (Rasch et al., Nat. Commun. 14, 5282 (2023), report such factors), or the largest that
+            is possible if that loses less. None: no factors, which take most of the time.
         higher_is_better: True if a worse model has a smaller metric, such as an accuracy;
             None: as the metric says.
         progress: if True, show a progress bar.
@@ -239,28 +239,31 @@ def _share(name: str, bench: "_Bench", lost: _Lost, growth: float | None) -> Sha
 
 
 def _growth(name: str, bench: "_Bench", lost: _Lost, share: float) -> float:
-    """Return the factor at which ``name`` costs that share more, or infinity."""
+    """Return the factor at which ``name`` costs that share more, or infinity.
 
-    def fails(factor: float) -> bool:
+    Where there is no such factor because no larger one is possible, it is the largest possible.
+    """
+
+    def possible(factor: float) -> bool:
+        return bench.takes(_grown(name, factor))
+
+    def ends(factor: float) -> bool:
+        if not possible(factor):
+            return True
         return lost.beyond(bench.value(_grown(name, factor)), share)
 
     low = 1.0
-    while low < MOST_GROWTH:
-        try:
-            if fails(2 * low):
-                break
-        except ValueError:  # no bits are left, or more than everything would be broken
-            return 2 * low
+    while not ends(2 * low):
         low *= 2
-    else:
-        return math.inf
+        if low >= MOST_GROWTH:
+            return math.inf
     if name in CONVERTERS:
         return low
     high = 2 * low
     for _ in range(HALVINGS):
         middle = math.sqrt(low * high)
-        low, high = (low, middle) if fails(middle) else (middle, high)
-    return math.sqrt(low * high)
+        low, high = (low, middle) if ends(middle) else (middle, high)
+    return math.sqrt(low * high) if possible(high) else low
 
 
 class _Bench:
@@ -291,6 +294,20 @@ class _Bench:
     def value(self, change: Change) -> list[float]:
         """Return the metric of each chip."""
         return self._values(change, self.seeds, self.look)
+
+    def takes(self, change: Change) -> bool:
+        """Return whether the change is possible.
+
+        It is not if a converter has no bits left, or more than everything would be broken.
+        """
+        try:
+            for chip in set(self.chips.values()):
+                change.chip(chip)
+            if self.defects is not None:
+                change.defects(self.defects)
+        except ValueError:
+            return False
+        return True
 
     @torch.no_grad()
     def _values(self, change: Change, seeds: tuple[int, ...], look: Look) -> list[float]:

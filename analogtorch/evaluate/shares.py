@@ -23,8 +23,9 @@ class Share:
     """Gain of the metric with all but this one, against all of them."""
     growth: float | None
     """Factor by which it may grow before the metric loses ``Budget.growth`` more; for a converter,
-    the largest power of two that stays within. Infinite: it may grow 32 times. None: not
-    measured."""
+    the largest power of two that stays within. Where it cannot grow so far, as a converter has no
+    bits left or more than everything would be broken: the largest possible factor. Infinite: it may
+    grow 32 times. None: not measured."""
 
 
 @dataclass(frozen=True, kw_only=True)

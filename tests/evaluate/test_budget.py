@@ -161,12 +161,36 @@ def test_defects_are_non_idealities_of_their_own():
     assert "defects.stuck_on" in str(found)
 
 
-def test_growth_ends_where_everything_is_broken():
-    defects = at.Defects(stuck_off=0.4)
-    found = at.budget(
-        converted(at.chips.ideal()), lambda _: 1.0, num_chips=1, defects=defects, growth=0.01
-    )
-    assert found.rows[0].growth == 4.0  # 0.4 x 4 is more than all devices
+@pytest.mark.parametrize(("share", "most"), [(0.4, 2.5), (0.3, 10 / 3), (0.6, 5 / 3)])
+def test_growth_ends_where_everything_is_broken(share, most):
+    model, defects = converted(at.chips.ideal()), at.Defects(stuck_off=share)
+    (row,) = at.budget(model, lambda _: 1.0, num_chips=1, defects=defects, growth=0.01).rows
+    defects.scaled(stuck_off=row.growth)  # is possible
+    assert row.growth == pytest.approx(most, rel=0.05)
+
+
+def test_converters_grow_until_no_bits_are_left():
+    chip = at.chips.ideal().replace(dac={"bits": 4})
+    (row,) = at.budget(converted(chip), lambda _: 1.0, num_chips=1, growth=0.01).rows
+    assert row.growth == 4  # with a bit for the sign and one for the size
+    assert chip.scaled(dac=row.growth).dac.bits == 2
+
+
+@pytest.mark.parametrize(("name", "defects"), [("output_noise", None), ("defects.stuck_on", 0.001)])
+@pytest.mark.parametrize("worse", ["error", "nan"])
+def test_errors_of_a_metric_are_no_limit_of_growth(name, defects, worse):
+    def metric(model):
+        if (value := quality(model)) > 0.9:
+            return value
+        if worse == "nan":
+            return math.nan
+        raise ValueError("no positive predictions")
+
+    broken = None if defects is None else at.Defects(stuck_on=defects)
+    with pytest.raises(ValueError, match="no positive predictions|metric is nan"):
+        at.budget(
+            converted(noisy_chip()), metric, names=name, num_chips=1, defects=broken, growth=10.0
+        )
 
 
 def test_unknown_defects_are_refused():
