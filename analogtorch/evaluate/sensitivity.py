@@ -53,7 +53,8 @@ def sensitivity(
     Each effect includes those before it. ``bits``: quantised inputs and outputs with exact weights,
     as in ``eval()``. ``output_noise``: the noise of each MVM as well, which is output noise and
     ``mvm_read_noise``, still with exact weights. ``noise``: a programmed chip right after
-    programming (``"0 s"``). ``drift``: the same chip at ``time``. Chip ``i`` is the one that
+    programming (``"0 s"``), with the errors that its converters, cells and wires have of their own,
+    such as offsets of ADCs. ``drift``: the same chip at ``time``. Chip ``i`` is the one that
     ``sweep`` measures with the same ``seed``. The metric runs once per layer and effect: on the
     first chip for ``output_noise``, on every chip for ``noise`` and ``drift``.
 
@@ -202,13 +203,23 @@ def _copy(model: nn.Module) -> nn.Module:
 
 
 def _exactly(layer: AnalogLayer) -> Programmed | None:
-    """Return what a chip would hold of the layer if its devices took the weights exactly."""
+    """Return what a chip would hold of the layer without errors, but with its noise.
+
+    Its devices take the weights exactly, and neither converters, cells nor wires bend its MVMs.
+    """
     held = layer.programmed
     if held is None:
         return None
     matrix = layer.placed_matrix(layer.weight.detach())
-    weights = tuple(cells(section, matrix) for section in layer.sections)
-    return dataclasses.replace(held, weights=weights, gains=tuple(map(torch.ones_like, held.gains)))
+    return Programmed(
+        weights=tuple(cells(section, matrix) for section in layer.sections),
+        scales=held.scales,
+        gains=tuple(map(torch.ones_like, held.gains)),
+        keys=held.keys,
+        negatives=held.negatives,
+        read_variances=held.read_variances,
+        origin=held.origin,
+    )
 
 
 class _Apart:

@@ -10,8 +10,10 @@ More devices per weight: the error of ``n`` devices that share a weight and err 
 ``1 / n`` of the variance of one. ASSUMED: the loss falls with the standard deviation, ``1 /
 sqrt(n)``, as the share of inputs does that a small error pushes over a decision boundary; a squared
 error falls faster. Only the part of ``noise`` beyond ``output_noise`` is taken to fall. Two parts
-stay: the converters and the output noise, which are most of the loss where one large weight makes
-all others small; and all that drift adds, most of which the devices of a weight have in common.
+stay: rounding and output noise, which are most of the loss where one large weight makes all others
+small; and all that drift adds, most of which the devices of a weight have in common. Errors of ADCs
+and DACs that the chip leaves uncorrected, such as offsets, stay too, but are taken to fall: they
+are part of ``noise``, so that the estimate is too small where they are large.
 """
 
 import glob

@@ -134,6 +134,43 @@ def test_a_row_is_what_a_model_with_this_layer_alone_on_the_chip_loses(
     assert [loss["noise"].std, loss["drift"].std] == pytest.approx(sweep.std.tolist(), rel=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("parts", "errors"),
+    [
+        ({"adc": {"offset_std": 0.05}}, ["adc_offset"]),
+        ({"adc": {"gain_std": 0.1, "slope_std": 0.1}}, ["adc_gain", "adc_slope"]),
+        ({"adc": {"inl": (0.0, 20.0, 0.0, -20.0, 0.0)}}, ["adc_inl"]),
+        ({"adc": {"dnl_std": 0.3, "capacitor_std": 0.1}}, ["adc_dnl", "adc_capacitors"]),
+        ({"dac": {"inl": (0.0, 9.0, 0.0, -9.0, 0.0), "gain_std": 0.1}}, ["dac_inl", "dac_gain"]),
+        (
+            {
+                "dac": {"encoding": "amplitude", "lsb_time": None},
+                "iv": at.chips.IVCurve(**at.devices.milo_curves(), read_voltage=0.3),
+            },
+            ["iv_curve"],
+        ),
+        ({"wires": {"column_resistance": 3.5, "model": "pulses"}}, ["ir_drop"]),
+    ],
+)
+def test_errors_that_are_no_noise_are_no_part_of_output_noise(
+    parts: dict[str, object], errors: list[str]
+) -> None:
+    """They differ from chip to chip, and `noise` has them."""
+    chip = CHIP.replace(**parts)
+    found, without = (
+        at.sensitivity(
+            at.calibrate(at.convert(_digital(), each), [X], effort="ranges"),
+            _error,
+            effects=("output_noise", "noise"),
+            num_chips=1,
+            higher_is_better=False,
+        )
+        for each in (chip, chip.without(*errors))
+    )
+    assert found.total["output_noise"] == without.total["output_noise"]
+    assert found.total["noise"] != without.total["noise"]
+
+
 @pytest.mark.parametrize("grouped", ["sequential", "block_diagonal"])
 def test_matrices_of_recurrent_layers_and_grouped_convolutions_have_their_rows(
     grouped: str,
