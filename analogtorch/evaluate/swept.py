@@ -125,9 +125,10 @@ class Sweep(Shown):
     def interval(self, confidence: float = 0.95) -> tuple[Interval, ...]:
         """Return the mean over the chips at each time, with its confidence interval.
 
-        By bootstrap over the chips, with a fixed seed; with fewer than 8 chips by Student's t
-        (``analogtorch.evaluate.interval``). It tells how far the mean of other chips may be; the
-        samples that the metric is measured on are taken as given. It ends at ``bounds``.
+        By bootstrap over the chips, with a fixed seed; with fewer than 8 chips, and where the
+        confidence is high for their number, by Student's t (``analogtorch.evaluate.interval``). It
+        tells how far the mean of other chips may be; the samples that the metric is measured on are
+        taken as given. It ends at ``bounds``.
 
         Raises:
             ValueError: ``confidence`` is not in [0.5, 0.999].

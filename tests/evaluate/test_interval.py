@@ -69,6 +69,30 @@ def test_a_bootstrap_covers_the_mean_as_often_as_it_says(confidence: float) -> N
     assert abs(hits / 400 - confidence) < slack
 
 
+def test_a_bootstrap_whose_ends_few_resamples_exceed_is_students() -> None:
+    values = np.random.default_rng(7).normal(0.9, 0.01, 10).tolist()
+    for confidence in (0.99, 0.998, 0.999):
+        assert interval(values, confidence, "bootstrap") == interval(values, confidence)
+    assert interval(values, 0.97, "bootstrap") != interval(values, 0.97)
+    many = np.random.default_rng(7).exponential(size=40).tolist()
+    found = interval(many, 0.99, "bootstrap")  # 61 of the resamples are beyond either end
+    assert found.high - found.mean > 1.1 * (found.mean - found.low)
+
+
+@pytest.mark.parametrize("confidence", [0.99, 0.999])
+@pytest.mark.parametrize("number", [8, 25])
+def test_a_bootstrap_covers_the_mean_at_a_high_confidence_too(
+    number: int, confidence: float
+) -> None:
+    generator = np.random.default_rng(1)
+    hits = 0
+    for _ in range(400):
+        found = interval(generator.normal(size=number).tolist(), confidence, method="bootstrap")
+        hits += found.low <= 0 <= found.high
+    # bound: four standard deviations of a count
+    assert hits >= 400 * confidence - 4 * math.sqrt(400 * confidence * (1 - confidence))
+
+
 def test_a_share_as_in_the_textbook() -> None:
     found = share(7, 10)
     assert (found.mean, found.low, found.high) == pytest.approx((0.7, 0.3475, 0.9333), abs=1e-4)
