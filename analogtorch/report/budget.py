@@ -29,8 +29,8 @@ def table(found: Budget) -> str:
     note = [f"* {found.note}"] if found.note else []
     if found.growth is not None:
         note.append(
-            f"may grow: factor at which it costs {found.growth:.0%} of the metric more, all others "
-            "as they are"
+            f"may grow: factor at which it costs {100 * found.growth:g} % of the metric more, all "
+            "others as they are"
         )
     return "\n".join(
         [

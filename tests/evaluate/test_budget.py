@@ -1,5 +1,6 @@
 """What each non-ideality costs a metric, alone, together, and when it grows."""
 
+import dataclasses
 import json
 import math
 
@@ -100,6 +101,13 @@ def test_it_prints_draws_and_is_json(tmp_path):
     assert json.loads(json.dumps(found.to_dict()))["seeds"] == list(found.seeds)
     found.plot(tmp_path / "budget.png")
     assert (tmp_path / "budget.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(("growth", "shown"), [(0.005, "0.5 %"), (0.01, "1 %"), (0.07, "7 %")])
+def test_the_note_names_the_share_of_growth(growth, shown):
+    found = at.budget(converted(noisy_chip()), quality, num_chips=1, growth=None)
+    text = str(dataclasses.replace(found, growth=growth))
+    assert f"factor at which it costs {shown} of the metric more" in text
 
 
 def test_a_time_beyond_the_data_is_marked():
