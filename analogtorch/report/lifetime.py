@@ -1,10 +1,15 @@
 """How long chips stay within a limit, as a table for the terminal and as curves."""
 
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from analogtorch.devices.time import SECONDS, duration
+from analogtorch.evaluate.field import reads_of
 from analogtorch.evaluate.lifetime import Lifetime
 from analogtorch.files.figures import new_figure
 from analogtorch.report.columns import aligned
@@ -20,11 +25,10 @@ def table(found: Lifetime) -> str:
     header = ("compensation read", "median, days", "shortest", "longest", "chips that stay")
     rows: list[tuple[str, ...]] = [header]
     for name, times in _schedules(found).items():
-        ordered = times.sort().values
-        middle = ordered[(len(ordered) - 1) // 2]
-        beyond = int(ordered.isinf().sum())
-        days = [_days(t.item(), found.longest) for t in (middle, ordered[0], ordered[-1])]
-        rows.append((name, *days, f"{beyond} of {len(ordered)}"))
+        ordered = sorted(times.tolist())
+        middle = ordered[(len(ordered) - 1) // 2 : len(ordered) // 2 + 1]
+        days = [_days(each, found.longest) for each in (middle, ordered[:1], ordered[-1:])]
+        rows.append((name, *days, f"{ordered.count(math.inf)} of {len(ordered)}"))
     lines = aligned(rows)
     cost = "" if found.cost is None else f"; one takes {found.cost}"
     notes = [
@@ -71,19 +75,21 @@ def since(start: float) -> str:
 
 def _schedules(found: Lifetime) -> dict[str, Tensor]:
     schedule = found.recalibration
+    regular = reads_of(replace(schedule, times=()), found.start, found.longest)
+    others = found.reads - len(regular)  # times may be before the start, or of regular reads
     when = []
     if schedule.every is not None:
         when.append(f"every {duration(float(schedule.every))}")
-    if schedule.times:
-        when.append(f"{len(schedule.times)} times")
+    if others:
+        when.append(f"{others} time{'s' if others > 1 else ''}")
     first = f"at {duration(found.start)}"
     name = " and ".join(when) or f"{first} alone"
     rows = {first: found.once, name: found.recalibrated}
     return rows if found.recovered is None else rows | {f"{name}, recovery": found.recovered}
 
 
-def _days(t: float, longest: float) -> str:
-    if t > longest:
-        return f"> {longest / _DAY:,.4g}"
-    days = t / _DAY
-    return f"{days:,.0f}" if days >= 100 else f"{days:.3g}"
+def _days(times: Sequence[float], longest: float) -> str:
+    """Return the mean of times in days; if some are not known, that it is more."""
+    days = statistics.fmean(min(t, longest) for t in times) / _DAY
+    beyond = "> " if max(times) > longest else ""
+    return beyond + (f"{days:,.0f}" if days >= 100 else f"{days:.3g}")

@@ -9,7 +9,8 @@ from torch import nn
 
 import analogtorch as at
 from analogtorch.devices import seconds
-from analogtorch.evaluate.field import PRECISION, crossing
+from analogtorch.evaluate.field import PRECISION, crossing, reads_of
+from analogtorch.evaluate.lifetime import Lifetime
 
 DAY, YEAR = 86_400.0, 31_536_000.0
 MONTHLY = at.Recalibration(every="30 days")
@@ -144,6 +145,57 @@ def test_table_plot_and_json(tmp_path) -> None:
     figure = found.plot(tmp_path / "lifetime.png")
     assert (tmp_path / "lifetime.png").exists()
     assert len(figure.axes[0].lines) == 2
+
+
+def _found(once: list[float], schedule: at.Recalibration, start: float = 0.0) -> Lifetime:
+    """Return what was measured on chips that last so many days."""
+    days = torch.tensor(once, dtype=torch.float64) * DAY
+    return Lifetime(
+        limit=0.8,
+        longest=10 * YEAR,
+        once=days,
+        recalibrated=days,
+        recalibration=schedule,
+        reads=len(reads_of(schedule, start, 10 * YEAR)),
+        cost=None,
+        seeds=tuple(range(len(once))),
+        start=start,
+    )
+
+
+@pytest.mark.parametrize(
+    ("once", "median"),
+    [
+        ([5.0, 1.0, 3.0], "3 "),
+        ([0.0, 2.72], "1.36 "),
+        ([500.0, 1.0, 2.0, 300.0], "151 "),
+        ([50.0, math.inf], "> 1,850 "),  # the mean of 50 and of more than 3,650
+        ([50.0, math.inf, math.inf], "> 3,650 "),
+    ],
+)
+def test_the_median_of_chips(once: list[float], median: str) -> None:
+    row = str(_found(once, MONTHLY)).splitlines()[2]
+    assert row.startswith("at 0 s ")
+    assert row.removeprefix("at 0 s").lstrip().startswith(median)
+
+
+@pytest.mark.parametrize(
+    ("every", "times", "start", "name"),
+    [
+        ("30 days", ("1 h", "12 h"), 0.0, "every 30 days and 2 times"),
+        ("30 days", ("1 h", "12 h"), DAY, "every 30 days"),
+        ("30 days", ("1 h", "1 day", "7 days"), DAY, "every 30 days and 1 time"),
+        ("30 days", ("30 days", "20 years"), 0.0, "every 30 days"),  # no more reads
+        (None, ("1 h", "7 days"), DAY, "1 time"),
+        (None, ("1 h",), DAY, "at 1 day alone"),
+        (None, (), 0.0, "at 0 s alone"),
+    ],
+)
+def test_a_schedule_counts_the_times_that_add_a_read(
+    every: str | None, times: tuple[str, ...], start: float, name: str
+) -> None:
+    found = _found([1.0], at.Recalibration(every=every, times=times), start)
+    assert str(found).splitlines()[3].split("  ")[0] == name
 
 
 def test_a_loss_must_not_rise_and_data_that_end_are_noted() -> None:
