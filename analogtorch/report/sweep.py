@@ -13,7 +13,8 @@ from analogtorch.files.figures import new_figure
 from analogtorch.report.columns import aligned, html_table
 from analogtorch.values.shown import as_figure, as_html, as_text
 
-_FIRST = 1.0  # s; the axis is logarithmic, and earlier times are drawn here
+_FIRST = 1.0  # s; the axis is logarithmic, and 0 s is drawn here
+_APART = 10.0  # factor between the places of 0 s and of its neighbours, at least
 BEYOND = " (*: beyond the device's data)"
 """What the label of an axis of times ends with, if one is marked."""
 
@@ -61,8 +62,13 @@ def plot(found: Sweep, *, limit: float | None = None) -> Any:
 
 
 def ordered(found: Sweep) -> tuple[list[int], list[float]]:
-    """Return the indices of the times in order, and where on the logarithmic axis each is, s."""
-    at = [max(seconds(time) or 0.0, _FIRST) for time in found.times]
+    """Return the indices of the times in order, and where on the logarithmic axis each is, s.
+
+    ``programmed`` and ``0 s`` have places of their own before the others.
+    """
+    times = [seconds(time) for time in found.times]
+    zero = min([_FIRST, *(t / _APART for t in times if t)])
+    at = [zero / _APART if t is None else t or zero for t in times]
     order = sorted(range(len(at)), key=at.__getitem__)
     return order, [at[i] for i in order]
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import analogtorch as at
+from analogtorch.devices import seconds
 from analogtorch.evaluate import Verdict
 
 TIMES = ("0 s", "1 day")
@@ -203,6 +204,23 @@ def test_tables_and_plots(tmp_path: Path) -> None:
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0 s", "1 day*"]
     assert axes.get_xlabel().endswith("(*: beyond the device's data)")
     sweep([0.9, 0.8]).plot()  # one chip has no interval
+
+
+@pytest.mark.parametrize(
+    "times",
+    [("0 s", "programmed", "1 day"), ("programmed", "0 s", "1 s"), ("1 h", "0.5 s", "0 s")],
+)
+def test_each_time_of_a_plot_has_a_place_of_its_own(times: tuple[str, ...]) -> None:
+    values = torch.tensor([[0.9, 0.8, 0.7], [0.8, 0.7, 0.6]], dtype=torch.float64)
+    figure = at.Sweep(times=times, values=values, seeds=(0, 1)).plot()
+    axes = figure.axes[0]
+    figure.canvas.draw()
+    labels = [tick.get_text() for tick in axes.get_xticklabels()]
+    assert labels == sorted(times, key=lambda t: -1.0 if t == "programmed" else seconds(t) or 0.0)
+    places = [tick.label1.get_window_extent() for tick in axes.xaxis.get_major_ticks()]
+    assert all(a.x1 < b.x0 for a, b in zip(places, places[1:], strict=False))
+    for line in axes.lines:
+        assert (line.get_xdata() == axes.get_xticks()).all()
 
 
 def test_a_plot_takes_one_interval_of_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
