@@ -1,7 +1,6 @@
 """Keyword spotting from speech to accuracy on a chip: the pipeline of ``analogtorch kws``."""
 
 import copy
-import dataclasses
 import logging
 import time
 from importlib.metadata import version
@@ -186,7 +185,7 @@ def code_of(config: KWSConfig) -> dict[str, str]:
 
 
 def rehearse(config: KWSConfig, task: Task) -> None:
-    """Run the later steps of a run on the untrained network, with one batch and one chip.
+    """Run the later steps of a run on the untrained network, with few clips and one chip.
 
     So mistakes appear before hours of training.
 
@@ -204,7 +203,9 @@ def rehearse(config: KWSConfig, task: Task) -> None:
                 converted(other.config, untrained(config, task.classes, task.val[0][:2]))
         except ValueError as error:
             raise ValueError(f"report.ablation: {other.name}: {error}") from error
-    small = dataclasses.replace(task, calibration=task.calibration[:1])
+    small = task.small(config.chip.calibration)
+    model = converted(config, untrained(config, task.classes, task.val[0][:2]))
+    at.calibrate(model, small.calibration, effort=config.chip.calibration, report=None)
     name = f"the network {config.model.name} on the chip"
 
     def finite(view: nn.Module) -> float:
@@ -214,7 +215,7 @@ def rehearse(config: KWSConfig, task: Task) -> None:
     swept(
         config,
         small,
-        to_chip(config, small, untrained(config, task.classes, task.val[0][:2])),
+        model,
         finite,
         num_chips=1,
         times=config.sweep.times,

@@ -1,16 +1,20 @@
 """The data of training and measurement: augmented batches, and features that are computed once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from analogtorch.calibration.choice import Effort
+from analogtorch.calibration.search import BATCHES
 from analogtorch.speech.augment import Augment, Augmenter
 from analogtorch.speech.data import Clips
 from analogtorch.speech.features import LogMel
 
 # clips whose features are computed, or that are classified, at once; they fit into the caches
 _AT_ONCE = 64
+_FEW = 8
+"""Clips in each batch of a rehearsed search."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,6 +60,22 @@ class Task:
     def test_batches(self) -> list[tuple[Tensor, Tensor]]:
         """Return the batches of the test split for ``analogtorch.accuracy``."""
         return list(zip(*(part.split(_AT_ONCE) for part in self.test), strict=True))
+
+    def small(self, effort: Effort) -> "Task":
+        """Return this task with as few calibration clips as an effort can be rehearsed with.
+
+        Raises:
+            ValueError: there are too few for that effort.
+        """
+        if effort != "search":
+            return replace(self, calibration=self.calibration[:1])
+        if len(self.calibration) < BATCHES:
+            raise ValueError(
+                f"chip.calibration=search needs {BATCHES} batches of training clips, which are "
+                f"{_AT_ONCE * (BATCHES - 1) + 1} clips or more, got {len(self.train)}; add clips, "
+                "or use chip.calibration=default"
+            )
+        return replace(self, calibration=self.calibration[0].split(_FEW)[:BATCHES])
 
 
 def prepare(

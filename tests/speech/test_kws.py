@@ -1081,3 +1081,22 @@ def test_the_configuration_decides_what_calibrate_chooses() -> None:
         model = kws.to_chip(dataclasses.replace(KWSConfig(), chip=chip), task, net)
         scales[effort] = model.chip.periphery.weight_scale
     assert scales == {"ranges": "block", "default": "column"}
+
+
+def test_a_run_that_searches_for_its_calibration_rehearses_it(
+    clips: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr(kws, "train_digital", stop)
+    many, search = tmp_path / "clips", "--chip.calibration=search"
+    many.mkdir()
+    write_tones(many, {"train": 11, "val": 1, "test": 1})
+    net = "--model={name: fully_connected, options: {hidden: [8]}}"
+    assert run(many, tmp_path / "out", net, search) == 2
+    printed = capsys.readouterr()
+    assert "stop here" in printed.err
+    assert "less error" not in printed.out  # of a net that has learnt nothing
+    assert run(clips, tmp_path / "few", net, search) == 2
+    error = capsys.readouterr().err
+    assert "chip.calibration=search needs 3 batches of training clips, which are 129" in error
+    assert "got 36; add clips, or use chip.calibration=default" in error
+    assert not (tmp_path / "few").exists()
