@@ -16,8 +16,10 @@ _LINKS = 40
 def write_atomically(path: str | Path, data: bytes | str) -> Path:
     """Write ``data`` (text as UTF-8) to ``path`` and make its folder.
 
-    A file that was there stays until the new one is whole. A link stays, and leads to the new file;
-    a pipe is written to, and so is what is open already, such as ``/dev/stdout``, from where it is.
+    What UTF-8 lacks, such as the bytes of a folder's name in another encoding, is written as an
+    escape: a text is not lost for it. A file that was there stays until the new one is whole. A
+    link stays, and leads to the new file; a pipe is written to, and so is what is open already,
+    such as ``/dev/stdout``, from where it is.
 
     Raises:
         OSError: nothing could be written (a full disk, no permission). The message names the path,
@@ -25,7 +27,7 @@ def write_atomically(path: str | Path, data: bytes | str) -> Path:
     """
     path = Path(path)
     if isinstance(data, str):
-        data = data.encode()
+        data = data.encode(errors="backslashreplace")
     temporary = None
     try:
         if (opened := _open_file(path)) is not None:

@@ -45,7 +45,8 @@ def audio_files(paths: Iterable[P]) -> list[P]:
     """Return those paths of a folder whose names are those of audio files, in their order.
 
     Raises:
-        ValueError: one is audio of another kind, which would be left out.
+        ValueError: one is audio of another kind, which would be left out, or `check_name` refuses
+            its name.
     """
     found = list(paths)
     if others := [path for path in found if path.suffix.lower() in _OTHERS]:
@@ -53,7 +54,24 @@ def audio_files(paths: Iterable[P]) -> list[P]:
             f"{others[0]}: audio in a folder is {', '.join(SUFFIXES)}. Convert this file, or move "
             "it elsewhere"
         )
-    return [path for path in found if path.suffix.lower() in SUFFIXES]
+    audio = [path for path in found if path.suffix.lower() in SUFFIXES]
+    for path in audio:
+        check_name(path)
+    return audio
+
+
+def check_name(path: PurePath) -> None:
+    """Raise ValueError unless the name of a file is UTF-8.
+
+    soundfile opens no others, and reports, which name clips and classes, cannot hold them.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{str(path)!a}: the name is not UTF-8, but of another encoding such as Latin-1. "
+            "Rename it; if it is in an archive, pack that anew."
+        ) from error
 
 
 def read_recording(audio: str | Path | bytes, *, name: str = "", resample: bool = False) -> Tensor:
@@ -69,8 +87,8 @@ def read_recording(audio: str | Path | bytes, *, name: str = "", resample: bool 
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no audio, is damaged, empty or not finite, has another rate, or holds
-            floats of which more than 0.1 % lie beyond [-1, 1].
+        ValueError: it is no audio, is damaged, empty or not finite, has another rate, holds floats
+            of which more than 0.1 % lie beyond [-1, 1], or has a name that `check_name` refuses.
         TypeError: `audio` is neither a path nor bytes.
     """
     audio = audio if isinstance(audio, bytes) else checks.path("audio", audio)
@@ -80,6 +98,8 @@ def read_recording(audio: str | Path | bytes, *, name: str = "", resample: bool 
     name = name or _name(audio)
     if isinstance(audio, Path) and not audio.is_file():
         raise FileNotFoundError(f"{name}: no such audio file")
+    if isinstance(audio, Path):
+        check_name(audio)
     source = io.BytesIO(audio) if isinstance(audio, bytes) else audio
     try:
         with soundfile.SoundFile(source) as file:

@@ -32,6 +32,11 @@ def _events(monkeypatch) -> list[str]:
     return events
 
 
+def test_a_text_with_a_name_of_another_encoding_is_written(tmp_path) -> None:
+    write_atomically(tmp_path / "report.md", "größe, of gr\udcf6\udcdfe\n")
+    assert (tmp_path / "report.md").read_bytes() == "größe, of gr\\udcf6\\udcdfe\n".encode()
+
+
 def test_a_new_file_survives_a_power_failure(tmp_path, monkeypatch) -> None:
     events = _events(monkeypatch)
     assert write_atomically(tmp_path / "new" / "file", "text").read_text() == "text"

@@ -1,6 +1,7 @@
 """One recording in every format, and every way in which a file can be wrong."""
 
 import io
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,13 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
     nan = np.full(16_000, np.nan, np.float32)
     with pytest.raises(ValueError, match=r"nan\.wav: holds NaN"):
         read_clip(write(tmp_path / "nan.wav", nan, subtype="FLOAT"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file systems that take UTF-8 alone")
+def test_a_file_whose_name_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.wav", tone()).rename(tmp_path / "gr\udcf6.wav")
+    with pytest.raises(ValueError, match=r"gr\\udcf6\.wav': the name is not UTF-8.*Rename"):
+        read_clip(file)
 
 
 def test_a_truncated_flac_is_an_error(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Folders and archives of labelled clips, and every row that cannot be used."""
 
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -432,6 +433,27 @@ def test_audio_that_would_be_left_out_is_refused(name: str, tmp_path: Path) -> N
     root = words(tmp_path / "clips", *SPOKEN)
     (root / name).write_text("other audio")
     with pytest.raises(ValueError, match=rf"{name}: audio in a folder is \.wav, .* Convert"):
+        Folder(root=str(root)).load()
+
+
+@pytest.mark.parametrize("form", ["folder", "archive", "archive with a manifest"])
+def test_names_that_no_report_can_hold_are_refused(form: str, tmp_path: Path) -> None:
+    odd = "gr\udcf6\udcdfe"  # in Latin-1, as Python has bytes that are not UTF-8
+    root = words(tmp_path / "clips", *SPOKEN)
+    if form == "archive with a manifest":  # whose own folder is such a one
+        fill(root)
+    if form == "folder":
+        if sys.platform != "linux":
+            pytest.skip("the file system takes UTF-8 alone")
+        (root / "low").rename(root / odd)
+    else:
+        with tarfile.open(root.with_suffix(".tar"), "w", format=tarfile.USTAR_FORMAT) as tar:
+            tar.add(root / "high", f"{odd}/high")
+            tar.add(root / "low", f"{odd}/low")
+            if form == "archive with a manifest":
+                tar.add(root / "manifest.csv", f"{odd}/manifest.csv")
+        root = root.with_suffix(".tar")
+    with pytest.raises(ValueError, match=r"'gr\\udcf6\\udcdfe/.*\.wav': .* not UTF-8.*Rename"):
         Folder(root=str(root)).load()
 
 
