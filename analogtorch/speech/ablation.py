@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser
@@ -41,15 +42,13 @@ def variants(config: KWSConfig) -> tuple[Variant, ...]:
     """
     chip, found = dataclasses.replace(config.chip, levels=()), []
     for name, changes in config.report.ablation.items():
-        changed: Any = dataclasses.replace(config, chip=chip)
-        for option, value in changes.items():
-            try:
-                changed = _replaced(changed, option.split("."), value)
-            except (TypeError, ValueError) as error:
-                raise ValueError(
-                    f"report.ablation: {name}: {option}={value!r}: {error}; options are those of "
-                    f"analogtorch kws that begin with {' or '.join(ABLATED)}"
-                ) from error
+        try:
+            changed = _changed(dataclasses.replace(config, chip=chip), changes)
+        except ValueError as error:
+            raise ValueError(
+                f"report.ablation: {name}: {error}; options are those of analogtorch kws that "
+                f"begin with {' or '.join(ABLATED)}"
+            ) from error
         text = json.dumps([sorted(changes.items())])
         key = f"ablation-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
         trained = not set(changes) <= set(MEASURED)
@@ -57,22 +56,43 @@ def variants(config: KWSConfig) -> tuple[Variant, ...]:
     return tuple(found)
 
 
-def _replaced(owner: Any, path: list[str], value: Any) -> Any:
-    """Return a frozen dataclass with the field at a path of names replaced.
+def _changed(owner: Any, changes: Mapping[str, Any], prefix: str = "") -> Any:
+    """Return a frozen dataclass with the fields at some paths of names changed, all at once.
+
+    Together they can be right where one alone, or another order, is not.
+
+    Args:
+        owner: the dataclass.
+        changes: new values by path, such as ``training.scale``.
+        prefix: the path of the dataclass, for messages.
 
     Raises:
         ValueError: there is no such field, or its value is refused.
     """
-    field, *rest = path
     fields = dataclasses.fields(owner) if dataclasses.is_dataclass(owner) else ()
     known = [each.name for each in fields]
-    if field not in known:
-        raise ValueError(f"no such option{checks.nearest(field, known)}")
-    if rest:
-        value = _replaced(getattr(owner, field), rest, value)
-    else:
-        value = _of_type(get_type_hints(type(owner)).get(field, Any), value)
-    return dataclasses.replace(owner, **{field: value})
+    values: dict[str, Any] = {}
+    inner: dict[str, dict[str, Any]] = {}
+    for path, value in changes.items():
+        field, *rest = path.split(".", 1)
+        if field not in known:
+            raise ValueError(
+                f"{prefix}{path}={value!r}: no such option{checks.nearest(field, known)}"
+            )
+        if rest:
+            inner.setdefault(field, {})[rest[0]] = value
+            continue
+        try:
+            values[field] = _of_type(get_type_hints(type(owner)).get(field, Any), value)
+        except ValueError as error:
+            raise ValueError(f"{prefix}{path}={value!r}: {error}") from error
+    for field, below in inner.items():
+        values[field] = _changed(getattr(owner, field), below, f"{prefix}{field}.")
+    try:
+        return dataclasses.replace(owner, **values)
+    except (TypeError, ValueError) as error:
+        said = ", ".join(f"{prefix}{path}={value!r}" for path, value in changes.items())
+        raise ValueError(f"{said}: {error}") from error
 
 
 def _of_type(kind: Any, value: Any) -> Any:

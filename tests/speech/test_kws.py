@@ -200,6 +200,10 @@ def test_levels_that_cannot_be_are_refused(options: dict, message: str) -> None:
         ("{a: {hwa.epoch: 2}}", "hwa.epoch=2: no such option, did you mean 'epochs'?; options are"),
         ("{a: {hwa.distil.x: 2}}", "hwa.distil.x=2: no such option, did you mean 'distill'?"),
         ("{a: {chip.training.scale.x: 2}}", "chip.training.scale.x=2: no such option; options"),
+        (
+            "{a: {chip.training.weight: device, chip.training.scale: -1}}",
+            "a: chip.training.weight='device', chip.training.scale=-1: TrainingNoise.scale must be",
+        ),
         ("{a: {hwa.epochs: 0}}", "epochs=0; it must be an integer >= 1"),
         ("{a: {chip.training.scale: lots}}", "chip.training.scale='lots': "),
         ("{a: {hwa.epochs: lots}}", "hwa.epochs='lots': must be of type int"),
@@ -739,6 +743,17 @@ def test_an_ablation_may_leave_out_the_noise_whose_levels_the_run_compares() -> 
     (exact,) = variants(config)
     assert exact.config.chip.training.weight == "none"
     assert exact.config.chip.levels == ()
+
+
+@pytest.mark.parametrize("first", ["weight", "scale"])
+def test_the_changes_of_an_ablation_are_made_together(first: str) -> None:
+    noise = {"chip.training.weight": "gaussian", "chip.training.scale": 0.05}
+    changes = noise if first == "weight" else dict(reversed(noise.items()))
+    (gaussian,) = variants(
+        KWSConfig(report=ReportConfig(ablation={"g": changes | {"hwa.epochs": 2}}))
+    )
+    assert gaussian.config.chip.training == at.TrainingNoise(weight="gaussian", scale=0.05)
+    assert gaussian.config.hwa.epochs == 2
 
 
 def test_a_source_checkout_knows_its_version(monkeypatch) -> None:
