@@ -1,7 +1,6 @@
 """Your own labelled clips: a folder or a tar archive, with a manifest or a folder for each word."""
 
 import logging
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -22,6 +21,7 @@ from analogtorch.speech.labels import (
     UNKNOWN,
     Preset,
     classes_of,
+    composed,
     label_index,
     settle_labels,
 )
@@ -122,6 +122,7 @@ class Folder:
                 if self.manifest is None:  # it may lie in the folder that was packed
                     inside = PurePosixPath(manifest).parent
                     rows = [replace(row, path=str(inside / row.path)) for row in rows]
+            rows = self._listed(rows)
             classes = self._classes(rows, source)
             check_partition(
                 ((row.split, row.label, row.speaker, row.path) for row in rows),
@@ -155,11 +156,21 @@ class Folder:
             names = tuple(sorted(a.name for a in root.glob("*.tar")))
         return ClipFiles(root, [stack.enter_context(open_archive(root / name)) for name in names])
 
+    def _listed(self, rows: list[Row]) -> list[Row]:
+        """Return the rows with their classes as ``labels`` spells them, if it lists them.
+
+        Raises:
+            ValueError: one has a class that is not listed.
+        """
+        if self.labels is None:
+            return rows
+        classes = classes_of("Folder.labels", self.labels)
+        numbers = (label_index(row.label, where=row.where, classes=classes) for row in rows)
+        return [replace(r, label=classes[n]) for r, n in zip(rows, numbers, strict=True)]
+
     def _classes(self, rows: list[Row], source: str) -> tuple[str, ...]:
         if self.labels is not None:
             classes = classes_of("Folder.labels", self.labels)
-            for row in rows:
-                label_index(row.label, where=row.where, classes=classes)
             self._check_said(rows, classes, source)
             return classes
         found = {row.label for row in rows}
@@ -290,11 +301,10 @@ def _check_case(rows: Iterable[Row], source: str) -> None:
     """Raise ValueError if two labels, which nobody has listed, are one word spelt in two ways."""
     seen: dict[str, Row] = {}
     for row in rows:
-        # an accent is a part of its letter on some systems, and a letter of its own on others
-        word = unicodedata.normalize("NFC", row.label).strip()
+        word = composed(row.label).strip()
         first = seen.setdefault(word.casefold(), row)
         if first.label != row.label:
-            same = unicodedata.normalize("NFC", first.label).strip() == word
+            same = composed(first.label).strip() == word
             what = "spaces around them or the encoding of accents" if same else "case"
             raise ValueError(
                 f"{source}: the classes {first.label!a} ({first.where}) and "

@@ -1,5 +1,6 @@
 """The classes of keyword-spotting tasks: presets, and any words of yours."""
 
+import unicodedata
 from typing import Any, Literal, get_args
 
 from analogtorch.speech.named import option
@@ -66,19 +67,31 @@ def settle_labels(owner: Any) -> None:
 def label_index(name: str, *, where: str, classes: tuple[str, ...] = LABELS) -> int:
     """Return the number of the class `name`; `where` names the file or row in the error.
 
+    It is the class itself, or else the one that differs from it in the encoding of accents alone.
+
     Raises:
         ValueError: `name` is not one of the classes.
     """
-    try:
+    if name in classes:
         return classes.index(name)
-    except ValueError:
-        remedy = (
-            f" A word outside the keywords belongs to the class {UNKNOWN!r}."
-            if UNKNOWN in classes
-            else ""
-        )
-        raise ValueError(
-            f"{where}: unknown class {name!r}; allowed are {', '.join(classes)}"
-            f"{checks.nearest(name, classes) or '.'}{remedy} Other words need other labels, such "
-            f"as {option('labels', ('low', 'high'))}."
-        ) from None
+    same = [number for number, label in enumerate(classes) if composed(label) == composed(name)]
+    if len(same) == 1:
+        return same[0]
+    remedy = (
+        f" A word outside the keywords belongs to the class {UNKNOWN!r}."
+        if UNKNOWN in classes
+        else ""
+    )
+    raise ValueError(
+        f"{where}: unknown class {name!r}; allowed are {', '.join(classes)}"
+        f"{checks.nearest(name, classes) or '.'}{remedy} Other words need other labels, such "
+        f"as {option('labels', ('low', 'high'))}."
+    )
+
+
+def composed(word: str) -> str:
+    """Return a word in one encoding of its accents (NFC).
+
+    They are parts of letters on some systems, and letters of their own on others, such as macOS.
+    """
+    return unicodedata.normalize("NFC", word)

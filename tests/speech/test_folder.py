@@ -406,6 +406,29 @@ def test_one_word_in_two_spellings_is_refused(other: str, message: str, tmp_path
         Folder(root=str(words(tmp_path, *paths))).load()
 
 
+@pytest.mark.parametrize("form", ["folder", "manifest"])
+def test_a_listed_word_is_found_in_another_encoding_of_its_accents(
+    form: str, tmp_path: Path
+) -> None:
+    spelt, listed = "cafe\u0301", "caf\u00e9"  # as macOS writes folders, and as keyboards do
+    paths = [f"{word}/{n}.wav" for word in (spelt, "low") for n in range(4)]
+    root = words(tmp_path / "clips", *paths)
+    if form == "manifest":
+        places = zip(paths, ["train", "train", "val", "test"] * 2, strict=True)
+        rows = [f"{path},{path.split('/')[0]},{path},{split}" for path, split in places]
+        (root / "manifest.csv").write_text("\n".join([HEADER, *rows]) + "\n", encoding="utf-8")
+    splits = Folder(root=str(root), labels=(listed, "low")).load()
+    for clips in splits.values():
+        assert clips.classes == (listed, "low")
+        said = [name.split("/")[0] == "low" for name in clips.names]
+        assert clips.labels.tolist() == said
+    if form == "folder":  # listed in both, they are two classes
+        paths += [f"{listed}/{n}.wav" for n in range(4)]
+        root = words(tmp_path / "more", *paths)
+        clips = Folder(root=str(root), labels=(listed, spelt, "low")).load()["train"]
+        assert set(clips.labels.tolist()) == {0, 1, 2}
+
+
 @pytest.mark.parametrize(
     ("paths", "options", "message"),
     [
