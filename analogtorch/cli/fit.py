@@ -68,7 +68,9 @@ def _parser() -> CommandParser:
     )
     parser.add_argument("--name", help="of the device, for reports (default: that of the file)")
     parser.add_argument("--unit", help="of columns whose heading states none (default: uS)")
-    parser.add_argument("--volt", type=float, help="read voltage, V, of currents")
+    parser.add_argument(
+        "--volt", type=float, help="read voltage, V, of currents whose heading states none"
+    )
     parser.add_argument(
         "--law",
         choices=("auto", "power", "times"),

@@ -1,12 +1,13 @@
 """Measurements as columns in one unit, checked."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from analogtorch.devices.fitting.units import Heading, microsiemens, seconds_in
+from analogtorch.devices.fitting.units import Heading, is_current, microsiemens, seconds_in
 from analogtorch.values import checks
 
 COLUMNS = ("target", "measured", "time", "cycle", "device")
@@ -64,7 +65,8 @@ def scales(headings: Sequence[Heading], unit: str | None, volt: float | None) ->
         volt: read voltage, V, of currents whose heading has none.
 
     Raises:
-        ValueError: a column is missing or repeated, or a unit is unknown.
+        ValueError: a column is missing or repeated, a unit is unknown, or the heading states
+            another voltage than ``volt``; or ``unit`` or ``volt`` has no effect.
     """
     names = [h.name for h in headings]
     if missing := [name for name in _NEEDED if name not in names]:
@@ -84,7 +86,31 @@ def scales(headings: Sequence[Heading], unit: str | None, volt: float | None) ->
                 found[h.name] = seconds_in(h.unit) if h.name == "time" and h.unit else 1.0
         except ValueError as error:
             raise ValueError(f"column {h.name!r}: {error}") from error
+    _check_used([h for h in headings if h.name in ("target", "measured")], unit, volt)
     return found
+
+
+def _check_used(headings: Sequence[Heading], unit: str | None, volt: float | None) -> None:
+    """Raise ValueError if the unit or voltage has no effect, or contradicts a heading."""
+    if unit is not None and all(h.unit for h in headings):
+        raise ValueError(
+            f"unit={unit!r} has no effect, as the headings of target and measured state their "
+            "units; leave it out"
+        )
+    if volt is None:
+        return
+    currents = [h for h in headings if is_current(h.unit or unit or "uS")]
+    if not currents:
+        raise ValueError(
+            f"volt={volt:g} has no effect, as no column holds a current; leave it out, or state "
+            "the unit of currents, as in 'measured [nA]' or unit='nA'"
+        )
+    for h in currents:
+        if h.volt is not None and not math.isclose(h.volt, volt):
+            raise ValueError(
+                f"column {h.name!r}: its heading states {h.volt:g} V, and volt={volt:g}; leave "
+                "volt out, or correct the heading"
+            )
 
 
 def columns(

@@ -64,7 +64,7 @@ def fit(
         name: name of the device, for reports; None: that of the file, or "fitted device".
         unit: unit of targets and reads whose heading has none: S, mS, uS, nS, or a current such as
             nA. None: uS.
-        volt: read voltage, V, > 0, that turns currents into conductances.
+        volt: read voltage, V, > 0, that turns currents whose heading has none into conductances.
         law: ``power``: drift is a power law of time with an exponent for each device, and the model
             is ``PCM``; ``times``: mean and spread are fitted at each measured time, and the model
             is ``TimedDevice``. ``auto`` selects the power law if devices were read at three times
@@ -84,7 +84,8 @@ def fit(
         ValueError: columns are missing, units are unknown, there are too few measurements, times
             are not positive, values are NaN or beyond any conductance, devices or cycles have no
             whole numbers, conductances do not rise with their targets, or the measurements do not
-            support the law; the message names the line or row.
+            support the law; the message names the line or row. Or ``unit`` or ``volt`` has no
+            effect, or ``volt`` is another voltage than a heading states.
         TypeError: ``data`` is neither a path nor columns.
         OSError: the file cannot be read.
 

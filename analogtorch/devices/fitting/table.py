@@ -23,8 +23,8 @@ def read_csv(path: Path, unit: str | None, volt: float | None) -> Columns:
         volt: read voltage, V, of currents whose heading has none.
 
     Raises:
-        ValueError: the text is no such table, a column is missing, a unit is unknown, or a value is
-            no number; the message names the line.
+        ValueError: the text is no such table, a column is missing, a unit is unknown, a value is no
+            number, or ``unit`` or ``volt`` has no effect; the message names the line.
         OSError: the file cannot be read.
     """
     size = path.stat().st_size

@@ -51,6 +51,11 @@ def _volt(text: str, volt: str) -> float:
     return value
 
 
+def is_current(unit: str) -> bool:
+    """Return whether ``unit`` is that of a current, which a voltage turns into a conductance."""
+    return unit in _AMPERE
+
+
 def microsiemens(unit: str, volt: float | None) -> float:
     """Return the microsiemens in one of ``unit``; currents are divided by the voltage ``volt``.
 

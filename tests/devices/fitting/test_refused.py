@@ -184,6 +184,39 @@ def test_bad_calls_are_refused(changes: dict, message: str) -> None:
         devices.fit(**{"data": DATA, **changes})
 
 
+@pytest.mark.parametrize(
+    ("headings", "options", "message"),
+    [
+        (NAMES, {"volt": 0.2}, "volt=0.2 has no effect, as no column holds a current"),
+        (HEADINGS, {"volt": 0.2}, "volt=0.2 has no effect"),
+        (HEADINGS, {"unit": "nS"}, "unit='nS' has no effect, as the headings of target and meas"),
+        (HEADINGS, {"unit": "nA", "volt": 0.2}, "unit='nA' has no effect"),
+        (
+            ("target", "measured [nA @ 0.1 V]", "time", "cycle"),
+            {"volt": 0.2},
+            "column 'measured': its heading states 0.1 V, and volt=0.2; leave volt out, or corr",
+        ),
+        (("target", "measured [furlong]", "time"), {"volt": 0.2}, "unknown unit 'furlong'"),
+    ],
+)
+def test_units_and_voltages_without_effect_are_refused(
+    tmp_path, headings, options: dict, message: str
+) -> None:
+    rows = [row[: len(headings)] for row in _rows()]
+    path = _write(tmp_path / "m.csv", rows, headings)
+    columns = dict(zip(headings, map(list, zip(*rows, strict=True)), strict=True))
+    for data in (path, columns):
+        with pytest.raises(ValueError, match=message):
+            devices.fit(data, **options)
+
+
+def test_a_voltage_that_agrees_with_the_heading_is_taken(tmp_path) -> None:
+    rows = [[t, m * 100, s] for t, m, s, _ in _rows()]
+    path = _write(tmp_path / "m.csv", rows, ("target [uS]", "measured [nA @ 100 mV]", "time"))
+    given = devices.fit(path, volt=0.1, bootstrap=20).device
+    assert given == devices.fit(path, bootstrap=20).device
+
+
 def test_units_and_kinds_of_columns_make_no_difference(tmp_path) -> None:
     whole = devices.fit(DATA, bootstrap=20).device
     scaled = {
@@ -217,6 +250,8 @@ def test_the_command_writes_the_device_and_the_plot(tmp_path, capsys) -> None:
         ["--out", "mine.txt"],
         ["--out", "a.yaml", "--plot", "a.gif"],
         ["--law", "x"],
+        ["--out", "a.yaml", "--volt", "0.2"],
+        ["--out", "a.yaml", "--unit", "nS"],
         [],
     ):
         assert main(["fit", str(path), *wrong]) == 2
