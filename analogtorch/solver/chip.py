@@ -97,7 +97,8 @@ class SlicedMVM:
     ``correction``: the last correction alone, ``r = r - A d``, whose ``output_bits - 1`` bits take
     far fewer pulses; a wrong count then stays in the residual, which the digital check finds."""
     noise: float = 0.0
-    """Standard deviation of a column's sum before its ADC, in counts, >= 0, new in each MVM."""
+    """Standard deviation of a column's sum before its ADC, in counts, >= 0, new in each MVM, of the
+    passes of a solution as of products; by the seed, so that a solution repeats."""
     sources: Sources = field(default=Sources(), compare=False)
     """Source of each number, by the name of its field."""
 

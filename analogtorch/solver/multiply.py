@@ -52,7 +52,8 @@ class SlicedMatrix:
 
         Args:
             x: the vectors.
-            number: counts the products, each of which has other noise.
+            number: counts the products, each of which has other noise; those of a solution from 0
+                up, other ones from -1 down.
             bits: bits of the magnitude of an input; None: those of the registers.
         """
         if self.mvm.bits is None:

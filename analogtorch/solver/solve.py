@@ -58,8 +58,8 @@ def solve(
         strict: if one system is not solved, raise NotSolvedError; False: solve the others. The
             solution names those that are ``refused``, whose ``x`` and gradients are NaN; where
             nothing is computed from such an ``x``, its gradients are 0.
-        seed: chip with other errors of its cells. Each system of a batch is programmed by itself,
-            with errors that depend on its number.
+        seed: chip with other errors of its cells, and other noise in its passes. Each system of a
+            batch is programmed by itself, with errors that depend on its number.
 
     Returns:
         The solution ``x``, with residuals, spectral radius, and time and energy. Gradients of ``A``
@@ -83,6 +83,10 @@ def solve(
 
 class MatrixSolver:
     """Matrices in the arrays of a solver chip, for right-hand sides that come one after another.
+
+    The seed decides all errors of the cells. ``chip.mvm.noise`` is new in each pass of ``solve``
+    and in each call of ``multiply``: a call of ``solve`` repeats with its arguments, and calls of
+    ``multiply`` with their number since the solver was made, whatever was solved between them.
 
     Args:
         A: see ``solve``.
@@ -108,7 +112,7 @@ class MatrixSolver:
         # near 1, so that no norm overflows or vanishes
         self._unit = power_above(real.detach().abs().amax((1, 2), keepdim=True))
         real = real / self._unit
-        self._order = order_of(real.detach(), scaling)
+        self._order, self._products = order_of(real.detach(), scaling), 0
         self._a = self._order.of(real)
         # scaling may put real and imaginary parts in another order
         in_order = A.is_complex() and not scaling
@@ -167,14 +171,23 @@ class MatrixSolver:
         return back(_unstacked(d * (unit / self._unit), self._given))
 
     def multiply(self, x: Tensor) -> Tensor:
-        """Return ``A x`` by the bit-sliced MVMs, for ``x`` in the shapes of ``b``."""
+        """Return ``A x`` by the bit-sliced MVMs, for ``x`` in the shapes of ``b``.
+
+        Each call has other noise of the counts, ``chip.mvm.noise``. A solver of the same seed gives
+        the same products in the same order.
+        """
         right, back = checked_vectors(self._given, x)
         system, (v, unit) = self._system, _near_1(_stacked(right.detach(), self._given))
-        y = self._order.back(system.slices.times(v / system.columns.mT, 0) / system.rows)
+        self._products += 1
+        # passes of a solution count up from 0
+        product = system.slices.times(v / system.columns.mT, -self._products)
+        y = self._order.back(product / system.rows)
         return back(_unstacked(y * (unit * self._unit), self._given))
 
     def linear_operator(self) -> Any:
         """Return ``multiply`` as a ``scipy.sparse.linalg.LinearOperator``.
+
+        It is linear but for the rounding of its inputs and the noise, which each product has anew.
 
         Raises:
             ValueError: there are several matrices.

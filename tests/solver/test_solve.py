@@ -2,6 +2,7 @@
 
 import copy
 import math
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -390,6 +391,25 @@ def test_gradients_of_a_system_that_its_transposed_does_not_solve_are_refused() 
     a, b = system(16)
     x = at.solve(a.requires_grad_(), b, at.solver.rram_solver(spread=0.6), passes=2).x
     assert torch.isfinite(torch.autograd.grad(x.sum(), a)[0]).all()
+
+
+def test_noise_of_counts_is_new_in_each_product_and_repeats_with_the_solver() -> None:
+    a, b = system(16)
+    noisy = at.solver.rram_solver(spread=0.0).replace(mvm={"noise": 0.3})
+    first, again, other = (MatrixSolver(a, noisy, seed=s) for s in (1, 1, 2))
+    products = torch.stack([first.multiply(b) for _ in range(20)])
+    assert len(products.unique(dim=0)) == 20
+    again.solve(b, passes=2)  # which takes none of them
+    with pytest.raises(ValueError, match="b"):
+        again.multiply(b[:3])
+    assert torch.equal(again.multiply(b), products[0])
+    if find_spec("scipy"):
+        operator = again.linear_operator()
+        assert_close(torch.from_numpy(operator @ b.numpy()), products[1], rtol=0, atol=0)
+        assert_close(torch.from_numpy(operator @ b.numpy()), products[2], rtol=0, atol=0)
+    assert not torch.equal(other.multiply(b), products[0])
+    solved = [first.solve(b, passes=2).x for _ in range(2)]
+    assert torch.equal(*solved)
 
 
 def test_operators_of_scipy() -> None:
