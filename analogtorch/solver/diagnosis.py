@@ -21,6 +21,8 @@ _COMBINED = "chip.replace(corrections='combined'), which may converge where adde
 
 _GOOD = 0.8
 """Spectral radius that is worth naming: 2^-24 takes at most 75 passes."""
+_HALVINGS = 8
+"""Halvings of a noise that are tried."""
 _SHOWN = 2
 """Changes that a message names."""
 
@@ -184,17 +186,23 @@ def _limit(
     Both are empty where none does: then the rough inverse is what is too coarse.
     """
     mvm, which = system.chip.mvm, slice(first, first + 1)
-    shares = _shares(system, b[which], found.x[which], which)
+    passes = int(found.passes[first])
+    shares = _shares(system, b[which], found.x[which], which, passes)
     name = max(shares, key=shares.__getitem__)
     if not shares[name] > left / 8:
         return "", []
+    if name == "noise":
+        less = _less_noise(system, b, first, tolerance)
+        text = f": the noise of the counts, {mvm.noise:g}, changes them, by {shares[name]:.3g}"
+        return text, [f"less noise, {less}"]
     if name == "rows":
         fewer = f"chip.replace(mvm={{'rows': {max(mvm.rows // 2, 1)}}})"
         text = f": errors of cells change counts, by {shares[name]:.3g}"
         return text, [f"cells that lie closer to their levels, or fewer rows, {fewer}"]
     mends, order = [], order_of(system.a[which], True)
     scaled = programmed_system(order.of(system.a[which]), system.chip, system.seed, True)
-    if max(_shares(scaled, order.of(b[which]), found.x[which], slice(1)).values()) < tolerance / 2:
+    tried = _shares(scaled, order.of(b[which]), found.x[which], slice(1), passes)
+    if max(tried.values()) < tolerance / 2:
         mends.append("scaling=True")
     more = 2 + math.ceil(math.log2(max(left / tolerance, 1)))
     change = {"input_bits": mvm.input_bits + more}
@@ -207,8 +215,31 @@ def _limit(
     return text, [*mends, f"more slices, chip.replace(mvm={change})"]
 
 
-def _shares(system: System, b: Tensor, x: Tensor, which: slice) -> dict[str, float]:
-    """Return what each part of the MVMs adds to the residual of the one system ``which``."""
+def _less_noise(system: System, b: Tensor, first: int, tolerance: float) -> str:
+    """Return the noise of the counts with which a system is solved, found by trying it."""
+    noise = system.chip.mvm.noise
+    for halvings in range(1, _HALVINGS + 1):
+        change = {"noise": float(f"{noise / 2**halvings:.3g}")}
+        if _solved(system, b, first, system.chip.replace(mvm=change), tolerance):
+            return f"chip.replace(mvm={change})"
+    return "chip.replace(mvm={'noise': 0.0}), which may not be enough alone"
+
+
+def _solved(system: System, b: Tensor, first: int, chip: SolverChip, tolerance: float) -> bool:
+    """Return whether another chip solves the system ``first``, by trying it."""
+    # errors of cells depend on the number of a system
+    a, b = system.a[: first + 1], b[: first + 1]
+    other = programmed_system(a, chip, system.seed, system.scaling, system.complex)
+    able = torch.arange(first + 1, device=a.device) == first
+    left = b - a @ other.refined(b, tolerance, None, able).x
+    return float(residual(left, norms(b))[first]) <= tolerance
+
+
+def _shares(system: System, b: Tensor, x: Tensor, which: slice, products: int) -> dict[str, float]:
+    """Return what each part of the MVMs adds to the residual of the one system ``which``.
+
+    Noise adds the most that it does in this many products.
+    """
     mvm, size = system.chip.mvm, norms(b)
     if mvm.bits is None:
         return {"bits": 0.0}
@@ -216,9 +247,15 @@ def _shares(system: System, b: Tensor, x: Tensor, which: slice) -> dict[str, flo
     y, scaled = x / columns.mT, rows * system.a[which] * columns
     held = fixed_point(scaled, mvm.bits)
     unit = y.abs().amax(1, keepdim=True) * 2.0**-mvm.input_bits
+    counted = dataclasses.replace(matrix, mvm=dataclasses.replace(mvm, noise=0.0)).times(y, 0)
     errors = {
         "bits": (scaled - held) @ y,
         "input_bits": held.abs() @ unit.expand_as(y),
-        "rows": matrix.times(y, 0) - held @ matrix.stored(y),
+        "rows": counted - held @ matrix.stored(y),
     }
-    return {name: float(residual(error / rows, size)) for name, error in errors.items()}
+    shares = {name: float(residual(error / rows, size)) for name, error in errors.items()}
+    if mvm.noise:
+        noise = (matrix.times(y, number) - counted for number in range(products))
+        found = (float(residual(error / rows, size)) for error in noise)
+        shares["noise"] = max(found, default=0.0)
+    return shares

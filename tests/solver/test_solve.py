@@ -1,7 +1,9 @@
 """``solve``: within the tolerance or a named refusal, as torch, with the equation's gradients."""
 
+import ast
 import copy
 import math
+import re
 from importlib.util import find_spec
 
 import pytest
@@ -309,6 +311,36 @@ def test_few_bits_of_the_matrix_are_what_a_refusal_names() -> None:
     assert "'bits': 2" in str(refusal.value)
     with pytest.raises(NotSolvedError, match="errors of cells change counts"):
         at.solve(a, b, at.solver.rram_solver(spread=1.0))
+
+
+def refused(a: torch.Tensor, b: torch.Tensor, chip) -> str:
+    """Return what is said of a system that stalls."""
+    with pytest.raises(NotSolvedError, match="What mends it: ") as refusal:
+        at.solve(a, b, chip)
+    assert refusal.value.condition == "stalled"
+    return str(refusal.value)
+
+
+def named(said: str) -> list[dict]:
+    """Return the changes of the MVMs that a refusal names."""
+    return [ast.literal_eval(text) for text in re.findall(r"chip\.replace\(mvm=({.*?})\)", said)]
+
+
+@pytest.mark.parametrize("noise", [0.15, 0.2, 2.0])
+@pytest.mark.parametrize("rows", [8, 1])
+def test_noise_of_counts_is_named_as_such_and_less_of_it_mends(noise: float, rows: int) -> None:
+    a, b = system(16, 3)
+    a[0] = torch.eye(16)  # each system has its own noise
+    b[0] = 0
+    chip = CHIP.replace(mvm={"noise": noise, "rows": rows})
+    said = refused(a, b, chip)
+    assert f"the noise of the counts, {noise:g}," in said
+    assert "cells" not in said
+    (change,) = named(said)
+    assert list(change) == ["noise"]
+    assert 0 < change["noise"] < noise
+    first = slice(0, 2)
+    assert at.solve(a[first], b[first], chip.replace(mvm=change)).residual.max() <= TOLERANCE
 
 
 def test_the_failing_system_of_a_batch_is_named() -> None:
