@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -156,12 +156,17 @@ def _changes(
             if change := _change(chip.inverse, circuit, slices, longer):
                 other = chip.replace(inverse=change)
                 yield f"chip.replace(inverse={change})", other, scaling
-    device = Scaled(device=chip.cell.device, programming_scale=0.25)
-    finer = chip.replace(cell=dataclasses.replace(chip.cell, device=device))  # type: ignore[type-var]
+    finer = _finer(chip)
     for slices in counts:
         change = _change(chip.inverse, "least_squares", slices, 100)
         text = f"cells with a quarter of their spread and chip.replace(inverse={change})"
         yield text, finer.replace(inverse=change), scaling
+
+
+def _finer(chip: SolverChip) -> SolverChip:
+    """Return the chip with cells of a quarter of their spread."""
+    device = Scaled(device=chip.cell.device, programming_scale=0.25)
+    return chip.replace(cell=dataclasses.replace(chip.cell, device=device))  # type: ignore[type-var]
 
 
 def _change(inverse: InverseCircuit, circuit: str, slices: int, longer: int) -> dict[str, Any]:
@@ -192,13 +197,14 @@ def _limit(
     if not shares[name] > left / 8:
         return "", []
     if name == "noise":
-        less = _less_noise(system, b, first, tolerance)
+        less = ({"noise": float(f"{mvm.noise / 2**k:.3g}")} for k in range(1, _HALVINGS + 1))
+        none = "chip.replace(mvm={'noise': 0.0}), which may not be enough alone"
+        mend = _mend(system, b, first, tolerance, less) or none
         text = f": the noise of the counts, {mvm.noise:g}, changes them, by {shares[name]:.3g}"
-        return text, [f"less noise, {less}"]
+        return text, [f"less noise, {mend}"]
     if name == "rows":
-        fewer = f"chip.replace(mvm={{'rows': {max(mvm.rows // 2, 1)}}})"
         text = f": errors of cells change counts, by {shares[name]:.3g}"
-        return text, [f"cells that lie closer to their levels, or fewer rows, {fewer}"]
+        return text, _steadier(system, b, first, tolerance)
     mends, order = [], order_of(system.a[which], True)
     scaled = programmed_system(order.of(system.a[which]), system.chip, system.seed, True)
     tried = _shares(scaled, order.of(b[which]), found.x[which], slice(1), passes)
@@ -215,14 +221,31 @@ def _limit(
     return text, [*mends, f"more slices, chip.replace(mvm={change})"]
 
 
-def _less_noise(system: System, b: Tensor, first: int, tolerance: float) -> str:
-    """Return the noise of the counts with which a system is solved, found by trying it."""
-    noise = system.chip.mvm.noise
-    for halvings in range(1, _HALVINGS + 1):
-        change = {"noise": float(f"{noise / 2**halvings:.3g}")}
+def _steadier(system: System, b: Tensor, first: int, tolerance: float) -> list[str]:
+    """Return changes with which errors of cells change no counts, found by trying them."""
+    mvm, found = system.chip.mvm, list[str]()
+    halves = itertools.takewhile(bool, (mvm.rows >> k for k in itertools.count(1)))
+    if mend := _mend(system, b, first, tolerance, ({"rows": rows} for rows in halves)):
+        found.append(f"fewer rows, {mend}")
+    if _solved(system, b, first, _finer(system.chip), tolerance):
+        found.append("cells with a quarter of their spread")
+    if len(found) < _SHOWN:
+        fewer = ({"bits_per_slice": bits} for bits in range(mvm.bits_per_slice - 1, 0, -1))
+        if mend := _mend(system, b, first, tolerance, fewer):
+            found.append(f"levels farther apart, {mend}")
+    return found or [
+        "cells that lie closer to their levels; a quarter of their spread is not enough alone"
+    ]
+
+
+def _mend(
+    system: System, b: Tensor, first: int, tolerance: float, changes: Iterable[dict[str, Any]]
+) -> str:
+    """Return the first of some changes of the MVMs that solves a system; empty if none does."""
+    for change in changes:
         if _solved(system, b, first, system.chip.replace(mvm=change), tolerance):
             return f"chip.replace(mvm={change})"
-    return "chip.replace(mvm={'noise': 0.0}), which may not be enough alone"
+    return ""
 
 
 def _solved(system: System, b: Tensor, first: int, chip: SolverChip, tolerance: float) -> bool:

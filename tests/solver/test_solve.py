@@ -343,6 +343,35 @@ def test_noise_of_counts_is_named_as_such_and_less_of_it_mends(noise: float, row
     assert at.solve(a[first], b[first], chip.replace(mvm=change)).residual.max() <= TOLERANCE
 
 
+@pytest.mark.parametrize(
+    ("spread", "mvm", "fields"),
+    [
+        (0.3, {}, ["rows"]),
+        (0.5, {}, ["rows"]),
+        (0.1, {"bits_per_slice": 5}, ["rows"]),
+        (1.0, {"rows": 1}, ["bits_per_slice"]),
+    ],
+)
+def test_what_is_named_against_errors_of_cells_mends_them(spread, mvm: dict, fields) -> None:
+    a, b = system(16, 2)
+    b[0] = 0  # each system has its own errors
+    chip = at.solver.rram_solver(spread=spread).replace(mvm=mvm)
+    said = refused(a, b, chip)
+    assert "errors of cells change counts" in said
+    changes = named(said)
+    assert [field for change in changes for field in change] == fields
+    for change in changes:
+        assert at.solve(a, b, chip.replace(mvm=change)).residual.max() <= TOLERANCE
+    assert "cells with a quarter of their spread" in said
+    assert at.solve(a, b, at.solver.rram_solver(spread=spread / 4).replace(mvm=mvm)).solved.all()
+
+
+def test_cells_that_no_change_of_the_mvms_mends_are_named() -> None:
+    said = refused(*system(16), at.solver.rram_solver(spread=8.0))
+    assert "cells that lie closer to their levels; a quarter of their spread is not enough" in said
+    assert not named(said)
+
+
 def test_the_failing_system_of_a_batch_is_named() -> None:
     a, b = system(4, 3)
     a[1] = 0
