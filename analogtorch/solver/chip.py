@@ -16,6 +16,9 @@ Schur = Literal["digital", "analog"]
 Multiplies = Literal["solution", "correction"]
 Corrections = Literal["combined", "added"]
 
+MOST_BITS = 48
+"""Of an element of the matrix, and of an input, in the MVMs."""
+
 
 @register
 @dataclass(frozen=True, kw_only=True)
@@ -103,9 +106,9 @@ class SlicedMVM:
     """Source of each number, by the name of its field."""
 
     def __post_init__(self) -> None:
-        checks.counts(self, "bits", optional=True, least=1, most=48)
+        checks.counts(self, "bits", optional=True, least=1, most=MOST_BITS)
         checks.counts(self, "bits_per_slice", "bits_per_pulse", least=1, most=8)
-        checks.counts(self, "input_bits", least=1, most=48)
+        checks.counts(self, "input_bits", least=1, most=MOST_BITS)
         checks.counts(self, "rows")
         checks.choice("SlicedMVM.multiplies", self.multiplies, get_args(Multiplies))
         checks.numbers(self, "noise", least=0)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from analogtorch.devices import Scaled
-from analogtorch.solver.chip import InverseCircuit, SolverChip
+from analogtorch.solver.chip import MOST_BITS, InverseCircuit, SolverChip
 from analogtorch.solver.convergence import failed, invertible
 from analogtorch.solver.errors import Condition, NotSolvedError
 from analogtorch.solver.multiply import fixed_point
@@ -205,20 +205,33 @@ def _limit(
     if name == "rows":
         text = f": errors of cells change counts, by {shares[name]:.3g}"
         return text, _steadier(system, b, first, tolerance)
-    mends, order = [], order_of(system.a[which], True)
-    scaled = programmed_system(order.of(system.a[which]), system.chip, system.seed, True)
-    tried = _shares(scaled, order.of(b[which]), found.x[which], slice(1), passes)
-    if max(tried.values()) < tolerance / 2:
-        mends.append("scaling=True")
-    more = 2 + math.ceil(math.log2(max(left / tolerance, 1)))
-    change = {"input_bits": mvm.input_bits + more}
     text = f": registers of {mvm.input_bits} bits leave up to {shares[name]:.3g}"
-    if name == "bits" and mvm.bits is not None:
-        change = {"bits": mvm.bits + more} | change
+    if name == "bits":
         text = f": {mvm.bits} bits of the matrix leave {shares[name]:.3g}"
-    if max(change.values()) > 48:
-        return text, [*mends, "a larger tolerance: no part of the MVMs has more than 48 bits"]
-    return text, [*mends, f"more slices, chip.replace(mvm={change})"]
+    shares[name] = max(shares[name], left)
+    return text, _more_bits(system, b, first, tolerance, shares)
+
+
+def _more_bits(
+    system: System, b: Tensor, first: int, tolerance: float, shares: Mapping[str, float]
+) -> list[str]:
+    """Return what mends a system whose MVMs have too few bits, by what they leave; tried."""
+    found, change = list[str](), dict[str, Any]()
+    if not system.scaling and _solved(system, b, first, system.chip, tolerance, scaling=True):
+        found.append("scaling=True")
+    for part in ("bits", "input_bits"):
+        # a quarter of the tolerance is left to each
+        more = 2 + math.ceil(math.log2(max(shares[part] / tolerance, 0.25)))
+        bits = min(getattr(system.chip.mvm, part) + more, MOST_BITS)
+        if bits > getattr(system.chip.mvm, part):
+            change[part] = bits
+    if mend := change and _mend(system, b, first, tolerance, [change]):
+        return [*found, f"more bits, {mend}"]
+    if found:
+        return found
+    if not change or max(change.values()) == MOST_BITS:
+        return [f"a larger tolerance: no part of the MVMs has more than {MOST_BITS} bits"]
+    return [f"more bits, chip.replace(mvm={change}), which are not enough alone"]
 
 
 def _steadier(system: System, b: Tensor, first: int, tolerance: float) -> list[str]:
@@ -248,14 +261,26 @@ def _mend(
     return ""
 
 
-def _solved(system: System, b: Tensor, first: int, chip: SolverChip, tolerance: float) -> bool:
-    """Return whether another chip solves the system ``first``, by trying it."""
+def _solved(
+    system: System,
+    b: Tensor,
+    first: int,
+    chip: SolverChip,
+    tolerance: float,
+    scaling: bool = False,
+) -> bool:
+    """Return whether another chip solves the system ``first``, or ``scaling`` does, by trying."""
     # errors of cells depend on the number of a system
     a, b = system.a[: first + 1], b[: first + 1]
-    other = programmed_system(a, chip, system.seed, system.scaling, system.complex)
+    order = order_of(a, scaling)
+    a, b, pairs = order.of(a), order.of(b), system.complex and not scaling
+    other = programmed_system(a, chip, system.seed, system.scaling or scaling, pairs)
     able = torch.arange(first + 1, device=a.device) == first
     left = b - a @ other.refined(b, tolerance, None, able).x
-    return float(residual(left, norms(b))[first]) <= tolerance
+    if not float(residual(left, norms(b))[first]) <= tolerance:
+        return False
+    refused = failed(other.convergence, claimed=chip.corrections == "added")
+    return not any(bool(which[first]) for which in refused.values())
 
 
 def _shares(system: System, b: Tensor, x: Tensor, which: slice, products: int) -> dict[str, float]:

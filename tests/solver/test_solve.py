@@ -372,6 +372,37 @@ def test_cells_that_no_change_of_the_mvms_mends_are_named() -> None:
     assert not named(said)
 
 
+@pytest.mark.parametrize(
+    ("mvm", "fields"),
+    [
+        ({"bits": 10}, ["bits"]),
+        ({"bits": 20}, ["bits"]),
+        ({"input_bits": 10}, ["input_bits"]),
+        ({"bits": 10, "input_bits": 12}, ["bits", "input_bits"]),
+    ],
+)
+def test_bits_that_are_named_are_those_that_lack_and_mend(mvm: dict, fields) -> None:
+    a, b = system(16)
+    chip = CHIP.replace(mvm=mvm)
+    (change,) = named(refused(a, b, chip))
+    assert list(change) == fields
+    assert all(bits < mvm[field] + 22 for field, bits in change.items())
+    assert at.solve(a, b, chip.replace(mvm=change)).residual <= TOLERANCE
+
+
+def test_a_larger_tolerance_is_named_only_where_no_part_has_enough_bits() -> None:
+    a, b = conditioned(4, 1e4, 0, symmetric=True), torch.ones(4, dtype=torch.float64)
+    chip = CHIP.replace(inverse={"slices": 7}, mvm={"bits": 44, "input_bits": 44})
+    with pytest.raises(NotSolvedError, match="stays at") as refusal:
+        at.solve(a, b, chip, tolerance=1e-13)
+    assert "a larger tolerance: no part of the MVMs has more than 48 bits" in str(refusal.value)
+    with pytest.raises(NotSolvedError, match="stays at") as refusal:
+        at.solve(a, b, chip, tolerance=1e-11)
+    (change,) = named(str(refusal.value))
+    assert max(change.values()) == 48
+    assert at.solve(a, b, chip.replace(mvm=change), tolerance=1e-11).solved
+
+
 def test_the_failing_system_of_a_batch_is_named() -> None:
     a, b = system(4, 3)
     a[1] = 0
