@@ -23,12 +23,22 @@ _GOOD = 0.8
 """Spectral radius that is worth naming: 2^-24 takes at most 75 passes."""
 _HALVINGS = 8
 """Halvings of a noise that are tried."""
+_RIDGES = (1e-3, 1e-2, 0.1, 1.0)
+"""Ridges that are tried, in units of the largest element."""
 _SHOWN = 2
 """Changes that a message names."""
 
 
-def not_convergent(system: System, refused: Mapping[Condition, Tensor]) -> NotSolvedError:
-    """Return the error of systems that are refused before the first pass; see ``failed``."""
+def not_convergent(
+    system: System,
+    refused: Mapping[Condition, Tensor],
+    b: Tensor | None = None,
+    tolerance: float = math.inf,
+) -> NotSolvedError:
+    """Return the error of systems that are refused before the first pass; see ``failed``.
+
+    What mends a singular one is tried with right-hand sides ``b``, if it is to be solved.
+    """
     condition, which = next(iter(refused.items()))
     first, found = int(which.nonzero()[0]), system.convergence
     measured, describe = {
@@ -37,7 +47,8 @@ def not_convergent(system: System, refused: Mapping[Condition, Tensor]) -> NotSo
         "diverging": (found.spectral_radius, _diverging),
     }[condition]
     value = float(measured[first])
-    mends = _mends(system.a[first : first + 1], system)
+    right = torch.zeros_like(system.a[:, :, :1]) if b is None else b
+    mends = _mends(system, right, first, tolerance)
     if condition == "diverging":
         mends.append(_COMBINED)
     every = torch.stack([*refused.values()]).any(0)
@@ -57,7 +68,7 @@ def stalled(
             f": the rough inverse is too coarse, with a spectral radius of I - inv(A0) A of "
             f"{radius:.3g}; the arrays of A0 hold {_levels(system.chip)}"
         )
-        mends = _mends(system.a[first : first + 1], system)
+        mends = _mends(system, b, first, tolerance)
         if system.chip.corrections == "added":
             mends.append(_COMBINED)
     text = (
@@ -118,15 +129,15 @@ def _levels(chip: SolverChip) -> str:
     return "it exactly" if inverse.bits is None else f"{inverse.bits * inverse.slices} bits of it"
 
 
-def _mends(a: Tensor, system: System) -> list[str]:
+def _mends(system: System, b: Tensor, first: int, tolerance: float) -> list[str]:
     """Return changes with which the passes converge well, found by trying them."""
+    a = system.order.back(system.a)[first : first + 1]
     rows, columns = scales(a)
     if not bool(invertible(rows * a * columns)):
-        return ["a matrix with an inverse, such as A + 1e-3 I (ridge)"]
+        return [_ridge(system, b, first, tolerance)]
     found, condition = [], float(torch.linalg.cond(a[0]))
     for text, other, scaled in _changes(system.chip, system.scaling, bool(invertible(a))):
-        given = order_of(a, scaled).of(a)
-        tried = programmed_system(given, other, system.seed, scaled).convergence
+        tried = programmed_system(a, other, system.seed, scaled).convergence
         if not failed(tried) and float(tried.spectral_radius) < _GOOD:
             found.append(f"{text} (spectral radius {float(tried.spectral_radius):.2g})")
         if len(found) == _SHOWN:
@@ -134,6 +145,22 @@ def _mends(a: Tensor, system: System) -> list[str]:
     if not found:
         found.append(f"a better conditioned matrix: its condition number is {condition:.3g}")
     return found
+
+
+def _ridge(system: System, b: Tensor, first: int, tolerance: float) -> str:
+    """Return the least of some ridges with which a system is solved, found by trying them."""
+    a, b = system.order.back(system.a), system.order.back(b)
+    largest, identity = a[first].abs().max(), torch.eye(a.shape[-1]).to(a)
+    if not bool(largest):
+        return "a matrix with an inverse, such as A + I (ridge)"
+    said = "a matrix with an inverse, such as A + {:g} m I (ridge), with its largest magnitude m"
+    for share in _RIDGES:
+        other = dataclasses.replace(
+            system, a=a + share * largest * identity, order=order_of(a, False)
+        )
+        if _solved(other, b, first, system.chip, tolerance):
+            return said.format(share)
+    return f"{said.format(_RIDGES[0])}, which is not enough alone"
 
 
 def _changes(
@@ -271,12 +298,11 @@ def _solved(
 ) -> bool:
     """Return whether another chip solves the system ``first``, or ``scaling`` does, by trying."""
     # errors of cells depend on the number of a system
-    a, b = system.a[: first + 1], b[: first + 1]
-    order = order_of(a, scaling)
-    a, b, pairs = order.of(a), order.of(b), system.complex and not scaling
+    a, b = (system.order.back(t)[: first + 1] for t in (system.a, b))
+    pairs = system.complex and not scaling
     other = programmed_system(a, chip, system.seed, system.scaling or scaling, pairs)
-    able = torch.arange(first + 1, device=a.device) == first
-    left = b - a @ other.refined(b, tolerance, None, able).x
+    able, b = torch.arange(first + 1, device=a.device) == first, other.order.of(b)
+    left = b - other.a @ other.refined(b, tolerance, None, able).x
     if not float(residual(left, norms(b))[first]) <= tolerance:
         return False
     refused = failed(other.convergence, claimed=chip.corrections == "added")

@@ -15,7 +15,7 @@ from analogtorch.solver.given import checked_chip, checked_matrix, checked_vecto
 from analogtorch.solver.inverse import converted
 from analogtorch.solver.refine import Refined, norms, residual
 from analogtorch.solver.solution import Solution
-from analogtorch.solver.system import System, order_of, programmed_system
+from analogtorch.solver.system import System, programmed_system
 from analogtorch.values import checks
 
 TOLERANCE = 2.0**-24
@@ -112,11 +112,11 @@ class MatrixSolver:
         # near 1, so that no norm overflows or vanishes
         self._unit = power_above(real.detach().abs().amax((1, 2), keepdim=True))
         real = real / self._unit
-        self._order, self._products = order_of(real.detach(), scaling), 0
-        self._a = self._order.of(real)
         # scaling may put real and imaginary parts in another order
         in_order = A.is_complex() and not scaling
-        self._system = programmed_system(self._a.detach(), chip, seed, scaling, in_order)
+        self._system = programmed_system(real.detach(), chip, seed, scaling, in_order)
+        self._order, self._products = self._system.order, 0
+        self._a = self._order.of(real)
 
     @property
     def shape(self) -> torch.Size:
@@ -273,7 +273,7 @@ class _Solve(torch.autograd.Function):
         added = system.chip.corrections == "added"
         refused = failed(system.convergence, claimed=added and asked.passes is None)
         if refused and asked.strict:
-            raise not_convergent(system, refused)
+            raise not_convergent(system, refused, b, asked.tolerance)
         able = ~_any(refused, b[:, 0, 0])
         refined = system.refined(b, asked.tolerance, asked.passes, able)
         left = residual(b - system.a @ refined.x, norms(b)).masked_fill(~able, torch.nan)

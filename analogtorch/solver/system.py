@@ -24,6 +24,8 @@ class System:
     """Matrices ``A`` (B, n, n), float64, with ``R A C`` in the arrays of a chip."""
 
     a: Tensor
+    order: Order
+    """The order of the rows of ``A``, which are those of the matrix that was given."""
     rows: Tensor
     """``R``: factors of the rows, (B, n, 1), powers of two."""
     columns: Tensor
@@ -43,6 +45,7 @@ class System:
         return replace(
             self,
             a=self.a.mT,
+            order=as_given(self.a),
             rows=self.columns.mT,
             columns=self.rows.mT,
             blocks=self.blocks.mT,
@@ -80,13 +83,18 @@ class System:
 def programmed_system(
     a: Tensor, chip: SolverChip, seed: int, scaling: bool, complex: bool = False
 ) -> System:
-    """Return matrices (B, n, n), float64, in the arrays of a chip; see ``System``."""
+    """Return matrices (B, n, n), float64, in the arrays of a chip; see ``System``.
+
+    With ``scaling``, their rows are put in order.
+    """
+    order = order_of(a, scaling)
+    a = order.of(a)
     rows, columns = torch.ones_like(a[:, :, :1]), torch.ones_like(a[:, :1])
     if scaling:
         rows, columns = scales(a)
     key, scaled = fold(seed_tensor(seed, a.device), 0), rows * a * columns
     blocks, slices = place(scaled, chip, key), slice_up(scaled, chip, key)
-    return System(a, rows, columns, chip, blocks, slices, seed, scaling, complex)
+    return System(a, order, rows, columns, chip, blocks, slices, seed, scaling, complex)
 
 
 def order_of(a: Tensor, scaling: bool) -> Order:

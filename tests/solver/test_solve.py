@@ -247,6 +247,27 @@ def test_scaling_makes_matrices_invertible_that_are_not_in_float64() -> None:
     assert error.value.condition == "singular"
 
 
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("scaling", [False, True])
+def test_the_ridge_that_is_named_mends_a_singular_matrix_of_any_size(size, scaling) -> None:
+    for a in (torch.ones(4, 4), torch.eye(5) - 0.2, torch.ones(4, 4).roll(1, 0) + torch.eye(4)[1]):
+        a, b = size * a.double(), torch.linspace(1, 2, len(a)).double()
+        batch = torch.stack((torch.eye(len(a)).double(), a))  # each system has its own cells
+        with pytest.raises(NotSolvedError, match="in the arrays has no inverse") as refusal:
+            at.solve(batch, b, CHIP, scaling=scaling)
+        share = float(re.search("such as A [+] (.*) m I .ridge", str(refusal.value))[1])
+        assert "enough" not in str(refusal.value)
+        batch[1] += share * a.abs().max() * torch.eye(len(a))
+        assert at.solve(batch, b, CHIP, scaling=scaling).solved.all()
+        with pytest.raises(NotSolvedError, match="A [+] .* m I .ridge"):
+            MatrixSolver(a, CHIP, scaling=scaling).rough(b)
+
+
+def test_a_ridge_after_which_another_condition_fails_is_said_to_be_not_enough() -> None:
+    with pytest.raises(NotSolvedError, match="m I .ridge., .*, which is not enough alone"):
+        at.solve(-torch.ones(4, 4), torch.ones(4), CHIP)
+
+
 def test_scaling_leaves_positive_definite_matrices_in_order() -> None:
     a = conditioned(16, 50.0, 0, symmetric=True).unsqueeze(0)
     assert torch.equal(order_of(a, True).of(a), a)
@@ -470,7 +491,7 @@ def test_gradients_of_the_others_do_not_meet_what_is_refused() -> None:
     a, b = (t.requires_grad_() for t in mixed())
     found = at.solve(a, b, CHIP, strict=False)
     some = found.solved
-    weights = torch.randn(24, dtype=torch.float64)
+    weights = torch.randn(24, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     gradients = torch.autograd.grad((found.x[some] @ weights).sum(), (a, b))
     wanted = torch.autograd.grad((torch.linalg.solve(a[some], b[some]) @ weights).sum(), (a, b))
     for gradient, expected in zip(gradients, wanted, strict=True):
