@@ -11,6 +11,7 @@ from torch import nn
 
 import analogtorch as at
 from analogtorch.chips import Chip
+from analogtorch.chips.file import in_file
 from analogtorch.cli.map import build, chip_named, inputs
 from analogtorch.cli.options import CommandParser, add_outputs, write_outputs
 from analogtorch.evaluate.sweep import checked_times
@@ -40,9 +41,7 @@ def run(arguments: Sequence[str]) -> at.Comparison:
             "compare takes the folder of a run of analogtorch kws, such as runs/kws, or --model; "
             "give one of them"
         )
-    chips = {Path(text).stem: chip_named(text, option="--chips") for text in given.chips}
-    if len(chips) < len(given.chips):
-        raise ValueError(f"--chips: each chip once, got {' '.join(given.chips)}")
+    chips = _named(given.chips)
     for name in _OF_MODEL if given.model is None else _OF_RUN:
         value = getattr(given, name)
         if value is not None and value is not False:
@@ -53,6 +52,22 @@ def run(arguments: Sequence[str]) -> at.Comparison:
     found = _of_model(given, chips) if given.run is None else _of_run(given, chips)
     write_outputs(found, given)
     return found
+
+
+def _named(given: Sequence[str]) -> dict[str, Chip]:
+    """Return the chips by name: presets and files by theirs, or as given where two have one name.
+
+    Raises:
+        ValueError: a chip is given twice, there is no such preset, or a file holds no chip.
+        OSError: a file cannot be read.
+    """
+    files = {text: Path(text).resolve() if in_file(text) else text for text in given}
+    if len(set(files.values())) < len(given):
+        raise ValueError(f"--chips: each chip once, got {' '.join(given)}")
+    stems = [Path(text).stem for text in given]
+    names = stems if len(set(stems)) == len(given) else given
+    chips = (chip_named(text, option="--chips") for text in given)
+    return dict(zip(names, chips, strict=True))
 
 
 def _of_model(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Comparison:

@@ -31,6 +31,19 @@ def test_a_model_on_chips_by_name_and_from_a_file(tmp_path: Path, capsys) -> Non
     assert files[2].stat().st_size > 1000
 
 
+def test_chips_whose_files_have_one_name_stand_under_their_paths(tmp_path: Path, capsys) -> None:
+    mine, other = tmp_path / "hermes64.json", tmp_path / "b" / "hermes64.json"
+    other.parent.mkdir()
+    for path, phases in ((mine, 1), (other, 4)):
+        at.chips.save(at.chips.hermes64(phases=phases), path)
+    saved, given = tmp_path / "c.json", ["hermes64", str(mine), str(other)]
+    assert main([*MODEL, "--chips", *given, "ideal", "--json", str(saved)]) == 0
+    found = json.loads(saved.read_text())["chips"]
+    assert list(found) == [*given, "ideal"]
+    assert main([*MODEL, "--chips", *given, f"{tmp_path}/b/../hermes64.json"]) == 2
+    assert "--chips: each chip once, got" in capsys.readouterr().err
+
+
 def test_the_table_is_printed_if_a_file_cannot_be_written(
     tmp_path: Path, capsys, monkeypatch
 ) -> None:
