@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from analogtorch.calibration.passes import Forward
 from analogtorch.conversion import analog_layers
+from analogtorch.conversion.detached import detached
 from analogtorch.evaluate.metric import Metric
 from analogtorch.hwa import training_noise_
 from analogtorch.hwa.clip import check, clip_learning_, clippable
@@ -318,7 +319,8 @@ class Distillation(L.LightningModule):
         # a Trainer with a precision such as "bf16-true" converts the student and the batches
         theirs = {p.dtype for p in twin.teacher.parameters() if p.is_floating_point()}
         if self.dtype != torch.float32 and theirs - {self.dtype}:
-            twin.teacher = copy.deepcopy(twin.teacher).to(self.dtype)
+            copied = copy.deepcopy(twin.teacher, detached(twin.teacher))
+            twin.teacher = copied.to(self.dtype)
         self.train()  # Lightning warns of any other mode; the loss has modes of its own
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from analogtorch.conversion import analog_layers
+from analogtorch.conversion.detached import detached
 from analogtorch.nn import AnalogComposite, AnalogLayer
 
 _SHARING = threading.Lock()
@@ -23,7 +24,7 @@ def copied(model: nn.Module, shared: dict[int, Any] | None = None) -> nn.Module:
         model: the model.
         shared: by ``id``, what the copy has in place of an object; None: nothing.
     """
-    memo = dict(shared or {})
+    memo: dict[int, Any] = {**detached(model), **(shared or {})}
     for _, layer in analog_layers(model):  # descriptions, which nothing changes
         memo |= {id(x): x for x in (layer.chip, layer.sections, layer.executions)}
     for module in model.modules():

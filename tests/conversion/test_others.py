@@ -8,6 +8,7 @@ import torch
 from accelerate import cpu_offload
 from accelerate.hooks import remove_hook_from_module
 from torch import nn
+from torch.nn.utils import prune, weight_norm
 
 import analogtorch as at
 
@@ -172,3 +173,49 @@ def test_scripted_parts_with_weights_are_refused_and_others_run() -> None:
     scaled = nn.Sequential(torch.jit.script(nn.Softplus()), *_net())
     at.convert(scaled, CHIP, example=X)
     assert at.program(at.calibrate(scaled, [X] * 4), seed=1).at("1 day")(X).shape == (4, 4)
+
+
+def _pruned() -> nn.Sequential:
+    model = _net()
+    prune.l1_unstructured(model[0], "weight", 0.5)
+    return model
+
+
+def _normed() -> nn.Sequential:
+    model = _net()
+    weight_norm(model[0])
+    return model
+
+
+class _Keeps(nn.Module):
+    """Keeps outputs of its last runs, as nets do whose attention is looked at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers, self.seen = _net(), list[torch.Tensor]()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen[:] = [self.layers(x)]
+        return self.seen[0]
+
+
+@pytest.mark.parametrize("make", [_pruned, _normed, _Keeps])
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm`:FutureWarning")
+def test_a_model_that_keeps_results_is_copied_wherever_it_is(make: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = make()
+    model(X)  # as in training: what it keeps has gradients
+    adapted = at.hwa.adapt(model, [X] * 4, chip=CHIP, steps=2, num_chips=1, folder=tmp_path / "a")
+    assert adapted.stages
+    at.calibrate(at.convert(model, CHIP), [X])
+    model.train()(X).sum().backward()
+    physical = at.program(model.eval(), seed=1)
+    y = physical.at("1 day")(X)
+    assert (y - model(X)).norm() < 0.3 * y.norm()
+    assert at.sweep(model, lambda view: view(X).mean().item(), num_chips=1).values.isfinite().all()
+    other = make()
+    other(X)
+    loaded = at.load(at.save(physical, tmp_path / "b"), other)
+    assert torch.equal(loaded.at("1 day")(X), y)
+    kept = [t for m in other.modules() for t in vars(m).values() if isinstance(t, torch.Tensor)]
+    assert all(t.grad_fn is not None for t in kept)  # the given model is as it was
