@@ -16,14 +16,15 @@ from analogtorch.calibration.passes import (
     few_threads,
     run,
 )
-from analogtorch.conversion.guard import route_bypasses
+from analogtorch.conversion.guard import listed, route_bypasses
 from analogtorch.conversion.unread import forget_unread, quiet
-from analogtorch.conversion.watch import evaluating
+from analogtorch.conversion.watch import Bypass, evaluating
 from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.ops import Plan
 from analogtorch.ops.blocks import seen_by
 from analogtorch.ops.expansion import expanded
 from analogtorch.ops.operands import Operands
+from analogtorch.values.warned import warn
 
 Ranges = list[float] | None
 """The DAC range of a layer, or those of its row blocks; None: each input vector or sample sets its
@@ -48,7 +49,7 @@ def observe(
     batches: Iterable[Any],
     forward: Forward | None,
     progress: bool,
-    routes: list[Callable[[], None]],
+    routes: list[Callable[[], None]] | None,
     allow_unused: bool,
 ) -> dict[str, Seen]:
     """Collect the inputs of each layer that runs.
@@ -61,7 +62,7 @@ def observe(
         forward: as ``calibrate`` takes it.
         progress: if True, show a progress bar.
         routes: a list to which the functions are added that undo each route to a layer that was
-            called by its weight.
+            called by its weight; None: the routes are known.
         allow_unused: as ``calibrate`` takes it.
 
     Returns:
@@ -69,33 +70,43 @@ def observe(
 
     Raises:
         ValueError: a layer never ran, or an input is NaN or infinite.
+
+    Warns:
+        UserWarning: the model also computes with the weight of a layer that ran.
     """
     collected = _Collected(layers, per)
 
-    def routed(first: Callable[[nn.Module], Any]) -> bool:
-        """Route calls of weights if the first batch did not run all layers.
+    def routed(first: Callable[[nn.Module], Any]) -> None:
+        """Route calls of weights that the first batch shows."""
+        if routes is not None:
+            found, back = route_bypasses(model, first)
+            routes.append(back)
+            bypassed.update(found.bypasses)
+            collected.start()  # the batch runs again
 
-        Returns whether that batch must be counted again.
-        """
-        if collected.ran.issuperset(layers):
-            return False
-        found, back = route_bypasses(model, first)
-        routes.append(back)
-        bypassed.update(found.bypasses)
-        collected.start()
-        return True
-
-    bypassed: set[str] = set()
+    bypassed: dict[str, Bypass] = {}
     with quiet(), evaluating(model), tapped(collected.taps()):
         run("calibrate", model, batches, forward, progress, routed)
     ran = collected.ran
-    free = set(layers) - bypassed if allow_unused and ran else set()
+    free = layers.keys() - bypassed if allow_unused and ran else set()
     remedy = EXCLUDE
     if not allow_unused:
         remedy += ", or pass allow_unused=True for those that run in training only"
     check_ran("calibrate", layers, ran | free, remedy=remedy)
+    _name_bypassed(bypassed)
     forget_unread(model)  # what did not run is known and allowed
     return {name: inputs for name, inputs in collected.seen.items() if name in ran}
+
+
+def _name_bypassed(bypassed: Mapping[str, Bypass]) -> None:
+    """Warn of layers with whose weights the model computes without calling them, too."""
+    if bypassed:
+        warn(
+            f"calibrate: {len(bypassed)} analog layers are bypassed in part: something else "
+            "computes with their weights, too. It is not what the layers compute, and so stays "
+            f"digital, without the errors of the chip.{listed(bypassed)}\n"
+            "Call the layers instead, or leave them digital with convert(..., exclude=...)."
+        )
 
 
 class _Collected:

@@ -119,9 +119,10 @@ def calibrate(
     DAC, programming and output noise.
 
     The call also checks that nothing bypasses the analog layers. Where the model calls a layer by
-    its weight, the call is routed to the layer, as by ``analogtorch.guard``; a layer that never ran
-    is an error. Embeddings need no calibration. Training mode, weights and random state are as
-    before; calibrating again replaces all ranges.
+    its weight, the call is routed to the layer, as by ``analogtorch.guard``. A layer that never ran
+    is an error; a warning names those that run and are bypassed as well. Embeddings need no
+    calibration. Training mode, weights and random state are as before; calibrating again replaces
+    all ranges.
 
     Args:
         model: a converted model.

@@ -1,6 +1,6 @@
 """The proof that every analog layer of a model runs, and that nothing else uses its weight."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -199,10 +199,9 @@ def _raise_for(report: GuardReport, bypasses: dict[str, Bypass], allow_unused: b
     total = len(report.layers)
     parts = []
     if bypasses:
-        listed = [f"\n  {name!r}: {b}" for name, b in zip(bypassed, bypasses.values(), strict=True)]
         parts.append(
             f"{len(bypassed)} of {total} analog layers are bypassed: "
-            f"something else computes with their weights.{_some(listed, '')}\n"
+            f"something else computes with their weights.{listed(bypasses)}\n"
             "Call the layers instead, or leave them digital with convert(..., exclude=...)."
         )
     if unused and not (allow_unused and not bypasses):
@@ -215,8 +214,13 @@ def _raise_for(report: GuardReport, bypasses: dict[str, Bypass], allow_unused: b
         raise ValueError("guard: " + "\n".join(parts))
 
 
-def _some(listed: list[str], separator: str) -> str:
-    text = separator.join(listed[:_SHOWN])
-    if len(listed) <= _SHOWN:
+def listed(bypasses: Mapping[str, Bypass]) -> str:
+    """Return a line for each layer that is bypassed: where the model computes with its weight."""
+    return _some([f"\n  {name or '(root)'!r}: {bypass}" for name, bypass in bypasses.items()], "")
+
+
+def _some(lines: list[str], separator: str) -> str:
+    text = separator.join(lines[:_SHOWN])
+    if len(lines) <= _SHOWN:
         return text
-    return f"{text}{separator or chr(10) + '  '}and {len(listed) - _SHOWN} more"
+    return f"{text}{separator or chr(10) + '  '}and {len(lines) - _SHOWN} more"

@@ -256,6 +256,42 @@ def test_a_layer_that_is_bypassed_is_found() -> None:
         at.calibrate(model, _batches())
 
 
+class TiedAutoencoder(nn.Module):
+    """Calls its layer, and decodes with the transpose of its weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(self.encoder(x).relu(), self.encoder.weight.t())
+
+
+class CalledBothWays(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(nn.functional.linear(x, self.layer.weight, self.layer.bias).relu())
+
+
+@pytest.mark.parametrize("effort", ["ranges", "search"])
+def test_a_layer_that_runs_and_is_bypassed_is_named_once(effort: str) -> None:
+    model = at.convert(TiedAutoencoder(), CHIP)
+    with pytest.warns(UserWarning, match="calibrate: 1 analog layers are bypassed in") as caught:
+        at.calibrate(model, _batches(), effort=effort, report=None)
+    (text,) = (str(each.message) for each in caught)
+    assert f"'encoder': aten.mm in (root) (TiedAutoencoder), {__file__}:" in text
+
+
+def test_a_layer_that_is_called_and_used_by_its_weight_is_routed() -> None:
+    model = at.convert(CalledBothWays(), CHIP)
+    at.calibrate(model, _batches(), effort="ranges")
+    assert at.summary(model).routed == ("layer",)
+    assert at.guard(model, _batches()[0]).layers[0].runs == 2
+
+
 class Auxiliary(nn.Module):
     """A head that helps in training only."""
 

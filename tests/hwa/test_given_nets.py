@@ -75,6 +75,21 @@ def test_a_layer_that_is_used_by_its_weight_is_on_the_chip_from_the_first_look_o
         assert torch.equal(one.reading.error, other.reading.error)
 
 
+class _Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(12, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(self.body(x).relu(), self.body.weight.t())
+
+
+def test_a_layer_that_is_partly_digital_is_named() -> None:
+    with pytest.warns(UserWarning, match="'body': aten.mm in .root. ._Tied.") as caught:
+        _adapted(_Tied())
+    assert {str(each.message).partition(":")[0] for each in caught} == {"calibrate"}
+
+
 class _Heard(NamedTuple):
     frames: Tensor
     lengths: Tensor
