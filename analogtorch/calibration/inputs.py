@@ -16,7 +16,7 @@ from analogtorch.calibration.passes import (
     few_threads,
     run,
 )
-from analogtorch.conversion.guard import listed, route_bypasses
+from analogtorch.conversion.guard import INSTEAD, listed, route_bypasses
 from analogtorch.conversion.unread import forget_unread, quiet
 from analogtorch.conversion.watch import Bypass, evaluating
 from analogtorch.nn import AnalogLayer, Tap, tapped
@@ -104,8 +104,7 @@ def _name_bypassed(bypassed: Mapping[str, Bypass]) -> None:
         warn(
             f"calibrate: {len(bypassed)} analog layers are bypassed in part: something else "
             "computes with their weights, too. It is not what the layers compute, and so stays "
-            f"digital, without the errors of the chip.{listed(bypassed)}\n"
-            "Call the layers instead, or leave them digital with convert(..., exclude=...)."
+            f"digital, without the errors of the chip.{listed(bypassed)}\n{INSTEAD}"
         )
 
 

@@ -246,8 +246,10 @@ class Twin:
         names = {modules[name]: name for name in self.names}
 
         def keep(module: nn.Module, _: Any, output: Any) -> None:
-            # copies: an activation in place would change them
-            found.setdefault(names[module], []).extend(y.clone() for y in _kept(output))
+            # a digital layer that was swapped, but is still called, has the hooks of its layer
+            if (name := names.get(module)) is not None:
+                # copies: an activation in place would change them
+                found.setdefault(name, []).extend(y.clone() for y in _kept(output))
 
         with hooked(names if self.recipe.layers else (), after=keep):
             yield found

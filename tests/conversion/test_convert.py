@@ -642,9 +642,13 @@ class Listed(nn.Module):
         for i in range(4):
             self.add_module(f"fc{i}", nn.Linear(8, 8))
         self.listed, self.fixed, self.named = [self.fc0], (self.fc1,), {"x": self.fc2}
+        self.around: list = [0, {"fixed": (1, [self.fc0, {"x": (self.fc1,)}])}]
+        self.around.append(self.around)
         object.__setattr__(self, "hidden", self.fc3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first, inner = self.around[1]["fixed"][1]
+        x = inner["x"][0](first(x))
         return self.hidden(self.named["x"](self.fixed[0](self.listed[0](x))))
 
 
@@ -656,7 +660,9 @@ def test_references_that_are_no_children_are_replaced_too() -> None:
         model.get_submodule(f"fc{i}") for i in range(4)
     )
     report = at.guard(model, x)
-    assert [(row.runs, row.routed) for row in report.layers] == [(1, False)] * 4
+    runs = [2, 2, 1, 1]  # without a route: these are the layers themselves
+    assert [(row.runs, row.routed) for row in report.layers] == [(n, False) for n in runs]
+    assert model.around[2] is model.around
     at.to_digital(model)
     assert torch.equal(model(x), expected)
     with pytest.raises(ValueError, match="takes"):

@@ -1,6 +1,7 @@
 """``adapt`` and ``calibrate`` of nets as others write them: odd outputs, weights used by hand."""
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import pytest
@@ -88,6 +89,23 @@ def test_a_layer_that_is_partly_digital_is_named() -> None:
     with pytest.warns(UserWarning, match="'body': aten.mm in .root. ._Tied.") as caught:
         _adapted(_Tied())
     assert {str(each.message).partition(":")[0] for each in caught} == {"calibrate"}
+
+
+class _Bound(_Net):
+    """Calls a layer in a way that still reaches the digital one after the conversion."""
+
+    def __init__(self) -> None:
+        super().__init__(by_weight=False)
+        self.call = functools.partial(self.body)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.call(x).relu())
+
+
+def test_a_call_of_the_digital_layer_is_that_of_its_own() -> None:
+    called, bound = _adapted(_Net(False)), _adapted(_Bound())
+    for one, other in zip(called.stages[:2], bound.stages[:2], strict=True):
+        assert torch.equal(one.reading.error, other.reading.error)
 
 
 class _Heard(NamedTuple):
