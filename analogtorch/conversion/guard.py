@@ -8,7 +8,7 @@ from torch import nn
 
 from analogtorch.conversion.example import Example, runner
 from analogtorch.conversion.kinds import check_module, some_layers
-from analogtorch.conversion.route import route, routed_layers, unroute
+from analogtorch.conversion.route import name_in, route, routed_layers, unroute
 from analogtorch.conversion.share import Share, share
 from analogtorch.conversion.taken import refuse_taken
 from analogtorch.conversion.unread import quiet
@@ -180,22 +180,43 @@ def route_bypasses(
             if names:
                 route(module, list(names))
 
+    runs: Mapping[str, int] = {}
+    added: list[tuple[str, Bypass, nn.Module, str]] = []
+    tried = set[tuple[nn.Module, str]]()
     try:
         while True:
             seen = watch(model, run)
-            if not any([_route(model, name, bypass) for name, bypass in seen.bypasses.items()]):
+            for name, bypass, user, inner in added:
+                ran = seen.runs[name] and not runs[name]  # for the route: it had none before
+                if seen.bypasses.get(name) == bypass and not ran:  # another call than the layer's
+                    unroute(user, [inner])
+                    tried.add((user, inner))
+            added = [
+                (name, bypass, *route_to)
+                for name, bypass in seen.bypasses.items()
+                if (route_to := _route(model, name, bypass, tried)) is not None
+            ]
+            if not added:
                 return seen, undo
+            runs = seen.runs
     except BaseException:
         undo()
         raise
 
 
-def _route(model: nn.Module, name: str, bypass: Bypass) -> bool:
-    """Route one bypass, and return whether the route is new."""
-    user, layer = bypass.module, model.get_submodule(name)
-    inner = next((n for n, m in user.named_modules() if m is layer), "") if user is not None else ""
-    known = getattr(vars(user).get("forward"), "names", ()) if user is not None else ()
-    return user is not None and inner != "" and inner not in known and route(user, [inner])
+def _route(
+    model: nn.Module, name: str, bypass: Bypass, tried: set[tuple[nn.Module, str]]
+) -> tuple[nn.Module, str] | None:
+    """Route one bypass, and return the module that is routed and the layer's name in it.
+
+    It is None if there can be no route, or is one already, or was one without effect.
+    """
+    user = bypass.module
+    inner = None if user is None else name_in(user, model.get_submodule(name))
+    if user is None or not inner or (user, inner) in tried:
+        return None
+    known = getattr(vars(user).get("forward"), "names", ())
+    return (user, inner) if inner not in known and route(user, [inner]) else None
 
 
 def _raise_for(report: GuardReport, bypasses: dict[str, Bypass], allow_unused: bool) -> None:

@@ -7,7 +7,7 @@ class, Parameters, hooks, pickling and compilation.
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import CodeType
 from typing import Any
 
@@ -18,6 +18,8 @@ from torch.overrides import TorchFunctionMode
 from analogtorch.nn import AnalogLayer
 
 _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
+_OPTIONS = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+"""Arguments of a convolution behind the bias, and their defaults."""
 
 
 class Routed:
@@ -63,32 +65,58 @@ class Router(TorchFunctionMode):
             weight = args[1] if len(args) > 1 else given.get("weight")
             for layer in self.layers():
                 of_layer = weight is layer._parameters.get("weight")
-                if of_layer and _is_product_of(layer, func, args, given):
+                names = ("input", "weight", "bias", *_OPTIONS)
+                call = {**dict(zip(names, args, strict=False)), **given}
+                if of_layer and computes(layer, func.__name__, call):
                     x = args[0] if args else given["input"]
                     return _product(layer, x, args[2] if len(args) > 2 else given.get("bias"))
         return func(*args, **given)
 
 
-def _is_product_of(layer: Any, func: Any, args: Any, kwargs: Any) -> bool:
-    """Return whether the call computes what the layer's forward does, up to the bias."""
-    if func is F.linear:
+def can_route(user: nn.Module, layer: nn.Module, name: str, call: Mapping[str, Any]) -> bool:
+    """Return whether the guard gives a call in ``user`` with the weight of ``layer`` to the layer.
+
+    Args:
+        user: the module that makes the call, whose ``forward`` is free.
+        layer: the layer, analog or digital.
+        name: name of the function or operator, such as ``conv1d``.
+        call: its arguments by name.
+    """
+    return bool(name_in(user, layer)) and computes(layer, name, call)
+
+
+def name_in(user: nn.Module, layer: nn.Module) -> str | None:
+    """Return the name of ``layer`` in the module ``user``; None if that does not hold it."""
+    return next((name for name, module in user.named_modules() if module is layer), None)
+
+
+def is_free(module: nn.Module) -> bool:
+    """Return whether the module's ``forward`` is that of its class, or is routed already."""
+    return isinstance(vars(module).get("forward"), Routed | None)
+
+
+def computes(layer: Any, name: str, call: Mapping[str, Any]) -> bool:
+    """Return whether a call computes what the layer's forward does, up to the bias.
+
+    Its arguments are those of ``can_route``.
+    """
+    if name == "linear":
         return isinstance(layer, nn.Linear)
     if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) or layer.padding_mode != "zeros":
         return False
-    if func is not _CONVOLUTIONS[len(layer.kernel_size) - 1]:
-        return False
-    names = ("stride", "padding", "dilation", "groups")
-    call = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
-    call |= dict(zip(names, args[3:], strict=False))
-    call |= {name: kwargs[name] for name in names if name in kwargs}
-    return all(_alike(call[name], getattr(layer, name), len(layer.kernel_size)) for name in names)
+    dims = len(layer.kernel_size)
+    return name == f"conv{dims}d" and all(
+        _alike(call.get(option, default), getattr(layer, option), dims)
+        for option, default in _OPTIONS.items()
+    )
 
 
 def _alike(given: Any, of_layer: Any, dims: int) -> bool:
     def spread(value: Any) -> Any:
-        if isinstance(value, int):
-            return (value,) * dims
-        return value if isinstance(value, str) else tuple(value)
+        if isinstance(value, str):
+            return value
+        values = (value,) if isinstance(value, int) else tuple(value)
+        return values * dims if len(values) == 1 else values
 
     return bool(spread(given) == spread(of_layer))
 
@@ -111,19 +139,20 @@ def route(module: nn.Module, names: list[str]) -> bool:
     Returns:
         Whether it is possible; it is not if the module's ``forward`` is an attribute already.
     """
-    present = vars(module).get("forward")
-    if present is not None and not isinstance(present, Routed):
+    if not is_free(module):
         return False
-    routed = present or Routed(module)
+    routed = vars(module).get("forward") or Routed(module)
     routed.names = (*routed.names, *(name for name in names if name not in routed.names))
     vars(module)["forward"] = routed
     return True
 
 
-def unroute(module: nn.Module) -> None:
-    """Undo ``route``."""
-    if isinstance(vars(module).get("forward"), Routed):
-        del vars(module)["forward"]
+def unroute(module: nn.Module, names: list[str] | None = None) -> None:
+    """Undo ``route`` for layers of these ``names``; None: for all."""
+    if isinstance(routed := vars(module).get("forward"), Routed):
+        routed.names = tuple(n for n in routed.names if names is not None and n not in names)
+        if not routed.names:
+            del vars(module)["forward"]
 
 
 def routes(model: nn.Module) -> dict[str, tuple[str, ...]]:

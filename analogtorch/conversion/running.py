@@ -1,6 +1,7 @@
 """Which module of a model runs now, as torch's global module hooks show."""
 
 import contextlib
+import functools
 import sys
 import threading
 import warnings
@@ -51,6 +52,23 @@ class Running:
     def innermost(self) -> nn.Module | None:
         """The innermost module of the model that is running; None outside of all."""
         return self._called[-1] if self._called else None
+
+    def direct(self, module: nn.Module) -> None:
+        """Let the module, of a copy of a model, run also where its ``forward`` is called directly.
+
+        The ``forward`` becomes an attribute of the module.
+        """
+        forward = module.forward
+
+        @functools.wraps(forward)
+        def followed(*args: Any, **kwargs: Any) -> Any:
+            self._called.append(module)
+            try:
+                return forward(*args, **kwargs)
+            finally:
+                self._called.pop()
+
+        vars(module)["forward"] = followed
 
     def name(self, module: nn.Module | None) -> str:
         """Return the full name of a module; it is empty for the model itself and for None."""

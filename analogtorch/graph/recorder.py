@@ -48,17 +48,20 @@ class Recorder:
         analog: names of weights that lie on tiles, each in its own layer, whatever the layer is
             applied to.
         embeddings: names of weights whose rows are looked up on tiles, token by token.
+        routed: a function of the names of a module and of a layer, and of a call as
+            ``route.can_route`` takes it, that returns whether that can be routed to the layer.
     """
 
     def __init__(
         self,
         parameters: Mapping[str, Held],
         holders: Mapping[str, Mapping[str, Held]],
-        analog: frozenset[str] = frozenset(),
-        embeddings: frozenset[str] = frozenset(),
+        analog: frozenset[str],
+        embeddings: frozenset[str],
+        routed: Callable[[str, str, str, Mapping[str, Any]], bool],
     ) -> None:
         self.parts, self.analog, self.embeddings = Parts(parameters), analog, embeddings
-        self._holders = holders
+        self._holders, self._routed = holders, routed
         self.operations: list[Operation] = []
         self.matrices: dict[tuple[Any, ...], Matrix] = {}
         self.sources: dict[str, tuple[str, ...]] = {}
@@ -264,17 +267,17 @@ class Recorder:
     def _bypasses(self, call: _Call, product: Product) -> bool:
         """Return whether a call computes with an analog weight that the running module has not.
 
-        One as the layer itself makes, such as ``F.linear(x, layer.weight)``, is none: it may be a
-        direct call of its ``forward``, and can be routed to the layer.
+        One that can be routed to the layer, such as ``F.linear(x, layer.weight)``, is none.
         """
-        whole = any(product.weight is p for p in self.parts.parameters.values())
-        if call.name in recurrent.NAMES or (whole and call.a.get("weight") is product.weight):
-            return False
-        sources = (self._holders[name] for name in self.parts.sources(product.weight))
-        return any(
-            call.module() not in holders and any(h.name in self.analog for h in holders.values())
-            for holders in sources
-        )
+        user = call.module()
+        for source in self.parts.sources(product.weight):
+            holders = self._holders[source]
+            layers = [module for module, held in holders.items() if held.name in self.analog]
+            whole = product.weight is self.parts.parameters[source]
+            routed = whole and any(self._routed(user, each, call.name, call.a) for each in layers)
+            if layers and user not in holders and not routed:
+                return True
+        return False
 
     def _matrix(self, product: Product, module: str) -> Matrix:
         owner = functools.partial(self._owner, module=module)

@@ -29,7 +29,7 @@ from analogtorch.conversion.kinds import (
     refuse_programmed,
 )
 from analogtorch.conversion.patterns import names_of, units
-from analogtorch.conversion.route import unroute
+from analogtorch.conversion.route import can_route, is_free, unroute
 from analogtorch.conversion.running import Running
 from analogtorch.conversion.watch import eager, same_random
 from analogtorch.conversion.weights import tensors
@@ -119,9 +119,18 @@ class _Run:
         read = [m.weight for _, m in analog_layers(self.model) if isinstance(m, AnalogEmbedding)]
         analog = frozenset(_analog(self.model))
         embeddings = frozenset(names[id(known[id(p)])] for p in read)
-        recorder = Recorder(first, holders(twin, parameters), analog, embeddings)
+        modules = dict(twin.named_modules())
+        free = {name for name, module in modules.items() if is_free(module)}
+
+        def routed(user: str, layer: str, name: str, call: Mapping[str, Any]) -> bool:
+            return user in free and can_route(modules[user], modules[layer], name, call)
+
+        running = Running(twin)
+        recorder = Recorder(first, holders(twin, parameters), analog, embeddings, routed)
+        for layer in {each.modules[-1] for each in parameters if each.name in analog}:
+            running.direct(twin.get_submodule(layer))
         recorder.give(inputs)
-        self._watched(twin, example, recorder)
+        self._watched(twin, example, running, recorder)
         return Trace(
             operations=tuple(recorder.operations),
             matrices=tuple(recorder.matrices.values()),
@@ -133,8 +142,7 @@ class _Run:
             example=_shapes(self.example),
         )
 
-    def _watched(self, twin: nn.Module, example: Any, recorder: Recorder) -> None:
-        running = Running(twin)
+    def _watched(self, twin: nn.Module, example: Any, running: Running, recorder: Recorder) -> None:
         tracer = Tracer(running, recorder)
         with same_random(), warnings.catch_warnings(), _no_fused_attention(), eager():
             warnings.simplefilter("ignore")  # of the model's own code

@@ -1,6 +1,7 @@
 import copy
 import inspect
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -153,6 +154,100 @@ def test_a_call_that_is_not_the_layers_own_is_left_and_reported() -> None:
     with pytest.raises(ValueError, match=r"1 of 1 analog layers are bypassed"):
         at.guard(at.convert(model, CHIP), X)
     assert routed_layers(model) == []
+
+
+class _Padded(Hidden):
+    """A causal convolution: it pads by hand, and not as the layer does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pad(self.bare(self.fc(x)).unflatten(1, (2, 3)), (2, 0))
+        return F.conv1d(x, self.conv.weight, self.conv.bias, self.conv.stride)
+
+
+class _Given(nn.Module):
+    """Gets a layer or its weight, and does not hold the layer."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+
+    def forward(self, x: Tensor, layer: nn.Linear) -> Tensor:
+        return layer.forward(x) if self.how == "layer" else F.linear(x, layer.weight, layer.bias)
+
+
+class _Gives(Functional):
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.given = _Given(how)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(self.bare(self.given(x, self.fc)).unflatten(1, (2, 3)))
+
+
+class _Recurrent(nn.Module):
+    """Calls the forward of layers of many kinds, or the digital LSTM that was swapped."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.lstm, self.attention = nn.LSTM(8, 8), nn.MultiheadAttention(8, 2)
+        self.around = nn.Conv1d(8, 8, 3, padding=1, padding_mode="circular")
+        self.up = nn.ConvTranspose1d(8, 8, 2)
+        self.run = self.lstm.forward if how == "digital" else None  # bound to the digital layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (self.run or self.lstm.forward)(x.expand(2, 3, 8))[0]
+        x = self.attention.forward(x, x, x)[0].transpose(1, 2)
+        return self.up.forward(self.around.forward(x))
+
+
+@pytest.mark.parametrize(
+    ("make", "bypassed"),
+    [
+        (Hidden, []),
+        (_Padded, ["conv"]),
+        (lambda: _Gives("layer"), []),
+        (lambda: _Gives("weight"), ["fc"]),
+        (lambda: _Recurrent("layer"), []),
+        (lambda: _Recurrent("digital"), ["lstm.weight_ih_l0", "lstm.weight_hh_l0"]),
+    ],
+)
+def test_the_mapping_warns_of_what_the_guard_refuses(make: Any, bypassed: list[str]) -> None:
+    model = at.convert(make(), CHIP)
+    if not bypassed:
+        assert len(at.map_to_chip(model, X).matrices) == len(at.guard(model, X).layers)
+        return
+    names = ", ".join(map(repr, bypassed))
+    with pytest.warns(UserWarning, match=f"map_to_chip: {names} on the chip: the model computes"):
+        at.map_to_chip(model, X)
+    with pytest.raises(ValueError, match=f"{len(bypassed)} of . analog layers are bypassed"):
+        at.guard(model, X)
+
+
+def test_a_route_without_effect_is_none() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(F.linear(x, self.encoder.weight).relu(), self.encoder.weight.t())
+
+    model, called = at.convert(Tied(), CHIP), at.convert(_Called(), CHIP)
+    for net, routed in ((model, ["encoder"]), (called, [])):
+        with pytest.warns(UserWarning, match="bypassed in part"):
+            at.calibrate(net, [X], effort="ranges")
+        assert routed_layers(net) == routed
+
+
+class _Called(nn.Module):
+    """A tied autoencoder that calls its encoder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.encoder(x).relu(), self.encoder.weight.t())
 
 
 def test_a_forward_of_the_modules_own_is_not_replaced() -> None:
