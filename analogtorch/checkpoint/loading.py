@@ -1,6 +1,5 @@
 """Loading of a model or a programmed chip from a checkpoint."""
 
-import copy
 import re
 from collections import OrderedDict
 from pathlib import Path
@@ -20,7 +19,7 @@ from analogtorch.checkpoint.fits import (
 )
 from analogtorch.checkpoint.folder import read_folder
 from analogtorch.conversion import convert
-from analogtorch.conversion.detached import detached
+from analogtorch.conversion.detached import deep_copy
 from analogtorch.conversion.digital_bits import quantise_inputs
 from analogtorch.conversion.kinds import analog_layers, check_module, refuse_programmed
 from analogtorch.conversion.route import route
@@ -82,7 +81,7 @@ def _programmed(
             f"AnalogTorch {RELEASE} has version {GENERATOR} and would make another chip of seed "
             f"{recipe.seed}; use AnalogTorch {saved.analogtorch}"
         )
-    loaded = _load(saved, tensors, copy.deepcopy(model, detached(model)))
+    loaded = _load(saved, tensors, deep_copy(model))
     for key, t in loaded.state_dict().items():
         if t.dtype != tensors[key].dtype:
             raise ValueError(

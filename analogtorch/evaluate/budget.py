@@ -1,6 +1,5 @@
 """The cost of each non-ideality: alone, with all but it, and with all together."""
 
-import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from analogtorch.evaluate.sweep import (
 )
 from analogtorch.simulate.chip import beyond_data, program
 from analogtorch.simulate.compensation import Compensation
+from analogtorch.simulate.copied import copied
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.recovery import Recovery
 from analogtorch.simulate.writing import Method
@@ -282,7 +282,7 @@ class _Bench:
     ) -> None:
         weights = [layer.weight for _, layer in analog_layers(model)]
         shared = {id(w): nn.Parameter(w.detach(), requires_grad=False) for w in weights}
-        self.model = copy.deepcopy(model, shared).eval().requires_grad_(False)
+        self.model = copied(model, shared)
         self.chips = {name: layer.chip for name, layer in analog_layers(self.model)}
         self.metric, self.seeds, self.time = metric, seeds, seconds(time)
         self.look, self.method, self.defects, self.bar = look, method, defects, bar

@@ -1,6 +1,5 @@
 """One model on several chips: its metric over time, energy, latency and area side by side."""
 
-import copy
 import glob
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ from torch import nn
 from analogtorch.chips import Chip
 from analogtorch.chips import get as preset
 from analogtorch.conversion import analog_layers, convert, to_digital
+from analogtorch.conversion.detached import deep_copy
 from analogtorch.conversion.example import Example
 from analogtorch.conversion.kinds import check_module, refuse_programmed
 from analogtorch.conversion.patterns import candidates, names_of, units
@@ -196,7 +196,7 @@ class _Bench:
         self.arguments: dict[str, Any] = {"embeddings": True} if embeddings else {}
         if analog and (left := [glob.escape(name) for name in could if name not in analog]):
             self.arguments["exclude"] = left
-        self.digital = to_digital(copy.deepcopy(model)).eval()
+        self.digital = to_digital(deep_copy(model)).eval()
         tensors = (*model.parameters(), *model.buffers())
         self.devices = sorted({t.device.index for t in tensors if t.device.type == "cuda"})
 
@@ -211,7 +211,8 @@ class _Bench:
         """Return the model converted for a chip, its mapping, and its cost if the chip has one."""
         try:
             with torch.random.fork_rng(devices=self.devices):
-                model = convert(copy.deepcopy(self.digital), chip, **self.arguments)
+                model = deep_copy(self.digital)
+                model = convert(model, chip, **self.arguments)
                 if prepare is not None:
                     prepare(model)
             mapping = map_to_chip(model, example, chip=chip, num_chips=None)

@@ -1,6 +1,5 @@
 """Candidates as models, made of the digital one and measured on the same simulated chips."""
 
-import copy
 import glob
 import hashlib
 import json
@@ -14,6 +13,7 @@ from torch import nn
 
 from analogtorch.chips import Chip
 from analogtorch.conversion import analog_layers, convert, to_digital
+from analogtorch.conversion.detached import deep_copy
 from analogtorch.conversion.digital_bits import quantise_digital
 from analogtorch.conversion.patterns import candidates, names_of, units
 from analogtorch.evaluate.hardware import Digital, HardwarePlan, HardwarePoint
@@ -58,7 +58,7 @@ class Bench:
         how: Measurement,
         step: Callable[[], object],
     ) -> None:
-        self.digital = to_digital(copy.deepcopy(model)).eval()
+        self.digital = to_digital(deep_copy(model)).eval()
         self.chip, self.changes, self.costs, self.how, self.step = chip, changes, costs, how, step
         self.layers = [name for name, _ in analog_layers(model)]
         self.embeddings = any(isinstance(m, AnalogEmbedding) for m in model.modules())
@@ -89,7 +89,7 @@ class Bench:
 
     def all_digital(self) -> float:
         """Return the metric with all layers digital."""
-        model = copy.deepcopy(self.digital)
+        model = deep_copy(self.digital)
         if self.how.digital == "int8":
             quantise_digital(model)
         with torch.no_grad():
@@ -99,7 +99,7 @@ class Bench:
     def _point(self, candidate: Candidate) -> HardwarePoint:
         how, arguments = self.how, self.arguments(candidate)
         with torch.random.fork_rng(devices=self.devices):
-            model = convert(copy.deepcopy(self.digital), **arguments)
+            model = convert(deep_copy(self.digital), **arguments)
             if how.digital == "int8":
                 quantise_digital(model)
             if how.prepare is not None:

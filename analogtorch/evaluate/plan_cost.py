@@ -1,6 +1,5 @@
 """The cost of a model of which some layers are digital and others have more devices."""
 
-import copy
 import glob
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from torch import nn
 
 from analogtorch.chips import Chip
 from analogtorch.conversion import analog_layers, to_digital
+from analogtorch.conversion.detached import deep_copy
 from analogtorch.conversion.digital_bits import quantise_digital
 from analogtorch.conversion.example import Example
 from analogtorch.cost_model import WeightMemory, cost
@@ -137,7 +137,8 @@ def _rounding(model: nn.Module, example: Example, traced: Trace) -> dict[str, in
 
     They are those that the digital model takes more than that of ``traced``.
     """
-    rounded = trace(quantise_digital(to_digital(copy.deepcopy(model))), example)
+    digital = to_digital(deep_copy(model))
+    rounded = trace(quantise_digital(digital), example)
     more = _digital_operations(rounded)
     more.subtract(_digital_operations(traced))
     found = Counter[str]()

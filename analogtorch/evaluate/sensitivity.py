@@ -1,6 +1,5 @@
 """The loss of the metric that each analog layer causes when it alone is on the chip."""
 
-import copy
 import dataclasses
 from collections.abc import Iterable
 from typing import Any
@@ -26,6 +25,7 @@ from analogtorch.nn.programmed import Programmed
 from analogtorch.ops.slices import cells
 from analogtorch.simulate.chip import beyond_data, program
 from analogtorch.simulate.compensation import Compensation
+from analogtorch.simulate.copied import copied
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.recovery import Recovery
 from analogtorch.simulate.writing import Method
@@ -199,7 +199,7 @@ def _copy(model: nn.Module) -> nn.Module:
     """Return the model in evaluation mode; it shares its weights and copies all else."""
     weights = [layer.weight for _, layer in analog_layers(model)]
     shared = {id(w): nn.Parameter(w.detach(), requires_grad=False) for w in weights}
-    return copy.deepcopy(model, shared).eval().requires_grad_(False)
+    return copied(model, shared)
 
 
 def _exactly(layer: AnalogLayer) -> Programmed | None:

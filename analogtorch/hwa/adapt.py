@@ -1,6 +1,5 @@
 """``adapt``: one call from a digital model to one that survives the chip, without labels."""
 
-import copy
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -15,7 +14,7 @@ from analogtorch.calibration.ranges import check_options
 from analogtorch.calibration.settings import held_back
 from analogtorch.chips import Chip
 from analogtorch.conversion import analog_layers, convert
-from analogtorch.conversion.detached import detached
+from analogtorch.conversion.detached import deep_copy
 from analogtorch.conversion.guard import route_bypasses
 from analogtorch.conversion.kinds import (
     check_module,
@@ -144,7 +143,7 @@ def adapt(
     seeds = chip_seeds(_key(seed, "chips"), checks.count("adapt: num_chips", num_chips))
     fitted, held = held_back(batches, HELD)
     options = _options(model, calibration)
-    student = copy.deepcopy(model, detached(model))
+    student = deep_copy(model)
     student = student if chip is None else convert(student, chip)
     exact = model if teacher is None else teacher
     refuse_unloaded(student, "adapt")

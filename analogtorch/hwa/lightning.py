@@ -1,7 +1,6 @@
 """Lightning: callbacks for noise, clipping and chips, and a module that learns from its twin."""
 
 import abc
-import copy
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from analogtorch.calibration.passes import Forward
 from analogtorch.conversion import analog_layers
-from analogtorch.conversion.detached import detached
+from analogtorch.conversion.detached import deep_copy
 from analogtorch.evaluate.metric import Metric
 from analogtorch.hwa import training_noise_
 from analogtorch.hwa.clip import check, clip_learning_, clippable
@@ -319,7 +318,7 @@ class Distillation(L.LightningModule):
         # a Trainer with a precision such as "bf16-true" converts the student and the batches
         theirs = {p.dtype for p in twin.teacher.parameters() if p.is_floating_point()}
         if self.dtype != torch.float32 and theirs - {self.dtype}:
-            copied = copy.deepcopy(twin.teacher, detached(twin.teacher))
+            copied = deep_copy(twin.teacher)
             twin.teacher = copied.to(self.dtype)
         self.train()  # Lightning warns of any other mode; the loss has modes of its own
 

@@ -1,6 +1,5 @@
 """Keyword spotting from speech to accuracy on a chip: the pipeline of ``analogtorch kws``."""
 
-import copy
 import logging
 import time
 from importlib.metadata import version
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import analogtorch as at
+from analogtorch.conversion.detached import deep_copy
 from analogtorch.evaluate.journal import files
 from analogtorch.files import digests_of, is_code, packed, unpacked, write_atomically
 from analogtorch.report import Result, write
@@ -300,7 +300,7 @@ def train_digital(
 
 def to_chip(config: KWSConfig, task: Task, network: nn.Module) -> nn.Module:
     """Return a copy of a digital network, converted and calibrated as the configuration says."""
-    model = converted(config, copy.deepcopy(network))
+    model = converted(config, deep_copy(network))
     return at.calibrate(model, task.calibration, effort=config.chip.calibration)
 
 
@@ -373,7 +373,7 @@ def train_phase(
         seed=seed,
         checkpoint=folder.checkpoint(name),
         resume=folder.resume,
-        teacher=copy.deepcopy(teacher),
+        teacher=None if teacher is None else deep_copy(teacher),
         validation=task.val,
         progress=progress,
         accelerator=config.accelerator,

@@ -1,12 +1,12 @@
 """What the validation clips decide on chips that no measurement has."""
 
-import copy
 import logging
 from pathlib import Path
 
 from torch import nn
 
 import analogtorch as at
+from analogtorch.conversion.detached import deep_copy
 from analogtorch.devices import seconds
 from analogtorch.evaluate import Sweep
 from analogtorch.evaluate.journal import files
@@ -40,7 +40,7 @@ def recalibrated(config: KWSConfig, task: Task, network: nn.Module) -> nn.Module
         task: that of the configuration.
         network: a converted, calibrated network after its training; it may change.
     """
-    learnt = copy.deepcopy(network)
+    learnt = deep_copy(network)
     at.calibrate(network, task.calibration, effort="ranges")
     before, after = (
         validated(config, task, each).values.mean().item() for each in (learnt, network)

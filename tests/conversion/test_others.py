@@ -219,3 +219,21 @@ def test_a_model_that_keeps_results_is_copied_wherever_it_is(make: Any, tmp_path
     assert torch.equal(loaded.at("1 day")(X), y)
     kept = [t for m in other.modules() for t in vars(m).values() if isinstance(t, torch.Tensor)]
     assert all(t.grad_fn is not None for t in kept)  # the given model is as it was
+
+
+@pytest.mark.parametrize("make", [_pruned, _normed, _Keeps])
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm`:FutureWarning")
+def test_a_model_that_keeps_results_is_studied_and_compared(make: Any) -> None:
+    torch.manual_seed(0)
+    model = at.calibrate(at.convert(make(), CHIP), [X])
+    model(X)  # as in training: what it keeps has gradients
+
+    def metric(view: nn.Module) -> float:
+        return view(X).mean().item()
+
+    assert at.sensitivity(model, metric, num_chips=1, higher_is_better=True).rows
+    few: dict[str, Any] = {"num_chips": 1, "higher_is_better": True}
+    assert at.budget(model, metric, names=["drift"], growth=None, **few).rows
+    few["prepare"] = lambda m: at.calibrate(m, [X])
+    assert at.compare(model, [CHIP], metric, example=X, times=["1 day"], **few).chips
+    assert at.plan(model, metric, floor=-1e9, example=X, max_plans=1, **few).points
