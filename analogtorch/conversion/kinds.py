@@ -34,6 +34,9 @@ _PLAIN_TENSORS = {("torch", "Tensor"), ("torch", "DTensor"), ("torch", "FakeTens
 devices, or as a shape."""
 
 
+_OWN = frozenset(("weight", "bias", "input_range", "weight_orig", "weight_g", "weight_v"))
+"""Parameters that an analog layer has, pruned and weight-normalised ones too."""
+
 _DISTRIBUTED = {
     "DistributedDataParallel": "is wrapped by {}: give its .module, and convert and calibrate that "
     "before it is wrapped, because only what learns by then is averaged over the processes",
@@ -88,6 +91,17 @@ def left_digital(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
             weight = module._parameters.get(spot.weight)
             if spot.child not in module._modules and weight is not None:
                 yield f"{name}.{spot.child}".lstrip("."), weight
+
+
+def added(model: nn.Module) -> Iterator[tuple[str, AnalogLayer, nn.Parameter]]:
+    """Yield the Parameters that analog layers have beside those of their kind, which are digital.
+
+    A subclass adds them, or other code. Each comes with its full name and its layer.
+    """
+    for name, layer in analog_layers(model):
+        for own, p in layer._parameters.items():
+            if p is not None and own not in _OWN:
+                yield f"{name}.{own}".lstrip("."), layer, p
 
 
 def is_analog(module: Any) -> bool:

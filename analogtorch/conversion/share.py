@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
-from analogtorch.conversion.kinds import analog_layers, kind_of, left_digital, makers
+from analogtorch.conversion.kinds import added, analog_layers, kind_of, left_digital, makers
 from analogtorch.nn import AnalogComposite, AnalogLayer
 
 _LOOKED_UP = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm)
@@ -20,8 +20,8 @@ class Share:
     Analog layers that share a Parameter have cells of their own, and each counts. A digital layer
     counts beside an analog one that it shares its weight with; of several digital ones, the first.
 
-    A Parameter of a module that AnalogTorch does not know counts if it is one matrix or several, as
-    its use cannot be seen. So the analog share is a lower bound if such modules add or look up
+    A Parameter that is not of the layer's kind, or is of a module that AnalogTorch does not know,
+    counts if it is one matrix or several, as its use cannot be seen. So the analog share is a lower bound if such modules add or look up
     their Parameters.
     """
 
@@ -52,6 +52,10 @@ def share(model: nn.Module) -> Share:
     analog = {id(p) for p in on_chip}
     digital = {name: p.numel() for name, p in left_digital(model)}
     seen = {id(p) for _, p in left_digital(model)}
+    for name, _, p in added(model):
+        if _is_matrix(p) and id(p) not in seen | analog:
+            digital[name] = p.numel()
+            seen.add(id(p))
     made = makers(model)
     for name, module in model.named_modules():
         if isinstance(module, AnalogLayer | AnalogComposite) or module in made:
@@ -71,14 +75,17 @@ def matrices(module: nn.Module) -> dict[str, nn.Parameter]:
     Those of its children do not count.
     """
     held = {name: p for name, p in module._parameters.items() if p is not None and not is_lazy(p)}
-    if isinstance(module, _LOOKED_UP) or not held:
-        return {}
-    kind = kind_of(module)
-    if kind is not None and held.keys() >= set(names := kind.weight_names(module)):
-        return {name: held[name] for name in names}
-    if isinstance(module, ParametrizationList):  # the direction of a weight norm, not its length
+    # the direction of a weight norm, not its length
+    if isinstance(module, ParametrizationList) and held:
         return dict([max(held.items(), key=lambda item: item[1].numel())])
-    return {name: p for name, p in held.items() if _is_matrix(p)}
+    kind = kind_of(module)
+    names = () if kind is None else kind.weight_names(module)
+    looked_up = {"weight", "bias"} if isinstance(module, _LOOKED_UP) else set[str]()
+    return {
+        name: p
+        for name, p in held.items()
+        if name not in looked_up and (name in names or _is_matrix(p))
+    }
 
 
 def _is_matrix(p: nn.Parameter) -> bool:

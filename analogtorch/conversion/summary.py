@@ -14,6 +14,7 @@ from analogtorch.chips.choices import Choices
 from analogtorch.chips.unit_cells import unit_cells
 from analogtorch.conversion.fast_path import reader
 from analogtorch.conversion.kinds import (
+    added,
     check_module,
     lazy_layers,
     left_digital,
@@ -276,11 +277,7 @@ def summary(model: nn.Module) -> Summary:
         if parameters and not analog:
             why = swapped.get(name) or reason(model, name, module) or _left(model, name)
             skipped.append((name or "(root)", why, _count(parameters)))
-    for name, layer in layers.items():
-        for parameter, p in layer._parameters.items() if hasattr(layer, "analog_of") else ():
-            if p is not None and parameter not in ("weight", "bias", "input_range"):
-                why = f"the forward of {layer.digital_class.__name__} computes with it"
-                skipped.append((f"{name}.{parameter}".lstrip("."), why, p.numel()))
+    skipped += [(name, _added(layer), p.numel()) for name, layer, p in added(model)]
     skipped += [(name, "not converted", p.numel()) for name, p in left_digital(model)]
     ranges = {id(layer.input_range): layer.input_range.numel() for layer in layers.values()}
     return Summary(
@@ -306,6 +303,14 @@ def _left(model: nn.Module, name: str) -> str:
         return "not converted"
     user = attention[0] or "(root)"
     return f"not converted: {user!r}, which reads its weight without calling it, is digital"
+
+
+def _added(layer: AnalogLayer) -> str:
+    """Return why a Parameter that a layer has beside those of its kind is digital."""
+    of = layer.digital_class.__name__
+    if hasattr(layer, "analog_of"):
+        return f"the forward of {of} computes with it"
+    return f"no weight of a {of}"
 
 
 def _row(name: str, layer: AnalogLayer, unit_cells: int) -> LayerRow:

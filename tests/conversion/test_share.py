@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize, prune
 from transformers import MixtralConfig, MixtralForCausalLM
 
@@ -134,3 +135,39 @@ def test_a_weight_that_is_parametrized_after_convert_counts_once(make: str) -> N
         at.program(model, seed=1)
     parametrize.remove_parametrizations(model[0], "weight")
     at.program(model, seed=1)
+
+
+class LowRank(nn.Linear):
+    """A layer with two matrices of its own, as LoRA written by hand."""
+
+    def __init__(self) -> None:
+        super().__init__(16, 16)
+        self.A, self.B = nn.Parameter(torch.randn(16, 4)), nn.Parameter(torch.randn(4, 16))
+        self.gain = nn.Parameter(torch.ones(16))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, self.weight, self.bias) + x @ self.A @ self.B * self.gain
+
+
+def test_matrices_that_a_subclass_adds_count_as_digital() -> None:
+    model = nn.Sequential(LowRank(), nn.Linear(16, 4))
+    assert share(model).digital == {"0": 384, "1": 64}
+    excluded = at.convert(copy.deepcopy(model), CHIP, exclude="0")
+    assert share(excluded) == Share(64, {"0": 384})
+    model[1].extra = nn.Parameter(torch.randn(3, 4))  # hooks may compute with it
+    summary = at.summary(at.convert(model, CHIP))
+    assert summary.share == Share(320, {"0.A": 64, "0.B": 64, "1.extra": 12})
+    text = str(summary)
+    assert "320 of 460 weights that multiply are on the chip (69.6 %)." in text
+    assert (
+        "digital: 0.A (64 weights, 13.9 % of those that multiply; the forward of LowRank computes "
+        "with it)" in text
+    )
+    assert "digital: 0.gain (16 weights; the forward of LowRank computes with it)" in text
+    assert (
+        "digital: 1.extra (12 weights, 2.6 % of those that multiply; no weight of a Linear)" in text
+    )
+    model[1].extra = model[0].A  # counts once
+    assert at.summary(model).share == Share(320, {"0.A": 64, "0.B": 64})
+    prune.l1_unstructured(model[1], "weight", 0.5)  # on the chip under another name
+    assert at.summary(model).share == Share(320, {"0.A": 64, "0.B": 64})
