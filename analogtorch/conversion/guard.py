@@ -8,6 +8,7 @@ from torch import nn
 
 from analogtorch.conversion.example import Example, runner
 from analogtorch.conversion.kinds import check_module, some_layers
+from analogtorch.conversion.multiplied import multiplied
 from analogtorch.conversion.route import name_in, route, routed_layers, unroute
 from analogtorch.conversion.share import Share, share
 from analogtorch.conversion.taken import refuse_taken
@@ -49,6 +50,9 @@ class GuardReport(Shown):
     layers: tuple[GuardRow, ...]
     share: Share = field(default_factory=lambda: Share(0))
     """The share of the multiplying weights that is on the chip."""
+    digital: tuple[tuple[str, str, int], ...] = ()
+    """What the model multiplies by that no layer has as its weight, such as buffers: name, reason,
+    number of weights. ``summary`` lists it too from then on."""
 
     @property
     def unused(self) -> tuple[str, ...]:
@@ -73,6 +77,9 @@ class GuardReport(Shown):
             "bypassed."
         )
         lines.append(str(self.share))
+        lines += [
+            f"digital: {name} ({count:,} weights; {why})" for name, why, count in self.digital
+        ]
         return "\n".join(lines)
 
 
@@ -92,6 +99,9 @@ def guard(
     ``F.conv1d`` to ``3d`` with the weight of a layer inside it, and otherwise as that layer would,
     the call is routed to the layer from then on, and the report shows it; the module keeps its
     class and its ``state_dict``. Any other bypass is an error.
+
+    The report also names the buffers, embeddings and other tensors that the model multiplies by in
+    code of its own, ``x @ self.filters``: they are digital, and count in the share from then on.
 
     The run is in evaluation mode and without gradients. It shows nothing about code that runs in
     training only, nor about a copy of a weight that was made before. Modes, buffers (batch norm's
@@ -155,6 +165,7 @@ def guard(
             for name, layer in layers.items()
         ),
         share(model),
+        tuple((name, why, t.numel()) for name, t, why in multiplied(model)),
     )
     try:
         _raise_for(report, seen.bypasses, allow_unused)

@@ -1,12 +1,14 @@
 """The share of a model's multiplying weights that is analog."""
 
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
 from analogtorch.conversion.kinds import added, analog_layers, kind_of, left_digital, makers
+from analogtorch.conversion.multiplied import multiplied
 from analogtorch.nn import AnalogComposite, AnalogLayer
 
 _LOOKED_UP = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm)
@@ -21,8 +23,9 @@ class Share:
     counts beside an analog one that it shares its weight with; of several digital ones, the first.
 
     A Parameter that is not of the layer's kind, or is of a module that AnalogTorch does not know,
-    counts if it is one matrix or several, as its use cannot be seen. So the analog share is a lower bound if such modules add or look up
-    their Parameters.
+    counts if it is one matrix or several, as its use cannot be seen. So the analog share is a lower
+    bound if such modules add or look up their Parameters. Weights of embeddings, buffers and other
+    tensors count once ``guard`` has seen that the model multiplies by them.
     """
 
     analog: int
@@ -48,25 +51,41 @@ class Share:
 
 def share(model: nn.Module) -> Share:
     """Return the weights that multiply in ``model``, analog and digital."""
-    on_chip = [layer.weight for _, layer in analog_layers(model)]
-    analog = {id(p) for p in on_chip}
-    digital = {name: p.numel() for name, p in left_digital(model)}
-    seen = {id(p) for _, p in left_digital(model)}
+    found = known(model)
+    seen = {id(t) for of in found.values() for t in of}
+    for name, t, _ in multiplied(model):
+        if id(t) not in seen:
+            found.setdefault(name, []).append(t)
+            seen.add(id(t))
+    on_chip = sum(layer.weight.numel() for _, layer in analog_layers(model))
+    return Share(on_chip, {name: sum(t.numel() for t in of) for name, of in found.items()})
+
+
+def known(model: nn.Module) -> dict[str, list[Tensor]]:
+    """Return the weights that multiply digitally as far as the layers show it, without a run.
+
+    They are by the names in ``Share.digital``.
+    """
+    analog = {id(layer.weight) for _, layer in analog_layers(model)}
+    found: dict[str, list[Tensor]] = {}
+    seen = set[int]()
+
+    def count(name: str, tensors: Iterable[Tensor], without: Set[int] = frozenset()) -> None:
+        if new := {id(t): t for t in tensors if id(t) not in seen | without}:
+            found[name or "(root)"] = list(new.values())
+            seen.update(new)
+
+    for name, p in left_digital(model):
+        count(name, [p])
     for name, _, p in added(model):
-        if _is_matrix(p) and id(p) not in seen | analog:
-            digital[name] = p.numel()
-            seen.add(id(p))
+        count(name, [p] if _is_matrix(p) else [], analog)
     made = makers(model)
     for name, module in model.named_modules():
-        if isinstance(module, AnalogLayer | AnalogComposite) or module in made:
-            continue
-        # whether a module that is not known uses an analog weight cannot be seen
-        known = seen if kind_of(module) is not None else seen | analog
-        sizes = {id(p): p.numel() for p in matrices(module).values() if id(p) not in known}
-        seen |= sizes.keys()
-        if sizes:
-            digital[name or "(root)"] = sum(sizes.values())
-    return Share(sum(p.numel() for p in on_chip), digital)
+        if not isinstance(module, AnalogLayer | AnalogComposite) and module not in made:
+            # whether a module that is not known uses an analog weight cannot be seen
+            unknown = kind_of(module) is None
+            count(name, matrices(module).values(), analog if unknown else frozenset())
+    return found
 
 
 def matrices(module: nn.Module) -> dict[str, nn.Parameter]:

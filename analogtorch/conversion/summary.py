@@ -22,6 +22,7 @@ from analogtorch.conversion.kinds import (
     reason,
     some_layers,
 )
+from analogtorch.conversion.multiplied import multiplied
 from analogtorch.conversion.route import routed_layers
 from analogtorch.conversion.share import Share, share
 from analogtorch.conversion.taken import taken
@@ -270,14 +271,17 @@ def summary(model: nn.Module) -> Summary:
     chips = {id(layer.chip): layer.chip for layer in layers.values()}.values()
     rows = tuple(_row(name, layer, unit_cells(layer.chip, chips)) for name, layer in layers.items())
     swapped, made = taken(model), makers(model)
+    used = {name: (why, t.numel()) for name, t, why in multiplied(model)}
     skipped = []
     for name, module in model.named_modules():
         parameters = list(module.parameters(recurse=False))
         analog = isinstance(module, AnalogLayer | AnalogComposite) or module in made
         if parameters and not analog:
-            why = swapped.get(name) or reason(model, name, module) or _left(model, name)
+            why = swapped.get(name) or used.pop(name or "(root)", ("",))[0]
+            why = why or reason(model, name, module) or _left(model, name)
             skipped.append((name or "(root)", why, _count(parameters)))
     skipped += [(name, _added(layer), p.numel()) for name, layer, p in added(model)]
+    skipped += [(name, *of) for name, of in used.items()]
     skipped += [(name, "not converted", p.numel()) for name, p in left_digital(model)]
     ranges = {id(layer.input_range): layer.input_range.numel() for layer in layers.values()}
     return Summary(

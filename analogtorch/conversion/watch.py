@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from analogtorch.conversion.kinds import analog_layers
+from analogtorch.conversion.multiplied import Stored, remember
 from analogtorch.conversion.running import Running
+from analogtorch.conversion.share import known
 from analogtorch.conversion.weights import Region, Weights, accessed, operator_name, storage
 from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.nn.adapters import is_part_of_adapter
@@ -62,6 +64,7 @@ def watch(model: nn.Module, run: Callable[[nn.Module], Any]) -> "Watch":
         seen,
     ):
         run(model)
+        remember(model, seen.multiplied())
     return seen
 
 
@@ -93,6 +96,10 @@ class Watch(Observer):
         self.within: list[str] = []
         self.bypasses: dict[str, Bypass] = {}
         self.digital_uses: dict[str, set[str]] = {name: set() for name in layers}
+        counted = {id(p) for of in known(model).values() for p in of}
+        self.stored = Stored(model, counted, {id(layer.weight) for layer in layers.values()})
+        self.products: dict[str, Bypass] = {}
+        """Operators that multiply data by a tensor that no layer has as its weight, by its name."""
         self.weights = Weights()
         for name, layer in layers.items():
             if isinstance(weight := layer._parameters.get("weight"), Tensor):
@@ -119,7 +126,27 @@ class Watch(Observer):
         result = func(*args, **(kwargs or {}))
         if not func.is_view and operator_name(func) not in _SHAPE_ONLY:
             self._look(func, args, kwargs or {}, result)
+            if not self.within:
+                self._look_at_stored(func, args, kwargs or {}, result)
         return result
+
+    def _look_at_stored(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        user = self.running.innermost
+        name = self.stored.product(func, args, kwargs, result, user)
+        if name is not None and name not in self.products:
+            self.products[name] = self._bypass(func, user)
+
+    def multiplied(self) -> dict[tuple[nn.Module, str], str]:
+        """Return what the run has multiplied by outside of layers, by module and name.
+
+        Each comes with the reason why it is digital.
+        """
+        held = {self.stored.still(name): bypass for name, bypass in self.products.items()}
+        return {
+            where: f"the model multiplies by it in {bypass}; a layer with this weight can be analog"
+            for where, bypass in held.items()
+            if where is not None
+        }
 
     def _look(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         found = [self.weights.of(t) for t in accessed(func, args, kwargs)]
@@ -156,17 +183,21 @@ class Watch(Observer):
 
     def _report(self, func: Any, used: list[Region]) -> None:
         user = self.running.innermost
-        label = "(root)" if user is None else self._label(user)
+        label = self._label(user)
         for region in used:
             owner = user is not None and not isinstance(user, AnalogLayer) and _holds(user, region)
             for name in region.names:
                 if owner:
                     self.digital_uses[name].add(label)
                 elif name not in self.bypasses:
-                    operator, site = str(func.overloadpacket), self._site(user)
-                    self.bypasses[name] = Bypass(operator, label, site, user)
+                    self.bypasses[name] = self._bypass(func, user)
 
-    def _label(self, module: nn.Module) -> str:
+    def _bypass(self, func: Any, user: nn.Module | None) -> Bypass:
+        return Bypass(str(func.overloadpacket), self._label(user), self._site(user), user)
+
+    def _label(self, module: nn.Module | None) -> str:
+        if module is None:
+            return "(root)"
         return f"{self.running.name(module) or '(root)'} ({type(module).__name__})"
 
     def _site(self, user: nn.Module | None) -> str:

@@ -10,6 +10,23 @@ from torch.utils._pytree import tree_leaves
 
 Storage = StorageWeakRef | int
 
+_OPERANDS = {
+    "matmul": ("self", "other"),
+    "mm": ("self", "mat2"),
+    "bmm": ("self", "mat2"),
+    "mv": ("self", "vec"),
+    "dot": ("self", "tensor"),
+    "addmm": ("mat1", "mat2"),
+    "baddbmm": ("batch1", "batch2"),
+    "addbmm": ("batch1", "batch2"),
+    "addmv": ("mat", "vec"),
+    "linear": ("input", "weight"),
+    **dict.fromkeys(
+        ("conv1d", "conv2d", "conv3d", "convolution", "_convolution"), ("input", "weight")
+    ),
+}
+"""Operators that are products with a sum, with the names of their two factors."""
+
 
 @dataclass(frozen=True)
 class Region:
@@ -91,6 +108,15 @@ def operator_name(func: Any) -> str:
     """Return the name of an operator without namespace, overload and in-place underscore."""
     name = str(func._schema.name).split("::")[-1]
     return name.removesuffix("_") if name.endswith("_") and not name.startswith("_") else name
+
+
+def operands(name: str, arguments: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
+    """Return the two factors of a product with a sum; None if ``name`` is none.
+
+    Quantised operators of the same name have no tensor as their weight.
+    """
+    left, right = _OPERANDS.get(name, ("", ""))
+    return (arguments[left], arguments[right]) if {left, right} <= arguments.keys() else None
 
 
 def _bytes(t: Tensor) -> tuple[int, int]:

@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
+from analogtorch.conversion.weights import operands
+
 
 @dataclass(frozen=True, kw_only=True)
 class Product:
@@ -69,25 +71,6 @@ def lookup(a: dict[str, Any]) -> Product:
         row_stride=a["weight"].stride(0),
         one_hot=True,
     )
-
-
-_PAIRS = {
-    "matmul": ("self", "other"),
-    "mm": ("self", "mat2"),
-    "bmm": ("self", "mat2"),
-    "mv": ("self", "vec"),
-    "dot": ("self", "tensor"),
-    "addmm": ("mat1", "mat2"),
-    "baddbmm": ("batch1", "batch2"),
-    "addbmm": ("batch1", "batch2"),
-    "addmv": ("mat", "vec"),
-}
-
-
-def operands(name: str, arguments: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
-    """Return the two factors of a matrix product of any kind; None if ``name`` is none."""
-    names = _PAIRS.get(name)
-    return None if names is None else (arguments[names[0]], arguments[names[1]])
 
 
 def _linear(a: dict[str, Any], is_weight: Any) -> Product | None:

@@ -1,0 +1,141 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import prune
+from transformers import PerceiverConfig, PerceiverForMaskedLM
+
+import analogtorch as at
+
+CHIP = at.chips.hermes64()
+X = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Net(nn.Module):
+    """A layer of 64 weights, behind it tensors of other kinds, and what ``use`` does with them."""
+
+    def __init__(self, use: Callable[["Net", Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layer, self.use = nn.Linear(8, 8), use
+        self.table = nn.Embedding(8, 8)
+        self.register_buffer("w", torch.randn(8, 8))
+        self.register_buffer("row", torch.randn(8))
+        self.register_buffer("taps", torch.randn(1, 1, 3))
+        self.register_buffer("keys", torch.randn(1, 4, 8))
+        self.plain = torch.randn(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.use(self, self.layer(x))
+
+
+def _share(use: Callable[[Net, Tensor], Tensor]) -> dict[str, int]:
+    model = at.convert(Net(use), CHIP)
+    assert at.summary(model).share.digital == {}  # nothing has run
+    report = at.guard(model, X)
+    assert report.share == at.summary(model).share
+    assert {name: count for name, _, count in report.digital} == report.share.digital
+    return report.share.digital
+
+
+def _written(m: Net, h: Tensor) -> Tensor:
+    m.w.copy_(h.mT @ h)
+    return h @ m.w
+
+
+def _replaced(m: Net, h: Tensor) -> Tensor:
+    y, m.w = h @ m.w, m.w + h.mT @ h
+    return y
+
+
+@pytest.mark.parametrize(
+    ("use", "digital"),
+    [
+        (lambda m, h: h @ m.w, {"w": 64}),
+        (lambda m, h: F.linear(h, 0.5 * m.w.double().float()) + m.w[0], {"w": 64}),
+        (lambda m, h: F.linear(h, m.w * m.row), {"w": 64}),  # what scales it is no weight
+        (lambda m, h: h @ m.row, {"row": 8}),
+        (lambda m, h: F.conv1d(h[:, None], m.taps), {"taps": 3}),
+        (lambda m, h: torch.einsum("bi,kti->bkt", h, m.keys), {"keys": 32}),
+        (lambda m, h: h @ m.plain + h @ m.w, {"plain": 64, "w": 64}),
+        (lambda m, h: F.linear(h, m.table.weight), {"table": 64}),
+        (lambda m, h: h * m.w[0] + m.plain[1] + m.table(torch.tensor(3)) * m.row, {}),
+        (lambda m, h: h + (m.row[:, None] @ torch.ones(1, 8))[0], {}),  # as rotary embeddings do
+        (lambda m, h: h + m.w @ m.row, {}),  # of constants alone
+        (_written, {}),  # a state
+        (_replaced, {}),
+    ],
+)
+def test_what_multiplies_data_without_a_layer_is_digital(
+    use: Callable[[Net, Tensor], Tensor], digital: dict[str, int]
+) -> None:
+    assert _share(use) == digital
+
+
+def test_it_is_named_with_its_place_and_share() -> None:
+    model = at.convert(Net(lambda m, h: F.linear(h, m.table.weight) @ m.w), CHIP)
+    text = str(at.guard(model, X))
+    why = f"the model multiplies by it in aten.mm in (root) (Net), {__file__}:"
+    assert "64 of 192 weights that multiply are on the chip (33.3 %)." in text
+    assert f"\ndigital: w (64 weights; {why}" in text
+    text = str(at.summary(model))
+    assert f"digital: table (64 weights, 33.3 % of those that multiply; {why}" in text
+    assert f"digital: w (64 weights, 33.3 % of those that multiply; {why}" in text
+    assert "embeddings=True" not in text  # guard would refuse that
+    model.use = lambda m, h: h
+    at.guard(model, X)
+    assert at.summary(model).share.digital == {}
+    assert "digital: table (64 weights; digital unless convert(..., embeddings=True))" in str(
+        at.summary(model)
+    )
+
+
+class Held(nn.Module):
+    """A module that AnalogTorch does not know, with the weight of another."""
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight)
+
+
+def test_a_tied_weight_that_another_module_multiplies_by_counts_again() -> None:
+    layer = nn.Linear(8, 8)
+    model = at.convert(nn.Sequential(layer, Held(layer.weight)), CHIP)
+    assert at.guard(model, X).share == at.conversion.Share(64, {"1": 64})
+
+
+def test_buffers_of_subclasses_and_masks_of_pruned_layers() -> None:
+    class Mixed(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(8, 8)
+            self.register_buffer("mix", torch.randn(8, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x @ self.mix)
+
+    model = nn.Sequential(Mixed(), prune.l1_unstructured(nn.Linear(8, 4), "weight", 0.5))
+    at.convert(model, CHIP)
+    assert at.guard(model, X).share.digital == {"0.mix": 64, "1": 32}
+    view = at.program(at.convert(nn.Sequential(Mixed()), CHIP), seed=1).at("1 day")
+    assert at.guard(view, X).share.digital == {"0.mix": 64}
+
+
+def test_the_head_of_a_perceiver_is_its_embedding() -> None:
+    config = PerceiverConfig(
+        vocab_size=100,
+        d_model=32,
+        d_latents=32,
+        num_latents=8,
+        num_blocks=1,
+        num_self_attends_per_block=1,
+        num_self_attention_heads=4,
+        num_cross_attention_heads=4,
+        max_position_embeddings=8,
+    )
+    model = at.convert(PerceiverForMaskedLM(config).eval(), CHIP)
+    report = at.guard(model, {"inputs": torch.arange(3, 11)[None]})
+    assert report.share.digital["perceiver.input_preprocessor.embeddings"] == 3200
