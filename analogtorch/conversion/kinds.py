@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
@@ -33,6 +33,9 @@ _PLAIN_TENSORS = {("torch", "Tensor"), ("torch", "DTensor"), ("torch", "FakeTens
 """Types of weights, besides Parameters, that hold the numbers of a matrix: complete, spread over
 devices, or as a shape."""
 
+
+_PACKED = ("torch.ao.nn.quantized.modules.", "torch.ao.nn.quantized.dynamic.modules.")
+"""Where the quantised layers of torch are, whose weights are in no Parameter."""
 
 _OWN = frozenset(("weight", "bias", "input_range", "weight_orig", "weight_g", "weight_v"))
 """Parameters that an analog layer has, pruned and weight-normalised ones too."""
@@ -197,6 +200,10 @@ def reason(model: nn.Module, name: str, module: nn.Module, embeddings: bool = Fa
         return "part of an adapter, which the digital side computes; merge it to put it on the chip"
     if refused := [why for layer, why in _REFUSED.items() if isinstance(module, layer)]:
         return refused[0]
+    if packed(module):
+        return (
+            "quantised, with no Parameter as its weight: convert the model before it is quantised"
+        )
     kind = kind_of(module)
     if kind is None:
         return f"no analog layer for {type(module).__name__}{_own_matrix(module)}"
@@ -225,6 +232,16 @@ def reason(model: nn.Module, name: str, module: nn.Module, embeddings: bool = Fa
     if taken := sorted(names & attributes):
         return f"it has its own {taken[0]!r}, a name that analog layers use"
     return refuses(kind, module)
+
+
+def packed(module: Any) -> dict[str, Tensor]:
+    """Return the matrices of a quantised layer of torch that multiply its input."""
+    names = {c.__name__ for c in type(module).__mro__ if c.__module__.startswith(_PACKED)}
+    if not names or "Embedding" in names:
+        return {}
+    read = getattr(module, "get_weight", getattr(module, "weight", None))
+    found = read() if callable(read) else {}
+    return {"weight": found} if isinstance(found, Tensor) else found
 
 
 def _own_matrix(module: nn.Module) -> str:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
-from analogtorch.conversion.kinds import added, analog_layers, kind_of, left_digital, makers
+from analogtorch.conversion.kinds import added, analog_layers, kind_of, left_digital, makers, packed
 from analogtorch.conversion.multiplied import multiplied
 from analogtorch.nn import AnalogComposite, AnalogLayer
 
@@ -85,6 +85,7 @@ def known(model: nn.Module) -> dict[str, list[Tensor]]:
             # whether a module that is not known uses an analog weight cannot be seen
             unknown = kind_of(module) is None
             count(name, matrices(module).values(), analog if unknown else frozenset())
+            count(name, packed(module).values())
     return found
 
 

@@ -2,11 +2,11 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from analogtorch.chips import Chip, get, names
@@ -19,6 +19,7 @@ from analogtorch.conversion.kinds import (
     lazy_layers,
     left_digital,
     makers,
+    packed,
     reason,
     some_layers,
 )
@@ -274,12 +275,12 @@ def summary(model: nn.Module) -> Summary:
     used = {name: (why, t.numel()) for name, t, why in multiplied(model)}
     skipped = []
     for name, module in model.named_modules():
-        parameters = list(module.parameters(recurse=False))
+        weights = [*module.parameters(recurse=False), *packed(module).values()]
         analog = isinstance(module, AnalogLayer | AnalogComposite) or module in made
-        if parameters and not analog:
+        if weights and not analog:
             why = swapped.get(name) or used.pop(name or "(root)", ("",))[0]
             why = why or reason(model, name, module) or _left(model, name)
-            skipped.append((name or "(root)", why, _count(parameters)))
+            skipped.append((name or "(root)", why, _count(weights)))
     skipped += [(name, _added(layer), p.numel()) for name, layer, p in added(model)]
     skipped += [(name, *of) for name, of in used.items()]
     skipped += [(name, "not converted", p.numel()) for name, p in left_digital(model)]
@@ -338,5 +339,5 @@ def _row(name: str, layer: AnalogLayer, unit_cells: int) -> LayerRow:
     )
 
 
-def _count(parameters: list[nn.Parameter]) -> int:
-    return sum(0 if is_lazy(p) else p.numel() for p in parameters)
+def _count(weights: Iterable[Tensor]) -> int:
+    return sum(0 if is_lazy(w) else w.numel() for w in weights)

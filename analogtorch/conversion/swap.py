@@ -17,6 +17,7 @@ from analogtorch.conversion.kinds import (
     analog_type,
     check_module,
     is_analog,
+    packed,
     reason,
     refuse_distributed,
     refuse_programmed,
@@ -346,7 +347,7 @@ def _explain(model: nn.Module, known: Mapping[str, Any], embeddings: bool) -> st
     skipped = [
         f"{n or '(root)'}: {reason(model, n, m, embeddings)}"
         for n, m in model.named_modules()
-        if next(m.parameters(False), None) is not None
+        if next(m.parameters(False), None) is not None or packed(m)
     ]
     found = "; ".join(skipped[:5]) or "it has no layers with weights"
     digital = ", ".join(kind.digital.__name__ for kind in kinds())

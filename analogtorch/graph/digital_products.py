@@ -4,10 +4,12 @@ A multiply-accumulate (MAC) counts as two operations. A product without a sum, s
 counts as one operation per number.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 _SUMS = {
@@ -24,6 +26,10 @@ _SUMS = {
     "baddbmm": "batch1",
     "addmv": "mat",
     "_grouped_mm": "self",
+    "_int_mm": "self",
+    "_scaled_mm": "self",
+    "_weight_int4pack_mm": "self",
+    "_weight_int8pack_mm": "self",
 }
 """Operators of which each output is a sum over the last dimension of one argument, by its name."""
 
@@ -32,12 +38,39 @@ def operations(name: str, arguments: Mapping[str, Any], output: Tensor) -> int |
     """Return the arithmetic operations of a product of activations; None if it is no product."""
     if (count := _COUNTS.get(name)) is not None:
         return count(arguments, output)
+    if weights := _packed(name, arguments):
+        return _quantised(name, weights, arguments, output)
     if name in _SUMS:
         first = arguments[_SUMS[name]]
         return 2 * output.numel() * (first.shape[-1] if first.dim() else 1)
     if name.startswith("conv") and "weight" in arguments:
         return _convolution(name, arguments, output)
     return None
+
+
+def _packed(name: str, a: Mapping[str, Any]) -> list[Tensor]:
+    """Return the matrices of a quantised operator; an embedding looks up rows of one."""
+    packed = [w for w in a.values() if isinstance(w, torch.ScriptObject) and hasattr(w, "unpack")]
+    return [] if name.startswith("embedding") else [w.unpack()[0] for w in packed]
+
+
+def _quantised(name: str, weights: list[Tensor], a: Mapping[str, Any], output: Any) -> int:
+    """Count a linear layer, a convolution, or the two matrices of a recurrent cell."""
+    x = next(t for t in a.values() if isinstance(t, Tensor))
+    if name.startswith("conv_transpose"):
+        return 2 * x.numel() * math.prod(weights[0].shape[1:])
+    if name.startswith("conv"):
+        return 2 * output.numel() * math.prod(weights[0].shape[1:])
+    return 2 * x.shape[:-1].numel() * sum(w.numel() for w in weights)
+
+
+def _recurrent(gates: int, a: Mapping[str, Any], output: Any) -> int:
+    """Count the matrices of quantised recurrent layers; their gates are left out."""
+    x, hx = a["data"] if "batch_sizes" in a else a["input"], a["hx"]
+    hidden, directions = (hx if isinstance(hx, Tensor) else hx[0]).shape[-1], 1 + a["bidirectional"]
+    inputs = x.shape[-1] + (a["num_layers"] - 1) * directions * hidden
+    rows = directions * (inputs + a["num_layers"] * hidden)
+    return 2 * x.shape[:-1].numel() * gates * hidden * rows
 
 
 def _convolution(name: str, a: Mapping[str, Any], output: Tensor) -> int:
@@ -122,6 +155,8 @@ _COUNTS: dict[str, Callable[[Mapping[str, Any], Tensor], int]] = {
     "addbmm": lambda a, output: 2 * a["batch1"].numel() * a["batch2"].shape[-1],
     "bilinear": lambda a, output: 2 * output.numel() * math.prod(a["weight"].shape[1:]),
     "conv_tbc": lambda a, output: 2 * output.numel() * math.prod(a["weight"].shape[:-1]),
+    "quantized_lstm": functools.partial(_recurrent, 4),
+    "quantized_gru": functools.partial(_recurrent, 3),
     "outer": lambda a, output: output.numel(),
     "ger": lambda a, output: output.numel(),
     "addr": lambda a, output: 2 * output.numel(),

@@ -44,6 +44,8 @@ def find(name: str, a: dict[str, Any], out: Any, is_weight: Any) -> Product | No
         out: its result.
         is_weight: a function of a tensor that returns whether it is computed from parameters alone.
     """
+    if name.startswith(("linear", "conv")) and "weight" not in a:
+        return None  # a quantised operator, whose weight is no tensor
     if name == "linear":
         return _linear(a, is_weight)
     if name.startswith("conv_transpose"):

@@ -3,6 +3,8 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.ao.nn import quantized
+from torch.ao.nn.quantized import dynamic
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize, prune
 from transformers import MixtralConfig, MixtralForCausalLM
@@ -171,3 +173,22 @@ def test_matrices_that_a_subclass_adds_count_as_digital() -> None:
     assert at.summary(model).share == Share(320, {"0.A": 64, "0.B": 64})
     prune.l1_unstructured(model[1], "weight", 0.5)  # on the chip under another name
     assert at.summary(model).share == Share(320, {"0.A": 64, "0.B": 64})
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+def test_quantised_layers_of_torch_count_and_say_what_to_do() -> None:
+    plain = quantized.Embedding(9, 8), quantized.EmbeddingBag(9, 8), quantized.BatchNorm2d(8)
+    layers = (
+        dynamic.Linear(8, 6),
+        quantized.Conv1d(4, 6, 3),
+        dynamic.GRU(8, 4, 2, bidirectional=True),
+        dynamic.LSTMCell(8, 4),
+    )
+    gru = sum(w.numel() for w in nn.GRU(8, 4, 2, bidirectional=True).parameters() if w.dim() > 1)
+    model = at.convert(nn.Sequential(nn.Linear(8, 8), *layers, *plain), CHIP)
+    summary = at.summary(model)
+    assert summary.share == Share(64, {"1": 48, "2": 72, "3": gru, "4": 16 * 12})
+    why = "quantised, with no Parameter as its weight: convert the model before it is quantised"
+    assert (("1", why, 48), ("3", why, gru)) == (summary.skipped[0], summary.skipped[2])
+    with pytest.raises(ValueError, match=f"nothing to convert in Sequential.* found 0: {why}"):
+        at.convert(nn.Sequential(layers[0]), CHIP)

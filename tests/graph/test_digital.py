@@ -3,6 +3,8 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.ao.nn import quantized
+from torch.ao.nn.quantized import dynamic
 from torch.nn import functional as F
 
 from analogtorch.graph.trace import trace
@@ -61,4 +63,34 @@ def test_products_of_activations_count_two_operations_per_mac(
     after: Callable[[Tensor], Tensor], operations: int
 ) -> None:
     found = [op for op in trace(_Net(after), _zeros(2, 5, 8)).operations if op.kind != "mvm"]
+    assert sum(op.operations for op in found) == operations
+
+
+def _levels(x: Tensor) -> Tensor:
+    return torch.quantize_per_tensor(x, 0.1, 0, torch.quint8)
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+@pytest.mark.parametrize(
+    ("module", "prepared", "operations"),
+    [
+        (lambda: dynamic.Linear(8, 4), lambda h: h, 2 * 10 * 32),
+        (lambda: dynamic.LSTM(8, 4), lambda h: h, 2 * 10 * 16 * 12),
+        (lambda: dynamic.LSTMCell(8, 4), lambda h: h[0], 2 * 5 * 16 * 12),
+        (
+            lambda: dynamic.GRU(8, 4, 2, bidirectional=True),
+            lambda h: h,
+            2 * 10 * (24 * 12 + 24 * 12),
+        ),
+        (lambda: quantized.Linear(8, 4), _levels, 2 * 10 * 32),
+        (lambda: quantized.Conv1d(5, 6, 3, padding=1), _levels, 2 * 2 * 8 * 6 * 15),
+        (lambda: quantized.ConvTranspose1d(5, 6, 3), _levels, 2 * 2 * 8 * 5 * 18),
+    ],
+)
+def test_quantised_layers_count_two_operations_per_mac(
+    module: Callable[[], nn.Module], prepared: Callable[[Tensor], Tensor], operations: int
+) -> None:
+    layer = module()
+    net = _Net(lambda h: layer(prepared(h)))
+    found = [op for op in trace(net, _zeros(2, 5, 8)).operations if op.kind == "matmul"]
     assert sum(op.operations for op in found) == operations
