@@ -236,4 +236,4 @@ def test_a_model_that_keeps_results_is_studied_and_compared(make: Any) -> None:
     assert at.budget(model, metric, names=["drift"], growth=None, **few).rows
     few["prepare"] = lambda m: at.calibrate(m, [X])
     assert at.compare(model, [CHIP], metric, example=X, times=["1 day"], **few).chips
-    assert at.plan(model, metric, floor=-1e9, example=X, max_plans=1, **few).points
+    assert at.plan(model, metric, floor=0.1, example=X, max_plans=12, **few).points
