@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_leaves
 
+from analogtorch.conversion.detached import detached
 from analogtorch.conversion.example import Example, runner
 from analogtorch.conversion.fast_path import restore
 from analogtorch.conversion.kinds import (
@@ -193,6 +194,7 @@ def _twin(model: nn.Module, real: bool) -> tuple[nn.Module, dict[int, Any]]:
             for t in group.values():
                 if isinstance(t, Tensor) and id(t) not in memo:
                     memo[id(t)] = _held(t, group is module._parameters, real)
+    memo = {**detached(model), **memo}
     known = dict(memo)
     layers: list[Any] = [m for m in model.modules() if is_analog(m)]
     for layer in reversed(layers):  # what is inside a layer first
