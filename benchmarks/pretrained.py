@@ -41,11 +41,15 @@ VARIANTS: dict[str, dict[str, dict[str, object]]] = {
     "a weight scale per column": {"periphery": {"weight_scale": "column"}},
     "targets that allow for drift": {},
     "both": {"periphery": {"weight_scale": "column"}},
+    "columns corrected at each time": {},
+    "both, columns corrected": {"periphery": {"weight_scale": "column"}},
     "groups block diagonal": {"array": {"grouped": "block_diagonal"}},
 }
 """Chips of the table by name: the fields in which they differ from hermes64."""
-AWARE = ("targets that allow for drift", "both")
+AWARE = ("targets that allow for drift", "both", "both, columns corrected")
 """Those with targets that allow for drift."""
+CORRECTED = ("columns corrected at each time", "both, columns corrected")
+"""Those that correct gain and offset of their columns when they are looked at."""
 BATCH = 64  # the noise of one batch then stays in the CPU's caches: twice as fast as 512
 
 
@@ -80,6 +84,13 @@ def calibration_clips(net: PretrainedKWS) -> list[Tensor]:
     return list(net.features[::CALIBRATE_EVERY].split(BATCH))
 
 
+def correcting_clips(net: PretrainedKWS, batches: int = 1) -> list[Tensor]:
+    """Return batches of the clips that calibrate, each with clips of all classes."""
+    clips = net.features[::CALIBRATE_EVERY]
+    stride = max(batches, len(clips) // BATCH)
+    return [clips[i::stride][:BATCH] for i in range(batches)]
+
+
 def measure(
     net: PretrainedKWS, variant: str, options: argparse.Namespace, step: Callable[[], object]
 ) -> Row:
@@ -96,6 +107,7 @@ def measure(
     matrices = sum(p.numel() for p in net.model.parameters() if p.dim() > 1)
     model = at.convert(copy.deepcopy(net.model), chip)
     calibration = calibration_clips(net)
+    recovery = at.Recovery(batches=correcting_clips(net), rounds=1)
     if options.percentile is None:
         at.calibrate(model, calibration, effort="ranges")  # the table names the scale
     else:
@@ -114,6 +126,7 @@ def measure(
             num_chips=options.chips,
             seed=options.seed,
             compensation=options.compensation,
+            recovery=recovery if variant in CORRECTED else None,
         ),
     )
 
@@ -184,6 +197,7 @@ def notes(options: argparse.Namespace, clips: int) -> list[str]:
         "part of the test set.",
         "Quantised I/O: 8-bit DAC, the ADC's 422 steps of either sign, 8-bit outputs; exact "
         "weights, no noise. Tiles: one block per tile.",
+        f"Columns are corrected from {BATCH} of the clips that calibrate, in one round.",
         "On chip: share of the weight matrices; biases, normalisations and the gates of an LSTM "
         "are digital.",
     ]

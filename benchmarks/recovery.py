@@ -13,21 +13,22 @@ from collections.abc import Sequence
 
 import analogtorch as at
 from analogtorch.speech.pretrained import load_pretrained, names
-from benchmarks.pretrained import BATCH, CALIBRATE_EVERY, calibration_clips
+from benchmarks.pretrained import BATCH, CALIBRATE_EVERY, calibration_clips, correcting_clips
 from benchmarks.tables import add_data, positive
 
 
 def run(options: argparse.Namespace) -> list[str]:
     """Return the tables: the lifetime, and the interval without and with a recovery."""
     net = load_pretrained(options.net, options.data)
-    calibration = calibration_clips(net)
     # clips that neither calibrate nor correct: their numbers are no multiples of CALIBRATE_EVERY
     held = [i for i in range(1, len(net.features), options.every) if i % CALIBRATE_EVERY]
     clips = dataclasses.replace(net, features=net.features[held], labels=net.labels[held])
     batches = clips.batches(BATCH)
     limit = options.floor * at.accuracy(net.model, batches)
-    model = at.calibrate(at.convert(net.model, at.chips.hermes64()), calibration, effort="ranges")
-    recovery = at.Recovery(batches=calibration[: options.batches])
+    model = at.calibrate(
+        at.convert(net.model, at.chips.hermes64()), calibration_clips(net), effort="ranges"
+    )
+    recovery = at.Recovery(batches=correcting_clips(net, options.batches))
     common = {"limit": limit, "num_chips": options.chips, "seed": options.seed}
 
     def metric(view: object) -> float:
