@@ -57,8 +57,8 @@ class TrainingNoise:
         checks.choice("TrainingNoise.weight", self.weight, get_args(WeightNoise))
         if self.weight == "gaussian" and self.scale is None:
             raise ValueError(
-                "TrainingNoise(weight='gaussian') needs scale, such as 0.05 of the largest weight; "
-                "in kws --chip.training.scale 0.05, also where --chip.levels replace it"
+                "TrainingNoise(weight='gaussian') needs scale, such as 0.05 of the largest weight "
+                "(training.scale=0.05, also where levels replace it)"
             )
         checks.numbers(
             self, "scale", optional=True, least=0, remedy="weight='none' trains without noise"

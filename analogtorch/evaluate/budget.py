@@ -250,7 +250,13 @@ def _growth(name: str, bench: "_Bench", lost: _Lost, share: float) -> float:
     def ends(factor: float) -> bool:
         if not possible(factor):
             return True
-        return lost.beyond(bench.value(_grown(name, factor)), share)
+        try:
+            return lost.beyond(bench.value(_grown(name, factor)), share)
+        except ValueError as error:
+            error.add_note(
+                f"budget: this was with {name} grown {factor:g} times; growth=None measures without"
+            )
+            raise
 
     low = 1.0
     while not ends(2 * low):

@@ -150,17 +150,23 @@ def _mends(system: System, b: Tensor, first: int, tolerance: float) -> list[str]
 def _ridge(system: System, b: Tensor, first: int, tolerance: float) -> str:
     """Return the least of some ridges with which a system is solved, found by trying them."""
     a, b = system.order.back(system.a), system.order.back(b)
-    largest, identity = a[first].abs().max(), torch.eye(a.shape[-1]).to(a)
+    diagonal, largest = a[first].diagonal(), a[first].abs().max()
     if not bool(largest):
         return "a matrix with an inverse, such as A + I (ridge)"
-    said = "a matrix with an inverse, such as A + {:g} m I (ridge), with its largest magnitude m"
+    # a ridge of the other sign leads eigenvalues across zero
+    away = -1 if float(diagonal.sum()) < 0 else 1
+    ridge = away * largest * torch.ones_like(diagonal).diag()
     for share in _RIDGES:
-        other = dataclasses.replace(
-            system, a=a + share * largest * identity, order=order_of(a, False)
-        )
+        other = dataclasses.replace(system, a=a + share * ridge, order=order_of(a, False))
         if _solved(other, b, first, system.chip, tolerance):
-            return said.format(share)
-    return f"{said.format(_RIDGES[0])}, which is not enough alone"
+            return (
+                f"a matrix with an inverse, such as A {'-' if away < 0 else '+'} {share:g} m I "
+                "(ridge), with its largest magnitude m"
+            )
+    return (
+        f"a matrix with an inverse; ridges of up to {_RIDGES[-1]:g} times its largest magnitude "
+        "are not enough alone"
+    )
 
 
 def _changes(
@@ -224,8 +230,10 @@ def _limit(
     if not shares[name] > left / 8:
         return "", []
     if name == "noise":
-        less = ({"noise": float(f"{mvm.noise / 2**k:.3g}")} for k in range(1, _HALVINGS + 1))
-        none = "chip.replace(mvm={'noise': 0.0}), which may not be enough alone"
+        # counts are whole: noise far above 1 is as good as 1
+        halves = (min(mvm.noise, 1.0) / 2**k for k in range(1, _HALVINGS + 1))
+        less = ({"noise": float(f"{noise:.3g}")} for noise in (*halves, 0.0))
+        none = "chip.replace(mvm={'noise': 0.0}), which is not enough alone"
         mend = _mend(system, b, first, tolerance, less) or none
         text = f": the noise of the counts, {mvm.noise:g}, changes them, by {shares[name]:.3g}"
         return text, [f"less noise, {mend}"]

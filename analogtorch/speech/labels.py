@@ -74,9 +74,10 @@ def label_index(name: str, *, where: str, classes: tuple[str, ...] = LABELS) -> 
     """
     if name in classes:
         return classes.index(name)
-    same = [number for number, label in enumerate(classes) if composed(label) == composed(name)]
-    if len(same) == 1:
-        return same[0]
+    if isinstance(name, str):
+        same = [i for i, label in enumerate(classes) if composed(label) == composed(name)]
+        if len(same) == 1:
+            return same[0]
     remedy = (
         f" A word outside the keywords belongs to the class {UNKNOWN!r}."
         if UNKNOWN in classes

@@ -195,10 +195,11 @@ def test_errors_of_a_metric_are_no_limit_of_growth(name, defects, worse):
         raise ValueError("no positive predictions")
 
     broken = None if defects is None else at.Defects(stuck_on=defects)
-    with pytest.raises(ValueError, match="no positive predictions|metric is nan"):
+    with pytest.raises(ValueError, match="no positive predictions|metric is nan") as error:
         at.budget(
             converted(noisy_chip()), metric, names=name, num_chips=1, defects=broken, growth=10.0
         )
+    assert f"with {name} grown" in error.value.__notes__[0]
 
 
 def test_unknown_defects_are_refused():

@@ -264,8 +264,25 @@ def test_the_ridge_that_is_named_mends_a_singular_matrix_of_any_size(size, scali
 
 
 def test_a_ridge_after_which_another_condition_fails_is_said_to_be_not_enough() -> None:
-    with pytest.raises(NotSolvedError, match="m I .ridge., .*, which is not enough alone"):
+    with pytest.raises(NotSolvedError, match="ridges of up to 1 times .* are not enough alone"):
         at.solve(-torch.ones(4, 4), torch.ones(4), CHIP)
+
+
+def test_a_ridge_leads_away_from_zero() -> None:
+    a, b = -torch.ones(2, 2), torch.ones(2)
+    with pytest.raises(NotSolvedError, match="such as A - (.*) m I .ridge.") as refusal:
+        at.solve(a, b, CHIP, scaling=True)
+    share = float(re.search("A - (.*) m I", str(refusal.value))[1])
+    assert at.solve(a - share * torch.eye(2), b, CHIP, scaling=True).solved.all()
+
+
+def test_noise_far_above_a_count_is_named_with_one_that_solves() -> None:
+    a, b = torch.eye(16).double() + 0.08 * torch.ones(16, 16).tril(-1), torch.ones(16).double()
+    with pytest.raises(NotSolvedError, match="the noise of the counts, 100") as refusal:
+        at.solve(a, b, CHIP.replace(mvm={"noise": 100.0}))
+    less = float(re.search("'noise': ([0-9.]*)", str(refusal.value))[1])
+    assert less > 0
+    assert at.solve(a, b, CHIP.replace(mvm={"noise": less})).solved.all()
 
 
 def test_scaling_leaves_positive_definite_matrices_in_order() -> None:
