@@ -1,11 +1,9 @@
 """Copies of models whose modules keep tensors with a history of gradients."""
 
 import copy
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
-
-from analogtorch.conversion.weights import tensors
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -21,5 +19,14 @@ def detached(model: nn.Module) -> dict[int, Tensor]:
     Pruning and the weight norm of ``torch.nn.utils`` keep a weight that is computed from
     Parameters, and compute it anew in each run; other modules keep outputs of their last run.
     """
-    kept = (t for module in model.modules() for t in tensors(vars(module)))
-    return {id(t): t.detach().clone() for t in kept if not t.is_leaf}
+    waiting: list[Any] = [vars(module) for module in model.modules()]
+    seen, found = set[int](), dict[int, Tensor]()
+    while waiting:  # lists may hold themselves, and be deep
+        held = waiting.pop()
+        for item in held.values() if isinstance(held, dict) else held:
+            if isinstance(item, Tensor) and not item.is_leaf and id(item) not in found:
+                found[id(item)] = item.detach().clone()
+            elif isinstance(item, dict | list | tuple) and id(item) not in seen:
+                seen.add(id(item))
+                waiting.append(item)
+    return found

@@ -22,31 +22,44 @@ def replace(model: nn.Module, new: Mapping[int, nn.Module]) -> nn.Module:
         The model, or what replaces it.
     """
     parent: Any
-    seen = set[int]()
+    done: dict[int, tuple[Any, Any]] = {}
     for parent in [*model.modules(), *new.values()]:  # new modules may hold replaced ones
         if isinstance(parent, torch.jit.ScriptModule):
             continue  # nothing in it can be replaced
         compiled = parent._modules.get(COMPILED)
-        _renewed(vars(parent), new, seen)
+        _renew(vars(parent), new, done)
         if parent._modules.get(COMPILED) is not compiled:
             parent._initialize()  # torch's, which it calls after unpickling too
     return new.get(id(model), model)
 
 
-def _renewed(held: Any, new: Mapping[int, nn.Module], seen: set[int]) -> Any:
-    """Return what stands for ``held``; lists and dictionaries are changed in place.
+def _renew(
+    attributes: dict[str, Any], new: Mapping[int, nn.Module], done: dict[int, tuple[Any, Any]]
+) -> None:
+    """Replace modules in the attributes of a module, and in what these hold.
 
-    ``seen`` has the ``id`` of those that are done or being done, as they may hold themselves.
+    ``done`` has, by ``id``, each dictionary, list and tuple that was looked at, and what stands for
+    it: they may hold themselves, or each other many times.
     """
-    if id(held) in new:
-        return new[id(held)]
-    if type(held) is tuple:
-        items = tuple(_renewed(item, new, seen) for item in held)
-        return held if all(map(operator.is_, items, held)) else items
-    if not isinstance(held, dict | list) or id(held) in seen:
-        return held
-    seen.add(id(held))
-    for key, item in list(held.items() if isinstance(held, dict) else enumerate(held)):
-        if (renewed := _renewed(item, new, seen)) is not item:
-            held[key] = renewed
-    return held
+    waiting: list[Any] = [attributes]
+
+    def renewed(item: Any) -> Any:
+        if id(item) in new:
+            return new[id(item)]
+        if not isinstance(item, dict | list | tuple):
+            return item
+        if id(item) not in done:
+            done[id(item)] = item, item
+            if type(item) is tuple:
+                items = tuple(map(renewed, item))
+                if not all(map(operator.is_, items, item)):
+                    done[id(item)] = item, items
+            elif not isinstance(item, tuple):
+                waiting.append(item)
+        return done[id(item)][1]
+
+    while waiting:
+        held = waiting.pop()
+        for key, item in list(held.items() if isinstance(held, dict) else enumerate(held)):
+            if (found := renewed(item)) is not item:
+                held[key] = found

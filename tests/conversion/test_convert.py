@@ -663,6 +663,9 @@ def test_references_that_are_no_children_are_replaced_too() -> None:
     runs = [2, 2, 1, 1]  # without a route: these are the layers themselves
     assert [(row.runs, row.routed) for row in report.layers] == [(n, False) for n in runs]
     assert model.around[2] is model.around
+    view = at.program(model, seed=1).at("1 day")
+    assert view.around[2] is view.around
+    assert view.around[1]["fixed"][1][0] is view.fc0
     at.to_digital(model)
     assert torch.equal(model(x), expected)
     with pytest.raises(ValueError, match="takes"):
@@ -670,6 +673,25 @@ def test_references_that_are_no_children_are_replaced_too() -> None:
     held = model.listed[0], model.fixed[0], model.named["x"], model.hidden
     assert [type(layer) for layer in held] == [type(layer) for layer in before]
     assert torch.equal(model(x), expected)
+
+
+def test_deep_lists_and_tuples_that_share_are_walked_once() -> None:
+    model = nn.Sequential(nn.Linear(8, 4))
+    deep: list = [model[0]]
+    shared: tuple = (model[0],)
+    for _ in range(2000):
+        deep = [deep]
+    for _ in range(60):
+        shared = (shared, shared)
+    model.deep, model.shared = deep, shared
+    at.convert(model, CHIP)
+    deep, shared = model.deep, model.shared
+    for _ in range(2000):
+        deep = deep[0]
+    for _ in range(60):
+        assert shared[0] is shared[1]
+        shared = shared[1]
+    assert deep[0] is shared[0] is model[0]
 
 
 def test_a_parametrized_layer_without_bias_warns_of_lost_ranges_too() -> None:
