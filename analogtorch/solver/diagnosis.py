@@ -62,8 +62,13 @@ def stalled(
     first = int(which.nonzero()[0])
     value = float(left[first])
     text, mends = _limit(system, b, found, first, value, tolerance)
+    radius = float(system.convergence.spectral_radius[first])
+    if not mends and radius < _GOOD and (mends := _steadier(system, b, first, tolerance)):
+        text = (
+            f": errors of cells change counts in some of the passes, which else converge: the "
+            f"spectral radius of I - inv(A0) A is {radius:.3g}"
+        )
     if not mends:
-        radius = float(system.convergence.spectral_radius[first])
         text = (
             f": the rough inverse is too coarse, with a spectral radius of I - inv(A0) A of "
             f"{radius:.3g}; the arrays of A0 hold {_levels(system.chip)}"
@@ -239,7 +244,10 @@ def _limit(
         return text, [f"less noise, {mend}"]
     if name == "rows":
         text = f": errors of cells change counts, by {shares[name]:.3g}"
-        return text, _steadier(system, b, first, tolerance)
+        closer = (
+            "cells that lie closer to their levels; a quarter of their spread is not enough alone"
+        )
+        return text, _steadier(system, b, first, tolerance) or [closer]
     text = f": registers of {mvm.input_bits} bits leave up to {shares[name]:.3g}"
     if name == "bits":
         text = f": {mvm.bits} bits of the matrix leave {shares[name]:.3g}"
@@ -270,7 +278,7 @@ def _more_bits(
 
 
 def _steadier(system: System, b: Tensor, first: int, tolerance: float) -> list[str]:
-    """Return changes with which errors of cells change no counts, found by trying them."""
+    """Return changes with which errors of cells change no counts, if trying them finds any."""
     mvm, found = system.chip.mvm, list[str]()
     halves = itertools.takewhile(bool, (mvm.rows >> k for k in itertools.count(1)))
     if mend := _mend(system, b, first, tolerance, ({"rows": rows} for rows in halves)):
@@ -281,9 +289,7 @@ def _steadier(system: System, b: Tensor, first: int, tolerance: float) -> list[s
         fewer = ({"bits_per_slice": bits} for bits in range(mvm.bits_per_slice - 1, 0, -1))
         if mend := _mend(system, b, first, tolerance, fewer):
             found.append(f"levels farther apart, {mend}")
-    return found or [
-        "cells that lie closer to their levels; a quarter of their spread is not enough alone"
-    ]
+    return found
 
 
 def _mend(
