@@ -4,7 +4,7 @@ These are buffers, other tensors that a module holds, and weights of embeddings.
 with them shows in a run only: most are added, looked up or scaled element by element.
 """
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -79,7 +79,7 @@ class Stored:
             user: the module that is running.
         """
         found = [self._of(t) for t in accessed(func, args, kwargs)]
-        if all(found):
+        if all(found) and not adds_to_data(func, args, self._of):
             self._weights.derive(result, [region for of in found for region in of])
             return None
         self._written.update(map(storage, accessed(func, args, kwargs, written=True)))
@@ -112,6 +112,21 @@ class Stored:
         own = next((name for name in names if self._held[name][0] is user), None)
         on_chip = of & self._analog and (own is None or _is_analog(self._held[own][0]))
         return None if of & self._counted or on_chip else own or names[0]
+
+
+def adds_to_data(func: Any, args: Any, of: Callable[[Tensor], list[Region]]) -> bool:
+    """Return whether an operator changes data by what it reads, as ``x.add_(weight)`` does.
+
+    A copy, and a result that is given as ``out``, take the place of what was there.
+
+    Args:
+        func: the operator.
+        args: its positional arguments; ``out`` is none of them.
+        of: returns the weights that a tensor is computed from; of data, none.
+    """
+    if func._schema.name == "aten::copy_":
+        return False
+    return any(not of(t) for t in accessed(func, args, {}, written=True))
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

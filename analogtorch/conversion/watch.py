@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from analogtorch.conversion.kinds import analog_layers
-from analogtorch.conversion.multiplied import Stored, remember
+from analogtorch.conversion.multiplied import Stored, adds_to_data, remember
 from analogtorch.conversion.running import Running
 from analogtorch.conversion.share import known
 from analogtorch.conversion.weights import Region, Weights, accessed, operator_name, storage
@@ -154,7 +154,8 @@ class Watch(Observer):
         used = [r for r in regions if not any(name in self.within for name in r.names)]
         if not used or operator_name(func) in _NORMS:
             return
-        if not (all(found) or self._adapts(func)) or self._added(func, args, kwargs):
+        alone = all(found) or self._adapts(func)
+        if not alone or adds_to_data(func, args, self.weights.of):
             self._report(func, used)
             return
         # computed from weights, and in an adapter from its own, with no other data yet
@@ -171,15 +172,6 @@ class Watch(Observer):
             and torch.Tag.pointwise in func.tags
             and is_part_of_adapter(self.model, self.running.name(user))
         )
-
-    def _added(self, func: Any, args: Any, kwargs: Any) -> bool:
-        """Return whether the operator adds what it reads to other data.
-
-        An example is ``x.add_(weight)``.
-        """
-        if func._schema.name == "aten::copy_":
-            return False
-        return any(not self.weights.of(t) for t in accessed(func, args, kwargs, written=True))
 
     def _report(self, func: Any, used: list[Region]) -> None:
         user = self.running.innermost

@@ -49,6 +49,12 @@ def _replaced(m: Net, h: Tensor) -> Tensor:
     return y
 
 
+def _padded(m: Net, h: Tensor) -> Tensor:
+    w = h.new_zeros(8, 8)
+    w[:4] = m.w[:4]
+    return h @ w
+
+
 @pytest.mark.parametrize(
     ("use", "digital"),
     [
@@ -65,6 +71,14 @@ def _replaced(m: Net, h: Tensor) -> Tensor:
         (lambda m, h: h + m.w @ m.row, {}),  # of constants alone
         (_written, {}),  # a state
         (_replaced, {}),
+        # in place: what is masked, scaled or added to stays data
+        (lambda m, h: h.masked_fill_(m.w[:5] > 0, 0.0) @ X.mT, {}),
+        (lambda m, h: h.mul_(m.row) @ X.mT, {}),
+        (lambda m, h: h.add_(m.plain[:5]) @ X.mT, {}),
+        (lambda m, h: h.add_(m.row) @ m.w, {"w": 64}),
+        (lambda m, h: h @ m.w.clone().mul_(0.5), {"w": 64}),
+        (lambda m, h: h @ torch.mul(m.w, m.row, out=torch.empty(8, 8)), {"w": 64}),
+        (_padded, {"w": 64}),
     ],
 )
 def test_what_multiplies_data_without_a_layer_is_digital(
