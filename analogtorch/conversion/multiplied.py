@@ -20,6 +20,7 @@ from analogtorch.conversion.weights import (
     operands,
     operator_name,
     storage,
+    tensors,
 )
 from analogtorch.nn import AnalogComposite, AnalogLayer
 
@@ -60,7 +61,7 @@ class Stored:
         self._counted, self._analog = counted, analog
         self._weights = Weights()
         self._held: dict[str, tuple[nn.Module, str, Tensor]] = {}
-        self._written = set[Storage]()
+        self._written, self._made = set[Storage](), set[Storage]()
         for name, module in model.named_modules():
             for own, t in _tensors(module).items():
                 self._weights.add(full := f"{name}.{own}", t)
@@ -79,10 +80,13 @@ class Stored:
             user: the module that is running.
         """
         found = [self._of(t) for t in accessed(func, args, kwargs)]
-        if all(found) and not adds_to_data(func, args, self._of):
+        written = accessed(func, args, kwargs, written=True)
+        if not (found or written):
+            self.made(result)
+        if all(found) and not changes_data(func, args, self._is_constant):
             self._weights.derive(result, [region for of in found for region in of])
             return None
-        self._written.update(map(storage, accessed(func, args, kwargs, written=True)))
+        self._written.update(map(storage, written))
         if not any(found):
             return None
         name = operator_name(func)
@@ -92,6 +96,10 @@ class Stored:
             return None
         left, right = map(self._of, pair)
         return None if bool(left) == bool(right) else self._name(left or right, user)
+
+    def made(self, result: Any) -> None:
+        """Remember tensors of the run that hold no data yet, such as ``torch.zeros(4)``."""
+        self._made.update(map(storage, tensors(result)))
 
     def still(self, name: str) -> tuple[nn.Module, str] | None:
         """Return the module that holds a tensor, and its name there; None if the run changed it.
@@ -105,6 +113,10 @@ class Stored:
     def _of(self, t: Tensor) -> list[Region]:
         return [] if storage(t) in self._written else self._weights.of(t)
 
+    def _is_constant(self, t: Tensor) -> bool:
+        empty = storage(t) in self._made and storage(t) not in self._written
+        return empty or bool(self._of(t))
+
     def _name(self, regions: list[Region], user: nn.Module | None) -> str | None:
         """Return the largest of the tensors that a weight is made of; others scale or mask it."""
         of = {id(self._held[name][2]) for region in regions for name in region.names}
@@ -114,19 +126,15 @@ class Stored:
         return None if of & self._counted or on_chip else own or names[0]
 
 
-def adds_to_data(func: Any, args: Any, of: Callable[[Tensor], list[Region]]) -> bool:
+def changes_data(func: Any, args: Any, is_constant: Callable[[Tensor], Any]) -> bool:
     """Return whether an operator changes data by what it reads, as ``x.add_(weight)`` does.
-
-    A copy, and a result that is given as ``out``, take the place of what was there.
 
     Args:
         func: the operator.
-        args: its positional arguments; ``out`` is none of them.
-        of: returns the weights that a tensor is computed from; of data, none.
+        args: its positional arguments. ``out``, which it overwrites, is none of them.
+        is_constant: returns whether a tensor holds no data.
     """
-    if func._schema.name == "aten::copy_":
-        return False
-    return any(not of(t) for t in accessed(func, args, {}, written=True))
+    return not all(map(is_constant, accessed(func, args, {}, written=True)))
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

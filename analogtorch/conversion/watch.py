@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from analogtorch.conversion.kinds import analog_layers
-from analogtorch.conversion.multiplied import Stored, adds_to_data, remember
+from analogtorch.conversion.multiplied import Stored, changes_data, remember
 from analogtorch.conversion.running import Running
 from analogtorch.conversion.share import known
 from analogtorch.conversion.weights import Region, Weights, accessed, operator_name, storage
@@ -124,7 +124,10 @@ class Watch(Observer):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if not func.is_view and operator_name(func) not in _SHAPE_ONLY:
+        if operator_name(func) in _SHAPE_ONLY:
+            if not self.within:
+                self.stored.made(result)
+        elif not func.is_view:
             self._look(func, args, kwargs or {}, result)
             if not self.within:
                 self._look_at_stored(func, args, kwargs or {}, result)
@@ -154,8 +157,8 @@ class Watch(Observer):
         used = [r for r in regions if not any(name in self.within for name in r.names)]
         if not used or operator_name(func) in _NORMS:
             return
-        alone = all(found) or self._adapts(func)
-        if not alone or adds_to_data(func, args, self.weights.of):
+        added = func._schema.name != "aten::copy_" and changes_data(func, args, self.weights.of)
+        if added or not (all(found) or self._adapts(func)):
             self._report(func, used)
             return
         # computed from weights, and in an adapter from its own, with no other data yet

@@ -49,6 +49,11 @@ def _replaced(m: Net, h: Tensor) -> Tensor:
     return y
 
 
+def _with_a_token(m: Net, h: Tensor) -> Tensor:
+    h[0] = m.row
+    return h @ X.mT
+
+
 def _padded(m: Net, h: Tensor) -> Tensor:
     w = h.new_zeros(8, 8)
     w[:4] = m.w[:4]
@@ -78,6 +83,7 @@ def _padded(m: Net, h: Tensor) -> Tensor:
         (lambda m, h: h.add_(m.row) @ m.w, {"w": 64}),
         (lambda m, h: h @ m.w.clone().mul_(0.5), {"w": 64}),
         (lambda m, h: h @ torch.mul(m.w, m.row, out=torch.empty(8, 8)), {"w": 64}),
+        (_with_a_token, {}),
         (_padded, {"w": 64}),
     ],
 )
