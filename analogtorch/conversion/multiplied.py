@@ -6,7 +6,6 @@ with them shows in a run only: most are added, looked up or scaled element by el
 
 from collections.abc import Callable, Iterator, Mapping, Set
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -24,16 +23,22 @@ from analogtorch.conversion.weights import (
 )
 from analogtorch.nn import AnalogComposite, AnalogLayer
 
-_MULTIPLIED: "WeakKeyDictionary[nn.Module, dict[str, str]]" = WeakKeyDictionary()
-"""Names of such tensors in each module, and what multiplied by them in the last run watched."""
+_MULTIPLIED = "_analogtorch_multiplied"
+"""Attribute of modules, which copies keep: names of such tensors, and what multiplied by them in
+the last run watched."""
 
 
 def remember(model: nn.Module, found: Mapping[tuple[nn.Module, str], str]) -> None:
     """Remember what a run multiplied by: modules and names of tensors, with the reason."""
     for module in model.modules():
-        _MULTIPLIED.pop(module, None)
+        forget_multiplied(module)
     for (module, own), why in found.items():
-        _MULTIPLIED.setdefault(module, {})[own] = why
+        vars(module).setdefault(_MULTIPLIED, {})[own] = why
+
+
+def forget_multiplied(module: nn.Module) -> None:
+    """Undo ``remember`` for a module alone."""
+    vars(module).pop(_MULTIPLIED, None)
 
 
 def multiplied(model: nn.Module) -> Iterator[tuple[str, Tensor, str]]:
@@ -42,7 +47,7 @@ def multiplied(model: nn.Module) -> Iterator[tuple[str, Tensor, str]]:
     A Parameter goes by the name of its module, unless that is analog.
     """
     for name, module in model.named_modules():
-        for own, why in _MULTIPLIED.get(module, {}).items():
+        for own, why in vars(module).get(_MULTIPLIED, {}).items():
             if (t := _tensors(module).get(own)) is not None:
                 whole = own in module._parameters and not _is_analog(module)
                 yield (name if whole else f"{name}.{own}".lstrip(".")) or "(root)", t, why

@@ -23,6 +23,7 @@ from analogtorch.conversion.kinds import (
     refuse_programmed,
     refuse_scripted,
 )
+from analogtorch.conversion.multiplied import forget_multiplied
 from analogtorch.conversion.patterns import (
     Unit,
     candidates,
@@ -323,6 +324,7 @@ def to_digital(model: nn.Module) -> nn.Module:
     for module in model.modules():
         unroute(module)
         forget_unread(module)
+        forget_multiplied(module)
         unwatch_adapter(module)
     forget(model)
     return restore(replace(model, {id(m): m.to_digital() for m in layers.values()}))

@@ -1,3 +1,5 @@
+import copy
+import pickle
 from collections.abc import Callable
 
 import pytest
@@ -109,6 +111,39 @@ def test_it_is_named_with_its_place_and_share() -> None:
     assert "digital: table (64 weights; digital unless convert(..., embeddings=True))" in str(
         at.summary(model)
     )
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle", "program"])
+def test_copies_keep_what_guard_has_seen(how: str) -> None:
+    model = at.convert(nn.Sequential(nn.Linear(8, 8), Filtered()), CHIP)
+    seen = at.guard(model, X).share
+    assert seen.digital == {"1.filters": 64}
+    if how == "program":
+        twin = at.program(model, seed=1).at("1 day")
+    else:
+        twin = copy.deepcopy(model) if how == "deepcopy" else pickle.loads(pickle.dumps(model))
+    assert at.summary(twin).share == seen
+    assert "digital: 1.filters (64 weights, 50.0 % of those that multiply; the model" in str(
+        at.summary(twin)
+    )
+
+
+def test_digital_models_keep_nothing_of_it() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), Filtered())
+    before = [set(vars(m)) for m in model.modules()]
+    at.guard(at.convert(model, CHIP), X)
+    assert [set(vars(m)) for m in at.to_digital(model).modules()] == before
+
+
+class Filtered(nn.Module):
+    """A module that multiplies by a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("filters", torch.randn(8, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.filters
 
 
 class Held(nn.Module):
