@@ -28,7 +28,7 @@ _OPERANDS = {
 """Operators that are products with a sum, with the names of their two factors."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors have no single truth value
 class Region:
     """The bytes of its storage that a weight covers, and the names under which it is known."""
 

@@ -283,3 +283,18 @@ def test_wrong_models_are_refused() -> None:
         guard(Net(), X)
     with pytest.raises(TypeError, match=r"torch\.nn\.Module, got Tensor"):
         guard(X, X)  # type: ignore[arg-type]
+
+
+def test_weights_of_two_layers_that_are_added_in_place_are_both_named() -> None:
+    class Merged(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            w = self.a.weight.clone()
+            w += self.b.weight
+            return F.linear(self.b(self.a(x)), w)
+
+    with pytest.raises(ValueError, match=r"(?s)'a': aten\.mm .*'b': aten\.mm "):
+        guard(at.convert(Merged(), CHIP), X)

@@ -51,6 +51,12 @@ def _replaced(m: Net, h: Tensor) -> Tensor:
     return y
 
 
+def _assembled(m: Net, h: Tensor) -> Tensor:
+    w = torch.zeros(12, 8)
+    w[:8], w[8:] = m.w, m.keys[0]
+    return F.linear(h, w)
+
+
 def _with_a_token(m: Net, h: Tensor) -> Tensor:
     h[0] = m.row
     return h @ X.mT
@@ -87,6 +93,8 @@ def _padded(m: Net, h: Tensor) -> Tensor:
         (lambda m, h: h @ torch.mul(m.w, m.row, out=torch.empty(8, 8)), {"w": 64}),
         (_with_a_token, {}),
         (_padded, {"w": 64}),
+        (lambda m, h: h @ m.w.clone().mul_(m.row), {"w": 64}),
+        (_assembled, {"w": 64}),
     ],
 )
 def test_what_multiplies_data_without_a_layer_is_digital(
