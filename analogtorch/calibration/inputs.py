@@ -17,8 +17,10 @@ from analogtorch.calibration.passes import (
     run,
 )
 from analogtorch.conversion.guard import INSTEAD, listed, route_bypasses
+from analogtorch.conversion.kinds import analog_layers
+from analogtorch.conversion.route import routed_layers
 from analogtorch.conversion.unread import forget_unread, quiet
-from analogtorch.conversion.watch import Bypass, evaluating
+from analogtorch.conversion.watch import Bypass, Watch, evaluating
 from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.ops import Plan
 from analogtorch.ops.blocks import seen_by
@@ -49,7 +51,8 @@ def observe(
     batches: Iterable[Any],
     forward: Forward | None,
     progress: bool,
-    routes: list[Callable[[], None]] | None,
+    *,
+    route: bool,
     allow_unused: bool,
 ) -> dict[str, Seen]:
     """Collect the inputs of each layer that runs.
@@ -61,8 +64,8 @@ def observe(
         batches: as ``calibrate`` takes them.
         forward: as ``calibrate`` takes it.
         progress: if True, show a progress bar.
-        routes: a list to which the functions are added that undo each route to a layer that was
-            called by its weight; None: the routes are known.
+        route: if True, route calls of a layer by its weight that the first batch shows to the
+            layer, from then on; if False, such routes are known.
         allow_unused: as ``calibrate`` takes it.
 
     Returns:
@@ -75,25 +78,16 @@ def observe(
         UserWarning: the model also computes with the weight of a layer that ran.
     """
     collected = _Collected(layers, per)
-
-    def routed(first: Callable[[nn.Module], Any]) -> None:
-        """Route calls of weights that the first batch shows."""
-        if routes is not None:
-            found, back = route_bypasses(model, first)
-            routes.append(back)
-            bypassed.update(found.bypasses)
-            collected.start()  # the batch runs again
-
-    bypassed: dict[str, Bypass] = {}
+    first = functools.partial(collected.route, model) if route else None
     with quiet(), evaluating(model), tapped(collected.taps()):
-        run("calibrate", model, batches, forward, progress, routed)
+        run("calibrate", model, batches, forward, progress, first)
     ran = collected.ran
-    free = layers.keys() - bypassed if allow_unused and ran else set()
+    free = layers.keys() - collected.bypassed if allow_unused and ran else set()
     remedy = EXCLUDE
     if not allow_unused:
         remedy += ", or pass allow_unused=True for those that run in training only"
     check_ran("calibrate", layers, ran | free, remedy=remedy)
-    _name_bypassed(bypassed)
+    _name_bypassed(collected.bypassed)
     forget_unread(model)  # what did not run is known and allowed
     return {name: inputs for name, inputs in collected.seen.items() if name in ran}
 
@@ -122,12 +116,32 @@ class _Collected:
             and layer.takes_range_per_block
         }
         self.ran: set[str] = set()
+        self.bypassed: Mapping[str, Bypass] = {}
+        """What computes with weights of layers outside of these, in the first batch."""
         self.start()
 
     def start(self) -> None:
         """Forget what was counted."""
         parts = {n: x.row_blocks if n in self.tiled else 1 for n, x in self.layers.items()}
         self.seen = {n: Seen([Histogram() for _ in range(count)]) for n, count in parts.items()}
+
+    def route(self, model: nn.Module, first: Callable[[nn.Module], Any]) -> None:
+        """Count the first batch, and route calls of weights that it shows.
+
+        It runs once, as a forward may change the batch or the model, and again where calls were
+        routed.
+        """
+        routed, watched = routed_layers(model), Watch(model, dict(analog_layers(model)))
+        with watched.watching():
+            first(model)
+        counted = self.seen
+        self.start()  # routes are tried in runs that do not count
+        self.bypassed = route_bypasses(model, first, watched).bypasses
+        if routed_layers(model) == routed:
+            self.seen = counted
+        else:
+            self.start()
+            first(model)
 
     def taps(self) -> dict[AnalogLayer, Tap]:
         """Return a tap for each layer."""

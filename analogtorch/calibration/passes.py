@@ -127,7 +127,7 @@ def run(
     batches: Iterable[Any],
     forward: Forward | None,
     progress: bool,
-    before: Callable[[Callable[[nn.Module], Any]], None] | None = None,
+    first: Callable[[Callable[[nn.Module], Any]], None] | None = None,
 ) -> None:
     """Run ``model`` on every batch.
 
@@ -139,8 +139,8 @@ def run(
             a mapping as keyword arguments.
         forward: a function that runs the model on a batch instead.
         progress: if True, show a progress bar.
-        before: a function that is called before the first batch, with a function that runs a model
-            on it.
+        first: a function that runs the first batch, by the function that it gets, which runs a
+            model on it; None: that batch runs as the others do.
 
     Raises:
         ValueError: there is no batch.
@@ -150,9 +150,10 @@ def run(
     count = 0
     for batch in Progress(batches, desc=caller, unit="batch", disable=not progress):
         one = functools.partial(one_pass, caller, batch=batch, forward=forward, number=count)
-        if count == 0 and before is not None:
-            before(one)
-        one(model)
+        if count == 0 and first is not None:
+            first(one)
+        else:
+            one(model)
         count += 1
     if count == 0:
         raise ValueError(f"{caller}: batches is empty; pass at least one batch of inputs")

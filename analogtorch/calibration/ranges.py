@@ -25,6 +25,7 @@ from analogtorch.conversion.kinds import (
     refuse_programmed,
     refuse_unloaded,
 )
+from analogtorch.conversion.route import routed_as_before_on_error
 from analogtorch.conversion.taken import refuse_taken
 from analogtorch.nn import AnalogLayer
 from analogtorch.values import checks
@@ -204,12 +205,13 @@ def calibrate(
     else:
         fitted, judged = held_back(batches, JUDGED) if method == "mse" else (batches, batches)
     whole = Calibration(model, layers, fitted, judged, wanted, forward, progress)
-    with _unrouted_on_error() as routes, _as_before(layers):
+    with routed_as_before_on_error(model), _as_before(layers):
         whole.forget()
         with whole.without_converters():
             seen = observe(
-                model, layers, per, whole.batches, forward, progress, routes, allow_unused
-            )
+                model, layers, per, whole.batches, forward, progress,
+                route=True, allow_unused=allow_unused,
+            )  # fmt: skip
         seen = heard(seen, allow_unused)
         ran = dataclasses.replace(whole, layers={name: layers[name] for name in seen})
         if effort == "search":
@@ -315,18 +317,6 @@ def _checked(
             f"as adc='mse'; got adc={adc!r}, per={per!r}"
         )
     return layers
-
-
-@contextlib.contextmanager
-def _unrouted_on_error() -> Iterator[list[Callable[[], None]]]:
-    """Yield a list of functions that undo routes, and call them if the context fails."""
-    routes: list[Callable[[], None]] = []
-    try:
-        yield routes
-    except BaseException:
-        for back in routes:
-            back()
-        raise
 
 
 @contextlib.contextmanager

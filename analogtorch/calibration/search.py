@@ -203,7 +203,7 @@ class Search:
         with whole.without_converters():
             return observe(
                 whole.model, dict(whole.layers), "tile", whole.batches, whole.forward,
-                whole.progress, None, allow_unused=False,
+                whole.progress, route=False, allow_unused=False,
             )  # fmt: skip
 
     def _errors(self, settings: Mapping[str, Setting], judge: NoisyJudge) -> Tensor:

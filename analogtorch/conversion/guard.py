@@ -9,7 +9,13 @@ from torch import nn
 from analogtorch.conversion.example import Example, runner
 from analogtorch.conversion.kinds import check_module, some_layers
 from analogtorch.conversion.multiplied import multiplied
-from analogtorch.conversion.route import name_in, route, routed_layers, unroute
+from analogtorch.conversion.route import (
+    name_in,
+    route,
+    routed_as_before_on_error,
+    routed_layers,
+    unroute,
+)
 from analogtorch.conversion.share import Share, share
 from analogtorch.conversion.taken import refuse_taken
 from analogtorch.conversion.unread import quiet
@@ -149,70 +155,53 @@ def guard(
         def run(model: nn.Module) -> Any:
             return given(model, example)
 
-    with quiet():
-        seen, undo = route_bypasses(model, run)
-    routed = set(routed_layers(model))
-    report = GuardReport(
-        tuple(
-            GuardRow(
-                name=name or "(root)",
-                kind=type(layer).__name__.removeprefix("Analog"),
-                weights=layer.weight.numel(),
-                runs=seen.runs[name],
-                routed=name in routed,
-                digital_uses=tuple(sorted(seen.digital_uses[name])),
-            )
-            for name, layer in layers.items()
-        ),
-        share(model),
-        tuple((name, why, t.numel()) for name, t, why in multiplied(model)),
-    )
-    try:
+    with routed_as_before_on_error(model):
+        with quiet():
+            seen = route_bypasses(model, run, watch(model, run))
+        routed = set(routed_layers(model))
+        report = GuardReport(
+            tuple(
+                GuardRow(
+                    name=name or "(root)",
+                    kind=type(layer).__name__.removeprefix("Analog"),
+                    weights=layer.weight.numel(),
+                    runs=seen.runs[name],
+                    routed=name in routed,
+                    digital_uses=tuple(sorted(seen.digital_uses[name])),
+                )
+                for name, layer in layers.items()
+            ),
+            share(model),
+            tuple((name, why, t.numel()) for name, t, why in multiplied(model)),
+        )
         _raise_for(report, seen.bypasses, allow_unused)
-    except ValueError:
-        undo()
-        raise
     return report
 
 
-def route_bypasses(
-    model: nn.Module, run: Callable[[nn.Module], Any]
-) -> tuple[Watch, Callable[[], None]]:
-    """Watch a run and route what bypasses a layer, until nothing more can be routed.
+def route_bypasses(model: nn.Module, run: Callable[[nn.Module], Any], seen: Watch) -> Watch:
+    """Route what bypasses a layer, and watch again, until nothing more can be routed.
+
+    Args:
+        model: the model.
+        run: a function that runs it.
+        seen: a run of it that was watched.
 
     Returns:
-        The last run, and a function that undoes the routes that were added.
+        The last run, which is ``seen`` if no route was tried.
     """
-    before = {m: getattr(vars(m).get("forward"), "names", ()) for m in model.modules()}
-
-    def undo() -> None:
-        for module, names in before.items():
-            unroute(module)
-            if names:
-                route(module, list(names))
-
-    runs: Mapping[str, int] = {}
-    added: list[tuple[str, Bypass, nn.Module, str]] = []
     tried = set[tuple[nn.Module, str]]()
-    try:
-        while True:
-            seen = watch(model, run)
-            for name, bypass, user, inner in added:
-                ran = seen.runs[name] and not runs[name]  # for the route: it had none before
-                if seen.bypasses.get(name) == bypass and not ran:  # another call than the layer's
-                    unroute(user, [inner])
-                    tried.add((user, inner))
-            added = [
-                (name, bypass, *route_to)
-                for name, bypass in seen.bypasses.items()
-                if (route_to := _route(model, name, bypass, tried)) is not None
-            ]
-            if not added:
-                return seen, undo
-            runs = seen.runs
-    except BaseException:
-        undo()
-        raise
+    while added := [
+        (name, bypass, *route_to)
+        for name, bypass in seen.bypasses.items()
+        if (route_to := _route(model, name, bypass, tried)) is not None
+    ]:
+        runs, seen = seen.runs, watch(model, run)
+        for name, bypass, user, inner in added:
+            ran = seen.runs[name] and not runs[name]  # for the route: it had none before
+            if seen.bypasses.get(name) == bypass and not ran:  # another call than the layer's
+                unroute(user, [inner])
+                tried.add((user, inner))
+    return seen
 
 
 def _route(

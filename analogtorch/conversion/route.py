@@ -6,6 +6,7 @@ forward under a function mode that gives such calls to the layer. All else of th
 class, Parameters, hooks, pickling and compilation.
 """
 
+import contextlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import CodeType
@@ -153,6 +154,20 @@ def unroute(module: nn.Module, names: list[str] | None = None) -> None:
         routed.names = tuple(n for n in routed.names if names is not None and n not in names)
         if not routed.names:
             del vars(module)["forward"]
+
+
+@contextlib.contextmanager
+def routed_as_before_on_error(model: nn.Module) -> Iterator[None]:
+    """Restore the routes in a model if the context fails or is stopped."""
+    before = {m: getattr(vars(m).get("forward"), "names", ()) for m in model.modules()}
+    try:
+        yield
+    except BaseException:
+        for module, names in before.items():
+            unroute(module)
+            if names:
+                route(module, list(names))
+        raise
 
 
 def routes(model: nn.Module) -> dict[str, tuple[str, ...]]:

@@ -55,16 +55,8 @@ class Bypass:
 def watch(model: nn.Module, run: Callable[[nn.Module], Any]) -> "Watch":
     """Run the model once in evaluation mode and without gradients, and leave it unchanged."""
     seen = Watch(model, dict(analog_layers(model)))
-    with (
-        _unchanged(model),
-        seen.counting(),
-        eager(),
-        torch.no_grad(),
-        seen.running.hooked(),
-        seen,
-    ):
+    with _unchanged(model), torch.no_grad(), seen.watching():
         run(model)
-        remember(model, seen.multiplied())
     return seen
 
 
@@ -104,6 +96,13 @@ class Watch(Observer):
         for name, layer in layers.items():
             if isinstance(weight := layer._parameters.get("weight"), Tensor):
                 self.weights.add(name, weight)
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch the run in the context."""
+        with self.counting(), eager(), self.running.hooked(), self:
+            yield
+            remember(self.model, self.multiplied())
 
     def counting(self) -> contextlib.AbstractContextManager[None]:
         """Count the runs of the layers, with direct calls of ``forward``."""

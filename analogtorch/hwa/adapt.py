@@ -23,6 +23,7 @@ from analogtorch.conversion.kinds import (
     refuse_unloaded,
 )
 from analogtorch.conversion.unread import quiet
+from analogtorch.conversion.watch import watch
 from analogtorch.evaluate.identity import (
     batches_digest,
     every_tensor,
@@ -151,7 +152,7 @@ def adapt(
     twin.numbers = {id(batch): number for number, batch in enumerate(batches)}
     with quiet():  # layers used by their weight are digital until calibrate routes them
         first = functools.partial(one_pass, "adapt", batch=fitted[0], forward=forward)
-        route_bypasses(student, first)
+        route_bypasses(student, first, watch(student, first))
     run = None
     if folder is not None:
         head: dict[str, Any] = {"seed": seed_number(seed), "num_chips": num_chips, "steps": steps}

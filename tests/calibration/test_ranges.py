@@ -292,6 +292,45 @@ def test_a_layer_that_is_called_and_used_by_its_weight_is_routed() -> None:
     assert at.guard(model, _batches()[0]).layers[0].runs == 2
 
 
+class Streaming(nn.Module):
+    """Adds each input to those before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.sum = nn.Linear(16, 4), torch.zeros(())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.sum = self.sum + x
+        return self.layer(self.sum)
+
+
+class Halving(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x.mul_(0.5))
+
+
+@pytest.mark.parametrize(("kind", "largest"), [(Streaming, 2.0), (Halving, 0.5)])
+def test_forwards_that_change_the_model_or_the_batch_count_each_batch_once(
+    kind: type[nn.Module], largest: float
+) -> None:
+    batches = [torch.ones(2, 16), torch.ones(2, 16)]
+    model = at.calibrate(at.convert(kind(), CHIP), batches, method="absmax")
+    assert _ranges(model) == [largest]
+
+
+def test_runs_that_try_a_route_do_not_count() -> None:
+    batches = [10 * _batches()[0], *_batches()]
+    tied, layer = at.convert(TiedAutoencoder(), CHIP), at.convert(nn.Linear(16, 4), CHIP)
+    with pytest.warns(UserWarning, match="bypassed in part"):
+        at.calibrate(tied, batches, method="percentile", percentile=70)
+    at.calibrate(layer, batches, method="percentile", percentile=70)
+    assert _ranges(tied) == _ranges(layer)
+
+
 class Auxiliary(nn.Module):
     """A head that helps in training only."""
 
