@@ -16,7 +16,7 @@ from analogtorch.calibration.passes import (
     few_threads,
     run,
 )
-from analogtorch.conversion.guard import INSTEAD, listed, route_bypasses
+from analogtorch.conversion.guard import listed, route_bypasses
 from analogtorch.conversion.kinds import analog_layers
 from analogtorch.conversion.route import routed_layers
 from analogtorch.conversion.unread import forget_unread, quiet
@@ -75,7 +75,7 @@ def observe(
         ValueError: a layer never ran, or an input is NaN or infinite.
 
     Warns:
-        UserWarning: the model also computes with the weight of a layer that ran.
+        UserWarning: the model also multiplies by the weight of a layer that ran.
     """
     collected = _Collected(layers, per)
     first = functools.partial(collected.route, model) if route else None
@@ -87,18 +87,21 @@ def observe(
     if not allow_unused:
         remedy += ", or pass allow_unused=True for those that run in training only"
     check_ran("calibrate", layers, ran | free, remedy=remedy)
-    _name_bypassed(collected.bypassed)
+    _name_bypassed(collected.factors)
     forget_unread(model)  # what did not run is known and allowed
     return {name: inputs for name, inputs in collected.seen.items() if name in ran}
 
 
 def _name_bypassed(bypassed: Mapping[str, Bypass]) -> None:
-    """Warn of layers with whose weights the model computes without calling them, too."""
+    """Warn of layers by whose weights the model multiplies without calling them, too."""
     if bypassed:
         warn(
-            f"calibrate: {len(bypassed)} analog layers are bypassed in part: something else "
-            "computes with their weights, too. It is not what the layers compute, and so stays "
-            f"digital, without the errors of the chip.{listed(bypassed)}\n{INSTEAD}"
+            f"calibrate: {len(bypassed)} analog layers are bypassed in part: the model also "
+            "multiplies by their weights without calling them. These products are digital, "
+            f"without the errors of the chip.{listed(bypassed)}\nWhere a product is what the layer "
+            "computes, call the layer. Ignore this warning if the others may be digital, as the "
+            "decoder of a tied autoencoder and gradients that forward computes; or leave the "
+            "layers digital with convert(..., exclude=...)."
         )
 
 
@@ -118,6 +121,8 @@ class _Collected:
         self.ran: set[str] = set()
         self.bypassed: Mapping[str, Bypass] = {}
         """What computes with weights of layers outside of these, in the first batch."""
+        self.factors: Mapping[str, Bypass] = {}
+        """What multiplies by them."""
         self.start()
 
     def start(self) -> None:
@@ -136,7 +141,8 @@ class _Collected:
             first(model)
         counted = self.seen
         self.start()  # routes are tried in runs that do not count
-        self.bypassed = route_bypasses(model, first, watched).bypasses
+        watched = route_bypasses(model, first, watched)
+        self.bypassed, self.factors = watched.bypasses, watched.factors
         if routed_layers(model) == routed:
             self.seen = counted
         else:

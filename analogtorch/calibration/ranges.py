@@ -121,9 +121,9 @@ def calibrate(
 
     The call also checks that nothing bypasses the analog layers. Where the model calls a layer by
     its weight, the call is routed to the layer, as by ``analogtorch.guard``. A layer that never ran
-    is an error; a warning names those that run and are bypassed as well. Embeddings need no
-    calibration. Training mode, weights and random state are as before; calibrating again replaces
-    all ranges.
+    is an error; a warning names those that run and by whose weights the model also multiplies
+    elsewhere. Embeddings need no calibration. Training mode, weights and random state are as
+    before; calibrating again replaces all ranges.
 
     Args:
         model: a converted model.

@@ -25,11 +25,6 @@ from analogtorch.values.shown import Shown
 
 _SHOWN = 5
 """Most layers that an error lists; the others are counted."""
-INSTEAD = (
-    "Call the layers instead, from attributes of modules or lists and dictionaries of them, or "
-    "leave them digital with convert(..., exclude=...)."
-)
-"""What to do about layers that are bypassed."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +222,9 @@ def _raise_for(report: GuardReport, bypasses: dict[str, Bypass], allow_unused: b
     if bypasses:
         parts.append(
             f"{len(bypassed)} of {total} analog layers are bypassed: "
-            f"something else computes with their weights.{listed(bypasses)}\n{INSTEAD}"
+            f"something else computes with their weights.{listed(bypasses)}\n"
+            "Call the layers instead, from attributes of modules or lists and dictionaries of "
+            "them, or leave them digital with convert(..., exclude=...)."
         )
     if unused and not (allow_unused and not bypasses):
         parts.append(

@@ -9,6 +9,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,16 @@ from analogtorch.conversion.kinds import analog_layers
 from analogtorch.conversion.multiplied import Stored, changes_data, remember
 from analogtorch.conversion.running import Running
 from analogtorch.conversion.share import known
-from analogtorch.conversion.weights import Region, Weights, accessed, operator_name, storage
+from analogtorch.conversion.weights import (
+    Region,
+    Weights,
+    accessed,
+    bind,
+    operands,
+    operator_name,
+    storage,
+    tensors,
+)
 from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.nn.adapters import is_part_of_adapter
 
@@ -33,6 +43,11 @@ _SHAPE_ONLY = frozenset({
 """Operators that take a tensor for its shape and type and read none of its values."""
 _NORMS = frozenset({"linalg_vector_norm", "norm"})
 """Operators whose results are no weights: a norm of each output scales it in the digital unit."""
+_FUSED = frozenset({
+    "_transformer_encoder_layer_fwd", "_native_multi_head_attention", "_addmm_activation",
+    "_cudnn_rnn", "miopen_rnn", "mkldnn_rnn_layer", "_trilinear", "convolution_backward",
+})  # fmt: skip
+"""Operators that multiply by all weights that they take, besides those of ``operands``."""
 _HERE = f"{Path(__file__).parent}{os.sep}"
 
 
@@ -87,12 +102,14 @@ class Watch(Observer):
         self.runs = dict.fromkeys(layers, 0)
         self.within: list[str] = []
         self.bypasses: dict[str, Bypass] = {}
+        self.factors: dict[str, Bypass] = {}
+        """Those bypasses that multiply data by the weight and sum, as its layer does."""
         self.digital_uses: dict[str, set[str]] = {name: set() for name in layers}
         counted = {id(p) for of in known(model).values() for p in of}
         self.stored = Stored(model, counted, {id(layer.weight) for layer in layers.values()})
         self.products: dict[str, Bypass] = {}
         """Operators that multiply data by a tensor that no layer has as its weight, by its name."""
-        self.weights = Weights()
+        self.weights, self.changed = Weights(), Weights()
         for name, layer in layers.items():
             if isinstance(weight := layer._parameters.get("weight"), Tensor):
                 self.weights.add(name, weight)
@@ -130,6 +147,8 @@ class Watch(Observer):
             self._look(func, args, kwargs or {}, result)
             if not self.within:
                 self._look_at_stored(func, args, kwargs or {}, result)
+                changed = map(self.changed.of, accessed(func, args, kwargs or {}))
+                self._follow(func, args, kwargs or {}, result, list(chain.from_iterable(changed)))
         return result
 
     def _look_at_stored(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
@@ -158,7 +177,7 @@ class Watch(Observer):
             return
         added = func._schema.name != "aten::copy_" and changes_data(func, args, self.weights.of)
         if added or not (all(found) or self._adapts(func)):
-            self._report(func, used)
+            self._follow(func, args, kwargs, result, self._report(func, used))
             return
         # computed from weights, and in an adapter from its own, with no other data yet
         self.weights.derive(result, used)
@@ -175,16 +194,42 @@ class Watch(Observer):
             and is_part_of_adapter(self.model, self.running.name(user))
         )
 
-    def _report(self, func: Any, used: list[Region]) -> None:
+    def _report(self, func: Any, used: list[Region]) -> list[Region]:
+        """Record a use of weights outside of their layers, and return those that are bypassed."""
         user = self.running.innermost
         label = self._label(user)
+        bypassed = []
         for region in used:
-            owner = user is not None and not isinstance(user, AnalogLayer) and _holds(user, region)
-            for name in region.names:
-                if owner:
+            if user is not None and not isinstance(user, AnalogLayer) and _holds(user, region):
+                for name in region.names:
                     self.digital_uses[name].add(label)
-                elif name not in self.bypasses:
+                continue
+            bypassed.append(region)
+            for name in region.names:
+                if name not in self.bypasses:
                     self.bypasses[name] = self._bypass(func, user)
+        return bypassed
+
+    def _follow(
+        self, func: Any, args: Any, kwargs: Any, result: Any, bypassed: list[Region]
+    ) -> None:
+        """Look whether an operator multiplies by weights that are bypassed, as they are or changed.
+
+        Weights that are scaled, or changed otherwise number by number, are followed. Inside of an
+        analog layer what is computed from the weight of another is data.
+        """
+        if self.within or not bypassed:
+            return
+        name, user = operator_name(func), self.running.innermost
+        pair = operands(name, bind(func, args, kwargs)) or ()
+        for t in accessed(func, args, kwargs) if name in _FUSED else pair:
+            for region in (*self.weights.of(t), *self.changed.of(t)):
+                for factor in region.names if region in bypassed else ():
+                    if factor not in self.factors:
+                        self.factors[factor] = self._bypass(func, user)
+        if torch.Tag.pointwise in func.tags:
+            sizes = {t.numel() for t in tensors(result)}
+            self.changed.derive(result, [r for r in bypassed if r.weight.numel() in sizes])
 
     def _bypass(self, func: Any, user: nn.Module | None) -> Bypass:
         return Bypass(str(func.overloadpacket), self._label(user), self._site(user), user)

@@ -1,4 +1,5 @@
 import copy
+import warnings
 from collections import UserDict
 from collections.abc import Callable, Iterator
 
@@ -265,6 +266,49 @@ class TiedAutoencoder(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return nn.functional.linear(self.encoder(x).relu(), self.encoder.weight.t())
+
+
+class Decoder(TiedAutoencoder):
+    """Decodes with a scaled copy of the weight."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.encoder(x) @ (self.encoder.weight * x.mean())
+
+
+class Regularised(TiedAutoencoder):
+    """Returns a loss with the size of the weight, and with its distance from another."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y, weight = self.encoder(x), self.encoder.weight
+        loss = y.mean() + weight.pow(2).sum() + (weight - torch.ones(4, 16)).abs().sum()
+        return y, loss + x[0, 0] * weight.mean()
+
+
+class Forces(TiedAutoencoder):
+    """Returns the gradient of its output."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            return torch.autograd.grad(self.encoder(x).sin().sum(), x)[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"),
+    [(TiedAutoencoder, True), (Decoder, True), (Forces, True), (Regularised, False)],
+)
+def test_products_with_the_weight_of_a_layer_that_runs_are_named(
+    kind: type[nn.Module], named: bool
+) -> None:
+    model = at.convert(kind(), CHIP)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        at.calibrate(model, _batches(), effort="ranges")
+    texts = [str(each.message) for each in caught]
+    assert len(texts) == named
+    for text in texts:
+        assert f"'encoder': aten.mm in (root) ({kind.__name__}), {__file__}:" in text
+        assert "Ignore this warning if" in text
 
 
 class CalledBothWays(nn.Module):
