@@ -186,32 +186,30 @@ def route_bypasses(model: nn.Module, run: Callable[[nn.Module], Any], seen: Watc
     """
     tried = set[tuple[nn.Module, str]]()
     while added := [
-        (name, bypass, *route_to)
-        for name, bypass in seen.bypasses.items()
-        if (route_to := _route(model, name, bypass, tried)) is not None
+        (name, user, inner)
+        for name, user in seen.users
+        if user is not None and (inner := _route(model, name, user, tried))
     ]:
-        runs, seen = seen.runs, watch(model, run)
-        for name, bypass, user, inner in added:
-            ran = seen.runs[name] and not runs[name]  # for the route: it had none before
-            if seen.bypasses.get(name) == bypass and not ran:  # another call than the layer's
+        before, seen = seen.users, watch(model, run)
+        for name, user, inner in added:
+            if seen.users[name, user] >= before[name, user]:  # other calls than the layer's
                 unroute(user, [inner])
                 tried.add((user, inner))
     return seen
 
 
 def _route(
-    model: nn.Module, name: str, bypass: Bypass, tried: set[tuple[nn.Module, str]]
-) -> tuple[nn.Module, str] | None:
-    """Route one bypass, and return the module that is routed and the layer's name in it.
+    model: nn.Module, name: str, user: nn.Module, tried: set[tuple[nn.Module, str]]
+) -> str | None:
+    """Route calls of a layer in the module that bypasses it, and return the layer's name there.
 
     It is None if there can be no route, or is one already, or was one without effect.
     """
-    user = bypass.module
-    inner = None if user is None else name_in(user, model.get_submodule(name))
-    if user is None or not inner or (user, inner) in tried:
-        return None
+    inner = name_in(user, model.get_submodule(name))
     known = getattr(vars(user).get("forward"), "names", ())
-    return (user, inner) if inner not in known and route(user, [inner]) else None
+    if not inner or inner in known or (user, inner) in tried:
+        return None
+    return inner if route(user, [inner]) else None
 
 
 def _raise_for(report: GuardReport, bypasses: dict[str, Bypass], allow_unused: bool) -> None:

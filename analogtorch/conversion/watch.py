@@ -7,8 +7,9 @@ import random
 import sys
 import threading
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,6 @@ class Bypass:
     """Label of the innermost module that was running."""
     site: str
     """File and line."""
-    module: nn.Module | None = field(compare=False, repr=False)
-    """The module itself."""
 
     def __str__(self) -> str:
         return f"{self.operator} in {self.user}, {self.site}"
@@ -102,6 +101,9 @@ class Watch(Observer):
         self.runs = dict.fromkeys(layers, 0)
         self.within: list[str] = []
         self.bypasses: dict[str, Bypass] = {}
+        """The first bypass of each layer."""
+        self.users = Counter[tuple[str, nn.Module | None]]()
+        """How often each module, while it was the innermost, bypassed each layer."""
         self.factors: dict[str, Bypass] = {}
         """Those bypasses that multiply data by the weight and sum, as its layer does."""
         self.digital_uses: dict[str, set[str]] = {name: set() for name in layers}
@@ -206,6 +208,7 @@ class Watch(Observer):
                 continue
             bypassed.append(region)
             for name in region.names:
+                self.users[name, user] += 1
                 if name not in self.bypasses:
                     self.bypasses[name] = self._bypass(func, user)
         return bypassed
@@ -232,7 +235,7 @@ class Watch(Observer):
             self.changed.derive(result, [r for r in bypassed if r.weight.numel() in sizes])
 
     def _bypass(self, func: Any, user: nn.Module | None) -> Bypass:
-        return Bypass(str(func.overloadpacket), self._label(user), self._site(user), user)
+        return Bypass(str(func.overloadpacket), self._label(user), self._site(user))
 
     def _label(self, module: nn.Module | None) -> str:
         if module is None:

@@ -1,5 +1,6 @@
 import copy
 import inspect
+import itertools
 import pickle
 from typing import Any
 
@@ -237,6 +238,45 @@ def test_a_route_without_effect_is_none() -> None:
         with pytest.warns(UserWarning, match="bypassed in part"):
             at.calibrate(net, [X], effort="ranges")
         assert routed_layers(net) == routed
+
+
+class _Decoder(nn.Module):
+    """Multiplies by the weight of another module's layer."""
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = lambda: weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight()
+
+
+class _InOrder(nn.Module):
+    """Calls a layer, and bypasses it by its call and by others, in an order."""
+
+    def __init__(self, order: tuple[str, ...]) -> None:
+        super().__init__()
+        self.layer, self.order = nn.Linear(8, 8), order
+        self.decoder = _Decoder(self.layer.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        layer = self.layer
+        for way in self.order:
+            if way == "layer":
+                x = F.linear(x, layer.weight, layer.bias)
+            elif way == "transposed":
+                x = F.linear(x, layer.weight.t())
+            else:
+                x = self.decoder(x)
+        return layer(x)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(["layer", "transposed", "decoder"])))
+def test_a_route_does_not_depend_on_the_order_of_the_calls(order: tuple[str, ...]) -> None:
+    model = at.convert(_InOrder(order), CHIP)
+    with pytest.warns(UserWarning, match="bypassed in part"):
+        at.calibrate(model, [X], effort="ranges")
+    assert at.summary(model).routed == ("layer",)
 
 
 class _Called(nn.Module):
