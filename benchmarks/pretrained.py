@@ -107,7 +107,9 @@ def measure(
     matrices = sum(p.numel() for p in net.model.parameters() if p.dim() > 1)
     model = at.convert(copy.deepcopy(net.model), chip)
     calibration = calibration_clips(net)
-    recovery = at.Recovery(batches=correcting_clips(net), rounds=1)
+    recovery = None
+    if variant in CORRECTED:
+        recovery = at.Recovery(batches=correcting_clips(net), rounds=1)
     if options.percentile is None:
         at.calibrate(model, calibration, effort="ranges")  # the table names the scale
     else:
@@ -126,7 +128,7 @@ def measure(
             num_chips=options.chips,
             seed=options.seed,
             compensation=options.compensation,
-            recovery=recovery if variant in CORRECTED else None,
+            recovery=recovery,
         ),
     )
 

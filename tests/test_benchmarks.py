@@ -44,6 +44,7 @@ from benchmarks.convert import efforts, language
 from benchmarks.convert.clipping import clipped
 from benchmarks.hwa import __main__ as hwa
 from benchmarks.hwa.recipes import CONFIGURED
+from benchmarks.pretrained import correcting_clips
 from benchmarks.registry import SHAPES, Shape, chip
 from benchmarks.subject import Subject, agreement
 from tests.speech.transcription import tiny
@@ -390,6 +391,17 @@ def test_the_table_of_a_plan(
     found = json.loads((tmp_path / "energy.json").read_text())
     assert ["2"] in [point["digital"] for point in found["points"]]
     assert (tmp_path / "energy.txt").read_text() in printed
+
+
+@pytest.mark.parametrize("batches", [1, 2, 4])
+def test_clips_that_correct_are_of_all_classes(batches: int) -> None:
+    sorted_by_class = torch.arange(4890) * 12 // 4890
+    net = dataclasses.replace(
+        _keywords("any", Path()), features=sorted_by_class, labels=sorted_by_class
+    )
+    found = correcting_clips(net, batches)
+    assert [len(batch) for batch in found] == [64] * batches
+    assert all(len(batch.unique()) == 12 for batch in found)
 
 
 def test_the_table_of_recovery(

@@ -194,7 +194,7 @@ def _twin(model: nn.Module, real: bool) -> tuple[nn.Module, dict[int, Any]]:
             for t in group.values():
                 if isinstance(t, Tensor) and id(t) not in memo:
                     memo[id(t)] = _held(t, group is module._parameters, real)
-    memo = {**detached(model), **memo}
+    memo = {**detached(model), **memo}  # lists of a module may keep results too
     known = dict(memo)
     layers: list[Any] = [m for m in model.modules() if is_analog(m)]
     for layer in reversed(layers):  # what is inside a layer first

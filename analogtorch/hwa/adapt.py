@@ -145,7 +145,8 @@ def adapt(
     fitted, held = held_back(batches, HELD)
     options = _options(model, calibration)
     student = deep_copy(model)
-    student = student if chip is None else convert(student, chip)
+    if chip is not None:
+        student = convert(student, chip)
     exact = model if teacher is None else teacher
     refuse_unloaded(student, "adapt")
     twin = Twin(student, exact, recipe, forward)

@@ -318,8 +318,7 @@ class Distillation(L.LightningModule):
         # a Trainer with a precision such as "bf16-true" converts the student and the batches
         theirs = {p.dtype for p in twin.teacher.parameters() if p.is_floating_point()}
         if self.dtype != torch.float32 and theirs - {self.dtype}:
-            copied = deep_copy(twin.teacher)
-            twin.teacher = copied.to(self.dtype)
+            twin.teacher = deep_copy(twin.teacher).to(self.dtype)
         self.train()  # Lightning warns of any other mode; the loss has modes of its own
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
