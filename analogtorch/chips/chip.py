@@ -268,22 +268,27 @@ class Chip(Shown):
 
         Small conductances of phase-change memory fall faster than large ones, which bends weights.
         The devices are written so that their mean conductance is right at ``time``; before, weights
-        are bent the other way. It is a choice of what is written, and takes no hardware;
-        conductances are larger on average. On a tile of ``hermes64`` with 256x256 Gaussian weights
-        the MVM error falls from 18.7 to 16.3 % after a day and from 22.9 to 19.6 % after a year,
-        with a weight scale per column from 16.8 to 13.7 and from 23.9 to 18.0 %; there fresh
+        are bent the other way. It is a choice of what is written, and takes no hardware. Where
+        conductances fall, larger ones are written. On a tile of ``hermes64`` with 256x256 Gaussian
+        weights the MVM error falls from 18.7 to 16.3 % after a day and from 22.9 to 19.6 % after a
+        year, with a weight scale per column from 16.8 to 13.7 and from 23.9 to 18.0 %; there fresh
         devices err more, 14.8 % in place of 13.8 (``python -m benchmarks.targets``).
 
         Args:
             time: seconds after programming, > 0, or a text for ``seconds``.
 
         Raises:
-            ValueError: the time is not after programming, the cell is ``SignificancePairs``, or no
-                conductance is left at ``time``.
+            ValueError: the time is not after programming, the devices do not drift, the cell is
+                ``SignificancePairs``, or no conductance is left at ``time``.
 
         Example:
             >>> chip = analogtorch.chips.hermes64().drift_aware("1 day")
         """
+        if "drift" not in self.non_idealities():
+            raise ValueError(
+                f"drift_aware: the devices of chip {self.name!r} do not drift, so that targets "
+                "that allow for it would change nothing; leave it out"
+            )
         return self.replace(cell={"device": DriftAware(device=bare(self.cell.device), time=time)})
 
 

@@ -115,13 +115,7 @@ class CostReport(Shown):
     @property
     def time_kind(self) -> Kind:
         """The weakest kind of figure that latency and throughput rest on."""
-        costs, steps = self.chip.cost, self.schedule.steps
-        assert costs is not None
-        figures = [mvm_time(self.chip), costs.network.chip_rate]
-        figures += [costs.network.link_rate] if costs.network.link_rate else []
-        figures += [costs.on_chip.rate] if any(s.place != "host" for s in steps) else []
-        figures += [costs.host.rate] if any(s.place == "host" for s in steps) else []
-        return weakest(figures)
+        return _time_kind(self.chip, self.schedule)
 
     @property
     def power(self) -> float:
@@ -152,7 +146,7 @@ def cost(
             ``sequential``: one operation runs at a time.
         conductance: mean conductance of the cells, as a multiple of that of cells just written to
             their weights; None is 1. ``chips.mean_conductance(chip.cell, seconds)`` gives it after
-            drift, and for targets that allow for drift, which are larger.
+            drift, and for targets that allow for drift.
         signed_inputs: names of the matrices whose inputs have both signs; None means all. They
             matter on chips whose rows take unsigned inputs only.
 
@@ -181,7 +175,7 @@ def cost(
         energy=split,
         energy_by_columns=column,
         energy_full_tiles=tile,
-        efficiencies=_efficiencies(chip.cost, plan, macs, (split, column, tile), conductance),
+        efficiencies=_efficiencies(chip, plan, macs, (split, column, tile), conductance),
         published=published(chip),
     )
 
@@ -221,25 +215,38 @@ def _mvm(run: Run, chip: Chip, costs: Cost, conductance: float, charge: Charge) 
     )
 
 
+def _time_kind(chip: Chip, plan: Schedule) -> Kind:
+    costs, steps = chip.cost, plan.steps
+    assert costs is not None
+    figures = [mvm_time(chip), costs.network.chip_rate]
+    figures += [costs.network.link_rate] if costs.network.link_rate else []
+    figures += [costs.on_chip.rate] if any(s.place != "host" for s in steps) else []
+    figures += [costs.host.rate] if any(s.place == "host" for s in steps) else []
+    return weakest(figures)
+
+
 def _efficiencies(
-    costs: Cost, plan: Schedule, macs: int, splits: tuple[EnergySplit, ...], conductance: float
+    chip: Chip, plan: Schedule, macs: int, splits: tuple[EnergySplit, ...], conductance: float
 ) -> tuple[Efficiency, ...]:
     """Return one efficiency per scope.
 
     ``splits`` are those by the shares, in proportion to columns, and of full tiles.
     """
+    costs = chip.cost
+    assert costs is not None
     operations = OPERATIONS_PER_MAC * macs
     busy = sum(t.busy for t in plan.tiles)
     per_second = operations * plan.throughput
+    kind = _time_kind(chip, plan)
     tile = [costs.mvm_energy]
     if conductance != 1 or not math.isclose(splits[0].tile, splits[2].tile, rel_tol=1e-9):
         tile += costs.shares.figures
-    chip = [*tile, costs.network.hop_energy, costs.on_chip.energy]
-    system = [*chip, costs.network.chip_energy, costs.host.energy]
-    scopes: tuple[tuple[Scope, list[Figure], str, float], ...] = (
-        ("tile", tile, costs.excluded, operations / busy),
-        ("chip", chip, "chip ports, host, idle power", per_second / plan.num_chips),
-        ("system", system, "idle power, memory of the host", per_second),
+    whole = [*tile, costs.network.hop_energy, costs.on_chip.energy]
+    system = [*whole, costs.network.chip_energy, costs.host.energy]
+    scopes: tuple[tuple[Scope, list[Figure], str, tuple[float, Kind]], ...] = (
+        ("tile", tile, costs.excluded, (operations / busy, mvm_time(chip).kind)),
+        ("chip", whole, "chip ports, host, idle power", (per_second / plan.num_chips, kind)),
+        ("system", system, "idle power, memory of the host", (per_second, kind)),
     )
     found = []
     for scope, figures, excluded, rate in scopes:
@@ -252,7 +259,7 @@ def _efficiency(
     scope: Scope,
     figures: list[Figure],
     excluded: str,
-    rate: float,
+    rate: tuple[float, Kind],
     costs: Cost,
     plan: Schedule,
     per_joule: list[float],
@@ -262,7 +269,8 @@ def _efficiency(
         scope=scope,
         origin="predicted",
         tops_per_watt=model,
-        tops=rate / 1e12,
+        tops=rate[0] / 1e12,
+        tops_kind=rate[1],
         low=min(model, column, tile),
         high=max(model, column, tile),
         precision=costs.precision,

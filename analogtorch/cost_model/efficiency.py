@@ -42,12 +42,14 @@ class Efficiency:
     excluded: str
     """What is left out."""
     kind: Kind
-    """The weakest kind of figure that it rests on."""
+    """The weakest kind of figure that ``tops_per_watt`` rests on."""
     source: str
     """Source of the figures."""
     tops: float | None = None
     """1e12 operations per second of one busy tile, one chip or all chips, by scope; None if
     unknown."""
+    tops_kind: Kind | None = None
+    """The weakest kind of figure that ``tops`` rests on; None if that is None."""
 
     def __post_init__(self) -> None:
         for name, allowed in (("scope", Scope), ("origin", Origin), ("kind", Kind)):
@@ -62,6 +64,13 @@ class Efficiency:
         checks.counts(self, "phases")
         checks.numbers(self, "utilisation", optional=True, above=0, most=1, what="share")
         checks.numbers(self, "tops", optional=True, above=0)
+        if (self.tops is None) != (self.tops_kind is None):
+            raise ValueError(
+                f"Efficiency needs tops and tops_kind, or neither; got tops={self.tops!r}, "
+                f"tops_kind={self.tops_kind!r}"
+            )
+        if self.tops_kind is not None:
+            checks.choice("Efficiency.tops_kind", self.tops_kind, get_args(Kind))
         texts = ("precision", "excluded", "source")
         if missing := [name for name in texts if not getattr(self, name)]:
             raise ValueError(
@@ -89,7 +98,8 @@ class Efficiency:
         used = "use of the cells not published"
         if self.utilisation is not None:
             used = f"{self.utilisation:.0%} of cells used"
-        speed = "" if self.tops is None else f"{self.tops:.3g} TOPS at "
+        origin = "" if self.tops_kind == self.kind else f" ({self.tops_kind})"
+        speed = "" if self.tops is None else f"{self.tops:.3g} TOPS{origin} at "
         return (
             f"{speed}{self.tops_per_watt:.3g} TOPS/W{span} = {self.femtojoules_per_mac:.3g} "
             f"fJ/MAC, {self.scope}, {self.origin}, {self.kind}; {OPERATIONS_PER_MAC} operations "

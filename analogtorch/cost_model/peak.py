@@ -45,7 +45,8 @@ def peak(chip: Chip) -> Peak:
     tiles = chip.array.tiles // chip.array.planes
     operations = OPERATIONS_PER_MAC * chip.capacity // chip.array.planes
     joules = tiles * chip.mvms * costs.mvm_energy.value
-    seconds = chip.mvms * mvm_time(chip).value
+    time = mvm_time(chip)
+    seconds = chip.mvms * time.value
     per_watt = operations / joules / 1e12
     efficiency = Efficiency(
         scope="tile",
@@ -60,5 +61,6 @@ def peak(chip: Chip) -> Peak:
         kind=costs.mvm_energy.kind,
         source=costs.mvm_energy.source,
         tops=operations / seconds / 1e12,
+        tops_kind=time.kind,
     )
     return Peak(operations=operations, seconds=seconds, joules=joules, efficiency=efficiency)

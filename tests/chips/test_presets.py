@@ -1,6 +1,7 @@
 """The presets against the papers: sizes, capacities, peaks and published efficiencies."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -69,6 +70,21 @@ def test_a_cost_is_no_better_than_its_weakest_figure() -> None:
         assert tile.kind == kind
 
 
+def test_operations_per_second_are_no_better_known_than_the_time_of_an_mvm() -> None:
+    chip = at.chips.memcapacitor(bits=8)
+    mapping = at.map_to_chip(nn.Linear(256, 256), torch.zeros(256), chip=chip)
+    report = at.cost_model.cost(mapping)
+    for tile in (report.efficiency("tile"), at.cost_model.peak(chip).efficiency):
+        assert (tile.kind, tile.tops_kind) == ("modelled", "assumed")
+        assert "TOPS (assumed) at 2.96e+04 TOPS/W" in str(tile)
+    assert report.efficiency("system").tops_kind == report.time_kind
+    mvm = dataclasses.replace(chip.cost.mvm_time, kind="measured")
+    known = chip.replace(cost=dataclasses.replace(chip.cost, mvm_time=mvm))
+    assert at.cost_model.peak(known).efficiency.tops_kind == "measured"
+    with pytest.raises(ValueError, match="tops and tops_kind, or neither"):
+        dataclasses.replace(report.efficiency("tile"), tops_kind=None)
+
+
 # the figure of a preset holds for an MVM that uses the whole tile, whatever the split of its energy
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_preset_maps_programs_costs_and_evaluates_a_net(name: str) -> None:
@@ -109,6 +125,10 @@ def test_a_preset_is_a_chip_of_the_kws_config(name: str) -> None:
         return
     chip = ChipConfig(name=name).build()
     assert chip.replace(training=at.chips.get(name).training) == at.chips.get(name)
+    if "drift" not in chip.non_idealities():
+        with pytest.raises(ValueError, match=f"devices of chip {name!r} do not drift"):
+            ChipConfig(name=name, drift_aware="1 day")
+        return
     aware = ChipConfig(name=name, drift_aware="1 day").build()
     assert aware == chip.drift_aware("1 day") != chip
 

@@ -118,6 +118,8 @@ def test_a_time_that_is_not_after_programming_is_refused(time: Any) -> None:
 
 
 def test_devices_that_cannot_have_such_targets_are_refused() -> None:
+    with pytest.raises(ValueError, match="devices of chip 'memcapacitor' do not drift"):
+        at.chips.memcapacitor().drift_aware("1 day")
     aware = DriftAware(device=hermes_two_device())
     with pytest.raises(ValueError, match="is drift aware already"):
         DriftAware(device=aware)

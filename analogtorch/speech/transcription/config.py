@@ -86,7 +86,8 @@ class OnChipConfig:
     file all that is in it, which is read from it unless it is given."""
     drift_aware: str | None = "1 day"
     """Time after programming at which conductances are to be right (Chip.drift_aware); null: at
-    once, as published, which is better for minutes and worse from a day on"""
+    once, as published, which is better for minutes and worse from a day on, and where devices do
+    not drift"""
     compensation: Compensation = "least_squares"
     """Digital correction of the drift"""
     digital: tuple[str, ...] = ()
@@ -106,7 +107,8 @@ class OnChipConfig:
     def build(self) -> Chip:
         """Return the chip."""
         chip = chip_of(self.name, self.all_options)
-        return chip if self.drift_aware is None else chip.drift_aware(self.drift_aware)
+        drifts = "drift" in chip.non_idealities()
+        return chip.drift_aware(self.drift_aware) if self.drift_aware and drifts else chip
 
     @property
     def all_options(self) -> dict[str, Any]:
