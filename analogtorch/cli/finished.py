@@ -71,8 +71,10 @@ def listener(
     corrections = recovery(config, [unpacked(file) for file in files[1:]])
     features = config.front_end()
     with torch.no_grad():
-        silent = features(torch.zeros(2, SAMPLES, device="cpu"))
-    return config, features, classes, kws.saved(config, classes, silent, run, "hwa"), corrections
+        # of noise: where a front end divides by the spread of a clip, those of silence are NaN
+        noise = torch.randn(2, SAMPLES, generator=torch.Generator().manual_seed(0), device="cpu")
+        tried = features(0.1 * noise)
+    return config, features, classes, kws.saved(config, classes, tried, run, "hwa"), corrections
 
 
 def _configuration(command: str, run: Path, network: str, allow_code: bool) -> KWSConfig:

@@ -45,7 +45,12 @@ class ClipFiles:
         self.members: dict[str, tuple[tarfile.TarFile, tarfile.TarInfo]] = {}
         for archive in archives:
             for member in _members(archive):
-                path = str(PurePosixPath(member.name))  # drops the "./" that `tar -c .` writes
+                path = _plain(member.name)
+                if ".." in PurePosixPath(path).parts:
+                    raise ValueError(
+                        f"{archive.name!r}: {member.name!r} leads out of the archive; pack it from "
+                        f"inside the folder of the clips: tar -cf {Path(str(archive.name)).name} ."
+                    )
                 if path in self.members:
                     raise ValueError(
                         f"{path!r} is twice in the archives: {self.members[path][0].name!r}, "
@@ -99,6 +104,7 @@ class ClipFiles:
         Raises:
             FileNotFoundError: there is none.
         """
+        path = _plain(path)
         if not self.holds(path):
             raise FileNotFoundError(
                 f"{self.root / path}: no such manifest; it is a CSV file with the columns "
@@ -168,6 +174,11 @@ class ClipFiles:
             raise ValueError(
                 f"{archive.name!r}: damaged or cut short at {path!r} ({error})"
             ) from error
+
+
+def _plain(path: str) -> str:
+    """Return the path without the ``./`` that ``tar -c .`` writes."""
+    return str(PurePosixPath(path))
 
 
 def _is_seen(path: PurePosixPath) -> bool:

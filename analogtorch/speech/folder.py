@@ -174,6 +174,11 @@ class Folder:
             self._check_said(rows, classes, source)
             return classes
         found = {row.label for row in rows}
+        if not found:
+            raise ValueError(
+                f"{source}: there is no clip; a folder for each word is needed, or a manifest with "
+                "a row for each clip"
+            )
         _check_case(rows, source)
         if found == set(LABELS):
             return LABELS

@@ -202,7 +202,7 @@ def test_options_of_a_chip_that_are_no_text_are_taken(name: str) -> None:
 def test_a_chip_may_be_in_a_file(name: str, tmp_path: Path) -> None:
     mine, kept = tmp_path / "mine.yaml", tmp_path / "config.json"
     at.chips.save(at.chips.hermes64(phases=1), mine)
-    given = [f"--chip.name={mine}", "--chip.drift_aware=null"]
+    given = [f"--chip.name={mine}"]
     reader = {"kws": parse, "transcribe": transcribe.parse}[name]
     parsed = reader(given).config
     assert parsed.chip.build() == at.chips.hermes64(phases=1)

@@ -366,6 +366,31 @@ def test_one_tar_archive_is_a_source(tmp_path: Path) -> None:
     assert folder(tmp_path / "listed.tar").load()["train"].names == ("yes/a.wav",)
 
 
+def test_members_that_lead_out_of_an_archive_are_named(tmp_path: Path) -> None:
+    words(tmp_path / "all", *SPOKEN)
+    with tarfile.open(tmp_path / "all.tar", "w") as tar:
+        for file in sorted((tmp_path / "all").rglob("*.wav")):
+            tar.add(file, arcname=f"../{file.relative_to(tmp_path / 'all')}")
+    with pytest.raises(
+        ValueError, match=r"all\.tar': '\.\./.*wav' leads out of .* -cf all\.tar \."
+    ):
+        Folder(root=str(tmp_path / "all.tar")).load()
+
+
+def test_a_manifest_may_be_named_as_the_archive_lists_it(tmp_path: Path) -> None:
+    fill(tmp_path / "listed")
+    with tarfile.open(tmp_path / "listed.tar", "w") as tar:
+        tar.add(tmp_path / "listed", ".")
+    found = folder(tmp_path / "listed.tar", manifest="./manifest.csv").load()
+    assert names(found) == names(folder(tmp_path / "listed.tar").load())
+
+
+def test_a_manifest_without_rows_lists_no_clip(tmp_path: Path) -> None:
+    (tmp_path / "manifest.csv").write_text("path,label,speaker,split\n")
+    with pytest.raises(ValueError, match=r"manifest\.csv: there is no clip"):
+        Folder(root=str(tmp_path)).load()
+
+
 @pytest.mark.parametrize("form", ["folder", "archive", "archive in a folder"])
 def test_the_manifest_of_a_folder_that_was_packed_whole_counts(form: str, tmp_path: Path) -> None:
     plain = folder(fill(tmp_path / "words")).load()
@@ -435,7 +460,7 @@ def test_a_listed_word_is_found_in_another_encoding_of_its_accents(
         (["a.wav"], {}, r"a\.wav lies in no folder of a word; put it into one, as low/a\.wav"),
         (["low/a.wav"], {}, r"1 clips of 'low'; at least 3 are needed to draw three splits"),
         ([f"low/{n}.wav" for n in range(3)], {}, r"the clips have 1 classes \(low\)"),
-        ([], {}, r"the clips have 0 classes"),
+        ([], {}, r"there is no clip; a folder for each word"),
         (SPOKEN, {"speaker": "(x)"}, r"speaker='\(x\)' does not match 'a_1\.wav' of high/a_1\.wav"),
         (SPOKEN[:4] + SPOKEN[8:12], {"speaker": "^(.)"}, r"2 speakers, .* at least 3 are needed"),
         (SPOKEN, {"labels": ("low", "hihg")},

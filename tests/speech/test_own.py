@@ -63,6 +63,12 @@ class Projected(nn.Module):
     def forward(self, waveforms):
         return self.learnt(waveforms.view(-1, 40, 400).abs().mean(1) @ self.basis)
 
+class Normed(Bands):
+    "Features of silence are NaN."
+    def forward(self, waveforms):
+        bands = super().forward(waveforms)
+        return (bands - bands.mean(1, keepdim=True)) / bands.std(1, keepdim=True)
+
 class Scaled(nn.Module):
     def forward(self, waveforms):
         return (waveforms - 2).log()
@@ -77,6 +83,16 @@ def broken(classes):
 def factory(**options):
     return Net(**options)
 """
+
+
+def test_a_front_end_that_has_no_features_of_silence_listens(folder: Path, capsys) -> None:
+    options = [*SMALL, "--features.name=my_net.py:Normed", "--digital.epochs=1", "--out=normed"]
+    assert main(["kws", *options]) == 0
+    assert (folder / "normed" / "correcting.pt").is_file()
+    assert main(["listen", "normed", "words/low/ann_0.wav", "--allow-code"]) == 0
+    assert "in 1.0 s" in capsys.readouterr().out
+
+
 SMALL = [
     "--data.source=folder", "--data.folder.root=words", "--data.folder.speaker=^([^_]+)_",
     "--model.name=my_net.py:Net", "--features.name=my_net.py:Bands", "--workers=1",

@@ -6,6 +6,7 @@ from typing import Any
 
 import analogtorch as at
 from analogtorch.chips import Chip
+from analogtorch.chips.file import in_file
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.speech.config import SweepConfig
 from analogtorch.speech.own_chip import chip_of, chip_options
@@ -84,10 +85,11 @@ class OnChipConfig:
     options: dict[str, Any] | None = None
     """Options of the preset; null: {weight_scale: column} if its digital unit scales columns. Of a
     file all that is in it, which is read from it unless it is given."""
-    drift_aware: str | None = "1 day"
+    drift_aware: str | None = "default"
     """Time after programming at which conductances are to be right (Chip.drift_aware); null: at
-    once, as published, which is better for minutes and worse from a day on, and where devices do
-    not drift"""
+    once, as published, which is better for minutes and worse from a day on. By default 1 day for
+    presets whose devices drift, and null for others and for the chip of a file, which stays as it
+    is"""
     compensation: Compensation = "least_squares"
     """Digital correction of the drift"""
     digital: tuple[str, ...] = ()
@@ -106,9 +108,18 @@ class OnChipConfig:
 
     def build(self) -> Chip:
         """Return the chip."""
+        chip, time = chip_of(self.name, self.all_options), self.target_time
+        return chip if time is None else chip.drift_aware(time)
+
+    @property
+    def target_time(self) -> str | None:
+        """The time of ``drift_aware``, that of the default included."""
+        if self.drift_aware != "default":
+            return self.drift_aware
+        if in_file(self.name):
+            return None
         chip = chip_of(self.name, self.all_options)
-        drifts = "drift" in chip.non_idealities()
-        return chip.drift_aware(self.drift_aware) if self.drift_aware and drifts else chip
+        return "1 day" if "drift" in chip.non_idealities() else None
 
     @property
     def all_options(self) -> dict[str, Any]:
@@ -148,7 +159,10 @@ class TranscribeConfig:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all settings, those of null in ``chip.options`` included, as JSON gives them."""
+        """Return all settings, as JSON gives them, with what defaults of the chip come to."""
         found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        found["chip"]["options"] = self.chip.all_options
+        found["chip"] |= {
+            "options": self.chip.all_options,
+            "drift_aware": self.chip.target_time,
+        }
         return found

@@ -262,6 +262,15 @@ def test_configurations_are_read(path: Path) -> None:
     assert given.config.sweep.times == ("0 s", "1 day", "1 month")
 
 
+def test_the_chip_of_a_file_has_the_targets_of_the_file(tmp_path: Path) -> None:
+    chip = at.chips.hermes64(weight_scale="column")
+    for name, mine in (("plain", chip), ("month", chip.drift_aware("1 month"))):
+        file = at.chips.save(mine, tmp_path / f"{name}.yaml")
+        assert parse([f"--chip.name={file}"]).config.chip.build() == mine
+    given = parse([f"--chip.name={file}", "--chip.drift_aware=1 day"]).config
+    assert given.chip.build() == chip.drift_aware("1 day")
+
+
 def test_every_chip_is_taken_by_its_name() -> None:
     for name in at.chips.names():
         given = parse([f"--chip.name={name}"]).config.chip
