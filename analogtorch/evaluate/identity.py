@@ -1,4 +1,4 @@
-"""What an experiment is of: digests of models and batches, names of functions.
+"""What an experiment is of: digests of models, names of functions.
 
 Folders of results keep it, so that those of another experiment are never taken for its own.
 """
@@ -6,9 +6,7 @@ Folders of results keep it, so that those of another experiment are never taken 
 import functools
 import hashlib
 import json
-import re
 import types
-from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -18,6 +16,7 @@ from torch import Tensor, nn
 from analogtorch.chips import to_dict
 from analogtorch.conversion import analog_layers
 from analogtorch.devices.thermal import kelvin
+from analogtorch.evaluate.batches import batches_digest, without_address
 from analogtorch.evaluate.look import Look
 from analogtorch.ops import VERSION as NOISE
 from analogtorch.ops import seed_number
@@ -60,7 +59,7 @@ def structure_digest(model: nn.Module) -> str:
     analog = {layer for _, layer in analog_layers(model)}
     for name, module in model.named_modules():
         # ranges, which an analog layer shows, are part of its state
-        shown = "" if module in analog else _without_address(module.extra_repr())
+        shown = "" if module in analog else without_address(module.extra_repr())
         found.update(f"{name}\n{type(module).__qualname__}\n{shown}\n".encode())
     for name, buffer in model.named_buffers():
         if name not in state and name.rpartition(".")[2] != "vectors_read":  # a count
@@ -132,7 +131,7 @@ def experiment(
         found["recalibration"] = json.loads(json.dumps(asdict(look.recalibration)))
     if (recovery := look.recovery) is not None:
         found["recovery"] = {
-            "batches": batches_digest(recovery.batches),
+            "batches": batches_digest(recovery.batches, "Recovery.batches"),
             "columns": recovery.columns,
             "batch_norm": recovery.batch_norm,
             "rounds": recovery.rounds,
@@ -157,31 +156,6 @@ def name_of(function: Any) -> str | None:
     return f"{name_of(type(function))} {own}".rstrip()
 
 
-def batches_digest(batches: Iterable[Any]) -> str:
-    """Return the SHA-256 of the tensors in the batches, with their types and shapes, and texts."""
-    found = hashlib.sha256()
-    for t in _parts(list(batches)):
-        if isinstance(t, str):
-            found.update(f"{t!r}\n".encode())
-            continue
-        found.update(f"{t.dtype} {tuple(t.shape)}\n".encode())
-        found.update(t.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
-
-
-def every_tensor(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in a batch, which may be nested."""
-    yield from (part for part in _parts(value) if isinstance(part, Tensor))
-
-
-def _parts(value: Any) -> Iterator[Tensor | str]:
-    if isinstance(value, Tensor | str):
-        yield value
-    elif isinstance(value, Mapping | list | tuple):
-        for part in value.values() if isinstance(value, Mapping) else value:
-            yield from _parts(part)
-
-
 def _computing(data: Any) -> Any:
     """Return the description of a chip without sources and area, which no number depends on."""
     if isinstance(data, dict):
@@ -195,13 +169,9 @@ def _add(found: Any, name: str, tensor: Tensor) -> None:
         raise ValueError(f"sweep: {name!r} is on the meta device; load weights first")
     if hasattr(tensor, "__tensor_flatten__"):  # of integers and scales, as torchao has them
         parts, rules = tensor.__tensor_flatten__()
-        found.update(f"{type(tensor).__qualname__} {_without_address(repr(rules))}\n".encode())
+        found.update(f"{type(tensor).__qualname__} {without_address(repr(rules))}\n".encode())
         for part in parts:
             _add(found, f"{name}.{part}", getattr(tensor, part))
         return
     flat = tensor.detach().cpu().contiguous().flatten()
     found.update(flat.view(torch.uint8).numpy())
-
-
-def _without_address(text: str) -> str:
-    return re.sub("0x[0-9a-f]+", "", text)

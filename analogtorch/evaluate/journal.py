@@ -20,6 +20,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from analogtorch.evaluate.batches import with_structure
 from analogtorch.files import claimed, locked, write_atomically
 from analogtorch.values import checks
 from analogtorch.values.warned import warn
@@ -170,6 +171,7 @@ def _upgraded(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
     What the earlier version did not keep, digests and what there is of the metric, is that of
     ``wanted``.
     """
+    found = with_structure(found, wanted)
     later = ("options", "metric", "samples")
     found = {**{name: wanted[name] for name in later if name in wanted}, **found}
     if found.get("version") not in (1, 2):

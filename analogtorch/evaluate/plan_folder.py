@@ -12,6 +12,7 @@ from torch import nn
 
 from analogtorch.conversion import analog_layers
 from analogtorch.devices import seconds
+from analogtorch.evaluate.batches import with_structure
 from analogtorch.evaluate.identity import experiment
 from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.losses import Effect, LayerLoss, Loss, Sensitivity
@@ -37,21 +38,15 @@ def kept_sensitivity(
     if with_devices:
         effects = ("output_noise", "noise", "drift")
     time = max(how.times, key=lambda t: -1.0 if (s := seconds(t)) is None else s)
-    path = None if how.folder is None else how.folder / _FILE
-    head = {
-        **kept_of(how.metric),
-        **experiment(model, how.seed, Look(compensation=how.compensation, recovery=how.recovery)),
-        "effects": list(effects),
-        "time": seconds(time),
-        "num_chips": how.num_chips,
-        **({} if how.higher_is_better else {"higher_is_better": False}),
-    }
-    if path is not None and path.exists():
-        return _read(path, head, model)
-    if how.folder is not None and how.folder.exists() and any(how.folder.iterdir()):
-        raise ValueError(
-            f"plan: {how.folder} holds files and no {_FILE}; give a new or an empty folder"
-        )
+    head: dict[str, Any] = {}
+    if how.folder is not None:
+        head = _head(model, how, effects, time)
+        if (how.folder / _FILE).exists():
+            return _read(how.folder / _FILE, head, model)
+        if how.folder.exists() and any(how.folder.iterdir()):
+            raise ValueError(
+                f"plan: {how.folder} holds files and no {_FILE}; give a new or an empty folder"
+            )
     found = sensitivity(
         model,
         how.metric,
@@ -64,16 +59,30 @@ def kept_sensitivity(
         higher_is_better=how.higher_is_better,
         progress=progress,
     )
-    if path is not None:
+    if how.folder is not None:
         data = {"experiment": head, "found": found.to_dict()}
-        write_atomically(path, json.dumps(data, indent=2) + "\n")
+        write_atomically(how.folder / _FILE, json.dumps(data, indent=2) + "\n")
     return found
+
+
+def _head(
+    model: nn.Module, how: Measurement, effects: tuple[Effect, ...], time: str | float
+) -> dict[str, Any]:
+    """Return what identifies the measurement."""
+    return {
+        **kept_of(how.metric),
+        **experiment(model, how.seed, Look(compensation=how.compensation, recovery=how.recovery)),
+        "effects": list(effects),
+        "time": seconds(time),
+        "num_chips": how.num_chips,
+        **({} if how.higher_is_better else {"higher_is_better": False}),
+    }
 
 
 def _read(path: Any, head: dict[str, Any], model: nn.Module) -> Sensitivity:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        there, found = data["experiment"], data["found"]
+        there, found = with_structure(data["experiment"], head), data["found"]
         # earlier versions did not keep them
         for name in ("structure", "options", "metric", "samples"):
             if name in head:

@@ -188,14 +188,15 @@ def sweep(
     seeds = chip_seeds(seed, num_chips)
     method, defects = checked_method("sweep", method), checked_defects("sweep", defects)
     with contextlib.ExitStack() as stack:
+        again = folder is not None  # one for this call alone has nothing to know again
         if folder is None and processes > 1:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="analogtorch-"))
-        cells, kept = [], {} if folder is None else kept_of(metric)
+        cells, kept = [], kept_of(metric) if again else {}
         for name, each in models.items():
             journal: Journal | Unkept = Unkept()
             if folder is not None:
                 place = checks.path("sweep: folder", folder) / quote(name, safe="")
-                whole = experiment(each, seed, look, method, defects)
+                whole = experiment(each, seed, look, method, defects) if again else {}
                 journal = Journal(place, whole, kept)
             measured = Experiment(each, metric, look, method, defects)
             cells.append(Cells(measured, seeds, at, journal, of=name))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from analogtorch.calibration.passes import Forward, check_batches, one_pass
 from analogtorch.conversion.kinds import check_module
 from analogtorch.conversion.watch import evaluating
-from analogtorch.evaluate.identity import batches_digest
+from analogtorch.evaluate.batches import batches_digest
 from analogtorch.evaluate.interval import UNBOUNDED, Bounds
 from analogtorch.evaluate.metric import bounds_of
 from analogtorch.values import checks
@@ -54,7 +54,9 @@ class TaskMetric:
     @property
     def samples(self) -> str:
         """Digest of the batches; empty if they are in no list: a loader may shuffle them."""
-        return batches_digest(self.batches) if isinstance(self.batches, list | tuple) else ""
+        if not isinstance(self.batches, list | tuple):
+            return ""
+        return batches_digest(self.batches, f"metrics.{self.name}: batches")
 
     @torch.no_grad()
     def __call__(self, model: nn.Module) -> float:

@@ -24,14 +24,8 @@ from analogtorch.conversion.kinds import (
 )
 from analogtorch.conversion.unread import quiet
 from analogtorch.conversion.watch import watch
-from analogtorch.evaluate.identity import (
-    batches_digest,
-    every_tensor,
-    model_digest,
-    name_of,
-    options_digest,
-    structure_digest,
-)
+from analogtorch.evaluate.batches import batches_digest, every_tensor
+from analogtorch.evaluate.identity import model_digest, name_of, options_digest, structure_digest
 from analogtorch.evaluate.metric import Metric, check_metric, kept_of
 from analogtorch.evaluate.sweep import checked_times, chip_seeds
 from analogtorch.hwa.adaptation import Adaptation
@@ -280,7 +274,7 @@ def _digests(student: nn.Module, teacher: nn.Module, batches: list[Any]) -> dict
         "structure of the teacher": structure_digest(teacher),
         "options": options_digest(student),
         "options of the teacher": options_digest(teacher),
-        "batches": batches_digest(batches),
+        "batches": batches_digest(batches, "adapt: batches"),
     }
 
 

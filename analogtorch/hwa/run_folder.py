@@ -15,6 +15,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from analogtorch.evaluate.batches import with_structure
 from analogtorch.files import packed, parse_json, unpacked, write_atomically
 from analogtorch.hwa.adapted import Step
 from analogtorch.values import checks
@@ -40,7 +41,7 @@ class RunFolder:
         path = self.folder / _HEAD
         head = json.loads(json.dumps(head))
         if path.exists():
-            found = _read(path)
+            found = with_structure(_read(path), head)
             head = {n: v for n, v in head.items() if n in found or n not in _LATER}
             if found != head:
                 names = sorted(n for n in {*found, *head} if found.get(n) != head.get(n))
