@@ -203,6 +203,7 @@ class ValidateOnChips(L.Callback):
     """Log a metric of a converted network on programmed chips, every ``every`` optimizer steps.
 
     It is logged as ``chips/1 day`` and so on, which ``ModelCheckpoint(monitor=...)`` can watch.
+    Every logger gets it at once, at its own step, whatever ``log_every_n_steps`` of the Trainer is.
 
     Args:
         metric: a function of the network on a chip that returns a number, such as the accuracy.
@@ -251,7 +252,13 @@ class ValidateOnChips(L.Callback):
     ) -> None:
         step = trainer.global_step
         if step > self._step and step % self.every == 0:
-            pl_module.log_dict(self.measure(pl_module.get_submodule(self.network)))
+            values = self.measure(pl_module.get_submodule(self.network))
+            found = {
+                n: torch.tensor(v, dtype=torch.float64, device="cpu") for n, v in values.items()
+            }
+            # loggers would get it at another step, or never
+            pl_module.log_dict(values, logger=False)
+            trainer._logger_connector.log_metrics(found)
 
 
 class Distillation(L.LightningModule):

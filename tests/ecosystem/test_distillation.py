@@ -1,6 +1,7 @@
 """The recipe of ``adapt`` in Lightning, and callbacks that measure on chips."""
 
 import copy
+import csv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
@@ -208,6 +210,52 @@ def _fit(module: L.LightningModule, network: str) -> dict[str, Any]:
 @pytest.mark.parametrize("network", ["net", ""])
 def test_a_module_of_the_user_is_validated_on_chips(network: str) -> None:
     assert _fit(_Own(True), network)["chips/1 day"] == 0.25
+
+
+def _rows(logger: CSVLogger) -> list[tuple[int, float]]:
+    """Return the steps of the measurements in a file of a logger, with their values."""
+    with open(logger.experiment.metrics_file_path) as file:
+        return [
+            (int(row["step"]), float(row["chips/1 day"]))
+            for row in csv.DictReader(file)
+            if row.get("chips/1 day")
+        ]
+
+
+def _logged(folder: Path, accumulate: int, **options: Any) -> list[list[tuple[int, float]]]:
+    """Return the rows of each logger, of a fit whose Trainer logs its own every 50 steps.
+
+    Each value is the number of steps before it, which are in the file as soon as they are measured.
+    """
+    loggers = [CSVLogger(folder, name=name, version=options["max_epochs"]) for name in "ab"]
+
+    def counted(chip: nn.Module) -> float:
+        written = loggers[0].experiment.metrics_file_path
+        return len(_rows(loggers[0])) if Path(written).exists() else 0
+
+    validate = in_lightning.ValidateOnChips(counted, every=4, num_chips=1, network="net")
+    trainer = L.Trainer(
+        accelerator="cpu", logger=loggers, enable_progress_bar=False, enable_model_summary=False,
+        accumulate_grad_batches=accumulate, callbacks=[validate], enable_checkpointing=False,
+        max_epochs=options["max_epochs"],
+    )  # fmt: skip
+    loader = DataLoader(X, batch_size=8 // accumulate)  # type: ignore[arg-type]
+    trainer.fit(_Own(True), loader, ckpt_path=options.get("ckpt_path"), weights_only=True)
+    trainer.save_checkpoint(folder / "last.ckpt")
+    assert float(trainer.callback_metrics["chips/1 day"]) == _rows(loggers[0])[-1][1]
+    assert float(trainer.logged_metrics["chips/1 day"]) == _rows(loggers[0])[-1][1]
+    return [_rows(logger) for logger in loggers]
+
+
+@pytest.mark.filterwarnings("ignore:The number of training batches:UserWarning")
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_each_measurement_is_logged_at_its_own_step(accumulate: int, tmp_path: Path) -> None:
+    """Whatever ``log_every_n_steps`` of the Trainer is, and in a fit that goes on."""
+    rows = [(3, 0.0), (7, 1.0), (11, 2.0)]
+    assert _logged(tmp_path, accumulate, max_epochs=2) == [rows, rows]
+    resumed = _logged(tmp_path, accumulate, max_epochs=4, ckpt_path=tmp_path / "last.ckpt")
+    rows = [(15, 0.0), (19, 1.0), (23, 2.0)]
+    assert resumed == [rows, rows]
 
 
 def test_a_network_that_is_not_there_is_refused_before_the_fit() -> None:
