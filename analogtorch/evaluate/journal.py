@@ -50,13 +50,7 @@ class Journal:
     def __init__(
         self, folder: str | Path, experiment: dict[str, Any], metric: Mapping[str, str]
     ) -> None:
-        self.folder = checks.path("sweep: folder", folder)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OSError(
-                error.errno, f"sweep: could not make the folder {self.folder}: {error.strerror}"
-            ) from error
+        self.folder = made_folder("sweep", folder)
         with locked(self.folder):  # or two that begin at once would each see half of it
             self._open({"version": VERSION, **experiment, **metric})
 
@@ -74,12 +68,8 @@ class Journal:
                     "otherwise, so that nothing can tell whether its values are of this model: "
                     "they are taken as they are. For another model give another folder"
                 )
-        elif strangers := others(self.folder):
-            raise ValueError(
-                f"sweep: {self.folder} holds {strangers[0].name} and no {HEAD}; give a new or an "
-                "empty folder"
-            )
         else:
+            refuse_others("sweep", self.folder, HEAD)
             _write(head, wanted)
 
     def _compare(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -137,8 +127,35 @@ def files(num_chips: int) -> tuple[str, ...]:
     return (HEAD, *map(_NAME.format, range(num_chips)))
 
 
+def made_folder(caller: str, folder: str | Path) -> Path:
+    """Return a folder of results, which is made if it does not exist.
+
+    Raises:
+        TypeError: it is no path.
+        OSError: it cannot be made, or is a file.
+    """
+    path = checks.path(f"{caller}: folder", folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{caller}: could not make the folder {path}: {error.strerror}; name another folder",
+        ) from error
+    return path
+
+
+def refuse_others(caller: str, folder: Path, head: str) -> None:
+    """Raise ValueError if a folder of results without the file ``head`` holds files of others."""
+    if strangers := others(folder):
+        raise ValueError(
+            f"{caller}: {folder} holds {strangers[0].name} and no {head}; give a new or an empty "
+            "folder"
+        )
+
+
 def others(folder: Path) -> list[Path]:
-    """Return what is in a folder and keeps a sweep from beginning there.
+    """Return what is in a folder and keeps results from beginning there.
 
     Hidden files do not: killed processes leave some, and file managers others, such as .DS_Store.
     """

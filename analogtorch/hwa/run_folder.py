@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from analogtorch.evaluate.batches import with_structure
+from analogtorch.evaluate.journal import made_folder, refuse_others
 from analogtorch.files import packed, parse_json, unpacked, write_atomically
 from analogtorch.hwa.adapted import Step
 from analogtorch.values import checks
@@ -37,7 +38,7 @@ class RunFolder:
     """
 
     def __init__(self, folder: str | Path, head: dict[str, Any]) -> None:
-        self.folder = checks.path("adapt: folder", folder)
+        self.folder = made_folder("adapt", folder)
         path = self.folder / _HEAD
         head = json.loads(json.dumps(head))
         if path.exists():
@@ -49,11 +50,8 @@ class RunFolder:
                     f"adapt: {self.folder} holds another run, which differs in "
                     f"{', '.join(names)}; give another folder, or the same model and options"
                 )
-        elif self.folder.exists() and any(self.folder.iterdir()):
-            raise ValueError(
-                f"adapt: {self.folder} holds files and no {_HEAD}; give a new or an empty folder"
-            )
         else:
+            refuse_others("adapt", self.folder, _HEAD)
             write_atomically(path, json.dumps(head, indent=2) + "\n")
 
     def read(self) -> dict[str, Any] | None:

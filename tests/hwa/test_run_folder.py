@@ -81,6 +81,23 @@ def test_a_metric_on_other_samples_is_refused(tmp_path: Path) -> None:
         at.hwa.adapt(given, BATCHES, metric=other, folder=tmp_path, **options)
 
 
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    for name in ("file", "file/adapt"):
+        with pytest.raises(OSError, match=rf"adapt: could not make the folder .*{name}: "):
+            at.hwa.adapt(_given(), BATCHES, steps=1, folder=tmp_path / name)
+    with pytest.raises(ValueError, match=r"adapt: .* holds file and no adapt.json; give a new"):
+        at.hwa.adapt(_given(), BATCHES, steps=1, folder=tmp_path)
+
+
+def test_hidden_files_keep_no_run_from_beginning(tmp_path: Path) -> None:
+    """A killed process leaves some, and file managers others."""
+    for name in (".DS_Store", ".adapt.json.x1.part"):
+        (tmp_path / name).write_text("")
+    at.hwa.adapt(_given(), BATCHES, steps=1, num_chips=1, folder=tmp_path)
+    assert (tmp_path / "state.pt").exists()
+
+
 def test_what_can_be_called_has_a_name() -> None:
     x = torch.ones(2)
     auc = at.metrics.auc([(x, x)])
