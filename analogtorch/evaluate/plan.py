@@ -19,7 +19,7 @@ from analogtorch.evaluate.metric import Metric, direction
 from analogtorch.evaluate.plan_bench import Bench, Change, Measurement, improve, search
 from analogtorch.evaluate.plan_checks import chip_for, device_changes, further
 from analogtorch.evaluate.plan_cost import Costs
-from analogtorch.evaluate.plan_folder import kept_sensitivity
+from analogtorch.evaluate.plan_folder import kept_sensitivity, tried
 from analogtorch.evaluate.suggestion import falling, shares
 from analogtorch.evaluate.sweep import checked_times, chip_seeds, label
 from analogtorch.evaluate.walks import ANALOG, DIGITAL, Candidate, Table, walk
@@ -108,10 +108,10 @@ def plan(
         recovery: what each chip corrects of itself at each time, as ``sweep`` takes it; its own
             cost is not in the figures.
         higher_is_better: False if the metric is an error; None: as the metric says.
-        folder: a folder that stores sensitivities, and the metric of each model on each chip, as
-            soon as they are measured, as that of ``sweep``: called again with the same arguments,
-            ``plan`` goes on. Models are converted and prepared again, and the metric without a chip
-            is measured again. One folder per metric and set of samples.
+        folder: a folder that stores the sensitivities, once all are measured, and the metric of
+            each model on each chip, as soon as it is, as that of ``sweep``: called again with the
+            same arguments, ``plan`` goes on. Models are converted and prepared again, and the
+            metric without a chip is measured again. One folder per metric and set of samples.
         progress: if True, show a progress bar.
 
     Returns:
@@ -241,6 +241,8 @@ def _sensitivity(
                 "plan: sensitivity must have the effect 'drift' of each analog layer of this "
                 "model; leave it out to measure it"
             )
+        if how.folder is not None:
+            tried(how.folder)
         found = given
     if found.reference <= 0:
         raise ValueError(

@@ -6,6 +6,7 @@ The measurements of plans are sweeps, each in a folder of its own beside it.
 """
 
 import json
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -14,12 +15,13 @@ from analogtorch.conversion import analog_layers
 from analogtorch.devices import seconds
 from analogtorch.evaluate.batches import with_structure
 from analogtorch.evaluate.identity import experiment
+from analogtorch.evaluate.journal import made_folder, refuse_others
 from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.losses import Effect, LayerLoss, Loss, Sensitivity
 from analogtorch.evaluate.metric import kept_of
 from analogtorch.evaluate.plan_bench import Measurement
 from analogtorch.evaluate.sensitivity import sensitivity
-from analogtorch.files import write_atomically
+from analogtorch.files import check_writable, write_atomically
 from analogtorch.values import checks
 
 _FILE = "sensitivity.json"
@@ -38,15 +40,12 @@ def kept_sensitivity(
     if with_devices:
         effects = ("output_noise", "noise", "drift")
     time = max(how.times, key=lambda t: -1.0 if (s := seconds(t)) is None else s)
-    head: dict[str, Any] = {}
+    path, head = None, dict[str, Any]()
     if how.folder is not None:
-        head = _head(model, how, effects, time)
-        if (how.folder / _FILE).exists():
-            return _read(how.folder / _FILE, head, model)
-        if how.folder.exists() and any(how.folder.iterdir()):
-            raise ValueError(
-                f"plan: {how.folder} holds files and no {_FILE}; give a new or an empty folder"
-            )
+        head, path = _head(model, how, effects, time), tried(how.folder)
+        if path.exists():
+            return _read(path, head, model)
+        refuse_others("plan", how.folder, _FILE)
     found = sensitivity(
         model,
         how.metric,
@@ -59,10 +58,21 @@ def kept_sensitivity(
         higher_is_better=how.higher_is_better,
         progress=progress,
     )
-    if how.folder is not None:
+    if path is not None:
         data = {"experiment": head, "found": found.to_dict()}
-        write_atomically(how.folder / _FILE, json.dumps(data, indent=2) + "\n")
+        write_atomically(path, json.dumps(data, indent=2) + "\n")
     return found
+
+
+def tried(folder: Path) -> Path:
+    """Return the file of the sensitivities in a folder, which is made if it does not exist.
+
+    Raises:
+        OSError: the folder cannot be written, which is better known before anything is measured.
+    """
+    path = made_folder("plan", folder) / _FILE
+    check_writable(path)
+    return path
 
 
 def _head(
@@ -79,7 +89,7 @@ def _head(
     }
 
 
-def _read(path: Any, head: dict[str, Any], model: nn.Module) -> Sensitivity:
+def _read(path: Path, head: dict[str, Any], model: nn.Module) -> Sensitivity:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         there, found = with_structure(data["experiment"], head), data["found"]

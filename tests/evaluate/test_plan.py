@@ -3,8 +3,10 @@
 import copy
 import csv
 import dataclasses
+import errno
 import io
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -345,6 +347,40 @@ def test_an_interrupted_plan_goes_on_and_gives_the_same(tmp_path: Path) -> None:
     assert calls == 101  # all digital alone
     with pytest.raises(ValueError, match="differs in metric, num_chips"):
         at.plan(_analog(), _accuracy, 0.8, **(options | {"num_chips": 3}))  # type: ignore[arg-type]
+
+
+def test_a_folder_that_cannot_be_one_is_refused_before_anything_is_measured(
+    found: HardwarePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(model: nn.Module) -> float:
+        raise AssertionError
+
+    def run(folder: Path, **options: object) -> None:
+        at.plan(_analog(), never, 0.9, example=X[:1], prepare=_calibrate, folder=folder, **options)  # type: ignore[arg-type]
+
+    (tmp_path / "file").write_text("precious")
+    for sensitivity in (None, found.sensitivity):
+        for name in ("file", "file/plan"):
+            with pytest.raises(OSError, match=rf"plan: could not make the folder .*{name}: "):
+                run(tmp_path / name, sensitivity=sensitivity)
+    with pytest.raises(ValueError, match=r"plan: .* holds file and no sensitivity.json; give a"):
+        run(tmp_path)
+    (tmp_path / "full").mkdir()
+
+    def full(**options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", full)
+    for sensitivity in (None, found.sensitivity):
+        with pytest.raises(OSError, match=r"sensitivity.json cannot be written: No space left"):
+            run(tmp_path / "full", sensitivity=sensitivity)
+
+
+def test_hidden_files_keep_no_plan_from_beginning(tmp_path: Path) -> None:
+    (tmp_path / ".DS_Store").write_text("")
+    (tmp_path / ".sensitivity.json.x1.part").write_text("")
+    _plan(floor=0.5, folder=tmp_path, devices={}, max_plans=12, num_chips=1)
+    assert (tmp_path / "sensitivity.json").exists()
 
 
 def test_what_was_measured_can_be_given(found: HardwarePlan) -> None:
