@@ -62,6 +62,12 @@ def decode(value: Any, where: str) -> Any:
         raise ValueError(
             f"{where}: {kind.__name__} has no field {unknown}{hint}; fields: {sorted(known)}"
         )
+    needed = {f.name for f in dataclasses.fields(kind) if _needed(f)}
+    if missing := sorted(needed - given.keys()):
+        raise ValueError(
+            f"{where}: {kind.__name__} lacks the field{'s' * (len(missing) > 1)} {missing}; fields "
+            f"that it must have: {sorted(needed)}"
+        )
     fields = {
         k: v if k == "sources" and isinstance(v, dict) else decode(v, f"{where}.{k}")
         for k, v in given.items()
@@ -70,6 +76,12 @@ def decode(value: Any, where: str) -> Any:
         return kind(**fields)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def _needed(field: dataclasses.Field[Any]) -> bool:
+    """Return whether a dataclass cannot be made without the field."""
+    missing = dataclasses.MISSING
+    return field.init and field.default is missing and field.default_factory is missing
 
 
 def _kind(name: Any, where: str) -> type:

@@ -1,6 +1,7 @@
 """Chips in YAML and JSON files, as a user writes them."""
 
 import dataclasses
+import functools
 import json
 import sys
 from pathlib import Path
@@ -140,6 +141,26 @@ def test_a_misspelt_key_names_the_nearest_one(tmp_path: Path) -> None:
         ValueError, match=r"chip.adc: ADC has no field \['noize'\], did you mean 'noise'\?"
     ):
         at.chips.load(path)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (("cell",), r"chip: Chip lacks the field \['cell'\]; fields that it must have: \['adc', "),
+        (("cell", "name"), r"chip: Chip lacks the fields \['cell', 'name'\]; fields that it must"),
+        (("array.rows",), r"chip.array: Array lacks the field \['rows'\]; fields that it must"),
+    ],
+)
+def test_fields_that_a_file_lacks_are_named(
+    keys: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    data = at.chips.to_dict(at.chips.hermes64())
+    for key in keys:
+        *parts, name = key.split(".")
+        del functools.reduce(dict.__getitem__, parts, data)[name]
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(data))
+    with pytest.raises(ValueError, match=f"mine.yaml: {message}"):
+        at.chips.load(tmp_path / "mine.yaml")
 
 
 def test_files_that_are_no_chip_are_refused(tmp_path: Path) -> None:
