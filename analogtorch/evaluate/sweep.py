@@ -159,7 +159,8 @@ def sweep(
             the recovery fails on a chip.
         TypeError: the model is no module, the metric cannot be called or returns no number, or
             ``method``, ``defects``, ``recalibration``, ``recovery`` or ``executor`` is of another
-            type.
+            type; or, with a folder, batches of the metric or the recovery hold what has no digest,
+            such as an object of a class of your own.
         OSError: the folder cannot be written.
 
     Example:

@@ -111,7 +111,8 @@ def adapt(
         The adapted model, with what each step gained.
 
     Raises:
-        TypeError: an argument is of another type.
+        TypeError: an argument is of another type; or, with a folder, a batch holds what has no
+            digest, such as an object of a class of your own.
         ValueError: there is no batch, or one without a sample; the call is inside
             ``torch.inference_mode()``; a weight is on the meta device; the model is digital and
             ``chip`` is None, or converted and ``chip`` is given, or a programmed chip; nothing
