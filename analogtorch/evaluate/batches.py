@@ -82,17 +82,17 @@ class _Digest:
 
     def add(self, value: Any, where: str) -> None:
         """Add a part of the batches, which messages call ``where``."""
-        kind = type(value)
+        kind = f"{type(value).__module__}.{type(value).__qualname__}"
         if isinstance(value, Tensor):
             self._add_tensor(value, where)
-        elif kind is str:
+        elif type(value) is str:
             self._begin("text")
             self.values.update(f"{value!r}\n".encode())
-        elif kind in (list, tuple):
-            self._add_all(kind.__name__, dict(enumerate(value)), where)
+        elif isinstance(value, list | tuple):
+            self._add_all(kind, dict(enumerate(value)), where)
         else:
             self.simple = False
-            self._add_other(value, f"{kind.__module__}.{kind.__qualname__}", where)
+            self._add_other(value, kind, where)
 
     def _add_other(self, value: Any, kind: str, where: str) -> None:
         if isinstance(value, enum.Enum):
@@ -105,8 +105,6 @@ class _Digest:
             keys = list(value)
             self._add_all(f"{kind} keys", dict(enumerate(keys)), f"{where}: key")
             self._add_all("values", {key: value[key] for key in keys}, where)
-        elif isinstance(value, list | tuple):  # such as a PackedSequence
-            self._add_all(kind, dict(enumerate(value)), where)
         elif is_dataclass(value) and not isinstance(value, type):
             self._add_all(kind, {f.name: getattr(value, f.name) for f in fields(value)}, where)
         else:

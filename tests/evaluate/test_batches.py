@@ -127,6 +127,11 @@ def _former(*tensors: Tensor) -> str:
     return found.hexdigest()
 
 
+def test_what_earlier_versions_kept_is_kept_first() -> None:
+    for batch in ((X, Y), [X, [Y]], _Pair(X, Y)):
+        assert batches_digest([batch]).startswith(f"{_former(X, Y)}-")
+
+
 class _Scaled(nn.Module):
     def __init__(self) -> None:
         super().__init__()
