@@ -122,12 +122,12 @@ class SignificancePairs:
     def changes(self, change: Tensor, target: Tensor) -> Tensor:
         """Return the changes of conductance, uS, (devices, *S), that change weights by ``change``.
 
-        The last pair takes them: pulses raise the positive device for a positive change, and the
-        negative one for a negative change.
+        The last pair takes them, half by each device: one of them can go on where the other is full
+        or empty.
         """
-        wanted = change * self.g_total / self.significances[-1]
-        found = wanted.new_zeros(self.devices, *change.shape)
-        found[-2], found[-1] = wanted.clamp_min(0), (-wanted).clamp_min(0)
+        half = 0.5 * change * self.g_total / self.significances[-1]
+        found = half.new_zeros(self.devices, *change.shape)
+        found[-2], found[-1] = half, -half
         return found
 
     def enlarged(self, times: int) -> Self:

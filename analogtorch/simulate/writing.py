@@ -4,7 +4,8 @@ A fit such as ``programming_std`` is the error that a published chip reached by 
 two loops here start from it and continue: they show what closer programming would bring. Both see
 the cells only through the chip's DAC, ADC and output noise. In a round, one makes an MVM per row;
 the other makes as many as it takes to read each cell of the row. Neither changes what time adds to
-the error.
+the error. Pulses keep devices between ``g_min`` and ``g_max``, or where the first write left them
+beyond, also where a cell with a broken device needs more.
 """
 
 import math
@@ -120,6 +121,7 @@ def write(
         hold: ``hold(g)`` returns the conductances with those of broken devices in their places.
     """
     pulses = torch.zeros_like(g, dtype=torch.int32)
+    low, high = g.clamp_max(chip.cell.device.g_min), g.clamp_min(chip.cell.device.g_max)
     for number in range(method.rounds):
         now = chip.cell.weights(g)
         change = method.correction(now, target, chip, draw, number)
@@ -127,13 +129,14 @@ def write(
         z = torch.stack([draw(name, *target.shape) for name in names])
         wanted = chip.cell.changes(change, target)
         pulses += wanted != 0
-        g = hold(pulse(g, wanted, z, method.noise))
+        g = hold(pulse(g, wanted, z, method.noise).clamp(low, high))
     return g, pulses
 
 
 def pulse(g: Tensor, wanted: Tensor, z: Tensor, noise: float) -> Tensor:
     """Return the conductances, uS, after pulses that are meant to change them by ``wanted``.
 
-    All have one shape. Each pulse is off by ``noise`` times the normals ``z``.
+    All have one shape. Each pulse is off by ``noise`` times the normals ``z``. Where a device ends
+    is left to the caller.
     """
-    return (g + wanted * (1.0 + noise * z)).clamp_min(0.0)
+    return g + wanted * (1.0 + noise * z)

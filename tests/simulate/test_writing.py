@@ -18,9 +18,9 @@ def _layer(device: str = "two_device", **parts: object) -> nn.Module:
     torch.manual_seed(0)
     chip = crossbar(device=device, **parts)  # type: ignore[arg-type]
     layer = nn.Sequential(nn.Linear(300, 60, bias=False))
-    # no weight at the end of the range, where programming is clamped by nothing
+    # one weight per row block at the end of the range, where pulses end too
     with torch.no_grad():
-        layer[0].weight.normal_().clamp_(-2.5, 2.5)
+        layer[0].weight.normal_().clamp_(-2.5, 2.5)[0, [0, -1]] = 2.7
     return at.convert(layer, chip)
 
 
@@ -219,6 +219,51 @@ def test_cells_of_few_weights_are_written_to_these(name: str, method: Method | N
     once = (held(chip, None)[0] - exact).std()
     if method is not None:
         assert (found - exact).std() < 0.5 * once
+
+
+_OTHER = {
+    "one per polarity": at.devices.DifferentialPair(device=at.devices.hermes_two_device()),
+    "smallest above 0": at.devices.DifferentialPair(device=at.devices.rram_milo()),
+    "sequential": at.devices.DifferentialPair(
+        device=at.devices.pcm_like(), devices_per_polarity=2, split="sequential"
+    ),
+}
+
+
+@pytest.mark.parametrize("method", [ProgramAndVerify(), GradientDescent()])
+@pytest.mark.parametrize("name", [*_FEW, *_OTHER])
+def test_pulses_end_at_the_range_of_a_device(name: str, method: Method) -> None:
+    """Also where a cell with a broken device wants more: the first write alone goes beyond."""
+    cell = {**_FEW, **_OTHER}[name]
+    torch.manual_seed(0)
+    layer = nn.Linear(64, 40, bias=False)
+    nn.init.uniform_(layer.weight, -1, 1)
+    model = at.convert(layer, at.chips.hermes64().replace(cell=cell, name=name))
+    defects = at.Defects(stuck_on=0.03, stuck_off=0.03)
+    once, closer = (
+        at.program(model, seed=1, method=each, defects=defects)._placed[""][0].g
+        for each in (None, method)
+    )
+    assert (closer <= once.clamp_min(cell.device.g_max)).all()
+    assert (closer >= once.clamp_max(cell.device.g_min)).all()
+
+
+@pytest.mark.parametrize("method", [ProgramAndVerify(), GradientDescent()])
+def test_a_cell_with_a_device_stuck_on_is_as_near_as_its_other_device_gets(method: Method) -> None:
+    """The polarity that carries the weight gets the pulses, whatever is broken."""
+    torch.manual_seed(0)
+    model = at.convert(nn.Linear(200, 200, bias=False), at.chips.hermes64())
+    physical = at.program(model, seed=1, method=method, defects=at.Defects(stuck_on=0.02))
+    section = physical._placed[""][0]
+    held, w = model.chip.cell.weights(section.g), section.w
+    plus, minus = section.stuck.faults > 0
+    for on, off, target in ((plus, minus, w), (minus, plus, -w)):
+        value = held if on is plus else -held
+        against, along = (on & ~off & (target < -0.05), on & ~off & (target > 0.05))
+        assert against.sum() > 100
+        assert along.sum() > 100
+        assert value[against].mean().item() == pytest.approx(0, abs=0.04)  # both at the largest
+        assert value[along].mean().item() == pytest.approx(1, abs=0.03)  # no pulse moves it
 
 
 @pytest.mark.parametrize("changes", [{"rounds": 0}, {"step": 0.0}, {"step": 1.5}, {"noise": -1.0}])
