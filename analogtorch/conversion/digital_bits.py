@@ -92,6 +92,24 @@ def quantise_inputs(model: nn.Module, names: Collection[str]) -> None:
         _round_inputs_of(module)
 
 
+def watch_rounding(model: nn.Module) -> Callable[[], bool]:
+    """Return a function that returns whether a layer of this copy of a model rounds inputs now."""
+    running: list[nn.Module] = []
+
+    def watched(hook: Callable[..., Any], module: nn.Module, *given: Any) -> Any:
+        running.append(module)
+        try:
+            return hook(module, *given)
+        finally:
+            running.pop()
+
+    for module in model.modules():
+        for key in _hooks(module):
+            hook = module._forward_pre_hooks[key]
+            module._forward_pre_hooks[key] = functools.partial(watched, hook)
+    return lambda: bool(running)
+
+
 def rounded(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     """Return ``x`` on the levels of int8, with one scale for all numbers along ``dims``."""
     scale = x.abs().amax(dims, keepdim=True) / LEVELS
@@ -141,16 +159,26 @@ def _round_inputs(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Round the activations: the first ``count`` arguments, or those with ``names``."""
+    """Round the activations: the first ``count`` arguments, or those with ``names``.
+
+    A tensor that is given twice is rounded once, and stays one: attention whose query is its key
+    computes both in one product.
+    """
     weight: Any = module._parameters.get("weight")
     spatial = weight.dim() - 2 if hasattr(module, "transposed") else 0
     dims = tuple(range(-1 - spatial, 0))
+
+    done: list[tuple[Any, Any]] = []
 
     def changed(value: Any) -> Any:
         if isinstance(value, PackedSequence):
             return value._replace(data=changed(value.data))
         if isinstance(value, Tensor) and value.is_floating_point() and value.dim() > spatial:
-            return rounded(value, dims)
+            for given, result in done:
+                if given is value:
+                    return result
+            done.append((value, rounded(value, dims)))
+            return done[-1][1]
         return value
 
     return (

@@ -15,7 +15,8 @@ Where nothing is published, these are the conventions:
 - A one-hot vector travels as one number, and its result comes from the block that holds its row.
 - A recurrent matrix takes the past results of its layer, from where the gates are computed.
 - A digital operation of the chip runs where the first result that it takes lies, on the host
-  otherwise. The last states of a recurrent layer count as parts of its outputs.
+  otherwise. The inputs of a digital layer are rounded where its products are computed. The last
+  states of a recurrent layer count as parts of its outputs.
 - Hops are Manhattan distances on the grid of tiles, averaged over the tiles that hold the source.
   Leaving a chip and entering another are two passages of a port, and the way inside the chips is
   not counted.
@@ -28,7 +29,7 @@ from typing import Any
 
 from analogtorch.chips import Chip
 from analogtorch.cost_model.use import groups_of
-from analogtorch.graph.types import Matrix, Operation
+from analogtorch.graph.types import ROUNDING, Matrix, Operation
 from analogtorch.mapping.types import Placement
 
 Tile = tuple[int, int]
@@ -137,7 +138,7 @@ def locations(
             all_heads = _heads(op, matrices[op.matrix], blocks)
             heads = sorted({head for heads in all_heads for head in heads})
             found[op.name] = tuple(dict.fromkeys(tile_of(blocks[i], chip) for i in heads))
-        elif op.kind in chip.cost.on_chip.kinds:
+        elif ("matmul" if op.kind == ROUNDING else op.kind) in chip.cost.on_chip.kinds:
             found[op.name] = next((found[n] for n in op.inputs if n not in given), ())
         else:
             found[op.name] = ()

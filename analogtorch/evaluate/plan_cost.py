@@ -1,7 +1,6 @@
 """The cost of a model of which some layers are digital and others have more devices."""
 
 import glob
-from collections import Counter
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -10,13 +9,13 @@ from torch import nn
 from analogtorch.chips import Chip
 from analogtorch.conversion import analog_layers, to_digital
 from analogtorch.conversion.detached import deep_copy
-from analogtorch.conversion.digital_bits import quantise_digital
+from analogtorch.conversion.digital_bits import quantise_digital, quantised
 from analogtorch.conversion.example import Example
 from analogtorch.cost_model import WeightMemory, cost
 from analogtorch.cost_model.efficiency import OPERATIONS_PER_MAC
 from analogtorch.evaluate.walks import Candidate
 from analogtorch.graph.trace import Trace, trace
-from analogtorch.graph.types import Matrix, Operation
+from analogtorch.graph.types import ROUNDING, Matrix, Operation
 from analogtorch.mapping.map import map_traced
 from analogtorch.mapping.types import Placement
 
@@ -51,8 +50,7 @@ class _Mapped(NamedTuple):
 class Costs:
     """The costs of candidates; the model is traced once, and once with all its layers in int8.
 
-    A layer with ``n`` times the unit cells per weight is charged as ``Matrix.cells`` of ``n``. The
-    host rounds the inputs of digital layers one after another.
+    A layer with ``n`` times the unit cells per weight is charged as ``Matrix.cells`` of ``n``.
     """
 
     def __init__(
@@ -71,7 +69,8 @@ class Costs:
             read = self.weights[op.matrix] + matrix.macs(op) if op.one_hot else matrix.weights
             self.weights[op.matrix] = min(read, matrix.weights)
             self.macs[op.matrix] += 0 if op.one_hot else matrix.macs(op)
-        self.rounding = _rounding(model, example, self.traced)
+        self.example, self.int8 = example, quantised(quantise_digital(to_digital(deep_copy(model))))
+        self.rounded = trace(model, example, rounded=self.int8)
         self.layers = [name for name, _ in analog_layers(model)]
         self.known: dict[Candidate, PlanCost] = {}
 
@@ -84,27 +83,37 @@ class Costs:
     def _of(self, candidate: Candidate) -> PlanCost:
         times = {glob.escape(name): n for name, n in candidate.devices.items()}
         left = [glob.escape(name) for name in candidate.digital]
-        mapping = map_traced(self.model, self.traced, self.chip, duplicate=times, exclude=left)
+        analog = [name for name in self.layers if name not in candidate.digital]
+        traced = self._traced([name for name in self.int8 if not _holds(name, analog)])
+        mapping = map_traced(self.model, traced, self.chip, duplicate=times, exclude=left)
         copies = mapping.copies
         matrices = tuple(replace(m, cells=copies[m.name]) for m in mapping.matrices)
         report = cost(_Mapped(self.chip, mapping.operations, matrices, mapping.placements))
         kept = {m.name for m in mapping.matrices}
         digital = [name for name in self.weights if name not in kept]
         read, waited = self.memory.read(sum(self.weights[name] for name in digital))
-        analog = [name for name in self.layers if name not in candidate.digital]
-        rounded = sum(n for module, n in self.rounding.items() if not _holds(module, analog))
-        assert self.chip.cost is not None
-        host = self.chip.cost.host
-        read += rounded * host.energy.value
         return PlanCost(
             energy=report.energy.system + read,
             digital_energy=report.energy.digital + read,
-            latency=report.latency + waited + rounded / host.rate.value,
+            latency=report.latency + waited,
             chips=mapping.num_chips,
             tiles=mapping.tiles_used,
             macs=sum(self.macs.values()),
             digital_macs=sum(self.macs[name] for name in digital),
         )
+
+    def _traced(self, rounded: list[str]) -> Trace:
+        """Return the trace of the model in which these layers round their inputs."""
+        if _computed(self.traced) != _computed(self.rounded):  # code depends on what is rounded
+            return trace(self.model, self.example, rounded=rounded)
+        exact = {op.name: op for op in self.traced.operations}
+        left, found = set[str](), list[Operation]()
+        for op in self.rounded.operations:
+            if op.kind == ROUNDING and _rounding_layer(op) not in rounded:
+                left.add(op.name)
+            else:
+                found.append(op if left.isdisjoint(op.inputs) else exact[op.name])
+        return replace(self.traced, operations=tuple(found))
 
     def one(self, name: str, cells: int) -> PlanCost:
         """Return the cost with all layers on the chip but for the cells of one."""
@@ -117,8 +126,8 @@ class Costs:
         """Return the cost without a chip: all operations run on its host."""
         assert self.chip.cost is not None
         host, macs = self.chip.cost.host, sum(self.macs.values())
-        others = sum(op.operations for op in self.traced.operations if op.matrix is None)
-        operations = OPERATIONS_PER_MAC * macs + others + sum(self.rounding.values())
+        others = sum(op.operations for op in self.rounded.operations if op.matrix is None)
+        operations = OPERATIONS_PER_MAC * macs + others
         read, waited = self.memory.read(sum(self.weights.values()))
         energy = operations * host.energy.value + read
         return PlanCost(
@@ -132,28 +141,14 @@ class Costs:
         )
 
 
-def _rounding(model: nn.Module, example: Example, traced: Trace) -> dict[str, int]:
-    """Return the operations that ``quantise_digital`` adds to a run, by module.
-
-    They are those that the digital model takes more than that of ``traced``.
-    """
-    digital = to_digital(deep_copy(model))
-    rounded = trace(quantise_digital(digital), example)
-    more = _digital_operations(rounded)
-    more.subtract(_digital_operations(traced))
-    found = Counter[str]()
-    for name, operations in more.items():
-        found[name.rpartition(".")[0]] += max(operations, 0)
-    return {module: operations for module, operations in found.items() if operations}
+def _computed(traced: Trace) -> list[str]:
+    """Return the names of the operations that round no inputs."""
+    return [op.name for op in traced.operations if op.kind != ROUNDING]
 
 
-def _digital_operations(traced: Trace) -> Counter[str]:
-    """Return the digital operations of a run by name, those of all calls together."""
-    found = Counter[str]()
-    for op in traced.operations:
-        if op.matrix is None:
-            found[op.name.partition("#")[0]] += op.operations
-    return found
+def _rounding_layer(op: Operation) -> str:
+    """Return the name of the layer whose inputs an operation rounds."""
+    return op.name.rpartition(f"{ROUNDING}.")[0].removesuffix(".")
 
 
 def _holds(module: str, layers: list[str]) -> bool:

@@ -14,7 +14,7 @@ from analogtorch.graph import digital, recurrent
 from analogtorch.graph.parameters import Held
 from analogtorch.graph.parts import Parts
 from analogtorch.graph.products import Product, find, lookup
-from analogtorch.graph.types import Matrix, Operation
+from analogtorch.graph.types import ROUNDING, Matrix, Operation
 
 _After = Mapping[str, float]
 """The operations that numbers come from, and how many elements of their results these hold."""
@@ -50,6 +50,7 @@ class Recorder:
         embeddings: names of weights whose rows are looked up on tiles, token by token.
         routed: a function of the names of a module and of a layer, and of a call as
             ``route.can_route`` takes it, that returns whether that can be routed to the layer.
+        rounding: returns whether the operator that runs rounds the inputs of a layer to int8.
     """
 
     def __init__(
@@ -59,9 +60,10 @@ class Recorder:
         analog: frozenset[str],
         embeddings: frozenset[str],
         routed: Callable[[str, str, str, Mapping[str, Any]], bool],
+        rounding: Callable[[], bool],
     ) -> None:
         self.parts, self.analog, self.embeddings = Parts(parameters), analog, embeddings
-        self._holders, self._routed = holders, routed
+        self._holders, self._routed, self._rounding = holders, routed, rounding
         self.operations: list[Operation] = []
         self.matrices: dict[tuple[Any, ...], Matrix] = {}
         self.sources: dict[str, tuple[str, ...]] = {}
@@ -335,6 +337,8 @@ class Recorder:
     def _digital(self, call: _Call) -> _After:
         kind, out, work = digital.count(call.name, call.a, call.result)
         path, name = call.module(), call.name
+        if self._rounding():
+            kind, name = ROUNDING, f"{ROUNDING}.{name}"
         if not (path and name.startswith("embedding")) and (not path or path in self._owners):
             path = f"{path}.{name}".lstrip(".")
         return self._of(self._add(path, kind, out, work, self._inputs(call.read)))

@@ -8,7 +8,7 @@ that depend on weights, a second run computes with numbers.
 import contextlib
 import copy
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_leaves
 
 from analogtorch.conversion.detached import detached
+from analogtorch.conversion.digital_bits import quantise_inputs, watch_rounding
 from analogtorch.conversion.example import Example, runner
 from analogtorch.conversion.fast_path import restore
 from analogtorch.conversion.kinds import (
@@ -65,12 +66,14 @@ class Trace:
     """Shapes and types of the example's tensors."""
 
 
-def trace(model: nn.Module, example: Example) -> Trace:
+def trace(model: nn.Module, example: Example, *, rounded: Collection[str] | None = None) -> Trace:
     """Trace ``model`` on ``example``.
 
     Args:
         model: a converted or digital model.
         example: a tensor, a tuple of arguments, or a dictionary of keyword arguments.
+        rounded: names of the layers that round their inputs, as ``quantise_inputs`` takes them;
+            None: those that do.
 
     Raises:
         TypeError: ``model`` or ``example`` is of another type.
@@ -79,7 +82,7 @@ def trace(model: nn.Module, example: Example) -> Trace:
     """
     check_module("map_to_chip", model)
     refuse_programmed(model, "map_to_chip")
-    run = _Run(model, example)
+    run = _Run(model, example, rounded)
     try:
         return run.traced(real=False)
     except _Failed as failed:
@@ -102,9 +105,9 @@ class _Failed(Exception):
 class _Run:
     """A model and its input, which can run more than once."""
 
-    def __init__(self, model: nn.Module, example: Example) -> None:
+    def __init__(self, model: nn.Module, example: Example, rounded: Collection[str] | None) -> None:
         runner("map_to_chip", example, "; such as torch.zeros(1, 3, 224, 224)")  # refuses others
-        self.model = model
+        self.model, self.rounded = model, rounded
         self.example = dict(example) if isinstance(example, Mapping) else example
         given = [*model.parameters(), *model.buffers()]
         self.is_meta = any(t.is_meta for t in given)
@@ -126,8 +129,11 @@ class _Run:
         def routed(user: str, layer: str, name: str, call: Mapping[str, Any]) -> bool:
             return user in free and can_route(modules[user], modules[layer], name, call)
 
-        running = Running(twin)
-        recorder = Recorder(first, holders(twin, parameters), analog, embeddings, routed)
+        if self.rounded is not None:
+            quantise_inputs(twin, self.rounded)
+        rounding, running = watch_rounding(twin), Running(twin)
+        shared = holders(twin, parameters)
+        recorder = Recorder(first, shared, analog, embeddings, routed, rounding)
         for layer in {each.modules[-1] for each in parameters if each.name in analog}:
             running.direct(twin.get_submodule(layer))
         recorder.give(inputs)

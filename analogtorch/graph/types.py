@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+ROUNDING = "rounding"
+"""Kind of the operations that round the inputs of a digital layer to int8."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
@@ -16,7 +19,8 @@ class Operation:
     ... where it is applied again."""
     kind: str
     """``mvm``; the kind of a digital operation: ``activation``, ``norm``, ``attention``, ``pool``,
-    ``add``, ...; ``input``, a tensor that the host has; or ``output``, what the host gets."""
+    ``add``, ...; ``rounding``, of the inputs of a layer by ``quantise_digital``; ``input``, a
+    tensor that the host has; or ``output``, what the host gets."""
     matrix: str | None
     """Name of the ``Matrix`` that an ``mvm`` applies; None otherwise."""
     vectors: int

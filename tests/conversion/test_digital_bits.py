@@ -76,8 +76,26 @@ def test_int8_leaves_masks_and_states_and_rounds_activations_alone() -> None:
     levels = rounded(x, (-1,)), rounded(y, (-1,))
     plain = copy.deepcopy(attention)
     plain._forward_pre_hooks.clear()
-    expected = plain(levels[0], levels[1], levels[1].clone(), attn_mask=mask)[0]
+    expected = plain(levels[0], levels[1], levels[1], attn_mask=mask)[0]
     assert torch.equal(found, expected)
+
+
+def test_int8_rounds_a_tensor_that_attention_takes_thrice_once() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.attention(x, key=x, value=x)[0]
+
+    exact, int8 = (
+        at.map_to_chip(m, torch.zeros(1, 5, 8), chip=CHIP)
+        for m in (Net(), at.quantise_digital(Net()))
+    )
+    assert int8.matrices == exact.matrices
+    added = sum(op.operations for op in int8.digital) - sum(op.operations for op in exact.digital)
+    assert added == 5 * (5 * 8 + 2)
 
 
 @pytest.mark.parametrize("kind", [nn.GRU, nn.RNN])

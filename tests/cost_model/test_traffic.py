@@ -1,5 +1,6 @@
 """What travels in an inference, by hand: inputs, parts of results, and what the host gets."""
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -69,6 +70,25 @@ def test_an_input_enters_where_it_joins_a_result() -> None:
     layers = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 64)
     shared = Net(lambda s, x: s.a(x) + s.b(x) + s.c(x), *layers)
     assert _crossed(shared, (1, 64)) == {"a": 64, "output": 64}
+
+
+@pytest.mark.parametrize("kinds", [(), ("activation",), HERMES.cost.on_chip.kinds, ("pool",)])
+def test_the_input_of_an_int8_layer_crosses_once(kinds: tuple[str, ...]) -> None:
+    """The host rounds it, whatever operations the chip computes."""
+    on_chip = dataclasses.replace(HERMES.cost.on_chip, kinds=kinds)
+    chip = HERMES.replace(cost=dataclasses.replace(HERMES.cost, on_chip=on_chip))
+    layers = nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 16), nn.Linear(16, 8)
+    model = at.convert(nn.Sequential(*layers), chip, exclude="2")
+    x, reports = torch.zeros(5, 64), []
+    for each in (model, at.quantise_digital(copy.deepcopy(model))):
+        reports.append(at.cost(at.map_to_chip(each, x)))
+    exact, int8 = reports
+    assert int8.energy.port_communication == pytest.approx(exact.energy.port_communication)
+    operations = 5 * (5 * 32 + 2)
+    rounding = [s for s in int8.schedule.steps if s.operation.startswith("2.rounding.")]
+    assert {step.place for step in rounding} == {"host"}
+    assert sum(step.operations for step in rounding) == operations
+    assert int8.latency == pytest.approx(exact.latency + operations / chip.cost.host.rate.value)
 
 
 def test_what_the_model_returns_leaves_and_nothing_else() -> None:

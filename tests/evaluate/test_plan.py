@@ -162,7 +162,6 @@ def test_costs_add_up_by_hand() -> None:
     read = 1000 * memory.energy.value + 1800 * memory.dram_energy.value
     relu = 80
     rounding = {"0": 5 * 24 + 2, "2": 5 * 40 + 2, "4": 5 * 40 + 2}
-    assert costs.rounding == rounding
     operations = 2 * macs + relu + sum(rounding.values())
     assert alone.energy == pytest.approx(operations * host.energy.value + read)
     assert alone.latency == pytest.approx(
@@ -187,29 +186,38 @@ def test_costs_add_up_by_hand() -> None:
     assert middle == costs.weights["2"]
 
 
-def test_the_price_is_that_of_the_model_as_measured() -> None:
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.lstm = nn.Conv1d(4, 6, 3, groups=2), nn.LSTM(6, 5, batch_first=True)
-            self.head = nn.Linear(5, 3)
+class _Parts(nn.Module):
+    """Layers of several kinds, with a branch beside them."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.lstm(self.conv(x).mT)[0])
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.lstm = nn.Conv1d(4, 6, 3, groups=2), nn.LSTM(6, 6, batch_first=True)
+        self.attention, self.head = nn.MultiheadAttention(6, 2, batch_first=True), nn.Linear(6, 3)
+        self.beside = nn.Linear(4, 3)
 
+    def forward(self, x: Tensor) -> Tensor:
+        held = self.lstm(self.conv(x).mT)[0].relu()
+        return self.head(self.attention(held, held, held)[0]) + self.beside(x[..., 2:].mT)
+
+
+@pytest.mark.parametrize("kinds", [(), ("activation", "add"), ("activation", "add", "matmul")])
+def test_the_price_is_that_of_the_model_as_measured(kinds: tuple[str, ...]) -> None:
     assert CHIP.cost is not None
-    # with no operations on the chip, and the first layer digital, all that is rounded is on the
-    # host; else the cost of the mapping has it sent there more than once
-    on_chip = dataclasses.replace(CHIP.cost.on_chip, kinds=())
+    on_chip = dataclasses.replace(CHIP.cost.on_chip, kinds=kinds)
     chip = CHIP.replace(cost=dataclasses.replace(CHIP.cost, on_chip=on_chip))
     x, memory = torch.zeros(1, 4, 9), WeightMemory()
-    for before, digital in (
-        (["head"], ["conv"]),
-        (["head"], ["conv", "lstm.ih_l0"]),
-        ([], ["conv", "lstm.ih_l0", "lstm.hh_l0"]),
+    lstm, attention = ["lstm.ih_l0", "lstm.hh_l0"], ["attention.in_proj", "attention.out_proj"]
+    for before, int8, digital in (
+        (["head"], False, ["conv"]),
+        (["head"], True, ["conv", lstm[0]]),
+        ([], False, ["beside"]),
+        ([], False, ["conv", *lstm, "head"]),
+        ([], False, [attention[0], "beside"]),
+        (["beside"], True, [lstm[1], *attention, "head"]),
     ):
-        costs = Costs(at.convert(Net(), chip, exclude=before), x, chip, memory)
-        model = at.convert(Net(), chip, exclude=[*before, *digital])
+        given = at.convert(_Parts(), chip, exclude=before)
+        costs = Costs(at.quantise_digital(given) if int8 else given, x, chip, memory)
+        model = at.convert(_Parts(), chip, exclude=[*before, *digital])
         mapping = at.map_to_chip(at.quantise_digital(model), x)
         placed = {m.name for m in mapping.matrices}
         read, waited = memory.read(sum(n for w, n in costs.weights.items() if w not in placed))
@@ -217,6 +225,26 @@ def test_the_price_is_that_of_the_model_as_measured() -> None:
         found = costs.of(Candidate.of(dict.fromkeys(digital, 0), costs.layers))
         assert found.energy == pytest.approx(report.energy.system + read)
         assert found.latency == pytest.approx(report.latency + waited)
+
+
+def test_a_model_whose_code_depends_on_what_is_rounded_is_charged_as_it_runs() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(2, 1, bias=False), nn.Linear(1, 2)
+            self.a.weight.data = torch.tensor([[1.0, -1.0]])
+
+        def forward(self, x: Tensor) -> Tensor:
+            held = self.a(x)
+            return self.b(held.exp().relu() if held > 0 else held)
+
+    x, memory = torch.tensor([[1.0, 0.999]]), WeightMemory()
+    costs = Costs(at.convert(Net(), CHIP), x, CHIP, memory)
+    for digital in ("a", "b"):
+        mapping = at.map_to_chip(at.quantise_digital(at.convert(Net(), CHIP, exclude=digital)), x)
+        read, _ = memory.read(2)
+        found = costs.of(Candidate.of({digital: 0}, costs.layers))
+        assert found.energy == pytest.approx(at.cost(mapping).energy.system + read)
 
 
 def test_a_walk_takes_what_saves_most_for_what_it_costs() -> None:
