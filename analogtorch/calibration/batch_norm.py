@@ -1,6 +1,7 @@
 """The statistics of batch norm, adapted to what the chip computes."""
 
 import contextlib
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -28,6 +29,8 @@ _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _KEPT = tuple(
     f"_analogtorch_{name}" for name in ("moved_mean", "moved_var", "digital_mean", "digital_var")
 )
+_ONE_SCOPE = threading.Lock()
+"""Held inside ``noise``: threads that measure chips of a sweep correct them one after the other."""
 
 
 @torch.no_grad()
@@ -96,7 +99,7 @@ def reestimate_batch_norm(
 
     def averages() -> dict[Any, tuple[Tensor, Tensor]]:
         ran: set[str] = set()
-        with evaluating(model), _averaging(norms, ran), noise(seed):
+        with evaluating(model), _averaging(norms, ran), _ONE_SCOPE, noise(seed):
             for _, layer in analog_layers(model):
                 layer.training = layer.programmed is None
             run("reestimate_batch_norm", model, batches, forward, progress)

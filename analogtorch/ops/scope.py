@@ -22,6 +22,9 @@ def noise(seed: int, *, step: int = 0, rank: int = 0, first_sample: int = 0) -> 
 
     Programmed chips do not need it: ``program(model, seed=...)`` fixes their noise.
 
+    Threads share torch's generators: one thread at a time may be inside, and no other should draw
+    from torch meanwhile.
+
     Args:
         seed: seed of the run, a signed 64-bit integer.
         step: step of the training; each has different noise.
@@ -37,7 +40,8 @@ def noise(seed: int, *, step: int = 0, rank: int = 0, first_sample: int = 0) -> 
         TypeError, ValueError: the seed is not a signed 64-bit integer, or another number is
             negative.
         RuntimeError: a ``backward`` outside the ``with`` recomputes checkpointed layers, and the
-            parts of one step's batch had different ``first_sample``: call it inside.
+            parts of one step's batch had different ``first_sample``: call it inside. Or another
+            thread is inside such a ``with``.
 
     Example:
         >>> with at.noise(seed=5, step=120):
@@ -49,13 +53,13 @@ def noise(seed: int, *, step: int = 0, rank: int = 0, first_sample: int = 0) -> 
     on_host = seed_tensor(seed, torch.device("cpu"))  # whatever the default device is
     key = int(fold(on_host, stream("noise scope", step, rank)).item())
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
-        # not torch.manual_seed, which would also reset a GPU that is not used yet
-        torch.default_generator.manual_seed(key)
-        if torch.cuda.is_initialized():
-            torch.cuda.manual_seed_all(key)
-        scopes.enter(key, first_sample)
-        try:
+    scopes.enter(key, first_sample)
+    try:
+        with torch.random.fork_rng(devices=devices):
+            # not torch.manual_seed, which would also reset a GPU that is not used yet
+            torch.default_generator.manual_seed(key)
+            if torch.cuda.is_initialized():
+                torch.cuda.manual_seed_all(key)
             yield
-        finally:
-            scopes.leave(key)
+    finally:
+        scopes.leave(key)

@@ -5,6 +5,7 @@ compiled graphs consistent. A counter in a buffer would give wrong gradients und
 checkpointing.
 """
 
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import lru_cache
@@ -66,13 +67,33 @@ class _Scopes:
     def __init__(self) -> None:
         self.open: dict[int, list[int]] = {}
         self.closed: OrderedDict[int, set[int]] = OrderedDict()
+        self.threads: list[threading.Thread] = []
+        """Those that opened the scopes which are open."""
+        self.lock = threading.Lock()
 
     def enter(self, seed: int, first: int) -> None:
         seed %= 2**64  # the form in which generators return it
+        with self.lock:
+            self._refuse_others()
+            self.threads.append(threading.current_thread())
         self.open.setdefault(seed, []).append(first)
+
+    def _refuse_others(self) -> None:
+        """Raise RuntimeError if another thread is in a scope, as all share torch's generator."""
+        if torch._C._current_graph_task_id() != -1:
+            return  # a thread of autograd, for which the one that called backward() waits
+        here = threading.current_thread()
+        others = [thread for thread in self.threads if thread is not here and thread.is_alive()]
+        if others:
+            raise RuntimeError(
+                f"noise: thread {others[-1].name!r} is inside analogtorch.noise, and "
+                f"{here.name!r} would take its random numbers: threads share torch's generator; "
+                "open one scope at a time, such as under a threading.Lock, or use processes"
+            )
 
     def leave(self, seed: int) -> None:
         seed %= 2**64
+        self.threads.pop()
         first = self.open[seed].pop()
         if not self.open[seed]:
             del self.open[seed]

@@ -1,7 +1,10 @@
 """Corrections of chips in the field: they stay until the next one, cost MVMs, and keep chips."""
 
+import concurrent.futures
+import contextlib
 import copy
 import json
+import threading
 
 import pytest
 import torch
@@ -58,6 +61,22 @@ def test_corrections_stay_as_registers_do() -> None:
     # the given view stays, and carrying on from a carried one changes nothing
     again = physical.at("59 days", corrected=physical.at("40 days", corrected=corrected))
     assert torch.equal(again(x), physical.at("59 days", corrected=corrected)(x))
+
+
+def test_threads_correct_the_batch_norms_of_several_chips() -> None:
+    model, metric, x = _model()
+    entered = threading.Barrier(2)
+
+    def forward(view: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            entered.wait(0.2)  # gives the other thread the time to come here too
+        return view(batch)
+
+    recovery = at.Recovery(batches=[x[:100]], columns=None, batch_norm=True, forward=forward)
+    options = {"num_chips": 2, "times": ["1 day"], "recovery": recovery}
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        found = at.sweep(model, metric, executor=pool, **options)
+    assert torch.equal(found.values, at.sweep(model, metric, **options).values)
 
 
 def test_corrected_must_be_of_this_chip() -> None:

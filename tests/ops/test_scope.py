@@ -1,6 +1,8 @@
 import copy
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -57,6 +59,39 @@ def test_a_default_device_changes_nothing() -> None:
         expected = torch.rand(3)
     with torch.device("meta"), at.noise(5, step=3):
         assert torch.equal(torch.rand(3, device="cpu"), expected)
+
+
+def _in_thread(call: Callable[[], object]) -> object:
+    with ThreadPoolExecutor(1, thread_name_prefix="second") as pool:
+        return pool.submit(call).result()
+
+
+def test_one_thread_at_a_time_is_in_a_scope() -> None:
+    model = _model()
+
+    def scoped() -> torch.Tensor:
+        with at.noise(7):
+            return model(X)
+
+    before = torch.get_rng_state()
+    expected = scoped()
+    with at.noise(8):
+        with pytest.raises(RuntimeError, match=r"noise: thread 'MainThread' is .*second.*Lock"):
+            _in_thread(scoped)
+        _in_thread(lambda: model(X))  # what opens no scope is no error, and draws from it
+        with at.noise(7):
+            assert torch.equal(model(X), expected)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(_in_thread(scoped), expected)
+
+
+def test_a_thread_that_ended_inside_a_scope_does_not_keep_others_out() -> None:
+    state, left = torch.get_rng_state(), at.noise(7)
+    _in_thread(left.__enter__)
+    with at.noise(8):
+        pass
+    left.__exit__(None, None, None)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_two_models_are_compared_under_the_same_noise() -> None:
