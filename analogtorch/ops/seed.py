@@ -17,6 +17,7 @@ from analogtorch.ops import native
 from analogtorch.ops.generator import fold
 from analogtorch.ops.library import define
 from analogtorch.ops.native import loading
+from analogtorch.ops.recomputed import drawn
 
 
 def draw_keys(like: Tensor, streams: Sequence[int]) -> Tensor:
@@ -24,6 +25,9 @@ def draw_keys(like: Tensor, streams: Sequence[int]) -> Tensor:
 
     ``torch.manual_seed`` before a step replays it. One draw serves all streams of a layer, so that
     the number of its row blocks does not change the draw of the next layer.
+
+    Raises:
+        RuntimeError: checkpointing recomputes a forward without the random state that it had.
     """
     return _draw_keys(like, streams)
 
@@ -37,6 +41,7 @@ def _on_device(streams: tuple[int, ...], device: torch.device) -> Tensor:
 
 def _draw(like: Tensor, streams: Sequence[int]) -> Tensor:
     seed = torch.randint(-(2**62), 2**62, (), device=like.device)
+    drawn.check(seed)
     if like.device.type == "cpu" and loading.available():
         return native.keys(int(seed), streams)
     return fold(seed, _on_device(tuple(streams), like.device))

@@ -1,3 +1,4 @@
+import contextlib
 import copy
 import subprocess
 import sys
@@ -116,6 +117,42 @@ def test_checkpointing_with_backward_outside_the_scope() -> None:
         y.square().sum().backward()
         gradients.append(model[0].weight.grad)
     assert torch.equal(*gradients)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("inside", [True, False])
+def test_checkpointing_that_restores_no_random_state_is_refused(
+    reentrant: bool, inside: bool
+) -> None:
+    model, x = _model(), X.clone().requires_grad_()
+    with contextlib.ExitStack() as scope:
+        scope.enter_context(at.noise(5, step=71))
+        y = checkpoint(model, x, use_reentrant=reentrant, preserve_rng_state=False)
+        if not inside:
+            scope.close()
+        with pytest.raises(RuntimeError, match="leave preserve_rng_state .* at True"):
+            y.square().sum().backward()
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_scope_inside_the_checkpointed_function_needs_no_random_state(reentrant: bool) -> None:
+    model, x, gradients = _model(), X.clone().requires_grad_(), []
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        with at.noise(5, step=72):
+            return model(x)
+
+    for y in (checkpoint(run, x, use_reentrant=reentrant, preserve_rng_state=False), run(x)):
+        gradients += torch.autograd.backward(y.square().sum()) or [model[0].weight.grad]
+        model.zero_grad()
+    assert torch.equal(*gradients)
+
+
+def test_layers_that_run_in_a_backward_draw_as_elsewhere() -> None:
+    model, x, seen = _model(), X.clone().requires_grad_(), []
+    x.register_hook(lambda g: seen.append(model(X)))  # no recomputation of anything
+    model(x).sum().backward()
+    assert len(seen) == 1
 
 
 def _noisy() -> nn.Module:

@@ -1,0 +1,62 @@
+"""Whether activation checkpointing recomputes a layer with the noise that it ran with."""
+
+import sys
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class _Drawn:
+    """The latest seeds that layers have drawn, of which a recomputation draws one again."""
+
+    MOST = 1 << 16
+
+    def __init__(self) -> None:
+        self.known: OrderedDict[Any, None] = OrderedDict()
+
+    def check(self, seed: Tensor) -> None:
+        """Note a seed that was just drawn, or find it among those noted in a recomputation.
+
+        Raises:
+            RuntimeError: a recomputation has drawn a seed that no forward had.
+        """
+        key = _key(seed)
+        if key is None:
+            return
+        if key not in self.known and _is_recomputation():
+            raise RuntimeError(
+                "activation checkpointing recomputes a layer with other noise than it ran with, "
+                "which would give wrong gradients: leave preserve_rng_state of "
+                "torch.utils.checkpoint at True, and on a GPU give the checkpointed function a "
+                "tensor that is there"
+            )
+        self.known.pop(key, None)  # it becomes the latest
+        self.known[key] = None
+        if len(self.known) > self.MOST:
+            self.known.popitem(last=False)
+
+
+def _key(seed: Tensor) -> Any:
+    """Return what tells a seed from others, without waiting for a GPU; None: not known."""
+    if seed.device.type == "cpu":
+        return int(seed)
+    if seed.device.type != "cuda" or torch.cuda.is_current_stream_capturing():
+        return None
+    generator = torch.cuda.default_generators[seed.device.index]
+    return seed.device.index, generator.initial_seed(), generator.get_offset()
+
+
+def _is_recomputation() -> bool:
+    """Return whether ``torch.utils.checkpoint`` computes a forward again, inside a backward."""
+    if torch._C._current_graph_task_id() == -1:
+        return False
+    frame = sys._getframe()
+    while frame is not None and frame.f_globals.get("__name__") != "torch.utils.checkpoint":
+        frame = frame.f_back  # type: ignore[assignment]
+    return frame is not None
+
+
+drawn = _Drawn()
+"""The seeds of all layers of the process."""
