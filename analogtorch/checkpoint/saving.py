@@ -5,11 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from analogtorch.checkpoint.description import describe, recipe
 from analogtorch.checkpoint.folder import write_folder
-from analogtorch.conversion.kinds import some_layers
+from analogtorch.conversion.kinds import refuse_changed, some_layers
 from analogtorch.simulate.chip import ProgrammedChip
 from analogtorch.values import checks
 
@@ -32,8 +31,10 @@ def save(model: nn.Module | ProgrammedChip, path: str | Path) -> Path:
     Raises:
         TypeError: ``model`` is of another type.
         ValueError: the model has no analog layer, is a programmed chip at one time, has a
-            parametrized analog layer, or has a state that is no plain tensor with data. Nothing is
-            written.
+            parametrized or pruned analog layer, or has a state that is no plain tensor with data.
+            Nothing is written.
+        RuntimeError: a weight of a recurrent layer or an attention was pruned or parametrized after
+            the conversion. Nothing is written.
         ImportError: safetensors is not installed.
         OSError: the files could not be written. What was there is untouched.
 
@@ -55,8 +56,7 @@ def save(model: nn.Module | ProgrammedChip, path: str | Path) -> Path:
         raise ValueError(
             "save: this is a programmed chip at one time; save what analogtorch.program returned"
         )
-    if changed := [name for name, layer in layers.items() if parametrize.is_parametrized(layer)]:
-        raise ValueError(f"save: remove the parametrizations of {changed[0]!r} first")
+    refuse_changed(module, "save")
     tensors, tied = _unique(module)
     description = describe(module) | {
         "tied": tied,

@@ -20,6 +20,7 @@ from analogtorch.nn import (
 from analogtorch.nn.adapters import is_part_of_adapter
 from analogtorch.nn.composite import Spot
 from analogtorch.nn.kinds import kinds
+from analogtorch.nn.permanent import permanent
 from analogtorch.nn.reborn import ADDED, forward_is_plain
 
 _REFUSED = {
@@ -134,6 +135,27 @@ def refuse_distributed(model: nn.Module, caller: str) -> None:
             if (why := _DISTRIBUTED.get(kind.__name__)) is not None:
                 what = f"{name!r}" if name else "the model"
                 raise ValueError(f"{caller}: {what} {why.format(kind.__name__)}")
+
+
+def refuse_changed(model: nn.Module, caller: str) -> None:
+    """Raise an error if a weight of an analog layer is computed from other Parameters.
+
+    Raises:
+        ValueError: a layer is parametrized, pruned or weight-normalised.
+        RuntimeError: the module of a matrix is.
+    """
+    for module in model.modules():
+        if isinstance(module, AnalogComposite):
+            module.refuse_changed()
+    for name, layer in analog_layers(model):
+        computed = [] if "weight" in layer._parameters else ["weight"]
+        if parametrize.is_parametrized(layer):
+            computed += layer.get_submodule("parametrizations")._modules
+        if computed:
+            raise ValueError(
+                f"{caller}: layer {name!r} is parametrized or pruned; make its {computed[0]} "
+                f"permanent first, by {permanent(layer, computed[0])}"
+            )
 
 
 def refuse_programmed(model: nn.Module, caller: str) -> None:

@@ -7,11 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from analogtorch.conversion.kinds import check_module, refuse_programmed, some_layers
+from analogtorch.conversion.kinds import (
+    check_module,
+    refuse_changed,
+    refuse_programmed,
+    some_layers,
+)
 from analogtorch.nn import AnalogLayer
 from analogtorch.values import checks
 
@@ -58,6 +62,8 @@ def clip_weights_(
         ValueError: ``sigma`` or ``bound`` is not positive, both are given, or ``per_channel`` is
             given with ``bound``; or the model has no analog layer, has one that is parametrized or
             pruned, or is a programmed chip. Nothing has changed then.
+        RuntimeError: a weight of a recurrent layer or an attention was pruned or parametrized after
+            the conversion. Nothing has changed then.
 
     Example:
         >>> model = at.convert(torch.nn.Linear(8, 4), at.chips.hermes64())
@@ -168,13 +174,7 @@ def clippable(caller: str, model: nn.Module) -> list[AnalogLayer]:
     check_module(caller, model)
     layers = some_layers(model, caller)
     refuse_programmed(model, caller)
-    for name, layer in layers.items():
-        if parametrize.is_parametrized(layer) or "weight" not in layer._parameters:
-            raise ValueError(
-                f"{caller}: layer {name!r} is parametrized or pruned; make that permanent first, "
-                "by torch.nn.utils.parametrize.remove_parametrizations or "
-                "torch.nn.utils.prune.remove"
-            )
+    refuse_changed(model, caller)
     return list({id(layer.weight): layer for layer in reversed(layers.values())}.values())[::-1]
 
 

@@ -15,6 +15,7 @@ from analogtorch.chips import Chip
 from analogtorch.nn import converter_state
 from analogtorch.nn.execution import Execution
 from analogtorch.nn.linear import AnalogLinear
+from analogtorch.nn.permanent import permanent
 from analogtorch.nn.reborn import cut, reborn
 
 
@@ -215,10 +216,8 @@ class AnalogComposite(nn.Module):
                 if matrix._parameters.get(field) is not None and name not in self._parameters:
                     raise RuntimeError(
                         f"layer {self.layer_name!r}: {name} was pruned or parametrized after the "
-                        "conversion, which the chip does not see; make that permanent "
-                        "(torch.nn.utils.prune.remove or "
-                        "torch.nn.utils.parametrize.remove_parametrizations), or do it before "
-                        "convert"
+                        "conversion, which the chip does not see; make that permanent by "
+                        f"{permanent(self, name)}, or do it before convert"
                     )
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:

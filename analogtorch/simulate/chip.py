@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from analogtorch.conversion.kinds import (
     analog_layers,
     check_module,
+    refuse_changed,
     refuse_distributed,
     refuse_lazy,
     refuse_programmed,
@@ -27,7 +27,7 @@ from analogtorch.cost_model import ReadCost
 from analogtorch.cost_model.recalibration import Reads
 from analogtorch.devices import seconds
 from analogtorch.devices.device import beyond
-from analogtorch.nn import AnalogComposite, AnalogLayer
+from analogtorch.nn import AnalogLayer
 from analogtorch.nn.adapters import watch_adapters
 from analogtorch.nn.programmed import Origin
 from analogtorch.ops import seed_number
@@ -93,8 +93,8 @@ def program(
 
     Raises:
         ValueError: the model has no analog layer; a weight is NaN or infinite; a layer is
-            parametrized, on the meta device or replaced since the conversion; or the mapping
-            belongs to another model or chip; or a layer is lazy and never ran.
+            parametrized or pruned, on the meta device or replaced since the conversion; or the
+            mapping belongs to another model or chip; or a layer is lazy and never ran.
         RuntimeError: a weight of a recurrent layer or an attention was pruned or parametrized after
             the conversion.
         TypeError: the seed is not an integer, or an argument is not of its type.
@@ -111,15 +111,8 @@ def program(
     refuse_taken(model, "program")
     refuse_unloaded(model, "program")
     refuse_lazy(model, "program")
-    for module in model.modules():
-        if isinstance(module, AnalogComposite):
-            module.refuse_changed()
+    refuse_changed(model, "program")
     for name, layer in layers.items():
-        if parametrize.is_parametrized(layer) or "weight" not in layer._parameters:
-            raise ValueError(
-                f"program: layer {name!r} is parametrized or pruned; make that permanent first, by "
-                "torch.nn.utils.parametrize.remove_parametrizations or torch.nn.utils.prune.remove"
-            )
         if not torch.isfinite(layer.weight).all():
             raise ValueError(f"program: the weight of layer {name!r} has NaN or infinite values")
     for argument, given, kind in (("method", method, Method), ("defects", defects, Defects)):

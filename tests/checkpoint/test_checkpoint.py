@@ -2,12 +2,15 @@ import copy
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
 from torch import nn
+from torch.nn.utils import prune
 from transformers.pytorch_utils import Conv1D
 
 import analogtorch as at
@@ -587,7 +590,7 @@ def test_models_that_cannot_be_saved_are_refused_and_nothing_is_written(tmp_path
     for bad, message in [
         (Net(), "no analog layer; call analogtorch.convert"),
         (at.program(model, seed=1).at(0), "save what analogtorch.program returned"),
-        (parametrized, "parametrizations of 'shared'"),
+        (parametrized, "layer 'shared' is parametrized or pruned"),
         (meta, "is on the meta device"),
         (sparse, "'graph' is no plain dense tensor"),
     ]:
@@ -595,6 +598,56 @@ def test_models_that_cannot_be_saved_are_refused_and_nothing_is_written(tmp_path
             save(bad, tmp_path / "new")
     with pytest.raises(TypeError, match=r"ProgrammedChip, got int"):
         save(3, tmp_path / "new")  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
+def _assigned(layer: nn.Module) -> None:
+    weight = layer.weight.detach().clone()
+    del layer.weight
+    layer.weight = weight
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm`:FutureWarning")
+@pytest.mark.parametrize(
+    ("change", "back"),
+    [
+        (lambda layer: prune.l1_unstructured(layer, "weight", 0.5), "prune.remove"),
+        (nn.utils.weight_norm, "remove_weight_norm"),
+        (nn.utils.spectral_norm, "remove_spectral_norm"),
+        (nn.utils.parametrizations.weight_norm, "parametrize.remove_parametrizations"),
+        (_assigned, r"layer.weight = torch.nn.Parameter\(...\)"),
+    ],
+    ids=["pruned", "normed", "spectral", "parametrized", "assigned"],
+)
+def test_computed_weights_are_refused_with_the_call_that_makes_them_plain(
+    change: Callable[[nn.Module], Any], back: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = at.convert(nn.Sequential(nn.Linear(8, 4)), CHIP)
+    change(model[0])
+    model.eval()
+    message = "layer '0' is parametrized or pruned; make its weight permanent first, by "
+    for refused in (
+        lambda: save(model, tmp_path / "new"),
+        lambda: at.program(model, seed=1),
+        lambda: at.hwa.clip_weights_(model),
+    ):
+        with pytest.raises(ValueError, match=f"{message}.*{back}") as error:
+            refused()
+    assert not list(tmp_path.iterdir())
+    if "Parameter" not in back:
+        eval(str(error.value).partition("first, by ")[2], {"torch": torch, "layer": model[0]})
+        again = load(save(model, tmp_path / "new"), nn.Sequential(nn.Linear(8, 4))).eval()
+        x = torch.ones(1, 8)
+        assert torch.equal(again(x), model(x))
+
+
+def test_a_module_whose_matrix_is_computed_is_not_saved(tmp_path: Path) -> None:
+    model = at.convert(nn.Sequential(nn.LSTM(8, 4)), CHIP)
+    prune.l1_unstructured(model[0], "weight_hh_l0", 0.5)
+    back = r"permanent by torch.nn.utils.prune.remove\(layer, 'weight_hh_l0'\)"
+    with pytest.raises(RuntimeError, match=f"weight_hh_l0 was pruned or parametrized .*{back}"):
+        save(model, tmp_path / "new")
     assert not list(tmp_path.iterdir())
 
 
