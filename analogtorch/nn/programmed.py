@@ -91,7 +91,7 @@ class ProgrammedMixin(nn.Module):
     vectors_read: Tensor
     """For a programmed layer: number of input vectors (linear) or samples (convolution) it has
     multiplied, (1,) int64. It numbers them for the output noise: each MVM has its own, and batches
-    of any size get the same."""
+    of any size get the same, unless a forward calls the layer more than once."""
 
     weight: Any
     layer_name: str

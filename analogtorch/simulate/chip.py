@@ -277,7 +277,8 @@ class ProgrammedChip:
         The result is an independent module, for evaluation only.
 
         Each MVM has its own output noise: a layer counts its inputs. Every call of ``at`` starts
-        the count anew, and gives the same numbers for the same inputs in batches of any size.
+        the count anew, and gives the same numbers for the same inputs in batches of any size,
+        unless a forward calls a layer more than once: its second call is counted after its first.
         Threads may share a module: no two MVMs of a layer get the same noise, but the order of the
         threads decides which input gets which noise. Call ``at`` once per thread for numbers that
         repeat.
