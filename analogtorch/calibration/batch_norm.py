@@ -202,8 +202,10 @@ def statistics_on_error(norms: dict[str, Any]) -> Iterator[dict[Any, list[Tensor
 
 def _remember(norm: Any, mean: Tensor, var: Tensor) -> None:
     """Keep the statistics before and after the change, outside the ``state_dict``."""
-    for name, value in zip(_KEPT, (norm.running_mean, norm.running_var, mean, var), strict=True):
-        norm.register_buffer(name, value.clone(), persistent=False)
+    values = norm.running_mean, norm.running_var, mean, var
+    with torch.inference_mode(False):  # they serve outside too
+        for name, value in zip(_KEPT, values, strict=True):
+            norm.register_buffer(name, value.clone(), persistent=False)
 
 
 def _digital(norm: Any) -> tuple[Tensor, Tensor]:

@@ -33,6 +33,8 @@ class Move:
         shared = len(logs) // written_by(self.writer)
         return logs.view(-1, shared, self.head).mean(1).flatten()
 
+    @torch.inference_mode(False)  # Parameters must be able to learn afterwards
+    @torch.no_grad()
     def carry_out(self, exponents: Tensor, kept: "Kept") -> None:
         """Move powers of two of the writer's channels; ``kept`` gets what Parameters were before.
 

@@ -184,6 +184,8 @@ def _columns(y: Tensor, plan: Plan, bias: Tensor | None) -> Tensor:
     return flat.double() if bias is None else flat.double() - bias.double()
 
 
+@torch.inference_mode(False)  # the view serves outside too
+@torch.no_grad()
 def _correct(layer: AnalogLayer, gain: Tensor, offset: Tensor) -> None:
     """Apply gain and offset to the layer, on top of those that it has."""
     held = layer.programmed
@@ -194,7 +196,8 @@ def _correct(layer: AnalogLayer, gain: Tensor, offset: Tensor) -> None:
     )
     if held.offset is not None:
         offset = offset + gain * held.offset
-    layer.programmed = dataclasses.replace(held, gains=gains, offset=offset.to(held.gains[0].dtype))
+    offset = offset.to(held.gains[0].dtype, copy=True)
+    layer.programmed = dataclasses.replace(held, gains=gains, offset=offset)
 
 
 class _Sums:

@@ -178,6 +178,8 @@ class _Smoothing:
             left={self.names[layer]: why for layer, why in left.items()},
         )  # fmt: skip
 
+    @torch.inference_mode(False)  # Parameters must be able to learn afterwards
+    @torch.no_grad()
     def _untied(self) -> dict[Any, nn.Parameter]:
         """Give linear layers that share their weight one of their own; return what they had."""
         users: dict[nn.Parameter, int] = {}

@@ -125,6 +125,8 @@ class _Folding:
         self._gone: dict[nn.Module, nn.Module] = {}
         self._left: list[nn.Module] = []
 
+    @torch.inference_mode(False)  # Parameters must be able to learn afterwards
+    @torch.no_grad()
     def fold(self, pairs: dict[str, Any]) -> None:
         """Fold the norms of these names into their layers."""
         for name, layer in pairs.items():

@@ -114,12 +114,12 @@ def adapt(
         TypeError: an argument is of another type; or, with a folder, a batch holds what has no
             digest, such as an object of a class of your own.
         ValueError: there is no batch, or one without a sample; the call is inside
-            ``torch.inference_mode()``; a weight is on the meta device; the model is digital and
-            ``chip`` is None, or converted and ``chip`` is given, or a programmed chip; nothing
-            learns; ``calibration`` holds what ``calibrate`` does not take; model and teacher have
-            no layer of one name, or their outputs differ in shape or are not finite; the folder
-            holds another run; or ``convert`` or ``calibrate`` refuse the model. The given model is
-            unchanged.
+            ``torch.inference_mode()``, or a batch was made inside it; a weight is on the meta
+            device; the model is digital and ``chip`` is None, or converted and ``chip`` is given,
+            or a programmed chip; nothing learns; ``calibration`` holds what ``calibrate`` does not
+            take; model and teacher have no layer of one name, or their outputs differ in shape or
+            are not finite; the folder holds another run; or ``convert`` or ``calibrate`` refuse the
+            model. The given model is unchanged.
         OSError: the folder cannot be written.
 
     Warns:
@@ -244,6 +244,12 @@ def _checked(
                 f"adapt: batch {number}, counted from 0, has no sample, got {len(held)} tensor"
                 f"{'s' * (len(held) != 1)} of shape {', '.join(str(tuple(t.shape)) for t in held)};"
                 " leave it out"
+            )
+        if any(t.is_inference() for t in held):
+            raise ValueError(
+                f"adapt: batch {number}, counted from 0, was made inside torch.inference_mode(), "
+                "and nothing learns from its tensors; make batches inside torch.no_grad(), or give "
+                "clones: tensor.clone(), outside of torch.inference_mode()"
             )
     return given, recipe
 

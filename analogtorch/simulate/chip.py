@@ -113,7 +113,7 @@ def program(
     refuse_lazy(model, "program")
     refuse_changed(model, "program")
     for name, layer in layers.items():
-        if not torch.isfinite(layer.weight).all():
+        if not torch.isfinite(layer.weight.detach()).all():
             raise ValueError(f"program: the weight of layer {name!r} has NaN or infinite values")
     for argument, given, kind in (("method", method, Method), ("defects", defects, Defects)):
         if given is not None and not isinstance(given, kind):
@@ -134,6 +134,7 @@ class ProgrammedChip:
     Deterministic: one seed always gives the same devices.
     """
 
+    @torch.inference_mode(False)  # views give gradients, whatever the chip is made under
     @full_precision()
     def __init__(
         self,
@@ -261,6 +262,7 @@ class ProgrammedChip:
         layers = dict(analog_layers(self._model))
         return recalibration_cost(layers, self._spots, compensation, more)
 
+    @torch.inference_mode(False)
     @full_precision()
     def at(
         self,

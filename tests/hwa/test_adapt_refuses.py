@@ -44,6 +44,17 @@ def test_inference_mode_is_refused_with_the_remedy() -> None:
         _adapt()
 
 
+def test_batches_of_inference_mode_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    model, options = _net(), {"folder": tmp_path / "run"}
+    before, given = model.state_dict(), copy.deepcopy(BATCHES)
+    with torch.inference_mode():
+        given[1] = given[1].clone()
+    with pytest.raises(ValueError, match=r"batch 1, .* torch.inference_mode.*tensor.clone\(\)"):
+        _adapt(model, batches=given, **options)
+    assert model.state_dict().keys() == before.keys()
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("converted", [False, True])
 def test_weights_on_the_meta_device_are_refused_first(tmp_path: Path, converted: bool) -> None:
     model, options = _net(), {"folder": tmp_path / "run"}
