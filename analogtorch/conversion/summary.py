@@ -28,7 +28,7 @@ from analogtorch.conversion.route import routed_layers
 from analogtorch.conversion.share import Share, share
 from analogtorch.conversion.taken import taken
 from analogtorch.nn import AnalogComposite, AnalogLayer, AnalogMultiheadAttention
-from analogtorch.nn.converters import adc_ranges_text, dac_ranges_text
+from analogtorch.nn.converters import adc_ranges_text, dac_text
 from analogtorch.values.shown import Shown
 
 
@@ -319,7 +319,7 @@ def _added(layer: AnalogLayer) -> str:
 
 
 def _row(name: str, layer: AnalogLayer, unit_cells: int) -> LayerRow:
-    ranges, of_adcs = layer.input_ranges, layer.adc_ranges
+    of_adcs = layer.adc_ranges
     converters = bool(layer.chip.dac.bits or layer.chip.adc.levels)
     if not layer.chip.adc.levels:
         of_adcs = None
@@ -329,9 +329,8 @@ def _row(name: str, layer: AnalogLayer, unit_cells: int) -> LayerRow:
         shape=layer.matrix_shape,
         blocks=unit_cells * sum(section.tile_blocks for section in layer.sections),
         cells=unit_cells * sum(section.cells for section in layer.sections),
-        input_range=f"absmax of each input ({'chosen' if layer.ranged else 'not calibrated'})"
-        if ranges is None
-        else dac_ranges_text(ranges),
+        input_range=dac_text(layer)
+        or f"absmax of each input ({'chosen' if layer.ranged else 'not calibrated'})",
         by_vector=layer.takes_range and not layer.calibrated and converters,
         unrounded=layer.chip.periphery.output_bits is not None and layer.output_ranges is None,
         chip=layer.chip,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from analogtorch.chips import Chip
 from analogtorch.chips.tiling import Section
 from analogtorch.nn.adapters import watch_wrapping
-from analogtorch.nn.converters import adc_ranges_text, dac_ranges_text, remove_converters
+from analogtorch.nn.converters import adc_ranges_text, dac_text, remove_converters
 from analogtorch.nn.execution import Exact, Execution
 from analogtorch.nn.learning import expect
 from analogtorch.nn.placed import PlacedMixin
@@ -316,11 +316,7 @@ class AnalogLayer(PlacedMixin, ProgrammedMixin):
 
     def extra_repr(self) -> str:
         """Return the digital layer's text, chip, DAC range and any calibrated ADC ranges."""
-        value = "absmax"
-        if self.calibrated:
-            value = "meta" if self.input_range.is_meta else "in another process"
-            if (ranges := self.input_ranges) is not None:
-                value = dac_ranges_text(ranges)
+        value = dac_text(self) or "absmax"
         text = f"{super().extra_repr()}, chip={self.chip.name}, range={value}"
         if self.adc_ranges is not None:
             text += f", ADC ranges={adc_ranges_text(self.adc_ranges)}"

@@ -343,6 +343,15 @@ def remove_converters(layer: nn.Module) -> None:
         layer._non_persistent_buffers_set.discard(name)
 
 
+def dac_text(layer: ConvertersMixin) -> str | None:
+    """Return a calibrated layer's DAC ranges as text, or where they are; None: it has none."""
+    if not layer.calibrated:
+        return None
+    if (ranges := layer.input_ranges) is not None:
+        return dac_ranges_text(ranges)
+    return "meta" if layer.input_range.is_meta else "in another process"
+
+
 def dac_ranges_text(values: Sequence[float]) -> str:
     """Return DAC ranges as text: ``0.5``, or for several row blocks ``0.5 to 2``."""
     ends = [f"{value:.4g}" for value in (min(values), max(values))]

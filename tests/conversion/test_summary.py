@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -31,6 +33,17 @@ def test_ranges_per_vector_that_calibration_set_are_told_from_none() -> None:
     assert "absmax of each input (chosen)" in text
     assert "not calibrated" not in text
     assert "not rounded" not in text
+
+
+def test_ranges_that_this_process_does_not_hold_are_not_those_of_each_vector(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = at.convert(nn.Sequential(nn.Linear(12, 8)), at.chips.hermes64())
+    at.calibrate(model, [torch.randn(40, 12)], effort="ranges")
+    assert at.summary(copy.deepcopy(model).to("meta")).layers[0].input_range == "meta"
+    elsewhere = property(lambda layer: True)  # as in all processes of FSDP but the first
+    monkeypatch.setattr(at.nn.AnalogLayer, "range_is_elsewhere", elsewhere)
+    assert at.summary(model).layers[0].input_range == "in another process"
 
 
 def test_of_as_many_layers_on_two_chips_those_that_are_no_preset_differ() -> None:

@@ -71,6 +71,8 @@ def fsdp(entry: Entry, rank: int) -> None:
         for by_channel in (False, True):
             at.hwa.clip_weights_(model, sigma=1.0, per_channel=by_channel)
     assert "range=" in repr(net)
+    elsewhere = {row.input_range == "in another process" for row in at.summary(net).layers}
+    assert elsewhere == {rank != 0}, "the summary has ranges of the first process alone"
     known = [
         key for key, metadata in state._metadata.items() if "analogtorch.input_range" in metadata
     ]
