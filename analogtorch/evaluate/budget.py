@@ -9,7 +9,13 @@ from torch import nn
 
 from analogtorch.chips import Chip
 from analogtorch.chips.non_idealities import needs
-from analogtorch.conversion.kinds import analog_layers, check_module, refuse_programmed, some_layers
+from analogtorch.conversion.kinds import (
+    analog_layers,
+    check_module,
+    refuse_distributed,
+    refuse_programmed,
+    some_layers,
+)
 from analogtorch.devices import seconds
 from analogtorch.evaluate.interval import Interval, interval
 from analogtorch.evaluate.look import Look
@@ -107,6 +113,7 @@ def budget(
     check_module("budget", model)
     check_metric("budget", metric)
     refuse_programmed(model, "budget")
+    refuse_distributed(model, "budget")
     layers = some_layers(model, "budget")
     chips = list(dict.fromkeys(layer.chip for layer in layers.values()))
     if temperature is not None and not any(chip.thermal.activation_energy for chip in chips):

@@ -14,7 +14,7 @@ from analogtorch.chips import get as preset
 from analogtorch.conversion import analog_layers, convert, to_digital
 from analogtorch.conversion.detached import deep_copy
 from analogtorch.conversion.example import Example
-from analogtorch.conversion.kinds import check_module, refuse_programmed
+from analogtorch.conversion.kinds import check_module, refuse_distributed, refuse_programmed
 from analogtorch.conversion.patterns import candidates, names_of, units
 from analogtorch.cost_model import CostReport, cost
 from analogtorch.cost_model.steps import Mode
@@ -116,6 +116,7 @@ def compare(
     """
     check_module("compare", model)
     refuse_programmed(model, "compare")
+    refuse_distributed(model, "compare")
     if metric is not None:
         check_metric("compare", metric)
     check_prepare("compare", model, prepare)

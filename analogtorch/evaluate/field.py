@@ -11,7 +11,12 @@ from typing import get_args
 from torch import nn
 
 from analogtorch.chips.choices import Choices
-from analogtorch.conversion.kinds import check_module, refuse_programmed, some_layers
+from analogtorch.conversion.kinds import (
+    check_module,
+    refuse_distributed,
+    refuse_programmed,
+    some_layers,
+)
 from analogtorch.cost_model import ReadCost
 from analogtorch.devices import seconds
 from analogtorch.devices.time import SECONDS, duration
@@ -81,6 +86,7 @@ class Field:
         check_module(caller, model)
         layers = some_layers(model, caller)
         refuse_programmed(model, caller)
+        refuse_distributed(model, caller)
         check_metric(caller, metric)
         checks.number(f"{caller}: limit", limit)
         if recovery is not None:

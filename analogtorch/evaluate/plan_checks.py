@@ -7,7 +7,13 @@ from torch import nn
 
 from analogtorch.chips import Chip
 from analogtorch.conversion import analog_layers
-from analogtorch.conversion.kinds import check_module, is_analog, refuse_programmed, some_layers
+from analogtorch.conversion.kinds import (
+    check_module,
+    is_analog,
+    refuse_distributed,
+    refuse_programmed,
+    some_layers,
+)
 from analogtorch.conversion.pattern import Pattern
 from analogtorch.conversion.patterns import closest, matches, names_of, units
 from analogtorch.evaluate.metric import check_metric
@@ -28,6 +34,7 @@ def chip_for(model: nn.Module, metric: Any, prepare: Any, chip: Chip | None) -> 
     check_module("plan", model)
     check_metric("plan", metric)
     refuse_programmed(model, "plan")
+    refuse_distributed(model, "plan")
     some_layers(model, "plan")
     check_prepare("plan", model, prepare)
     if chip is not None:

@@ -11,6 +11,7 @@ from analogtorch.calibration.passes import exact_execution
 from analogtorch.conversion.kinds import (
     analog_layers,
     check_module,
+    refuse_distributed,
     refuse_programmed,
     refuse_unloaded,
     some_layers,
@@ -96,6 +97,7 @@ def sensitivity(
     check_metric("sensitivity", metric)
     layers, chosen = some_layers(model, "sensitivity"), _chosen(effects)
     refuse_programmed(model, "sensitivity")
+    refuse_distributed(model, "sensitivity")
     refuse_unloaded(model, "sensitivity")
     num_chips = checks.count("sensitivity: num_chips", num_chips)
     look = Look(compensation=compensation, recovery=recovery)

@@ -10,7 +10,12 @@ from urllib.parse import quote
 import torch
 from torch import nn
 
-from analogtorch.conversion.kinds import check_module, refuse_programmed, some_layers
+from analogtorch.conversion.kinds import (
+    check_module,
+    refuse_distributed,
+    refuse_programmed,
+    some_layers,
+)
 from analogtorch.devices import seconds
 from analogtorch.evaluate.cells import Cells, Executor, Experiment, check_executor, run, run_by
 from analogtorch.evaluate.helpers import checked_processes
@@ -242,6 +247,7 @@ def checked_models(caller: str, model: Any) -> dict[str, nn.Module]:
         check_module(caller, each)
         some_layers(each, caller)
         refuse_programmed(each, caller)
+        refuse_distributed(each, caller)
     return models
 
 

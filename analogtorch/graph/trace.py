@@ -28,6 +28,7 @@ from analogtorch.conversion.kinds import (
     kind_of,
     matrices_of,
     reason,
+    refuse_distributed,
     refuse_programmed,
 )
 from analogtorch.conversion.patterns import names_of, units
@@ -82,6 +83,7 @@ def trace(model: nn.Module, example: Example, *, rounded: Collection[str] | None
     """
     check_module("map_to_chip", model)
     refuse_programmed(model, "map_to_chip")
+    refuse_distributed(model, "map_to_chip")
     run = _Run(model, example, rounded)
     try:
         return run.traced(real=False)

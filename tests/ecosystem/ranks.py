@@ -129,6 +129,10 @@ def loaded() -> None:
     _check_gradients(fresh, whole)
 
 
+def _never(model: nn.Module) -> float:
+    raise AssertionError("nothing is measured")
+
+
 def refused() -> None:
     """Whatever copies or changes a model names what distributes it."""
     entry = ENTRIES[0]
@@ -139,6 +143,13 @@ def refused() -> None:
         lambda model: at.calibrate(model, [entry.inputs()]),
         lambda model: at.program(model, seed=1),
         lambda model: at.hwa.adapt(model, [entry.inputs()]),
+        lambda model: at.map_to_chip(model, entry.inputs()),
+        lambda model: at.sensitivity(model, _never),
+        lambda model: at.budget(model, _never),
+        lambda model: at.compare(model, [CHIP], _never, example=entry.inputs()),
+        lambda model: at.plan(model, _never, floor=0, example=entry.inputs()),
+        lambda model: at.sweep({"a": model}, _never),
+        lambda model: at.lifetime(model, _never, limit=0, recalibration=at.Recalibration()),
     )
     for call in calls:
         with pytest.raises(
