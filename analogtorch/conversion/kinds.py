@@ -46,7 +46,8 @@ _DISTRIBUTED = {
     "before it is wrapped, because only what learns by then is averaged over the processes",
     "FullyShardedDataParallel": "is sharded by {}: convert and calibrate the model before that",
     "FSDPModule": "is sharded by fully_shard: convert and calibrate the model before that; to "
-    "program it, load its full state_dict into a model that is not sharded",
+    "program it, load its full state_dict into a model that is not sharded, with the _metadata of "
+    "the first process's model.state_dict(), which has the DAC ranges",
 }
 """Classes of torch.distributed that own the Parameters of a model, and what to do instead."""
 

@@ -207,7 +207,8 @@ def warn_of_lost_ranges(calibrated: bool) -> None:
     kept = "the layers keep those that they have. To get others, " if calibrated else ""
     warn(
         "this state_dict carries no DAC ranges (safetensors and plain dicts drop its metadata): "
-        f"{kept}call analogtorch.calibrate, or load a state_dict that was saved by torch.save. "
+        f"{kept}call analogtorch.calibrate, or load a state_dict with the _metadata of "
+        "model.state_dict(), which torch.save keeps and a collections.OrderedDict takes. "
         "Output ranges are missing too, and what calibration chose for the chip: targets that "
         "allow for drift, and the unit of the weight scale. analogtorch.save keeps everything"
     )

@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
@@ -129,6 +131,20 @@ def loaded() -> None:
     _check_gradients(fresh, whole)
 
 
+def gathered(rank: int) -> None:
+    """The full state_dict of a sharded model, with its metadata, makes a model that is not."""
+    entry = ENTRIES[0]
+    net, fresh, x = entry.analog(), entry.converted(), entry.inputs()
+    fully_shard(net)
+    options = StateDictOptions(full_state_dict=True)
+    full: Any = OrderedDict(get_model_state_dict(net, options=options))
+    full._metadata = net.state_dict()._metadata
+    if rank == 0:
+        fresh.load_state_dict(full)
+        assert fresh.layer.input_ranges == entry.analog().layer.input_ranges
+        assert torch.equal(_step(fresh, x), _step(entry.analog(), x)), "the forward differs"
+
+
 def _never(model: nn.Module) -> float:
     raise AssertionError("nothing is measured")
 
@@ -172,6 +188,7 @@ def run(rank: int, path: str) -> None:
     twins(rank)
     ranges_per_tile()
     loaded()
+    gathered(rank)
     refused()
     dist.destroy_process_group()
 
