@@ -213,7 +213,9 @@ class AnalogComposite(nn.Module):
         """
         for matrix in self.matrices():
             for field, name in (("weight", matrix.spot.weight), ("bias", matrix.spot.bias)):
-                if matrix._parameters.get(field) is not None and name not in self._parameters:
+                if name is None or matrix._parameters.get(field) is None:
+                    continue
+                if name not in self._parameters:
                     raise RuntimeError(
                         f"layer {self.layer_name!r}: {name} was pruned or parametrized after the "
                         "conversion, which the chip does not see; make that permanent by "
