@@ -96,6 +96,11 @@ class Recorder:
         if after := self._inputs(outputs):
             self._append(Operation.returned(_whole(after)))
 
+    def place(self, parameter: str, matrix: Matrix) -> None:
+        """Add the matrix of a parameter that the run has not multiplied by."""
+        self.matrices[(parameter,)] = matrix
+        self.sources[matrix.name] = (parameter,)
+
     def stand_for(self, stand_in: Tensor, t: Tensor) -> None:
         """Treat views of ``stand_in`` as views of ``t``."""
         self._same[storage(stand_in)] = self._key(t)
@@ -290,19 +295,8 @@ class Recorder:
             while name in self.sources:
                 name += ".T"  # the same weights applied the other way round need cells of their own
             self._forms[part.name] += 1
-            cols, *rows = product.shape
-            self.matrices[key] = Matrix(
-                name=name,
-                rows=math.prod(rows),
-                cols=cols,
-                groups=product.groups,
-                kernel=math.prod(rows[1:]),
-                weights=math.prod(product.shape),
-                shape=product.shape,
-                layer=part.layer,
-                outputs=part.outputs,
-                form=form,
-            )
+            rest = {"layer": part.layer, "outputs": part.outputs, "form": form}
+            self.matrices[key] = Matrix.of(name, product.shape, product.groups, **rest)
             sources = self.parts.sources(product.weight)
             self.sources[name] = tuple(owner(source).name for source in sources)
         return self.matrices[key]

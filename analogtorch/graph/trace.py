@@ -41,6 +41,7 @@ from analogtorch.graph.recorder import Recorder
 from analogtorch.graph.stand_in import StandIn
 from analogtorch.graph.tracer import Tracer
 from analogtorch.graph.types import Matrix, Operation
+from analogtorch.graph.unreached import unreached
 from analogtorch.nn import AnalogEmbedding
 
 
@@ -63,6 +64,8 @@ class Trace:
     takes them."""
     bypassed: frozenset[str]
     """Matrices that a module applies without calling the layer, and otherwise than it would."""
+    unreached: frozenset[str]
+    """Matrices of analog layers that the run does not multiply by; they are the last ones."""
     example: tuple[str, ...]
     """Shapes and types of the example's tensors."""
 
@@ -140,6 +143,10 @@ class _Run:
             running.direct(twin.get_submodule(layer))
         recorder.give(inputs)
         self._watched(twin, example, running, recorder)
+        reached = {source for of_matrix in recorder.sources.values() for source in of_matrix}
+        left = dict(unreached(twin, parameters, analog, reached))
+        for parameter, matrix in left.items():
+            recorder.place(parameter, matrix)
         return Trace(
             operations=tuple(recorder.operations),
             matrices=tuple(recorder.matrices.values()),
@@ -148,6 +155,7 @@ class _Run:
             analog=analog,
             names=_further_names(recorder, twin, parameters, analog),
             bypassed=frozenset(recorder.bypassed),
+            unreached=frozenset(matrix.name for matrix in left.values()),
             example=_shapes(self.example),
         )
 

@@ -1,7 +1,9 @@
 """The parts of a traced model: operations, and the matrices that they apply."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 ROUNDING = "rounding"
 """Kind of the operations that round the inputs of a digital layer to int8."""
@@ -105,6 +107,21 @@ class Matrix:
     cells: int = 1
     """Number of unit cells that hold one weight together: this many copies multiply every vector,
     and their results are added."""
+
+    @classmethod
+    def of(cls, name: str, shape: tuple[int, ...], groups: int, **rest: Any) -> "Matrix":
+        """Return the matrix of a weight of this ``shape``; ``rest`` are the other fields."""
+        cols, *rows = shape
+        return cls(
+            name=name,
+            rows=math.prod(rows),
+            cols=cols,
+            groups=groups,
+            kernel=math.prod(rows[1:]),
+            weights=math.prod(shape),
+            shape=shape,
+            **rest,
+        )
 
     def macs(self, op: Operation) -> int:
         """Return the multiply-accumulates of ``op``, which applies this matrix.

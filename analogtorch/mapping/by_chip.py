@@ -10,7 +10,7 @@ from analogtorch.conversion.example import Example
 from analogtorch.conversion.kinds import analog_layers, check_module, refuse_programmed
 from analogtorch.graph.trace import trace
 from analogtorch.graph.types import Operation
-from analogtorch.mapping.chosen import Chosen, chips_of, choose, name_digital, with_cells
+from analogtorch.mapping.chosen import Chosen, chips_of, choose, warn_of, with_cells
 from analogtorch.mapping.expand import expand
 from analogtorch.mapping.fitted import fitted
 from analogtorch.mapping.mapping import ChipMapping
@@ -59,7 +59,7 @@ def map_by_chip(
     chips = chips_of(model, "map_by_chip")
     held, traced = _held(model, chips), trace(model, example)
     whole = choose(model, traced, exclude, duplicate, "map_by_chip")
-    name_digital("map_by_chip", model, traced, whole.matrices)
+    warn_of("map_by_chip", model, traced, whole.matrices)
     places = {m.name: held[traced.sources[m.name][0]] for m in whole.matrices}
     runs, used = _where(whole.operations, places), sorted(set(places.values()))
     found = []

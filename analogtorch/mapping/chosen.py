@@ -1,6 +1,6 @@
 """The part of a traced model that is mapped: its chip, its matrices and their copies."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -15,6 +15,9 @@ from analogtorch.graph.trace import Trace
 from analogtorch.graph.types import Matrix, Operation
 from analogtorch.values import checks
 from analogtorch.values.warned import warn
+
+_SHOWN = 5
+"""Most matrices that a warning of unreached ones lists; it counts the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +55,7 @@ def choose(
     left = _excluded(names, exclude, caller)
     left |= {n for n in names if not traced.analog.issuperset(traced.sources[n])}
     matrices = tuple(m for m in traced.matrices if m.weights and m.name not in left)
-    if not matrices:
+    if traced.unreached.issuperset(m.name for m in matrices):
         raise ValueError(_nothing(model, traced, left, caller))
     return Chosen(
         matrices=matrices,
@@ -140,7 +143,13 @@ def _named(chip: Chip, names: list[str], first: Chip) -> str:
     return f"{chip.name}{differs} ({', '.join(map(repr, names[:3]))}{more})"
 
 
-def name_digital(caller: str, model: nn.Module, traced: Trace, matrices: Iterable[Matrix]) -> None:
+def warn_of(caller: str, model: nn.Module, traced: Trace, matrices: Sequence[Matrix]) -> None:
+    """Warn of matrices on the chip that are simulated digitally, or that the example misses."""
+    _name_digital(caller, model, traced, matrices)
+    _name_unreached(caller, traced, matrices)
+
+
+def _name_digital(caller: str, model: nn.Module, traced: Trace, matrices: Iterable[Matrix]) -> None:
     """Warn of matrices on the chip that convert and program simulate digitally.
 
     They are weights of analog layers that are placed a second time, as their transpose is, or that
@@ -166,6 +175,17 @@ def name_digital(caller: str, model: nn.Module, traced: Trace, matrices: Iterabl
             f"{caller}: {_listed(bypassed)} on the chip: the model computes with the weights of "
             "these analog layers without calling them, which convert and program cannot make "
             f"analog; it is {_remedy(caller, bypassed)}"
+        )
+
+
+def _name_unreached(caller: str, traced: Trace, matrices: Iterable[Matrix]) -> None:
+    """Warn of matrices on the chip that the example does not multiply by."""
+    if names := [m.name for m in matrices if m.name in traced.unreached]:
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        warn(
+            f"{caller}: {_listed(names[:_SHOWN])}{more} on the chip, which the example does not "
+            "reach: with tiles and 0 vectors, and so without energy. Give an example that reaches "
+            "all layers, and leave those that never run digital with exclude, here and in convert"
         )
 
 
@@ -258,9 +278,10 @@ def _digital_weights(
 
 
 def _nothing(model: nn.Module, traced: Trace, left: set[str], caller: str) -> str:
-    if left:
-        kind = type(model).__name__
-        return f"{caller}: nothing to place: all {len(left)} matrices of {kind} stay digital"
+    if left := left - traced.unreached:
+        what = f"{len(left)} matrices of {type(model).__name__}"
+        what += " that the example reaches" if traced.unreached else ""
+        return f"{caller}: nothing to place: all {what} stay digital"
     found = ", ".join(list(traced.parameters)[:5]) or "none"
     return (
         f"{caller}: nothing to place: no weight of {type(model).__name__} multiplies "

@@ -9,7 +9,7 @@ from analogtorch.chips import Chip
 from analogtorch.conversion.example import Example
 from analogtorch.conversion.kinds import check_module, refuse_lazy, refuse_programmed
 from analogtorch.graph.trace import Trace, trace
-from analogtorch.mapping.chosen import chip_of, choose, name_digital, with_cells
+from analogtorch.mapping.chosen import chip_of, choose, warn_of, with_cells
 from analogtorch.mapping.expand import expand
 from analogtorch.mapping.fitted import fitted
 from analogtorch.mapping.mapping import ChipMapping
@@ -37,7 +37,8 @@ def map_to_chip(
     not changed. The weights have no numbers in that run, unless the forward decides by values that
     depend on them, such as the boxes of a detector. Then the run is repeated with numbers, which a
     model on the meta device does not have. Layers that ``convert`` made analog are mapped, or those
-    that it would make analog in a digital model. All else is digital and counted: what ``convert``
+    that it would make analog in a digital model; those that the example does not reach have no
+    vectors. All else is digital and counted: what ``convert``
     leaves out, products of activations, norms, activation functions, pooling and embeddings.
 
     Args:
@@ -68,7 +69,8 @@ def map_to_chip(
     Warns:
         UserWarning: weights of an analog layer are placed twice, as the model applies them in two
             ways, such as transposed; only the layer's own is simulated as analog. Or the model
-            computes with them without calling the layer, which is simulated digitally.
+            computes with them without calling the layer, which is simulated digitally. Or the
+            example does not reach analog layers, which take tiles and no vectors.
 
     Raises:
         TypeError: an argument is of another type.
@@ -109,7 +111,7 @@ def map_to_chip(
             spread=spread,
         )
         bar.update()
-    name_digital("map_to_chip", model, traced, result.matrices)
+    warn_of("map_to_chip", model, traced, result.matrices)
     return result
 
 

@@ -32,7 +32,8 @@ class ChipMapping(Shown):
     num_chips: int
     """Number of chips that the model takes."""
     matrices: tuple[Matrix, ...]
-    """Every matrix on the chip, in the order in which the model first multiplies by it."""
+    """Every matrix on the chip, in the order in which the model first multiplies by it; then those
+    that the example does not reach."""
     operations: tuple[Operation, ...]
     """The operations of the model in order: inputs, products on the chip (``mvm``), digital
     operations, and the output."""

@@ -1,6 +1,5 @@
 """What a read of the drift compensation costs, and the MVMs of the batches of a recovery."""
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -139,16 +138,7 @@ def _reads(
 
 def _matrix(layer: AnalogLayer) -> Matrix:
     """Return the matrix of a layer, as a mapping has it."""
-    cols, *rows = layer.matrix_shape
-    return Matrix(
-        name=layer.layer_name,
-        rows=math.prod(rows),
-        cols=cols,
-        groups=getattr(layer, "groups", 1),
-        kernel=math.prod(rows[1:]),
-        weights=math.prod(layer.matrix_shape),
-        shape=layer.matrix_shape,
-    )
+    return Matrix.of(layer.layer_name, layer.matrix_shape, getattr(layer, "groups", 1))
 
 
 def _block(section: Section, spot: Spot, columns: slice) -> Block:

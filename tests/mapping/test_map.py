@@ -378,6 +378,56 @@ def test_weights_that_are_applied_transposed_too_are_named() -> None:
     assert len(at.map_to_chip(model, x, exclude="encoder.T").matrices) == 1
 
 
+@pytest.mark.parametrize("converted", [True, False])
+def test_layers_that_the_example_does_not_reach_are_placed_and_named(converted: bool) -> None:
+    """Which kinds of layers a run reaches changes the vectors, not the matrices."""
+
+    class Experts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.all = nn.Linear(8, 8), False
+            self.linear, self.conv = nn.Linear(8, 6), nn.Conv2d(8, 4, (3, 2), groups=2)
+            self.transposed = nn.ConvTranspose1d(8, 4, 3, groups=2)
+            self.lstm, self.cell = nn.LSTM(8, 5, 2, proj_size=3), nn.GRUCell(8, 5)
+            self.attention = nn.MultiheadAttention(8, 2, kdim=4, vdim=6, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.first(x)
+            if self.all:
+                self.linear(x), self.conv(x.mT[..., None].expand(-1, -1, -1, 3))
+                self.transposed(x.mT), self.lstm(x), self.cell(x[:, 0])
+                self.attention(x, x[..., :4], x[..., :6])
+            return y
+
+    model, x = Experts().eval(), torch.zeros(1, 8, 8)
+    if converted:
+        at.convert(model, CHIP)
+    match = r"'linear', 'conv', .* and 10 more on the chip, which the example .* exclude"
+    with pytest.warns(UserWarning, match=f"map_to_chip: {match}"):
+        mapping = at.map_to_chip(model, x, chip=CHIP)
+    model.all = True
+    whole = at.map_to_chip(model, x, chip=CHIP)
+
+    def sizes(matrices):
+        return {(m.name, m.layer, m.rows, m.cols, m.groups, m.kernel) for m in matrices}
+
+    assert sizes(mapping.matrices) == sizes(whole.matrices)
+    assert (mapping.cells, mapping.digital_weights) == (whole.cells, whole.digital_weights)
+    assert [name for name, vectors in mapping.vectors.items() if vectors] == ["first"]
+    assert at.cost(mapping).macs == 8 * 64
+    model.all = False
+    with pytest.warns(UserWarning, match="'linear', .* and 9 more on the chip"):
+        left = at.map_to_chip(model, x, chip=CHIP, exclude="conv")
+    assert ("conv.weight", 96) in left.digital_weights
+    with pytest.raises(ValueError, match="all 1 matrices of Experts that the example reaches stay"):
+        at.map_to_chip(model, x, chip=CHIP, exclude="first")
+    if converted:
+        at.program(model, seed=0, mapping=mapping).yield_map()
+        with pytest.warns(UserWarning, match=f"map_by_chip: {match}"):
+            (by_chip,) = at.mapping.map_by_chip(model, x)
+        assert by_chip.matrices == mapping.matrices
+
+
 def test_layers_that_the_model_computes_with_digitally_are_named() -> None:
     """A call that is routed to its layer, or that is one of its ``forward``, is none of these."""
 
