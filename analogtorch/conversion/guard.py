@@ -96,10 +96,11 @@ def guard(
     A bypass is an operator that combines the weight of an analog layer, or a view or copy of it,
     with other data outside of that layer: ``F.linear(x, layer.weight)``, or the fused kernels of
     ``nn.TransformerEncoderLayer`` and ``nn.MultiheadAttention``. A digital module that holds the
-    same weight, such as a tied embedding, may use it. Where a module calls ``F.linear`` or
-    ``F.conv1d`` to ``3d`` with the weight of a layer inside it, and otherwise as that layer would,
-    the call is routed to the layer from then on, and the report shows it; the module keeps its
-    class and its ``state_dict``. Any other bypass is an error.
+    same weight, such as a tied embedding, may use it. Where a module calls ``F.linear``,
+    ``F.conv1d`` to ``3d`` or ``F.multi_head_attention_forward`` with the weight of a layer inside
+    it, and otherwise as that layer would, the call is routed to the layer from then on, and the
+    report shows it; the module keeps its class and its ``state_dict``. Any other bypass is an
+    error.
 
     The report also names the buffers, embeddings and other tensors that the model multiplies by in
     code of its own, ``x @ self.filters``: they are digital, and count in the share from then on.

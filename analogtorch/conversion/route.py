@@ -1,15 +1,15 @@
 """Calls that use a layer's weight instead of the layer, routed to the layer.
 
-``F.linear(x, self.qkv.weight)`` computes with the weight of an analog layer and bypasses it. If a
-run shows such a call, the module that makes it gets another forward, which runs the module's
-forward under a function mode that gives such calls to the layer. All else of the module stays:
-class, Parameters, hooks, pickling and compilation.
+``F.linear(x, self.qkv.weight)`` computes with the weight of an analog layer and bypasses it, also
+inside of ``F.multi_head_attention_forward``. If a run shows such a call, the module that makes it
+gets another forward, which runs the module's forward under a function mode that gives such calls to
+the layer. All else of the module stays: class, Parameters, hooks, pickling and compilation.
 """
 
 import contextlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,6 +21,15 @@ from analogtorch.nn import AnalogLayer
 _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 _OPTIONS = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
 """Arguments of a convolution behind the bias, and their defaults."""
+
+_ATTENTION = F.multi_head_attention_forward
+_attention = FunctionType(
+    _ATTENTION.__code__,
+    {**vars(F), "has_torch_function": lambda tensors: False},
+    _ATTENTION.__name__,
+    _ATTENTION.__defaults__,
+)
+"""The attention of torch, but a function mode sees its products: torch hands the whole to one."""
 
 
 class Routed:
@@ -71,6 +80,9 @@ class Router(TorchFunctionMode):
                 if of_layer and computes(layer, func.__name__, call):
                     x = args[0] if args else given["input"]
                     return _product(layer, x, args[2] if len(args) > 2 else given.get("bias"))
+        if func is _ATTENTION:
+            with self:
+                return _attention(*args, **given)
         return func(*args, **given)
 
 

@@ -64,6 +64,48 @@ def test_calls_that_name_weights_are_routed_where_the_guard_sees_them() -> None:
         assert torch.allclose(noisy, expected.train()(X), atol=1e-6)
 
 
+class Attention(nn.Module):
+    """Gives the weights of its layers to torch's attention, as WavLM of transformers does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.q, self.k, self.v, self.out = (nn.Linear(8, 8) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v, out = self.q, self.k, self.v, self.out
+        return F.multi_head_attention_forward(
+            *(x, x, x, 8, 2, None, torch.cat([q.bias, k.bias, v.bias]), None, None, False, 0.0),
+            *(out.weight, out.bias),
+            use_separate_proj_weight=True,
+            q_proj_weight=q.weight,
+            k_proj_weight=k.weight,
+            v_proj_weight=v.weight,
+            need_weights=False,
+        )[0]
+
+
+@pytest.mark.filterwarnings("ignore:While compiling")
+def test_weights_that_are_given_to_torchs_attention_are_routed() -> None:
+    x, digital = X.view(3, 1, 8), Attention().eval()
+    ideal = at.convert(Attention().eval(), at.chips.ideal(), example=x)
+    assert torch.allclose(ideal(x), digital(x), atol=1e-6)
+    model = at.convert(Attention().eval(), CHIP)
+    at.map_to_chip(model, x)  # without a warning, as the guard finds no bypass
+    assert [row.routed for row in at.guard(model, x).layers] == [True] * 4
+    expected = at.calibrate(model, [x])(x)
+    heads = (
+        layer(x[:, 0]).unflatten(1, (2, 4)).transpose(0, 1) for layer in (model.q, model.k, model.v)
+    )
+    y = F.scaled_dot_product_attention(*heads).transpose(0, 1).flatten(1)
+    assert torch.allclose(model.out(y), expected[:, 0], atol=1e-6)
+    assert not torch.allclose(expected, digital(x), atol=1e-4)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    assert torch.allclose(compiled(x), expected, atol=1e-6)
+    assert torch.allclose(torch.export.export(model, (x,)).module()(x), expected, atol=1e-6)
+
+
 def test_a_model_that_nobody_watched_warns_of_calls_that_name_weights() -> None:
     model = at.convert(Functional(), CHIP)
     with pytest.warns(UserWarning, match="3 of 3 analog layers of this Functional did not run"):
