@@ -21,6 +21,8 @@ from analogtorch.nn import AnalogLayer
 _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 _OPTIONS = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
 """Arguments of a convolution behind the bias, and their defaults."""
+_OF_MATRICES = nn.MultiheadAttention | nn.RNNBase | nn.RNNCellBase
+"""Modules whose weights are several matrices, which are linear layers inside of analog ones."""
 
 _ATTENTION = F.multi_head_attention_forward
 _attention = FunctionType(
@@ -91,7 +93,7 @@ def can_route(user: nn.Module, layer: nn.Module, name: str, call: Mapping[str, A
 
     Args:
         user: the module that makes the call, whose ``forward`` is free.
-        layer: the layer, analog or digital.
+        layer: the layer, analog or digital, or the module of several matrices that has the weight.
         name: name of the function or operator, such as ``conv1d``.
         call: its arguments by name.
     """
@@ -114,7 +116,7 @@ def computes(layer: Any, name: str, call: Mapping[str, Any]) -> bool:
     Its arguments are those of ``can_route``.
     """
     if name == "linear":
-        return isinstance(layer, nn.Linear)
+        return isinstance(layer, nn.Linear | _OF_MATRICES)
     if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) or layer.padding_mode != "zeros":
         return False
     dims = len(layer.kernel_size)

@@ -106,6 +106,31 @@ def test_weights_that_are_given_to_torchs_attention_are_routed() -> None:
     assert torch.allclose(torch.export.export(model, (x,)).module()(x), expected, atol=1e-6)
 
 
+class Packed(nn.Module):
+    """Multiplies by the packed weight of an attention itself, as WavLM of torchaudio does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.rnn = nn.GRUCell(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = F.linear(x, self.a.in_proj_weight, self.a.in_proj_bias).chunk(3, -1)
+        y = self.a.out_proj(F.scaled_dot_product_attention(q, k, v))
+        return F.linear(y, self.rnn.weight_ih), self.rnn(y)
+
+
+def test_matrices_of_larger_modules_are_routed_and_charged_to_the_chip() -> None:
+    model = at.convert(Packed().eval(), CHIP)
+    mapping = at.map_to_chip(model, X)  # without a warning, as the guard finds no bypass
+    routed = [row.name for row in at.guard(model, X).layers if row.routed]
+    assert routed == ["a.in_proj", "rnn.ih"]
+    assert mapping.vectors == {
+        "a.in_proj_weight": 3, "a.out_proj": 3, "rnn.weight_ih": 6, "rnn.weight_hh": 3,
+    }  # fmt: skip
+
+
 def test_a_model_that_nobody_watched_warns_of_calls_that_name_weights() -> None:
     model = at.convert(Functional(), CHIP)
     with pytest.warns(UserWarning, match="3 of 3 analog layers of this Functional did not run"):
