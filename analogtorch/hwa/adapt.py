@@ -102,7 +102,8 @@ def adapt(
             same call continues from it after an interruption, and returns at once after the end.
             Functions, such as ``forward``, are known by their names, a metric of ``at.metrics`` by
             its samples too, if they are a list of batches.
-        forward: as ``calibrate`` takes it. It must return the outputs.
+        forward: as ``calibrate`` takes it. It must return the outputs, of shapes that do not depend
+            on values, as those of a detector's boxes do.
         writer: an object with ``add_scalar(tag, value, step)``, such as the ``SummaryWriter`` of
             TensorBoard; it gets each step.
         progress: if True, show progress bars, and the error on chips after each stage.

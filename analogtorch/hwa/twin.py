@@ -306,8 +306,10 @@ def check_shapes(found: list[Tensor], exact: list[Tensor]) -> None:
     shapes = [[tuple(y.shape) for y in outputs] for outputs in (found, exact)]
     if shapes[0] != shapes[1]:
         raise ValueError(
-            f"adapt: the model returns {_shown(shapes[0])} and the teacher {_shown(shapes[1])}; "
-            "the teacher must be the digital model, or one with the same outputs"
+            f"adapt: the model returns {_shown(shapes[0])} and the teacher {_shown(shapes[1])}. If "
+            "the shapes depend on values, as those of a detector's boxes do, pass forward=, which "
+            "must return outputs of fixed shape, such as the scores of all boxes; a teacher that "
+            "is passed must be the digital model, or one with the same outputs"
         )
 
 

@@ -88,6 +88,22 @@ def test_a_scalar_output_is_named() -> None:
         _adapt(forward=lambda model, x: None)
 
 
+def test_outputs_whose_shapes_depend_on_values_are_named() -> None:
+    class Boxes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.scores = nn.Linear(6, 512)
+
+        def forward(self, x: Tensor) -> Tensor:
+            scores = self.scores(x)
+            return scores[scores > 0.1]
+
+    with pytest.raises(ValueError, match="If the shapes depend on values, .* pass forward="):
+        _adapt(Boxes())
+    _adapt(Boxes(), forward=lambda model, batch: model.scores(batch))
+
+
 def test_a_batch_that_does_not_run_is_named() -> None:
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as error:
         _adapt(batches=[*BATCHES[:3], torch.randn(8, 5)])  # it is held back
