@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from analogtorch.nn.traced import Proxy
+from analogtorch.values.warned import warn
 
 BASE = "base_layer"
 """The name under which an adapter holds the layer that it adapts."""
@@ -63,6 +64,19 @@ class _Refused:
             "cannot change its cells. Leave it beside the chip, where it computes digitally; or "
             f"{self.method} it in the model that was programmed, and program that anew"
         )
+
+
+def _merge(module: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call ``merge`` of an adapter, and warn if the layer's calibration was of other weights."""
+    result = type(module).merge(module, *args, **kwargs)
+    inside = module._modules[BASE].modules()
+    if any(getattr(m, "ranged", False) for m in inside):
+        warn(
+            "merge: the adapter is now in the weights of an analog layer, and the ranges that "
+            "calibration chose are of the weights of before: they may clip its outputs. Call "
+            "analogtorch.calibrate(model, batches) again before programming the model"
+        )
+    return result
 
 
 def _update(module: Any, layer: Any, *args: Any, **kwargs: Any) -> Any:
@@ -123,7 +137,7 @@ def unwatch_adapter(adapter: nn.Module) -> None:
 
 
 def watch_adapters(model: nn.Module) -> None:
-    """Make adapters in ``model`` that a chip cannot take raise an error.
+    """Make adapters in ``model`` that a chip cannot take raise an error, and merging ones warn.
 
     Around programmed layers, ``merge`` and ``unmerge`` change the weights, and some adapters do in
     ``update_layer``: they would write the weights that the cells were programmed to, with which
@@ -156,6 +170,9 @@ def _watch(module: nn.Module, name: str, held: Any) -> None:
     for method in ("merge", "unmerge") if programmed else ():
         if callable(getattr(module, method, None)):
             vars(module)[method] = _Refused(method, str(programmed[0].layer_name))
+    analog = any(hasattr(m, "programmed") for m in held.modules())
+    if analog and not programmed and callable(getattr(module, "merge", None)):
+        vars(module)["merge"] = functools.partial(_merge, module)
     if programmed and adapts:
         vars(module)["update_layer"] = functools.partial(_update, module, programmed[0])
 

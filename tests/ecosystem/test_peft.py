@@ -3,6 +3,7 @@
 AHWA-LoRA (arXiv 2411.17367) keeps pretrained weights on analog tiles and trains digital adapters.
 """
 
+import contextlib
 import copy
 import warnings
 from pathlib import Path
@@ -325,7 +326,11 @@ def test_an_adapter_is_traced_before_it_has_run() -> None:
 def test_an_adapter_is_merged_before_the_chip_is_programmed(make: Any) -> None:
     options = {"init_lora_weights": False}
     digital = _logits(_adapted(make(), make, **options))
-    merged = _adapted(_converted(make), make, **options).merge_and_unload()
+    model = copy.deepcopy(_adapted(_converted(make), make, **options))
+    at.to_digital(copy.deepcopy(model)).merge_and_unload()  # no ranges that could be stale
+    stale = pytest.warns(UserWarning, match=r"merge: .* of the weights of before.*calibrate\(mod")
+    with stale if make is _gpt2 else contextlib.nullcontext():  # inputs give a Llama its ranges
+        merged = model.merge_and_unload()
     found = at.program(merged, seed=1).at("1 day")
     without = at.program(_converted(make), seed=1).at("1 day")
     assert not torch.equal(_logits(found), _logits(without))
