@@ -75,6 +75,11 @@ class Recipe:
         if self.outputs is not None:
             checks.choice("Recipe.outputs", self.outputs, get_args(Outputs))
         checks.numbers(self, "temperature", optional=True, above=0)
+        if self.outputs == "error" and self.temperature is not None:
+            raise ValueError(
+                f"Recipe.temperature={self.temperature!r} is that of outputs='divergence', and has "
+                "no effect on outputs='error'; leave it out"
+            )
         checks.numbers(self, "layers", least=0)
         checks.flag("Recipe.learn_ranges", self.learn_ranges)
         checks.counts(self, "looks")

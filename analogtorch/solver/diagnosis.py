@@ -140,16 +140,18 @@ def _mends(system: System, b: Tensor, first: int, tolerance: float) -> list[str]
     rows, columns = scales(a)
     if not bool(invertible(rows * a * columns)):
         return [_ridge(system, b, first, tolerance)]
-    found, condition = [], float(torch.linalg.cond(a[0]))
-    for text, other, scaled in _changes(system.chip, system.scaling, bool(invertible(a))):
-        tried = programmed_system(a, other, system.seed, scaled).convergence
-        if not failed(tried) and float(tried.spectral_radius) < _GOOD:
-            found.append(f"{text} (spectral radius {float(tried.spectral_radius):.2g})")
-        if len(found) == _SHOWN:
-            break
-    if not found:
-        found.append(f"a better conditioned matrix: its condition number is {condition:.3g}")
-    return found
+    found: list[str] = []
+    for changes in _changes(system.chip, system.scaling, bool(invertible(a))):
+        for text, other, scaled in changes:
+            tried = programmed_system(a, other, system.seed, scaled).convergence
+            if not failed(tried) and float(tried.spectral_radius) < _GOOD:
+                found.append(f"{text} (spectral radius {float(tried.spectral_radius):.2g})")
+            if len(found) == _SHOWN:
+                return found
+        if found:
+            return found
+    condition = float(torch.linalg.cond(a[0]))
+    return [f"a better conditioned matrix: its condition number is {condition:.3g}"]
 
 
 def _ridge(system: System, b: Tensor, first: int, tolerance: float) -> str:
@@ -174,19 +176,28 @@ def _ridge(system: System, b: Tensor, first: int, tolerance: float) -> str:
     )
 
 
-def _changes(
-    chip: SolverChip, scaling: bool, without: bool
-) -> Iterator[tuple[str, SolverChip, bool]]:
-    """Yield what might mend a system: how to write it, the chip, and whether it is scaled.
+Change = tuple[str, SolverChip, bool]
+"""How a change is written, the chip, and whether the matrix is scaled."""
+
+
+def _changes(chip: SolverChip, scaling: bool, without: bool) -> Iterator[Iterable[Change]]:
+    """Yield changes that might mend a system, those that change least first.
 
     A matrix that has no inverse ``without`` scaling is scaled in all of them.
     """
-    if not scaling:
-        yield "scaling=True", chip, True
-    if not (scaling or without):
-        for text, other, _ in _changes(chip, True, without):
-            yield f"scaling=True and {text}", other, True
+    if scaling:
+        yield _of_chip(chip, True)
         return
+    scaled = ((f"scaling=True and {text}", c, True) for text, c, _ in _of_chip(chip, True))
+    first = [("scaling=True", chip, True)]
+    if without:
+        yield itertools.chain(first, _of_chip(chip, False))
+        yield scaled
+    else:
+        yield itertools.chain(first, scaled)
+
+
+def _of_chip(chip: SolverChip, scaling: bool) -> Iterator[Change]:
     bits, now = chip.inverse.bits, chip.inverse.slices
     counts = [now] if bits is None else [s for s in range(now, now + 4) if bits * s <= 24]
     for circuit in dict.fromkeys((chip.inverse.circuit, "least_squares")):

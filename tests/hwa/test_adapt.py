@@ -587,7 +587,8 @@ def test_wrong_models_and_batches_are_refused() -> None:
 def test_recipes_refuse_wrong_numbers() -> None:
     for options in ({"learning_rate": 0}, {"noise": 2}, {"ramp": -1}, {"clip_sigma": 0},
                     {"outputs": "logits"}, {"temperature": 0}, {"layers": -1}, {"looks": 0},
-                    {"patience": 0}, {"learn_ranges": 1}):  # fmt: skip
+                    {"patience": 0}, {"learn_ranges": 1},
+                    {"outputs": "error", "temperature": 2.0}):  # fmt: skip
         with pytest.raises(ValueError, match="Recipe"):
             at.hwa.Recipe(**options)  # type: ignore[arg-type]
 

@@ -348,6 +348,20 @@ def test_what_a_refusal_names_mends_it() -> None:
     )
 
 
+def test_a_matrix_of_rows_of_many_sizes_may_need_scaling_and_another_circuit() -> None:
+    near = torch.randn(16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rows = torch.logspace(0, 6, 16, dtype=torch.float64).unsqueeze(1)
+    a = rows * (torch.eye(16, dtype=torch.float64) + 0.08 * near)
+    chip, b = at.solver.rram_solver(), a.sum(1)
+    with pytest.raises(NotSolvedError, match="better conditioned|scaling=True") as refusal:
+        at.solve(a, b, chip)
+    assert "scaling=True and chip.replace(inverse={'circuit': 'least_squares'}" in str(
+        refusal.value
+    )
+    mended = chip.replace(inverse={"circuit": "least_squares"})
+    assert at.solve(a, b, mended, scaling=True).residual <= TOLERANCE
+
+
 def test_cells_that_are_too_coarse_for_any_slices_are_named() -> None:
     a = conditioned(32, 1e4, 1, symmetric=True)
     with pytest.raises(NotSolvedError, match="cells with a quarter of their spread and chip.rep"):
