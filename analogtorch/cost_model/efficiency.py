@@ -78,6 +78,12 @@ class Efficiency:
             )
 
     @property
+    def kinds(self) -> str:
+        """The kind of ``tops_per_watt``, and that of ``tops`` if it is another."""
+        other = self.tops_kind not in (None, self.kind)
+        return f"{self.kind}; TOPS {self.tops_kind}" if other else self.kind
+
+    @property
     def femtojoules_per_mac(self) -> float:
         """Energy of one multiply-accumulate, fJ."""
         return 1e3 * OPERATIONS_PER_MAC / self.tops_per_watt
@@ -98,11 +104,10 @@ class Efficiency:
         used = "use of the cells not published"
         if self.utilisation is not None:
             used = f"{self.utilisation:.0%} of cells used"
-        origin = "" if self.tops_kind == self.kind else f" ({self.tops_kind})"
-        speed = "" if self.tops is None else f"{self.tops:.3g} TOPS{origin} at "
+        speed = "" if self.tops is None else f"{self.tops:.3g} TOPS at "
         return (
             f"{speed}{self.tops_per_watt:.3g} TOPS/W{span} = {self.femtojoules_per_mac:.3g} "
-            f"fJ/MAC, {self.scope}, {self.origin}, {self.kind}; {OPERATIONS_PER_MAC} operations "
+            f"fJ/MAC, {self.scope}, {self.origin}, {self.kinds}; {OPERATIONS_PER_MAC} operations "
             f"per MAC, {self.precision}, {self.phases} phase{'s' if self.phases > 1 else ''}, "
             f"{used}; without: {self.excluded}; {self.source}"
         )

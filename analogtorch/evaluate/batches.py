@@ -3,8 +3,11 @@
 import enum
 import hashlib
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from datetime import date, time, timedelta
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -13,7 +16,10 @@ from torch import Tensor, nn
 
 from analogtorch.values import checks
 
-_PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
+_PLAIN = (
+    *(type(None), bool, int, float, complex, str, bytes, range, slice),
+    *(PurePath, date, time, timedelta, torch.dtype, torch.device),
+)
 """Values that their type and their ``repr`` tell from all others."""
 _COMPRESSED = {
     **dict.fromkeys((torch.sparse_csr, torch.sparse_bsr), ("crow_indices", "col_indices")),
@@ -26,8 +32,8 @@ _DIGITS = 64
 def batches_digest(batches: Iterable[Any], name: str = "batches") -> str:
     """Return a digest of all that the batches hold: values, types, keys and structure.
 
-    Of tensors and texts in lists and tuples it is the SHA-256 of those, which is all that earlier
-    versions kept, with a digest of the structure behind it.
+    Of tensors and texts in lists, tuples and mappings with texts as keys it is the SHA-256 of
+    those, which is all that earlier versions kept, with a digest of the structure behind it.
 
     Args:
         batches: the batches.
@@ -78,11 +84,12 @@ class _Digest:
     def __init__(self) -> None:
         self.values, self.form = hashlib.sha256(), hashlib.sha256()
         self.simple = True
-        """Whether there are but tensors and texts in lists and tuples."""
+        """Whether there are but tensors and texts in lists, tuples and mappings with texts as
+        keys."""
 
     def add(self, value: Any, where: str) -> None:
         """Add a part of the batches, which messages call ``where``."""
-        kind = f"{type(value).__module__}.{type(value).__qualname__}"
+        kind = type(value).__qualname__  # a script's classes have another module once imported
         if isinstance(value, Tensor):
             self._add_tensor(value, where)
         elif type(value) is str:
@@ -90,6 +97,8 @@ class _Digest:
             self.values.update(f"{value!r}\n".encode())
         elif isinstance(value, list | tuple):
             self._add_all(kind, dict(enumerate(value)), where)
+        elif isinstance(value, Mapping) and all(type(key) is str for key in value):
+            self._add_all(f"{kind} {list(value)!r}", {k: value[k] for k in value}, where)
         else:
             self.simple = False
             self._add_other(value, kind, where)
@@ -101,6 +110,8 @@ class _Digest:
             self._begin(f"{kind} {value!r}")
         elif isinstance(value, np.generic) or type(value) in (np.ndarray, np.memmap):
             self._add_array(np.asarray(value), kind, where)
+        elif isinstance(value, deque):
+            self._add_all(kind, dict(enumerate(value)), where)
         elif isinstance(value, Mapping):
             keys = list(value)
             self._add_all(f"{kind} keys", dict(enumerate(keys)), f"{where}: key")

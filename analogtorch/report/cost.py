@@ -111,7 +111,7 @@ def _row(e: Efficiency) -> str:
     energy = e.femtojoules_per_mac
     per_mac = f"{energy:,.0f}" if energy >= 100 else f"{energy:.3g}"
     figures = f"{tops:>8} {e.tops_per_watt:>8.3g} {span:>17} {per_mac:>8}"
-    return f"{e.origin:<12} {e.scope:<7} {figures}  {e.kind}"
+    return f"{e.origin:<12} {e.scope:<7} {figures}  {e.kinds}"
 
 
 def _origins(report: CostReport) -> list[str]:

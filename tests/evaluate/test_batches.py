@@ -1,11 +1,12 @@
 """Folders of results know the batches that they are of by all that these hold."""
 
 import dataclasses
+import datetime
 import enum
 import hashlib
 import json
 import re
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -75,6 +76,10 @@ OTHERS: dict[str, Callable[[], list[Any]]] = {
         *([a] for a in (X.numpy().T, X.numpy() + 1, np.array(["a", None]), np.array(["b", None]))),
         [X],
     ],
+    "of the library": lambda: [
+        [Path("a")], ["a"], [range(3)], [range(4)], [deque([1])], [[1]], [slice(1)],
+        [datetime.date(2026, 1, 1)], [datetime.date(2026, 1, 2)], [datetime.timedelta(1)],
+    ],
     "texts": lambda: [["ab"], ["a", "b"], [["ab"]], ["abc"]],
     "sparse": lambda: [
         *([_sparse(*of)] for of in ((1.0, 0), (1.0, 1), (3.0, 0))), [_sparse(1.0, 0).to_dense()],
@@ -128,7 +133,7 @@ def _former(*tensors: Tensor) -> str:
 
 
 def test_what_earlier_versions_kept_is_kept_first() -> None:
-    for batch in ((X, Y), [X, [Y]], _Pair(X, Y)):
+    for batch in ((X, Y), [X, [Y]], _Pair(X, Y), {"x": X, "labels": Y}, OrderedDict(x=[X], y=Y)):
         assert batches_digest([batch]).startswith(f"{_former(X, Y)}-")
 
 

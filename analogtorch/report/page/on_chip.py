@@ -183,7 +183,7 @@ def _efficiencies(cost: CostReport) -> list[Part]:
         energy = e.femtojoules_per_mac
         per_mac = f"{energy:,.0f}" if energy >= 100 else f"{energy:.3g}"
         rows.append(
-            (e.scope, e.origin, tops, f"{e.tops_per_watt:.3g}", span, per_mac, e.kind, e.excluded)
+            (e.scope, e.origin, tops, f"{e.tops_per_watt:.3g}", span, per_mac, e.kinds, e.excluded)
         )
     sources = dict.fromkeys(e.source for e in cost.published)
     return [

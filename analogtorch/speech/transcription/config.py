@@ -86,10 +86,9 @@ class OnChipConfig:
     """Options of the preset; null: {weight_scale: column} if its digital unit scales columns. Of a
     file all that is in it, which is read from it unless it is given."""
     drift_aware: str | None = "default"
-    """Time after programming at which conductances are to be right (Chip.drift_aware); null: at
-    once, as published, which is better for minutes and worse from a day on. By default 1 day for
-    presets whose devices drift, and null for others and for the chip of a file, which stays as it
-    is"""
+    """Time after programming at which conductances are to be right (Chip.drift_aware), of devices
+    that drift; null: at once, as published, which is better for minutes and worse from a day on. By
+    default 1 day, and null for the chip of a file, which stays as it is"""
     compensation: Compensation = "least_squares"
     """Digital correction of the drift"""
     digital: tuple[str, ...] = ()
@@ -109,17 +108,15 @@ class OnChipConfig:
     def build(self) -> Chip:
         """Return the chip."""
         chip, time = chip_of(self.name, self.all_options), self.target_time
-        return chip if time is None else chip.drift_aware(time)
+        drifts = "drift" in chip.non_idealities()
+        return chip.drift_aware(time) if time is not None and drifts else chip
 
     @property
     def target_time(self) -> str | None:
         """The time of ``drift_aware``, that of the default included."""
         if self.drift_aware != "default":
             return self.drift_aware
-        if in_file(self.name):
-            return None
-        chip = chip_of(self.name, self.all_options)
-        return "1 day" if "drift" in chip.non_idealities() else None
+        return None if in_file(self.name) else "1 day"
 
     @property
     def all_options(self) -> dict[str, Any]:
