@@ -1,6 +1,7 @@
 """Threads that share a programmed chip's view: every MVM has other noise, and none is lost."""
 
 import contextlib
+import copy
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -60,6 +61,32 @@ def test_the_outputs_of_one_layer_are_those_of_one_thread_in_some_order() -> Non
     expected = [_run(alone, x) for _ in range(CALLS)]
     assert len(set(expected)) == CALLS
     assert sorted(found) == pytest.approx(sorted(expected), abs=1e-5)
+
+
+def test_threads_calibrate_as_one_does() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(16, 8)
+    model = at.convert(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)), CHIP)
+    first, *others = (copy.deepcopy(model.eval()) for _ in range(4))
+    at.calibrate(first, [x] * 4)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda each: at.calibrate(each, [x] * 4), others))
+    expected = first(x)
+    assert all(torch.equal(each(x), expected) for each in others)
+
+
+def test_a_reestimate_may_run_inside_another() -> None:
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8)), torch.randn(16, 8)
+    net(x)
+    physical = at.program(at.convert(net.eval(), CHIP), seed=1)
+
+    def forward(view: nn.Module, batch: Tensor) -> Tensor:
+        at.reestimate_batch_norm(physical.at("2 days"), [x])
+        out: Tensor = view(batch)
+        return out
+
+    assert at.reestimate_batch_norm(physical.at("1 day"), [x], forward=forward) == ["1"]
 
 
 def test_models_are_compiled_again_after_threads_that_ran_them_as_written() -> None:

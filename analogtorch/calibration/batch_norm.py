@@ -1,7 +1,6 @@
 """The statistics of batch norm, adapted to what the chip computes."""
 
 import contextlib
-import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -22,15 +21,13 @@ from analogtorch.conversion import analog_layers
 from analogtorch.conversion.watch import evaluating
 from analogtorch.nn.tap import hooked
 from analogtorch.ops import seed_tensor
-from analogtorch.ops.scope import noise
+from analogtorch.ops.scope import noise_in_turn
 from analogtorch.values import checks
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _KEPT = tuple(
     f"_analogtorch_{name}" for name in ("moved_mean", "moved_var", "digital_mean", "digital_var")
 )
-_ONE_SCOPE = threading.Lock()
-"""Held inside ``noise``: threads that measure chips of a sweep correct them one after the other."""
 
 
 @torch.no_grad()
@@ -99,7 +96,7 @@ def reestimate_batch_norm(
 
     def averages() -> dict[Any, tuple[Tensor, Tensor]]:
         ran: set[str] = set()
-        with evaluating(model), _averaging(norms, ran), _ONE_SCOPE, noise(seed):
+        with evaluating(model), _averaging(norms, ran), noise_in_turn(seed):
             for _, layer in analog_layers(model):
                 layer.training = layer.programmed is None
             run("reestimate_batch_norm", model, batches, forward, progress)

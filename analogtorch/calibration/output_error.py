@@ -13,7 +13,7 @@ from analogtorch.calibration.outputs import tensors, vectors
 from analogtorch.calibration.passes import Forward, one_pass
 from analogtorch.conversion.unread import quiet
 from analogtorch.conversion.watch import evaluating
-from analogtorch.ops.scope import noise
+from analogtorch.ops.scope import noise_in_turn
 
 CHIPS = 4
 """Fewest chips of an error: each batch runs on one of its own, or on several where that is too
@@ -77,7 +77,7 @@ class NoisyJudge(Judge):
         with on_noisy_chips(self.model, alone), quiet(), evaluating(self.model):
             for draw in range(draws):
                 for step, (batch, exact) in enumerate(zip(self.batches, self.exact, strict=True)):
-                    with noise(self.seed + draw, step=0 if shared else step):
+                    with noise_in_turn(self.seed + draw, step=0 if shared else step):
                         number = self.first + step
                         run = one_pass("calibrate", self.model, batch, self.forward, number)
                     outputs = self._unmasked(tensors(run), self.masks[step])

@@ -29,4 +29,6 @@ def unreached(
             shape, groups = weight.shape, 1
             if not issubclass(kind, AnalogComposite):
                 shape, groups = kind.as_matrix(module, weight).shape, getattr(module, "groups", 1)
+            if getattr(module, "transposed", False):
+                shape = shape[:-1]  # the product of each position has no kernel
             yield entry.name, Matrix.of(entry.layer, tuple(shape), groups, layer=entry.layer)

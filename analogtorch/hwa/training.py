@@ -16,7 +16,7 @@ from analogtorch.hwa.recipe import Recipe
 from analogtorch.hwa.schedule import Schedule, Tails, relative_adam, tails
 from analogtorch.hwa.twin import Losses, Twin
 from analogtorch.ops import fold, seed_tensor, stream
-from analogtorch.ops.scope import noise
+from analogtorch.ops.scope import noise_in_turn
 from analogtorch.values.warned import warn
 
 _KEPT = (
@@ -108,7 +108,7 @@ class Training:
     def gradients(self, batch: Any) -> Losses:
         """Compute the gradients of one step, and return its losses."""
         self.optimizer.zero_grad(set_to_none=True)
-        with torch.enable_grad(), noise(self.seed, step=self.step):
+        with torch.enable_grad(), noise_in_turn(self.seed, step=self.step):
             losses = self.twin.loss(batch)
         losses.total.backward()
         return losses

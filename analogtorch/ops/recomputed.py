@@ -2,10 +2,14 @@
 
 import sys
 from collections import OrderedDict
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
+
+_RECOMPUTING = ("unpack_hook", "backward")
+"""The functions of ``torch.utils.checkpoint`` that run a forward again, of its two kinds."""
 
 
 class _Drawn:
@@ -15,6 +19,8 @@ class _Drawn:
 
     def __init__(self) -> None:
         self.known: OrderedDict[Any, None] = OrderedDict()
+        self.forgotten = False
+        """Whether there were more, of which a recomputation may draw one."""
 
     def check(self, seed: Tensor) -> None:
         """Note a seed that was just drawn, or find it among those noted in a recomputation.
@@ -25,7 +31,7 @@ class _Drawn:
         key = _key(seed)
         if key is None:
             return
-        if key not in self.known and _is_recomputation():
+        if key not in self.known and not self.forgotten and _is_recomputation():
             raise RuntimeError(
                 "activation checkpointing recomputes a layer with other noise than it ran with, "
                 "which would give wrong gradients: leave preserve_rng_state of "
@@ -36,6 +42,7 @@ class _Drawn:
         self.known[key] = None
         if len(self.known) > self.MOST:
             self.known.popitem(last=False)
+            self.forgotten = True
 
 
 def _key(seed: Tensor) -> Any:
@@ -52,10 +59,15 @@ def _is_recomputation() -> bool:
     """Return whether ``torch.utils.checkpoint`` computes a forward again, inside a backward."""
     if torch._C._current_graph_task_id() == -1:
         return False
-    frame = sys._getframe()
-    while frame is not None and frame.f_globals.get("__name__") != "torch.utils.checkpoint":
-        frame = frame.f_back  # type: ignore[assignment]
-    return frame is not None
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        module, function = frame.f_globals.get("__name__"), frame.f_code.co_name
+        if module == "torch.autograd.graph" and function == "_engine_run_backward":
+            return False  # a hook, or the backward of a function, which runs layers of its own
+        if module == "torch.utils.checkpoint" and function in _RECOMPUTING:
+            return True
+        frame = frame.f_back
+    return False
 
 
 drawn = _Drawn()

@@ -1,6 +1,7 @@
 """Noise scopes: fix or replay the noise of a step, or compare models under the same noise."""
 
 import contextlib
+import threading
 from collections.abc import Iterator
 
 import torch
@@ -63,3 +64,22 @@ def noise(seed: int, *, step: int = 0, rank: int = 0, first_sample: int = 0) -> 
             yield
     finally:
         scopes.leave(key)
+
+
+_TURN = threading.RLock()
+"""Held by the thread that is inside ``noise_in_turn``."""
+
+
+@contextlib.contextmanager
+def noise_in_turn(seed: int, *, step: int = 0) -> Iterator[None]:
+    """Open ``noise`` inside the package: threads that do so wait for each other.
+
+    Args:
+        seed: as ``noise`` takes it.
+        step: the same.
+
+    Raises:
+        RuntimeError: another thread is inside a ``noise`` that its caller opened.
+    """
+    with _TURN, noise(seed, step=step):
+        yield

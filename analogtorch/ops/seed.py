@@ -93,12 +93,15 @@ class _Scopes:
             raise RuntimeError(
                 f"noise: thread {others[-1].name!r} is inside analogtorch.noise, and "
                 f"{here.name!r} would take its random numbers: threads share torch's generator; "
-                "open one scope at a time, such as under a threading.Lock, or use processes"
+                "close that scope first, such as by a threading.Lock, or use processes"
             )
 
     def leave(self, seed: int) -> None:
         seed %= 2**64
-        self.threads.pop()
+        with self.lock:
+            here = threading.current_thread()
+            last = max((i for i, t in enumerate(self.threads) if t is here), default=-1)
+            self.threads.pop(last)
         first = self.open[seed].pop()
         if not self.open[seed]:
             del self.open[seed]

@@ -135,8 +135,8 @@ def _matrices(
         if parts := _parts(each, mapping.matrices, cols):
             return parts
     raise ValueError(
-        f"program: the mapping has no matrix of layer {name!r}: it was excluded, or never runs on "
-        "the example, or the mapping is of another model. Leave the layer digital with "
+        f"program: the mapping has no matrix of layer {name!r}: it was excluded, or the "
+        "mapping is of another model. Leave the layer digital with "
         f"analogtorch.convert(model, chip, exclude=[{name!r}]), or map the model anew with "
         "analogtorch.map_to_chip(model, example)"
     )

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import analogtorch as at
-from analogtorch.ops import native
+from analogtorch.ops import native, recomputed
 from tests.crossbar import crossbar
 
 X = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
@@ -153,6 +153,52 @@ def test_layers_that_run_in_a_backward_draw_as_elsewhere() -> None:
     x.register_hook(lambda g: seen.append(model(X)))  # no recomputation of anything
     model(x).sum().backward()
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_backward_of_a_checkpoint_may_run_other_layers(reentrant: bool) -> None:
+    model, other, seen = _model(), _model(), []
+
+    class Implicit(torch.autograd.Function):
+        """A function whose backward runs a checkpointed model for the first time."""
+
+        @staticmethod
+        def forward(ctx, x):  # type: ignore[no-untyped-def]
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+            with torch.enable_grad():
+                seen.append(checkpoint(other, X.clone().requires_grad_(), use_reentrant=reentrant))
+            return gradient
+
+    model[0].register_full_backward_hook(lambda *_: seen.append(other(X)))
+    y = checkpoint(model, Implicit.apply(X.clone().requires_grad_()), use_reentrant=reentrant)
+    y.sum().backward()
+    assert len(seen) == 2
+
+
+def test_a_checkpoint_of_more_layers_than_are_remembered_is_recomputed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    few = recomputed._Drawn()
+    few.MOST = 3  # type: ignore[misc]
+    monkeypatch.setattr("analogtorch.ops.seed.drawn", few)
+    model, gradients = _model(), []
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        for _ in range(4):
+            x = model[0](x)
+        return x
+
+    for again in (True, False):
+        torch.manual_seed(0)
+        y = checkpoint(run, X, use_reentrant=False) if again else run(X)
+        y.square().sum().backward()
+        gradients.append(model[0].weight.grad.clone())
+        model.zero_grad()
+    assert few.forgotten
+    assert torch.equal(*gradients)
 
 
 def _noisy() -> nn.Module:
