@@ -91,9 +91,10 @@ class RunFolder:
                     f"another run is at work in {path}: wait for its end, or give another --out"
                 ) from None
             found, wanted = read(path), config.to_dict()
-            if found is None and set(path.iterdir()) - set(parts(path / JOURNAL)):
+            if found is None and (held := others(path)):
                 raise ValueError(
-                    f"{path} holds files, but no run; give a new or an empty folder as --out"
+                    f"{path} holds files, such as {held[0].name}, but no run; give a new or an "
+                    "empty folder as --out"
                 )
             if found is not None and resume:
                 _compare(path, found["config"], wanted)

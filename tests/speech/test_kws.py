@@ -477,6 +477,18 @@ def listing(out: Path) -> dict[str, bytes]:
     return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
 
 
+def test_hidden_files_are_no_run(clips: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    (tmp_path / ".DS_Store").write_text("of a file manager")
+
+    def stop(*_: object, **__: object) -> None:
+        raise ValueError("training begins")
+
+    monkeypatch.setattr(kws, "train_digital", stop)
+    assert run(clips, tmp_path) == 2
+    assert "training begins" in capsys.readouterr().err
+    assert (tmp_path / ".DS_Store").exists()
+
+
 @pytest.mark.parametrize("more", [[], ["--resume"], ["--overwrite"]])
 def test_a_folder_with_files_of_others_is_refused_and_left_alone(
     more: list[str], clips: Path, tmp_path: Path, capsys, monkeypatch
@@ -486,7 +498,7 @@ def test_a_folder_with_files_of_others_is_refused_and_left_alone(
         (tmp_path / name).write_text("mine")
     before = listing(tmp_path)
     assert run(clips, tmp_path, *more) == 2
-    assert "holds files, but no run; give a new or an empty folder" in capsys.readouterr().err
+    assert "holds files, such as checkpoints, but no run; give a new" in capsys.readouterr().err
     monkeypatch.chdir(tmp_path)
     assert main(["kws", *SMALL, "--data.folder.root=/nowhere", "--out=.", *more]) == 2
     assert main(["kws", *SMALL, f"--data.folder.root={clips}", "--out", "", *more]) == 2
