@@ -102,6 +102,22 @@ class Staged(Protocol):
         ...
 
 
+@runtime_checkable
+class Limited(Protocol):
+    """A unit cell in which devices stand in for others that are full or empty.
+
+    It has this method beside those of ``Cell``.
+    """
+
+    def within(self, changes: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
+        """Return changes of conductance that change weights as ``changes`` do, as far as possible.
+
+        All have the shape (devices, *S); no change is below ``lowest``, <= 0, or above ``highest``,
+        >= 0. Changes of cells in which none was stay as they are.
+        """
+        ...
+
+
 def program(cell: Cell, w: Tensor, z: Tensor, hold: Hold) -> Tensor:
     """Return the conductances, uS, (devices, *S), of cells programmed to the weights ``w`` (S).
 
@@ -118,6 +134,14 @@ def written(cell: Cell, w: Tensor, g: Tensor) -> Tensor:
     They decide how the devices drift.
     """
     return cell.written(w, g) if isinstance(cell, Staged) else cell.targets(w)
+
+
+def changes_within(
+    cell: Cell, change: Tensor, target: Tensor, lowest: Tensor, highest: Tensor
+) -> Tensor:
+    """Return ``cell.changes(change, target)``; see ``Limited.within`` for cells that have it."""
+    wanted = cell.changes(change, target)
+    return cell.within(wanted, lowest, highest) if isinstance(cell, Limited) else wanted
 
 
 def weights_as_written(cell: Cell, w: Tensor) -> Tensor:

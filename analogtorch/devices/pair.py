@@ -117,6 +117,23 @@ class DifferentialPair:
         by_device = (signs.unsqueeze(1) * share.unsqueeze(0)).flatten(0, 1)
         return by_device * change * self.g_total
 
+    def within(self, changes: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
+        """Return changes within limits: what a device cannot take is shared by those with room.
+
+        They share it in proportion to their room, those of the other polarity with the other sign.
+
+        Args:
+            changes: changes in uS, of shape (devices, *S).
+            lowest: the smallest change that each device can take, <= 0.
+            highest: the largest, >= 0.
+        """
+        kept, sign = changes.clamp(lowest, highest), torch.ones_like(changes)
+        sign[self.devices_per_polarity :] = -1.0
+        left = sign * (sign * (changes - kept)).sum(0)
+        room = torch.where(left > 0, highest - kept, lowest - kept)
+        tiny = torch.finfo(room.dtype).tiny
+        return kept + room * (left.abs() / room.abs().sum(0).clamp_min(tiny)).clamp_max(1.0)
+
     def enlarged(self, times: int) -> Self:
         """Return a pair with ``times`` as many devices per polarity."""
         return replace(self, devices_per_polarity=times * self.devices_per_polarity)

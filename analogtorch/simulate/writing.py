@@ -5,7 +5,8 @@ two loops here start from it and continue: they show what closer programming wou
 the cells only through the chip's DAC, ADC and output noise. In a round, one makes an MVM per row;
 the other makes as many as it takes to read each cell of the row. Neither changes what time adds to
 the error. Pulses keep devices between ``g_min`` and ``g_max``, or where the first write left them
-beyond, also where a cell with a broken device needs more.
+beyond, also where a cell with a broken device needs more. Other devices of a pair take what one at
+its limit cannot.
 """
 
 import math
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from analogtorch.chips import Chip
-from analogtorch.devices.cell import Hold
+from analogtorch.devices.cell import Hold, changes_within
 from analogtorch.ops.converters import dac
 from analogtorch.simulate.readout import CELL_COUNTS, adc_step, cell_reads, read_cells, through_adc
 from analogtorch.values import checks
@@ -127,7 +128,7 @@ def write(
         change = method.correction(now, target, chip, draw, number)
         names = [f"pulse {number} {device}" for device in range(len(g))]
         z = torch.stack([draw(name, *target.shape) for name in names])
-        wanted = chip.cell.changes(change, target)
+        wanted = changes_within(chip.cell, change, target, low - g, high - g)
         pulses += wanted != 0
         g = hold(pulse(g, wanted, z, method.noise).clamp(low, high))
     return g, pulses

@@ -225,6 +225,23 @@ def test_read_noise_of_every_mvm_counts_devices_by_their_significance(cell: str)
 # offset
 
 
+def test_other_devices_of_a_pair_take_what_one_at_its_limit_cannot() -> None:
+    pair = devices.DifferentialPair(device=devices.pcm_like())
+    changes = torch.tensor([[3.0, -3.0, 5.0, -3.0], [0.0, 0.0, 0.0, 0.0]])
+    lowest = torch.tensor([[-9.0, -1.0, -9.0, 0.0], [-9.0, -9.0, -1.0, -9.0]])
+    highest = torch.tensor([[9.0, 9.0, 3.0, 9.0], [9.0, 9.0, 9.0, 2.0]])
+    # inside its limits; nearly empty; nearly full, as the other is empty; empty, the other full
+    expected = torch.tensor([[3.0, -1.0, 3.0, 0.0], [0.0, 2.0, -1.0, 2.0]])
+    assert torch.equal(pair.within(changes, lowest, highest), expected)
+
+    pair = pair.enlarged(2)
+    changes = torch.tensor([4.0, 4.0, 0.0, 0.0]).unsqueeze(1)
+    found = pair.within(changes, changes.new_tensor([[0], [0], [-1], [-3]]), changes.clamp_max(1))
+    assert found.flatten().tolist() == [1.0, 1.0, -1.0, -3.0]
+    found = pair.within(changes, changes - 7, changes.new_tensor([[0], [6], [1], [1]]))
+    torch.testing.assert_close(found.flatten(), torch.tensor([0.0, 4.5, -1.75, -1.75]))
+
+
 def test_an_offset_cell_by_hand() -> None:
     """A constant reference: only the device errs, and half the conductance stands for a weight."""
     cell = OffsetCell(device=HERMES)

@@ -248,9 +248,27 @@ def test_pulses_end_at_the_range_of_a_device(name: str, method: Method) -> None:
     assert (closer >= once.clamp_max(cell.device.g_min)).all()
 
 
+@pytest.mark.parametrize(
+    ("cell", "weight_scale"),
+    [("smallest above 0", "block"), ("one per polarity", "column"), ("sequential", "column")],
+)
+def test_other_devices_take_what_one_at_its_limit_cannot(cell: str, weight_scale: str) -> None:
+    """Weights near 0, whose device is empty, and at the end of the range, whose device is full."""
+    chip = at.chips.hermes64(weight_scale=weight_scale).replace(cell=_OTHER[cell], name=cell)
+    torch.manual_seed(0)
+    layer = nn.Linear(96, 96, bias=False)
+    nn.init.normal_(layer.weight)
+    physical = at.program(at.convert(layer, chip), seed=1, method=GradientDescent())
+    section = physical._placed[""][0]
+    error = chip.cell.weights(section.g) - section.w
+    assert error.std() < 1.2 * 0.00107  # what pulses without limits reach
+    assert error[section.w.abs() > 0.95].std() < 0.002
+    assert error.abs().max() < 0.02
+
+
 @pytest.mark.parametrize("method", [ProgramAndVerify(), GradientDescent()])
 def test_a_cell_with_a_device_stuck_on_is_as_near_as_its_other_device_gets(method: Method) -> None:
-    """The polarity that carries the weight gets the pulses, whatever is broken."""
+    """The polarity that carries the weight gets the pulses that it can take if it works."""
     torch.manual_seed(0)
     model = at.convert(nn.Linear(200, 200, bias=False), at.chips.hermes64())
     physical = at.program(model, seed=1, method=method, defects=at.Defects(stuck_on=0.02))
