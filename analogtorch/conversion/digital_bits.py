@@ -92,22 +92,22 @@ def quantise_inputs(model: nn.Module, names: Collection[str]) -> None:
         _round_inputs_of(module)
 
 
-def watch_rounding(model: nn.Module) -> Callable[[], bool]:
-    """Return a function that returns whether a layer of this copy of a model rounds inputs now."""
-    running: list[nn.Module] = []
+def watch_rounding(model: nn.Module) -> Callable[[], str | None]:
+    """Return a function that returns the layer of this copy of a model that rounds inputs now."""
+    running: list[str] = []
 
-    def watched(hook: Callable[..., Any], module: nn.Module, *given: Any) -> Any:
-        running.append(module)
+    def watched(name: str, hook: Callable[..., Any], module: nn.Module, *given: Any) -> Any:
+        running.append(name)
         try:
             return hook(module, *given)
         finally:
             running.pop()
 
-    for module in model.modules():
+    for name, module in model.named_modules():
         for key in _hooks(module):
             hook = module._forward_pre_hooks[key]
-            module._forward_pre_hooks[key] = functools.partial(watched, hook)
-    return lambda: bool(running)
+            module._forward_pre_hooks[key] = functools.partial(watched, name, hook)
+    return lambda: running[-1] if running else None
 
 
 def rounded(x: Tensor, dims: tuple[int, ...]) -> Tensor:

@@ -107,13 +107,14 @@ class Costs:
         if _computed(self.traced) != _computed(self.rounded):  # code depends on what is rounded
             return trace(self.model, self.example, rounded=rounded)
         exact = {op.name: op for op in self.traced.operations}
-        left, found = set[str](), list[Operation]()
-        for op in self.rounded.operations:
-            if op.kind == ROUNDING and _rounding_layer(op) not in rounded:
-                left.add(op.name)
-            else:
-                found.append(op if left.isdisjoint(op.inputs) else exact[op.name])
-        return replace(self.traced, operations=tuple(found))
+        kept = {op: layer for op, layer in self.rounded.rounding.items() if layer in rounded}
+        left = self.rounded.rounding.keys() - kept.keys()
+        found = (
+            op if left.isdisjoint(op.inputs) else exact[op.name]
+            for op in self.rounded.operations
+            if op.name not in left
+        )
+        return replace(self.traced, operations=tuple(found), rounding=kept)
 
     def one(self, name: str, cells: int) -> PlanCost:
         """Return the cost with all layers on the chip but for the cells of one."""
@@ -144,11 +145,6 @@ class Costs:
 def _computed(traced: Trace) -> list[str]:
     """Return the names of the operations that round no inputs."""
     return [op.name for op in traced.operations if op.kind != ROUNDING]
-
-
-def _rounding_layer(op: Operation) -> str:
-    """Return the name of the layer whose inputs an operation rounds."""
-    return op.name.rpartition(f"{ROUNDING}.")[0].removesuffix(".")
 
 
 def _holds(module: str, layers: list[str]) -> bool:

@@ -50,7 +50,7 @@ class Recorder:
         embeddings: names of weights whose rows are looked up on tiles, token by token.
         routed: a function of the names of a module and of a layer, and of a call as
             ``route.can_route`` takes it, that returns whether that can be routed to the layer.
-        rounding: returns whether the operator that runs rounds the inputs of a layer to int8.
+        rounding: returns the layer whose inputs the operator that runs rounds to int8, if any.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Recorder:
         analog: frozenset[str],
         embeddings: frozenset[str],
         routed: Callable[[str, str, str, Mapping[str, Any]], bool],
-        rounding: Callable[[], bool],
+        rounding: Callable[[], str | None],
     ) -> None:
         self.parts, self.analog, self.embeddings = Parts(parameters), analog, embeddings
         self._holders, self._routed, self._rounding = holders, routed, rounding
@@ -71,6 +71,8 @@ class Recorder:
         self.bypassed = set[str]()
         """The matrices that a module applies without calling the layer that holds them, and by
         another operator or form of the weight than that layer: no call is routed to the layer."""
+        self.rounding: dict[str, str] = {}
+        """The layer whose inputs each operation of the kind ``rounding`` rounds."""
         self._forms = Counter[str]()
         """The number of forms in which each part of a parameter has been applied."""
         matrices = [held for held in parameters.values() if held.parameter.dim() > 1]
@@ -330,9 +332,13 @@ class Recorder:
 
     def _digital(self, call: _Call) -> _After:
         kind, out, work = digital.count(call.name, call.a, call.result)
+        layer = self._rounding()
+        if layer is not None:
+            name = f"{layer}.{ROUNDING}.{call.name}".lstrip(".")
+            name = self._add(name, ROUNDING, out, work, self._inputs(call.read))
+            self.rounding[name] = layer
+            return self._of(name)
         path, name = call.module(), call.name
-        if self._rounding():
-            kind, name = ROUNDING, f"{ROUNDING}.{name}"
         if not (path and name.startswith("embedding")) and (not path or path in self._owners):
             path = f"{path}.{name}".lstrip(".")
         return self._of(self._add(path, kind, out, work, self._inputs(call.read)))

@@ -227,6 +227,32 @@ def test_the_price_is_that_of_the_model_as_measured(kinds: tuple[str, ...]) -> N
         assert found.latency == pytest.approx(report.latency + waited)
 
 
+def test_the_price_of_a_layer_does_not_depend_on_its_name_or_who_holds_its_weight() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rounding = nn.ModuleDict({"rounding": nn.Linear(8, 8), "a": nn.Linear(8, 8)})
+            self.tied = nn.Linear(8, 8)
+            self.tied.weight = self.rounding["a"].weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.tied(self.rounding["a"](self.rounding["rounding"](x)).relu())
+
+    x, memory = torch.zeros(1, 8), WeightMemory()
+    costs = Costs(at.convert(Net(), CHIP), x, CHIP, memory)
+    assert set(costs.rounded.rounding.values()) == {"rounding.rounding", "rounding.a", "tied"}
+    exact, rounded = (
+        [op.name for op in found.operations if op.matrix] for found in (costs.traced, costs.rounded)
+    )
+    assert exact == rounded
+    for digital in (["rounding.rounding"], ["rounding.a", "tied"]):
+        mapping = at.map_to_chip(at.quantise_digital(at.convert(Net(), CHIP, exclude=digital)), x)
+        found = costs.of(Candidate.of(dict.fromkeys(digital, 0), costs.layers))
+        placed = {m.name for m in mapping.matrices}
+        read, _ = memory.read(sum(n for name, n in costs.weights.items() if name not in placed))
+        assert found.energy == pytest.approx(at.cost(mapping).energy.system + read, abs=0)
+
+
 def test_a_model_whose_code_depends_on_what_is_rounded_is_charged_as_it_runs() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
