@@ -69,7 +69,7 @@ class Digital:
     """Arithmetic operations per second of one chip's share of the unit, > 0."""
     kinds: tuple[str, ...] = ()
     """Kinds of ``Operation`` that run here; on the host, () means all that the chip does not
-    take."""
+    take. The kind ``rounding`` is not named: it runs where ``matmul`` does."""
 
     def __post_init__(self) -> None:
         _check_figures(self, positive=("rate",))
@@ -77,6 +77,11 @@ class Digital:
             raise ValueError(
                 "Digital.kinds must be a tuple of strings such as ('activation',), got "
                 f"{self.kinds!r}"
+            )
+        if "rounding" in self.kinds:
+            raise ValueError(
+                f"Digital.kinds must not have 'rounding', got {self.kinds!r}: rounding runs where "
+                "matmul does; name 'matmul' instead"
             )
 
 

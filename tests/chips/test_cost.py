@@ -77,6 +77,9 @@ def test_bad_parts_are_refused() -> None:
         dataclasses.replace(COST.network, chip_rate=_figure(0.0))
     with pytest.raises(ValueError, match="Digital.kinds must be a tuple of strings"):
         dataclasses.replace(COST.host, kinds="pool")
+    for unit in (COST.host, COST.on_chip):
+        with pytest.raises(ValueError, match="rounding runs where matmul does; name 'matmul'"):
+            dataclasses.replace(unit, kinds=("activation", "rounding"))
     with pytest.raises(ValueError, match="Published.scope must be one of"):
         dataclasses.replace(COST.published[0], scope="board")
     with pytest.raises(ValueError, match="Published.excluded must say"):
