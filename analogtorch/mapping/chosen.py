@@ -178,9 +178,6 @@ def _name_digital(caller: str, model: nn.Module, traced: Trace, matrices: Iterab
         )
 
 
-_ALL_NAMES = "; their names: [n for n, v in mapping.vectors.items() if not v]"
-
-
 def _name_unreached(caller: str, traced: Trace, matrices: Iterable[Matrix]) -> None:
     """Warn of matrices on the chip that the example does not multiply by."""
     if names := [m.name for m in matrices if m.name in traced.unreached]:
@@ -188,8 +185,8 @@ def _name_unreached(caller: str, traced: Trace, matrices: Iterable[Matrix]) -> N
         warn(
             f"{caller}: {_listed(names[:_SHOWN])}{more} on the chip, which the example does not "
             "reach: with tiles and 0 vectors, and so without energy. Give an example that reaches "
-            "all layers, and leave those that never run digital with exclude, here and in convert"
-            f"{_ALL_NAMES if more else ''}"
+            "all layers, and leave those that never run digital with exclude, names or patterns of "
+            "them, here and in convert"
         )
 
 

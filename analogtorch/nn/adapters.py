@@ -68,9 +68,11 @@ class _Refused:
 
 def _merge(module: Any, *args: Any, **kwargs: Any) -> Any:
     """Call ``merge`` of an adapter, and warn if the layer's calibration was of other weights."""
+    inside = [m for m in module._modules[BASE].modules() if getattr(m, "ranged", False)]
+    before = [p.detach().clone() for m in inside for p in m.parameters()]
     result = type(module).merge(module, *args, **kwargs)
-    inside = module._modules[BASE].modules()
-    if any(getattr(m, "ranged", False) for m in inside):
+    after = (p for m in inside for p in m.parameters())
+    if not all(map(torch.equal, before, after)):
         warn(
             "merge: the adapter is now in the weights of an analog layer, and the ranges that "
             "calibration chose are of the weights of before: they may clip its outputs. Call "

@@ -93,10 +93,8 @@ class AnalogMatrix(AnalogLinear):
         unexpected: list,
         errors: list,
     ) -> None:
-        if self.programmed is None:
+        if not self.refuses_to_load(errors):
             self._load_converters(state_dict.get(prefix + "input_range"), local_metadata, errors)
-        elif state_dict or local_metadata:
-            self.refuse_to_load(errors)
 
 
 class DigitalMatrix:
@@ -233,24 +231,9 @@ class AnalogComposite(nn.Module):
         return self
 
     def _load_from_state_dict(
-        self,
-        state_dict: Any,
-        prefix: str,
-        local_metadata: dict,
-        strict: bool,
-        missing: list,
-        unexpected: list,
-        errors: list,
+        self, state_dict: Any, prefix: str, local_metadata: dict, *rest: Any
     ) -> None:
-        for matrix in self.matrices():
-            if matrix.programmed is not None:
-                converter_state.keep(
-                    matrix, self, state_dict, prefix, local_metadata, missing, errors
-                )
-                return
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing, unexpected, errors
-        )
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
         self._share()
         own = converter_state.of_layer(self, state_dict, prefix)  # not of adapters alone
         if own and not (local_metadata or any(key.endswith(".input_range") for key in state_dict)):

@@ -9,7 +9,6 @@ from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 
 from analogtorch.chips.choices import Choices
@@ -201,37 +200,6 @@ def of_layer(layer: nn.Module, state_dict: Mapping[str, Any], prefix: str) -> bo
     """Return whether a ``state_dict`` has a Parameter of the layer itself, parametrized or not."""
     own = {prefix + name for name in layer._parameters}
     return any(k in own or k.startswith(f"{prefix}parametrizations.") for k in state_dict)
-
-
-def keep(
-    layer: "ConvertersMixin",
-    owner: nn.Module,
-    state_dict: Mapping[str, Any],
-    prefix: str,
-    metadata: dict,
-    missing: list,
-    errors: list,
-) -> None:
-    """Load nothing into the module ``owner``, whose matrix ``layer`` is on a programmed chip.
-
-    That is an error unless all that is given is what the module holds: of an adapter, peft may
-    store the weight of the layer too.
-    """
-    own = {name for name in state_dict if name.rpartition(".")[0] == prefix[:-1]}
-    held = {prefix + name for name, p in owner._parameters.items() if p is not None}
-    held.discard(f"{prefix}input_range")
-    if metadata or not own <= held or not holds(owner, state_dict, prefix):
-        layer.refuse_to_load(errors)
-    missing += sorted(held - own)
-
-
-def holds(module: nn.Module, state_dict: Mapping[str, Any], prefix: str) -> bool:
-    """Return whether all Parameters that a ``state_dict`` has of ``module`` itself are in it."""
-    return all(
-        p is None or torch.equal(p, t.to(p))
-        for name, p in module._parameters.items()
-        if (t := state_dict.get(prefix + name)) is not None
-    )
 
 
 def warn_of_lost_ranges(calibrated: bool) -> None:

@@ -295,8 +295,12 @@ class ConvertersMixin(nn.Module):
         unexpected: list,
         errors: list,
     ) -> None:
-        if self.programmed is not None:
-            converter_state.keep(self, self, state_dict, prefix, local_metadata, missing, errors)
+        if self.programmed is not None and not (state_dict or local_metadata):
+            # what is loaded lies beside the layer, as the matrices of an adapter do
+            held = (name for name, p in self._parameters.items() if p is not None)
+            missing += [prefix + name for name in held if name != "input_range"]
+            return
+        if self.refuses_to_load(errors):
             return
         key = prefix + "input_range"
         value = state_dict.get(key)
@@ -321,13 +325,14 @@ class ConvertersMixin(nn.Module):
         converter_state.load_column_ranges(self, local_metadata, errors)
         converter_state.load_input_range(self, value, local_metadata, errors)
 
-    def refuse_to_load(self, errors: list) -> None:
-        """Add to ``errors`` why nothing else can be loaded into a layer of a programmed chip."""
-        errors.append(
-            f"layer {self.layer_name!r} belongs to a programmed chip; load into the model it came "
-            "from. Of adapters around a head or an embedding, peft stores the weight of the layer "
-            "too, unless called as save_pretrained(folder, save_embedding_layers=False)"
-        )
+    def refuses_to_load(self, errors: list) -> bool:
+        """Return whether nothing can be loaded, as on a programmed chip; add why to ``errors``."""
+        if self.programmed is not None:
+            errors.append(
+                f"layer {self.layer_name!r} belongs to a programmed chip; load into the model it "
+                "came from"
+            )
+        return self.programmed is not None
 
 
 def remove_converters(layer: nn.Module) -> None:

@@ -19,8 +19,9 @@ class _Drawn:
 
     def __init__(self) -> None:
         self.known: OrderedDict[Any, None] = OrderedDict()
-        self.forgotten = False
-        """Whether there were more, of which a recomputation may draw one."""
+        self.noted, self.task, self.forgotten = 0, -1, False
+        """Seeds of forwards since a backward that draws began, that backward, and whether some of
+        the forwards before it are no longer known."""
 
     def check(self, seed: Tensor) -> None:
         """Note a seed that was just drawn, or find it among those noted in a recomputation.
@@ -31,6 +32,9 @@ class _Drawn:
         key = _key(seed)
         if key is None:
             return
+        task = torch._C._current_graph_task_id()
+        if task not in (-1, self.task):
+            self.noted, self.task, self.forgotten = 0, task, self.noted > self.MOST
         if key not in self.known and not self.forgotten and _is_recomputation():
             raise RuntimeError(
                 "activation checkpointing recomputes a layer with other noise than it ran with, "
@@ -40,9 +44,9 @@ class _Drawn:
             )
         self.known.pop(key, None)  # it becomes the latest
         self.known[key] = None
+        self.noted += task == -1
         if len(self.known) > self.MOST:
             self.known.popitem(last=False)
-            self.forgotten = True
 
 
 def _key(seed: Tensor) -> Any:

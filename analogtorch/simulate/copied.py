@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from analogtorch.conversion import analog_layers
 from analogtorch.conversion.detached import detached
 from analogtorch.nn import AnalogComposite, AnalogLayer
-from analogtorch.nn.converter_state import holds
 
 _SHARING = threading.Lock()
 """Held while a memory becomes one of copy on write, which torch leaves to one thread."""
@@ -76,13 +75,11 @@ def _refuse_to_load(
 
     The layers would refuse it one by one, after digital modules have taken theirs.
     """
-    whole = getattr(state_dict, "_metadata", ())
+    given = {key.rpartition(".")[0] for key in state_dict}
+    given |= set(getattr(state_dict, "_metadata", ()))
     for name, layer in analog_layers(view):
-        owner = layer.parameter_name(name).rpartition(".")[0]
-        full = f"{prefix}{owner}".rstrip(".")
-        of_owner = f"{full}.".lstrip(".")
-        if full in whole or not holds(view.get_submodule(owner), state_dict, of_owner):
-            layer.refuse_to_load(errors)
+        owner = layer.parameter_name((prefix + name).rstrip(".")).rpartition(".")[0]
+        if owner in given and layer.refuses_to_load(errors):
             raise RuntimeError(f"load_state_dict: {errors[-1]}")
 
 

@@ -601,6 +601,17 @@ def test_models_that_cannot_be_saved_are_refused_and_nothing_is_written(tmp_path
     assert not list(tmp_path.iterdir())
 
 
+def test_a_pruned_bias_is_refused(tmp_path: Path) -> None:
+    model = at.convert(nn.Sequential(nn.Linear(8, 4)), CHIP)
+    prune.l1_unstructured(model[0], "bias", 0.5)
+    back = r"prune\.remove\(layer, 'bias'\)"
+    with pytest.raises(ValueError, match=f"make its bias permanent first, by .*{back}"):
+        save(model, tmp_path / "new")
+    prune.remove(model[0], "bias")
+    again = load(save(model, tmp_path / "new"), nn.Sequential(nn.Linear(8, 4)))
+    assert torch.equal(again[0].bias, model[0].bias)
+
+
 def _assigned(layer: nn.Module) -> None:
     weight = layer.weight.detach().clone()
     del layer.weight

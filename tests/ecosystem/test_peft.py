@@ -148,23 +148,6 @@ def test_a_drifted_chip_is_recalibrated_by_adapters_alone(make: Any, tmp_path: P
         loaded[0].load_state_dict(model.state_dict())
 
 
-@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers` to `True`:UserWarning")
-def test_an_adapter_of_a_head_is_loaded_with_the_weight_that_the_chip_has(tmp_path: Path) -> None:
-    physical = at.program(_converted(_llama), seed=1)
-    options: dict[str, Any] = {"target_modules": ["lm_head"], "init_lora_weights": False}
-    model = _adapted(physical.at("1 day"), _llama, **options).eval()
-    model.save_pretrained(tmp_path)  # peft adds the weight of the head
-    loaded = peft.PeftModel.from_pretrained(physical.at("1 day"), tmp_path).eval()
-    assert torch.equal(_logits(loaded), _logits(model))
-    other = _llama()
-    other.lm_head.weight.data += 1
-    later = at.program(at.convert(other, CHIP), seed=1)
-    with pytest.raises(RuntimeError, match=r"'lm_head' belongs to a .*save_embedding_layers=False"):
-        peft.PeftModel.from_pretrained(later.at("1 day"), tmp_path)
-    model.save_pretrained(tmp_path, save_embedding_layers=False)
-    peft.PeftModel.from_pretrained(later.at("1 day"), tmp_path)
-
-
 @MODELS
 @pytest.mark.parametrize("whole", [True, False], ids=["peft model", "its base"])
 def test_adapters_are_carried_over_to_another_time(make: Any, whole: bool) -> None:
@@ -330,6 +313,8 @@ def test_an_adapter_is_merged_before_the_chip_is_programmed(make: Any) -> None:
     at.to_digital(copy.deepcopy(model)).merge_and_unload()  # no ranges that could be stale
     stale = pytest.warns(UserWarning, match=r"merge: .* of the weights of before.*calibrate\(mod")
     with stale if make is _gpt2 else contextlib.nullcontext():  # inputs give a Llama its ranges
+        model.merge_adapter()
+    with pytest.warns(UserWarning, match="already merged"):  # by peft, and nothing else
         merged = model.merge_and_unload()
     found = at.program(merged, seed=1).at("1 day")
     without = at.program(_converted(make), seed=1).at("1 day")

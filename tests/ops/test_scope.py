@@ -199,6 +199,10 @@ def test_a_checkpoint_of_more_layers_than_are_remembered_is_recomputed(
         model.zero_grad()
     assert few.forgotten
     assert torch.equal(*gradients)
+    checkpoint(model, X, use_reentrant=False).sum().backward()  # of few layers
+    again = checkpoint(model, X, use_reentrant=False, preserve_rng_state=False)
+    with pytest.raises(RuntimeError, match="leave preserve_rng_state .* at True"):
+        again.sum().backward()
 
 
 def _noisy() -> nn.Module:

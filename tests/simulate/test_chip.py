@@ -139,10 +139,6 @@ def test_what_a_view_refuses_to_load_changes_none_of_its_modules(moved) -> None:
     with pytest.raises(RuntimeError, match="belongs to a programmed chip; load into the model"):
         nn.Sequential(view).load_state_dict({f"0.{name}": t for name, t in other.items()})
     assert all(torch.equal(t, before[name]) for name, t in view.state_dict().items())
-    with pytest.raises(RuntimeError, match="belongs to a programmed chip; load into the model"):
-        view[3].load_state_dict({"weight_ih_l0": other["3.weight_ih_l0"]}, strict=False)
-    view.load_state_dict(before)  # what it has
-    assert all(torch.equal(t, before[name]) for name, t in view.state_dict().items())
     view[1].load_state_dict({name: t + 1 for name, t in view[1].state_dict().items()})
     assert torch.equal(view[1].running_mean, before["1.running_mean"] + 1)
 

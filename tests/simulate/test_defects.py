@@ -180,7 +180,7 @@ def test_layers_that_the_mapping_leaves_out_are_named_with_the_remedy() -> None:
     model = at.convert(nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6)), CHIP)
     mapping = at.map_to_chip(model, torch.zeros(1, 6), chip=CHIP, exclude="1")
     with pytest.raises(
-        ValueError, match=r"no matrix of layer '1': it was excluded, or never runs.*exclude=\['1'\]"
+        ValueError, match=r"no matrix of layer '1': it was excluded, or the map.*exclude=\['1'\]"
     ):
         at.program(model, seed=1, mapping=mapping)
 
