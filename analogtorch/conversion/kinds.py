@@ -149,8 +149,8 @@ def refuse_changed(model: nn.Module, caller: str) -> None:
         if isinstance(module, AnalogComposite):
             module.refuse_changed()
     for name, layer in analog_layers(model):
-        own = [name for name in ("weight", "bias") if hasattr(layer, name)]
-        computed = [name for name in own if name not in layer._parameters]
+        own = (field for field in ("weight", "bias") if hasattr(layer, field))
+        computed = [field for field in own if field not in layer._parameters]
         if parametrize.is_parametrized(layer):
             computed += layer.get_submodule("parametrizations")._modules
         if computed:

@@ -33,9 +33,10 @@ class _Drawn:
         if key is None:
             return
         task = torch._C._current_graph_task_id()
-        if task not in (-1, self.task):
+        inside = task != -1
+        if inside and task != self.task:
             self.noted, self.task, self.forgotten = 0, task, self.noted > self.MOST
-        if key not in self.known and not self.forgotten and _is_recomputation():
+        if inside and key not in self.known and not self.forgotten and _is_recomputation():
             raise RuntimeError(
                 "activation checkpointing recomputes a layer with other noise than it ran with, "
                 "which would give wrong gradients: leave preserve_rng_state of "
@@ -44,7 +45,7 @@ class _Drawn:
             )
         self.known.pop(key, None)  # it becomes the latest
         self.known[key] = None
-        self.noted += task == -1
+        self.noted += not inside
         if len(self.known) > self.MOST:
             self.known.popitem(last=False)
 
@@ -60,9 +61,7 @@ def _key(seed: Tensor) -> Any:
 
 
 def _is_recomputation() -> bool:
-    """Return whether ``torch.utils.checkpoint`` computes a forward again, inside a backward."""
-    if torch._C._current_graph_task_id() == -1:
-        return False
+    """Return whether it is ``torch.utils.checkpoint`` that runs a layer inside a backward."""
     frame: FrameType | None = sys._getframe()
     while frame is not None:
         module, function = frame.f_globals.get("__name__"), frame.f_code.co_name

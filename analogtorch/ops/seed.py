@@ -27,7 +27,8 @@ def draw_keys(like: Tensor, streams: Sequence[int]) -> Tensor:
     the number of its row blocks does not change the draw of the next layer.
 
     Raises:
-        RuntimeError: checkpointing recomputes a forward without the random state that it had.
+        RuntimeError: checkpointing recomputes a forward without the random state that it had. Where
+            more than 65,536 draws lie between two backwards, this is not known.
     """
     return _draw_keys(like, streams)
 

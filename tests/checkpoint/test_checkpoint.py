@@ -601,17 +601,6 @@ def test_models_that_cannot_be_saved_are_refused_and_nothing_is_written(tmp_path
     assert not list(tmp_path.iterdir())
 
 
-def test_a_pruned_bias_is_refused(tmp_path: Path) -> None:
-    model = at.convert(nn.Sequential(nn.Linear(8, 4)), CHIP)
-    prune.l1_unstructured(model[0], "bias", 0.5)
-    back = r"prune\.remove\(layer, 'bias'\)"
-    with pytest.raises(ValueError, match=f"make its bias permanent first, by .*{back}"):
-        save(model, tmp_path / "new")
-    prune.remove(model[0], "bias")
-    again = load(save(model, tmp_path / "new"), nn.Sequential(nn.Linear(8, 4)))
-    assert torch.equal(again[0].bias, model[0].bias)
-
-
 def _assigned(layer: nn.Module) -> None:
     weight = layer.weight.detach().clone()
     del layer.weight
@@ -620,24 +609,25 @@ def _assigned(layer: nn.Module) -> None:
 
 @pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm`:FutureWarning")
 @pytest.mark.parametrize(
-    ("change", "back"),
+    ("change", "back", "name"),
     [
-        (lambda layer: prune.l1_unstructured(layer, "weight", 0.5), "prune.remove"),
-        (nn.utils.weight_norm, "remove_weight_norm"),
-        (nn.utils.spectral_norm, "remove_spectral_norm"),
-        (nn.utils.parametrizations.weight_norm, "parametrize.remove_parametrizations"),
-        (_assigned, r"layer.weight = torch.nn.Parameter\(...\)"),
+        (lambda layer: prune.l1_unstructured(layer, "weight", 0.5), "prune.remove", "weight"),
+        (lambda layer: prune.l1_unstructured(layer, "bias", 0.5), "prune.remove", "bias"),
+        (nn.utils.weight_norm, "remove_weight_norm", "weight"),
+        (nn.utils.spectral_norm, "remove_spectral_norm", "weight"),
+        (nn.utils.parametrizations.weight_norm, "parametrize.remove_parametrizations", "weight"),
+        (_assigned, r"layer.weight = torch.nn.Parameter\(...\)", "weight"),
     ],
-    ids=["pruned", "normed", "spectral", "parametrized", "assigned"],
+    ids=["pruned", "pruned bias", "normed", "spectral", "parametrized", "assigned"],
 )
 def test_computed_weights_are_refused_with_the_call_that_makes_them_plain(
-    change: Callable[[nn.Module], Any], back: str, tmp_path: Path
+    change: Callable[[nn.Module], Any], back: str, name: str, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
     model = at.convert(nn.Sequential(nn.Linear(8, 4)), CHIP)
     change(model[0])
     model.eval()
-    message = "layer '0' is parametrized or pruned; make its weight permanent first, by "
+    message = f"layer '0' is parametrized or pruned; make its {name} permanent first, by "
     for refused in (
         lambda: save(model, tmp_path / "new"),
         lambda: at.program(model, seed=1),
