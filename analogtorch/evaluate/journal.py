@@ -1,5 +1,7 @@
 """The finished measurements of a sweep in a folder, so that an interrupted sweep can go on.
 
+``sensitivity`` keeps its own so, in ``sensitivity.json`` and by effect and layer.
+
 Several processes can share a folder: each chip is measured by the one that claims it.
 
     sweep.json        the experiment: seed, compensation, version of the noise, digests of the model
@@ -28,7 +30,8 @@ from analogtorch.values.warned import warn
 VERSION = 3
 """Version of the form of the files. In version 1 the digest of the model covered chips as one flat
 list of fields, and before version 3 nothing covered its structure."""
-HEAD = "sweep.json"
+_HEAD = "{}.json"
+HEAD = _HEAD.format("sweep")
 """The file that marks a folder of a sweep."""
 _NAME = "chip-{:05d}.json"
 
@@ -40,36 +43,44 @@ class Journal:
         folder: the folder.
         experiment: what identifies the experiment, but for its metric.
         metric: what identifies the metric, as ``kept_of`` gives it.
+        caller: the function that measures; it names the head.
 
     Raises:
         ValueError: the folder holds another experiment, a damaged file, or files that are no
-            sweep's.
+            journal's.
         OSError: the folder cannot be written.
     """
 
     def __init__(
-        self, folder: str | Path, experiment: dict[str, Any], metric: Mapping[str, str]
+        self,
+        folder: str | Path,
+        experiment: dict[str, Any],
+        metric: Mapping[str, str],
+        *,
+        caller: str = "sweep",
     ) -> None:
-        self.folder = made_folder("sweep", folder)
+        self.caller = caller
+        self.folder = made_folder(caller, folder)
         with locked(self.folder):  # or two that begin at once would each see half of it
             self._open({"version": VERSION, **experiment, **metric})
 
     def _open(self, wanted: dict[str, Any]) -> None:
         """Begin the journal, or check that it is of the same experiment."""
-        head = self.folder / HEAD
+        head = self.folder / _HEAD.format(self.caller)
         if head.exists():
-            found = _read(head, "give another folder, or remove this one to measure again")
+            found = self._load(head, "give another folder, or remove this one to measure again")
             self._compare(_upgraded(found, wanted), wanted)
             if found != wanted:
                 _write(head, wanted)
             if found["version"] != VERSION:
                 warn(
-                    f"sweep: {self.folder} was begun by an earlier version, which described models "
-                    "otherwise, so that nothing can tell whether its values are of this model: "
-                    "they are taken as they are. For another model give another folder"
+                    f"{self.caller}: {self.folder} was begun by an earlier version, which "
+                    "described models otherwise, so that nothing can tell whether its values are "
+                    "of this model: they are taken as they are. For another model give another "
+                    "folder"
                 )
         else:
-            refuse_others("sweep", self.folder, HEAD)
+            refuse_others(self.caller, self.folder, head.name)
             _write(head, wanted)
 
     def _compare(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -81,11 +92,12 @@ class Journal:
                 if found.get(key) != wanted.get(key)
             )
             raise ValueError(
-                f"sweep: {self.folder} holds another experiment ({differ}); give another folder"
+                f"{self.caller}: {self.folder} holds another experiment ({differ}); give another "
+                "folder"
             )
 
     def read(self, number: int, seed: int) -> dict[str, float]:
-        """Return what has been measured on chip ``number``: the metric by ``key(time)``.
+        """Return what has been measured on chip ``number``: in sweeps, by ``key(time)``.
 
         Raises:
             ValueError: the file is damaged, or of another chip.
@@ -94,7 +106,7 @@ class Journal:
         if not path.exists():
             return {}
         remedy = "remove it to measure this chip again"
-        data = _read(path, remedy)
+        data = self._load(path, remedy)
         values: Any = data.get("values")
         good = (
             data.get("seed") == seed
@@ -102,7 +114,7 @@ class Journal:
             and data.get("sum") == _sum(seed, values)
         )
         if not good or not all(isinstance(v, float) and math.isfinite(v) for v in values.values()):
-            raise ValueError(f"sweep: {path} is damaged or of another chip; {remedy}")
+            raise ValueError(f"{self.caller}: {path} is damaged or of another chip; {remedy}")
         return dict(values)
 
     def write(self, number: int, seed: int, values: dict[str, float]) -> None:
@@ -117,6 +129,16 @@ class Journal:
             OSError: the folder cannot be written.
         """
         return claimed(self.folder / f".chip-{number:05d}.lock", wait=wait)
+
+    def _load(self, path: Path, remedy: str) -> dict[str, Any]:
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{self.caller}: {path} is damaged ({error}); {remedy}") from error
+        if not isinstance(data, dict):
+            held = checks.shown(data)
+            raise ValueError(f"{self.caller}: {path} is damaged (it holds {held}); {remedy}")
+        return data
 
     def _path(self, number: int) -> Path:
         return self.folder / _NAME.format(number)
@@ -199,16 +221,6 @@ def _upgraded(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
 
 def _sum(seed: int, values: dict[str, float]) -> str:
     return hashlib.sha256(json.dumps([seed, values], sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _read(path: Path, remedy: str) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"sweep: {path} is damaged ({error}); {remedy}") from error
-    if not isinstance(data, dict):
-        raise ValueError(f"sweep: {path} is damaged (it holds {checks.shown(data)}); {remedy}")
-    return data
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:

@@ -12,17 +12,20 @@ from analogtorch.chips import Chip
 from analogtorch.conversion import analog_layers
 from analogtorch.conversion.example import Example
 from analogtorch.cost_model import WeightMemory
+from analogtorch.devices import seconds
 from analogtorch.evaluate.hardware import Cheapest, Digital, FloorNotReached, HardwarePlan
+from analogtorch.evaluate.journal import made_folder
 from analogtorch.evaluate.look import Look
-from analogtorch.evaluate.losses import Sensitivity
+from analogtorch.evaluate.losses import Effect, Sensitivity
 from analogtorch.evaluate.metric import Metric, direction
 from analogtorch.evaluate.plan_bench import Bench, Change, Measurement, improve, search
 from analogtorch.evaluate.plan_checks import chip_for, device_changes, further
 from analogtorch.evaluate.plan_cost import Costs
-from analogtorch.evaluate.plan_folder import kept_sensitivity, tried
+from analogtorch.evaluate.sensitivity import sensitivity as measured_sensitivity
 from analogtorch.evaluate.suggestion import falling, shares
 from analogtorch.evaluate.sweep import checked_times, chip_seeds, label
 from analogtorch.evaluate.walks import ANALOG, DIGITAL, Candidate, Table, walk
+from analogtorch.files import check_writable
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.recovery import Recovery
 from analogtorch.values import checks
@@ -108,9 +111,9 @@ def plan(
         recovery: what each chip corrects of itself at each time, as ``sweep`` takes it; its own
             cost is not in the figures.
         higher_is_better: False if the metric is an error; None: as the metric says.
-        folder: a folder that stores the sensitivities, once all are measured, and the metric of
-            each model on each chip, as soon as it is, as that of ``sweep``: called again with the
-            same arguments, ``plan`` goes on. Models are converted and prepared again, and the
+        folder: a folder that stores the sensitivities and the metric of each model on each chip,
+            each as soon as it is measured, as that of ``sweep``: called again with the same
+            arguments, ``plan`` goes on. Models are converted and prepared again, and the
             metric without a chip is measured again. One folder per metric and set of samples.
         progress: if True, show a progress bar.
 
@@ -231,8 +234,22 @@ def _sensitivity(
         ValueError: those given are of other layers or without ``drift``, or the reference is not
             above 0.
     """
+    place = None if how.folder is None else how.folder / "sensitivity"
     if given is None:
-        found = kept_sensitivity(model, how, with_devices, progress)
+        effects: tuple[Effect, ...] = ("output_noise", "noise") if with_devices else ()
+        found = measured_sensitivity(
+            model,
+            how.metric,
+            effects=(*effects, "drift"),
+            time=max(how.times, key=lambda t: -1.0 if (s := seconds(t)) is None else s),
+            num_chips=how.num_chips,
+            seed=how.seed,
+            compensation=how.compensation,
+            recovery=how.recovery,
+            higher_is_better=how.higher_is_better,
+            folder=place,
+            progress=progress,
+        )
     else:
         checks.instance("plan: sensitivity", given, Sensitivity, "what at.sensitivity returns")
         names = {name for name, _ in analog_layers(model)}
@@ -241,8 +258,8 @@ def _sensitivity(
                 "plan: sensitivity must have the effect 'drift' of each analog layer of this "
                 "model; leave it out to measure it"
             )
-        if how.folder is not None:
-            tried(how.folder)
+        if place is not None:  # better known before the long work
+            check_writable(made_folder("plan", place.parent) / "plan")
         found = given
     if found.reference <= 0:
         raise ValueError(

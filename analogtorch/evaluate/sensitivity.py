@@ -1,13 +1,15 @@
 """The loss of the metric that each analog layer causes when it alone is on the chip."""
 
 import dataclasses
-from collections.abc import Iterable
-from typing import Any
+import functools
+import math
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
 
 import torch
 from torch import nn
 
-from analogtorch.calibration.passes import exact_execution
 from analogtorch.conversion.kinds import (
     analog_layers,
     check_module,
@@ -17,16 +19,17 @@ from analogtorch.conversion.kinds import (
     some_layers,
 )
 from analogtorch.devices import seconds
+from analogtorch.evaluate.apart import Apart, Kept, apart_copy
+from analogtorch.evaluate.identity import experiment
+from analogtorch.evaluate.journal import Journal, Unkept
+from analogtorch.evaluate.journal import key as time_key
 from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.losses import EFFECTS, SINGLE, Effect, LayerLoss, Loss, Sensitivity
-from analogtorch.evaluate.metric import Metric, check_metric, direction, finite, measure
+from analogtorch.evaluate.metric import Metric, check_metric, direction, kept_of
 from analogtorch.evaluate.sweep import checked_defects, checked_method, chip_seeds, label
-from analogtorch.nn import AnalogLayer, Tap, tapped
-from analogtorch.nn.programmed import Programmed
-from analogtorch.ops.slices import cells
-from analogtorch.simulate.chip import beyond_data, program
+from analogtorch.nn import AnalogLayer
+from analogtorch.simulate.chip import ProgrammedChip, beyond_data, program
 from analogtorch.simulate.compensation import Compensation
-from analogtorch.simulate.copied import copied
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.recovery import Recovery
 from analogtorch.simulate.writing import Method
@@ -47,6 +50,7 @@ def sensitivity(
     defects: Defects | None = None,
     recovery: Recovery | None = None,
     higher_is_better: bool | None = None,
+    folder: str | Path | None = None,
     progress: bool = False,
 ) -> Sensitivity:
     """Measure what a metric loses when one analog layer is on the chip and the others are exact.
@@ -76,6 +80,10 @@ def sensitivity(
             nothing.
         higher_is_better: True if a worse model has a smaller metric, such as an accuracy; False for
             an error; None: as the metric says.
+        folder: a folder that stores each measurement as soon as it is made, as that of ``sweep``:
+            called again with the same model and options, ``sensitivity`` measures only what it
+            lacks; more chips, effects and other times may be added. None stores nothing. One
+            folder per metric and set of samples.
         progress: if True, show a progress bar.
 
     Returns:
@@ -84,9 +92,11 @@ def sensitivity(
     Raises:
         ValueError: the model has no analog layer, is a programmed chip or on the meta device, an
             effect is unknown, ``num_chips`` is below 1, ``program`` or ``at`` refuses its
-            arguments, the metric is NaN or infinite, or the recovery fails on a chip.
-        TypeError: the metric returns no number, or ``method``, ``defects`` or ``recovery`` is of
-            another type.
+            arguments, the metric is NaN or infinite, the recovery fails on a chip, or the folder
+            holds another experiment.
+        TypeError: the metric returns no number, ``method``, ``defects`` or ``recovery`` is of
+            another type; or, with a folder, batches hold what has no digest, as in ``sweep``.
+        OSError: the folder cannot be written.
 
     Example:
         >>> found = at.sensitivity(model, lambda chip: at.accuracy(chip, batches))
@@ -108,8 +118,12 @@ def sensitivity(
     end = seconds(time)  # it must be a time, whatever the effects
     notes = beyond_data(model, end) if "drift" in chosen else []
     seeds = chip_seeds(seed, num_chips)
+    journal: Journal | Unkept = Unkept()
+    if folder is not None:
+        whole = experiment(model, seed, look, method, defects)
+        journal = Journal(folder, whole, kept_of(metric), caller="sensitivity")
     reference, values = _measured(
-        model, metric, chosen, time, seeds, look, method, defects, progress
+        model, metric, chosen, time, seeds, look, method, defects, journal, progress
     )
     sign = 1 if higher_is_better else -1
     lost = {
@@ -141,48 +155,67 @@ def _measured(
     look: Look,
     method: Method | None,
     defects: Defects | None,
+    journal: Journal | Unkept,
     progress: bool,
 ) -> tuple[float, dict[Effect, list[list[float]]]]:
     """Return the metric with all layers exact, and its values by effect and chip.
 
     The values of one chip are those with all layers on the chip, then with each layer alone.
     """
+    times: dict[Effect, str | float] = {"output_noise": "0 s", "noise": "0 s", "drift": time}
+    names = [name for name, _ in analog_layers(model)]
     plain = dataclasses.replace(look, recovery=None)
-    time_of: dict[Effect, str | float] = {"output_noise": "0 s", "noise": "0 s", "drift": time}
-    times = {effect: t for effect, t in time_of.items() if effect in effects}
     values: dict[Effect, list[list[float]]] = {effect: [] for effect in effects}
-    layers = sum(1 for _ in analog_layers(model))
     turns = sum(1 if effect in SINGLE else len(seeds) for effect in effects)
+    reference = math.nan
     with Progress(
-        total=1 + (layers + 1) * turns,
+        total=1 + (len(names) + 1) * turns,
         desc="layers x effects x chips",
         unit="run",
         disable=not progress,
     ) as bar:
-        quantised = _Apart(_copy(model), metric, bar)
-        reference = quantised.exact()
-        if "bits" in effects:
-            values["bits"].append(quantised.each("bits"))
         for number, chip_seed in enumerate(seeds):
-            wanted = {
-                effect: t for effect, t in times.items() if number == 0 or effect not in SINGLE
-            }
-            if not wanted:
-                break
-            parts: dict[Defects | None, list[Effect]] = {}
-            for effect in wanted:  # what is broken has no exact weights
-                parts.setdefault(None if effect in SINGLE else defects, []).append(effect)
-            for broken, of in parts.items():
-                physical = program(model, seed=chip_seed, method=method, defects=broken)
-                physical.warned.update(beyond_data(model, seconds(time)))  # the report has the note
-                for effect in of:
-                    alone = effect in SINGLE  # exact weights have nothing to correct
-                    view = (plain if alone else look).at(physical)(seconds(wanted[effect]))
-                    on_chip = _Apart(view, metric, bar, exact_weights=alone)
-                    values[effect].append(on_chip.each(f"{effect}, chip {number}"))
-                    del view, on_chip
-                del physical  # the next chip has its memory
+            with journal.claim(number, wait=True):
+                kept = Kept(journal, number, chip_seed, bar.update)
+                if number == 0:
+                    quantised = Apart(names, partial(apart_copy, model), metric, kept)
+                    reference = quantised.exact()
+                    if "bits" in effects:
+                        values["bits"].append(quantised.each("bits", "bits"))
+                chips = partial(_programmed, model, chip_seed, method, seconds(time))
+                sound, broken = functools.cache(chips), functools.cache(partial(chips, defects))
+                for effect in effects:
+                    if effect == "bits" or (number and effect in SINGLE):
+                        continue
+                    single = effect in SINGLE  # exact weights: nothing to correct, nothing broken
+                    made = partial(
+                        _view,
+                        sound if single or defects is None else broken,
+                        plain if single else look,
+                        seconds(times[effect]),
+                    )
+                    on_chip = Apart(names, made, metric, kept, exact_weights=single)
+                    key = f"{effect} at {time_key(seconds(time))}" if effect == "drift" else effect
+                    values[effect].append(on_chip.each(key, f"{effect}, chip {number}"))
+                    del made, on_chip
+                del sound, broken  # the next chip has their memory
     return reference, values
+
+
+def _programmed(
+    model: nn.Module,
+    seed: int,
+    method: Method | None,
+    latest: float | None,
+    defects: Defects | None = None,
+) -> ProgrammedChip:
+    physical = program(model, seed=seed, method=method, defects=defects)
+    physical.warned.update(beyond_data(model, latest))  # the report has the note
+    return physical
+
+
+def _view(chip: Callable[[], ProgrammedChip], look: Look, time: float | None) -> nn.Module:
+    return look.at(chip())(time)
 
 
 def _chosen(effects: Effect | Iterable[Effect]) -> tuple[Effect, ...]:
@@ -195,79 +228,6 @@ def _chosen(effects: Effect | Iterable[Effect]) -> tuple[Effect, ...]:
     for effect in given:
         checks.choice("sensitivity: each of effects", effect, EFFECTS)
     return tuple(effect for effect in EFFECTS if effect in given)
-
-
-def _copy(model: nn.Module) -> nn.Module:
-    """Return the model in evaluation mode; it shares its weights and copies all else."""
-    weights = [layer.weight for _, layer in analog_layers(model)]
-    shared = {id(w): nn.Parameter(w.detach(), requires_grad=False) for w in weights}
-    return copied(model, shared)
-
-
-def _exactly(layer: AnalogLayer) -> Programmed | None:
-    """Return what a chip would hold of the layer without errors, but with its noise.
-
-    Its devices take the weights exactly, and neither converters, cells nor wires bend its MVMs.
-    """
-    held = layer.programmed
-    if held is None:
-        return None
-    matrix = layer.placed_matrix(layer.weight.detach())
-    return Programmed(
-        weights=tuple(cells(section, matrix) for section in layer.sections),
-        scales=held.scales,
-        gains=tuple(map(torch.ones_like, held.gains)),
-        keys=held.keys,
-        negatives=held.negatives,
-        read_variances=held.read_variances,
-        origin=held.origin,
-    )
-
-
-class _Apart:
-    """A model of which one layer at a time is on the chip.
-
-    With ``exact_weights`` it changes what the given model holds.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        metric: Metric,
-        bar: Any,
-        *,
-        exact_weights: bool = False,
-    ) -> None:
-        self.model, self.metric, self.bar = model, metric, bar
-        self.layers = dict(analog_layers(model))
-        self.off = {layer: Tap(execution=exact_execution(layer)) for layer in self.layers.values()}
-        for layer in self.layers.values() if exact_weights else ():
-            layer.programmed = _exactly(layer)
-
-    def each(self, effect: str) -> list[float]:
-        """Return the metric with all layers on the chip, then with each layer alone."""
-        values = [self._measure(f"all layers on the chip ({effect})", self.layers)]
-        for name in self.layers:
-            what = f"only layer {name or '(root)'!r} on the chip ({effect})"
-            values.append(self._measure(what, [name]))
-        return values
-
-    def exact(self) -> float:
-        """Return the metric with no layer on the chip."""
-        return self._measure("all layers exact", [])
-
-    def _measure(self, what: str, on_chip: Iterable[str]) -> float:
-        self.model.eval()
-        off = dict(self.off)
-        for name in on_chip:
-            layer = self.layers[name]
-            del off[layer]
-            if layer.programmed is not None:
-                layer.hold(layer.programmed)  # its output noise starts from the first input again
-        with tapped(off):
-            value = finite("sensitivity", measure(self.metric, self.model), f"with {what}")
-        self.bar.update()
-        return value
 
 
 def _over_chips(losses: torch.Tensor) -> Loss:

@@ -95,6 +95,39 @@ def test_the_fragile_layer_comes_first_and_the_whole_is_what_a_sweep_finds(
     assert found.seeds == sweep.seeds
 
 
+def test_a_folder_keeps_each_value_and_more_may_be_added(
+    found: Sensitivity, tmp_path: Path
+) -> None:
+    calls, stop = 0, 20
+
+    def fragile(model: nn.Module) -> float:
+        nonlocal calls
+        calls += 1
+        if calls == stop:
+            raise KeyboardInterrupt
+        return _error(model)
+
+    def run(**options: object) -> Sensitivity:
+        arguments = {"num_chips": 2, "higher_is_better": False, "folder": tmp_path / "s"} | options
+        return at.sensitivity(_analog(), fragile, **arguments)  # type: ignore[arg-type]
+
+    part = run(effects="drift", num_chips=1, time="1 day")
+    assert calls == 1 + 4
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert run().to_dict() == found.to_dict()
+    # exact, then 4 values of 6 effects x chips, beside the drift at a day; one was broken off
+    assert calls == 1 + 4 + 6 * 4 + 1
+    assert run(effects="drift", num_chips=1, time="1 day").to_dict() == part.to_dict()
+    assert calls == 1 + 4 + 6 * 4 + 1
+    with pytest.raises(ValueError, match=r"sensitivity: .* holds another experiment .options "):
+        at.sensitivity(at.convert(_digital(), CHIP), fragile, folder=tmp_path / "s")
+    torn = tmp_path / "s" / "chip-00001.json"
+    torn.write_text(torn.read_text()[:40])
+    with pytest.raises(ValueError, match=r"sensitivity: .*chip-00001.json is damaged .*; remove"):
+        run()
+
+
 def test_broken_devices_are_part_of_noise_and_drift_alone(found: Sensitivity) -> None:
     defects = at.Defects(stuck_on=0.05, open_columns=0.05)
     broken = at.sensitivity(_analog(), _error, num_chips=2, higher_is_better=False, defects=defects)

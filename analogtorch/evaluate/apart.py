@@ -1,0 +1,125 @@
+"""A model of which one layer at a time is on the chip, and what a metric gives for it."""
+
+import functools
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import nn
+
+from analogtorch.calibration.passes import exact_execution
+from analogtorch.conversion.kinds import analog_layers
+from analogtorch.evaluate.journal import Journal, Unkept
+from analogtorch.evaluate.metric import Metric, finite, measure
+from analogtorch.nn import AnalogLayer, Tap, tapped
+from analogtorch.nn.programmed import Programmed
+from analogtorch.ops.slices import cells
+from analogtorch.simulate.copied import copied
+
+
+class Kept:
+    """The values of one chip in a journal; each that is missing is measured, and stored at once."""
+
+    def __init__(
+        self, journal: Journal | Unkept, number: int, seed: int, step: Callable[[], object]
+    ) -> None:
+        self.journal, self.number, self.seed, self.step = journal, number, seed, step
+        self.values = journal.read(number, seed)
+
+    def value(self, name: str, measured: Callable[[], float]) -> float:
+        """Return the value of this name."""
+        if name not in self.values:
+            self.values[name] = measured()
+            self.journal.write(self.number, self.seed, self.values)
+        self.step()
+        return self.values[name]
+
+
+class Apart:
+    """A model of which one layer at a time is on the chip.
+
+    Args:
+        names: the names of its analog layers.
+        made: gives the model, of its own; it is called once, when something is to be measured.
+        metric: what is measured.
+        kept: where values are kept.
+        exact_weights: whether what a chip holds of the layers becomes exact.
+    """
+
+    def __init__(
+        self,
+        names: Iterable[str],
+        made: Callable[[], nn.Module],
+        metric: Metric,
+        kept: Kept,
+        *,
+        exact_weights: bool = False,
+    ) -> None:
+        self.names, self.made, self.metric, self.kept = tuple(names), made, metric, kept
+        self.exact_weights = exact_weights
+
+    def each(self, key: str, effect: str) -> list[float]:
+        """Return the metric with all layers on the chip, then with each layer alone.
+
+        Args:
+            key: the name of the effect where values are kept.
+            effect: that of messages.
+        """
+        everything = f"with all layers on the chip ({effect})"
+        values = [self._value(f"{key}, all layers", everything, self.names)]
+        for name in self.names:
+            what = f"with only layer {name or '(root)'!r} on the chip ({effect})"
+            values.append(self._value(f"{key}, layer {name!r}", what, [name]))
+        return values
+
+    def exact(self) -> float:
+        """Return the metric with no layer on the chip."""
+        return self._value("exact", "with all layers exact", [])
+
+    def _value(self, key: str, what: str, on_chip: Iterable[str]) -> float:
+        return self.kept.value(key, functools.partial(self._measure, what, on_chip))
+
+    @functools.cached_property
+    def _model(self) -> nn.Module:
+        model = self.made().eval()
+        for _, layer in analog_layers(model) if self.exact_weights else ():
+            layer.programmed = _exactly(layer)
+        return model
+
+    def _measure(self, what: str, on_chip: Iterable[str]) -> float:
+        model = self._model.eval()
+        layers = dict(analog_layers(model))
+        off = {layer: Tap(execution=exact_execution(layer)) for layer in layers.values()}
+        for name in on_chip:
+            layer = layers[name]
+            del off[layer]
+            if layer.programmed is not None:
+                layer.hold(layer.programmed)  # its output noise starts from the first input again
+        with tapped(off):
+            return finite("sensitivity", measure(self.metric, model), what)
+
+
+def apart_copy(model: nn.Module) -> nn.Module:
+    """Return the model in evaluation mode; it shares its weights and copies all else."""
+    weights = [layer.weight for _, layer in analog_layers(model)]
+    shared = {id(w): nn.Parameter(w.detach(), requires_grad=False) for w in weights}
+    return copied(model, shared)
+
+
+def _exactly(layer: AnalogLayer) -> Programmed | None:
+    """Return what a chip would hold of the layer without errors, but with its noise.
+
+    Its devices take the weights exactly, and neither converters, cells nor wires bend its MVMs.
+    """
+    held = layer.programmed
+    if held is None:
+        return None
+    matrix = layer.placed_matrix(layer.weight.detach())
+    return Programmed(
+        weights=tuple(cells(section, matrix) for section in layer.sections),
+        scales=held.scales,
+        gains=tuple(map(torch.ones_like, held.gains)),
+        keys=held.keys,
+        negatives=held.negatives,
+        read_variances=held.read_variances,
+        origin=held.origin,
+    )
