@@ -63,6 +63,11 @@ class TrainingNoise:
         checks.numbers(
             self, "scale", optional=True, least=0, remedy="weight='none' trains without noise"
         )
+        if self.weight == "none" and self.scale is not None:
+            raise ValueError(
+                f"TrainingNoise(weight='none', scale={self.scale}) has no noise to scale; leave out "
+                "scale, or choose a noise such as weight='device'"
+            )
         if isinstance(self.time, list | tuple):
             checks.settle(self, "time", tuple(self.time))
             if not self.time:
