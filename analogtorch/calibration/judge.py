@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from analogtorch.calibration.outputs import masks, tensors, vectors
+from analogtorch.calibration.outputs import comparable, masks, vectors
 from analogtorch.calibration.passes import Forward, exactly, one_pass
 from analogtorch.conversion.watch import evaluating
 
@@ -29,15 +29,15 @@ class Judge:
         """
         self.model, self.batches, self.forward, self.first = model, batches, forward, first
         with exactly(model):
-            self.exact = [list(outputs) for outputs in self._outputs()]
+            self.exact = list(self._outputs())
         self.masks = [[masks(t) for t in outputs] for outputs in self.exact]
         """Where the exact outputs hold a mask, which says nothing of an error; None: nowhere."""
         self.exact = list(map(self._unmasked, self.exact, self.masks))
 
-    def _outputs(self) -> Iterator[Iterator[Tensor]]:
+    def _outputs(self) -> Iterator[list[Tensor]]:
         with evaluating(self.model):
             for number, batch in enumerate(self.batches, self.first):
-                yield tensors(one_pass("calibrate", self.model, batch, self.forward, number))
+                yield comparable(one_pass("calibrate", self.model, batch, self.forward, number))
 
     @staticmethod
     def _unmasked(outputs: Iterable[Tensor], masked: Sequence[Tensor | None]) -> list[Tensor]:

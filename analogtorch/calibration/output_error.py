@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from analogtorch.calibration.judge import Judge
 from analogtorch.calibration.noisy_chips import on_noisy_chips
-from analogtorch.calibration.outputs import tensors, vectors
+from analogtorch.calibration.outputs import comparable, vectors
 from analogtorch.calibration.passes import Forward, one_pass
 from analogtorch.conversion.unread import quiet
 from analogtorch.conversion.watch import evaluating
@@ -80,7 +80,7 @@ class NoisyJudge(Judge):
                     with noise_in_turn(self.seed + draw, step=0 if shared else step):
                         number = self.first + step
                         run = one_pass("calibrate", self.model, batch, self.forward, number)
-                    outputs = self._unmasked(tensors(run), self.masks[step])
+                    outputs = self._unmasked(comparable(run), self.masks[step])
                     for a, y, scale in zip(exact, outputs, self._scales, strict=False):
                         found.append(_error(a, y, scale))
         return torch.cat(found)

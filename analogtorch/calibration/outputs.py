@@ -102,6 +102,17 @@ def named(output: Any) -> Mapping[Any, Any] | None:
     return None
 
 
+def comparable(output: Any) -> list[Tensor]:
+    """Return the tensors that tell how far a model is from another.
+
+    A number without dimensions is not among them, unless the model returns nothing else: it is a
+    loss beside the outputs that it is made of, as Hugging Face models have it where there are
+    labels, which one batch has one of, and which has no spread to measure errors by.
+    """
+    found = list(tensors(output))
+    return [y for y in found if y.dim()] or found
+
+
 def tensors(output: Any) -> Iterator[Tensor]:
     """Yield the floating-point tensors in the output of a model, which may be nested.
 

@@ -183,6 +183,20 @@ def _costly(fixed: float, any_range: float) -> Callable[..., Tensor]:
     return errors
 
 
+@pytest.mark.parametrize(("count", "effort"), [(1, "default"), (4, "default"), (4, "search")])
+def test_a_loss_beside_the_outputs_changes_no_choice(count: int, effort: str) -> None:
+    def with_loss(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
+        y = model(x)
+        return {"loss": y.square().mean(), "logits": y}
+
+    found = []
+    for forward in (None, with_loss):
+        options = {"forward": forward, "effort": effort, "batches": _batches(count, 40)}
+        model, report = _calibrated(**options)
+        found.append(({k: v.tolist() for k, v in model.state_dict().items()}, report.errors))
+    assert found[0] == found[1]
+
+
 def test_ranges_that_cost_the_model_too_much_give_way_to_those_of_each_vector(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
