@@ -65,8 +65,8 @@ class TrainingNoise:
         )
         if self.weight == "none" and self.scale is not None:
             raise ValueError(
-                f"TrainingNoise(weight='none', scale={self.scale}) has no noise to scale; leave out "
-                "scale, or choose a noise such as weight='device'"
+                f"TrainingNoise(weight='none', scale={self.scale}) has no noise to scale; leave "
+                "scale out, or choose a noise such as weight='device'"
             )
         if isinstance(self.time, list | tuple):
             checks.settle(self, "time", tuple(self.time))

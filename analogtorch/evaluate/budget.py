@@ -35,6 +35,7 @@ from analogtorch.simulate.recovery import Recovery
 from analogtorch.simulate.writing import Method
 from analogtorch.values import checks
 from analogtorch.values.progress import Progress
+from analogtorch.values.warned import warn
 
 CONVERTERS = ("dac", "adc", "digital_unit")
 """Non-idealities that round: their step grows by powers of two."""
@@ -91,7 +92,8 @@ def budget(
         growth: share of the metric, > 0, to lose beyond what the chip loses as it is, when one
             non-ideality grows: the result has the factor at which it is lost, within 5 %, up to 32
             (Rasch et al., Nat. Commun. 14, 5282 (2023), report such factors), or the largest that
-            is possible if that loses less. None: no factors, which take most of the time.
+            is possible if that loses less. None: no factors, which take most of the time; nor are
+            there any, after a warning, for a metric that is 0 without non-idealities.
         higher_is_better: True if a worse model has a smaller metric, such as an accuracy;
             None: as the metric says.
         progress: if True, show a progress bar.
@@ -133,6 +135,12 @@ def budget(
     with Progress(total=int(most) * len(seeds) + 1, unit="run", disable=not progress) as bar:
         bench = _Bench(model, metric, seeds, time, look, method, defects, bar)
         reference = bench.reference()
+        if growth is not None and reference == 0:
+            warn(
+                f"budget: growth={growth} is a share of the metric without non-idealities, which "
+                "is 0, so that no factors are measured; growth=None asks for none"
+            )
+            growth = None
         sign = 1.0 if higher_is_better else -1.0
         everything = bench.value(Change())
         lost = _Lost(reference, everything, sign)

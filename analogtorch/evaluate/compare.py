@@ -146,7 +146,9 @@ def compare(
     charged: dict[str, Any] = {"mode": mode, "signed_inputs": signed_inputs}
     ready = {name: bench.on(name, chip, example, charged, prepare) for name, chip in named.items()}
     measured: dict[str, Sweep] = {}
+    digital: float | None = None
     if metric is not None:
+        digital = bench.metric(metric)  # an error of it is better known before the long work
         measured = sweep(
             {name: converted for name, (converted, _, _) in ready.items()},
             metric,
@@ -171,7 +173,7 @@ def compare(
     return Comparison(
         chips=tuple(found),
         metric=None if found[0].sweep is None else found[0].sweep.metric,
-        digital=None if metric is None else bench.metric(metric),
+        digital=digital,
         higher_is_better=higher_is_better,
     )
 

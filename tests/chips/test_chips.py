@@ -171,7 +171,7 @@ def test_bad_descriptions_are_refused() -> None:
             {"weight": "device", "time": "soon"},
             "TrainingNoise.time: time 'soon' is not understood; give seconds",
         ),
-        ({"weight": "none", "scale": 0.5}, "scale=0.5. has no noise to scale; leave out scale"),
+        ({"weight": "none", "scale": 0.5}, "scale=0.5. has no noise to scale; leave scale out"),
         ({"weight": "device", "time": -1.0}, "TrainingNoise.time: .* >= 0, got -1.0"),
         ({"time": "1 year"}, "time='1 year' needs weight='device', got weight='programming'"),
         ({"time": ("1 day", "1 h")}, r"time=\('1 day', '1 h'\) needs weight='device'"),

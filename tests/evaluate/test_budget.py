@@ -41,6 +41,17 @@ def test_one_non_ideality_is_the_whole_budget():
     assert row.growth == pytest.approx(1 + 0.01 / found.total.mean, rel=0.05)
 
 
+def test_an_error_of_zero_has_no_share_to_grow_by():
+    def error(model):
+        return 0.0 if not any(c.chip.non_idealities() for _, c in at.analog_layers(model)) else 1.0
+
+    with pytest.warns(UserWarning, match="growth=0.01 is a share of .*, which is 0, so that no f"):
+        found = at.budget(converted(noisy_chip()), error, num_chips=1, higher_is_better=False)
+    assert found.growth is None
+    assert found.rows[0].growth is None
+    assert found.total.mean == 1.0
+
+
 def test_losses_of_a_whole_chip():
     chip = at.chips.hermes64(output_noise=0.02)
     model = converted(chip)

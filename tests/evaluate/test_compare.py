@@ -167,6 +167,18 @@ def test_a_dictionary_names_chips_and_a_folder_goes_on(tmp_path: Path) -> None:
         first["two"]
 
 
+def test_a_metric_that_fails_without_a_chip_fails_before_chips_are_measured() -> None:
+    calls = []
+
+    def metric(model: nn.Module) -> float:
+        calls.append(1)
+        return square(model) if any(at.analog_layers(model)) else float("nan")
+
+    with pytest.raises(ValueError, match="compare: the metric is nan of the digital model"):
+        at.compare(Net(), CHIPS, metric, prepare=prepare, **HOW)
+    assert len(calls) == 1
+
+
 def never(model: nn.Module) -> float:
     raise AssertionError
 
