@@ -29,10 +29,9 @@ class AnalogRecurrent(AnalogComposite, nn.RNNBase):
         """Yield every weight matrix by layer and direction: input, state and projection."""
         for layer in range(self.num_layers):
             for suffix in (f"_l{layer}", f"_l{layer}_reverse")[: 1 + self.bidirectional]:
-                for kind in ("ih", "hh", "hr"):
-                    if f"weight_{kind}{suffix}" in self._parameters:
-                        bias = None if kind == "hr" else f"bias_{kind}{suffix}"
-                        yield Spot(kind + suffix, f"weight_{kind}{suffix}", bias)
+                for kind in _kinds(self):
+                    bias = f"bias_{kind}{suffix}" if self.bias and kind != "hr" else None
+                    yield Spot(kind + suffix, f"weight_{kind}{suffix}", bias)
 
     # the forward pass
 
@@ -109,8 +108,7 @@ class AnalogRecurrent(AnalogComposite, nn.RNNBase):
 
     def _noise(self, x: Tensor, suffix: str, order: Tensor | None) -> dict[str, "_Noise"]:
         """Return the matrices of a direction, each with its noise of this forward."""
-        kinds = ("ih", "hh", "hr") if f"weight_hr{suffix}" in self._parameters else ("ih", "hh")
-        return {kind: _Noise(self.matrix(kind + suffix), x, order) for kind in kinds}
+        return {kind: _Noise(self.matrix(kind + suffix), x, order) for kind in _kinds(self)}
 
     def _direction(
         self,
@@ -167,6 +165,14 @@ class AnalogRecurrent(AnalogComposite, nn.RNNBase):
 
     def _state_sizes(self) -> tuple[int, ...]:
         return (self.hidden_size,)
+
+
+def _kinds(layer: nn.RNNBase) -> tuple[str, ...]:
+    """Return the kinds of matrices of a layer and direction: input, state and projection.
+
+    Their names among the Parameters do not show them: pruning takes a name away.
+    """
+    return ("ih", "hh", "hr") if layer.proj_size else ("ih", "hh")
 
 
 class _Noise:

@@ -68,6 +68,62 @@ def test_pruning_after_the_conversion_is_refused_until_it_is_permanent(name: str
     assert torch.allclose(_run(analog), _run(digital), atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("lstm", "weight_hh_l0"),
+        ("cell", "weight_ih"),
+        ("attention", "in_proj_weight"),
+    ],
+)
+@pytest.mark.parametrize("how", ["pruned", "normed"])
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm`:FutureWarning")
+def test_tensors_that_torch_computes_are_never_dropped(name: str, tensor: str, how: str) -> None:
+    def change(module: nn.Module) -> None:
+        if how == "pruned":
+            prune.l1_unstructured(module, tensor, 0.5)
+        else:
+            nn.utils.weight_norm(module, tensor)
+
+    digital = _modules()[name][0].eval()
+    torch.nn.init.normal_(getattr(digital, tensor))
+    model = at.convert(nn.Sequential(copy.deepcopy(digital), nn.Linear(8, 4)), at.chips.ideal())
+    change(model[0])
+    model.double().float()
+    with pytest.raises(RuntimeError, match=f"{tensor} was pruned or parametrized after"):
+        _run(model[0])
+    change(digital)
+    expected = _run(digital)
+    model = nn.Sequential(digital, nn.Linear(8, 4))
+    with pytest.raises(ValueError, match=f"cannot be analog: its {tensor} is not a plain"):
+        at.convert(model, at.chips.ideal(), include="0")
+    at.convert(model, at.chips.ideal())
+    reasons = {part: why for part, why, _ in at.summary(model).skipped}
+    assert reasons["0"] == f"its {tensor} is not a plain Parameter (pruned or weight-normalised)"
+    assert torch.equal(_run(model[0]), expected)
+    assert [part for part, _ in at.analog_layers(model)] == ["1"]
+    before = [p.clone() for p in digital.parameters(recurse=False)]
+    at.quantise_digital(model)
+    assert all(map(torch.equal, before, digital.parameters(recurse=False)))
+    assert torch.equal(_run(model[0]), expected)
+
+
+def test_a_layer_whose_matrices_are_all_pruned_stays_digital_with_its_reason() -> None:
+    lstm = nn.LSTM(8, 8, proj_size=4)
+    for name in ("weight_ih_l0", "weight_hh_l0", "weight_hr_l0"):
+        prune.l1_unstructured(lstm, name, 0.5)
+    model = at.convert(nn.Sequential(lstm, nn.Linear(8, 4)), at.chips.ideal())
+    assert at.summary(model).skipped[0][1].startswith("its weight_ih_l0 is not a plain Parameter")
+
+
+def test_a_matrix_that_stayed_digital_may_be_pruned() -> None:
+    lstm = nn.LSTM(8, 8)
+    model = at.convert(nn.Sequential(copy.deepcopy(lstm)), at.chips.ideal(), exclude="0.hh_l0")
+    for module in (lstm, model[0]):
+        prune.l1_unstructured(module, "weight_hh_l0", 0.5)
+    assert torch.allclose(_run(model[0]), _run(lstm), atol=1e-6)
+
+
 @_each
 def test_a_parametrization_after_the_conversion_is_refused_until_it_is_permanent(name: str) -> None:
     digital, weight = _modules()[name]
