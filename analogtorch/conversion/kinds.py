@@ -34,6 +34,9 @@ _PLAIN_TENSORS = {("torch", "Tensor"), ("torch", "DTensor"), ("torch", "FakeTens
 """Types of weights, besides Parameters, that hold the numbers of a matrix: complete, spread over
 devices, or as a shape."""
 
+_COMPUTED = "its {} is not a plain Parameter (pruned or weight-normalised)"
+"""Why a module whose tensor of this name torch computes from other Parameters stays digital."""
+
 
 _PACKED = ("torch.ao.nn.quantized.modules.", "torch.ao.nn.quantized.dynamic.modules.")
 """Where the quantised layers of torch are, whose weights are in no Parameter."""
@@ -249,6 +252,9 @@ def reason(model: nn.Module, name: str, module: nn.Module, embeddings: bool = Fa
     for name in kind.weight_names(module):
         if why := unplaceable(name, module._parameters.get(name)):
             return why
+    for spot in matrices_of(module) or ():
+        if spot.bias is not None and spot.bias not in module._parameters:
+            return _COMPUTED.format(spot.bias)
     if why := kind.refuses(module):
         return why
     names = ADDED.union(dir(kind)).difference(dir(kind.digital))
@@ -302,7 +308,7 @@ def _accelerate(hook: Any) -> str:
 def unplaceable(name: str, weight: Any) -> str | None:
     """Return why the weight ``name`` has no numbers for a tile; None if it has."""
     if weight is None:
-        return f"its {name} is not a plain Parameter (pruned or weight-normalised)"
+        return _COMPUTED.format(name)
     kind = type(weight)
     plain = (kind.__module__.partition(".")[0], kind.__name__) in _PLAIN_TENSORS
     if not issubclass(kind, nn.Parameter) and not plain:

@@ -23,8 +23,8 @@ class AnalogRecurrentCell(AnalogComposite, nn.RNNCellBase):
 
     def spots(self) -> Iterator[Spot]:
         """Yield the matrix of the input and that of the state."""
-        yield Spot("ih", "weight_ih", "bias_ih")
-        yield Spot("hh", "weight_hh", "bias_hh")
+        for kind in ("ih", "hh"):
+            yield Spot(kind, f"weight_{kind}", f"bias_{kind}" if self.bias else None)
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
         """Return the next state, as the digital cell does.

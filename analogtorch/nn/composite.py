@@ -55,11 +55,12 @@ class AnalogMatrix(AnalogLinear):
 
     def share(self, owner: nn.Module) -> None:
         """Take the owner's current Parameters: moving, loading or tying may replace them."""
-        # else it was pruned or parametrized, which the owner refuses
-        if self.spot.weight in owner._parameters:
-            self._parameters["weight"] = owner._parameters[self.spot.weight]
-            bias = owner._parameters.get(self.spot.bias) if self.spot.bias else None
-            self._parameters["bias"] = bias
+        for field, name in (("weight", self.spot.weight), ("bias", self.spot.bias)):
+            if name is None:
+                self._parameters[field] = None
+            # else it was pruned or parametrized, which the owner refuses
+            elif name in owner._parameters:
+                self._parameters[field] = owner._parameters[name]
 
     def parameter_name(self, name: str) -> str:
         """Return the name of the owner's Parameter."""

@@ -71,6 +71,9 @@ def test_pruning_after_the_conversion_is_refused_until_it_is_permanent(name: str
 @pytest.mark.parametrize(
     ("name", "tensor"),
     [
+        ("lstm", "bias_ih_l0"),
+        ("cell", "bias_hh"),
+        ("attention", "in_proj_bias"),
         ("lstm", "weight_hh_l0"),
         ("cell", "weight_ih"),
         ("attention", "in_proj_weight"),
