@@ -275,7 +275,9 @@ def _further_names(
         names.setdefault(own, []).append(entry.layer)
         same.setdefault(id(entry.parameter), []).append(own)
     for unit in units(all_names, owners).values():
-        names[unit.unit_names[len(unit.owner_names)]].extend(unit.names)
+        # a matrix that was pruned or parametrized is computed from Parameters of other names
+        if (own := unit.unit_names[len(unit.owner_names)]) in names:
+            names[own].extend(unit.names)
     apart = analog.union(*recorder.sources.values())
     found = {}
     for matrix in recorder.matrices.values():

@@ -1,7 +1,10 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 import analogtorch as at
 from analogtorch.graph.trace import Trace, trace
@@ -190,6 +193,50 @@ def test_weights_in_functions_views_and_parametrizations() -> None:
     kinds = {op.name: (op.kind, op.operations) for op in traced.operations}
     assert kinds["matmul"] == ("matmul", 2 * 2 * 2 * 5)
     assert kinds["embedding"] == ("embedding", 0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda module, name: prune.l1_unstructured(module, name, 0.5),
+        nn.utils.weight_norm,
+        nn.utils.parametrizations.weight_norm,
+    ],
+    ids=["pruned", "normed", "parametrized"],
+)
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        (lambda: nn.LSTM(8, 8), "weight_hh_l0"),
+        (lambda: nn.GRUCell(8, 8), "weight_hh"),
+        (lambda: nn.MultiheadAttention(8, 2), "in_proj_weight"),
+        (lambda: nn.MultiheadAttention(8, 2, kdim=8, vdim=4), "k_proj_weight"),
+    ],
+    ids=["lstm", "cell", "attention", "apart"],
+)
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm`:FutureWarning")
+def test_modules_with_a_matrix_that_torch_computes_are_digital(
+    module: Callable[[], nn.Module], name: str, change: Callable[[nn.Module, str], object]
+) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.last = module(), nn.Linear(8, 4)
+            change(self.inner, name)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if isinstance(self.inner, nn.MultiheadAttention):
+                return self.last(self.inner(x, x, x[..., : self.inner.vdim])[0])
+            found = self.inner(x)
+            return self.last(found[0] if isinstance(found, tuple) else found)
+
+    x = torch.zeros(3, 8)
+    for model in (Net(), at.convert(Net(), at.chips.hermes64())):
+        mapping = at.map_to_chip(model, x, chip=at.chips.hermes64())
+        assert [placed.name for placed in mapping.matrices] == ["last"]
+        matmuls = [op.name for op in mapping.digital if op.kind == "matmul"]
+        assert any(name in matmul for matmul in matmuls)
+        assert at.map_to_chip(model, x, exclude="inner*", chip=at.chips.hermes64())
 
 
 def test_writing_in_place_keeps_the_order() -> None:
