@@ -103,6 +103,10 @@ def count(name: str, arguments: dict[str, Any], output: Any) -> tuple[str, int, 
         return "pool", pooled, max(read, pooled * _window(name, arguments))
     if name in _REDUCTIONS:
         return "pool", out, read
+    if name == "embedding_bag":
+        out = _numel(_first(output))  # beside it torch returns lists for its gradient
+        rows = arguments["indices"].numel() * arguments["weight"].shape[-1]
+        return "embedding", out, rows * (1 if arguments["per_sample_weights"] is None else 2)
     if name.startswith("embedding"):
         return "embedding", out, 0
     if name == "scaled_dot_product_attention":

@@ -94,3 +94,22 @@ def test_quantised_layers_count_two_operations_per_mac(
     net = _Net(lambda h: layer(prepared(h)))
     found = [op for op in trace(net, _zeros(2, 5, 8)).operations if op.kind == "matmul"]
     assert sum(op.operations for op in found) == operations
+
+
+@pytest.mark.parametrize(
+    ("mode", "weighted"), [("sum", False), ("mean", False), ("max", False), ("sum", True)]
+)
+def test_a_bag_of_embeddings_counts_what_it_adds_and_multiplies(mode: str, weighted: bool) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bag, self.last = nn.EmbeddingBag(10, 8, mode=mode), nn.Linear(8, 3)
+
+        def forward(self, tokens: Tensor, factors: Tensor | None = None) -> Tensor:
+            return self.last(self.bag(tokens, per_sample_weights=factors))
+
+    tokens = _zeros(2, 500, dtype=torch.long)
+    traced = trace(Net(), (tokens, _zeros(2, 500)) if weighted else (tokens,))
+    (bag,) = (op for op in traced.operations if op.name == "bag")
+    assert (bag.kind, bag.elements) == ("embedding", 2 * 8)
+    assert bag.operations == 1000 * 8 * (2 if weighted else 1)
