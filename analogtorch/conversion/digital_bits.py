@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from analogtorch.conversion.fast_path import attention_of
 from analogtorch.conversion.kinds import (
     analog_layers,
     check_module,
@@ -35,10 +36,11 @@ def quantise_digital(model: nn.Module) -> nn.Module:
 
     Their weights are rounded once, with one scale per output; their inputs are rounded in each
     call, with one scale per vector, or per sample of a convolution. Neither needs data. States of a
-    recurrent layer and masks of attention stay floats, and so do the inputs of a module with analog
-    matrices beside digital ones. Weights that an analog layer shares stay as they are, and so do
-    embeddings, unless a digital layer shares their weight. Call it after ``convert`` and before
-    ``calibrate``. ``at.save`` keeps which layers are quantised.
+    recurrent layer and masks of attention stay floats, and so do the inputs of the ``out_proj`` of
+    an attention and those of a module with analog matrices beside digital ones. Weights that an
+    analog layer shares stay as they are, and so do embeddings, unless a digital layer shares their
+    weight. Call it after ``convert`` and before ``calibrate``. ``at.save`` keeps which layers are
+    quantised.
 
     Args:
         model: a converted or a digital model. Its digital weights change; nothing restores them.
@@ -64,7 +66,8 @@ def quantise_digital(model: nn.Module) -> nn.Module:
             p = module._parameters[weight]
             if isinstance(p, Tensor) and id(p) not in shared:
                 _round_weight(*_by_output(module, p))
-        _round_inputs_of(module)
+        if attention_of(model, name) is None:
+            _round_inputs_of(module)
     for _, weight in left_digital(model):
         if id(weight) not in shared:
             _round_weight(weight, (0,))

@@ -70,13 +70,20 @@ def reader(model: nn.Module, name: str) -> tuple[str, nn.Module] | None:
 
     Such an attention reads the weight without calling the layer. None: there is no such attention.
     """
+    found = attention_of(model, name)
+    return None if found and isinstance(found[1], AnalogMultiheadAttention) else found
+
+
+def attention_of(model: nn.Module, name: str) -> tuple[str, nn.Module] | None:
+    """Return the attention, digital or analog, that has the layer ``name`` as ``out_proj``.
+
+    Its name comes first. None: there is no such attention.
+    """
     owner, _, child = name.rpartition(".")
     if child != "out_proj":
         return None
     module = model.get_submodule(owner)
-    attention = isinstance(module, nn.MultiheadAttention)
-    digital = attention and not isinstance(module, AnalogMultiheadAttention)
-    return (owner, module) if digital else None
+    return (owner, module) if isinstance(module, nn.MultiheadAttention) else None
 
 
 def _flag(module: nn.Module) -> tuple[str, int | bool]:

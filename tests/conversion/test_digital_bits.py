@@ -80,6 +80,30 @@ def test_int8_leaves_masks_and_states_and_rounds_activations_alone() -> None:
     assert torch.equal(found, expected)
 
 
+@pytest.mark.parametrize("exclude", ["0*", "0.in_proj", "0.out_proj"])
+def test_what_an_attention_computes_stays_float_before_its_output_projection(exclude: str) -> None:
+    # torch reads that layer's weight without calling it; no mapping charges it for rounding
+    class Whole(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return self[1](self[0](x, x, x)[0])
+
+    torch.manual_seed(0)
+    model = Whole(nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 4)).eval()
+    model = at.convert(model, at.chips.ideal(), exclude=exclude)
+    before, x = model[0].out_proj.weight.clone(), torch.randn(2, 5, 8)
+    at.quantise_digital(model)
+    is_rounded = exclude != "0.in_proj"
+    assert torch.equal(model[0].out_proj.weight, before) != is_rounded
+    assert quantised(model) == (["0"] if exclude == "0*" else [])
+    plain = copy.deepcopy(model)
+    quantise_inputs(plain, [])
+    inner = rounded(x, (-1,)) if exclude == "0*" else x
+    assert torch.equal(model(x), plain[1](plain[0](inner, inner, inner)[0]))
+    mapping = at.map_to_chip(model, x)
+    layers = {op.name.split(".rounding")[0] for op in mapping.digital if op.kind == "rounding"}
+    assert layers == ({"0"} if exclude == "0*" else set())
+
+
 def test_int8_rounds_a_tensor_that_attention_takes_thrice_once() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
