@@ -12,6 +12,7 @@ from typing import TypeVar
 from torch import nn
 
 from analogtorch.nn import AnalogLayer, AnalogMultiheadAttention
+from analogtorch.nn.adapters import BASE
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -77,9 +78,9 @@ def reader(model: nn.Module, name: str) -> tuple[str, nn.Module] | None:
 def attention_of(model: nn.Module, name: str) -> tuple[str, nn.Module] | None:
     """Return the attention, digital or analog, that has the layer ``name`` as ``out_proj``.
 
-    Its name comes first. None: there is no such attention.
+    Its name comes first. The layer may be in an adapter. None: there is no such attention.
     """
-    owner, _, child = name.rpartition(".")
+    owner, _, child = name.removesuffix(f".{BASE}").rpartition(".")
     if child != "out_proj":
         return None
     module = model.get_submodule(owner)

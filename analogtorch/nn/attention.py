@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from analogtorch.nn.adapters import BASE
 from analogtorch.nn.composite import AnalogComposite, Spot
 from analogtorch.nn.linear import AnalogLinear
 from analogtorch.nn.traced import Proxy, whole
@@ -52,9 +53,11 @@ class AnalogMultiheadAttention(AnalogComposite, nn.MultiheadAttention):
         linear = nn.Linear.forward, AnalogLinear.forward
         plain = getattr(type(projection), "forward", None) in linear
         if not plain or "forward" in vars(projection):
+            adapted = BASE in getattr(projection, "_modules", ())
             return (
                 f"its out_proj is a {type(projection).__name__}, "
                 f"whose forward {type(layer).__name__} does not call"
+                + ("; call convert before it gets adapters" if adapted else "")
             )
         taken = [spot.child for spot in cls.spots(layer) if hasattr(layer, spot.child)]  # type: ignore[arg-type]
         return f"it has its own {taken[0]!r}, a name that analog layers use" if taken else None

@@ -354,6 +354,38 @@ def test_convert_leaves_adapters_digital(make: Any) -> None:
         at.convert(_adapted(make(), make), CHIP, include="*lora_A*")
 
 
+def test_the_adapter_of_out_proj_runs_only_where_convert_comes_first() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention, self.last = nn.MultiheadAttention(8, 2), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.attention(x, x, x)[0])
+
+    def adapted(model: nn.Module) -> nn.Module:
+        model = peft.get_peft_model(model, peft.LoraConfig(target_modules=["out_proj"])).eval()
+        for p in _adapters(model).values():
+            torch.nn.init.normal_(p, generator=torch.Generator().manual_seed(1))
+        return model
+
+    torch.manual_seed(0)
+    net, x = Net().eval(), torch.randn(5, 2, 8)
+    exact, chip = net(x), at.chips.ideal()
+    first = adapted(at.convert(copy.deepcopy(net), chip))
+    assert not torch.allclose(first(x), exact, atol=0.1)
+    assert {row.name.removeprefix("base_model.model.") for row in at.summary(first).layers} == {
+        "attention.in_proj", "attention.out_proj.base_layer", "last",
+    }  # fmt: skip
+    second = at.convert(adapted(net), chip)
+    assert torch.allclose(second(x), exact, atol=1e-6)  # torch reads the layer's weight alone
+    assert [row.name for row in at.summary(second).layers] == ["base_model.model.last"]
+    reasons = {name: why for name, why, _ in at.summary(second).skipped}
+    why = "its out_proj is a Linear, whose forward MultiheadAttention does not call; call convert "
+    assert reasons["base_model.model.attention"] == f"{why}before it gets adapters"
+    assert why in reasons["base_model.model.attention.out_proj.base_layer"]
+
+
 def test_the_trainer_trains_adapters_and_keeps_their_base(tmp_path: Path) -> None:
     model = _adapted(_converted(_llama), _llama)
     before = _others(model)
