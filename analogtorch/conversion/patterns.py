@@ -132,6 +132,22 @@ def check_known(
         )
 
 
+def digital_anyway(
+    model: nn.Module, known: Mapping[str, tuple[str, ...]], pattern: Pattern
+) -> bool:
+    """Return whether a pattern matches a module with weights of which nothing can be analog.
+
+    ``known`` is that of ``check_known``.
+    """
+    able = [f"{name}." for names in known.values() for name in names]
+    return any(
+        pattern(name)
+        and next(module.parameters(), None) is not None
+        and not any(other.startswith(f"{name}.") for other in able)
+        for name, module in model.named_modules(remove_duplicate=False)
+    )
+
+
 def closest(pattern: str, names: Sequence[str]) -> str:
     """Return a hint with up to three ``names`` that a pattern may mean, or the first ones.
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 from torch import nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 
 import analogtorch as at
 
@@ -237,6 +237,30 @@ def test_what_would_be_bypassed_or_changed_stays_digital_with_its_reason() -> No
         ValueError, match="'doubled', matched by 'doubled', cannot be analog: Doubled overrides"
     ):
         at.convert(model, CHIP, include="doubled")
+
+
+@pytest.mark.parametrize("name", ["normed", "pruned", "norm", "bilinear", "lstm", "inner"])
+def test_what_is_digital_anyway_may_be_excluded(name: str) -> None:
+    model = nn.ModuleDict(
+        {
+            "normed": parametrizations.weight_norm(nn.Linear(3, 3, bias=False)),
+            "pruned": prune.identity(nn.Linear(3, 3), "weight"),
+            "norm": nn.LayerNorm(3),
+            "bilinear": nn.Bilinear(3, 3, 3),
+            "lstm": prune.identity(nn.LSTM(3, 3), "weight_hh_l0"),
+            "inner": nn.Sequential(nn.LayerNorm(3)),
+            "outer": nn.Sequential(nn.LayerNorm(3), nn.Linear(3, 3)),
+        }
+    )
+    for argument in ("include", "per_layer"):
+        with pytest.raises(ValueError, match=f"'{name}', matched by '{name}', cannot be analog"):
+            at.convert(model, CHIP, **{argument: {name: {}}})
+    # the one holds a layer that would be analog, the other is none
+    for other in ("outer", "nothing"):
+        with pytest.raises(ValueError, match=f"'{other}'"):
+            at.convert(model, CHIP, exclude=[name, other])
+    at.convert(model, CHIP, exclude=name)
+    assert [layer for layer, _ in at.analog_layers(model)] == ["outer.1"]
 
 
 def test_ranges_travel_with_the_state_dict_and_a_plain_checkpoint_still_loads() -> None:
