@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from analogtorch.conversion.kinds import analog_layers
 from analogtorch.hwa.clip import clip_, clippable, deviations
+from analogtorch.hwa.half_precision import HalfPrecisionAdam, is_half
 from analogtorch.hwa.ramp import ramped, training_noise_
 from analogtorch.hwa.recipe import Recipe
 from analogtorch.nn import AnalogLayer
@@ -64,7 +65,7 @@ def relative_adam(model: nn.Module, recipe: Recipe, *, fused: bool = True) -> to
 
     Its learning rate is ``recipe.learning_rate`` times the root mean square of the Parameter. The
     DAC ranges are among them if ``recipe.learn_ranges``. It is fused on CPUs, unless ``fused`` is
-    False.
+    False. Parameters in half precision step in float32 (``HalfPrecisionAdam``).
 
     Raises:
         ValueError: no Parameter learns.
@@ -83,9 +84,11 @@ def relative_adam(model: nn.Module, recipe: Recipe, *, fused: bool = True) -> to
     sizes = [p.detach().abs().float().square().mean().sqrt().item() or _SMALLEST for p in learning]
     rates = [recipe.learning_rate * size for size in sizes]
     groups = [{"params": [p], "lr": rate} for p, rate in zip(learning, rates, strict=True)]
+    half = any(map(is_half, learning))
+    kind = HalfPrecisionAdam if half else torch.optim.Adam
     # in one pass over the numbers, where torch's default on CPUs takes ten
-    fused = fused and all(p.device.type == "cpu" and p.is_floating_point() for p in learning)
-    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), fused=fused)
+    cpu = all(p.device.type == "cpu" and p.is_floating_point() for p in learning)
+    optimizer = kind(groups, betas=(0.9, 0.99), fused=fused and cpu and not half)
     if not recipe.learn_ranges:
         leave(optimizer)
     return optimizer

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 import analogtorch as at
 from analogtorch.hwa import huggingface
 from analogtorch.hwa import lightning as in_lightning
+from analogtorch.hwa.half_precision import HalfPrecisionAdam
 from analogtorch.hwa.on_chips import Validation
 from analogtorch.hwa.schedule import tails
 from tests.ecosystem.models import CHIP
@@ -121,6 +122,8 @@ def test_lightning_computes_all_in_the_precision_of_the_trainer(precision: str) 
     assert {p.dtype for p in teacher.parameters()} == {torch.float32}
     assert all(map(torch.equal, _state(teacher), before))
     assert student[0].weight.dtype != torch.float32
+    half = student[0].weight.dtype == torch.bfloat16
+    assert isinstance(trainer.optimizers[0], HalfPrecisionAdam) == half
     assert not torch.equal(student[0].weight, teacher[0].weight.to(student[0].weight))
 
 

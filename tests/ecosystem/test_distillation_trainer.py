@@ -32,8 +32,10 @@ def _rows(count: int) -> list[dict[str, Tensor]]:
     return [{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in ids]
 
 
-def _hugging_face(folder: Path, resume: Path | None = None) -> tuple[nn.Module, nn.Module]:
-    teacher = _bert()
+def _hugging_face(
+    folder: Path, dtype: torch.dtype, resume: Path | None = None
+) -> tuple[nn.Module, nn.Module]:
+    teacher = _bert().to(dtype)
     batch = {k: torch.stack([row[k] for row in _rows(16)]) for k in ("input_ids", "attention_mask")}
     student = at.calibrate(at.convert(copy.deepcopy(teacher), CHIP), [batch])
     trainer = _trainer(
@@ -65,9 +67,10 @@ def _trainer(
 
 
 @pytest.mark.filterwarnings("ignore:this state_dict carries no DAC ranges")
-def test_hugging_face_distils_validates_and_resumes(tmp_path: Path) -> None:
-    before = _state(_bert())
-    student, teacher = _hugging_face(tmp_path / "whole")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_hugging_face_distils_validates_and_resumes(dtype: torch.dtype, tmp_path: Path) -> None:
+    before = _state(_bert().to(dtype))
+    student, teacher = _hugging_face(tmp_path / "whole", dtype)
     assert all(map(torch.equal, before, _state(teacher)))
     assert all(layer.noise_fraction == 1.0 for _, layer in at.analog_layers(student))
     log = json.loads((tmp_path / "whole" / "trainer_state.json").read_text())["log_history"]
@@ -76,7 +79,7 @@ def test_hugging_face_distils_validates_and_resumes(tmp_path: Path) -> None:
     assert len(losses) == 6
     learnt = dict(student.named_parameters())
     assert not any(torch.equal(p, learnt[name]) for name, p in teacher.named_parameters())
-    resumed, _ = _hugging_face(tmp_path / "resumed", tmp_path / "whole" / "checkpoint-4")
+    resumed, _ = _hugging_face(tmp_path / "resumed", dtype, tmp_path / "whole" / "checkpoint-4")
     assert all(map(torch.equal, _state(student), _state(resumed)))
 
 
