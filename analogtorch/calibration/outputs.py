@@ -59,7 +59,7 @@ def unmasked(y: Tensor, masked: Tensor | None) -> Tensor:
     """Return an output with zeros for masks, without vectors that hold nothing else.
 
     Args:
-        y: an output, (*, numbers), or of more than three dimensions (samples, *).
+        y: an output, of the shapes that ``vectors`` takes.
         masked: what ``masks`` gave for the digital one.
 
     Returns:
@@ -87,10 +87,18 @@ def spread(exact: Tensor, masked: Tensor | None) -> float:
 
 
 def vectors(y: Tensor) -> Tensor:
-    """Return an output as (vectors, numbers): sequences by step, images and the like by sample."""
-    if y.dim() == 0:
-        return y.view(1, 1)
+    """Return an output as (vectors, numbers): sequences by step, images and the like by sample.
+
+    The first dimension counts samples: an output of one dimension has one number of each.
+    """
+    if y.dim() < 2:
+        return y.reshape(-1, 1)
     return y.flatten(1) if y.dim() > 3 else y.reshape(-1, y.shape[-1])
+
+
+def can_be_scores(y: Tensor) -> bool:
+    """Return whether the softmax of an output says something: of three numbers or more a vector."""
+    return y.dim() > 1 and y.shape[-1] >= 3
 
 
 def named(output: Any) -> Mapping[Any, Any] | None:

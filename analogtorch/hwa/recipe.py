@@ -41,10 +41,11 @@ class Recipe:
     outputs: Outputs | None = None
     """How outputs are compared. ``divergence``: as distributions, by the Kullback-Leibler
     divergence of their softmax, which keeps classes and next tokens; outputs of fewer than three
-    numbers by ``error``. ``error``: squared error over the square of the digital output, which
-    embeddings and regression need. None: ``error`` for outputs that are no scores, which are those
-    of a mapping without ``logits``, vectors of one length, such as normalised embeddings, and those
-    of the shape of the inputs, as of an autoencoder; ``divergence`` for all others."""
+    numbers by ``error``, and so those of shape (samples,), which have one number each. ``error``:
+    squared error over the square of the digital output, which embeddings and regression need. None:
+    ``error`` for outputs that are no scores, which are those of fewer than three numbers, those of
+    a mapping without ``logits``, vectors of one length, such as normalised embeddings, and those of
+    the shape of the inputs, as of an autoencoder; ``divergence`` for all others."""
     temperature: float | None = None
     """Temperature of ``divergence``, > 0: the outputs are divided by it before the softmax. None:
     a quarter of the standard deviation of the numbers of an output vector, so that outputs of any

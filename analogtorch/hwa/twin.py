@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from analogtorch.calibration.outputs import (
+    can_be_scores,
     infinite,
     masks,
     named,
@@ -147,7 +148,9 @@ class Twin:
                 "adapt: the digital outputs hold NaN or infinite values; check model and batches"
             )
         if self._compared is None:
-            scores = scores and not all(_of_one_length(y) or _is_like(y, batch) for y in found)
+            scores = scores and not all(
+                not can_be_scores(y) or _of_one_length(y) or _is_like(y, batch) for y in found
+            )
             self._compared = "divergence" if scores else "error"
         return found
 
@@ -217,7 +220,7 @@ class Twin:
         return masks(exact, scores=self._by_scores(exact))
 
     def _by_scores(self, exact: Tensor) -> bool:
-        return self.compared == "divergence" and exact.shape[-1] >= 3
+        return self.compared == "divergence" and can_be_scores(exact)
 
     @contextlib.contextmanager
     def training_noise(self) -> Iterator[None]:
@@ -262,7 +265,7 @@ def relative_error(y: Tensor, exact: Tensor) -> Tensor:
     learnt. A vector that is much smaller than the others counts less, by ``FLOOR`` of their mean.
 
     Args:
-        y: outputs, (*, numbers), or of more than three dimensions (samples, *).
+        y: outputs, of the shapes that ``vectors`` takes.
         exact: the exact outputs, of the same shape.
 
     Returns:
@@ -281,7 +284,7 @@ def _is_finite(y: Tensor) -> bool:
 
 
 def _of_one_length(y: Tensor) -> bool:
-    lengths = vectors(unmasked(y, masks(y, scores=y.shape[-1] >= 3))).float().norm(dim=1)
+    lengths = vectors(unmasked(y, masks(y, scores=can_be_scores(y)))).float().norm(dim=1)
     if len(lengths) < 2:
         return False
     return bool(lengths.std(correction=0) <= ALIKE * lengths.mean())

@@ -203,9 +203,13 @@ def test_a_model_that_calibration_would_harm_is_left_as_it_is_with_a_warning() -
     assert all(layer.calibrated for _, layer in at.analog_layers(model))
 
 
-@pytest.mark.parametrize("outputs", [1, 8])
-def test_the_judge_hears_of_large_errors_and_not_of_small_ones(outputs: int) -> None:
+@pytest.mark.parametrize(("outputs", "squeezed"), [(1, False), (1, True), (8, False)])
+def test_the_judge_hears_of_large_errors_and_not_of_small_ones(
+    outputs: int, squeezed: bool
+) -> None:
     model, x = nn.Sequential(nn.Linear(64, outputs)), _x(400, 64)
+    if squeezed:  # (samples,)
+        model.append(nn.Flatten(0))
     model[0].weight.data = _x(outputs, 64)
     judge = Judge(at.convert(model, at.chips.ideal()), x.split(100), None)
     exact, weight = judge.error(), model[0].weight.data.clone()

@@ -139,3 +139,29 @@ def test_a_compiled_student_has_the_layers_of_a_teacher_that_is_not() -> None:
     student = at.convert(copy.deepcopy(net), crossbar())
     student.b = torch.compile(student.b, backend="eager")
     assert at.hwa.Twin(student, net).names == ["a", "b"]
+
+
+def _one_number(squeezed: bool) -> nn.Module:
+    torch.manual_seed(0)
+    last = [nn.Flatten(0)] if squeezed else []
+    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 1), *last).eval()
+
+
+def test_outputs_of_one_dimension_are_a_number_of_each_sample() -> None:
+    batches, found = list(torch.randn(8, 20, 6)), []
+    for squeezed in (True, False):
+        net = _one_number(squeezed)
+        twin = at.hwa.Twin(at.convert(copy.deepcopy(net), crossbar()), net)
+        exact = twin.exact(batches[0])[0]
+        assert exact.dim() == 1 + (not squeezed)
+        offset = twin.compare(exact + 5, exact).item()
+        assert offset > 1
+        adapted = at.hwa.adapt(
+            net, batches, chip=crossbar(device="one_device"), steps=2, num_chips=1,
+            calibration={"effort": "ranges"},
+        )  # fmt: skip
+        readings = [stage.reading for stage in adapted.stages]
+        assert all(0 < reading.agreement.min() < 1 for reading in readings)
+        found.append((twin.compared, adapted.compared, offset, readings[0].to_dict()))
+    assert found[0] == found[1]
+    assert found[0][:2] == ("error", "error")
