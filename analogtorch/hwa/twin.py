@@ -20,8 +20,10 @@ from analogtorch.calibration.outputs import (
 )
 from analogtorch.calibration.passes import Forward, exactly, one_pass
 from analogtorch.conversion import fast_path
+from analogtorch.conversion.example import is_one_input
 from analogtorch.conversion.kinds import analog_layers, is_analog
 from analogtorch.conversion.watch import evaluating
+from analogtorch.evaluate.batches import every_tensor
 from analogtorch.hwa.distill import distillation_loss
 from analogtorch.hwa.recipe import Outputs, Recipe
 from analogtorch.nn import AnalogLayer, Tap, tapped
@@ -149,10 +151,17 @@ class Twin:
             )
         if self._compared is None:
             scores = scores and not all(
-                not can_be_scores(y) or _of_one_length(y) or _is_like(y, batch) for y in found
+                not can_be_scores(y) or _of_one_length(y) or self._is_like(y, batch) for y in found
             )
             self._compared = "divergence" if scores else "error"
         return found
+
+    def _is_like(self, y: Tensor, batch: Any) -> bool:
+        """Return whether an output has the shape of an input, as a reconstruction has."""
+        first = isinstance(batch, tuple | list) and not is_one_input(self.teacher, batch)
+        if first and self.forward is None:  # the others are no inputs
+            batch = batch[0]
+        return any(x.is_floating_point() and x.shape == y.shape for x in every_tensor(batch))
 
     def loss(self, batch: Any, run: nn.Module | None = None) -> Losses:
         """Return how far the student's outputs and those of its layers are from the teacher's.
@@ -288,12 +297,6 @@ def _of_one_length(y: Tensor) -> bool:
     if len(lengths) < 2:
         return False
     return bool(lengths.std(correction=0) <= ALIKE * lengths.mean())
-
-
-def _is_like(y: Tensor, batch: Any) -> bool:
-    """Return whether an output has the shape of the inputs, as a reconstruction has."""
-    x = batch[0] if isinstance(batch, tuple | list) and len(batch) else batch
-    return isinstance(x, Tensor) and x.is_floating_point() and x.shape == y.shape
 
 
 def _mean(values: list[Tensor]) -> Tensor:

@@ -388,14 +388,39 @@ def test_outputs_that_are_no_scores_are_compared_number_by_number(
     assert _same(_state(chosen.model), _state(named.model))
 
 
-def test_reconstructions_of_the_inputs_are_compared_number_by_number() -> None:
-    batches = [torch.randn(8, 6) for _ in range(4)]
-    labelled = [(x, torch.zeros(8)) for x in batches]
+class _Autoencoder(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 4), nn.Linear(4, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.last(self.first(x).relu())
+        return y
+
+
+@pytest.mark.parametrize(
+    ("pack", "forward"),
+    [
+        (lambda x: x, None),
+        (lambda x: (x, torch.zeros(8)), None),
+        (lambda x: (x, torch.zeros(8, 5)), None),  # soft labels are no inputs
+        (lambda x: {"x": x}, None),
+        (lambda x: x, lambda model, x: model(x)),
+        (lambda x: {"pixels": x, "rows": [1]}, lambda model, batch: model(batch["pixels"])),
+        (lambda x: (torch.arange(8), [x]), lambda model, batch: model(batch[1][0])),
+    ],
+)
+def test_reconstructions_of_the_inputs_are_compared_number_by_number(
+    pack: Any, forward: Any
+) -> None:
+    """However a batch is packed."""
+    batch = pack(torch.randn(8, 6))
     for width, compared in ((6, "error"), (5, "divergence")):
-        net = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, width))
-        for given in (batches, labelled):
-            adapted = at.hwa.adapt(net, given, chip=CHIP, steps=1, num_chips=1)
-            assert adapted.compared == compared
+        twin = at.hwa.Twin(
+            at.convert(_Autoencoder(width), CHIP), _Autoencoder(width), forward=forward
+        )
+        twin.exact(batch)
+        assert twin.compared == compared
 
 
 def test_a_twin_compares_after_it_has_seen_the_outputs_of_the_teacher() -> None:
