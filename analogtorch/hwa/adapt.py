@@ -96,7 +96,7 @@ def adapt(
             defaults for a model that is not calibrated; a calibrated one keeps its ranges, which
             learn if ``recipe.learn_ranges``. The calibration after the training finds ranges alone.
         metric: a function of the model on a chip that returns a number, such as the accuracy. It is
-            reported, and decides nothing.
+            reported, and decides nothing. It is first called before the training.
         seed: seed of the noise, the order of the batches and the chips, a signed 64-bit integer.
         folder: a folder that keeps the state after each look at the chips, and ``log.csv``. The
             same call continues from it after an interruption, and returns at once after the end.
@@ -126,7 +126,8 @@ def adapt(
     Warns:
         UserWarning: the loss or a gradient became NaN or infinite; the best state so far is
             returned, and the warning names the first Parameters of such gradients. Or layers have
-            no namesake in the teacher, so that their outputs are not compared.
+            no namesake in the teacher, so that their outputs are not compared; or the metric is
+            NaN or infinite.
 
     Example:
         >>> adapted = at.hwa.adapt(model, batches, chip=at.chips.hermes64(), minutes=10)

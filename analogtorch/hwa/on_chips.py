@@ -1,5 +1,6 @@
 """How far a model is from its digital twin on programmed chips, on batches held back."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from analogtorch.hwa.twin import Twin, check_shapes
 from analogtorch.simulate.chip import beyond_data, program
 from analogtorch.simulate.recovery import Recovery
 from analogtorch.values import checks
+from analogtorch.values.warned import warn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +31,7 @@ class Reading:
     """Share of the output vectors whose largest number is at the digital index; of outputs of one
     number, of those within a tenth of their standard deviation."""
     metric: Tensor | None = None
-    """The user's metric, if one was given."""
+    """The user's metric, if one was given; NaN or infinite where it was."""
 
     @property
     def mean(self) -> float:
@@ -37,8 +39,12 @@ class Reading:
         return self.error.mean().item()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what was measured, ready for JSON."""
-        return {name: value.tolist() for name, value in vars(self).items() if value is not None}
+        """Return what was measured, ready for JSON; a metric that is not finite is None."""
+        return {
+            name: [[v if math.isfinite(v) else None for v in row] for row in value.tolist()]
+            for name, value in vars(self).items()
+            if value is not None
+        }
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ class OnChips:
         metric: Metric | None = None,
     ) -> None:
         self.twin, self.held, self.seeds, self.times = twin, list(held), seeds, times
-        self.metric = metric
+        self.metric, self._warned = metric, False
         self.exact = [twin.exact(batch) for batch in self.held]
 
     @torch.no_grad()
@@ -106,11 +112,20 @@ class OnChips:
             if recovery is not None:
                 recovery.correct(view)
             where = f"on the chip of seed {seed} at {time}"
-            metric = (
-                0.0 if self.metric is None else finite("adapt", measure(self.metric, view), where)
-            )
+            metric = 0.0 if self.metric is None else self._number(self.metric, view, where)
             found.append((*self._compare(view), metric))
         return found
+
+    def _number(self, metric: Metric, view: nn.Module, where: str) -> float:
+        """Return what a metric gives, with one warning if it is no finite number."""
+        given = measure(metric, view)
+        try:
+            return finite("adapt", given, where)
+        except ValueError:  # the training is not lost for a number that decides nothing
+            if not self._warned:
+                warn(f"adapt: the metric is {float(given)} {where}; it is recorded as it is")
+                self._warned = True
+            return float(given)
 
     def _compare(self, view: nn.Module) -> tuple[float, float]:
         errors, same, count = [], 0, 0

@@ -1,6 +1,10 @@
 """``adapt`` says at once what it cannot work with, and learns where gradients are off."""
 
 import copy
+import itertools
+import json
+import math
+import types
 from pathlib import Path
 from typing import Any
 
@@ -132,3 +136,28 @@ def test_wrong_options_of_calibrate_are_refused_before_anything(
         _adapt(forward=lambda model, x: ran.append(model), **options)
     assert not ran
     assert not (tmp_path / "run").exists()
+
+
+def test_a_metric_that_is_not_finite_is_recorded_and_ends_nothing() -> None:
+    values = itertools.chain([1.0, math.nan], itertools.repeat(torch.tensor([math.inf])))
+    with pytest.warns(UserWarning, match="the metric is nan on the chip .* recorded") as caught:
+        adapted = _adapt(metric=lambda chip: next(values), times=["1 day"])
+    assert sum("the metric is" in str(each.message) for each in caught) == 1
+    metrics = [float(stage.reading.metric) for stage in adapted.stages]
+    assert metrics[0] == 1.0
+    assert math.isnan(metrics[1])
+    assert metrics[2:] == [math.inf] * len(metrics[2:])
+    assert len(adapted.steps) == 2
+    assert "inf" in str(adapted)
+    data = json.loads(json.dumps(adapted.to_dict(), allow_nan=False))
+    assert [stage["metric"] for stage in data["stages"][:2]] == [[[1.0]], [[None]]]
+
+
+def test_a_metric_that_gives_no_number_is_refused_before_the_training() -> None:
+    steps: list[int] = []
+    writer = types.SimpleNamespace(add_scalar=lambda tag, value, step: steps.append(step))
+    with pytest.raises(TypeError, match="the metric must return a number, got None"):
+        _adapt(metric=lambda chip: None, writer=writer)
+    with pytest.raises(ZeroDivisionError):
+        _adapt(metric=lambda chip: 1 / 0, writer=writer)
+    assert not steps
