@@ -207,7 +207,8 @@ class ValidateOnChips(L.Callback):
 
     Args:
         metric: a function of the network on a chip that returns a number, such as the accuracy.
-        every: number of optimizer steps between two measurements, >= 1.
+        every: number of optimizer steps between two measurements, >= 1. Lightning counts those of
+            every optimizer; of the steps of a batch, the measurement follows the last.
         network: name of the converted network in the Lightning module; empty: the module itself.
         times: times after programming, as ``ProgrammedChip.at`` takes them.
         num_chips: number of chips, >= 1, the same each time.
@@ -250,8 +251,8 @@ class ValidateOnChips(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
     ) -> None:
-        step = trainer.global_step
-        if step > self._step and step % self.every == 0:
+        # several optimizers count several steps in a batch
+        if trainer.global_step // self.every > self._step // self.every:
             values = self.measure(pl_module.get_submodule(self.network))
             found = {
                 n: torch.tensor(v, dtype=torch.float64, device="cpu") for n, v in values.items()

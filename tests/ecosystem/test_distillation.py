@@ -261,6 +261,49 @@ def test_each_measurement_is_logged_at_its_own_step(accumulate: int, tmp_path: P
     assert resumed == [rows, rows]
 
 
+class _Two(_Own):
+    """A module with two optimizers, each of which counts a step in every batch."""
+
+    def __init__(self) -> None:
+        super().__init__(True)
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Tensor) -> Tensor:
+        loss = super().training_step(batch)
+        self.manual_backward(loss)
+        for optimizer in self.optimizers():
+            optimizer.step()
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD(self.net[i].parameters(), lr=0.01) for i in (0, 2)]
+
+
+@pytest.mark.parametrize(
+    ("every", "steps"), [(3, [4, 6, 10, 12]), (5, [6, 10]), (2, [2, 4, 6, 8, 10, 12])]
+)
+def test_steps_of_several_optimizers_are_measured_when_they_are_due(
+    every: int, steps: list[int], tmp_path: Path
+) -> None:
+    """Also in a fit that goes on, which measures nothing twice."""
+    found: list[int] = []
+    for epochs, checkpoint in ((1, None), (2, tmp_path / "last.ckpt")):
+
+        def counted(chip: nn.Module) -> float:
+            found.append(trainer.global_step)  # noqa: B023  called in this turn
+            return 1.0
+
+        validate = in_lightning.ValidateOnChips(counted, every=every, num_chips=1, network="net")
+        trainer = L.Trainer(
+            accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+            enable_checkpointing=False, max_epochs=epochs, callbacks=[validate],
+        )  # fmt: skip
+        loader = DataLoader(X[:24], batch_size=8)  # type: ignore[arg-type]
+        trainer.fit(_Two(), loader, ckpt_path=checkpoint, weights_only=True)
+        trainer.save_checkpoint(tmp_path / "last.ckpt")
+    assert found == steps
+
+
 def test_a_network_that_is_not_there_is_refused_before_the_fit() -> None:
     with pytest.raises(ValueError, match=r"of the _Own, such as \['', 'net'\], got 'student'"):
         _fit(_Own(True), "student")
