@@ -183,7 +183,8 @@ class DistillationTrainer(Trainer):
         self.twin, self._start = twin, tails(model, twin.recipe.clip_sigma)
         if not any(isinstance(c, KeepRanges) for c in self.callback_handler.callbacks):
             self.add_callback(KeepRanges())
-        self.add_callback(_Scheduled(twin.recipe, self._start))
+        # the first: callbacks that are given, such as ValidateOnChips, see the clipped weights
+        self.callback_handler.callbacks.insert(0, _Scheduled(twin.recipe, self._start))
 
     def compute_loss(
         self,

@@ -204,6 +204,8 @@ class ValidateOnChips(L.Callback):
 
     It is logged as ``chips/1 day`` and so on, which ``ModelCheckpoint(monitor=...)`` can watch.
     Every logger gets it at once, at its own step, whatever ``log_every_n_steps`` of the Trainer is.
+    It is measured after the ``WeightClip`` or ``Clip`` of the step, in whatever order they are
+    given; give callbacks of yours that clip before this one.
 
     Args:
         metric: a function of the network on a chip that returns a number, such as the accuracy.
@@ -235,6 +237,14 @@ class ValidateOnChips(L.Callback):
         checks.instance("ValidateOnChips: network", network, str, "network='student'")
         self.network = network
         self._step = 0
+
+    def setup(self, trainer: Any, pl_module: L.LightningModule, stage: str) -> None:
+        # behind those that clip, whatever order they are given in; the Trainer walks the old list
+        found = trainer.callbacks
+        last = max((i for i, c in enumerate(found) if isinstance(c, _AfterStep)), default=-1)
+        before = [c for c in found[: last + 1] if c is not self]
+        if len(before) <= last:
+            trainer.callbacks = [*before, self, *found[last + 1 :]]
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         converted = [n for n, m in pl_module.named_modules() if any(True for _ in analog_layers(m))]

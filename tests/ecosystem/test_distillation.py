@@ -304,6 +304,31 @@ def test_steps_of_several_optimizers_are_measured_when_they_are_due(
     assert found == steps
 
 
+@pytest.mark.parametrize("clip_last", [True, False])
+def test_clipped_weights_are_measured_in_any_order_of_callbacks(clip_last: bool) -> None:
+    module, found, places = _Own(True), list[float](), list[str]()
+
+    def largest(chip: nn.Module) -> float:
+        found.append(module.net[0].weight.abs().max().item())
+        return 1.0
+
+    class Reads(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+            places[:] = [type(c).__name__ for c in trainer.callbacks]
+            assert "chips/1 day" in trainer.callback_metrics
+
+    validate = in_lightning.ValidateOnChips(largest, every=1, num_chips=1, network="net")
+    clips = [in_lightning.WeightClip(bound=0.01), in_lightning.Clip(module.net, 2.0)]
+    callbacks = [validate, *clips] if clip_last else [*clips, validate]
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, max_epochs=1, callbacks=[*callbacks, Reads()],
+    )  # fmt: skip
+    trainer.fit(module, DataLoader(X, batch_size=8))  # type: ignore[arg-type]
+    assert found == [pytest.approx(0.01)] * 6
+    assert places == ["WeightClip", "Clip", "ValidateOnChips", "Reads"]
+
+
 def test_a_network_that_is_not_there_is_refused_before_the_fit() -> None:
     with pytest.raises(ValueError, match=r"of the _Own, such as \['', 'net'\], got 'student'"):
         _fit(_Own(True), "student")

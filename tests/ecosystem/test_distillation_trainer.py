@@ -110,6 +110,21 @@ def test_the_trainer_takes_the_optimizer_and_the_schedule_of_the_recipe(
     assert (_ranges(student) != before) is learn
 
 
+def test_clipped_weights_are_measured(tmp_path: Path) -> None:
+    student, seen = _student(), list[list[Tensor]]()
+
+    def metric(chip: nn.Module) -> float:
+        seen.append(_state(student))
+        return 0.5
+
+    trainer = _trainer(
+        tmp_path, student, _bert(), [huggingface.ValidateOnChips(metric, every=3, num_chips=1)],
+        at.hwa.Recipe(learning_rate=0.05, ramp=0.1), max_steps=3, save_strategy="no",
+    )  # fmt: skip
+    trainer.train()
+    assert all(map(torch.equal, seen[0], _state(student)))
+
+
 def test_the_trainer_takes_an_optimizer_that_is_given(tmp_path: Path) -> None:
     student = _student()
     given = torch.optim.SGD(student.parameters(), lr=0.01)
