@@ -169,8 +169,9 @@ def _check_statistics(norms: dict[str, Any], digital: dict[Any, tuple[Tensor, Te
         if not mean.any() and (var == 1).all():
             raise ValueError(
                 f"reestimate_batch_norm: batch norm {name!r} has no statistics yet that could be "
-                "moved; train the model, load weights, or pass relative=False to take the averages "
-                "over the batches"
+                "moved; train the model, load weights, or call "
+                "analogtorch.reestimate_batch_norm(model, batches, relative=False) to take the "
+                "averages over the batches"
             )
 
 

@@ -240,9 +240,14 @@ def test_the_last_quarter_is_held_back_at_most_four_batches(count: int, learnt: 
 
 def test_a_batch_norm_without_statistics_costs_no_training() -> None:
     model = nn.Sequential(nn.Linear(12, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)).eval()
-    with pytest.warns(UserWarning, match="not batch norm re-estimated: .* has no statistics yet"):
+    advice = r"call analogtorch.reestimate_batch_norm\(model, batches, relative=False\)"
+    unmoved = f"not batch norm re-estimated: .* has no statistics yet.*{advice}"
+    with pytest.warns(UserWarning, match=unmoved):
         adapted = at.hwa.adapt(model, _batches(), chip=CHIP, steps=2, num_chips=1)
     assert len(adapted.steps) == 2
+    at.reestimate_batch_norm(model, _batches(), relative=False)  # as the warning advises
+    adapted = at.hwa.adapt(model, _batches(), chip=CHIP, steps=2, num_chips=1)
+    assert "batch norm re-estimated" in [stage.name for stage in adapted.stages]
 
 
 def test_a_loss_that_is_no_number_ends_the_training_with_the_best_state() -> None:
