@@ -87,8 +87,9 @@ def adapt(
         teacher: a digital model to learn from instead, with the same outputs.
         recipe: the ingredients; by default ``Recipe()``.
         steps: number of training steps, >= 1.
-        minutes: time for the whole call, > 0. The steps are then as many as fit, by the time of the
-            first, and at most ``steps``.
+        minutes: time for the whole call, > 0. It bounds the steps alone: they are as many as fit,
+            by the time of a few and of the first look at the chips, at least one and at most
+            ``steps``. Calibration and measurements before and after them are made in any case.
         times: times after programming at which chips are measured, as ``ProgrammedChip.at`` takes
             them. The state with the least mean error over them is kept.
         num_chips: number of chips that are measured, >= 1.
@@ -127,7 +128,7 @@ def adapt(
         UserWarning: the loss or a gradient became NaN or infinite; the best state so far is
             returned, and the warning names the first Parameters of such gradients. Or layers have
             no namesake in the teacher, so that their outputs are not compared; or the metric is
-            NaN or infinite.
+            NaN or infinite; or ``minutes`` are used up before the training.
 
     Example:
         >>> adapted = at.hwa.adapt(model, batches, chip=at.chips.hermes64(), minutes=10)

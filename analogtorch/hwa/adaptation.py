@@ -65,9 +65,9 @@ class Adaptation:
     def run(self, steps: int, minutes: float | None) -> Training:
         """Carry out all stages, or those that an interrupted run has left."""
         state = None if self.folder is None else self.folder.read()
-        training = Training(self.twin, steps=steps, seed=self.seed)
+        training = Training(self.twin, steps=steps, seed=self.seed, minutes=minutes)
         if state is None:
-            self._begin(training, minutes)
+            self._begin(training)
         else:
             self.learning = state["learning"]
             _as_begun(self.twin.student, state["chips"], self.learning)
@@ -86,15 +86,22 @@ class Adaptation:
             self._finish(training)
         return training
 
-    def _begin(self, training: Training, minutes: float | None) -> None:
+    def _begin(self, training: Training) -> None:
         error, took = self._measured("converted")
         if self.options is not None:
             error = self._calibrated(self.options, error)
             training.reset()  # the DAC ranges learn from now on
         # statistics without noise can cost a deep net everything, and training more to get it back
         error = self._move_norms(error)
-        if minutes is not None:
-            training.steps = min(training.steps, self._fitting(training, 60 * minutes, took))
+        if training.minutes is not None:
+            fitting = self._fitting(training, 60 * training.minutes, took)
+            if fitting < 1:
+                warn(
+                    f"adapt: {training.minutes:g} minutes leave no time for the training, which has"
+                    f" one step; {self.seconds:.0f} s went by before it. Give more minutes, fewer "
+                    'batches, num_chips or times, or calibration={"effort": "ranges"}'
+                )
+            training.steps = min(training.steps, max(1, fitting))
         self.learnt = self._learnt_error()
         training.start(error)
         self.learning = [n for n, p in self.twin.student.named_parameters() if p.requires_grad]
@@ -152,7 +159,7 @@ class Adaptation:
             )
 
     def _fitting(self, training: Training, seconds: float, look: float) -> int:
-        """Return how many steps fit into ``seconds`` of the whole run; at least one."""
+        """Return how many steps fit into ``seconds`` of the whole run; less than 1: none does."""
         before = time.monotonic()
         spent = self.seconds
         for batch in _spread(self.fitted, _PROBES):
@@ -161,7 +168,7 @@ class Adaptation:
         # after the looks, the model is calibrated and measured a few times more; to correct its
         # columns takes a chip as long as three or four looks
         left = seconds - 1.25 * spent - (training.recipe.looks + 10) * look
-        return max(1, math.floor(left / step))
+        return math.floor(left / step)
 
     def _learnt_error(self) -> float | None:
         """Return the error on chips on some batches that are learnt from; None: none is held back.

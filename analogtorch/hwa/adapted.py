@@ -87,7 +87,8 @@ class Adapted(Shown):
     seconds: float
     """Time that it took, s; of a resumed run, in all of its parts."""
     stopped: str
-    """Why the training ended, such as ``all 1000 steps done``."""
+    """Why the training ended, such as ``all 1000 steps done`` or ``80 of 1000 steps done: 5 minutes
+    allow no more``."""
     held_back: bool = True
     """Whether the stages are measured on batches that were held back; otherwise, as there were too
     few, on those that were learnt from."""

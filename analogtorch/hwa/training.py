@@ -36,6 +36,10 @@ class Training:
     steps: int
     """Number of steps in all."""
     seed: int
+    minutes: float | None = None
+    """What may have made the steps fewer than were asked for."""
+    asked: int = field(init=False)
+    """Number of steps that were asked for."""
     optimizer: torch.optim.Optimizer = field(init=False)
     rates: list[float] = field(init=False)
     """The learning rate of each group of the optimizer in the first step."""
@@ -58,6 +62,7 @@ class Training:
     """Why the training ended; empty while it goes on."""
 
     def __post_init__(self) -> None:
+        self.asked = self.steps
         self.reset()
 
     @property
@@ -165,6 +170,9 @@ class Training:
             self.least = min(self.least, error)
         if self.step >= self.steps:
             self.stopped = f"all {self.steps} steps done"
+            if self.steps < self.asked:
+                done = f"{self.steps} of {self.asked} steps done"
+                self.stopped = f"{done}: {self.minutes:g} minutes allow no more"
         elif self.recipe.patience is not None and self.worse >= self.recipe.patience:
             self.stopped = f"no smaller error in {self.worse} looks, at step {self.step}"
 

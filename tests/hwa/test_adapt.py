@@ -434,9 +434,15 @@ def test_a_twin_compares_after_it_has_seen_the_outputs_of_the_teacher() -> None:
         twin.compare(torch.ones(2, 3), torch.ones(2, 3))
 
 
-@pytest.mark.parametrize(("minutes", "steps"), [(1.0, 1), (20.6, 5), (60.0, 7)])
+@pytest.mark.parametrize(
+    ("minutes", "steps", "stopped"),
+    [
+        (20.6, 5, "5 of 7 steps done: 20.6 minutes allow no more"),
+        (60.0, 7, "all 7 steps done"),
+    ],
+)
 def test_minutes_bound_the_steps(
-    minutes: float, steps: int, monkeypatch: pytest.MonkeyPatch
+    minutes: float, steps: int, stopped: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Every look at the clock finds it a minute later: 3 trial steps take 2 of them."""
     ticks = itertools.count(time.monotonic() + 60, 60)
@@ -444,10 +450,21 @@ def test_minutes_bound_the_steps(
     monkeypatch.setattr(adaptation, "time", clock)
     recipe = at.hwa.Recipe(looks=2)
     options: dict[str, Any] = {"chip": CHIP, "steps": 7, "num_chips": 1, "recipe": recipe}
-    adapted = at.hwa.adapt(_net(), _batches(), minutes=minutes, **options)
+    options |= {"minutes": minutes, "folder": tmp_path / "run"}
+    adapted = at.hwa.adapt(_net(), _batches(), **options)
     # 4 minutes went by before, a look takes 1: (20.6 - 1.25 * 4 - (2 + 10) * 1) / (2 / 3) is 5.4
     assert len(adapted.steps) == steps
-    assert adapted.stopped == f"all {steps} steps done"
+    assert adapted.stopped == stopped
+    assert at.hwa.adapt(_net(), _batches(), **options).stopped == stopped
+
+
+def test_minutes_that_are_used_up_before_the_training_are_told() -> None:
+    recipe = at.hwa.Recipe(looks=2)
+    options: dict[str, Any] = {"chip": CHIP, "steps": 7, "num_chips": 1, "recipe": recipe}
+    with pytest.warns(UserWarning, match="leave no time for the training, which has one step;"):
+        adapted = at.hwa.adapt(_net(), _batches(), minutes=1e-6, **options)
+    assert len(adapted.steps) == 1
+    assert adapted.stopped == "1 of 7 steps done: 1e-06 minutes allow no more"
 
 
 def test_the_report_prints_draws_and_lists(tmp_path: Path) -> None:
