@@ -158,6 +158,9 @@ class DistillationTrainer(Trainer):
         recipe: the ingredients; by default ``Recipe()``. Looks and patience have no effect here.
         options: the arguments of ``Trainer``.
 
+    Warns:
+        UserWarning: activation (or gradient) checkpointing is asked for, which has no effect here.
+
     Raises:
         ValueError: one process has several GPUs, among which ``DataParallel`` would copy the model;
             or model and teacher have no layer of one name.
@@ -176,6 +179,13 @@ class DistillationTrainer(Trainer):
             raise ValueError(
                 f"DistillationTrainer: this process has {self.args.n_gpu} GPUs; start one process "
                 "for each by torchrun, or let CUDA_VISIBLE_DEVICES show one"
+            )
+        names = ("activation_checkpointing", "gradient_checkpointing")  # new and old transformers
+        if any(getattr(self.args, name, False) for name in names):
+            warn(
+                "DistillationTrainer: activation_checkpointing=True of TrainingArguments has no "
+                "effect: transformers checkpoints layers in training mode alone, and the student "
+                "runs in evaluation mode; leave it out"
             )
         # the loss is a mean over the batch, so that accumulated ones are to be averaged
         self.model_accepts_loss_kwargs = False

@@ -351,6 +351,11 @@ class Distillation(L.LightningModule):
         self.log_dict({"loss": loss, "outputs": outputs, "layers": layers})
         return loss
 
+    def backward(self, loss: Tensor, *args: Any, **options: Any) -> None:
+        """Compute the gradients, where checkpointed parts of the student run again."""
+        with self._twin[0].running():
+            super().backward(loss, *args, **options)
+
     def optimizer_step(self, *args: Any, **options: Any) -> None:
         """Step, and clip the weights."""
         assert self._schedule is not None

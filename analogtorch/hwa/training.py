@@ -113,9 +113,10 @@ class Training:
     def gradients(self, batch: Any) -> Losses:
         """Compute the gradients of one step, and return its losses."""
         self.optimizer.zero_grad(set_to_none=True)
-        with torch.enable_grad(), noise_in_turn(self.seed, step=self.step):
-            losses = self.twin.loss(batch)
-        losses.total.backward()
+        with torch.enable_grad(), self.twin.running():
+            with noise_in_turn(self.seed, step=self.step):
+                losses = self.twin.loss(batch)
+            losses.total.backward()
         return losses
 
     def _step(self, batches: Sequence[Any]) -> Step:

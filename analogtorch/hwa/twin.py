@@ -179,13 +179,7 @@ class Twin:
         """
         with self._layer_outputs(self.teacher) as of_teacher:
             exact = self.exact(batch)
-        with (
-            evaluating(self.student),
-            self.training_noise(),
-            self._layer_outputs(self.student) as of_student,
-        ):
-            for _, layer in analog_layers(self.student):
-                layer.training = True
+        with self.running(), self._layer_outputs(self.student) as of_student:
             found = self.outputs(self.student if run is None else run, batch)
         check_shapes(found, exact)
         outputs = _mean([self.compare(y, t) for y, t in zip(found, exact, strict=True)])
@@ -230,6 +224,22 @@ class Twin:
 
     def _by_scores(self, exact: Tensor) -> bool:
         return self.compared == "divergence" and can_be_scores(exact)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Let the student run as ``loss`` runs it, while the context lasts.
+
+        A backward belongs inside where it runs parts of the student again, as activation
+        checkpointing does (``torch.utils.checkpoint``).
+
+        Example:
+            >>> with twin.running():
+            ...     twin.total(batch).backward()
+        """
+        with evaluating(self.student), self.training_noise():
+            for _, layer in analog_layers(self.student):
+                layer.training = True
+            yield
 
     @contextlib.contextmanager
     def training_noise(self) -> Iterator[None]:

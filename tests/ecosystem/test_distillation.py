@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
+from torch.utils import checkpoint as recomputing
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import analogtorch as at
@@ -173,6 +174,27 @@ def test_lightning_distils_clips_and_validates_on_chips(tmp_path: Path) -> None:
     with torch.no_grad():
         near = (student.eval()(X) - teacher(X)).square().mean() / teacher(X).square().mean()
     assert near < 0.05
+
+
+class _Checkpointed(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        return recomputing.checkpoint(super().forward, x, use_reentrant=False)
+
+
+def test_lightning_distils_checkpointed_nets_to_the_same_bits() -> None:
+    found = []
+    for kind in (nn.Sequential, _Checkpointed):
+        teacher = kind(*_teacher()).eval()
+        student = at.convert(copy.deepcopy(teacher), CHIP)
+        trainer = L.Trainer(
+            max_steps=4, accelerator="cpu", logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False,
+            callbacks=[in_lightning.StepSeed(3)],
+        )  # fmt: skip
+        module = in_lightning.Distillation(student, teacher)
+        trainer.fit(module, DataLoader(X, batch_size=8))  # type: ignore[arg-type]
+        found.append(_state(student))
+    assert all(map(torch.equal, *found))
 
 
 def test_lightning_resumes_bit_for_bit(tmp_path: Path) -> None:

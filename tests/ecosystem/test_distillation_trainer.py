@@ -170,6 +170,12 @@ def test_predictions_hold_logits_and_labels(tmp_path: Path) -> None:
         assert found.metrics["test_loss"] > 0
 
 
+def test_checkpointing_of_transformers_has_no_effect_and_is_warned_of(tmp_path: Path) -> None:
+    student = at.convert(_bert(), CHIP)
+    with pytest.warns(UserWarning, match="activation_checkpointing=True .* has no effect"):
+        _trainer(tmp_path, student, _bert(), activation_checkpointing=True)
+
+
 def test_the_ranges_are_kept_once(tmp_path: Path) -> None:
     student = _student()
     keep = huggingface.KeepRanges()

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import analogtorch as at
 from analogtorch.hwa import adaptation
@@ -49,6 +50,20 @@ def _same(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 
 CHIP = crossbar(device="one_device")
+
+
+class _Checkpointed(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        return checkpoint(super().forward, x, use_reentrant=False)
+
+
+def test_activation_checkpointing_changes_no_bit() -> None:
+    found = []
+    for kind in (nn.Sequential, _Checkpointed):
+        net = kind(*_net(), nn.Dropout(0.5)).eval()
+        adapted = at.hwa.adapt(net, _batches(), chip=CHIP, steps=4, num_chips=1)
+        found.append(adapted.model.state_dict())
+    assert _same(*found)
 
 
 def test_the_copy_is_nearer_to_the_digital_model_and_the_given_one_stays() -> None:
