@@ -47,14 +47,21 @@ def one_seed(config: KWSConfig, out: Path, ohm: float) -> dict[str, Any]:
     """Train the net of one seed against the drop, and measure all three; or read the result."""
     checkpoint, result = f"behind_{ohm:g}_ohm", f"ir_drop_{ohm:g}_ohm.json"
     with RunFolder.open(out, config, resume=True) as folder:
-        if (out / result).is_file():
-            return json.loads((out / result).read_text())
         torch.set_num_threads(config.threads)
         splits = config.data.selected.load()
         features = config.features.build()
         task = prepare(splits, config.augment, seed=config.seed, features=features)
         planned = (f"checkpoints/{checkpoint}.ckpt", result)
-        folder.begin(fingerprint(splits, *task.augmenter.noise.recordings), planned=planned)
+        folder.begin(
+            fingerprint(splits, *task.augmenter.noise.recordings),
+            classes=task.classes,
+            code=kws.code_of(config),
+            planned=planned,
+        )
+        if (out / result).is_file():
+            found = json.loads((out / result).read_text())
+            folder.finish()
+            return found
         digital = kws.train_digital(config, task, folder)
         chip = config.chip.build().replace(wires={"column_resistance": ohm})
         drop = on_chip(digital, chip, task)

@@ -60,6 +60,7 @@ def one_seed(config: KWSConfig, folder: Path) -> Result:
 
 class _Seed(Seed):
     def table(self) -> Result:
+        self.begin()
         nets = {
             each.name: self.kept(
                 f"noise-{each.key}",
@@ -68,7 +69,7 @@ class _Seed(Seed):
             )
             for each in self.recipes
         }
-        self.finish()
+        self.run.finish()
         return {"seed": self.config.seed, "nets": nets}
 
     def _net(self, recipe: Variant) -> Result:

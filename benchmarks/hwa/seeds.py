@@ -45,7 +45,19 @@ class Seed:
     def __init__(self, config: KWSConfig, run: RunFolder) -> None:
         self.config, self.run = config, run
         self.recipes = variants(config)
-        self._begun = False
+
+    def begin(self) -> None:
+        """Begin the run, or go on with it, before any result is read.
+
+        Raises:
+            ValueError: the folder was begun with other recordings, classes or code.
+        """
+        task = self.task
+        self.run.begin(
+            fingerprint(self.splits, *task.augmenter.noise.recordings),
+            classes=task.classes,
+            code=kws.code_of(self.config),
+        )
 
     def kept(
         self, name: str, make: Callable[[], Result], whole: Callable[[Result], bool]
@@ -55,20 +67,9 @@ class Seed:
         if path.is_file() and whole(found := json.loads(path.read_text())):
             return found
         start = time.perf_counter()
-        self._begin()
         found = make() | {"seconds": round(time.perf_counter() - start, 1)}
         write_atomically(self.run.file(path.name), json.dumps(found, indent=2) + "\n")
         return found
-
-    def finish(self) -> None:
-        """Mark the folder as finished, unless all was there before."""
-        if self._begun:
-            self.run.finish()
-
-    def _begin(self) -> None:
-        if not self._begun:
-            self.run.begin(fingerprint(self.splits, *self.task.augmenter.noise.recordings))
-            self._begun = True
 
     @functools.cached_property
     def splits(self) -> dict[str, Clips]:
@@ -88,6 +89,7 @@ class Seed:
 
 class _Recipes(Seed):
     def result(self) -> Result:
+        self.begin()
         found = self.kept("control", self._control, self._whole)
         each = [
             (CONFIGURED, "hwa", "hwa", self.config),
@@ -97,7 +99,7 @@ class _Recipes(Seed):
             name: self.kept(key, functools.partial(self._recipe, net, config), self._whole)
             for name, key, net, config in each
         }
-        self.finish()
+        self.run.finish()
         return found | {"recipes": recipes}
 
     def _whole(self, found: Result) -> bool:

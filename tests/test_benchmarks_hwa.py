@@ -1,0 +1,72 @@
+"""The benchmark of hardware-aware training: what its folder keeps, and what it refuses."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from analogtorch.speech.config import SweepConfig
+from benchmarks import ir_drop
+from benchmarks.hwa import __main__ as hwa
+from benchmarks.record.cases.speech import write_tones
+
+NET = """
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self, classes, input_shape):
+        layers = nn.AvgPool2d(7), nn.Flatten(), nn.Linear(35, 8), nn.ReLU(), nn.Linear(8, classes)
+        super().__init__(*layers)
+"""
+SMALL = [
+    "--model.name=net.py:Net", "--features.name=logmel", "--digital.epochs=1", "--hwa.epochs=1",
+    "--digital.batch_size=12", "--hwa.batch_size=12", "--sweep.times=['0 s']", "--seeds=1",
+    "--chips=1", "--jobs=1", "--out=out",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Write a tone for each class, and the network, into the current folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(NET)
+    (tmp_path / "data/gsc_v2_test12").mkdir(parents=True)
+    write_tones(tmp_path / "data/gsc_v2_test12", {"train": 3, "val": 1, "test": 2})
+    return tmp_path
+
+
+def bench(*more: str, main: Callable[[list[str]], None] = hwa.main) -> None:
+    main([f"--data={Path.cwd() / 'data'}", *SMALL, *more])
+
+
+@pytest.mark.parametrize(
+    ("main", "more"),
+    [(hwa.main, []), (hwa.main, ["--table=noise"]), (ir_drop.main, [])],
+    ids=["recipes", "noise", "ir_drop"],
+)
+def test_finished_seeds_are_not_those_of_other_recordings_or_code(
+    main: Callable[[list[str]], None], more: list[str], data: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(hwa.noise, "RECIPES", {"0%": {"chip.training.output": False}})
+    monkeypatch.setattr(hwa, "_write_noise", lambda *_: None)
+    monkeypatch.setattr(ir_drop, "SWEEP", SweepConfig(num_chips=1, times=("0 s",)))
+    bench(*more, main=main)
+    before = {file: file.read_bytes() for file in (data / "out").rglob("*") if file.is_file()}
+    shutil.copytree(data / "data", data / "others")
+    clip = data / "others/gsc_v2_test12/yes-val-0.wav"
+    samples, rate = soundfile.read(clip, dtype="int16")
+    soundfile.write(clip, samples // 2, rate)
+    with pytest.raises(SystemExit, match=r"was begun with other recordings \(data\.folder\.root"):
+        bench(*more, f"--data={data / 'others'}", main=main)
+    (data / "net.py").write_text(NET.replace("ReLU", "Tanh"))
+    with pytest.raises(SystemExit, match=r"begun with another version of net\.py:Net: give that"):
+        bench(*more, main=main)
+    assert {file: file.read_bytes() for file in before} == before
+    (data / "net.py").write_text(NET)
+    bench(*more, main=main)
+    journal = json.loads((data / "out/seed-0/journal.json").read_text())
+    assert journal["finished"]
+    assert len(journal["classes"]) == 12
