@@ -31,7 +31,8 @@ def load_code(name: str, *, where: str) -> Any:
         where: the caller's name for it, for messages.
 
     Raises:
-        ValueError: it has another form, or the file or module has no such name.
+        ValueError: it has another form, the file or module has no such name, or a module that lies
+            beside the file has the name of another that is imported already.
         FileNotFoundError: there is no such file.
         ImportError: the module, or one that it imports, is not installed.
     """
@@ -94,7 +95,9 @@ def _is_installed(module: str, file: Path) -> bool:
 def _imports(module: str, file: Path) -> Iterator[str]:
     """Return the names of what a module imports as it is loaded, modules and others."""
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
-    left: list[ast.AST] = [ast.parse(file.read_bytes())] if file.suffix == ".py" else []
+    left: list[ast.AST] = []
+    if file.suffix == ".py":
+        left.append(ast.parse(file.read_bytes(), str(file)))
     while left:
         node = left.pop()
         if isinstance(node, ast.Import):
@@ -133,11 +136,55 @@ def _file(text: str, where: str) -> ModuleType:
     sys.modules[name] = module  # before it runs, as dataclasses look for their module
     try:
         with importable(path.parent):
+            _refuse_taken(name, path, where)
             spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
     return module
+
+
+def _refuse_taken(name: str, path: Path, where: str) -> None:
+    """Raise ValueError if code would get a module of another folder for one that lies beside it.
+
+    Python keeps the first module of a name, such as the helper of a front end for that of a
+    network. Installed ones come first anyway.
+
+    Args:
+        name: name of the module.
+        path: its file, whose folder is ``importable``.
+        where: the caller's name for it, for messages.
+    """
+    left, seen = [(name, path)], {name}
+    while left:
+        for module in _imports(*left.pop()):
+            if module in seen or (own := _beside(path.parent, module)) is None:
+                continue
+            seen.add(module)
+            left.append((module, own))
+            found = _found(module)
+            if found is None or found.resolve() == own or _is_installed(module, found):
+                continue
+            raise ValueError(
+                f"{where}: {path} imports {module}, which is {found} in this process, and not "
+                f"{own}: Python keeps one module of a name; rename one of the two files"
+            )
+
+
+def _beside(folder: Path, module: str) -> Path | None:
+    """Return the file of a module in a folder, if it is there."""
+    *above, last = module.split(".")
+    inside = folder.joinpath(*above)
+    files = inside / last / "__init__.py", inside / f"{last}.py"
+    return next((file for file in files if last and file.is_file()), None)
+
+
+def _found(module: str) -> Path | None:
+    """Return the file that Python imports for a module, if it is loaded or of no package."""
+    if module in sys.modules or "." in module:
+        return _file_of(module)
+    spec = importlib.util.find_spec(module)
+    return Path(spec.origin) if spec is not None and spec.has_location and spec.origin else None
 
 
 @contextlib.contextmanager

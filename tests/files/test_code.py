@@ -98,3 +98,52 @@ def test_a_file_that_fails_is_not_kept(folder: Path) -> None:
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
             load_code("fails_of_mine.py:Net", where="model.name")
+
+
+def test_a_helper_of_the_name_of_anothers_is_refused(folder: Path, monkeypatch) -> None:
+    for place in ("a", "b"):
+        (folder / place / "kit_of_mine").mkdir(parents=True)
+        for name, text in {
+            "blocks_of_mine": f"PLACE = {place!r}\n",
+            "kit_of_mine/tools": "SIZE = 3\n",
+            "plain": "import json\nfrom blocks_of_mine import PLACE\n",
+            "deep": "import between_of_mine\n",
+            "between_of_mine": "from blocks_of_mine import *\n",
+            "package": "import kit_of_mine.tools\n",
+            "alone": "import torch\n",
+        }.items():
+            (folder / place / f"{name}.py").write_text(text)
+    for name in ("blocks_of_mine", "between_of_mine", "kit_of_mine", "kit_of_mine.tools"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    for name in ("plain", "deep", "package"):
+        load_code(f"a/{name}.py:__doc__", where="features.name")
+    for name, helper in {
+        "plain": "blocks_of_mine",
+        "deep": "between_of_mine",
+        "package": "kit_of_mine.tools",
+    }.items():
+        file = helper.replace(".", "/")
+        with pytest.raises(
+            ValueError,
+            match=f"{name}.py imports {helper}, which is .*/a/{file}.py"
+            f" .* not .*/b/{file}.py.*rename",
+        ):
+            load_code(f"b/{name}.py:__doc__", where="model.name")
+        load_code(f"a/{name}.py:__doc__", where="model.name")
+    load_code("b/alone.py:torch", where="model.name")
+    (folder / "b/between_of_mine.py").rename(folder / "b/other_of_mine.py")
+    (folder / "b/deep.py").write_text("import other_of_mine\n")
+    with pytest.raises(ValueError, match=r"deep\.py imports blocks_of_mine, which is .*/a/blocks"):
+        load_code("b/deep.py:__doc__", where="model.name")
+
+
+def test_a_helper_that_python_finds_elsewhere_first_is_refused(folder: Path, monkeypatch) -> None:
+    (folder / "a").mkdir()
+    (folder / "a/net.py").write_text("from parts_of_mine import SIZE\n")
+    (folder / "a/parts_of_mine.py").write_text("SIZE = 4\n")
+    monkeypatch.syspath_prepend(str(folder))
+    with pytest.raises(ValueError, match="imports parts_of_mine, which is"):
+        load_code("a/net.py:SIZE", where="model.name")
+    (folder / "a/json.py").write_text("SIZE = 4\n")  # what is installed comes first
+    (folder / "a/net.py").write_text("import json\nSIZE = json.loads('5')\n")
+    assert load_code("a/net.py:SIZE", where="model.name") == 5
