@@ -68,7 +68,8 @@ class Journal:
         """Begin the journal, or check that it is of the same experiment."""
         head = self.folder / _HEAD.format(self.caller)
         if head.exists():
-            found = self._load(head, "give another folder, or remove this one to measure again")
+            remedy = f"give another folder, or remove {self.folder} to measure again"
+            found = self._load(head, remedy)
             self._compare(_upgraded(found, wanted), wanted)
             if found != wanted:
                 _write(head, wanted)

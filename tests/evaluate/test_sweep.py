@@ -4,6 +4,7 @@ import functools
 import json
 import math
 import pickle
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -516,6 +517,17 @@ def test_damage_in_a_folder_is_never_a_result(name: str, tmp_path: Path) -> None
     assert len(messages) > 10
     remedy = "give another folder" if name == "sweep.json" else "remove it to measure this chip"
     assert all(str(tmp_path) in message and remedy in message for message in messages)
+
+
+def test_the_remedy_for_a_damaged_head_works(tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    first = at.sweep(_model(), _metric, num_chips=1, times=["1 day"], folder=folder)
+    (folder / "sweep.json").write_text("{")
+    with pytest.raises(ValueError, match=f"give another folder, or remove {folder} to measure"):
+        at.sweep(_model(), _metric, num_chips=1, times=["1 day"], folder=folder)
+    shutil.rmtree(folder)
+    again = at.sweep(_model(), _metric, num_chips=1, times=["1 day"], folder=folder)
+    assert torch.equal(again.values, first.values)
 
 
 def _resistive() -> nn.Module:
