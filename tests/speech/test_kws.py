@@ -217,6 +217,8 @@ def test_levels_of_gaussian_noise_name_the_scale_that_they_replace() -> None:
         ("{a: {hwa.epochs: lots}}", "hwa.epochs='lots': must be of type int"),
         ("{a: {hwa.epochs: 2.5}}", "hwa.epochs=2.5: must be of type int"),
         ("{a: {hwa.epochs: true}}", "hwa.epochs=True: must be of type int"),
+        ("{a: {hwa.distill: null}}", "a: hwa.distill=None: distill=None; it must be from 0"),
+        ("{a: {hwa.epochs: null}}", "a: hwa.epochs=None: epochs=None; it must be an integer >= 1"),
         ("{a: {hwa.batch_size: 10000}}", "report.ablation: a: batch_size=10000 is more than the"),
         ("{no: {hwa.epochs: 2}}", "the name False is no text; quote it"),
         ("{1: {hwa.epochs: 2}}", "the name 1 is no text; quote it, '{\"1\": {hwa.distill: 0}}'"),

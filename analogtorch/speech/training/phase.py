@@ -55,5 +55,9 @@ class Phase:
 
     def _check(self, name: str, ok: Callable[[Any], bool], allowed: str) -> None:
         value = getattr(self, name)
-        if (value is not None and not math.isfinite(value)) or not ok(value):
+        try:
+            right = (value is None or math.isfinite(value)) and ok(value)
+        except TypeError:  # no number
+            right = False
+        if not right:
             raise ValueError(f"{name}={value}; it must be {allowed}")
