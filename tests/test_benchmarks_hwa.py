@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 import soundfile
+from torch import nn
 
-from analogtorch.speech.config import SweepConfig
+from analogtorch.speech import kws
+from analogtorch.speech.config import KWSConfig, SweepConfig
+from analogtorch.speech.task import Task
 from benchmarks import ir_drop
 from benchmarks.hwa import __main__ as hwa
 from benchmarks.record.cases.speech import write_tones
@@ -70,3 +73,23 @@ def test_finished_seeds_are_not_those_of_other_recordings_or_code(
     journal = json.loads((data / "out/seed-0/journal.json").read_text())
     assert journal["finished"]
     assert len(journal["classes"]) == 12
+
+
+def test_recipes_that_train_nothing_else_measure_the_one_net(data: Path, monkeypatch) -> None:
+    decided = []
+
+    def recalibrated(config: KWSConfig, task: Task, network: nn.Module) -> nn.Module:
+        decided.append((config.chip.correct, config.hwa.clip_sigma))
+        return network
+
+    monkeypatch.setattr(kws, "recalibrated", recalibrated)
+    bench("--report.ablation={as programmed: {chip.correct: false}, loose: {hwa.clip_sigma: null}}")
+    assert decided == [(True, 2.5), (True, None)]
+    (data / "out/seed-0/hwa.json").unlink()  # of a run that was killed
+    before = (data / "out/seed-0/hwa.pt").read_bytes()
+    bench(
+        "--report.ablation={as programmed: {chip.correct: false}, loose: {hwa.clip_sigma: null}, "
+        "closer: {chip.writing: gradient_descent}}"
+    )
+    assert decided[2:] == [(True, 2.5)]
+    assert (data / "out/seed-0/hwa.pt").read_bytes() == before

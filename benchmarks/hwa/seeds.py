@@ -15,7 +15,7 @@ from torch import nn
 import analogtorch as at
 from analogtorch.files import write_atomically
 from analogtorch.speech import kws
-from analogtorch.speech.ablation import variants
+from analogtorch.speech.ablation import Variant, variants
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.data import Clips, fingerprint
 from analogtorch.speech.on_chips import measure
@@ -86,19 +86,20 @@ class Seed:
     def digital(self) -> nn.Module:
         return kws.train_digital(self.config, self.task, self.run)
 
+    @functools.cached_property
+    def trained(self) -> nn.Module:
+        """The net of the configuration, which recipes that train nothing else measure too."""
+        return kws.train_hwa(self.config, self.task, self.run, self.digital)
+
 
 class _Recipes(Seed):
     def result(self) -> Result:
         self.begin()
         found = self.kept("control", self._control, self._whole)
-        each = [
-            (CONFIGURED, "hwa", "hwa", self.config),
-            *((of.name, of.key, of.key if of.trained else "hwa", of.config) for of in self.recipes),
-        ]
-        recipes = {
-            name: self.kept(key, functools.partial(self._recipe, net, config), self._whole)
-            for name, key, net, config in each
-        }
+        recipes = {CONFIGURED: self.kept("hwa", self._configured, self._whole)}
+        for of in self.recipes:
+            make = functools.partial(self._recipe, of)
+            recipes[of.name] = self.kept(of.key, make, self._whole)
         self.run.finish()
         return found | {"recipes": recipes}
 
@@ -120,9 +121,14 @@ class _Recipes(Seed):
             **self._on_chip(config, kws.to_chip(config, task, control)),
         }
 
-    def _recipe(self, trained: str, config: KWSConfig) -> Result:
-        net = kws.train_hwa(config, self.task, self.run, self.digital, trained)
-        return self._on_chip(config, net)
+    def _configured(self) -> Result:
+        return self._on_chip(self.config, self.trained)
+
+    def _recipe(self, of: Variant) -> Result:
+        if not of.trained:
+            return self._on_chip(of.config, self.trained)
+        net = kws.train_hwa(of.config, self.task, self.run, self.digital, of.key)
+        return self._on_chip(of.config, net)
 
     def _on_chip(self, config: KWSConfig, net: nn.Module) -> Result:
         """Return accuracies of a net on chips, on test and validation parts, and its tiles."""
