@@ -93,3 +93,21 @@ def test_recipes_that_train_nothing_else_measure_the_one_net(data: Path, monkeyp
     )
     assert decided[2:] == [(True, 2.5)]
     assert (data / "out/seed-0/hwa.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--seed=7", "--seed has no effect here: --seeds is the number of training seeds"),
+        ("--overwrite", "--overwrite has no effect here: a run goes on with the folder --out"),
+        ("--resume", "--resume has no effect here: a run goes on with the folder --out"),
+        ("--progress=true", "--progress has no effect here: a line is printed for each seed"),
+        ("--see=7", "unrecognized arguments: --see=7"),
+        ("--over", "unrecognized arguments: --over"),
+    ],
+)
+def test_options_without_effect_are_refused(option: str, message: str, data: Path) -> None:
+    for main in (hwa.main, ir_drop.main):
+        with pytest.raises(SystemExit, match=message):
+            bench(option, main=main)
+    assert not (data / "out").exists()

@@ -42,6 +42,7 @@ def parser() -> ArgumentParser:
     new = ArgumentParser(
         prog="analogtorch kws",
         exit_on_error=False,
+        allow_abbrev=False,
         description="Speech to accuracy on a chip: train a digital net, map it directly, "
         "train it for the chip, measure both over chips and time, and write a report.",
     )

@@ -38,6 +38,7 @@ def parser() -> ArgumentParser:
         prog="analogtorch transcribe",
         usage="analogtorch transcribe [AUDIO] [options]",
         exit_on_error=False,
+        allow_abbrev=False,
         description="Speech to text on a chip: write down an audio file, or all of a folder, with "
         "Whisper, digitally and on programmed chips over time, with the word error rate where "
         "references are known, and a report. AUDIO is --data.audio.",

@@ -40,6 +40,15 @@ Bars = Mapping[str, tuple[str, float]]
 HARD = ("bc_resnet", "ds_cnn", "hello_edge_gru", "hello_edge_lstm", "neurram_lstm")
 """Recurrent and depthwise networks may lose more: errors go over many steps, or few are summed."""
 
+_GOES_ON = "a run goes on with the folder --out; for a new one give another, or remove it"
+_WITHOUT_EFFECT = {
+    "--seed": "--seeds is the number of training seeds",
+    "--overwrite": _GOES_ON,
+    "--resume": _GOES_ON,
+    "--progress": "a line is printed for each seed",
+}
+"""Options of `analogtorch kws` that these commands have no use for, and why."""
+
 
 def bars(network: str) -> Bars:
     """Return the bars of the numbers, in percent and points."""
@@ -160,6 +169,10 @@ def parse(
         prog: the command, for its help; another one has the same options.
         description: what the command does, for its help.
         parents: parsers of options that another command adds.
+
+    Raises:
+        ValueError: an option of `analogtorch kws` has no effect here, or is refused.
+        OSError: a file that an option names cannot be read.
     """
     parser = argparse.ArgumentParser(
         prog=prog,
@@ -167,6 +180,7 @@ def parse(
         parents=list(parents),
         epilog="Further options are those of `analogtorch kws`.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,  # or --seed would be --seeds
     )
     add_data(parser)
     recipes = "; ".join(RECIPES).replace("%", "%%")  # argparse formats help
@@ -203,6 +217,9 @@ def parse(
         "the name of the configuration",
     )
     options, more = parser.parse_known_args(argv)
+    for name in (argument.partition("=")[0] for argument in more):
+        if name in _WITHOUT_EFFECT:
+            raise ValueError(f"{name} has no effect here: {_WITHOUT_EFFECT[name]}")
     if options.out is None:
         kind = "noise" if options.table == "noise" else "hwa"
         options.out = Path("runs") / f"{kind}-{options.config.stem}"

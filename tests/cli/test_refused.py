@@ -44,6 +44,7 @@ OPTIONS = [
     "--out=\0", f"--out={'a' * 300}", "--out=/dev/null", "--data.folder.fit=x",
     "--data.synthetic.snr_db=[1]", "--data.synthetic.seed=-1", "--data.synthetic.workers=0",
     "--data.synthetic.val_percent=50", "x", "--", "-x", "--print_config=x",
+    "--see=1", "--resum",
 ]  # fmt: skip
 SOURCES = [
     "--data.folder.root=", "--data.folder.root=f", "--data.folder.root=\0",

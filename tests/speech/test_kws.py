@@ -827,7 +827,7 @@ def test_benchmark_of_hwa_training_keeps_finished_seeds(
     data = tmp_path / "data"
     data.mkdir()
     (data / "gsc_v2_test12").symlink_to(clips)
-    small = [option for option in SMALL if not option.startswith(("--data", "--workers"))]
+    small = [option for option in SMALL if not option.startswith(("--data", "--workers", "--prog"))]
     given = [f"--data={data}", f"--out={tmp_path / 'out'}", "--chips=2", "--jobs=1", *small]
     hwa.main([*given, "--seeds=1"])
     hwa.main([*given, "--seeds=2", "--recipes", "no clipping"])
