@@ -10,6 +10,7 @@ from jsonargparse import ActionConfigFile
 
 from analogtorch.chips.file import in_file
 from analogtorch.files import GivenTwice, parse_yaml, yaml_package
+from analogtorch.speech.own_chip import of_file
 from analogtorch.speech.run_journal import JOURNAL
 from analogtorch.speech.rundir import renamed
 from analogtorch.values import checks
@@ -120,9 +121,9 @@ def refuse_repeats(arguments: Sequence[str]) -> None:
 
 
 def read_chip_again(values: Any, arguments: Sequence[str]) -> None:
-    """Forget the options of a chip whose file the command line names: they are all that is in it.
+    """Forget all that is in the file of a chip where the command line names another, or the file.
 
-    A configuration holds those of its own chip, or of an earlier state of the file.
+    A configuration holds what is in the file of its own chip, or what was in it at that time.
 
     Args:
         values: what the parser has found.
@@ -130,7 +131,8 @@ def read_chip_again(values: Any, arguments: Sequence[str]) -> None:
     """
     given = {argument.partition("=")[0] for argument in arguments}
     options = any(name.startswith("--chip.options") for name in given)
-    if "--chip.name" in given and not options and in_file(values["chip.name"]):
+    whole = in_file(values["chip.name"]) or of_file(values["chip.options"])
+    if "--chip.name" in given and not options and whole:
         values["chip.options"] = {}
 
 

@@ -21,6 +21,11 @@ def chip_options(name: str, options: dict[str, Any] | None) -> dict[str, Any] | 
     return json.loads(json.dumps(chips.to_dict(chips.load(name))))
 
 
+def of_file(options: dict[str, Any] | None) -> bool:
+    """Return whether options are those of a file, which state the version of its form."""
+    return options is not None and "version" in options
+
+
 def chip_of(name: str, options: dict[str, Any]) -> chips.Chip:
     """Return a preset with its options, or the chip that ``chip_options`` has found in a file.
 
@@ -28,6 +33,11 @@ def chip_of(name: str, options: dict[str, Any]) -> chips.Chip:
         ValueError: there is no such preset or option, or the options are no chip.
     """
     if not in_file(name):
+        if of_file(options):
+            raise ValueError(
+                f"chip.options are all that is in the file of a chip, and {name} is a preset: give "
+                "its own options beside chip.name, or none, which is --chip.options '{}'"
+            )
         return chips.get(name, **options)
     try:
         return chips.from_dict(options)

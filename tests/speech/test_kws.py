@@ -995,6 +995,10 @@ def test_the_chip_may_be_in_a_file_whose_content_is_part_of_the_run(
     )
     again = cli.parse([f"--config={out / 'config.json'}", f"--chip.name={mine}"]).config.chip
     assert again.build() == at.chips.hermes64().replace(training=again.training)
+    preset = cli.parse([f"--config={out / 'config.json'}", "--chip.name=neurram48"]).config.chip
+    assert preset.build() == at.chips.neurram48().replace(training=preset.training)
+    with pytest.raises(ValueError, match=r"and hermes64 is a preset: give its own options beside"):
+        ChipConfig(name="hermes64", options=earlier.chip.options)
     assert run(clips, out, "--chip.name=nowhere.yaml") == 2
     assert "nowhere.yaml" in capsys.readouterr().err
     assert run(clips, out, f"--chip.name={mine}", "--chip.options={phases: 1}") == 2
