@@ -39,6 +39,11 @@ class Curve(L.Callback):
         """Continue a curve."""
         self.rows = [tuple(row) for row in state_dict["rows"]]
 
+    def on_fit_start(self, trainer: L.Trainer, *args: Any) -> None:
+        """Write the curve of a checkpoint, whatever has become of its file."""
+        if self.rows:
+            self._write(trainer)
+
     def on_train_epoch_start(self, *args: Any) -> None:
         self._losses, self._accuracy = [], None
 
@@ -57,6 +62,9 @@ class Curve(L.Callback):
                 trainer.strategy.reduce(torch.tensor(loss, dtype=torch.float64, device="cpu"))
             )
         self.rows.append((trainer.current_epoch + 1, loss, self._accuracy))
+        self._write(trainer)
+
+    def _write(self, trainer: L.Trainer) -> None:
         if trainer.is_global_zero:
             comma_separated([HEADER, *self.rows], self.path)
 
@@ -75,4 +83,6 @@ def read_curve(path: str | Path) -> Rows:
     try:
         return [(int(n), float(loss), float(right) if right else None) for n, loss, right in rows]
     except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}; remove it, and train anew") from error
+        raise ValueError(
+            f"{path} is damaged: {error}; remove it, and the report has no curve of this training"
+        ) from error

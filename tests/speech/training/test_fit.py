@@ -190,6 +190,8 @@ def test_the_curve_of_a_resumed_training_is_that_of_one_that_was_not_stopped(
         (tmp_path / "b.csv").write_text(torn)
         with pytest.raises(ValueError, match=rf"b\.csv .*{message}"):
             read_curve(tmp_path / "b.csv")
+        toy.train(tmp_path / "b.ckpt", curve=tmp_path / "b.csv", validation=validation, resume=True)
+        assert (tmp_path / "b.csv").read_text() == whole_text  # from the checkpoint
 
 
 def test_loggers_get_the_loss_of_batches(toy, tmp_path: Path) -> None:
