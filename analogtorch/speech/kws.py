@@ -253,18 +253,27 @@ def untrained(config: KWSConfig, classes: tuple[str, ...], features: Tensor) -> 
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(config.seed, "initial weights"))
         network = config.model.build(classes=len(classes), input_shape=tuple(features.shape[1:]))
-        _check_logits(f"the network {config.model.name}", network, classes, features)
+        name = f"the network {config.model.name}"
+        _check_logits(name, network, classes, features)
+        tried = deep_copy(network)  # training changes the statistics of a normalisation
+        several = torch.cat([features, features])  # which refuses a single clip
+        _check_logits(f"{name}, in training,", tried, classes, several, train=True)
     return network
 
 
 @torch.no_grad()
 def _check_logits(
-    name: str, network: nn.Module, classes: tuple[str, ...], features: Tensor
+    name: str,
+    network: nn.Module,
+    classes: tuple[str, ...],
+    features: Tensor,
+    *,
+    train: bool = False,
 ) -> None:
     """Raise ValueError unless the network gives finite (B, classes) for features (B, ...)."""
     training = network.training
     try:
-        logits = network.eval()(features)
+        logits = network.train(train)(features)
     except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
         raise ValueError(
             f"{name} cannot take features of shape {tuple(features.shape)}: "

@@ -82,6 +82,15 @@ def broken(classes):
 
 def factory(**options):
     return Net(**options)
+
+class Auxiliary(Net):
+    def forward(self, x):
+        logits = super().forward(x)
+        return (logits, logits) if self.training else logits
+
+class Fewer(Net):
+    def forward(self, x):
+        return super().forward(x)[:, self.training :]
 """
 
 
@@ -251,6 +260,9 @@ def test_a_finished_run_does_not_go_on_with_other_recordings(
          "such as the training clip, augmented, '"),  # silence is shifted in
         (["--model.name=my_net.py:broken"],
          "the network my_net.py:broken gives NaN or infinite logits before any training"),
+        (["--model.name=my_net.py:Auxiliary"],
+         "the network my_net.py:Auxiliary, in training, gives tuple for features of shape (4, 16)"),
+        (["--model.name=my_net.py:Fewer"], "Fewer, in training, gives (4, 1) for features of shap"),
         (["--model.name=my_net.py:factory", "--model.options={width: 3}"], None),
         (["--model.name=my_net.py:factory", "--model.options={wdth: 3}"],
          "model: my_net.py:factory cannot be made with {'classes': 2"),
