@@ -111,3 +111,10 @@ def test_options_without_effect_are_refused(option: str, message: str, data: Pat
         with pytest.raises(SystemExit, match=message):
             bench(option, main=main)
     assert not (data / "out").exists()
+
+
+def test_seeds_of_more_times_stand_beside_those_of_fewer(data: Path) -> None:
+    bench("--sweep.times=['0 s', '1 day']")
+    bench("--seeds=2")
+    results = json.loads((data / "out/hwa.json").read_text())["results"]
+    assert [list(each["on_chip"]) for each in results] == [["0 s"], ["0 s"]]

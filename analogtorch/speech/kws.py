@@ -71,7 +71,7 @@ def run(
         out: a new or an empty folder, or that of an earlier run.
         resume: continue a run that was stopped, with the same results as without the stop; start a
             run if there is none. The recordings must be the same. Their folder may differ, and so
-            may ``workers`` and ``report``; chips and times may be added.
+            may ``workers``, ``report``, and the number of chips and the times.
         overwrite: replace an earlier run: remove the files that its journal lists.
         progress: if True, show progress bars.
 

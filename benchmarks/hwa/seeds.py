@@ -104,10 +104,10 @@ class _Recipes(Seed):
         return found | {"recipes": recipes}
 
     def _whole(self, found: Result) -> bool:
-        """Return whether a result has all chips and times of the configuration."""
+        """Return whether a result is of the chips and times of the configuration."""
         counts = {row["num_chips"] for row in found["on_chip"].values()}
         wanted = self.config.sweep
-        return counts == {wanted.num_chips} and set(found["on_chip"]) >= set(wanted.times)
+        return counts == {wanted.num_chips} and set(found["on_chip"]) == set(wanted.times)
 
     def _control(self) -> Result:
         config, task, digital = self.config, self.task, self.digital

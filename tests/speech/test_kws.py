@@ -668,7 +668,7 @@ def test_a_damaged_journal_is_named(clips: Path, finished: Path, tmp_path: Path,
 
 
 def test_settings_without_influence_may_change_on_resume(
-    clips: Path, finished: Path, tmp_path: Path
+    clips: Path, finished: Path, tmp_path: Path, monkeypatch
 ) -> None:
     out, elsewhere = tmp_path / "out", tmp_path / "clips"
     shutil.copytree(finished, out)
@@ -693,7 +693,13 @@ def test_settings_without_influence_may_change_on_resume(
     assert report["digital"] == before["digital"]
     assert list(report["hwa"]) == ["0 s", "1 day", "1 year"]
     assert report["hwa"]["1 day"]["num_chips"] == 3
-    assert run(elsewhere, out, "--resume") == 2  # fewer chips and times
+    later = (out / "chips/hwa/chip-00002.json").read_bytes()
+    accuracy, calls = at.accuracy, []
+    monkeypatch.setattr(at, "accuracy", lambda *given: calls.append(1) or accuracy(*given))
+    assert run(elsewhere, out, "--resume") == 0  # fewer chips and times, as it was begun with
+    assert len(calls) == 1  # the digital net
+    assert accuracies(out) == before
+    assert (out / "chips/hwa/chip-00002.json").read_bytes() == later
 
 
 def test_other_recordings_are_refused_on_resume(

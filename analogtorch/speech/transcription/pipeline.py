@@ -65,7 +65,7 @@ def run(
     Args:
         config: the configuration of the run.
         out: a new or an empty folder, or that of an earlier run.
-        resume: continue a run that was stopped; chips and times may be added.
+        resume: continue a run that was stopped; other numbers of chips and times may be given.
         overwrite: replace an earlier run: remove the files that its journal lists.
         progress: if True, show progress bars.
 
