@@ -11,13 +11,31 @@ from torch import Tensor, nn
 import analogtorch as at
 from analogtorch.devices import seconds
 from analogtorch.evaluate import Sweep
+from analogtorch.evaluate.journal import files
 from analogtorch.evaluate.look import Look
 from analogtorch.report import Heard, Misheard
 from analogtorch.simulate.chip import beyond_data
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.data import SAMPLE_RATE, Clips
 from analogtorch.speech.on_chips import recovery
+from analogtorch.speech.rundir import SENSITIVITY_HEAD, RunFolder
 from analogtorch.speech.task import Task
+
+SENSITIVITY = "chips/sensitivity"
+"""The folder that keeps the measurements of the sensitivity."""
+
+
+def kept(config: KWSConfig) -> list[str]:
+    """Return the files with the measurements that ``examined`` keeps in the folder of a run."""
+    if not config.report.sensitivity:
+        return []
+    count = min(config.report.num_chips, config.sweep.num_chips)
+    return [f"{SENSITIVITY}/{name}" for name in _files(count)]
+
+
+def _files(num_chips: int) -> list[str]:
+    _, *of_chips = files(num_chips)
+    return [SENSITIVITY_HEAD, *of_chips]
 
 
 def examined(
@@ -26,6 +44,7 @@ def examined(
     digital: nn.Module,
     trained: nn.Module,
     hwa: Sweep,
+    folder: RunFolder,
     *,
     progress: bool = False,
 ) -> dict[str, Any]:
@@ -37,6 +56,7 @@ def examined(
         digital: the digital net.
         trained: the net after HWA training, converted and calibrated.
         hwa: the accuracies of that net, whose first chips are examined.
+        folder: the folder of the run, which keeps the measurements of the sensitivity.
         progress: if True, show progress bars.
     """
     options, seeds = config.report, hwa.seeds[: config.report.num_chips]
@@ -60,7 +80,8 @@ def examined(
         return at.accuracy(view, task.test_batches())
 
     if options.sensitivity:
-        found["sensitivity"] = at.sensitivity(trained, accuracy, **given)
+        at_layers = folder.files(SENSITIVITY, _files(len(seeds)))
+        found["sensitivity"] = at.sensitivity(trained, accuracy, folder=at_layers, **given)
     if options.budget:
         found["budget"] = at.budget(trained, accuracy, growth=None, **given)
     return found

@@ -14,7 +14,7 @@ from analogtorch.evaluate.journal import files
 from analogtorch.files import digests_of, is_code, packed, unpacked, write_atomically
 from analogtorch.report import Result, write
 from analogtorch.report.write import FILES
-from analogtorch.speech import espeak, levels
+from analogtorch.speech import espeak, examine, levels
 from analogtorch.speech.ablation import variants
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.data import (
@@ -25,7 +25,6 @@ from analogtorch.speech.data import (
     speaker_note,
 )
 from analogtorch.speech.draws import derive
-from analogtorch.speech.examine import examined
 from analogtorch.speech.logs import PHASES, curves, loggers
 from analogtorch.speech.named import by_command
 from analogtorch.speech.on_chips import converted, correction_notes, measure, swept
@@ -103,7 +102,8 @@ def run(
             rehearse(config, task)
             measured = files(config.sweep.num_chips)  # of each net
             swept = [DIRECT, HWA, *(other.chips for other in others)]
-            kept = [f"{on}/{name}" for on in swept for name in measured]
+            kept = examine.kept(config)
+            kept += [f"{on}/{name}" for on in swept for name in measured]
             for level in config.chip.levels:
                 kept += [f"chips/{levels.key(level)}/{name}" for name in levels.FILES]
             folder.begin(
@@ -130,7 +130,7 @@ def run(
                 at_chips = folder.files(other.chips, measured)
                 ablation[other.name] = measure(other.config, task, net, at_chips, progress=progress)
             logger.info("measuring what the report says")
-            more = examined(config, task, digital, trained, hwa, progress=progress)
+            more = examine.examined(config, task, digital, trained, hwa, folder, progress=progress)
             result = Result(
                 digital=at.accuracy(digital, task.test_batches()),
                 direct=direct,

@@ -25,6 +25,8 @@ logger = logging.getLogger("analogtorch")
 
 CONFIG = "config.json"
 """The configuration of the run, usable as ``--config``."""
+SENSITIVITY_HEAD = "sensitivity.json"
+"""The file that marks a folder of ``sensitivity``."""
 
 # where the options of a network stood beside its name
 _OPTIONS_OF = {
@@ -142,8 +144,8 @@ class RunFolder:
         for name in {CONFIG, *planned} - set(old):
             self._refuse_others(name)
         for name in planned:
-            if PurePosixPath(name).name == HEAD:
-                self._refuse_before_sweep(name, old)
+            if PurePosixPath(name).name in (HEAD, SENSITIVITY_HEAD):
+                self._refuse_before(name, old)
         self._journal = {
             **FORMAT,
             "config": self._config,
@@ -220,8 +222,8 @@ class RunFolder:
         if path.exists() or path.is_symlink():
             raise _in_the_way(path)
 
-    def _refuse_before_sweep(self, head: str, old: list[str]) -> None:
-        """Raise ValueError if files of others lie where a sweep begins, which would refuse them."""
+    def _refuse_before(self, head: str, old: list[str]) -> None:
+        """Raise ValueError if files of others lie where measurements begin, which refuse them."""
         folder = (self.path / head).parent
         if not folder.is_dir() or (self.resume and (self.path / head).exists()):
             return

@@ -122,6 +122,39 @@ def test_the_report_examines_the_chips_of_the_sweep(clips: Path, finished: Path,
     assert report["command"] == command
 
 
+def test_the_sensitivity_of_a_killed_run_goes_on(
+    clips: Path, finished: Path, tmp_path: Path, monkeypatch
+) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    accuracy, calls, last = at.accuracy, [], [20]
+
+    def counted(*args) -> float:
+        calls.append(1)
+        if len(calls) == last[0]:
+            raise KeyboardInterrupt
+        return accuracy(*args)
+
+    monkeypatch.setattr(at, "accuracy", counted)
+    assert run(clips, tmp_path, "--resume", "--report.sensitivity=true") == 130
+    listed = json.loads((tmp_path / JOURNAL).read_text())["files"]
+    assert "chips/sensitivity/chip-00001.json" in listed
+    last[0] = 0
+    assert run(clips, tmp_path, "--resume", "--report.sensitivity=true") == 0
+    whole = json.loads((tmp_path / "report.json").read_text())["sensitivity"]
+    counts = 1 + len(whole["layers"]) * (2 + 2 * 2) + (2 + 2 * 2)
+    assert len(calls) == counts + 1 + 1  # the kill; the digital net
+    calls.clear()
+    (tmp_path / "chips/sensitivity").rename(tmp_path / "measured")
+    assert run(clips, tmp_path, "--resume", "--report.sensitivity=true") == 0
+    assert len(calls) == counts + 1
+    assert json.loads((tmp_path / "report.json").read_text())["sensitivity"] == whole
+    (tmp_path / "chips/sensitivity/sensitivity.json").unlink()
+    (tmp_path / "chips/sensitivity/mine.txt").write_text("mine")
+    calls.clear()
+    assert run(clips, tmp_path, "--resume", "--report.sensitivity=true") == 2
+    assert not calls
+
+
 def test_other_trainings_are_measured_on_the_same_chips(
     clips: Path, finished: Path, tmp_path: Path
 ) -> None:
