@@ -163,7 +163,7 @@ def _refuse_taken(name: str, path: Path, where: str) -> None:
             seen.add(module)
             left.append((module, own))
             found = _found(module)
-            if found is None or found.resolve() == own or _is_installed(module, found):
+            if found is None or found.samefile(own) or _is_installed(module, found):
                 continue
             raise ValueError(
                 f"{where}: {path} imports {module}, which is {found} in this process, and not "

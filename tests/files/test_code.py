@@ -144,6 +144,9 @@ def test_a_helper_that_python_finds_elsewhere_first_is_refused(folder: Path, mon
     monkeypatch.syspath_prepend(str(folder))
     with pytest.raises(ValueError, match="imports parts_of_mine, which is"):
         load_code("a/net.py:SIZE", where="model.name")
+    (folder / "a/parts_of_mine.py").unlink()
+    (folder / "a/parts_of_mine.py").symlink_to(folder / "parts_of_mine.py")
+    assert load_code("a/net.py:SIZE", where="model.name") == 3  # the same file
     (folder / "a/json.py").write_text("SIZE = 4\n")  # what is installed comes first
     (folder / "a/net.py").write_text("import json\nSIZE = json.loads('5')\n")
     assert load_code("a/net.py:SIZE", where="model.name") == 5
