@@ -33,9 +33,11 @@ class Wires:
     """Resistance of a column (bit line) from one row to the next, ohm, >= 0; 0.35 in the standard
     crossbar model of Rasch et al., Nat. Commun. 14, 5282 (2023)."""
     row_ends: int = field(default=1, metadata=_off(1))
-    """Number of ends at which a row is driven: 1, at column 0; or 2."""
+    """Number of ends at which a row is driven: 1, at column 0; or 2, also behind the last column of
+    the tile."""
     column_ends: int = field(default=1, metadata=_off(1))
-    """Number of ends at which a column is read: 1, at row 0; or 2."""
+    """Number of ends at which a column is read: 1, at row 0; or 2, also behind the last row of the
+    tile."""
     model: WireModel = field(default="ladder", metadata=_off("ladder"))
     """How the drop is computed. ``"ladder"``: every cell loads its lines at every input, as with
     inputs that are voltages; exact, and free in a multiply of a programmed chip. ``"pulses"``:

@@ -50,7 +50,7 @@ def wired(
     elif in_kernel:
         scale = None if scale is None else scale.expand(-1, len(flat))
         bounds, shared = section.bounds, section.columns
-        left, scale, sums = column_drop(flat, scale, bounds, shared, wires, chip.cell)
+        left, scale, sums = column_drop(flat, scale, bounds, shared, wires, chip.cell, chip.array)
     else:
         assert scale is not None
         full = over_rows(scale, section.bounds)
@@ -59,7 +59,8 @@ def wired(
         if chip.cell.device.g_min:  # the conductance of an empty cell
             empty = chip.cell.negatives(chip.cell.targets(r.new_zeros(())))
             plus, minus = plus + empty, minus + empty
-        plus, minus = behind_wires(plus, minus, blocks, wires, chip.cell, TRAINING_TERMS)
+        physics = wires, chip.cell, chip.array
+        plus, minus = behind_wires(plus, minus, blocks, *physics, TRAINING_TERMS)
         left = full * (plus - minus)
     known = {**known, "scale": scale}
     if chip.periphery.column_calibration:

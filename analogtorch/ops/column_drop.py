@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from analogtorch.chips import Wires
+from analogtorch.chips import Array, Wires
 from analogtorch.devices import Cell
 from analogtorch.ops.library import define
 from analogtorch.ops.native import columns as native
@@ -39,6 +39,7 @@ def column_drop(
     columns: Sequence[int],
     wires: Wires,
     cell: Cell,
+    array: Array,
 ) -> Behind:
     """Return the weights as they act behind the wires of their columns.
 
@@ -52,9 +53,10 @@ def column_drop(
         columns: bounds of the outputs that share a scale.
         wires: the wires of a tile, with ideal rows.
         cell: the unit cell of a weight.
+        array: the array of a tile, whose last row a second end of the columns lies behind.
     """
     unit = 1e-6 * cell.g_total * wires.column_resistance
-    line = [unit, float(wires.column_ends == 2)]
+    line = [unit, float(array.rows if wires.column_ends == 2 else 0)]
     left, found, sums = _forward(weight, scale, bounds, columns, line)
     return Behind(left, found if scale is None else scale, sums)
 

@@ -3,7 +3,7 @@
 Every cell joins a node of its row (word line) to a node of its column (bit line). Neighbouring
 nodes of a line are one segment apart. Rows are driven at column 0, or there and at the other end;
 columns end in ADCs, which hold them at 0 V, at row 0, or there and at the other end. A line ends
-one segment beyond its last cell.
+one segment beyond its last cell: cells that are not used belong to it, with 0 S.
 """
 
 import importlib

@@ -24,7 +24,7 @@ def behind(section: "ProgrammedSection", plus: Tensor, minus: Tensor) -> tuple[T
     """Return the weights of two polarities as ladders leave them."""
     chip = section.chip
     left = ir_drop.behind_wires(
-        plus.flatten(1), minus.flatten(1), section.blocks, chip.wires, chip.cell
+        plus.flatten(1), minus.flatten(1), section.blocks, chip.wires, chip.cell, chip.array
     )
     return left[0].view_as(plus), left[1].view_as(plus)
 

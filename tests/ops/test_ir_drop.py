@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from analogtorch.ops.ir_drop import drop, wire_shares
 
 
-def _exact(g, r, first, ends):
+def _exact(g, r, first, last, ends):
     """The same by a dense solve of Kirchhoff's equations."""
     g = g.T
     cells = len(g)
@@ -19,20 +19,20 @@ def _exact(g, r, first, ends):
         laplacian[k + 1, k] -= 1
     laplacian[0, 0] += 1 / (1 + first)
     if ends == 2:
-        laplacian[-1, -1] += 1
+        laplacian[-1, -1] += 1 / (1 + last)
     lost = [torch.linalg.solve(laplacian / r + line.diag(), line) for line in g.T]
     return 1 - torch.stack(lost)
 
 
 @pytest.mark.parametrize("ends", [1, 2])
-@pytest.mark.parametrize("first", [0, 5])
+@pytest.mark.parametrize(("first", "last"), [(0, 0), (5, 0), (0, 9), (5, 9)])
 @pytest.mark.parametrize("resistance", [0.35, 5.0, 500.0])
-def test_kirchhoff(resistance, first, ends):
+def test_kirchhoff(resistance, first, last, ends):
     g = 20e-6 * torch.rand(3, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     g[:, 10:14] = 0
     assert_close(
-        wire_shares(g / 20e-6, resistance * 20e-6, first=first, ends=ends),
-        _exact(g, resistance, first, ends),
+        wire_shares(g / 20e-6, resistance * 20e-6, first=first, last=last, ends=ends),
+        _exact(g, resistance, first, last, ends),
         rtol=0,
         atol=1e-5,
     )
@@ -45,7 +45,7 @@ def test_gradient(resistance, ends):
     g = (1e-4 * g).requires_grad_()
     # in units in which g is about 1, for gradcheck's steps
     torch.autograd.gradcheck(
-        lambda unit: wire_shares(unit, 1e-4 * resistance, first=2, ends=ends),
+        lambda unit: wire_shares(unit, 1e-4 * resistance, first=2, last=3, ends=ends),
         (g.detach() * 1e4).requires_grad_(),
         atol=1e-4,
     )
@@ -65,6 +65,14 @@ def test_ideal_wires():
     assert torch.equal(wire_shares(g, 0.0), torch.ones_like(g))
     assert torch.equal(wire_shares(torch.zeros(8, 2), 1.0), torch.ones(8, 2))
     assert wire_shares(torch.zeros(2, 0), 1.0).shape == (2, 0)
+
+
+@pytest.mark.parametrize("resistance", [0.001, 5.0])
+def test_cells_behind_which_the_line_goes_on_are_those_of_a_line_with_empty_cells(resistance):
+    g = torch.rand(3, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    whole = torch.cat((g.new_zeros(3, 4), g, g.new_zeros(3, 9)), 1)
+    expected = wire_shares(whole, resistance, ends=2)[:, 4:16]
+    assert_close(wire_shares(g, resistance, first=4, last=9, ends=2), expected, rtol=0, atol=1e-5)
 
 
 def test_a_second_end_at_least_halves_the_drop():

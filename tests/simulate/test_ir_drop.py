@@ -33,27 +33,75 @@ def _on_chip(model, chip, time="programmed", **options):
     return physical.at(time, compensation="none", **options)
 
 
+def _solved(layer, x, chip, row=0, column=0):
+    """Outputs of the layer on a tile that holds nothing else, with its first cell there."""
+    w, solve = layer.weight.detach().double(), nodal.solve
+    if chip.wires.model == "pulses":
+        solve = nodal.solve_pulses
+    largest, unit = w.abs().max(), 1e-6 * chip.cell.g_total
+    rows, columns = chip.array.rows, chip.array.columns
+    g = torch.zeros(rows, columns, 2, dtype=torch.float64)
+    v = torch.zeros(len(x), rows, dtype=torch.float64)
+    rows, columns = slice(row, row + w.shape[1]), slice(column, column + len(w))
+    g[rows, columns] = torch.stack((w.T.clamp_min(0), (-w.T).clamp_min(0)), 2) * unit / largest
+    v[:, rows] = x
+    currents = solve(g.flatten(1), v, chip.wires).unflatten(1, (-1, 2))[:, columns]
+    return (currents[..., 0] - currents[..., 1]) * largest / unit
+
+
 @pytest.mark.parametrize(
     "wires",
     [
         {"column_resistance": 0.35},
         {"column_resistance": 2.0, "column_ends": 2},
         {"row_resistance": 0.35},
+        {"row_resistance": 0.7, "row_ends": 2},
         {"row_resistance": 0.35, "column_resistance": 0.35, "row_ends": 2},
     ],
-    ids=["column", "column, both ends", "row", "both"],
+    ids=["column", "column, both ends", "row", "row, both ends", "both"],
 )
 def test_a_programmed_tile_is_the_network_of_its_wires(wires):
-    """One tile of 200 x 60 weights, positive inputs: differential currents, within 0.2 %."""
+    """200 x 60 weights on a tile of 256 x 80, positive inputs: differential currents, in 0.2 %."""
     model, x = _layer(200, 60), torch.rand(2, 200)
-    w = model[0].weight.detach().double()
-    largest, unit = w.abs().max(), 1e-6 * EXACT.cell.g_total
-    pairs = torch.stack((w.clamp_min(0), (-w).clamp_min(0)), 1).flatten(0, 1).T * unit / largest
-    currents = nodal.solve(pairs, x.double(), Wires(**wires)).unflatten(1, (-1, 2))
-    expected = (currents[..., 0] - currents[..., 1]) * largest / unit
-    found, ideal = _on_chip(model, _chip(**wires))(x).double(), model(x).double()
+    chip = _chip(**wires).replace(array={"columns": 80})
+    expected = _solved(model[0], x, chip)
+    found, ideal = _on_chip(model, chip)(x).double(), model(x).double()
     assert (expected - ideal).norm() > 0.005 * ideal.norm()
     assert (found - expected).norm() < 0.002 * ideal.norm()
+
+
+@pytest.mark.parametrize(
+    "wires",
+    [
+        {"column_resistance": 20.0, "column_ends": 2},
+        {"column_resistance": 200.0, "column_ends": 2},
+        {"row_resistance": 20.0, "row_ends": 2},
+        {"row_resistance": 3.0, "column_resistance": 5.0, "row_ends": 2, "column_ends": 2},
+        {"column_resistance": 20.0, "column_ends": 2, "model": "pulses"},
+    ],
+    ids=["column", "by elimination", "row", "both", "pulses"],
+)
+def test_the_far_end_of_a_line_is_that_of_the_tile(wires):
+    """Layers on a part of a tile, where a mapping puts them: within 1 % of the drop.
+
+    Inputs are full, so that all pulses end together.
+    """
+    chip = _chip(**wires).replace(array={"rows": 64, "columns": 40})
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(30, 20, bias=False), nn.Linear(20, 12, bias=False)).double()
+    analog = at.convert(copy.deepcopy(model), chip)
+    for layer in analog:
+        layer.set_input_range(1.0)
+    mapping = at.map_to_chip(analog, torch.zeros(1, 30).double())
+    physical = at.program(analog, seed=0, mapping=mapping).at("programmed", compensation="none")
+    places = []
+    for layer, on_chip, matrix in zip(model, physical, mapping.matrices, strict=True):
+        (block,) = mapping.matrix_blocks(matrix.name)
+        places.append((block.row, block.col))
+        x = torch.ones(1, layer.in_features).double()
+        expected, ideal = _solved(layer, x, chip, *places[-1]), layer(x)
+        assert (on_chip(x) - expected).norm() < 0.01 * (expected - ideal).norm()
+    assert places[0] == (0, 0) != places[1]
 
 
 def test_every_row_block_has_wires_of_its_own():
@@ -77,9 +125,18 @@ def test_every_row_block_has_wires_of_its_own():
     assert_close(_on_chip(scaled, _chip(**wires))(x)[:, :30], sum(own), rtol=1e-4, atol=1e-5)
 
 
-def test_training_meets_the_drop_of_the_programmed_chip():
+@pytest.mark.parametrize(
+    "wires",
+    [
+        {"column_resistance": 2.0, "row_resistance": 0.1},
+        {"column_resistance": 2.0, "column_ends": 2},
+        {"column_resistance": 2.0, "row_resistance": 0.1, "column_ends": 2, "row_ends": 2},
+    ],
+    ids=["one end", "columns with two ends", "two ends"],
+)
+def test_training_meets_the_drop_of_the_programmed_chip(wires):
     for calibrated in (False, True):
-        chip = _chip(calibrated, column_resistance=2.0, row_resistance=0.1)
+        chip = _chip(calibrated, **wires)
         chip = chip.replace(training={"weight": "none"})
         model, x = _layer(300, 40), torch.randn(7, 300)
         trained = at.convert(copy.deepcopy(model), chip).train()
@@ -343,6 +400,7 @@ def test_the_kernel_of_columns_is_the_elimination_along_each(ends, ohm):
     if not native.available():
         pytest.skip("no CPU kernels")
     wires, cell, bounds = Wires(column_resistance=ohm, column_ends=ends), EXACT.cell, (0, 256, 301)
+    array = at.chips.Array(rows=270, columns=37, tiles=1)
     torch.manual_seed(0)
     weight = torch.randn(37, 301).masked_fill_(torch.rand(37, 301) < 0.2, 0.0)
     weight[3, :256] = 0  # a column without a scale
@@ -354,13 +412,13 @@ def test_the_kernel_of_columns_is_the_elimination_along_each(ends, ohm):
         # where() gives zeros the gradient of the positive polarity, as the kernel does
         pair = torch.where(r >= 0, r, 0.0), torch.where(r < 0, -r, 0.0)
         block = ir_drop.Block(slice(0, 37), slice(0, b - a))
-        plus, minus = ir_drop.behind_wires(*pair, [block], wires, cell)
+        plus, minus = ir_drop.behind_wires(*pair, [block], wires, cell, array)
         parts.append(full.unsqueeze(1) * (plus - minus))
     expected = torch.cat(parts, 1)
-    found, own, sums = column_drop(single, None, bounds, (), wires, cell)
+    found, own, sums = column_drop(single, None, bounds, (), wires, cell, array)
     assert_close(found.double(), expected, rtol=1e-5, atol=2e-6)
     assert torch.equal(own, scale)
-    given, same, again = column_drop(single, scale, bounds, (), wires, cell)
+    given, same, again = column_drop(single, scale, bounds, (), wires, cell, array)
     assert same is scale
     assert torch.equal(given, found)
     assert torch.equal(again, sums)

@@ -1,17 +1,20 @@
 /* Weights behind the resistance of their columns, and their gradients: ops/column_drop.py.
  *
- * The cells of a polarity hang on a line of segments, which has 1 V at its end and, if it has two, 1 V behind its last
- * cell. In units of the conductance of a segment, the line from cell j on has the conductance u, seen from cell j, and
- * d = u / (1 + u) seen through the segment before it. Everything is positive: nothing cancels. LANES outputs are solved
- * at a time, one in each lane. */
+ * The cells of a polarity hang on a line of segments, which has 1 V at its end and, if it has two, 1 V behind the last
+ * row of the tile. In units of the conductance of a segment, the line from cell j on has the conductance u, seen from
+ * cell j, and d = u / (1 + u) seen through the segment before it. Everything is positive: nothing cancels. LANES outputs
+ * are solved at a time, one in each lane. */
 #include "vec.h"
 #include "noise.h"
 #include "weights.h"
 #include "tile.h"
 
 /* Weights [output][row], of which the ladder has `cells` rows; scale: per output, the weight of the conductance `unit`;
- * far: 1 if a line has two ends, else 0. Conductances are in multiples of that of a segment. */
+ * far: conductance from the last cell to the second end, or 0. Conductances are in multiples of that of a segment. */
 typedef struct { size outputs, rows, cells; const float *scale; float unit, far; } columns;
+
+/* tile: the rows of a tile if its lines have two ends, else 0. */
+static float far_end(float tile, size cells) { return tile > 0 ? 1 / (1 + tile - cells) : 0; }
 
 /* to[cell][lane]; behind the last output, its copies. */
 INLINE void gather(float *to, const float *from, const columns *p, size output) {
@@ -126,9 +129,9 @@ static void backward(const columns *p, float *gw, const float *g, const float *w
 }
 
 /* left: the weights as they act behind the wires; sums: of the magnitudes of each block's and output's weights, then of
- * those behind the wires; scale: of each block and output, found here if `find_scale`. */
+ * those behind the wires; scale: of each block and output, found here if `find_scale`; tile: see `far_end`. */
 int at_column_drop(float *left, float *sums, float *scale, const float *w, int64_t find_scale, size outputs,
-                   const int64_t *bounds, size blocks, const int64_t *shared, size n_columns, float unit, float far) {
+                   const int64_t *bounds, size blocks, const int64_t *shared, size n_columns, float unit, float tile) {
   size rows = bounds[blocks], apart = blocks * outputs;
   int threads = threads_of(outputs, rows);
   float *all = scratch(threads * ROOMS * widest(bounds, blocks) * LANES);
@@ -137,7 +140,8 @@ int at_column_drop(float *left, float *sums, float *scale, const float *w, int64
   {
     if (find_scale) block_scales(scale, w, outputs, bounds, blocks, shared, n_columns);
     for (size b = 0; b < blocks; b++) {
-      columns p = {outputs, rows, bounds[b + 1] - bounds[b], scale + b * outputs, unit, far};
+      size cells = bounds[b + 1] - bounds[b];
+      columns p = {outputs, rows, cells, scale + b * outputs, unit, far_end(tile, cells)};
       rooms r = rooms_of(p.cells, all);
 #pragma omp for schedule(static)
       for (size output = 0; output < outputs; output += LANES)
@@ -150,14 +154,15 @@ int at_column_drop(float *left, float *sums, float *scale, const float *w, int64
 
 /* gw: the gradient of the weights, from that of the weights behind the wires. */
 int at_column_drop_backward(float *gw, const float *g, const float *w, const float *scale, size outputs,
-                            const int64_t *bounds, size blocks, float unit, float far) {
+                            const int64_t *bounds, size blocks, float unit, float tile) {
   size rows = bounds[blocks];
   int threads = threads_of(outputs, rows);
   float *all = scratch(threads * ROOMS * widest(bounds, blocks) * LANES);
   if (!all) return NO_MEMORY;
 #pragma omp parallel num_threads(threads)
   for (size b = 0; b < blocks; b++) {
-    columns p = {outputs, rows, bounds[b + 1] - bounds[b], scale + b * outputs, unit, far};
+    size cells = bounds[b + 1] - bounds[b];
+    columns p = {outputs, rows, cells, scale + b * outputs, unit, far_end(tile, cells)};
     rooms r = rooms_of(p.cells, all);
 #pragma omp for schedule(static)
     for (size output = 0; output < outputs; output += LANES)
