@@ -20,10 +20,11 @@ its range and ``p_j = 1 - (1 - j / n)^2`` for row ``j`` of ``n``:
 
   where ``lost`` is what ``ir_drop`` takes from the weights. Replacing the sum over the cells of one
   column by the mean over its rows (mean field) is exact to first order if inputs and weights are
-  independent. ``min`` is expanded in steps of time ``[t, t + d]``, by ``q(u) = clip((u - t) / d, 0,
-  1)``: ``min(a, b) = sum of d q(a) q(b)`` unless both end in the same step. There the product is
-  too small, on average over pulses that end anywhere in the step by ``d e(a) e(b) 3`` with
-  ``e = q (1 - q)``, which is added.
+  independent. What it omits is a share of the column's current, and so a larger one of the output
+  of a pair of columns behind inputs of one sign, the difference of two such currents. ``min`` is
+  expanded in steps of time ``[t, t + d]``, by ``q(u) = clip((u - t) / d, 0, 1)``: ``min(a, b) = sum
+  of d q(a) q(b)`` unless both end in the same step. There the product is too small, on average over
+  pulses that end anywhere in the step by ``d e(a) e(b) 3`` with ``e = q (1 - q)``, which is added.
 
 DACs count as linear here. Everything is differentiable in the inputs, their range and the weights.
 """
@@ -51,8 +52,9 @@ from analogtorch.ops.reference import passed_by
 STEPS = (0.0, 1 / 16, 1 / 4, 1.0)
 """Bounds of the steps of time, in units of the longest pulse. They grow, as most inputs are small.
 Against the tile solved at every time, 256 rows of 0 to 20 uS behind 0.35 ohm, these three leave
-errors of 0.1 to 0.3 % of the output where mean fields alone leave 0.1 to 0.2 % and the drop is 2 to
-5 %, for uniform inputs and for Gaussian ones down to a standard deviation of 0.05 of the range."""
+errors of 0.1 to 0.3 % of a column's output where mean fields alone leave 0.1 to 0.2 % and the drop
+is 2 to 5 %, for uniform inputs and for Gaussian ones down to a standard deviation of 0.05 of the
+range."""
 
 _END = 1 + 1e-6
 """End of a step in units of its width: a full input ends within its step, whatever is rounded."""

@@ -93,8 +93,10 @@ GROUPS = (
         text="The models of `chip.wires` against all nodes of a tile, solved by Kirchhoff's "
         "equations, with 256 rows of cells of 0 to 20 uS behind 0.35 ohm a segment. Pulses: 16 "
         "columns with a resistance, solved anew whenever a pulse ends and its cells are switched "
-        "off; the drop is 2 to 5 % of the output. Else ladders against inputs that are voltages, "
-        "256 columns, resistance in rows and columns.",
+        "off; the drop is 2 to 6 % of the output. Their weights are uniform in [0, 1], or those of "
+        "16 pairs of columns in [-1, 1], whose outputs are small differences of large currents if "
+        "no input is negative. Else ladders against inputs that are voltages, 256 columns, "
+        "resistance in rows and columns.",
         rows=wires.rows,
     ),
     Group(

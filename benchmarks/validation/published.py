@@ -283,8 +283,12 @@ STANDARD_PCM = {
 WIRES = {False: 2e-4, True: 6e-3}
 """Stated error of IR drop by ladders, in units of the output without it: for inputs of one sign,
 and of both."""
-WIRES_BY_MODEL = {"pulses": 0.005, "standard": 0.03, "ladder": 0.07}
-"""Stated error of IR drop where inputs are pulse widths, in the same units, by ``Wires.model``."""
+WIRES_BY_MODEL = {
+    False: {"pulses": 0.005, "standard": 0.03, "ladder": 0.07},
+    True: {"pulses": 0.015, "standard": 0.03, "ladder": 0.05},
+}
+"""Stated error of IR drop where inputs are pulse widths, in the same units, by ``Wires.model``: of
+columns with weights >= 0, and of pairs."""
 
 # ---- chips
 

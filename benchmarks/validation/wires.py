@@ -50,19 +50,32 @@ WIDTHS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @functools.cache
 def pulsed(
-    widths: str, ohm: float, rows: int, columns: int, ends: int
+    widths: str, pairs: bool, ohm: float, rows: int, columns: int, ends: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return conductances, S, one input, and the outputs of the tile solved at every time, A."""
+    """Return weights, (columns, rows), one input, and the outputs of the tile at every time.
+
+    Weights are uniform in [0, 1], or in [-1, 1] and those of a pair of columns. Outputs are in
+    units of a full weight.
+    """
     g, _ = tile(rows, columns)
+    w = (2 * g - UNIT if pairs else g) / UNIT
     z = torch.randn(1, rows, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    x = WIDTHS[widths](z)
-    return g, x, nodal.solve_pulses(g, x, Wires(column_resistance=ohm, column_ends=ends))
+    x, wires = WIDTHS[widths](z), Wires(column_resistance=ohm, column_ends=ends)
+    currents = nodal.solve_pulses(UNIT * torch.cat(polarities(w), 1), x, wires)
+    plus, minus = currents.chunk(2, 1)
+    return w.T, x, (plus - minus) / UNIT
+
+
+def polarities(w: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the two polarities of weights, >= 0."""
+    return w.clamp_min(0), (-w).clamp_min(0)
 
 
 def pulse_error(
     model: WireModel,
     widths: str,
     *,
+    pairs: bool = False,
     ohm: float = 0.35,
     rows: int = 256,
     columns: int = 16,
@@ -70,30 +83,34 @@ def pulse_error(
 ) -> tuple[float, float]:
     """Return the IR drop of pulses and the error of a model, as shares of the ideal output."""
     wires = Wires(column_resistance=ohm, model=model, column_ends=ends)
-    g, x, exact = pulsed(widths, ohm, rows, columns, ends)
-    ideal, w = x @ g, g.T / UNIT
-    behind = ir_drop.effective(w, wires=wires, unit=UNIT)
+    w, x, exact = pulsed(widths, pairs, ohm, rows, columns, ends)
+    plus, minus = (ir_drop.effective(g, wires=wires, unit=UNIT) for g in polarities(w))
+    ideal, behind = x @ w.T, plus - minus
     if model == "ladder":
-        found = UNIT * x @ behind.T
+        found = x @ behind.T
     else:
         block = ir_drop.Block(slice(0, columns), slice(0, rows))
         lost = w - behind if model == "pulses" else input_drop.parabola(w, [block])
         drop = input_drop.InputDrop(model, lost, load=UNIT * ohm)
         operands = Operands(x, x.new_ones(1), w, scale=x.new_ones(1, columns))
-        found = ideal - UNIT * input_drop.drops(operands, Plan(bounds=(0, rows)), drop)[0, 0]
+        found = ideal - input_drop.drops(operands, Plan(bounds=(0, rows)), drop)[0, 0]
     size = ideal.norm()
     return ((exact - ideal).norm() / size).item(), ((found - exact).norm() / size).item()
 
 
 def rows() -> Iterator[Row]:
     """Yield the errors of the models, in percent of the output without a drop."""
-    for model, bound in WIRES_BY_MODEL.items():
-        yield Row(
-            quantity=f"pulses, error of `Wires.model={model!r}`, % of the output",
-            reference=Reference(dict.fromkeys(WIDTHS, 0.0), "Kirchhoff"),
-            found=lambda m=model: [100 * pulse_error(m, widths)[1] for widths in WIDTHS],
-            bar=Bar(limit=100 * bound, relative=False, unit=" points"),
-        )
+    for pairs, bounds in WIRES_BY_MODEL.items():
+        for model, bound in bounds.items():
+            kind = "pulses and pairs" if pairs else "pulses"
+            yield Row(
+                quantity=f"{kind}, error of `Wires.model={model!r}`, % of the output",
+                reference=Reference(dict.fromkeys(WIDTHS, 0.0), "Kirchhoff"),
+                found=lambda m=model, p=pairs: [
+                    100 * pulse_error(m, widths, pairs=p)[1] for widths in WIDTHS
+                ],
+                bar=Bar(limit=100 * bound, relative=False, unit=" points"),
+            )
     for ends in (1, 2):
         for signed, bound in WIRES.items():
             wires = Wires(
