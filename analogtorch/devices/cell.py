@@ -144,6 +144,24 @@ def changes_within(
     return cell.within(wanted, lowest, highest) if isinstance(cell, Limited) else wanted
 
 
+def shared_within(changes: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
+    """Return changes within limits: what a device cannot take is shared by those with room.
+
+    They share it in proportion to their room, those of the other polarity with the other sign.
+
+    Args:
+        changes: changes of the devices of a pair in uS, (devices, *S), the positive half first.
+        lowest: the smallest change that each device can take, <= 0.
+        highest: the largest, >= 0.
+    """
+    kept, sign = changes.clamp(lowest, highest), torch.ones_like(changes)
+    sign[len(changes) // 2 :] = -1.0
+    left = sign * (sign * (changes - kept)).sum(0)
+    room = torch.where(left > 0, highest - kept, lowest - kept)
+    tiny = torch.finfo(room.dtype).tiny
+    return kept + room * (left.abs() / room.abs().sum(0).clamp_min(tiny)).clamp_max(1.0)
+
+
 def weights_as_written(cell: Cell, w: Tensor) -> Tensor:
     """Return the weights, of the shape of ``w``, to which cells are written for the wanted ``w``.
 

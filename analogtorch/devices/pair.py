@@ -8,6 +8,7 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
+from analogtorch.devices.cell import shared_within
 from analogtorch.devices.curves import Polynomial
 from analogtorch.devices.device import Device, Fitted, check_device
 from analogtorch.devices.registry import register
@@ -118,21 +119,8 @@ class DifferentialPair:
         return by_device * change * self.g_total
 
     def within(self, changes: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
-        """Return changes within limits: what a device cannot take is shared by those with room.
-
-        They share it in proportion to their room, those of the other polarity with the other sign.
-
-        Args:
-            changes: changes in uS, of shape (devices, *S).
-            lowest: the smallest change that each device can take, <= 0.
-            highest: the largest, >= 0.
-        """
-        kept, sign = changes.clamp(lowest, highest), torch.ones_like(changes)
-        sign[self.devices_per_polarity :] = -1.0
-        left = sign * (sign * (changes - kept)).sum(0)
-        room = torch.where(left > 0, highest - kept, lowest - kept)
-        tiny = torch.finfo(room.dtype).tiny
-        return kept + room * (left.abs() / room.abs().sum(0).clamp_min(tiny)).clamp_max(1.0)
+        """Return changes within limits: see ``Limited`` and ``shared_within``."""
+        return shared_within(changes, lowest, highest)
 
     def enlarged(self, times: int) -> Self:
         """Return a pair with ``times`` as many devices per polarity."""

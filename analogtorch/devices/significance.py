@@ -8,6 +8,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from analogtorch.devices.cell import shared_within
 from analogtorch.devices.device import Device, check_device
 from analogtorch.devices.drift_aware import DriftAware
 from analogtorch.devices.registry import register
@@ -122,13 +123,17 @@ class SignificancePairs:
     def changes(self, change: Tensor, target: Tensor) -> Tensor:
         """Return the changes of conductance, uS, (devices, *S), that change weights by ``change``.
 
-        The last pair takes them, half by each device: one of them can go on where the other is full
-        or empty.
+        The last pair takes them, half by each device.
         """
         half = 0.5 * change * self.g_total / self.significances[-1]
         found = half.new_zeros(self.devices, *change.shape)
         found[-2], found[-1] = half, -half
         return found
+
+    def within(self, changes: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
+        """Return changes within limits: see ``Limited``; the devices of the last pair share."""
+        last = shared_within(changes[-2:], lowest[-2:], highest[-2:])
+        return torch.cat((changes[:-2], last))
 
     def enlarged(self, times: int) -> Self:
         """Refuse: more devices are more significances.

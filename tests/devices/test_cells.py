@@ -10,7 +10,7 @@ from torch import nn
 import analogtorch as at
 from analogtorch import devices
 from analogtorch.devices import OffsetCell, QuantisedPair, SignificancePairs, SingleEndedCell
-from analogtorch.devices.cell import program, written
+from analogtorch.devices.cell import changes_within, program, written
 from tests.crossbar import crossbar
 from tests.devices.test_everywhere import SHIPPED
 
@@ -240,6 +240,20 @@ def test_other_devices_of_a_pair_take_what_one_at_its_limit_cannot() -> None:
     assert found.flatten().tolist() == [1.0, 1.0, -1.0, -3.0]
     found = pair.within(changes, changes - 7, changes.new_tensor([[0], [6], [1], [1]]))
     torch.testing.assert_close(found.flatten(), torch.tensor([0.0, 4.5, -1.75, -1.75]))
+
+
+def test_the_last_devices_of_several_significances_take_what_the_other_cannot() -> None:
+    cell = SignificancePairs(device=devices.pcm_like())
+    w = torch.tensor([0.5, -0.5, 0.0])
+    g = cell.targets(w)  # the devices of the last pair are empty
+    g[2, 2] = g[3, 2] = 10.0
+    change = torch.tensor([0.1, -0.1, 0.1])
+    low, high = cell.device.g_min - g, cell.device.g_max - g
+    moved = changes_within(cell, change, w, low, high)
+    assert ((low <= moved) & (moved <= high)).all()
+    torch.testing.assert_close(cell.weights(g + moved), cell.weights(g) + change)
+    assert (moved[:2] == 0).all()
+    assert moved[2, 2] == -moved[3, 2]  # nothing is at a limit
 
 
 def test_an_offset_cell_by_hand() -> None:
