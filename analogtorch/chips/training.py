@@ -32,7 +32,8 @@ class TrainingNoise:
     """Strength of the noise, >= 0. ``programming``: multiple of the cell's programming noise, 2 if
     not given (Le Gallo 2023, Methods). ``gaussian``: standard deviation in units of the largest
     weight of the block; it must be given. ``device``: multiple of each weight's deviation from its
-    target, 1 if not given; the correction of the drift is taken to this power."""
+    target, 1 if not given; the correction of the drift is taken to this power. ``none``: without
+    effect, and forgotten."""
     output: bool = True
     """Whether the chip's output noise and its read noise of every MVM are added before the ADC in
     training too."""
@@ -63,11 +64,8 @@ class TrainingNoise:
         checks.numbers(
             self, "scale", optional=True, least=0, remedy="weight='none' trains without noise"
         )
-        if self.weight == "none" and self.scale is not None:
-            raise ValueError(
-                f"TrainingNoise(weight='none', scale={self.scale}) has no noise to scale; leave "
-                "scale out, or choose a noise such as weight='device'"
-            )
+        if self.weight == "none":
+            checks.settle(self, "scale", None)  # without effect: equal noises compare equal
         if isinstance(self.time, list | tuple):
             checks.settle(self, "time", tuple(self.time))
             if not self.time:

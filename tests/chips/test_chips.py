@@ -171,7 +171,6 @@ def test_bad_descriptions_are_refused() -> None:
             {"weight": "device", "time": "soon"},
             "TrainingNoise.time: time 'soon' is not understood; give seconds",
         ),
-        ({"weight": "none", "scale": 0.5}, "scale=0.5. has no noise to scale; leave scale out"),
         ({"weight": "device", "time": -1.0}, "TrainingNoise.time: .* >= 0, got -1.0"),
         ({"time": "1 year"}, "time='1 year' needs weight='device', got weight='programming'"),
         ({"time": ("1 day", "1 h")}, r"time=\('1 day', '1 h'\) needs weight='device'"),
@@ -188,6 +187,12 @@ def test_bad_descriptions_are_refused() -> None:
 def test_training_noise_refuses(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         at.TrainingNoise(**options)
+
+
+def test_without_weight_noise_its_scale_is_forgotten() -> None:
+    none = at.TrainingNoise(weight="none")
+    assert at.TrainingNoise(weight="none", scale=0.5) == none
+    assert at.chips.neurram48().replace(training={"weight": "none"}).training == none
 
 
 def test_devices_are_taken_at_the_end_of_their_data() -> None:
