@@ -14,11 +14,11 @@ from analogtorch.conversion.example import Example
 from analogtorch.cost_model import WeightMemory
 from analogtorch.devices import seconds
 from analogtorch.evaluate.hardware import Cheapest, Digital, FloorNotReached, HardwarePlan
-from analogtorch.evaluate.journal import made_folder
+from analogtorch.evaluate.journal import made_folder, others
 from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.losses import Effect, Sensitivity
 from analogtorch.evaluate.metric import Metric, direction
-from analogtorch.evaluate.plan_bench import Bench, Change, Measurement, improve, search
+from analogtorch.evaluate.plan_bench import PREFIX, Bench, Change, Measurement, improve, search
 from analogtorch.evaluate.plan_checks import chip_for, device_changes, further
 from analogtorch.evaluate.plan_cost import Costs
 from analogtorch.evaluate.sensitivity import sensitivity as measured_sensitivity
@@ -234,7 +234,10 @@ def _sensitivity(
         ValueError: those given are of other layers or without ``drift``, or the reference is not
             above 0.
     """
-    place = None if how.folder is None else how.folder / "sensitivity"
+    place = None
+    if how.folder is not None:
+        _refuse_strangers(how.folder)
+        place = how.folder / "sensitivity"
     if given is None:
         effects: tuple[Effect, ...] = ("output_noise", "noise") if with_devices else ()
         found = measured_sensitivity(
@@ -267,6 +270,17 @@ def _sensitivity(
             "something only above 0: shift or negate the metric"
         )
     return found
+
+
+def _refuse_strangers(folder: Path) -> None:
+    """Raise ValueError if a folder holds anything but what a plan, also of before, has there."""
+    own = ("sensitivity", "sensitivity.json")
+    for path in others(folder) if folder.is_dir() else ():
+        if path.name not in own and not path.name.startswith(PREFIX):
+            raise ValueError(
+                f"plan: {folder} holds {path.name}, which is no plan's; give a new or an empty "
+                "folder"
+            )
 
 
 def _losses(found: Sensitivity, cells: tuple[int, ...]) -> dict[str, dict[int, float]]:

@@ -28,6 +28,8 @@ from analogtorch.simulate.recovery import Recovery
 
 Change = Chip | Mapping[str, Any]
 """A chip, or what ``chip.replace`` takes, as ``convert(per_layer=...)`` has it."""
+PREFIX = "plan-"
+"""What the names of the folders of candidates begin with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,4 +188,4 @@ def improve(
 def _folder(candidate: Candidate, how: Measurement) -> str:
     """Return the name of a candidate's folder."""
     text = json.dumps([candidate.cells, how.digital])
-    return f"plan-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    return f"{PREFIX}{hashlib.sha256(text.encode()).hexdigest()[:16]}"

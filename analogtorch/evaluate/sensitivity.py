@@ -1,9 +1,8 @@
 """The loss of the metric that each analog layer causes when it alone is on the chip."""
 
 import dataclasses
-import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -182,40 +181,37 @@ def _measured(
                     reference = quantised.exact()
                     if "bits" in effects:
                         values["bits"].append(quantised.each("bits", "bits"))
-                chips = partial(_programmed, model, chip_seed, method, seconds(time))
-                sound, broken = functools.cache(chips), functools.cache(partial(chips, defects))
+                chip = _Chip(model, chip_seed, method, seconds(time))
                 for effect in effects:
                     if effect == "bits" or (number and effect in SINGLE):
                         continue
                     single = effect in SINGLE  # exact weights: nothing to correct, nothing broken
-                    made = partial(
-                        _view,
-                        sound if single or defects is None else broken,
-                        plain if single else look,
-                        seconds(times[effect]),
-                    )
+                    how, broken = (plain, None) if single else (look, defects)
+                    made = partial(chip.at, seconds(times[effect]), how, broken)
                     on_chip = Apart(names, made, metric, kept, exact_weights=single)
                     key = f"{effect} at {time_key(seconds(time))}" if effect == "drift" else effect
                     values[effect].append(on_chip.each(key, f"{effect}, chip {number}"))
-                    del made, on_chip
-                del sound, broken  # the next chip has their memory
+                    del on_chip  # the next has its memory
     return reference, values
 
 
-def _programmed(
-    model: nn.Module,
-    seed: int,
-    method: Method | None,
-    latest: float | None,
-    defects: Defects | None = None,
-) -> ProgrammedChip:
-    physical = program(model, seed=seed, method=method, defects=defects)
-    physical.warned.update(beyond_data(model, latest))  # the report has the note
-    return physical
+class _Chip:
+    """The chip of a seed, programmed when it is first read, and again for other defects."""
 
+    def __init__(
+        self, model: nn.Module, seed: int, method: Method | None, latest: float | None
+    ) -> None:
+        self.model, self.seed, self.method, self.latest = model, seed, method, latest
+        self._made: tuple[ProgrammedChip, Defects | None] | None = None
 
-def _view(chip: Callable[[], ProgrammedChip], look: Look, time: float | None) -> nn.Module:
-    return look.at(chip())(time)
+    def at(self, time: float | None, look: Look, defects: Defects | None) -> nn.Module:
+        """Return the model on the chip at a time, s; None: right after programming."""
+        if self._made is None or self._made[1] != defects:
+            self._made = None  # two at a time would take twice the memory
+            physical = program(self.model, seed=self.seed, method=self.method, defects=defects)
+            physical.warned.update(beyond_data(self.model, self.latest))  # the report has the note
+            self._made = physical, defects
+        return look.at(self._made[0])(time)
 
 
 def _chosen(effects: Effect | Iterable[Effect]) -> tuple[Effect, ...]:

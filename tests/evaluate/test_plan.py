@@ -418,10 +418,9 @@ def test_a_folder_that_cannot_be_one_is_refused_before_anything_is_measured(
         for name in ("file", "file/plan"):
             with pytest.raises(OSError, match=rf": could not make the folder .*{name}(/.*)?: "):
                 run(tmp_path / name, sensitivity=sensitivity)
-    (tmp_path / "sensitivity").mkdir()
-    (tmp_path / "sensitivity" / "file").write_text("precious")
-    with pytest.raises(ValueError, match=r"sensitivity: .* holds file and no sensitivity.json; g"):
-        run(tmp_path)
+    for sensitivity in (None, found.sensitivity):
+        with pytest.raises(ValueError, match=r"plan: .* holds file, which is no plan's; give a ne"):
+            run(tmp_path, sensitivity=sensitivity)
     (tmp_path / "full").mkdir()
 
     def full(**options: object) -> None:
