@@ -98,6 +98,7 @@ def check_known(
     model: nn.Module,
     known: Mapping[str, tuple[str, ...]],
     among: list[Pattern],
+    excluded: list[Pattern],
     embeddings: bool = False,
 ) -> None:
     """Raise ValueError for a pattern that matches none of the ``known`` layers.
@@ -108,15 +109,18 @@ def check_known(
         model: the model that holds the layers.
         known: all names of the layers that can be analog, by the first.
         among: the patterns.
+        excluded: those of ``exclude``, which may also match what is digital anyway.
         embeddings: the argument of ``convert``.
     """
     names = [name for layer_names in known.values() for name in layer_names]
-    for pattern in among:
+    for pattern in (*among, *excluded):
         if any(map(pattern, names)):
             continue
         found = [
             (name, m) for name, m in model.named_modules(remove_duplicate=False) if pattern(name)
         ]
+        if pattern in excluded and _is_digital(model, pattern, found, names):
+            continue
         with_weights = [
             (name, m) for name, m in found if next(m.parameters(recurse=False), None) is not None
         ]
@@ -132,20 +136,27 @@ def check_known(
         )
 
 
-def digital_anyway(
-    model: nn.Module, known: Mapping[str, tuple[str, ...]], pattern: Pattern
+def _is_digital(
+    model: nn.Module, pattern: Pattern, found: list[tuple[str, nn.Module]], able: Sequence[str]
 ) -> bool:
-    """Return whether a pattern matches a module with weights of which nothing can be analog.
+    """Return whether a pattern matches weights that are digital anyway.
 
-    ``known`` is that of ``check_known``.
+    They are those of a module of which nothing can be analog, or a matrix of one.
+
+    Args:
+        model: the model.
+        pattern: the pattern, which matches nothing that can be analog.
+        found: the modules that it matches, by name.
+        able: the names of all that can be analog.
     """
-    able = [f"{name}." for names in known.values() for name in names]
-    return any(
-        pattern(name)
-        and next(module.parameters(), None) is not None
-        and not any(other.startswith(f"{name}.") for other in able)
-        for name, module in model.named_modules(remove_duplicate=False)
-    )
+    for name, module in found:
+        holds = f"{name}." if name else ""
+        if next(module.parameters(), None) is not None and not any(
+            other.startswith(holds) for other in able
+        ):
+            return True
+    apart = {name: m for name, m in model.named_modules() if matrices_of(m) is not None}
+    return any(map(pattern, (n for u in units(names_of(model), apart).values() for n in u.names)))
 
 
 def closest(pattern: str, names: Sequence[str]) -> str:

@@ -30,7 +30,6 @@ from analogtorch.conversion.patterns import (
     check_agree,
     check_known,
     check_used,
-    digital_anyway,
     matches,
     names_of,
     patterns,
@@ -86,7 +85,8 @@ def convert(
             match. A shared layer has several names, and each counts. A pattern that matches a
             recurrent layer or attention means all its matrices; one matrix has its own name, such
             as ``lstm.ih_l0``, and that of its Parameter, ``lstm.weight_ih_l0``.
-        exclude: patterns of layers that stay digital; some may be of layers that cannot be analog.
+        exclude: patterns of layers that stay digital; some may be of weights that are digital
+            anyway.
         where: a function ``where(name, layer)`` that decides about each layer that the patterns
             leave.
         per_layer: chips by pattern for the layers that it matches: another ``Chip``, or what
@@ -227,8 +227,7 @@ def _chosen(
     if include is not None and not included:
         raise ValueError("convert: include is empty; leave it out to convert all layers")
     known = {unit.unit_names[0]: unit.names for unit in chips}
-    left = [pattern for pattern in excluded if not digital_anyway(model, known, pattern)]
-    check_known(model, known, [*included, *left, *changed], embeddings)
+    check_known(model, known, [*included, *changed], excluded, embeddings)
     check_agree(known.values(), included, excluded, changed)
     owners = dict.fromkeys(unit.owner for unit in chips)
     wanted = {name: where is None or where(name, model.get_submodule(name)) for name in owners}

@@ -286,9 +286,10 @@ def _further_names(
                 dict.fromkeys(
                     name
                     for source in recorder.sources[matrix.name]
-                    for own in (source, *same[id(twin.get_parameter(source))])
+                    # peft computes some Parameters of an attention anew as it runs
+                    for own in (source, *same.get(id(twin.get_parameter(source)), ()))
                     if own == source or own not in apart
-                    for name in names[own]
+                    for name in names.get(own, ())
                 )
             )
     return found

@@ -239,6 +239,23 @@ def test_what_would_be_bypassed_or_changed_stays_digital_with_its_reason() -> No
         at.convert(model, CHIP, include="doubled")
 
 
+@pytest.mark.parametrize("pattern", ["", "re:(conv1)?", "drop"])
+def test_what_has_no_weights_of_its_own_to_exclude_is_refused(pattern: str) -> None:
+    model = nn.ModuleDict({"drop": nn.Dropout(), "linear": nn.Linear(3, 3)})
+    with pytest.raises(ValueError, match="matched by .* cannot be analog: no analog layer for"):
+        at.convert(model, CHIP, exclude=pattern)
+    assert type(model["linear"]) is nn.Linear
+
+
+@pytest.mark.parametrize("name", ["lstm.hh_l0", "lstm.weight_hh_l0", "lstm.ih_l0", "cell.hh"])
+def test_one_matrix_of_what_is_digital_anyway_may_be_excluded(name: str) -> None:
+    lstm = prune.identity(nn.LSTM(3, 3), "weight_hh_l0")
+    cell = prune.identity(nn.GRUCell(3, 3), "bias_hh")
+    model = nn.ModuleDict({"lstm": lstm, "cell": cell, "linear": nn.Linear(3, 3)})
+    at.convert(model, CHIP, exclude=name)
+    assert [layer for layer, _ in at.analog_layers(model)] == ["linear"]
+
+
 @pytest.mark.parametrize("name", ["normed", "pruned", "norm", "bilinear", "lstm", "inner"])
 def test_what_is_digital_anyway_may_be_excluded(name: str) -> None:
     model = nn.ModuleDict(

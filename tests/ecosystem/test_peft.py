@@ -354,15 +354,23 @@ def test_convert_leaves_adapters_digital(make: Any) -> None:
         at.convert(_adapted(make(), make), CHIP, include="*lora_A*")
 
 
+class _Attending(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.last = nn.MultiheadAttention(8, 2), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.attention(x, x, x)[0])
+
+
+def test_an_attention_with_an_adapter_of_its_own_is_mapped_as_digital() -> None:
+    config = peft.LoraConfig(r=2, target_modules=["attention"])
+    model = at.convert(peft.get_peft_model(_Attending(), config).eval(), CHIP)
+    mapping = at.map_to_chip(model, torch.randn(5, 2, 8))
+    assert [matrix.name for matrix in mapping.matrices] == ["base_model.model.last"]
+
+
 def test_the_adapter_of_out_proj_runs_only_where_convert_comes_first() -> None:
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.attention, self.last = nn.MultiheadAttention(8, 2), nn.Linear(8, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.last(self.attention(x, x, x)[0])
-
     def adapted(model: nn.Module) -> nn.Module:
         model = peft.get_peft_model(model, peft.LoraConfig(target_modules=["out_proj"])).eval()
         for p in _adapters(model).values():
@@ -370,7 +378,7 @@ def test_the_adapter_of_out_proj_runs_only_where_convert_comes_first() -> None:
         return model
 
     torch.manual_seed(0)
-    net, x = Net().eval(), torch.randn(5, 2, 8)
+    net, x = _Attending().eval(), torch.randn(5, 2, 8)
     exact, chip = net(x), at.chips.ideal()
     first = adapted(at.convert(copy.deepcopy(net), chip))
     assert not torch.allclose(first(x), exact, atol=0.1)
