@@ -21,14 +21,14 @@ def refuse_transforms(layer: str, noisy: bool) -> None:
     """
     if torch.compiler.is_compiling():
         return
-    interpreter = torch._C._functorch.peek_interpreter_stack()
-    refused = interpreter is not None and interpreter.key() in _REFUSED
-    if forward_ad._current_level >= 0 or refused:
+    # the innermost is the last, and each of them sees the layer
+    kinds = {level.key() for level in torch._C._functorch.get_interpreter_stack() or ()}
+    if forward_ad._current_level >= 0 or kinds & _REFUSED:
         raise NotImplementedError(
             f"analog layer {layer!r}: forward-mode AD and torch.func.grad/jvp are not supported; "
             "use backward() or torch.autograd.grad, or analogtorch.to_digital(model)"
         )
-    if noisy and interpreter is not None and interpreter.key() == _KIND.Vmap:
+    if noisy and _KIND.Vmap in kinds:
         raise NotImplementedError(
             f"analog layer {layer!r}: noise under torch.vmap is not supported; give it one batch "
             "that holds all instances, or call eval() on a model that is not programmed"

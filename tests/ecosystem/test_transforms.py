@@ -135,3 +135,12 @@ def test_functional_call_is_what_assigning_would_give(entry: Entry) -> None:
     assert all(p.grad is None for p in model.parameters())
     with pytest.raises(NotImplementedError, match=r"torch\.func\.grad/jvp are not supported"):
         torch.func.grad(lambda w: torch.func.functional_call(model, w, entry.inputs()).sum())(other)
+
+
+def test_gradients_around_vmap_are_refused_by_name() -> None:
+    model = at.convert(nn.Sequential(nn.Linear(8, 4)), at.chips.hermes64()).eval()
+    x = torch.randn(6, 8)
+    with pytest.raises(NotImplementedError, match=r"layer '0': .*torch\.func\.grad/jvp are not su"):
+        torch.func.grad(lambda z: torch.func.vmap(model)(z).sum())(x)
+    twice = torch.func.vmap(torch.func.vmap(model))(x.view(2, 3, 8))
+    assert torch.equal(twice.view(6, 4), model(x))
