@@ -180,6 +180,11 @@ def reads_of(schedule: Recalibration, start: float, longest: float) -> tuple[flo
     return tuple(t for t in served(schedule, start).reads(longest) if t >= start)
 
 
+def useful_reads(schedule: Recalibration, start: float, longest: float) -> int:
+    """Return the number of these reads but one at ``longest`` s, after which no chip serves."""
+    return sum(t < _BEFORE * longest for t in reads_of(schedule, start, longest))
+
+
 def crossing(within: Callable[[float], bool], reads: Sequence[float], longest: float) -> float:
     """Return the time at which ``within`` ends: 0 if it does not hold at the first read.
 
@@ -209,11 +214,13 @@ def looks(reads: Sequence[float], longest: float) -> list[float]:
     """Return the moments to look at after the first read, s, ascending.
 
     They are 1, 2, 4, 8 h and so on, and ``longest``, each moved to right before the last read
-    before it, unless that is a factor of 2 or more away.
+    before it or at it, unless that is a factor of 2 or more away.
     """
     steps = (SECONDS["h"] * 2.0**k for k in itertools.count())
     powers = itertools.takewhile(lambda t: t < longest, steps)
-    ends = [*_ends(reads), longest]
+    ends = _ends(reads)
+    if reads[-1] < _BEFORE * longest:  # what is right after a read at the end says nothing
+        ends.append(longest)
     found = []
     for t in (*(t for t in powers if t > reads[0]), longest):
         end = ends[max(bisect_right(ends, t) - 1, 0)]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from analogtorch.cost_model import ReadCost
-from analogtorch.evaluate.field import Field, cost_of, crossing, reads_of, served
+from analogtorch.evaluate.field import Field, cost_of, crossing, reads_of, served, useful_reads
 from analogtorch.evaluate.metric import Metric
 from analogtorch.files.figures import draw
 from analogtorch.mapping import ChipMapping
@@ -40,7 +40,7 @@ class Lifetime(Shown):
     recalibration: Recalibration
     """The schedule."""
     reads: int
-    """Number of reads of the compensation from ``start`` to ``longest``, both included."""
+    """Number of reads of the compensation from ``start`` on, before ``longest``."""
     cost: ReadCost | None
     """Cost of one read; None: the chip's is not known."""
     seeds: tuple[int, ...]
@@ -116,10 +116,10 @@ def lifetime(
     of ``recalibration``, the chip also corrects itself from a few batches. The result is the time
     at which the metric first crosses the limit, within 5 %. It is the worst right before a read of
     the compensation. Looks are 1, 2, 4, 8 h and so on after programming, and at ``longest``, each
-    moved to right before the read that precedes, unless that is a factor of 2 or more away. Between
-    the first look beyond the limit and the one before, bisection finds the interval of the
-    schedule, and the time in it, where the metric crosses. A dip between looks is missed, and read
-    noise makes the metric rise and fall a little.
+    moved to right before the read that precedes or coincides, unless that is a factor of 2 or more
+    away. Between the first look beyond the limit and the one before, bisection finds the interval
+    of the schedule, and the time in it, where the metric crosses. A dip between looks is missed,
+    and read noise makes the metric rise and fall a little.
 
     Args:
         model: a converted model.
@@ -205,7 +205,7 @@ def lifetime(
         once=found[0],
         recalibrated=found[1],
         recalibration=recalibration,
-        reads=len(reads_of(recalibration, field.start, field.last)),
+        reads=useful_reads(recalibration, field.start, field.last),
         cost=cost,
         seeds=field.seeds,
         note=field.note,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from analogtorch.cost_model import ReadCost
 from analogtorch.devices import seconds
 from analogtorch.devices.time import SECONDS, duration
-from analogtorch.evaluate.field import Field, cost_of, reads_of, served, stays
+from analogtorch.evaluate.field import Field, cost_of, reads_of, served, stays, useful_reads
 from analogtorch.evaluate.metric import Metric
 from analogtorch.mapping import ChipMapping
 from analogtorch.simulate.compensation import Compensation
@@ -52,9 +52,12 @@ class RecalibrationInterval(Shown):
     """Time from which on chips serve, s: that at which the targets of their devices are right."""
 
     def reads(self, interval: float) -> int:
-        """Return the number of recalibrations in the life at an interval, the first included."""
+        """Return the number of recalibrations at an interval, the first included.
+
+        One at the end of the life is not.
+        """
         schedule = Recalibration(every=interval, times=self.times)
-        return len(reads_of(schedule, self.start, self.life))
+        return useful_reads(schedule, self.start, self.life)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the recovery, ready for JSON."""

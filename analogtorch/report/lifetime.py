@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from analogtorch.devices.time import SECONDS, duration
-from analogtorch.evaluate.field import reads_of
+from analogtorch.evaluate.field import useful_reads
 from analogtorch.evaluate.lifetime import Lifetime
 from analogtorch.files.figures import new_figure
 from analogtorch.report.columns import aligned
@@ -75,8 +75,8 @@ def since(start: float) -> str:
 
 def _schedules(found: Lifetime) -> dict[str, Tensor]:
     schedule = found.recalibration
-    regular = reads_of(replace(schedule, times=()), found.start, found.longest)
-    others = found.reads - len(regular)  # times may be before the start, or of regular reads
+    regular = useful_reads(replace(schedule, times=()), found.start, found.longest)
+    others = found.reads - regular  # times may be before the start, or of regular reads
     when = []
     if schedule.every is not None:
         when.append(f"every {duration(float(schedule.every))}")

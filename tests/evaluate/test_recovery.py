@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import analogtorch as at
-from analogtorch.evaluate.field import stays
+from analogtorch.evaluate.field import reads_of, stays, useful_reads
 
 DAY, YEAR = 86_400.0, 31_536_000.0
 MONTHLY = at.Recalibration(every="30 days")
@@ -290,13 +290,15 @@ def test_blocks_that_share_a_tile_are_read_one_after_the_other() -> None:
 
 def test_as_many_looks_at_every_interval() -> None:
     looks: list[float] = []
-    for days in (1, 30, 365):
+    for days in (1, 30, 365, 366):
         schedule, asked = at.Recalibration(every=days * DAY), []
         assert stays(lambda t, asked=asked: asked.append(t) or True, schedule.reads(YEAR), YEAR)
-        assert asked[0] == YEAR
+        # right before a read at the end, after which no chip serves
+        assert asked[0] == pytest.approx(YEAR, rel=1e-8)
+        assert (asked[0] < YEAR) == (YEAR in schedule.reads(YEAR))
         assert asked[-1] == 0
         looks.append(len(asked))
-    assert looks == [16, 16, 16]  # 0 s, 1, 2, 4 h and so on up to 8192 h, and the year
+    assert looks == [16, 16, 16, 16]  # 0 s, 1, 2, 4 h and so on up to 8192 h, and the year
     # they are right before reads, so that a metric that ages in between is seen
     weekly = at.Recalibration(every="7 days")
     assert stays(lambda t: t - weekly.last(t) < 7.5 * DAY, weekly.reads(YEAR), YEAR)
@@ -304,6 +306,19 @@ def test_as_many_looks_at_every_interval() -> None:
     assert not stays(lambda t: t > 0, weekly.reads(YEAR), YEAR)
     assert not stays(lambda t: t < YEAR, weekly.reads(YEAR), YEAR)
     assert stays(lambda t: True, (0.0,), 60.0)
+
+
+@pytest.mark.parametrize("share", [1, 2, 3, 7])
+def test_a_read_at_the_end_of_the_life_neither_helps_nor_counts(share: int) -> None:
+    """An interval that divides the life is as good as one that is a little longer."""
+    life, aged = 42 * DAY, 42 / share * DAY
+    kept = []
+    for every in (aged, aged * 1.001):
+        schedule = at.Recalibration(every=every)
+        reads = reads_of(schedule, 0.0, life)
+        kept.append(stays(lambda t, s=schedule: t - s.last(t) < 0.99 * aged, reads, life))
+        assert useful_reads(schedule, 0.0, life) == share
+    assert kept == [False, False]
 
 
 def test_the_longest_interval_that_keeps_all_chips() -> None:
