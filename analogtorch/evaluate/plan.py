@@ -18,7 +18,15 @@ from analogtorch.evaluate.journal import made_folder, others
 from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.losses import Effect, Sensitivity
 from analogtorch.evaluate.metric import Metric, direction
-from analogtorch.evaluate.plan_bench import PREFIX, Bench, Change, Measurement, improve, search
+from analogtorch.evaluate.plan_bench import (
+    PREFIX,
+    Bench,
+    Change,
+    Measurement,
+    first_that_keeps,
+    improve,
+    search,
+)
 from analogtorch.evaluate.plan_checks import chip_for, device_changes, further
 from analogtorch.evaluate.plan_cost import Costs
 from analogtorch.evaluate.sensitivity import sensitivity as measured_sensitivity
@@ -190,6 +198,9 @@ def plan(
         for number, each in enumerate(walks):
             left = _SHARE * max_plans // 4 - len(bench.measured)
             search(each, bench.point, result.keeps, left // (len(walks) - number))
+        # fewest digital layers first, which are cheap mostly
+        spare = sorted({c for walk in walks for c in walk}, key=lambda c: (len(c.digital), c.cells))
+        first_that_keeps(bench, spare, result, max_plans)
         improve(bench, losses, result, max_plans, max_chips)
         bar.total = len(bench.measured)  # no more are needed
         bar.refresh()

@@ -3,7 +3,7 @@
 import glob
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,6 +157,20 @@ def search(
         if not middles:
             return
         kept[middles[0]] = keeps(point(walk[middles[0]]))
+
+
+def first_that_keeps(
+    bench: Bench, left: Iterable[Candidate], plan: HardwarePlan, most: int
+) -> None:
+    """Measure candidates that are left until one keeps the floor, or ``most`` are measured in all.
+
+    Nothing is measured where one has kept it before.
+    """
+    for candidate in left:
+        kept = any(plan.keeps(point) for point in bench.measured.values())
+        if kept or len(bench.measured) >= most:
+            return
+        bench.point(candidate)
 
 
 def improve(

@@ -347,6 +347,21 @@ def test_a_floor_that_no_plan_keeps_says_how_far_the_best_gets() -> None:
         left.convert_arguments()
 
 
+def test_candidates_that_walks_skip_are_measured_before_no_plan_keeps_the_floor(
+    found: HardwarePlan,
+) -> None:
+    def metric(model: nn.Module) -> float:
+        cells = {name: layer.chip.cell for name, layer in at.analog_layers(model)}
+        if cells == {"0": CHIP.cell, "2": CHIP.cell}:
+            return 0.98
+        return 0.9 if cells else 0.95
+
+    given = {"prepare": _calibrate, "num_chips": 1, "sensitivity": found.sensitivity}
+    plan = at.plan(_analog(), metric, 0.97, example=X[:1], max_plans=12, **given)  # type: ignore[arg-type]
+    assert plan.best is not None
+    assert (plan.best.digital, plan.best.devices) == (("4",), {})
+
+
 def test_an_error_may_rise_to_the_digital_one_over_the_floor() -> None:
     target = _digital()(X).detach()
 
