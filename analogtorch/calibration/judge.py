@@ -37,7 +37,8 @@ class Judge:
     def _outputs(self) -> Iterator[list[Tensor]]:
         with evaluating(self.model):
             for number, batch in enumerate(self.batches, self.first):
-                yield comparable(one_pass("calibrate", self.model, batch, self.forward, number))
+                run = one_pass("calibrate", self.model, batch, self.forward, number)
+                yield comparable(run, batch)
 
     @staticmethod
     def _unmasked(outputs: Iterable[Tensor], masked: Sequence[Tensor | None]) -> list[Tensor]:

@@ -80,7 +80,7 @@ class NoisyJudge(Judge):
                     with noise_in_turn(self.seed + draw, step=0 if shared else step):
                         number = self.first + step
                         run = one_pass("calibrate", self.model, batch, self.forward, number)
-                    outputs = self._unmasked(comparable(run), self.masks[step])
+                    outputs = self._unmasked(comparable(run, batch), self.masks[step])
                     for a, y, scale in zip(exact, outputs, self._scales, strict=False):
                         found.append(_error(a, y, scale))
         return torch.cat(found)

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from analogtorch.calibration.passes import every_tensor
+
 FAR = 10.0
 """How many times further from zero than any number of the net one is that is written again and
 again. Assumed: masks of finite value are -1e4 or less, and logits are tens."""
@@ -59,7 +61,7 @@ def unmasked(y: Tensor, masked: Tensor | None) -> Tensor:
     """Return an output with zeros for masks, without vectors that hold nothing else.
 
     Args:
-        y: an output, of the shapes that ``vectors`` takes.
+        y: an output, (*, numbers), or of more than three dimensions (samples, *).
         masked: what ``masks`` gave for the digital one.
 
     Returns:
@@ -87,18 +89,15 @@ def spread(exact: Tensor, masked: Tensor | None) -> float:
 
 
 def vectors(y: Tensor) -> Tensor:
-    """Return an output as (vectors, numbers): sequences by step, images and the like by sample.
-
-    The first dimension counts samples: an output of one dimension has one number of each.
-    """
-    if y.dim() < 2:
-        return y.reshape(-1, 1)
+    """Return an output as (vectors, numbers): sequences by step, images and the like by sample."""
+    if y.dim() == 0:
+        return y.view(1, 1)
     return y.flatten(1) if y.dim() > 3 else y.reshape(-1, y.shape[-1])
 
 
 def can_be_scores(y: Tensor) -> bool:
     """Return whether the softmax of an output says something: of three numbers or more a vector."""
-    return y.dim() > 1 and y.shape[-1] >= 3
+    return y.shape[-1] >= 3
 
 
 def named(output: Any) -> Mapping[Any, Any] | None:
@@ -110,15 +109,26 @@ def named(output: Any) -> Mapping[Any, Any] | None:
     return None
 
 
-def comparable(output: Any) -> list[Tensor]:
+def comparable(output: Any, batch: Any) -> list[Tensor]:
     """Return the tensors that tell how far a model is from another.
+
+    One of shape (samples,), as a tensor of the batch has that many, becomes (samples, 1): it is a
+    number of each sample. Others of one dimension are the vector of a single sample.
 
     A number without dimensions is not among them, unless the model returns nothing else: it is a
     loss beside the outputs that it is made of, as Hugging Face models have it where there are
     labels, which one batch has one of, and which has no spread to measure errors by.
+
+    Args:
+        output: what the model returned.
+        batch: what it was run on.
     """
     found = list(tensors(output))
-    return [y for y in found if y.dim()] or found
+    counts = {x.size(0) for x in every_tensor(batch) if x.dim()}
+    by_sample = [
+        y.unsqueeze(-1) if y.dim() == 1 and len(y) in counts else y for y in found if y.dim()
+    ]
+    return by_sample or found
 
 
 def tensors(output: Any) -> Iterator[Tensor]:

@@ -43,6 +43,15 @@ def check_batches(caller: str, batches: Any) -> None:
         )
 
 
+def every_tensor(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in a batch, which may be nested."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from every_tensor(part)
+
+
 _WORTH_A_TEAM = 2**31
 """Multiplications of a layer, some 0.1 s of one thread, from which on its tap uses all threads."""
 

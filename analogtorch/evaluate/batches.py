@@ -4,7 +4,7 @@ import enum
 import hashlib
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from datetime import date, time, timedelta
 from pathlib import PurePath
@@ -62,15 +62,6 @@ def with_structure(kept: Any, wanted: Any) -> Any:
     if isinstance(kept, str) and isinstance(wanted, str) and len(kept) == _DIGITS:
         return wanted if wanted.startswith(f"{kept}-") else kept
     return kept
-
-
-def every_tensor(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in a batch, which may be nested."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping | list | tuple):
-        for part in value.values() if isinstance(value, Mapping) else value:
-            yield from every_tensor(part)
 
 
 def without_address(text: str) -> str:

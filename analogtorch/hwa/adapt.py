@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from analogtorch.calibration.passes import Forward, check_given, one_pass
+from analogtorch.calibration.passes import Forward, check_given, every_tensor, one_pass
 from analogtorch.calibration.ranges import check_options
 from analogtorch.calibration.settings import held_back
 from analogtorch.chips import Chip
@@ -24,7 +24,7 @@ from analogtorch.conversion.kinds import (
 )
 from analogtorch.conversion.unread import quiet
 from analogtorch.conversion.watch import watch
-from analogtorch.evaluate.batches import batches_digest, every_tensor
+from analogtorch.evaluate.batches import batches_digest
 from analogtorch.evaluate.identity import model_digest, name_of, options_digest, structure_digest
 from analogtorch.evaluate.metric import Metric, check_metric, kept_of
 from analogtorch.evaluate.sweep import checked_times, chip_seeds

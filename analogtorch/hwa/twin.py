@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from analogtorch.calibration.outputs import (
     can_be_scores,
+    comparable,
     infinite,
     masks,
     named,
@@ -18,12 +19,11 @@ from analogtorch.calibration.outputs import (
     unmasked,
     vectors,
 )
-from analogtorch.calibration.passes import Forward, exactly, one_pass
+from analogtorch.calibration.passes import Forward, every_tensor, exactly, one_pass
 from analogtorch.conversion import fast_path
 from analogtorch.conversion.example import is_one_input
 from analogtorch.conversion.kinds import analog_layers, is_analog
 from analogtorch.conversion.watch import evaluating
-from analogtorch.evaluate.batches import every_tensor
 from analogtorch.hwa.distill import distillation_loss
 from analogtorch.hwa.recipe import Outputs, Recipe
 from analogtorch.nn import AnalogLayer, Tap, tapped
@@ -118,11 +118,10 @@ class Twin:
         given = one_pass("adapt", model, batch, self.forward, self.numbers.get(id(batch)))
         by_name = named(given)
         logits = None if by_name is None else by_name.get("logits")
-        kept = _kept(given if logits is None else logits)
-        found = [y for y in kept if y.dim()]
-        if not found:
+        found = comparable(given if logits is None else logits, batch)
+        if not found or not found[0].dim():
             what = f"tensor of floating point to compare, got {type(given).__name__}"
-            if kept:
+            if found:
                 what = (
                     "output of shape (samples, ...) to compare, got a number without dimensions, "
                     "such as a loss"
@@ -150,8 +149,9 @@ class Twin:
                 "adapt: the digital outputs hold NaN or infinite values; check model and batches"
             )
         if self._compared is None:
-            scores = scores and not all(
-                not can_be_scores(y) or _of_one_length(y) or self._is_like(y, batch) for y in found
+            scores = scores and any(
+                can_be_scores(y) and not (_of_one_length(y) or self._is_like(y, batch))
+                for y in found
             )
             self._compared = "divergence" if scores else "error"
         return found
@@ -284,7 +284,7 @@ def relative_error(y: Tensor, exact: Tensor) -> Tensor:
     learnt. A vector that is much smaller than the others counts less, by ``FLOOR`` of their mean.
 
     Args:
-        y: outputs, of the shapes that ``vectors`` takes.
+        y: outputs, (*, numbers), or of more than three dimensions (samples, *).
         exact: the exact outputs, of the same shape.
 
     Returns:

@@ -147,13 +147,13 @@ def _one_number(squeezed: bool) -> nn.Module:
     return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 1), *last).eval()
 
 
-def test_outputs_of_one_dimension_are_a_number_of_each_sample() -> None:
+def test_outputs_of_as_many_numbers_as_samples_are_a_number_of_each() -> None:
     batches, found = list(torch.randn(8, 20, 6)), []
     for squeezed in (True, False):
         net = _one_number(squeezed)
         twin = at.hwa.Twin(at.convert(copy.deepcopy(net), crossbar()), net)
         exact = twin.exact(batches[0])[0]
-        assert exact.dim() == 1 + (not squeezed)
+        assert exact.shape == (20, 1)
         offset = twin.compare(exact + 5, exact).item()
         assert offset > 1
         adapted = at.hwa.adapt(
@@ -165,3 +165,28 @@ def test_outputs_of_one_dimension_are_a_number_of_each_sample() -> None:
         found.append((twin.compared, adapted.compared, offset, readings[0].to_dict()))
     assert found[0] == found[1]
     assert found[0][:2] == ("error", "error")
+
+
+def test_the_output_of_a_sample_without_a_batch_is_one_vector() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 5)).eval()
+    samples = list(torch.randn(16, 12))
+    for recipe in (at.hwa.Recipe(), at.hwa.Recipe(outputs="divergence")):
+        twin = at.hwa.Twin(at.convert(copy.deepcopy(net), crossbar()), net, recipe)
+        (exact,) = twin.exact(samples[0])
+        assert twin.compared == "divergence"
+        assert exact.shape == (5,)
+        assert twin.compare(exact + 5, exact).item() == pytest.approx(0, abs=1e-6)
+    adapted = at.hwa.adapt(
+        net, samples, chip=crossbar(device="one_device"), steps=2, num_chips=1,
+        calibration={"effort": "ranges"},
+    )  # fmt: skip
+    assert adapted.compared == "divergence"
+    # of the four samples held back, one vector each
+    shares = adapted.stages[0].reading.agreement.flatten() * 4
+    assert torch.equal(shares, shares.round())
+
+
+def test_layers_on_one_sample_are_compared_as_one_vector() -> None:
+    y, exact = torch.tensor([1.0, 1.0, 2.0]), torch.tensor([1.0, 2.0, 2.0])
+    assert relative_error(y, exact) == relative_error(y[None], exact[None])
