@@ -45,8 +45,8 @@ class Recipe:
     squared error over the square of the digital output, which embeddings and regression need. None:
     ``error`` for outputs that are no scores, which are those of fewer than three numbers, those of
     a mapping without ``logits``, vectors of one length, such as normalised embeddings, and those of
-    the shape of an input, as of an autoencoder; ``divergence`` for all others. Inputs are all
-    floating-point tensors of a batch; without ``forward``, of a tuple or list its first element."""
+    the shape of an input, as of an autoencoder; ``divergence`` for all others. Inputs are the
+    floating-point tensors that the model gets, but for those by a name with ``label`` in it."""
     temperature: float | None = None
     """Temperature of ``divergence``, > 0: the outputs are divided by it before the softmax. None:
     a quarter of the standard deviation of the numbers of an output vector, so that outputs of any

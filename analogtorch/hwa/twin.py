@@ -19,9 +19,8 @@ from analogtorch.calibration.outputs import (
     unmasked,
     vectors,
 )
-from analogtorch.calibration.passes import Forward, every_tensor, exactly, one_pass
+from analogtorch.calibration.passes import Forward, exactly, one_pass
 from analogtorch.conversion import fast_path
-from analogtorch.conversion.example import is_one_input
 from analogtorch.conversion.kinds import analog_layers, is_analog
 from analogtorch.conversion.watch import evaluating
 from analogtorch.hwa.distill import distillation_loss
@@ -137,7 +136,13 @@ class Twin:
         Raises:
             ValueError: they hold NaN or infinite values, beside minus infinity as a mask.
         """
+        given: set[torch.Size] = set()
+
+        def keep(_: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+            given.update(_shapes((args, options)))
+
         with (
+            self.teacher.register_forward_pre_hook(keep, with_kwargs=True),
             torch.no_grad(),
             evaluating(self.teacher),
             exactly(self.teacher),
@@ -149,19 +154,13 @@ class Twin:
                 "adapt: the digital outputs hold NaN or infinite values; check model and batches"
             )
         if self._compared is None:
+            if not given:  # a forward that calls parts of the model
+                given.update(_shapes(batch[0] if isinstance(batch, tuple | list) else batch))
             scores = scores and any(
-                can_be_scores(y) and not (_of_one_length(y) or self._is_like(y, batch))
-                for y in found
+                can_be_scores(y) and not (_of_one_length(y) or y.shape in given) for y in found
             )
             self._compared = "divergence" if scores else "error"
         return found
-
-    def _is_like(self, y: Tensor, batch: Any) -> bool:
-        """Return whether an output has the shape of an input, as a reconstruction has."""
-        first = isinstance(batch, tuple | list) and not is_one_input(self.teacher, batch)
-        if first and self.forward is None:  # the others are no inputs
-            batch = batch[0]
-        return any(x.is_floating_point() and x.shape == y.shape for x in every_tensor(batch))
 
     def loss(self, batch: Any, run: nn.Module | None = None) -> Losses:
         """Return how far the student's outputs and those of its layers are from the teacher's.
@@ -271,7 +270,7 @@ class Twin:
             # a digital layer that was swapped, but is still called, has the hooks of its layer
             if (name := names.get(module)) is not None:
                 # copies: an activation in place would change them
-                found.setdefault(name, []).extend(y.clone() for y in _kept(output))
+                found.setdefault(name, []).extend(y.clone() for y in tensors(output))
 
         with hooked(names if self.recipe.layers else (), after=keep):
             yield found
@@ -309,12 +308,19 @@ def _of_one_length(y: Tensor) -> bool:
     return bool(lengths.std(correction=0) <= ALIKE * lengths.mean())
 
 
+def _shapes(given: Any) -> Iterator[torch.Size]:
+    """Yield the shapes of the floating-point tensors in what a model is given, without labels."""
+    if isinstance(given, Mapping):
+        given = [part for name, part in given.items() if "label" not in str(name).lower()]
+    if isinstance(given, tuple | list):
+        for part in given:
+            yield from _shapes(part)
+    elif isinstance(given, Tensor) and given.is_floating_point():
+        yield given.shape
+
+
 def _mean(values: list[Tensor]) -> Tensor:
     return torch.stack(values).mean()
-
-
-def _kept(output: Any) -> list[Tensor]:
-    return list(tensors(output))
 
 
 def check_shapes(found: list[Tensor], exact: list[Tensor]) -> None:

@@ -413,9 +413,9 @@ class _Autoencoder(nn.Module):
         super().__init__()
         self.first, self.last = nn.Linear(6, 4), nn.Linear(4, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Any:
         y: Tensor = self.last(self.first(x).relu())
-        return y
+        return y if labels is None else {"loss": (y - labels).square().mean(), "logits": y}
 
 
 @pytest.mark.parametrize(
@@ -425,6 +425,15 @@ class _Autoencoder(nn.Module):
         (lambda x: (x, torch.zeros(8)), None),
         (lambda x: (x, torch.zeros(8, 5)), None),  # soft labels are no inputs
         (lambda x: {"x": x}, None),
+        (lambda x: {"x": x, "labels": torch.zeros(8, 5)}, None),
+        (lambda x: (x, torch.zeros(8, 5)), lambda model, batch: model(batch[0])),
+        (lambda x: [x, torch.zeros(8, 5)], lambda model, batch: model(x=batch[0])),
+        (lambda x: {"x": x, "labels": torch.zeros(8, 5)}, lambda model, batch: model(batch["x"])),
+        (lambda x: x, lambda model, x: model.last(model.first(x).relu())),
+        (
+            lambda x: {"x": x, "labels": torch.zeros(8, 5)},
+            lambda model, batch: model.last(model.first(batch["x"]).relu()),
+        ),
         (lambda x: x, lambda model, x: model(x)),
         (lambda x: {"pixels": x, "rows": [1]}, lambda model, batch: model(batch["pixels"])),
         (lambda x: (torch.arange(8), [x]), lambda model, batch: model(batch[1][0])),
@@ -436,6 +445,8 @@ def test_reconstructions_of_the_inputs_are_compared_number_by_number(
     """However a batch is packed."""
     batch = pack(torch.randn(8, 6))
     for width, compared in ((6, "error"), (5, "divergence")):
+        if isinstance(batch, dict) and "labels" in batch:
+            batch["labels"] = torch.zeros(8, width)
         twin = at.hwa.Twin(
             at.convert(_Autoencoder(width), CHIP), _Autoencoder(width), forward=forward
         )
