@@ -5,6 +5,7 @@ analogtorch.hwa.huggingface import KeepRanges``.
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -191,10 +192,18 @@ class DistillationTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         twin.teacher.to(self.args.device)
         self.twin, self._start = twin, tails(model, twin.recipe.clip_sigma)
+        self._step: ExitStack | None = None
+        """What is closed after the backward of a step; None: there is no step now."""
         if not any(isinstance(c, KeepRanges) for c in self.callback_handler.callbacks):
             self.add_callback(KeepRanges())
         # the first: callbacks that are given, such as ValidateOnChips, see the clipped weights
         self.callback_handler.callbacks.insert(0, _Scheduled(twin.recipe, self._start))
+
+    def training_step(self, *args: Any, **options: Any) -> Tensor:
+        """Step with the student as the loss ran it, for what the backward runs again."""
+        with ExitStack() as self._step:
+            self._step.callback(setattr, self, "_step", None)
+            return super().training_step(*args, **options)
 
     def compute_loss(
         self,
@@ -204,6 +213,8 @@ class DistillationTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """Return how far the model and its layers are from the teacher's."""
+        if self._step is not None:  # the Trainer has set the modes of the model by now
+            self._step.enter_context(self.twin.running())
         # whose reducer has to see the forward; torch.compile's wrapper would not see the hooks
         ranked = isinstance(model, DistributedDataParallel)
         loss = self.twin.total(inputs, run=model if ranked else None)

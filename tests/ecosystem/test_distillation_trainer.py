@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
 
 import analogtorch as at
@@ -174,6 +175,40 @@ def test_checkpointing_of_transformers_has_no_effect_and_is_warned_of(tmp_path: 
     student = at.convert(_bert(), CHIP)
     with pytest.warns(UserWarning, match="activation_checkpointing=True .* has no effect"):
         _trainer(tmp_path, student, _bert(), activation_checkpointing=True)
+
+
+class _Recomputing(nn.Module):
+    """A net that checkpoints activations in its own forward, in either mode."""
+
+    def __init__(self, checkpointed: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.block = nn.Sequential(
+            nn.Linear(6, 16), nn.BatchNorm1d(16), nn.Dropout(0.3), nn.ReLU(), nn.Linear(16, 16)
+        )
+        self.head, self.checkpointed = nn.Linear(16, 5), checkpointed
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        x = input_ids / 50
+        y = checkpoint(self.block, x, use_reentrant=False) if self.checkpointed else self.block(x)
+        return {"logits": self.head(y)}
+
+
+def test_nets_that_checkpoint_learn_the_same_bits(tmp_path: Path) -> None:
+    found = []
+    for checkpointed in (False, True):
+        teacher = _Recomputing(checkpointed).eval()
+        student = at.convert(copy.deepcopy(teacher), CHIP)
+        trainer = _trainer(
+            tmp_path, student, teacher, eval_dataset=_rows(8), max_steps=4, save_strategy="no",
+            gradient_accumulation_steps=2, eval_strategy="steps", eval_steps=2,
+        )  # fmt: skip
+        trainer.train()
+        trainer.evaluate()
+        assert student.training is False  # as evaluation leaves it
+        assert all(not layer.taps for _, layer in at.analog_layers(student))
+        found.append(_state(student))
+    assert all(map(torch.equal, *found))
 
 
 def test_the_ranges_are_kept_once(tmp_path: Path) -> None:
