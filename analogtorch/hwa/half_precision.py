@@ -49,6 +49,8 @@ class HalfPrecisionAdam(torch.optim.Adam):
         beta1, beta2 = group["betas"]
         adam(
             *([moved], [grad], [state["exp_avg"]], [state["exp_avg_sq"]], [], [state["step"]]),
+            # in one pass; a group that is fused would get scaled gradients from GradScaler
+            fused=moved.device.type == "cpu" and moved.is_floating_point(),
             has_complex=p.is_complex(),
             amsgrad=False,
             beta1=beta1,
@@ -73,5 +75,7 @@ class HalfPrecisionAdam(torch.optim.Adam):
 
 def _precise(p: Tensor, kept: Tensor | None) -> Tensor:
     """Return a Parameter in float32: what was ``kept``, but for numbers that were changed since."""
-    now = p.detach().float()
-    return now if kept is None else torch.where(kept.to(p.dtype) == p, kept, now)
+    if kept is None:
+        return p.detach().float()
+    rounded = kept.to(p.dtype)
+    return kept if rounded.equal(p) else torch.where(rounded == p, kept, p.detach())

@@ -58,7 +58,7 @@ def test_parameters_in_single_precision_step_as_ever_beside_others() -> None:
     mixed, plain = _net(torch.float32), _net(torch.float32)
     mixed[2].to(torch.bfloat16)
     for net in (mixed, plain):
-        _step(net, relative_adam(net, RECIPE, fused=False), 5)
+        _step(net, relative_adam(net, RECIPE), 5)
     assert torch.equal(mixed[0].weight, plain[0].weight)
     assert mixed[2].weight.dtype == torch.bfloat16
     assert not torch.equal(mixed[2].weight, _net(torch.bfloat16)[2].weight)
