@@ -95,11 +95,10 @@ class Adaptation:
         error = self._move_norms(error)
         if training.minutes is not None:
             fitting = self._fitting(training, 60 * training.minutes, took)
-            if fitting < 1:
+            if fitting < 1 < training.steps:
                 warn(
                     f"adapt: {training.minutes:g} minutes leave no time for the training, which has"
-                    f" one step; {self.seconds:.0f} s went by before it. Give more minutes, fewer "
-                    'batches, num_chips or times, or calibration={"effort": "ranges"}'
+                    f" one step; {self.seconds:.0f} s went by before it. Give {self._quicker()}"
                 )
             training.steps = min(training.steps, max(1, fitting))
         self.learnt = self._learnt_error()
@@ -169,6 +168,17 @@ class Adaptation:
         # columns takes a chip as long as three or four looks
         left = seconds - 1.25 * spent - (training.recipe.looks + 10) * look
         return math.floor(left / step)
+
+    def _quicker(self) -> str:
+        """Return what leaves more time for the training."""
+        found = ["more minutes"]
+        if len(self.chips.seeds) > 1:
+            found.append("a smaller num_chips")
+        if len(self.chips.times) > 1:
+            found.append("fewer times")
+        if self.options is not None and self.options.get("effort") != "ranges":
+            found.append('calibration={"effort": "ranges"}')
+        return " or ".join(found)
 
     def _learnt_error(self) -> float | None:
         """Return the error on chips on some batches that are learnt from; None: none is held back.

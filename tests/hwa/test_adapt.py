@@ -491,6 +491,24 @@ def test_minutes_that_are_used_up_before_the_training_are_told() -> None:
         adapted = at.hwa.adapt(_net(), _batches(), minutes=1e-6, **options)
     assert len(adapted.steps) == 1
     assert adapted.stopped == "1 of 7 steps done: 1e-06 minutes allow no more"
+    at.hwa.adapt(_net(), _batches(), minutes=1e-6, **options | {"steps": 1})  # has what it asks for
+
+
+@pytest.mark.parametrize(
+    ("given", "remedies"),
+    [
+        ({"chip": CHIP, "num_chips": 2}, r"more minutes or a smaller num_chips or fewer times or "
+         r"calibration=\{\"effort\": \"ranges\"\}"),
+        ({"chip": CHIP, "calibration": {"effort": "ranges"}}, "more minutes or fewer times"),
+        ({"times": ["1 day"]}, "more minutes"),
+    ],
+)  # fmt: skip
+def test_minutes_that_are_used_up_have_remedies_that_help(
+    given: dict[str, Any], remedies: str
+) -> None:
+    model = _net() if "chip" in given else _net_of(_net())
+    with pytest.warns(UserWarning, match=rf"leave no time .* before it\. Give {remedies}$"):
+        at.hwa.adapt(model, _batches(), minutes=1e-6, **{"num_chips": 1, "steps": 2} | given)
 
 
 def test_the_report_prints_draws_and_lists(tmp_path: Path) -> None:
