@@ -65,9 +65,9 @@ class Adaptation:
     def run(self, steps: int, minutes: float | None) -> Training:
         """Carry out all stages, or those that an interrupted run has left."""
         state = None if self.folder is None else self.folder.read()
-        training = Training(self.twin, steps=steps, seed=self.seed, minutes=minutes)
+        training = Training(self.twin, steps=steps, seed=self.seed)
         if state is None:
-            self._begin(training)
+            self._begin(training, minutes)
         else:
             self.learning = state["learning"]
             _as_begun(self.twin.student, state["chips"], self.learning)
@@ -81,23 +81,26 @@ class Adaptation:
             if (found := state.get("recovered")) is not None:
                 self.recovered = Reading(**found)
             self.earlier = state["seconds"]
+        if training.steps < steps:
+            done = f"{training.steps} of {steps} steps done"
+            training.done = f"{done}: {minutes:g} minutes allow no more"
         if state is None or not state["finished"]:
             self._train(training)
             self._finish(training)
         return training
 
-    def _begin(self, training: Training) -> None:
+    def _begin(self, training: Training, minutes: float | None) -> None:
         error, took = self._measured("converted")
         if self.options is not None:
             error = self._calibrated(self.options, error)
             training.reset()  # the DAC ranges learn from now on
         # statistics without noise can cost a deep net everything, and training more to get it back
         error = self._move_norms(error)
-        if training.minutes is not None:
-            fitting = self._fitting(training, 60 * training.minutes, took)
+        if minutes is not None:
+            fitting = self._fitting(training, 60 * minutes, took)
             if fitting < 1 < training.steps:
                 warn(
-                    f"adapt: {training.minutes:g} minutes leave no time for the training, which has"
+                    f"adapt: {minutes:g} minutes leave no time for the training, which has"
                     f" one step; {self.seconds:.0f} s went by before it. Give {self._quicker()}"
                 )
             training.steps = min(training.steps, max(1, fitting))

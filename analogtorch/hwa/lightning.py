@@ -239,12 +239,11 @@ class ValidateOnChips(L.Callback):
         self._step = 0
 
     def setup(self, trainer: Any, pl_module: L.LightningModule, stage: str) -> None:
-        # behind those that clip, whatever order they are given in; the Trainer walks the old list
-        found = trainer.callbacks
-        last = max((i for i, c in enumerate(found) if isinstance(c, _AfterStep)), default=-1)
-        before = [c for c in found[: last + 1] if c is not self]
-        if len(before) <= last:
-            trainer.callbacks = [*before, self, *found[last + 1 :]]
+        # all of its kind go behind those that clip; the Trainer walks the old list
+        found: list[L.Callback] = trainer.callbacks
+        end = 1 + max((i for i, c in enumerate(found) if isinstance(c, _AfterStep)), default=-1)
+        measured_last = sorted(found[:end], key=lambda each: isinstance(each, ValidateOnChips))
+        trainer.callbacks = [*measured_last, *found[end:]]
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         converted = [n for n, m in pl_module.named_modules() if any(True for _ in analog_layers(m))]

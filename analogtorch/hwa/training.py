@@ -36,10 +36,8 @@ class Training:
     steps: int
     """Number of steps in all."""
     seed: int
-    minutes: float | None = None
-    """What may have made the steps fewer than were asked for."""
-    asked: int = field(init=False)
-    """Number of steps that were asked for."""
+    done: str = ""
+    """Why the training ends after its last step; empty: those were all that was asked for."""
     optimizer: torch.optim.Optimizer = field(init=False)
     rates: list[float] = field(init=False)
     """The learning rate of each group of the optimizer in the first step."""
@@ -62,7 +60,6 @@ class Training:
     """Why the training ended; empty while it goes on."""
 
     def __post_init__(self) -> None:
-        self.asked = self.steps
         self.reset()
 
     @property
@@ -170,10 +167,7 @@ class Training:
             self.worse = 0 if error < self.least else self.worse + 1
             self.least = min(self.least, error)
         if self.step >= self.steps:
-            self.stopped = f"all {self.steps} steps done"
-            if self.steps < self.asked:
-                done = f"{self.steps} of {self.asked} steps done"
-                self.stopped = f"{done}: {self.minutes:g} minutes allow no more"
+            self.stopped = self.done or f"all {self.steps} steps done"
         elif self.recipe.patience is not None and self.worse >= self.recipe.patience:
             self.stopped = f"no smaller error in {self.worse} looks, at step {self.step}"
 

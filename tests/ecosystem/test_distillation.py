@@ -351,6 +351,25 @@ def test_clipped_weights_are_measured_in_any_order_of_callbacks(clip_last: bool)
     assert places == ["WeightClip", "Clip", "ValidateOnChips", "Reads"]
 
 
+def test_several_measurements_keep_their_order() -> None:
+    own, order = _Own(True), list[int]()
+
+    def measured(number: int) -> L.Callback:
+        def metric(chip: nn.Module) -> float:
+            order.append(number)
+            return 1.0
+
+        return in_lightning.ValidateOnChips(metric, every=1, num_chips=1, network="net")
+
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, max_steps=2,
+        callbacks=[measured(0), measured(1), in_lightning.WeightClip(bound=0.01), measured(2)],
+    )  # fmt: skip
+    trainer.fit(own, DataLoader(X, batch_size=8))  # type: ignore[arg-type]
+    assert order == [0, 1, 2] * 2
+
+
 def test_a_network_that_is_not_there_is_refused_before_the_fit() -> None:
     with pytest.raises(ValueError, match=r"of the _Own, such as \['', 'net'\], got 'student'"):
         _fit(_Own(True), "student")
