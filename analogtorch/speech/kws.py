@@ -25,6 +25,7 @@ from analogtorch.speech.data import (
     speaker_note,
 )
 from analogtorch.speech.draws import derive
+from analogtorch.speech.logits import check_logits, check_training
 from analogtorch.speech.logs import PHASES, curves, loggers
 from analogtorch.speech.named import by_command
 from analogtorch.speech.on_chips import converted, correction_notes, measure, swept
@@ -192,24 +193,30 @@ def rehearse(config: KWSConfig, task: Task) -> None:
     Raises:
         ValueError: options do not fit together, or do not suit the data, the network or the chip.
     """
-    for phase in (config.digital, config.hwa):
-        _batches(config, task, phase)
-    task.make(torch.arange(min(64, len(task.train)), device="cpu"), 0)
+    features, _ = task.make(torch.arange(min(64, len(task.train)), device="cpu"), 0)
+    network = untrained(config, task.classes, task.val[0][:2])
+    name = f"the network {config.model.name}"
+
+    def trainable(own: KWSConfig, *phases: Phase) -> None:
+        for phase in phases:
+            index = _batches(own, task, phase).indices(0)[0, :: own.devices]  # of the first device
+            check_training(name, network, task.classes, features[index % len(features)])
+
+    trainable(config, config.digital, config.hwa)
     loggers(config, "digital")
     for other in variants(config):
         try:
-            _batches(other.config, task, other.config.hwa)
+            trainable(other.config, other.config.hwa)
             if other.config.chip.digital != config.chip.digital:
-                converted(other.config, untrained(config, task.classes, task.val[0][:2]))
+                converted(other.config, deep_copy(network))
         except ValueError as error:
             raise ValueError(f"report.ablation: {other.name}: {error}") from error
     small = task.small(config.chip.calibration)
-    model = converted(config, untrained(config, task.classes, task.val[0][:2]))
+    model = converted(config, network)
     at.calibrate(model, small.calibration, effort=config.chip.calibration, report=None)
-    name = f"the network {config.model.name} on the chip"
 
     def finite(view: nn.Module) -> float:
-        _check_logits(name, view, task.classes, small.calibration[0][:1])
+        check_logits(f"{name} on the chip", view, task.classes, small.calibration[0][:1])
         return 0.0
 
     swept(
@@ -245,7 +252,7 @@ def untrained(config: KWSConfig, classes: tuple[str, ...], features: Tensor) -> 
     Args:
         config: the configuration.
         classes: the classes in their order.
-        features: those of some clips, (B, ...), for the shape and a try.
+        features: those of some clips, (B, ...), for the shape and a try in evaluation mode.
 
     Raises:
         ValueError: it cannot be made or run, or gives no logit for each class.
@@ -253,44 +260,8 @@ def untrained(config: KWSConfig, classes: tuple[str, ...], features: Tensor) -> 
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(config.seed, "initial weights"))
         network = config.model.build(classes=len(classes), input_shape=tuple(features.shape[1:]))
-        name = f"the network {config.model.name}"
-        _check_logits(name, network, classes, features)
-        tried = deep_copy(network)  # training changes the statistics of a normalisation
-        several = torch.cat([features, features])  # which refuses a single clip
-        _check_logits(f"{name}, in training,", tried, classes, several, train=True)
+        check_logits(f"the network {config.model.name}", network, classes, features)
     return network
-
-
-@torch.no_grad()
-def _check_logits(
-    name: str,
-    network: nn.Module,
-    classes: tuple[str, ...],
-    features: Tensor,
-    *,
-    train: bool = False,
-) -> None:
-    """Raise ValueError unless the network gives finite (B, classes) for features (B, ...)."""
-    training = network.training
-    try:
-        logits = network.train(train)(features)
-    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
-        raise ValueError(
-            f"{name} cannot take features of shape {tuple(features.shape)}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    finally:
-        network.train(training)
-    wanted = len(features), len(classes)
-    given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    if given != wanted:
-        raise ValueError(
-            f"{name} gives {given} for features of shape {tuple(features.shape)}; it must give "
-            f"{wanted}, a logit for each class: {', '.join(classes)}. An argument called "
-            "classes gets their number"
-        )
-    if not bool(logits.isfinite().all()):
-        raise ValueError(f"{name} gives NaN or infinite logits before any training; it must not")
 
 
 def train_digital(

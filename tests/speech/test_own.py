@@ -13,6 +13,7 @@ from analogtorch.__main__ import main
 from analogtorch.cli.kws import parse
 from analogtorch.speech import kws
 from analogtorch.speech.config import FeaturesConfig, KWSConfig, ModelConfig
+from analogtorch.speech.logits import check_training
 from analogtorch.speech.task import prepare
 
 CODE = """
@@ -91,6 +92,19 @@ class Auxiliary(Net):
 class Fewer(Net):
     def forward(self, x):
         return super().forward(x)[:, self.training :]
+
+class Ghost(Net):
+    "Batch norm of eighths of a batch, and the gradient of an output beside the logits."
+    def forward(self, x):
+        if not self.training:
+            return super().forward(x)
+        hidden = self.hidden(x)
+        parts = hidden.view(-1, 8 * hidden.shape[1])
+        normed = nn.functional.batch_norm(parts, None, None, training=True).view_as(hidden)
+        logits = self.head((normed * self.norm.weight + self.norm.bias).relu())
+        self.penalty = torch.autograd.grad(logits.square().sum(), self.hidden.weight,
+                                           create_graph=True)[0].square().sum()
+        return logits
 """
 
 
@@ -109,6 +123,9 @@ SMALL = [
     "--digital.learning_rate=0.05", "--hwa.epochs=1", "--hwa.batch_size=8", "--sweep.num_chips=1",
     "--sweep.times=['1 day']",
 ]  # fmt: skip
+
+
+GHOST = ["--model.name=my_net.py:Ghost", "--digital.batch_size=16", "--hwa.batch_size=16"]
 
 
 @pytest.fixture(scope="module")
@@ -261,8 +278,12 @@ def test_a_finished_run_does_not_go_on_with_other_recordings(
         (["--model.name=my_net.py:broken"],
          "the network my_net.py:broken gives NaN or infinite logits before any training"),
         (["--model.name=my_net.py:Auxiliary"],
-         "the network my_net.py:Auxiliary, in training, gives tuple for features of shape (4, 16)"),
-        (["--model.name=my_net.py:Fewer"], "Fewer, in training, gives (4, 1) for features of shap"),
+         "the network my_net.py:Auxiliary, in training, gives tuple for features of shape (8, 16)"),
+        (["--model.name=my_net.py:Fewer"], "Fewer, in training, gives (8, 1) for features of shap"),
+        ([*GHOST, "--hwa.batch_size=12"],
+         "Ghost, in training, cannot take features of shape (12, 16): RuntimeError: shape"),
+        ([*GHOST, "--report.ablation={x: {hwa.batch_size: 12}}"],
+         "report.ablation: x: the network my_net.py:Ghost, in training, cannot take features"),
         (["--model.name=my_net.py:factory", "--model.options={width: 3}"], None),
         (["--model.name=my_net.py:factory", "--model.options={wdth: 3}"],
          "model: my_net.py:factory cannot be made with {'classes': 2"),
@@ -281,6 +302,26 @@ def test_mistakes_are_named_before_any_training(
     assert (message or "training begins") in printed
     if message:
         assert not list((tmp_path / "out").glob("*"))
+
+
+def test_a_network_that_needs_a_batch_of_its_training_runs_and_is_measured_later(
+    folder: Path, tmp_path: Path, monkeypatch
+) -> None:
+    out = tmp_path / "out"
+    assert main(["kws", *SMALL, *GHOST, "--digital.epochs=1", f"--out={out}"]) == 0
+    monkeypatch.setattr(kws, "check_training", stop)  # a finished run is trained no more
+    assert main(["compare", str(out), "--num-chips=1", "--allow-code"]) == 0
+    assert main(["listen", str(out), "words/low/ann_0.wav", "--allow-code"]) == 0
+
+
+def test_a_try_of_the_training_leaves_the_network_and_the_random_state() -> None:
+    network = torch.nn.Sequential(torch.nn.BatchNorm1d(3), torch.nn.Dropout(), torch.nn.Flatten())
+    features = torch.randn(4, 3) + 2
+    state, random = {k: v.clone() for k, v in network.state_dict().items()}, torch.get_rng_state()
+    check_training("the network", network.eval(), ("a", "b", "c"), features)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert not network.training
+    assert all(torch.equal(v, state[k]) for k, v in network.state_dict().items())
 
 
 def stop(*_: object, **__: object) -> None:

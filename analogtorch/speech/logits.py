@@ -1,0 +1,62 @@
+"""Checks that a network gives what keyword spotting trains and measures: a logit for each class."""
+
+import torch
+from torch import Tensor, nn
+
+from analogtorch.conversion.detached import deep_copy
+
+
+@torch.no_grad()
+def check_logits(name: str, network: nn.Module, classes: tuple[str, ...], features: Tensor) -> None:
+    """Raise ValueError unless a network, in evaluation mode, gives finite logits.
+
+    Args:
+        name: the network, for messages.
+        network: the network, which keeps its mode.
+        classes: the classes in their order.
+        features: those of some clips, (B, ...).
+    """
+    training = network.training
+    try:
+        _check(name, network.eval(), classes, features)
+    finally:
+        network.train(training)
+
+
+def check_training(
+    name: str, network: nn.Module, classes: tuple[str, ...], features: Tensor
+) -> None:
+    """Raise ValueError unless a network that is to be trained gives finite logits in training mode.
+
+    Its statistics and the random state stay as they are.
+
+    Args:
+        name: the network, for messages.
+        network: the network.
+        classes: the classes in their order.
+        features: those of as many clips as a batch of the training has, (B, ...): some networks
+            split a batch. They may also need gradients.
+    """
+    tried = deep_copy(network).train()
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        _check(f"{name}, in training,", tried, classes, features)
+
+
+def _check(name: str, network: nn.Module, classes: tuple[str, ...], features: Tensor) -> None:
+    try:
+        logits = network(features)
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+        raise ValueError(
+            f"{name} cannot take features of shape {tuple(features.shape)}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    wanted = len(features), len(classes)
+    given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if given != wanted:
+        raise ValueError(
+            f"{name} gives {given} for features of shape {tuple(features.shape)}; it must give "
+            f"{wanted}, a logit for each class: {', '.join(classes)}. An argument called "
+            "classes gets their number"
+        )
+    if not bool(logits.isfinite().all()):
+        raise ValueError(f"{name} gives NaN or infinite logits before any training; it must not")
