@@ -161,14 +161,14 @@ def _refuse_taken(name: str, path: Path, where: str) -> None:
             if module in seen or (own := _beside(path.parent, module)) is None:
                 continue
             seen.add(module)
-            left.append((module, own))
             found = _found(module)
-            if found is None or found.samefile(own) or _is_installed(module, found):
-                continue
-            raise ValueError(
-                f"{where}: {path} imports {module}, which is {found} in this process, and not "
-                f"{own}: Python keeps one module of a name; rename one of the two files"
-            )
+            if found is not None and found.samefile(own):
+                left.append((module, own))
+            elif found is not None and not _is_installed(module, found):
+                raise ValueError(
+                    f"{where}: {path} imports {module}, which is {found} in this process, and not "
+                    f"{own}: Python keeps one module of a name; rename one of the two files"
+                )
 
 
 def _beside(folder: Path, module: str) -> Path | None:
@@ -180,11 +180,16 @@ def _beside(folder: Path, module: str) -> Path | None:
 
 
 def _found(module: str) -> Path | None:
-    """Return the file that Python imports for a module, if it is loaded or of no package."""
-    if module in sys.modules or "." in module:
+    """Return the file that Python imports for a module, if there is one; none is imported."""
+    if module in sys.modules:
         return _file_of(module)
-    spec = importlib.util.find_spec(module)
-    return Path(spec.origin) if spec is not None and spec.has_location and spec.origin else None
+    top, _, below = module.partition(".")
+    if (spec := importlib.util.find_spec(top)) is None:
+        return None
+    if below:
+        places = map(Path, spec.submodule_search_locations or ())
+        return next((file for place in places if (file := _beside(place, below))), None)
+    return Path(spec.origin) if spec.has_location and spec.origin else None
 
 
 @contextlib.contextmanager

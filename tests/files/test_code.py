@@ -150,3 +150,15 @@ def test_a_helper_that_python_finds_elsewhere_first_is_refused(folder: Path, mon
     (folder / "a/json.py").write_text("SIZE = 4\n")  # what is installed comes first
     (folder / "a/net.py").write_text("import json\nSIZE = json.loads('5')\n")
     assert load_code("a/net.py:SIZE", where="model.name") == 5
+
+
+def test_a_file_that_python_does_not_import_is_not_read(folder: Path, monkeypatch) -> None:
+    monkeypatch.delitem(sys.modules, "wave", raising=False)
+    for name in ("json", "sys", "wave", "torch/nets_of_mine"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / f"{name}.py").write_text('print "of Python 2"\n')
+    (folder / "shadowed.py").write_text("import json, sys, wave\nSIZE = json.loads('5')\n")
+    assert load_code("shadowed.py:SIZE", where="model.name") == 5
+    (folder / "below.py").write_text("import torch.nets_of_mine\n")  # torch is the installed one
+    with pytest.raises(ImportError, match=r"there is no module 'torch\.nets_of_mine'"):
+        load_code("below.py:SIZE", where="model.name")
