@@ -14,6 +14,8 @@ from types import ModuleType
 from typing import Any
 
 EXAMPLE = "my_net.py:Net, or my_package.nets:Net of an installed module"
+_NEVER = re.compile(r"(\w+\.)?TYPE_CHECKING|__name__ == '__main__'|'__main__' == __name__")
+"""Conditions that do not hold in a module that is imported, as ``ast.unparse`` writes them."""
 
 
 def is_code(name: Any) -> bool:
@@ -92,8 +94,14 @@ def _is_installed(module: str, file: Path) -> bool:
     return module.partition(".")[0] == "analogtorch" or not folders.isdisjoint(file.parents)
 
 
-def _imports(module: str, file: Path) -> Iterator[str]:
-    """Return the names of what a module imports as it is loaded, modules and others."""
+def _imports(module: str, file: Path, *, never: bool = True) -> Iterator[str]:
+    """Return the names of what a module imports as it is loaded, modules and others.
+
+    Args:
+        module: its name.
+        file: its file.
+        never: if True, with what only a type checker or a script imports.
+    """
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
     left: list[ast.AST] = []
     if file.suffix == ".py":
@@ -111,7 +119,9 @@ def _imports(module: str, file: Path) -> Iterator[str]:
         for name in names:
             parts = name.split(".")
             yield from (".".join(parts[: i + 1]) for i in range(len(parts)))
-        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        if isinstance(node, ast.If) and not never and _NEVER.fullmatch(ast.unparse(node.test)):
+            left.extend(node.orelse)
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             left.extend(ast.iter_child_nodes(node))
 
 
@@ -157,7 +167,7 @@ def _refuse_taken(name: str, path: Path, where: str) -> None:
     """
     left, seen = [(name, path)], {name}
     while left:
-        for module in _imports(*left.pop()):
+        for module in _imports(*left.pop(), never=False):
             if module in seen or (own := _beside(path.parent, module)) is None:
                 continue
             seen.add(module)

@@ -162,3 +162,35 @@ def test_a_file_that_python_does_not_import_is_not_read(folder: Path, monkeypatc
     (folder / "below.py").write_text("import torch.nets_of_mine\n")  # torch is the installed one
     with pytest.raises(ImportError, match=r"there is no module 'torch\.nets_of_mine'"):
         load_code("below.py:SIZE", where="model.name")
+
+
+def test_a_helper_that_is_imported_for_types_or_scripts_alone_is_not_refused(
+    folder: Path, monkeypatch
+) -> None:
+    (folder / "a").mkdir()
+    (folder / "a/parts_of_mine.py").write_text("SIZE = 4\n")
+    monkeypatch.syspath_prepend(str(folder))  # where another parts_of_mine.py is found first
+    for test in (
+        "TYPE_CHECKING",
+        "typing.TYPE_CHECKING",
+        '__name__ == "__main__"',
+        "'__main__' == __name__",
+    ):
+        text = f"import typing\nfrom typing import TYPE_CHECKING\nif {test}:\n"
+        text += "    from parts_of_mine import SIZE\nelse:\n    SIZE = 5\n"
+        (folder / "a/net.py").write_text(text)
+        assert load_code("a/net.py:SIZE", where="model.name") == 5
+    (folder / "a/net.py").write_text(text.replace("else:", "else:\n    import parts_of_mine"))
+    with pytest.raises(ValueError, match="imports parts_of_mine, which is"):
+        load_code("a/net.py:SIZE", where="model.name")
+
+
+def test_digests_cover_what_is_imported_for_types_alone(folder: Path) -> None:
+    """As they did, so that runs go on."""
+    (folder / "typed.py").write_text(
+        "from typing import TYPE_CHECKING\nimport net_of_mine\n"
+        "if TYPE_CHECKING:\n    import parts_of_mine\n"
+    )
+    load_code("typed.py:net_of_mine", where="model.name")
+    (folder / "net_of_mine.py").write_text("")
+    assert set(digests_of("typed.py:Net")) == {"typed.py:Net", "net_of_mine", "parts_of_mine"}
