@@ -120,20 +120,22 @@ def refuse_repeats(arguments: Sequence[str]) -> None:
                 continue
 
 
-def read_chip_again(values: Any, arguments: Sequence[str]) -> None:
-    """Forget all that is in the file of a chip where the command line names another, or the file.
+def read_chip_again(parser: Any, values: Any, files: Sequence[str], rest: Sequence[str]) -> Any:
+    """Return the values without ``chip.options`` of files, where the command line names the chip.
 
-    A configuration holds what is in the file of its own chip, or what was in it at that time.
+    A configuration holds what is in the file of its own chip, or what was in it at that time: it
+    is no part of a preset, and the file is read again. Options on the command line stay.
 
     Args:
-        values: what the parser has found.
-        arguments: the command line.
+        parser: the parser of the command.
+        values: what it has found.
+        files: ``--config`` with its files, as ``files_first`` gives them.
+        rest: the other options.
     """
-    given = {argument.partition("=")[0] for argument in arguments}
-    options = any(name.startswith("--chip.options") for name in given)
-    whole = in_file(values["chip.name"]) or of_file(values["chip.options"])
-    if "--chip.name" in given and not options and whole:
-        values["chip.options"] = {}
+    named = "chip.name" in parser.parse_args(rest, defaults=False)
+    if named and (in_file(values["chip.name"]) or of_file(values["chip.options"])):
+        return parser.parse_args([*files, "--chip.options={}", *rest])
+    return values
 
 
 def files_first(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

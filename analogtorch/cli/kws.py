@@ -94,7 +94,7 @@ def parse(arguments: Sequence[str]) -> Arguments:
         refuse_repeats(arguments)
         values = given.parse_args([*files, *flags])
         refuse_nulls(given, values)
-        read_chip_again(values, arguments)
+        values = read_chip_again(given, values, files, flags)
         _check_code(values, arguments)
         values = given.instantiate(values)
     except ArgumentError as error:

@@ -84,9 +84,10 @@ def parse(arguments: Sequence[str]) -> Arguments:
         )
     try:
         refuse_repeats(arguments)
-        values = given.parse_args([*files, *options, *(f"--data.audio={one}" for one in audio)])
+        options += [f"--data.audio={one}" for one in audio]
+        values = given.parse_args([*files, *options])
         refuse_nulls(given, values)
-        read_chip_again(values, arguments)
+        values = read_chip_again(given, values, files, options)
         values = given.instantiate(values)
     except ArgumentError as error:
         raise ValueError(f"{error}; see analogtorch transcribe --help") from error

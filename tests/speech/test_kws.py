@@ -1036,6 +1036,16 @@ def test_the_chip_may_be_in_a_file_whose_content_is_part_of_the_run(
     assert again.build() == at.chips.hermes64().replace(training=again.training)
     preset = cli.parse([f"--config={out / 'config.json'}", "--chip.name=neurram48"]).config.chip
     assert preset.build() == at.chips.neurram48().replace(training=preset.training)
+    for given, options in (
+        (["--chip={name: hermes64}"], {}),
+        (["--chip", "{name: hermes64, options: {phases: 1}}"], {"phases": 1}),
+        (["--chip.name=hermes64", "--chip.options.phases=1"], {"phases": 1}),
+        (["--chip.options.phases=1", "--chip={name: hermes64}"], {"phases": 1}),
+    ):
+        preset = cli.parse([f"--config={out / 'config.json'}", *given]).config.chip
+        assert (preset.name, preset.options) == ("hermes64", options)
+    kept = cli.parse([f"--config={out / 'config.json'}", "--chip={correct: true}"]).config
+    assert kept == earlier
     with pytest.raises(ValueError, match=r"and hermes64 is a preset: give its own options beside"):
         ChipConfig(name="hermes64", options=earlier.chip.options)
     assert run(clips, out, "--chip.name=nowhere.yaml") == 2
