@@ -4,16 +4,19 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile
 from torch import nn
 
+from analogtorch.evaluate import Sweep
 from analogtorch.speech import kws
 from analogtorch.speech.config import KWSConfig, SweepConfig
 from analogtorch.speech.task import Task
 from benchmarks import ir_drop
 from benchmarks.hwa import __main__ as hwa
+from benchmarks.hwa import seeds
 from benchmarks.record.cases.speech import write_tones
 
 NET = """
@@ -113,8 +116,36 @@ def test_options_without_effect_are_refused(option: str, message: str, data: Pat
     assert not (data / "out").exists()
 
 
-def test_seeds_of_more_times_stand_beside_those_of_fewer(data: Path) -> None:
-    bench("--sweep.times=['0 s', '1 day']")
+def test_times_are_chosen_of_what_is_kept_and_what_lacks_is_measured(
+    data: Path, monkeypatch
+) -> None:
+    measured, measure = [], seeds.measure
+
+    def counted(config: KWSConfig, *given: Any) -> Sweep:
+        measured.append(config.sweep.times)
+        return measure(config, *given)
+
+    def kept() -> dict[str, Any]:
+        files = data / "out/seed-0/control.json", data / "out/seed-0/hwa.json"
+        return {file.name: json.loads(file.read_text()) for file in files}
+
+    monkeypatch.setattr(seeds, "measure", counted)
+    bench("--sweep.times=['1 day', '0 s']")
+    before = kept()
     bench("--seeds=2")
     results = json.loads((data / "out/hwa.json").read_text())["results"]
-    assert [list(each["on_chip"]) for each in results] == [["0 s"], ["0 s"]]
+    for each in results:
+        assert list(each["on_chip"]) == list(each["recipes"]["configured"]["on_chip"]) == ["0 s"]
+    assert measured == [("1 day", "0 s")] * 2 + [("0 s",)] * 2  # of two seeds
+    assert kept() == before
+    monkeypatch.setattr(seeds, "validated", None)
+    bench("--sweep.times=['1 year']")
+    bench("--sweep.times=['0 s', '1 day', '1 year']")
+    assert measured[4:] == [("1 year",)] * 2
+    results = json.loads((data / "out/hwa.json").read_text())["results"]
+    assert list(results[0]["on_chip"]) == ["0 s", "1 day", "1 year"]
+    after = kept()
+    for name, found in after.items():
+        assert found["seconds"] > before[name]["seconds"]  # with those of the training
+        assert found["on_chip"].pop("1 year")["num_chips"] == 1
+        assert found | {"seconds": 0} == before[name] | {"seconds": 0}

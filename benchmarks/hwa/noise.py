@@ -72,7 +72,7 @@ class _Seed(Seed):
         self.run.finish()
         return {"seed": self.config.seed, "nets": nets}
 
-    def _net(self, recipe: Variant) -> Result:
+    def _net(self, recipe: Variant, _: Result) -> Result:
         net = kws.train_hwa(recipe.config, self.task, self.run, self.digital, recipe.key)
         return {
             "digital": at.accuracy(self.digital, self.task.test_batches()),

@@ -60,14 +60,18 @@ class Seed:
         )
 
     def kept(
-        self, name: str, make: Callable[[], Result], whole: Callable[[Result], bool]
+        self, name: str, make: Callable[[Result], Result], whole: Callable[[Result], bool]
     ) -> Result:
-        """Return what an earlier run has kept, if it is ``whole``, or what ``make`` returns."""
+        """Return what an earlier run has kept, if it is ``whole``, or what ``make`` returns.
+
+        ``make`` gets what is kept, which is empty at first. ``seconds`` are those of all runs.
+        """
         path = self.run.path / f"{name}.json"
-        if path.is_file() and whole(found := json.loads(path.read_text())):
-            return found
-        start = time.perf_counter()
-        found = make() | {"seconds": round(time.perf_counter() - start, 1)}
+        earlier: Result = json.loads(path.read_text()) if path.is_file() else {}
+        if earlier and whole(earlier):
+            return earlier
+        start = time.perf_counter() - earlier.get("seconds", 0.0)
+        found = make(earlier) | {"seconds": round(time.perf_counter() - start, 1)}
         write_atomically(self.run.file(path.name), json.dumps(found, indent=2) + "\n")
         return found
 
@@ -95,21 +99,26 @@ class Seed:
 class _Recipes(Seed):
     def result(self) -> Result:
         self.begin()
-        found = self.kept("control", self._control, self._whole)
-        recipes = {CONFIGURED: self.kept("hwa", self._configured, self._whole)}
+        found = self._of("control", self._control)
+        recipes = {CONFIGURED: self._of("hwa", self._configured)}
         for of in self.recipes:
-            make = functools.partial(self._recipe, of)
-            recipes[of.name] = self.kept(of.key, make, self._whole)
+            recipes[of.name] = self._of(of.key, functools.partial(self._recipe, of))
         self.run.finish()
         return found | {"recipes": recipes}
 
-    def _whole(self, found: Result) -> bool:
-        """Return whether a result is of the chips and times of the configuration."""
-        counts = {row["num_chips"] for row in found["on_chip"].values()}
-        wanted = self.config.sweep
-        return counts == {wanted.num_chips} and set(found["on_chip"]) == set(wanted.times)
+    def _of(self, name: str, make: Callable[[Result], Result]) -> Result:
+        """Return a result at the times of the configuration; what is kept may have more."""
+        times = self.config.sweep.times
+        found = self.kept(name, make, lambda kept: self._rows(kept).keys() >= set(times))
+        return found | {"on_chip": {time: found["on_chip"][time] for time in times}}
 
-    def _control(self) -> Result:
+    def _rows(self, kept: Result) -> Result:
+        """Return what is kept by time, none if it is of another number of chips."""
+        rows: Result = kept.get("on_chip", {})
+        counts = {row["num_chips"] for row in rows.values()}
+        return rows if counts == {self.config.sweep.num_chips} else {}
+
+    def _control(self, kept: Result) -> Result:
         config, task, digital = self.config, self.task, self.digital
         control = copy.deepcopy(digital)
         phase = dataclasses.replace(config.hwa, clip_sigma=None, ramp=0.0)
@@ -118,22 +127,34 @@ class _Recipes(Seed):
             "seed": config.seed,
             "digital": at.accuracy(digital, task.test_batches()),
             "control": at.accuracy(control, task.test_batches()),
-            **self._on_chip(config, kws.to_chip(config, task, control)),
+            **self._on_chip(config, kws.to_chip(config, task, control), kept),
         }
 
-    def _configured(self) -> Result:
-        return self._on_chip(self.config, self.trained)
+    def _configured(self, kept: Result) -> Result:
+        return self._on_chip(self.config, self.trained, kept)
 
-    def _recipe(self, of: Variant) -> Result:
+    def _recipe(self, of: Variant, kept: Result) -> Result:
         if not of.trained:
-            return self._on_chip(of.config, self.trained)
+            return self._on_chip(of.config, self.trained, kept)
         net = kws.train_hwa(of.config, self.task, self.run, self.digital, of.key)
-        return self._on_chip(of.config, net)
+        return self._on_chip(of.config, net, kept)
 
-    def _on_chip(self, config: KWSConfig, net: nn.Module) -> Result:
-        """Return accuracies of a net on chips, on test and validation parts, and its tiles."""
+    def _on_chip(self, config: KWSConfig, net: nn.Module, kept: Result) -> Result:
+        """Return accuracies of a net on chips, on test and validation parts, and its tiles.
+
+        Args:
+            config: the configuration of the net.
+            net: the net on its chip.
+            kept: an earlier result of this net, of which only what it lacks is measured.
+        """
+        rows = self._rows(kept)
+        lacking = tuple(time for time in config.sweep.times if time not in rows)
+        sweep = dataclasses.replace(config.sweep, times=lacking)
+        found = measure(dataclasses.replace(config, sweep=sweep), self.task, net).to_dict()
+        if rows:
+            return kept | {"on_chip": rows | found}
         return {
-            "on_chip": measure(config, self.task, net).to_dict(),
+            "on_chip": found,
             "validation": validated(config, self.task, net).values.mean().item(),
             "tiles": at.summary(net).tiles,
         }
