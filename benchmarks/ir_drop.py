@@ -12,13 +12,12 @@ question that arXiv:2506.00004 leaves open.
 import argparse
 import copy
 import dataclasses
-import json
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 import analogtorch as at
@@ -27,11 +26,11 @@ from analogtorch.evaluate import interval
 from analogtorch.files import write_atomically
 from analogtorch.speech import kws
 from analogtorch.speech.config import KWSConfig, SweepConfig
-from analogtorch.speech.data import fingerprint
 from analogtorch.speech.on_chips import measure
 from analogtorch.speech.rundir import RunFolder
-from analogtorch.speech.task import Task, prepare
+from analogtorch.speech.task import Task
 from benchmarks.hwa.__main__ import parse
+from benchmarks.hwa.seeds import Result, Seed
 from benchmarks.tables import as_markdown, as_text
 
 NETS = {
@@ -43,40 +42,31 @@ SWEEP = SweepConfig(num_chips=5, times=("0 s", "1 day"))
 """The chips and times of this measurement."""
 
 
-def one_seed(config: KWSConfig, out: Path, ohm: float) -> dict[str, Any]:
+def one_seed(config: KWSConfig, out: Path, ohm: float) -> Result:
     """Train the net of one seed against the drop, and measure all three; or read the result."""
-    checkpoint, result = f"behind_{ohm:g}_ohm", f"ir_drop_{ohm:g}_ohm.json"
     with RunFolder.open(out, config, resume=True) as folder:
-        torch.set_num_threads(config.threads)
-        splits = config.data.selected.load()
-        features = config.features.build()
-        task = prepare(splits, config.augment, seed=config.seed, features=features)
-        planned = (f"checkpoints/{checkpoint}.ckpt", result)
-        folder.begin(
-            fingerprint(splits, *task.augmenter.noise.recordings),
-            classes=task.classes,
-            code=kws.code_of(config),
-            planned=planned,
-        )
-        if (out / result).is_file():
-            found = json.loads((out / result).read_text())
-            folder.finish()
-            return found
-        digital = kws.train_digital(config, task, folder)
+        return _Seed(config, folder).result(ohm)
+
+
+class _Seed(Seed):
+    def result(self, ohm: float) -> Result:
+        checkpoint, name = f"behind_{ohm:g}_ohm", f"ir_drop_{ohm:g}_ohm"
+        self.begin(f"checkpoints/{checkpoint}.ckpt", f"{name}.json")
+        make = functools.partial(self._measured, ohm, checkpoint)
+        found = self.kept(name, make, lambda _: True)
+        self.run.finish()
+        return found
+
+    def _measured(self, ohm: float, checkpoint: str, _: Result) -> Result:
+        config, task, digital = self.config, self.task, self.digital
         chip = config.chip.build().replace(wires={"column_resistance": ohm})
         drop = on_chip(digital, chip, task)
-        kws.train_phase(config, task, folder, drop, config.hwa, checkpoint, teacher=digital)
-        nets = {
-            "direct": digital,
-            "noise": kws.train_hwa(config, task, folder, digital),
-            "drop": drop,
-        }
-        found = {"seed": config.seed, "ohm": ohm}
+        kws.train_phase(config, task, self.run, drop, config.hwa, checkpoint, teacher=digital)
+        nets = {"direct": digital, "noise": self.trained, "drop": drop}
+        found: Result = {"seed": config.seed, "ohm": ohm}
         measured = dataclasses.replace(config, sweep=SWEEP)
         for name, net in nets.items():
             found[name] = measure(measured, task, on_chip(net, chip, task)).to_dict()
-        write_atomically(folder.file(result), json.dumps(found, indent=2) + "\n")
-        folder.finish()
         return found
 
 

@@ -145,9 +145,9 @@ class Journal:
         return self.folder / _NAME.format(number)
 
 
-def files(num_chips: int) -> tuple[str, ...]:
+def files(num_chips: int, caller: str = "sweep") -> tuple[str, ...]:
     """Return the names of the files that the journal of this many chips has in its folder."""
-    return (HEAD, *map(_NAME.format, range(num_chips)))
+    return (_HEAD.format(caller), *map(_NAME.format, range(num_chips)))
 
 
 def made_folder(caller: str, folder: str | Path) -> Path:

@@ -18,7 +18,7 @@ from analogtorch.simulate.chip import beyond_data
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.data import SAMPLE_RATE, Clips
 from analogtorch.speech.on_chips import recovery
-from analogtorch.speech.rundir import SENSITIVITY_HEAD, RunFolder
+from analogtorch.speech.rundir import RunFolder
 from analogtorch.speech.task import Task
 
 SENSITIVITY = "chips/sensitivity"
@@ -30,12 +30,7 @@ def kept(config: KWSConfig) -> list[str]:
     if not config.report.sensitivity:
         return []
     count = min(config.report.num_chips, config.sweep.num_chips)
-    return [f"{SENSITIVITY}/{name}" for name in _files(count)]
-
-
-def _files(num_chips: int) -> list[str]:
-    _, *of_chips = files(num_chips)
-    return [SENSITIVITY_HEAD, *of_chips]
+    return [f"{SENSITIVITY}/{name}" for name in files(count, "sensitivity")]
 
 
 def examined(
@@ -80,7 +75,7 @@ def examined(
         return at.accuracy(view, task.test_batches())
 
     if options.sensitivity:
-        at_layers = folder.files(SENSITIVITY, _files(len(seeds)))
+        at_layers = folder.files(SENSITIVITY, files(len(seeds), "sensitivity"))
         found["sensitivity"] = at.sensitivity(trained, accuracy, folder=at_layers, **given)
     if options.budget:
         found["budget"] = at.budget(trained, accuracy, growth=None, **given)

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from analogtorch.evaluate.journal import HEAD, others
+from analogtorch.evaluate.journal import HEAD, files, others
 from analogtorch.files import locked, made, packed, signed, write_atomically
 from analogtorch.simulate.defects import Defects
 from analogtorch.speech.config import FeaturesConfig, ModelConfig
@@ -25,8 +25,8 @@ logger = logging.getLogger("analogtorch")
 
 CONFIG = "config.json"
 """The configuration of the run, usable as ``--config``."""
-SENSITIVITY_HEAD = "sensitivity.json"
-"""The file that marks a folder of ``sensitivity``."""
+_HEADS = (HEAD, *files(0, "sensitivity"))
+"""The files that mark a folder of measurements."""
 
 # where the options of a network stood beside its name
 _OPTIONS_OF = {
@@ -144,7 +144,7 @@ class RunFolder:
         for name in {CONFIG, *planned} - set(old):
             self._refuse_others(name)
         for name in planned:
-            if PurePosixPath(name).name in (HEAD, SENSITIVITY_HEAD):
+            if PurePosixPath(name).name in _HEADS:
                 self._refuse_before(name, old)
         self._journal = {
             **FORMAT,

@@ -46,8 +46,11 @@ class Seed:
         self.config, self.run = config, run
         self.recipes = variants(config)
 
-    def begin(self) -> None:
+    def begin(self, *planned: str) -> None:
         """Begin the run, or go on with it, before any result is read.
+
+        Args:
+            planned: files that the run will write, as ``RunFolder.begin`` takes them.
 
         Raises:
             ValueError: the folder was begun with other recordings, classes or code.
@@ -57,6 +60,7 @@ class Seed:
             fingerprint(self.splits, *task.augmenter.noise.recordings),
             classes=task.classes,
             code=kws.code_of(self.config),
+            planned=planned,
         )
 
     def kept(
