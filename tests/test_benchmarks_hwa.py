@@ -78,6 +78,19 @@ def test_finished_seeds_are_not_those_of_other_recordings_or_code(
     assert len(journal["classes"]) == 12
 
 
+def test_a_network_with_auxiliary_outputs_is_refused_before_it_is_trained(data: Path) -> None:
+    (data / "net.py").write_text(
+        NET
+        + """
+    def forward(self, x):
+        logits = super().forward(x)
+        return (logits, logits) if self.training else logits
+"""
+    )
+    with pytest.raises(SystemExit, match=r"net\.py:Net, in training, gives tuple .* it must give"):
+        bench()
+
+
 def test_recipes_that_train_nothing_else_measure_the_one_net(data: Path, monkeypatch) -> None:
     decided = []
 

@@ -97,7 +97,7 @@ def vectors(y: Tensor) -> Tensor:
 
 def can_be_scores(y: Tensor) -> bool:
     """Return whether the softmax of an output says something: of three numbers or more a vector."""
-    return y.shape[-1] >= 3
+    return y.dim() > 0 and y.shape[-1] >= 3
 
 
 def named(output: Any) -> Mapping[Any, Any] | None:
@@ -112,8 +112,8 @@ def named(output: Any) -> Mapping[Any, Any] | None:
 def comparable(output: Any, batch: Any) -> list[Tensor]:
     """Return the tensors that tell how far a model is from another.
 
-    One of shape (samples,), as a tensor of the batch has that many, becomes (samples, 1): it is a
-    number of each sample. Others of one dimension are the vector of a single sample.
+    One of shape (samples,) becomes (samples, 1): it is a number of each sample. It is the vector of
+    a single sample where all tensors of the batch have one dimension at most, as it has no batch.
 
     A number without dimensions is not among them, unless the model returns nothing else: it is a
     loss beside the outputs that it is made of, as Hugging Face models have it where there are
@@ -124,10 +124,9 @@ def comparable(output: Any, batch: Any) -> list[Tensor]:
         batch: what it was run on.
     """
     found = list(tensors(output))
-    counts = {x.size(0) for x in every_tensor(batch) if x.dim()}
-    by_sample = [
-        y.unsqueeze(-1) if y.dim() == 1 and len(y) in counts else y for y in found if y.dim()
-    ]
+    sizes = [x.dim() for x in every_tensor(batch)]
+    single = bool(sizes) and max(sizes) < 2
+    by_sample = [y if y.dim() > 1 or single else y.unsqueeze(-1) for y in found if y.dim()]
     return by_sample or found
 
 

@@ -136,8 +136,8 @@ def plan(
             the chip has no ``cost``; a pattern matches nothing; ``also`` has more plans than
             ``max_plans`` has room for; no plan takes as few chips as
             ``max_chips``; the metric is NaN, infinite, or not above 0 with all layers exact;
-            ``sensitivity`` is of other layers; or ``convert``, ``map_to_chip`` or ``sweep`` refuse
-            their arguments.
+            ``sensitivity`` is of other layers; the folder holds something else; or ``convert``,
+            ``map_to_chip`` or ``sweep`` refuse their arguments.
         TypeError: an argument is of another type, or the metric returns no number.
         OSError: the folder cannot be written.
 
@@ -284,14 +284,13 @@ def _sensitivity(
 
 
 def _refuse_strangers(folder: Path) -> None:
-    """Raise ValueError if a folder holds anything but what a plan, also of before, has there."""
+    """Raise ValueError if a plan would begin in a folder that holds something else."""
     own = ("sensitivity", "sensitivity.json")
-    for path in others(folder) if folder.is_dir() else ():
-        if path.name not in own and not path.name.startswith(PREFIX):
-            raise ValueError(
-                f"plan: {folder} holds {path.name}, which is no plan's; give a new or an empty "
-                "folder"
-            )
+    there = [path.name for path in others(folder)] if folder.is_dir() else []
+    if there and not any(name in own or name.startswith(PREFIX) for name in there):
+        raise ValueError(
+            f"plan: {folder} holds {there[0]} and nothing of a plan; give a new or an empty folder"
+        )
 
 
 def _losses(found: Sensitivity, cells: tuple[int, ...]) -> dict[str, dict[int, float]]:

@@ -166,11 +166,11 @@ def first_that_keeps(
 
     Nothing is measured where one has kept it before.
     """
+    kept = any(map(plan.keeps, bench.measured.values()))
     for candidate in left:
-        kept = any(plan.keeps(point) for point in bench.measured.values())
         if kept or len(bench.measured) >= most:
             return
-        bench.point(candidate)
+        kept = plan.keeps(bench.point(candidate))
 
 
 def improve(

@@ -194,7 +194,11 @@ def _found(module: str) -> Path | None:
     if module in sys.modules:
         return _file_of(module)
     top, _, below = module.partition(".")
-    if (spec := importlib.util.find_spec(top)) is None:
+    try:
+        spec = importlib.util.find_spec(top)
+    except ValueError:  # a module that was made by hand, without files
+        return None
+    if spec is None:
         return None
     if below:
         places = map(Path, spec.submodule_search_locations or ())

@@ -49,8 +49,12 @@ class HalfPrecisionAdam(torch.optim.Adam):
         beta1, beta2 = group["betas"]
         adam(
             *([moved], [grad], [state["exp_avg"]], [state["exp_avg_sq"]], [], [state["step"]]),
-            # in one pass; a group that is fused would get scaled gradients from GradScaler
-            fused=moved.device.type == "cpu" and moved.is_floating_point(),
+            # in one pass, by a kernel that knows no strides; a group that is fused would get scaled
+            # gradients from GradScaler
+            fused=moved.device.type == "cpu"
+            and moved.is_floating_point()
+            and moved.is_contiguous()
+            and grad.is_contiguous(),
             has_complex=p.is_complex(),
             amsgrad=False,
             beta1=beta1,

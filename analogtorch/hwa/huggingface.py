@@ -212,7 +212,11 @@ class DistillationTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """Return how far the model and its layers are from the teacher's."""
+        """Return how far the model and its layers are from the teacher's.
+
+        From then on until the step's backward ends the student runs as in this loss: in evaluation
+        mode, with training noise. So does what a subclass computes of it after this.
+        """
         if self._step is not None:  # the Trainer has set the modes of the model by now
             self._step.enter_context(self.twin.running())
         # whose reducer has to see the forward; torch.compile's wrapper would not see the hooks

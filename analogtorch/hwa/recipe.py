@@ -41,7 +41,8 @@ class Recipe:
     outputs: Outputs | None = None
     """How outputs are compared. ``divergence``: as distributions, by the Kullback-Leibler
     divergence of their softmax, which keeps classes and next tokens; outputs of fewer than three
-    numbers by ``error``, and so those of shape (samples,), which have one number each. ``error``:
+    numbers by ``error``, and so those of shape (samples,), which have one number each, unless all
+    inputs have one dimension at most: then they are the vector of a single sample. ``error``:
     squared error over the square of the digital output, which embeddings and regression need. None:
     ``error`` for outputs that are no scores, which are those of fewer than three numbers, those of
     a mapping without ``logits``, vectors of one length, such as normalised embeddings, and those of

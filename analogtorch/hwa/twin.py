@@ -1,8 +1,9 @@
 """A converted model beside its digital twin: how far its outputs and its layers are off."""
 
 import contextlib
+import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -139,7 +140,7 @@ class Twin:
         given: set[torch.Size] = set()
 
         def keep(_: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
-            given.update(_shapes((args, options)))
+            given.update(_shapes(_by_name(self.teacher.forward, args, options)))
 
         with (
             self.teacher.register_forward_pre_hook(keep, with_kwargs=True),
@@ -306,6 +307,16 @@ def _of_one_length(y: Tensor) -> bool:
     if len(lengths) < 2:
         return False
     return bool(lengths.std(correction=0) <= ALIKE * lengths.mean())
+
+
+def _by_name(
+    function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]
+) -> Mapping[str, Any]:
+    """Return what a function is given, by the names of its parameters as far as they are known."""
+    try:
+        return inspect.signature(function).bind(*args, **options).arguments
+    except (TypeError, ValueError):  # it has no signature, or refuses these arguments
+        return {"": args, **options}
 
 
 def _shapes(given: Any) -> Iterator[torch.Size]:

@@ -185,6 +185,26 @@ def code_of(config: KWSConfig) -> dict[str, str]:
     return found
 
 
+def check_trainable(config: KWSConfig, task: Task, *phases: Phase) -> nn.Module:
+    """Return the untrained network, tried on a batch of the size that each phase trains with.
+
+    Raises:
+        ValueError: a phase has larger batches than there are clips, or the network gives no logit
+            for each class in training mode.
+    """
+    features, _ = task.make(torch.arange(min(64, len(task.train)), device="cpu"), 0)
+    network = untrained(config, task.classes, task.val[0][:2])
+    for phase in phases:
+        index = _batches(config, task, phase).indices(0)[0, :: config.devices]  # of one device
+        check_training(
+            f"the network {config.model.name}",
+            network,
+            task.classes,
+            features[index % len(features)],
+        )
+    return network
+
+
 def rehearse(config: KWSConfig, task: Task) -> None:
     """Run the later steps of a run on the untrained network, with few clips and one chip.
 
@@ -193,20 +213,11 @@ def rehearse(config: KWSConfig, task: Task) -> None:
     Raises:
         ValueError: options do not fit together, or do not suit the data, the network or the chip.
     """
-    features, _ = task.make(torch.arange(min(64, len(task.train)), device="cpu"), 0)
-    network = untrained(config, task.classes, task.val[0][:2])
-    name = f"the network {config.model.name}"
-
-    def trainable(own: KWSConfig, *phases: Phase) -> None:
-        for phase in phases:
-            index = _batches(own, task, phase).indices(0)[0, :: own.devices]  # of the first device
-            check_training(name, network, task.classes, features[index % len(features)])
-
-    trainable(config, config.digital, config.hwa)
+    network = check_trainable(config, task, config.digital, config.hwa)
     loggers(config, "digital")
     for other in variants(config):
         try:
-            trainable(other.config, other.config.hwa)
+            check_trainable(other.config, task, other.config.hwa)
             if other.config.chip.digital != config.chip.digital:
                 converted(other.config, deep_copy(network))
         except ValueError as error:
@@ -216,7 +227,8 @@ def rehearse(config: KWSConfig, task: Task) -> None:
     at.calibrate(model, small.calibration, effort=config.chip.calibration, report=None)
 
     def finite(view: nn.Module) -> float:
-        check_logits(f"{name} on the chip", view, task.classes, small.calibration[0][:1])
+        name = f"the network {config.model.name} on the chip"
+        check_logits(name, view, task.classes, small.calibration[0][:1])
         return 0.0
 
     swept(

@@ -92,6 +92,7 @@ class Seed:
 
     @functools.cached_property
     def digital(self) -> nn.Module:
+        kws.check_trainable(self.config, self.task, self.config.digital, self.config.hwa)
         return kws.train_digital(self.config, self.task, self.run)
 
     @functools.cached_property

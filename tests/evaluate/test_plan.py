@@ -434,7 +434,7 @@ def test_a_folder_that_cannot_be_one_is_refused_before_anything_is_measured(
             with pytest.raises(OSError, match=rf": could not make the folder .*{name}(/.*)?: "):
                 run(tmp_path / name, sensitivity=sensitivity)
     for sensitivity in (None, found.sensitivity):
-        with pytest.raises(ValueError, match=r"plan: .* holds file, which is no plan's; give a ne"):
+        with pytest.raises(ValueError, match=r"plan: .* holds file and nothing of a plan; give a "):
             run(tmp_path, sensitivity=sensitivity)
     (tmp_path / "full").mkdir()
 
@@ -453,6 +453,7 @@ def test_hidden_files_keep_no_plan_from_beginning(tmp_path: Path) -> None:
     place.mkdir()
     (place / ".DS_Store").write_text("")
     (place / ".sensitivity.json.x1.part").write_text("")
+    (tmp_path / "notes.txt").write_text("beside a plan that has begun")
     _plan(floor=0.5, folder=tmp_path, devices={}, max_plans=12, num_chips=1)
     assert (place / "sensitivity.json").exists()
 

@@ -1,6 +1,7 @@
 """Classes and functions of the user's, by the name of their file or module."""
 
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -194,3 +195,15 @@ def test_digests_cover_what_is_imported_for_types_alone(folder: Path) -> None:
     load_code("typed.py:net_of_mine", where="model.name")
     (folder / "net_of_mine.py").write_text("")
     assert set(digests_of("typed.py:Net")) == {"typed.py:Net", "net_of_mine", "parts_of_mine"}
+
+
+def test_modules_that_were_made_by_hand_keep_no_code_from_loading(
+    folder: Path, monkeypatch
+) -> None:
+    made = types.ModuleType("made_by_hand")
+    made.sub = 6  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "made_by_hand", made)
+    (folder / "made_by_hand").mkdir()
+    (folder / "made_by_hand/sub.py").write_text("SIZE = 4\n")
+    (folder / "net.py").write_text("from made_by_hand import sub as SIZE\n")
+    assert load_code("net.py:SIZE", where="model.name") == 6

@@ -121,3 +121,18 @@ def test_adapt_in_half_precision_resumes_bit_for_bit(tmp_path: Path) -> None:
     resumed = at.hwa.adapt(_net(torch.bfloat16), batches, **options)
     assert [vars(s) for s in whole.steps] == [vars(s) for s in resumed.steps]
     assert all(map(torch.equal, whole.model.parameters(), resumed.model.parameters()))
+
+
+def test_parameters_that_are_not_contiguous_step_as_others() -> None:
+    weights = torch.randn(8, 6, generator=torch.Generator().manual_seed(0)).bfloat16().t()
+    apart = torch.zeros(6, 16, dtype=torch.bfloat16)[:, ::2]
+    moved = []
+    for p in (weights.contiguous(), weights, apart.copy_(weights)):
+        p = nn.Parameter(p)
+        optimizer = HalfPrecisionAdam([p], lr=1e-2)
+        for step in range(3):
+            p.grad = torch.randn(6, 8, generator=torch.Generator().manual_seed(step)).bfloat16()
+            optimizer.step()
+        moved.append(p.detach())
+    assert torch.equal(moved[0], moved[1])
+    assert torch.equal(moved[0], moved[2])

@@ -1,12 +1,14 @@
 """The training noise of a recipe, which a twin's student computes with."""
 
 import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import analogtorch as at
 from analogtorch.hwa.twin import relative_error
@@ -165,6 +167,61 @@ def test_outputs_of_as_many_numbers_as_samples_are_a_number_of_each() -> None:
         found.append((twin.compared, adapted.compared, offset, readings[0].to_dict()))
     assert found[0] == found[1]
     assert found[0][:2] == ("error", "error")
+
+
+class _LastStep(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.out = nn.LSTM(6, 8), nn.Linear(8, 1)
+
+    def forward(self, x: Any) -> Tensor:
+        if isinstance(x, PackedSequence):
+            return self.out(self.rnn(x)[1][0][-1]).squeeze(-1)
+        return self.out(self.rnn(x)[0][-1]).squeeze(-1)
+
+
+@dataclasses.dataclass
+class _Batch:
+    x: Tensor
+
+
+STEPS = torch.randn(7, 20, 6)
+
+
+@pytest.mark.parametrize(
+    ("batch", "forward"),
+    [
+        (STEPS, None),
+        (pack_padded_sequence(STEPS, torch.arange(20) % 7 + 1, enforce_sorted=False), None),
+        (pack_padded_sequence(STEPS, torch.full((20,), 7)), None),
+        (_Batch(STEPS), lambda model, batch: model(batch.x)),
+        (STEPS.numpy(), lambda model, batch: model(torch.from_numpy(batch))),
+    ],
+)
+def test_a_number_of_each_sample_is_known_however_they_are_given(batch: Any, forward: Any) -> None:
+    torch.manual_seed(0)
+    net = _LastStep().eval()
+    twin = at.hwa.Twin(at.convert(copy.deepcopy(net), crossbar()), net, forward=forward)
+    exact = twin.exact(batch)[0]
+    assert (exact.shape, twin.compared) == ((20, 1), "error")
+    assert twin.compare(exact + 5, exact).item() > 1
+
+
+def test_labels_by_position_are_no_inputs() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.out = nn.Linear(6, 5)
+
+        def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+            return self.out(x)
+
+    net = Net().eval()
+    twin = at.hwa.Twin(
+        at.convert(copy.deepcopy(net), crossbar()), net, forward=lambda m, batch: m(*batch)
+    )
+    twin.exact((torch.randn(20, 6), torch.rand(20, 5)))
+    assert twin.compared == "divergence"
 
 
 def test_the_output_of_a_sample_without_a_batch_is_one_vector() -> None:
