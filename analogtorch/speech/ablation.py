@@ -41,10 +41,9 @@ def variants(config: KWSConfig) -> tuple[Variant, ...]:
         ValueError: a setting does not exist, or its value is refused.
     """
     chip, found = dataclasses.replace(config.chip, levels=()), []
-    base = dataclasses.replace(config, chip=chip)
     for name, changes in config.report.ablation.items():
         try:
-            changed = _changed(base, changes)
+            changed = _changed(dataclasses.replace(config, chip=chip), changes)
         except ValueError as error:
             raise ValueError(
                 f"report.ablation: {name}: {error}; options are those of analogtorch kws that "
@@ -52,8 +51,7 @@ def variants(config: KWSConfig) -> tuple[Variant, ...]:
             ) from error
         text = json.dumps([sorted(changes.items())])
         key = f"ablation-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-        # what changes nothing, such as a scale of no noise, is the net of the configuration
-        trained = not set(changes) <= set(MEASURED) and changed != base
+        trained = not set(changes) <= set(MEASURED)
         found.append(Variant(name=name, key=key, config=changed, trained=trained))
     return tuple(found)
 

@@ -806,14 +806,6 @@ def test_an_ablation_may_leave_out_the_noise_whose_levels_the_run_compares() -> 
     assert exact.config.chip.levels == ()
 
 
-def test_an_ablation_that_changes_nothing_trains_no_second_net() -> None:
-    report = ReportConfig(ablation={"half": {"chip.training.scale": 0.5}})
-    for weight, trains in (("none", False), ("device", True)):
-        chip = ChipConfig(training=at.TrainingNoise(weight=weight))
-        (half,) = variants(KWSConfig(chip=chip, report=report))
-        assert half.trained == trains
-
-
 @pytest.mark.parametrize("first", ["weight", "scale"])
 def test_the_changes_of_an_ablation_are_made_together(first: str) -> None:
     noise = {"chip.training.weight": "gaussian", "chip.training.scale": 0.05}
