@@ -85,12 +85,19 @@ class Apart:
             layer.programmed = _exactly(layer)
         return model
 
+    @functools.cached_property
+    def _layers(self) -> dict[str, tuple[AnalogLayer, Tap]]:
+        """The layers by name, each with the tap by which it computes exactly."""
+        return {
+            name: (layer, Tap(execution=exact_execution(layer)))
+            for name, layer in analog_layers(self._model)
+        }
+
     def _measure(self, what: str, on_chip: Iterable[str]) -> float:
         model = self._model.eval()
-        layers = dict(analog_layers(model))
-        off = {layer: Tap(execution=exact_execution(layer)) for layer in layers.values()}
+        off = {layer: tap for layer, tap in self._layers.values()}
         for name in on_chip:
-            layer = layers[name]
+            layer, _ = self._layers[name]
             del off[layer]
             if layer.programmed is not None:
                 layer.hold(layer.programmed)  # its output noise starts from the first input again

@@ -2,7 +2,6 @@
 
 import contextlib
 import inspect
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -22,16 +21,15 @@ from analogtorch.calibration.outputs import (
 )
 from analogtorch.calibration.passes import Forward, exactly, one_pass
 from analogtorch.conversion import fast_path
-from analogtorch.conversion.kinds import analog_layers, is_analog
+from analogtorch.conversion.kinds import analog_layers
 from analogtorch.conversion.watch import evaluating
 from analogtorch.hwa.distill import distillation_loss
+from analogtorch.hwa.layer_names import by_layer, comparable_layers
 from analogtorch.hwa.recipe import Outputs, Recipe
 from analogtorch.nn import AnalogLayer, Tap, tapped
-from analogtorch.nn.adapters import plain_name
 from analogtorch.nn.learning import noisy_in_evaluation
 from analogtorch.nn.placed import Executions
 from analogtorch.nn.tap import hooked
-from analogtorch.values.warned import warn
 
 FLOOR = 0.1
 """Share of the mean square of the vectors that is added to the square of each."""
@@ -41,12 +39,6 @@ ALIKE = 1e-3
 
 SPREAD = 0.25
 """Temperature in standard deviations of the numbers of an output vector."""
-
-_SHOWN = 5
-"""Most layers that a message lists; it counts the others."""
-
-_SAVED = re.compile(r"\.(original_module|modules_to_save\.[^.]+)(?=\.|$)")
-"""Where peft keeps a layer that trains as a copy, and the copies, inside of what stands for it."""
 
 
 class Losses(NamedTuple):
@@ -88,7 +80,7 @@ class Twin:
     ) -> None:
         self.student, self.teacher, self.forward = student, teacher, forward
         self.recipe = Recipe() if recipe is None else recipe
-        self.names = _comparable(student, teacher, bool(self.recipe.layers))
+        self.names = comparable_layers(student, teacher, bool(self.recipe.layers))
         """The layers whose outputs are compared, by their names without adapters."""
         for _, layer in analog_layers(student):
             noisy_in_evaluation(layer)
@@ -264,7 +256,7 @@ class Twin:
     def _layer_outputs(self, model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
         """Collect the outputs of the layers, in order of their calls, inside the context."""
         found: dict[str, list[Tensor]] = {}
-        modules = _by_layer(model)
+        modules = by_layer(model)
         names = {modules[name]: name for name in self.names}
 
         def keep(module: nn.Module, _: Any, output: Any) -> None:
@@ -348,56 +340,3 @@ def check_shapes(found: list[Tensor], exact: list[Tensor]) -> None:
 
 def _shown(shapes: list[tuple[int, ...]]) -> str:
     return "outputs of shape " + ", ".join(map(str, shapes))
-
-
-def _comparable(student: nn.Module, teacher: nn.Module, asked: bool) -> list[str]:
-    """Return names of the layers that ``convert`` made and that the teacher has too.
-
-    Attention counts as one: the digital layer never calls the matrices inside. If the layers are
-    ``asked`` for, a warning names the others.
-
-    Raises:
-        ValueError: they are asked for, and the teacher has none of them.
-    """
-    of_teacher = _by_layer(teacher)
-    made = dict.fromkeys(_layer_of(n) for n, module in student.named_modules() if is_analog(module))
-    inside = tuple(f"{name}." for name in made if name)
-    outermost = [name for name in made if not name.startswith(inside)]
-    found = [name for name in outermost if name in of_teacher]
-    if asked and len(found) < len(outermost):
-        _name_others([name for name in outermost if name not in of_teacher], len(outermost))
-    return found
-
-
-def _name_others(names: list[str], count: int) -> None:
-    """Warn of layers that the teacher lacks, of ``count`` layers; raise ValueError if all are."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    listed = ", ".join(repr(name or "(root)") for name in names[:_SHOWN]) + more
-    remedy = (
-        "name the teacher's layers as the model's, or pass recipe=at.hwa.Recipe(layers=0) to "
-        "compare the outputs of the model alone"
-    )
-    if len(names) == count:
-        raise ValueError(
-            f"adapt: no layer of the model has the name of a module of the teacher, so that none "
-            f"could be compared: {listed}; {remedy}"
-        )
-    warn(
-        f"adapt: the outputs of {len(names)} of {count} analog layers are not compared, as the "
-        f"teacher has no module of their names: {listed}; {remedy}"
-    )
-
-
-def _by_layer(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the modules by the names that their layers have without what wraps them.
-
-    Of several it is the outermost: what an adapter adds belongs to the output of its layer.
-    """
-    found: dict[str, nn.Module] = {}
-    for name, module in model.named_modules():
-        found.setdefault(_layer_of(name), module)
-    return found
-
-
-def _layer_of(name: str) -> str:
-    return _SAVED.sub("", plain_name(name))
