@@ -28,8 +28,12 @@ def test_loads_are_never_a_mix_and_nobody_crashes(seconds: int, tmp_path: Path) 
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     counts = {"saves": 0, "loads": 0, "refused": 0}
-    for what, count in re.findall(r"(saves|loads|refused) (\d+)", done.stdout):
-        counts[what] += int(count)
+    *lines, codes = done.stdout.splitlines()
+    assert codes == "codes 0 0 0 0"
+    for line in lines:
+        said = re.fullmatch(r"(saves|loads|refused) (\d+)", line)
+        assert said, f"an error that does not name the folder: {line}"
+        counts[said[1]] += int(said[2])
     assert counts["saves"] > 10, counts
     assert counts["loads"] > 10, counts
     # somebody who only waits for a gap does not starve

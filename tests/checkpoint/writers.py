@@ -42,7 +42,7 @@ def load(folder: Path, turn: int) -> str:
         return "refused" if str(folder) in str(error) else f"an error without a name: {error}"
     values = {layer.input_range.item(), *layer.weight.unique().tolist()}
     if len(values) != 1:
-        print(f"a mix: {values}", flush=True)
+        os.write(sys.stdout.fileno(), f"a mix: {values}\n".encode())
         os._exit(1)
     return "loads"
 
@@ -51,12 +51,14 @@ def repeat(act: Callable[[Path, int], str], folder: Path, seconds: float, number
     counts: dict[str, int] = {}
     end = time.monotonic() + seconds
     turn = number
-    while time.monotonic() < end:
+    # on a slow machine until there are enough of them
+    while time.monotonic() < end or turn - number <= 10:
         did = act(folder, turn)
         counts[did] = counts.get(did, 0) + 1
         turn += 1
-    for did, count in counts.items():
-        print(did, count, flush=True)
+    said = "".join(f"{did} {count}\n" for did, count in counts.items())
+    # one write for each process: lines of several, printed in pieces, would mix
+    os.write(sys.stdout.fileno(), said.encode())
 
 
 def main(folder: Path, seconds: float) -> int:
