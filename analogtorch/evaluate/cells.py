@@ -1,6 +1,7 @@
 """The cells of a sweep: a chip of a model at a time, measured once and kept in a journal."""
 
 import contextlib
+import pickle
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -108,7 +109,8 @@ class Cells:
         for i, seed in enumerate(self.seeds):
             done, wanted = self._wanted(i, step)
             if wanted:
-                jobs[i] = executor.submit(self.experiment.row, seed, wanted)
+                with _pickling_named(self.experiment):  # some pickle at once
+                    jobs[i] = executor.submit(self.experiment.row, seed, wanted)
             else:
                 self._keep(i, done, [], step)
         return jobs
@@ -117,7 +119,9 @@ class Cells:
         """Take jobs that are done out of ``jobs``, and keep what they have found."""
         for i in [i for i, job in jobs.items() if job.done()]:
             done = self.journal.read(i, self.seeds[i])
-            self._keep(i, done, jobs.pop(i).result(), step)
+            with _pickling_named(self.experiment):
+                found = jobs.pop(i).result()
+            self._keep(i, done, found, step)
 
     def _wanted(
         self, i: int, step: Callable[[int], object]
@@ -142,6 +146,26 @@ class Cells:
             self.journal.write(i, self.seeds[i], done)
             step(1)
         self.rows[i] = [done[key(t)] for t in self.times]
+
+
+@contextlib.contextmanager
+def _pickling_named(experiment: Experiment) -> Iterator[None]:
+    """Name what an executor could not pickle, where that is what failed."""
+    try:
+        yield
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        for name, part in (("metric", experiment.metric), ("model", experiment.model)):
+            try:
+                pickle.dumps(part)
+            except (pickle.PicklingError, AttributeError, TypeError) as cause:
+                if str(cause) != str(error):
+                    continue
+                raise TypeError(
+                    f"sweep: the executor cannot pickle the {name}: {cause}. Define functions and "
+                    "classes at the top level of a module, in place of a lambda; or use "
+                    "processes=, which pickles nothing, or an executor of threads"
+                ) from error
+        raise
 
 
 def run(cells: Sequence[Cells], processes: int, step: Callable[[int], object]) -> None:

@@ -687,6 +687,33 @@ def test_an_error_of_an_executor_appears_and_finished_chips_are_kept(
     assert pool.cancelled == worst
 
 
+@pytest.mark.parametrize("wrong", ["metric", "model"])
+def test_what_an_executor_cannot_pickle_is_named(wrong: str) -> None:
+    model, metric = _model(), _metric
+    if wrong == "metric":
+        metric = lambda view: _metric(view)  # noqa: E731
+    else:
+        model.hidden = lambda: None
+    options = {"num_chips": 2, "times": ["0 s"]}
+    with (
+        concurrent.futures.ProcessPoolExecutor(1) as pool,
+        pytest.raises(TypeError, match=rf"cannot pickle the {wrong}: .*lambda.*processes="),
+    ):
+        at.sweep(model, metric, executor=pool, **options)
+    at.sweep(model, metric, processes=2, **options)  # as the message advises
+
+
+def test_an_error_of_the_metric_is_not_one_of_pickling() -> None:
+    def metric(model: nn.Module) -> float:
+        raise TypeError("of the metric itself")
+
+    with (
+        concurrent.futures.ThreadPoolExecutor(1) as pool,
+        pytest.raises(TypeError, match="^of the metric itself$"),
+    ):
+        at.sweep(_model(), metric, executor=pool, num_chips=1, times=["0 s"])
+
+
 def test_what_is_no_executor_is_refused() -> None:
     with pytest.raises(TypeError, match="sweep: executor must be"):
         at.sweep(_model(), never, executor=4)
