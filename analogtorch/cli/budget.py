@@ -43,6 +43,7 @@ def run(arguments: Sequence[str]) -> Budget:
         defects=config.chip.defects,
         recovery=recovery(config, task.calibration),
         growth=growth,
+        folder=given.folder,
         progress=sys.stderr.isatty(),
     )
     write_outputs(found, given)
@@ -70,6 +71,11 @@ def _parser() -> argparse.ArgumentParser:
         default=0.0,
         help="share of the accuracy, such as 0.01, for which to find by which factor each "
         "non-ideality may grow; it takes most of the time. 0: not at all",
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        help="stores each measurement as soon as it is made; the same command goes on from there",
     )
     add_outputs(parser)
     return parser

@@ -1,25 +1,26 @@
 """The cost of each non-ideality: alone, with all but it, and with all together."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-import torch
 from torch import nn
 
 from analogtorch.chips import Chip
-from analogtorch.chips.non_idealities import needs
 from analogtorch.conversion.kinds import (
-    analog_layers,
     check_module,
     refuse_distributed,
     refuse_programmed,
     some_layers,
 )
 from analogtorch.devices import seconds
+from analogtorch.evaluate.budget_bench import AS_IT_IS, DEFECT, Bench, grown, only
+from analogtorch.evaluate.identity import experiment
 from analogtorch.evaluate.interval import Interval, interval
+from analogtorch.evaluate.journal import Journal, Unkept
 from analogtorch.evaluate.look import Look
-from analogtorch.evaluate.metric import Metric, check_metric, direction, finite, measure
+from analogtorch.evaluate.metric import Metric, check_metric, direction, kept_of
 from analogtorch.evaluate.shares import Budget, Share
 from analogtorch.evaluate.sweep import (
     checked_defects,
@@ -27,9 +28,8 @@ from analogtorch.evaluate.sweep import (
     chip_seeds,
     label,
 )
-from analogtorch.simulate.chip import beyond_data, program
+from analogtorch.simulate.chip import beyond_data
 from analogtorch.simulate.compensation import Compensation
-from analogtorch.simulate.copied import copied
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.recovery import Recovery
 from analogtorch.simulate.writing import Method
@@ -60,6 +60,7 @@ def budget(
     recovery: Recovery | None = None,
     growth: float | None = 0.01,
     higher_is_better: bool | None = None,
+    folder: str | Path | None = None,
     progress: bool = False,
 ) -> Budget:
     """Measure what each non-ideality of the chip costs the metric.
@@ -96,6 +97,10 @@ def budget(
             there any, after a warning, for a metric that is 0 without non-idealities.
         higher_is_better: True if a worse model has a smaller metric, such as an accuracy;
             None: as the metric says.
+        folder: a folder that stores each measurement as soon as it is made, as that of ``sweep``:
+            called again with the same model and options, ``budget`` measures only what it lacks;
+            more chips and names, other times and growths may be added. None stores nothing. One
+            folder per metric and set of samples.
         progress: if True, show a progress bar.
 
     Returns:
@@ -104,9 +109,11 @@ def budget(
     Raises:
         ValueError: the model has no analog layer or is a programmed chip, a name is unknown,
             ``num_chips`` is below 1, ``program`` or ``at`` refuses its arguments, the metric is NaN
-            or infinite, or the recovery fails on a chip.
+            or infinite, the recovery fails on a chip, or the folder holds another experiment.
         TypeError: the metric is no function or returns no number, or ``method``, ``defects`` or
-            ``recovery`` is of another type.
+            ``recovery`` is of another type; or, with a folder, batches hold what has no digest, as
+            in ``sweep``.
+        OSError: the folder cannot be written.
 
     Example:
         >>> found = at.budget(model, lambda chip: at.accuracy(chip, batches), num_chips=10)
@@ -131,9 +138,13 @@ def budget(
     if growth is not None:
         checks.number("budget: growth", growth, above=0, remedy="None measures no factors")
     seeds = chip_seeds(seed, checks.count("budget: num_chips", num_chips))
+    journal: Journal | Unkept = Unkept()
+    if folder is not None:
+        whole = experiment(model, seed, look, method, defects)
+        journal = Journal(folder, whole, kept_of(metric), caller="budget")
     most = 1 + (2 + (math.log2(MOST_GROWTH) + HALVINGS if growth else 0)) * len(chosen)
     with Progress(total=int(most) * len(seeds) + 1, unit="run", disable=not progress) as bar:
-        bench = _Bench(model, metric, seeds, time, look, method, defects, bar)
+        bench = Bench(model, metric, seeds, time, look, method, defects, journal, bar.update)
         reference = bench.reference()
         if growth is not None and reference == 0:
             warn(
@@ -142,7 +153,7 @@ def budget(
             )
             growth = None
         sign = 1.0 if higher_is_better else -1.0
-        everything = bench.value(Change())
+        everything = bench.value(AS_IT_IS)
         lost = _Lost(reference, everything, sign)
         rows = [_share(name, bench, lost, growth) for name in chosen]
     return Budget(
@@ -156,58 +167,12 @@ def budget(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Change:
-    """What a measurement changes: functions from what a model has to what is measured."""
-
-    chip: Callable[[Chip], Chip] = lambda chip: chip
-    """The chip of a layer."""
-    defects: Callable[[Defects], Defects] = lambda defects: defects
-    """The defects of all chips."""
-
-
-_DEFECT = "defects."
-"""What the names of defects begin with."""
-
-
-def _none() -> Change:
-    return Change(
-        chip=lambda chip: chip.without(*chip.non_idealities()), defects=lambda _: Defects()
-    )
-
-
-def _only(name: str) -> Change:
-    """Return the change to chips with that non-ideality alone.
-
-    It keeps those that it needs, such as the ADC before a digital unit.
-    """
-    defect = name.removeprefix(_DEFECT)
-    return Change(
-        chip=lambda chip: chip.without(
-            *(n for n in chip.non_idealities() if n not in {name, *needs(chip, name)})
-        ),
-        defects=lambda whole: (
-            whole.without(*(n for n in whole.present() if n != defect))
-            if name.startswith(_DEFECT)
-            else Defects()
-        ),
-    )
-
-
-def _grown(name: str, factor: float) -> Change:
-    """Return the change to chips with that non-ideality times a factor; 0 leaves it out."""
-    if name.startswith(_DEFECT):
-        defect = name.removeprefix(_DEFECT)
-        return Change(defects=lambda whole: whole.scaled(**{defect: factor}))
-    return Change(chip=lambda chip: chip.scaled(**{name: factor}))
-
-
 def _chosen(
     names: Iterable[str] | None, chips: Sequence[Chip], defects: Defects | None
 ) -> tuple[str, ...]:
     broken = () if defects is None else defects.present()
     of_chips = dict.fromkeys(name for chip in chips for name in chip.non_idealities())
-    present = (*of_chips, *(_DEFECT + name for name in broken))
+    present = (*of_chips, *(DEFECT + name for name in broken))
     if names is None:
         return present
     given = (names,) if isinstance(names, str) else tuple(names)
@@ -247,26 +212,26 @@ class _Lost:
         return -self.saved(values).mean > share * abs(self.reference)
 
 
-def _share(name: str, bench: "_Bench", lost: _Lost, growth: float | None) -> Share:
-    alone, others = bench.value(_only(name)), bench.value(_grown(name, 0.0))
+def _share(name: str, bench: Bench, lost: _Lost, growth: float | None) -> Share:
+    alone, others = bench.value(only(name)), bench.value(grown(name, 0.0))
     factor = None if growth is None else _growth(name, bench, lost, growth)
     return Share(name=name, alone=lost.of(alone), saved=lost.saved(others), growth=factor)
 
 
-def _growth(name: str, bench: "_Bench", lost: _Lost, share: float) -> float:
+def _growth(name: str, bench: Bench, lost: _Lost, share: float) -> float:
     """Return the factor at which ``name`` costs that share more, or infinity.
 
     Where there is no such factor because no larger one is possible, it is the largest possible.
     """
 
     def possible(factor: float) -> bool:
-        return bench.takes(_grown(name, factor))
+        return bench.takes(grown(name, factor))
 
     def ends(factor: float) -> bool:
         if not possible(factor):
             return True
         try:
-            return lost.beyond(bench.value(_grown(name, factor)), share)
+            return lost.beyond(bench.value(grown(name, factor)), share)
         except ValueError as error:
             error.add_note(
                 f"budget: this was with {name} grown {factor:g} times; growth=None measures without"
@@ -285,65 +250,3 @@ def _growth(name: str, bench: "_Bench", lost: _Lost, share: float) -> float:
         middle = math.sqrt(low * high)
         low, high = (low, middle) if ends(middle) else (middle, high)
     return math.sqrt(low * high) if possible(high) else low
-
-
-class _Bench:
-    """Measures the model on the same chips with other descriptions."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        metric: Metric,
-        seeds: tuple[int, ...],
-        time: str | float,
-        look: Look,
-        method: Method | None,
-        defects: Defects | None,
-        bar: Progress,
-    ) -> None:
-        weights = [layer.weight for _, layer in analog_layers(model)]
-        shared = {id(w): nn.Parameter(w.detach(), requires_grad=False) for w in weights}
-        self.model = copied(model, shared)
-        self.chips = {name: layer.chip for name, layer in analog_layers(self.model)}
-        self.metric, self.seeds, self.time = metric, seeds, seconds(time)
-        self.look, self.method, self.defects, self.bar = look, method, defects, bar
-
-    def reference(self) -> float:
-        """Return the metric of a chip without non-idealities, which has nothing to correct."""
-        return self._values(_none(), self.seeds[:1], replace(self.look, recovery=None))[0]
-
-    def value(self, change: Change) -> list[float]:
-        """Return the metric of each chip."""
-        return self._values(change, self.seeds, self.look)
-
-    def takes(self, change: Change) -> bool:
-        """Return whether the change is possible.
-
-        It is not if a converter has no bits left, or more than everything would be broken.
-        """
-        try:
-            for chip in set(self.chips.values()):
-                change.chip(chip)
-            if self.defects is not None:
-                change.defects(self.defects)
-        except ValueError:
-            return False
-        return True
-
-    @torch.no_grad()
-    def _values(self, change: Change, seeds: tuple[int, ...], look: Look) -> list[float]:
-        for name, layer in analog_layers(self.model):
-            layer.chip = change.chip(self.chips[name])
-        defects = None if self.defects is None else change.defects(self.defects)
-        if not any(layer.chip.thermal.activation_energy for _, layer in analog_layers(self.model)):
-            look = replace(look, temperature=None)  # no chip depends on it now
-        values = []
-        for seed in seeds:
-            physical = program(self.model, seed=seed, method=self.method, defects=defects)
-            physical.warned.update(beyond_data(self.model, self.time))  # noted once
-            view = look.at(physical)(self.time)
-            values.append(
-                finite("budget", measure(self.metric, view), f"on the chip of seed {seed}")
-            )
-            self.bar.update()
-        return values

@@ -3,6 +3,8 @@
 import dataclasses
 import io
 import wave
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,16 +23,15 @@ from analogtorch.speech.on_chips import recovery
 from analogtorch.speech.rundir import RunFolder
 from analogtorch.speech.task import Task
 
-SENSITIVITY = "chips/sensitivity"
-"""The folder that keeps the measurements of the sensitivity."""
+CAUSES = ("sensitivity", "budget")
+"""What is measured if the report asks for it; each has a folder that keeps its measurements."""
 
 
 def kept(config: KWSConfig) -> list[str]:
     """Return the files with the measurements that ``examined`` keeps in the folder of a run."""
-    if not config.report.sensitivity:
-        return []
     count = min(config.report.num_chips, config.sweep.num_chips)
-    return [f"{SENSITIVITY}/{name}" for name in files(count, "sensitivity")]
+    asked = [cause for cause in CAUSES if getattr(config.report, cause)]
+    return [f"chips/{cause}/{name}" for cause in asked for name in files(count, cause)]
 
 
 def examined(
@@ -51,7 +52,7 @@ def examined(
         digital: the digital net.
         trained: the net after HWA training, converted and calibrated.
         hwa: the accuracies of that net, whose first chips are examined.
-        folder: the folder of the run, which keeps the measurements of the sensitivity.
+        folder: the folder of the run, which keeps the measurements of sensitivity and budget.
         progress: if True, show progress bars.
     """
     options, seeds = config.report, hwa.seeds[: config.report.num_chips]
@@ -74,11 +75,14 @@ def examined(
     def accuracy(view: nn.Module) -> float:
         return at.accuracy(view, task.test_batches())
 
-    if options.sensitivity:
-        at_layers = folder.files(SENSITIVITY, files(len(seeds), "sensitivity"))
-        found["sensitivity"] = at.sensitivity(trained, accuracy, folder=at_layers, **given)
-    if options.budget:
-        found["budget"] = at.budget(trained, accuracy, growth=None, **given)
+    measures: dict[str, Callable[..., Any]] = {
+        "sensitivity": at.sensitivity,
+        "budget": partial(at.budget, growth=None),
+    }
+    for cause in CAUSES:
+        if getattr(options, cause):
+            place = folder.files(f"chips/{cause}", files(len(seeds), cause))
+            found[cause] = measures[cause](trained, accuracy, folder=place, **given)
     return found
 
 

@@ -25,7 +25,7 @@ logger = logging.getLogger("analogtorch")
 
 CONFIG = "config.json"
 """The configuration of the run, usable as ``--config``."""
-_HEADS = (HEAD, *files(0, "sensitivity"))
+_HEADS = (HEAD, *files(0, "sensitivity"), *files(0, "budget"))
 """The files that mark a folder of measurements."""
 
 # where the options of a network stood beside its name

@@ -52,6 +52,38 @@ def test_an_error_of_zero_has_no_share_to_grow_by():
     assert found.total.mean == 1.0
 
 
+def test_a_folder_keeps_each_value_and_more_may_be_added(tmp_path):
+    chip = at.chips.hermes64(output_noise=0.02)
+    calls, stop = 0, 9
+
+    def fragile(model):
+        nonlocal calls
+        calls += 1
+        if calls == stop:
+            raise KeyboardInterrupt
+        return quality(model)
+
+    def run(**options):
+        arguments = {"num_chips": 2, "growth": None, "folder": tmp_path / "b"} | options
+        return at.budget(converted(chip), fragile, **arguments)
+
+    whole = at.budget(converted(chip), quality, num_chips=2, growth=0.05)
+    part = run(names="drift", num_chips=1, time="1 year")
+    assert calls == 1 + 3
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert run().total == whole.total
+    count = 1 + 2 * (1 + 2 * len(whole.rows))
+    assert calls == 4 + count + 1  # of another time; one was broken off
+    assert run(growth=0.05).to_dict() == whole.to_dict()
+    grown = calls
+    assert run(growth=0.05).to_dict() == whole.to_dict()
+    assert run(names="drift", num_chips=1, time="1 year").to_dict() == part.to_dict()
+    assert calls == grown
+    with pytest.raises(ValueError, match=r"budget: .* holds another experiment"):
+        at.budget(converted(noisy_chip()), fragile, folder=tmp_path / "b")
+
+
 def test_losses_of_a_whole_chip():
     chip = at.chips.hermes64(output_noise=0.02)
     model = converted(chip)

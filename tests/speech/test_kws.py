@@ -120,6 +120,8 @@ def test_the_report_examines_the_chips_of_the_sweep(clips: Path, finished: Path,
     assert page.count("<audio ") == len(found["misheard"]) <= 1
     command = f"analogtorch kws --config {tmp_path}/config.json --out {tmp_path}/again"
     assert report["command"] == command
+    listed = json.loads((tmp_path / JOURNAL).read_text())["files"]
+    assert {f"chips/{cause}/chip-00001.json" for cause in ("sensitivity", "budget")} <= set(listed)
 
 
 def test_the_sensitivity_of_a_killed_run_goes_on(

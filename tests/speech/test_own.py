@@ -197,11 +197,13 @@ def written(path: Path) -> Path:
     return path
 
 
-def test_code_that_the_command_line_allows_is_run(finished: Path, capsys) -> None:
+def test_code_that_the_command_line_allows_is_run(finished: Path, tmp_path: Path, capsys) -> None:
     config = [f"--config={finished / 'config.json'}", f"--out={finished}", "--resume"]
     assert main(["kws", *config, "--allow-code"]) == 0
-    assert main(["budget", str(finished), "--allow-code", "--num-chips=1"]) == 0
+    command = ["budget", str(finished), "--allow-code", "--num-chips=1"]
+    assert main([*command, f"--folder={tmp_path}"]) == 0
     assert "all together" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.glob("*.json")} == {"budget.json", "chip-00000.json"}
 
 
 def test_the_command_of_the_report_finds_code_and_recordings_of_relative_paths(
