@@ -8,16 +8,18 @@ from typing import Any, get_args
 
 from torch import nn
 
+from analogtorch.calibration.passes import exactly
 from analogtorch.chips import Chip
 from analogtorch.conversion import analog_layers
 from analogtorch.conversion.example import Example
 from analogtorch.cost_model import WeightMemory
 from analogtorch.devices import seconds
+from analogtorch.evaluate.apart import apart_copy
 from analogtorch.evaluate.hardware import Cheapest, Digital, FloorNotReached, HardwarePlan
 from analogtorch.evaluate.journal import made_folder, others
 from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.losses import Effect, Sensitivity
-from analogtorch.evaluate.metric import Metric, direction
+from analogtorch.evaluate.metric import Metric, direction, finite, measure
 from analogtorch.evaluate.plan_bench import (
     PREFIX,
     Bench,
@@ -249,7 +251,11 @@ def _sensitivity(
     if how.folder is not None:
         _refuse_strangers(how.folder)
         place = how.folder / "sensitivity"
+        check_writable(made_folder("plan", how.folder) / "plan")  # better known before the work
     if given is None:
+        with exactly(exact := apart_copy(model)):  # and so is this
+            value = measure(how.metric, exact)
+        _check_reference(finite("plan", value, "with all layers exact"))
         effects: tuple[Effect, ...] = ("output_noise", "noise") if with_devices else ()
         found = measured_sensitivity(
             model,
@@ -272,15 +278,17 @@ def _sensitivity(
                 "plan: sensitivity must have the effect 'drift' of each analog layer of this "
                 "model; leave it out to measure it"
             )
-        if place is not None:  # better known before the long work
-            check_writable(made_folder("plan", place.parent) / "plan")
         found = given
-    if found.reference <= 0:
+    _check_reference(found.reference)
+    return found
+
+
+def _check_reference(reference: float) -> None:
+    if reference <= 0:
         raise ValueError(
-            f"plan: the metric with all layers exact is {found.reference:.4g}; a share of it says "
+            f"plan: the metric with all layers exact is {reference:.4g}; a share of it says "
             "something only above 0: shift or negate the metric"
         )
-    return found
 
 
 def _refuse_strangers(folder: Path) -> None:

@@ -384,7 +384,7 @@ def test_an_error_may_rise_to_the_digital_one_over_the_floor() -> None:
     assert "at most" in str(found)
 
 
-@pytest.mark.parametrize("stop", [3, 7])  # in the sensitivities, of which there are four; later
+@pytest.mark.parametrize("stop", [4, 8])  # in the sensitivities, the second to the fifth; later
 def test_an_interrupted_plan_goes_on_and_gives_the_same(tmp_path: Path, stop: int) -> None:
     small: dict[str, object] = {"devices": {}, "max_plans": 12, "num_chips": 1}
     calls = 0
@@ -410,11 +410,11 @@ def test_an_interrupted_plan_goes_on_and_gives_the_same(tmp_path: Path, stop: in
     begun = calls
     again = at.plan(_analog(), fragile, 0.8, **options)  # type: ignore[arg-type]
     assert again.to_dict() == found.to_dict()
-    # of those that were measured before, all digital alone is measured again
-    assert calls - begun == whole - (begun - 1) + (stop > 5)
+    # of those that were measured before, all exact and all digital alone are measured again
+    assert calls - begun == whole - (begun - 1) + 1 + (stop > 6)
     calls = 100
     assert at.plan(_analog(), fragile, 0.8, **options).to_dict() == found.to_dict()  # type: ignore[arg-type]
-    assert calls == 101  # all digital alone
+    assert calls == 102  # all exact and all digital
     with pytest.raises(ValueError, match="sensitivity holds another experiment .metric 'fragile'"):
         at.plan(_analog(), _accuracy, 0.8, **options)  # type: ignore[arg-type]
 
@@ -519,6 +519,19 @@ def test_table_page_csv_and_plot(found: HardwarePlan, tmp_path: Path) -> None:
 def test_bad_input_is_refused_by_name(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_metric_below_0_is_refused_before_the_sensitivities() -> None:
+    calls = 0
+
+    def negative_loss(model: nn.Module) -> float:
+        nonlocal calls
+        calls += 1
+        return _accuracy(model) - 2
+
+    with pytest.raises(ValueError, match="all layers exact is -1.*shift or negate the metric"):
+        at.plan(_analog(), negative_loss, example=X[:1], prepare=_calibrate)
+    assert calls == 1
 
 
 def test_wrong_types_are_refused() -> None:
