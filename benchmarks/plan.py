@@ -1,4 +1,4 @@
-"""Which layers of a pretrained keyword spotter to keep digital: accuracy, energy and latency.
+"""Which layers of a net that others trained to keep digital: accuracy, energy and latency.
 
     python -m benchmarks.plan
 
@@ -14,35 +14,51 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+from torch import nn
+
 import analogtorch as at
 from analogtorch.chips.periphery import WeightScale
 from analogtorch.evaluate import FloorNotReached
 from analogtorch.evaluate.hardware import Cheapest
 from analogtorch.files import write_atomically
 from analogtorch.speech.pretrained import load_pretrained, names
+from benchmarks.adapt.subjects import SUBJECTS
 from benchmarks.pretrained import BATCH, calibration_clips, thinned
+from benchmarks.subject import Subject
 from benchmarks.tables import add_data, positive
+
+CALIBRATION = 4
+"""Batches that calibrate a net that is no keyword spotter."""
 
 
 def run(options: argparse.Namespace) -> at.HardwarePlan:
     """Return what ``at.plan`` finds, below the floor too."""
-    net = load_pretrained(options.net, options.data)
-    calibration = calibration_clips(net)
-    clips = thinned(net, options.every).batches(BATCH)
+    subject, effort = (
+        (keywords(options), "ranges") if options.net in names() else (other(options), "default")
+    )
     chip = at.chips.hermes64(phases=options.phases, weight_scale=options.weight_scale)
-    model = at.calibrate(at.convert(net.model, chip), calibration, effort="ranges")
+
+    def calibrated(model: nn.Module) -> nn.Module:
+        return at.calibrate(model, subject.calibration, forward=subject.forward, effort=effort)
+
+    recovery = None
+    if options.correct:
+        correcting = subject.calibration[: options.correct]
+        recovery = at.Recovery(batches=correcting, forward=subject.forward)
     try:
         return at.plan(
-            model,
-            lambda view: at.accuracy(view, clips),
+            calibrated(at.convert(subject.model, chip, where=subject.where)),
+            subject.scored,
             options.floor,
             cheapest=options.cheapest,
             also=options.also,
-            example=net.features[:1],
-            prepare=lambda each: at.calibrate(each, calibration, effort="ranges"),
+            example=subject.one(),
+            prepare=calibrated,
             times=options.times,
             num_chips=options.chips,
             seed=options.seed,
+            recovery=recovery,
+            higher_is_better=not subject.lower_is_better,
             max_plans=options.plans,
             folder=options.out / "measured",
             progress=True,
@@ -50,6 +66,27 @@ def run(options: argparse.Namespace) -> at.HardwarePlan:
     except FloorNotReached as error:
         print(error)
         return error.plan
+
+
+def keywords(options: argparse.Namespace) -> Subject:
+    """Return a pretrained keyword spotter, which is measured on every n-th clip."""
+    net = load_pretrained(options.net, options.data)
+    clips = thinned(net, options.every)
+    return Subject(
+        name=net.name,
+        measure="accuracy",
+        model=net.model,
+        calibration=calibration_clips(net),
+        batches=list(clips.features.split(BATCH)),
+        score=lambda y: (y.argmax(1) == clips.labels).double().mean().item(),
+        example=net.features[:1],
+    )
+
+
+def other(options: argparse.Namespace) -> Subject:
+    """Return another net of ``benchmarks.adapt``, with fewer batches to calibrate on."""
+    subject = SUBJECTS[options.net](options.data, options.every)
+    return dataclasses.replace(subject, calibration=subject.calibration[:CALIBRATION])
 
 
 def report(found: at.HardwarePlan) -> str:
@@ -73,11 +110,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.plan",
-        description="Which layers of a pretrained keyword spotter to keep digital on hermes64.",
+        description="Which layers of a net that others trained to keep digital on hermes64.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add_data(parser)
-    parser.add_argument("--net", choices=names(), default="DS-CNN", help="pretrained net")
+    nets = tuple(dict.fromkeys((*names(), *SUBJECTS)))
+    parser.add_argument("--net", choices=nets, default="DS-CNN", help="net that others trained")
     parser.add_argument("--floor", type=float, default=0.99, help="share of the digital accuracy")
     parser.add_argument(
         "--cheapest",
@@ -99,7 +137,13 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--weight-scale", choices=get_args(WeightScale), default="block", help="of hermes64"
     )
     parser.add_argument(
-        "--every", type=positive, default=8, help="measure on every n-th clip only, to save time"
+        "--every", type=positive, default=8, help="measure on every n-th input only, to save time"
+    )
+    parser.add_argument(
+        "--correct",
+        type=positive,
+        metavar="BATCHES",
+        help="correct the columns of each chip at each time, with this many batches",
     )
     parser.add_argument("--plans", type=positive, default=48, help="about how many to measure")
     parser.add_argument("--seed", type=int, default=0, help="which chips")
@@ -112,7 +156,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.out is None:  # a folder keeps the measurements of one metric on one chip
         kept = (options.net, options.phases, options.weight_scale, options.every, options.seed)
-        options.out = Path("runs", "plan", "-".join(map(str, kept)))
+        corrected = [f"corrected-{options.correct}"] if options.correct else []
+        name = "-".join([*map(str, kept), *corrected]).replace(", ", "-").replace(" ", "-")
+        options.out = Path("runs", "plan", name)
     return options
 
 

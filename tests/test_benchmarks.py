@@ -393,6 +393,33 @@ def test_the_table_of_a_plan(
     assert (tmp_path / "energy.txt").read_text() in printed
 
 
+def test_a_plan_of_another_net_calibrates_and_corrects_by_its_inputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    net, seen = _keywords("any", Path()), []
+    batches = list(net.features.split(16))
+
+    def forward(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        seen.append(x)
+        return model(x)
+
+    pictures = Subject(
+        name="pictures",
+        measure="agreement",
+        model=net.model,
+        calibration=batches,
+        forward=forward,
+        batches=batches[:1],
+        score=lambda y: (y.argmax(1) == net.labels[:16]).double().mean().item(),
+    )
+    monkeypatch.setitem(plan.SUBJECTS, "EfficientNet-Lite0", lambda data, every: pictures)
+    options = ["--net", "EfficientNet-Lite0", "--floor", "0.5", "--chips", "1", "--plans", "12"]
+    plan.main([*options, "--correct", "1", "--out", str(tmp_path)])
+    assert "digital metric 1;" in capsys.readouterr().out
+    assert any(torch.equal(x, batches[3]) for x in seen)  # they calibrate
+    assert not any(torch.equal(x, batches[4]) for x in seen)
+
+
 @pytest.mark.parametrize("batches", [1, 2, 4])
 def test_clips_that_correct_are_of_all_classes(batches: int) -> None:
     sorted_by_class = torch.arange(4890) * 12 // 4890
