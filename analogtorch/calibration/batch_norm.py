@@ -25,9 +25,13 @@ from analogtorch.ops.scope import noise_in_turn
 from analogtorch.values import checks
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-_KEPT = tuple(
-    f"_analogtorch_{name}" for name in ("moved_mean", "moved_var", "digital_mean", "digital_var")
-)
+_KEPT = "_analogtorch_moved"
+"""Attribute of a moved norm: mean and variance after the move, and before it, in CPU memory.
+
+No buffers: ``torch.optim.swa_utils.AveragedModel`` pairs those of two models by their position.
+"""
+_PRECISIONS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""Dtypes to which a model may have been moved since, and back from."""
 
 
 @torch.no_grad()
@@ -181,17 +185,14 @@ def statistics_on_error(norms: dict[str, Any]) -> Iterator[dict[Any, list[Tensor
     before = {
         norm: [getattr(norm, name).clone() for name in _STATISTICS] for norm in norms.values()
     }
-    adapted = {norm: [norm._buffers.get(name) for name in _KEPT] for norm in norms.values()}
+    kept = {norm: vars(norm).get(_KEPT) for norm in norms.values()}
     try:
         yield before
     except BaseException:
-        for norm, buffers in adapted.items():
-            for name, buffer in zip(_KEPT, buffers, strict=True):
-                if buffer is not None:
-                    norm.register_buffer(name, buffer, persistent=False)
-                else:
-                    norm._buffers.pop(name, None)
-                    norm._non_persistent_buffers_set.discard(name)
+        for norm, values in kept.items():
+            vars(norm).pop(_KEPT, None)
+            if values is not None:
+                vars(norm)[_KEPT] = values
         for norm, statistics in before.items():
             for name, value in zip(_STATISTICS, statistics, strict=True):
                 getattr(norm, name).copy_(value)
@@ -202,8 +203,7 @@ def _remember(norm: Any, mean: Tensor, var: Tensor) -> None:
     """Keep the statistics before and after the change, outside the ``state_dict``."""
     values = norm.running_mean, norm.running_var, mean, var
     with torch.inference_mode(False):  # they serve outside too
-        for name, value in zip(_KEPT, values, strict=True):
-            norm.register_buffer(name, value.clone(), persistent=False)
+        vars(norm)[_KEPT] = [value.to("cpu", copy=True) for value in values]
 
 
 def _digital(norm: Any) -> tuple[Tensor, Tensor]:
@@ -213,10 +213,17 @@ def _digital(norm: Any) -> tuple[Tensor, Tensor]:
 
 def _before(norm: Any) -> tuple[Tensor, Tensor] | None:
     """Return mean and variance before they were moved; None: they were not, or changed since."""
-    mean, var, *before = (norm._buffers.get(name) for name in _KEPT)
     now = norm.running_mean, norm.running_var
-    moved = mean is not None and torch.equal(mean, now[0]) and torch.equal(var, now[1])
-    return (before[0], before[1]) if moved else None
+    kept = vars(norm).get(_KEPT)
+    if kept is None or not all(map(_is, kept[:2], now)):
+        return None
+    mean, var = (value.to(now[0]) for value in kept[2:])
+    return mean, var
+
+
+def _is(kept: Tensor, now: Tensor) -> bool:
+    """Return whether these are the values that were kept, rounded to any of the dtypes or not."""
+    return any(torch.equal(kept.to(dtype).to(now), now) for dtype in _PRECISIONS)
 
 
 def _moved(old: Tensor, exact: Tensor, now: Tensor) -> Tensor:

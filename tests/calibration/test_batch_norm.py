@@ -5,9 +5,10 @@ import pickle
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import analogtorch as at
-from analogtorch.calibration.batch_norm import _moved
+from analogtorch.calibration.batch_norm import _moved, statistics_before
 from tests.crossbar import crossbar
 
 CHIP = crossbar()
@@ -142,6 +143,44 @@ def test_another_call_starts_from_the_digital_statistics_again() -> None:
             norm.running_mean += 5.0
     at.reestimate_batch_norm(view, BATCHES)
     assert view[1].running_mean.min() > 3.0
+
+
+@pytest.mark.parametrize("of_average", [True, False])
+@pytest.mark.parametrize("use_buffers", [True, False])
+def test_a_weight_average_goes_on_after_a_look_at_the_chip(
+    use_buffers: bool, of_average: bool
+) -> None:
+    """torch pairs the buffers of the average and of its model by their position."""
+    model = at.convert(_net(), CHIP)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.5), use_buffers=use_buffers)
+    average.update_parameters(model)
+    digital = _state(average)
+    names = [name for name, _ in average.named_buffers()]
+    at.reestimate_batch_norm(average if of_average else model, BATCHES)
+    assert [name for name, _ in average.named_buffers()] == names
+    moved = _state(average)
+    for _ in range(40):
+        average.update_parameters(model)
+    for found, now in zip(_state(average), _state(model), strict=True):
+        assert torch.allclose(found, now)
+    assert _same(moved, digital) != of_average
+    assert _same(_state(model), digital) == of_average
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_models_of_another_precision_remember_the_digital_statistics(dtype: torch.dtype) -> None:
+    model = at.convert(_net(), CHIP)
+    digital = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in model[1::4]]
+    at.reestimate_batch_norm(model, BATCHES)
+    for moved in (model.to(dtype), model.to(torch.float32)):
+        found = list(statistics_before(moved).values())
+        assert len(found) == 4
+        for (mean, var), (exact_mean, exact_var), norm in zip(
+            found, digital, moved[1::4], strict=True
+        ):
+            assert mean.dtype == var.dtype == norm.running_mean.dtype
+            assert torch.equal(mean, exact_mean.to(mean.dtype))
+            assert torch.equal(var, exact_var.to(var.dtype))
 
 
 def test_norms_without_statistics_have_none_to_be_moved() -> None:

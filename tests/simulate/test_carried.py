@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import analogtorch as at
+from analogtorch.calibration.batch_norm import statistics_before
 from tests.crossbar import crossbar
 
 X = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
@@ -27,14 +28,15 @@ def test_the_layer_that_one_of_both_lacks_is_named() -> None:
         shorter.at("2 days", corrected=longer)
 
 
-def test_a_failed_recovery_leaves_the_buffers_of_the_norms(
+def test_a_failed_recovery_leaves_the_norms_as_they_were(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     physical = at.program(_net(), seed=1)
     once = at.Recovery(batches=[X], batch_norm=True).correct(physical.at("1 day"))
     view = physical.at("30 days", corrected=once)
     for start in (view, physical.at("30 days")):
-        before = copy.deepcopy(dict(start[1].named_buffers()))
+        before, digital = copy.deepcopy(start[1].state_dict()), statistics_before(start)
+        assert list(digital) == (["1"] if start is view else [])
 
         def fail(*given: object, **options: object) -> None:
             raise ValueError("no")
@@ -42,9 +44,12 @@ def test_a_failed_recovery_leaves_the_buffers_of_the_norms(
         monkeypatch.setattr("analogtorch.simulate.recovery.correct_columns", fail)
         with pytest.raises(ValueError, match="no"):
             at.Recovery(batches=[X], batch_norm=True).correct(start)
-        after = dict(start[1].named_buffers())
-        assert after.keys() == before.keys()
+        after = start[1].state_dict()
         assert all(torch.equal(after[name], value) for name, value in before.items())
+        remembered = statistics_before(start)
+        assert remembered.keys() == digital.keys()
+        for name, pair in digital.items():
+            assert all(map(torch.equal, remembered[name], pair))
 
 
 def test_each_pulse_of_an_input_is_an_mvm_of_a_recovery() -> None:
