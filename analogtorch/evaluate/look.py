@@ -8,7 +8,7 @@ from torch import nn
 
 from analogtorch.simulate.chip import ProgrammedChip
 from analogtorch.simulate.compensation import Compensation
-from analogtorch.simulate.recalibration import Recalibration
+from analogtorch.simulate.recalibration import Recalibration, check_read
 from analogtorch.simulate.recovery import Recovery
 from analogtorch.values import checks
 
@@ -30,7 +30,7 @@ class Look:
         """Check the fields as arguments of a function ``caller``.
 
         Raises:
-            ValueError: the compensation is unknown.
+            ValueError: the compensation is unknown, or there is a recalibration that nothing uses.
             TypeError: another field is of another type.
         """
         checks.choice(f"{caller}: compensation", self.compensation, get_args(Compensation))
@@ -40,6 +40,9 @@ class Look:
         ):
             if (given := getattr(self, name)) is not None:
                 checks.instance(f"{caller}: {name}", given, kind, f"{example}, or None")
+        if self.recovery is None:
+            or_else = ", or pass recovery=, which is fitted at these reads"
+            check_read(caller, self.recalibration, self.compensation, or_else)
 
     def at(self, physical: ProgrammedChip) -> Callable[[float | None], nn.Module]:
         """Return a function from seconds (None: right after programming) to the chip as it is then.

@@ -128,8 +128,8 @@ def sweep(
         method: how the cells are written, as ``program`` takes it.
         defects: which share of each chip is broken, as ``program`` takes it.
         temperature: temperature of the chips, as ``ProgrammedChip.at`` takes it.
-        recalibration: when the compensation is read, as ``ProgrammedChip.at`` takes it; None: at
-            each of the times.
+        recalibration: when the compensation is read, as ``ProgrammedChip.at`` takes it, and the
+            recovery fitted; None: at each of the times.
         recovery: what else each chip corrects of itself at each of these reads, such as gain and
             offset of its columns, from a few batches without labels; None: nothing.
         higher_is_better: True if a worse model has a smaller metric, such as an accuracy; False for
@@ -160,8 +160,8 @@ def sweep(
     Raises:
         ValueError: ``num_chips`` is below 1, ``times`` or ``model`` is empty, the metric is NaN or
             infinite, the folder holds another experiment, ``processes`` is above 1 where that
-            cannot be or beside an ``executor``, ``program`` or ``at`` refuses its arguments, or
-            the recovery fails on a chip.
+            cannot be or beside an ``executor``, ``program`` or ``at`` refuses its arguments, the
+            recovery fails on a chip, or nothing uses the reads of ``recalibration``.
         TypeError: the model is no module, the metric cannot be called or returns no number, or
             ``method``, ``defects``, ``recalibration``, ``recovery`` or ``executor`` is of another
             type; or, with a folder, batches of the metric or the recovery hold what has no digest,

@@ -40,7 +40,7 @@ from analogtorch.simulate.field_cost import batch_reads, recalibration_cost
 from analogtorch.simulate.full_precision import full_precision
 from analogtorch.simulate.held import held
 from analogtorch.simulate.moment import compensated, warmth
-from analogtorch.simulate.recalibration import Recalibration
+from analogtorch.simulate.recalibration import Recalibration, check_read
 from analogtorch.simulate.recovery import Recovery
 from analogtorch.simulate.section import ProgrammedSection
 from analogtorch.simulate.tile_state import tile_state
@@ -301,7 +301,7 @@ class ProgrammedChip:
                 noise, with as many reads of a single cell as the ADC step needs. ``ideal``:
                 exactly.
             recalibration: when the compensation is read, as on a chip in the field. None: at
-                ``time``, and at its temperature.
+                ``time``, and at its temperature. Compensation ``none`` takes none.
             corrected: what ``at`` of this chip gave for an earlier time, once it was corrected,
                 such as by ``correct_columns`` or adapters around it. Its whole digital side stays,
                 as in the registers of a chip: gains (drift compensation included, so that none is
@@ -310,8 +310,9 @@ class ProgrammedChip:
 
         Raises:
             ValueError: the time, temperature, compensation or readout is unknown; there is a
-                temperature where the chip has no activation energy; or ``corrected`` is of another
-                model or chip, or of a later time, or comes with ``recalibration``.
+                temperature where the chip has no activation energy; ``corrected`` is of another
+                model or chip, or of a later time, or comes with ``recalibration``; or that comes
+                with compensation ``none``.
             TypeError: ``recalibration`` or ``corrected`` is of another type.
 
         Warns:
@@ -331,6 +332,7 @@ class ProgrammedChip:
             check_corrected(self._model, corrected, recalibration, origin)
         warm = warmth(self._model, t, temperature)
         read = compensated(self._model, t, warm, recalibration)
+        check_read("at", recalibration, compensation)
         for note in beyond_data(self._model, t):
             if note not in self.warned:
                 warn(f"at({time!r}): {note}")

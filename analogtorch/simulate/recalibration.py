@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from analogtorch.devices import seconds
 from analogtorch.devices.thermal import kelvin
@@ -74,6 +75,25 @@ class Recalibration:
     @property
     def _times(self) -> tuple[float, ...]:
         return tuple(float(each) for each in self.times)
+
+
+def check_read(caller: str, recalibration: Any, compensation: str, or_else: str = "") -> None:
+    """Check that a schedule of reads comes with a compensation that is read.
+
+    Args:
+        caller: the function that was given both.
+        recalibration: the schedule; None: there is none.
+        compensation: as ``ProgrammedChip.at`` takes it.
+        or_else: what else the caller takes that uses the reads, for the message.
+
+    Raises:
+        ValueError: the compensation is ``none``.
+    """
+    if recalibration is not None and compensation == "none":
+        raise ValueError(
+            f"{caller}: recalibration has no effect with compensation='none', which reads nothing; "
+            f"leave out recalibration= or compensation={or_else}"
+        )
 
 
 def _time(name: str, given: str | float) -> float:

@@ -211,6 +211,20 @@ def test_sweeps_measure_chips_that_correct_themselves(tmp_path) -> None:
         at.sweep(model, metric, recovery=[x], **options)
 
 
+def test_a_schedule_of_reads_that_nothing_uses_is_refused() -> None:
+    model, metric, x = _model()
+    options = {"num_chips": 1, "times": ["1 year"], "compensation": "none"}
+    with pytest.raises(ValueError, match="sweep: recalibration .* compensation='none'.* recovery="):
+        at.sweep(model, lambda view: pytest.fail("measured"), recalibration=MONTHLY, **options)
+    physical = at.program(model, seed=7)
+    with pytest.raises(ValueError, match="at: recalibration .* compensation='none'"):
+        physical.at("1 year", recalibration=MONTHLY, compensation="none")
+    # a recovery is fitted at these reads
+    options["recovery"] = at.Recovery(batches=[x[:100]])
+    monthly = at.sweep(model, metric, recalibration=MONTHLY, **options)
+    assert monthly.values != at.sweep(model, metric, **options).values
+
+
 def test_comparisons_measure_them_too() -> None:
     model, metric, x = _model()
     options = {"example": x[:1], "num_chips": 1, "times": ["1 day"]}
