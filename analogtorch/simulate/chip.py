@@ -276,7 +276,8 @@ class ProgrammedChip:
     ) -> nn.Module:
         """Return the model as it runs on this chip at ``time`` after programming.
 
-        The result is an independent module, for evaluation only.
+        The result is an independent module, for evaluation only: nothing of it learns but what
+        learns in ``corrected``, such as adapters.
 
         Each MVM has its own output noise: a layer counts its inputs. Every call of ``at`` starts
         the count anew, and gives the same numbers for the same inputs in batches of any size,

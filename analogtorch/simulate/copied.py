@@ -18,13 +18,17 @@ _SHARING = threading.Lock()
 
 
 def copied(model: nn.Module, shared: dict[int, Any] | None = None) -> nn.Module:
-    """Return a deep copy of a model, for evaluation.
+    """Return a deep copy of a model, for evaluation, of which nothing learns.
 
     Args:
         model: the model.
         shared: by ``id``, what the copy has in place of an object; None: nothing.
     """
-    memo: dict[int, Any] = {**detached(model), **(shared or {})}
+    return _copied(model, shared or {}).requires_grad_(False)
+
+
+def _copied(model: nn.Module, shared: dict[int, Any]) -> nn.Module:
+    memo: dict[int, Any] = {**detached(model), **shared}
     for _, layer in analog_layers(model):  # descriptions, which nothing changes
         memo |= {id(x): x for x in (layer.chip, layer.sections, layer.executions)}
     for module in model.modules():
@@ -32,20 +36,21 @@ def copied(model: nn.Module, shared: dict[int, Any] | None = None) -> nn.Module:
         # all the rest
         empty = (x for x in vars(module).values() if type(x) in (dict, OrderedDict) and not x)
         memo |= {id(x): type(x)() for x in empty}
-    return copy.deepcopy(model, memo).eval().requires_grad_(False)
+    return copy.deepcopy(model, memo).eval()
 
 
 def view_of(model: nn.Module) -> nn.Module:
     """Return a copy that takes no memory for targets, until written, nor for earlier devices.
 
     A digital module that shares a weight with an analog layer has a weight of its own in the copy:
-    the cells stay what they were programmed to when it learns.
+    the cells stay what they were programmed to when it learns. What learns beside the cells of the
+    model, such as adapters, learns in the copy too.
     """
     layers = [layer for _, layer in analog_layers(model)]
     shared: dict[int, Any] = {id(x.weight): _copied_on_write(x.weight) for x in layers}
     targets = {id(target): target for target in shared.values()}
     shared |= {id(x.programmed): x.programmed for x in layers if x.programmed is not None}
-    view = copied(model, shared)
+    view = _copied(model, shared)
     own: dict[int, nn.Parameter] = {}
     for module in view.modules():
         if not isinstance(module, AnalogLayer | AnalogComposite):

@@ -52,6 +52,44 @@ def test_a_failed_recovery_leaves_the_norms_as_they_were(
             assert all(map(torch.equal, remembered[name], pair))
 
 
+class _Adapter(nn.Module):
+    """A layer, and a small product beside it, which alone learns."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.base_layer, self.down, self.up = layer, nn.Linear(8, 2), nn.Linear(2, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.base_layer(x) + self.up(self.down(x))
+
+
+def _learning(model: nn.Module) -> list[str]:
+    return [name for name, p in model.named_parameters() if p.requires_grad]
+
+
+def test_what_learns_on_a_chip_learns_on_at_a_later_time() -> None:
+    physical = at.program(_net(), seed=1)
+    early = physical.at("1 day")
+    assert _learning(early) == []
+    early[0] = _Adapter(early[0])
+    early[0].base_layer.weight.requires_grad_(True)  # a cell, which does not
+    early(X).square().mean().backward()
+    later = physical.at("1 year", corrected=early)
+    adapter = [f"0.{name}" for name in ("down.weight", "down.bias", "up.weight", "up.bias")]
+    assert _learning(later) == adapter
+    assert all(p.grad is None for p in later.parameters())
+    before, exact = early[0].up.weight.clone(), later[0].base_layer.programmed.weights
+    later(X).square().mean().backward()
+    torch.optim.SGD((p for p in later.parameters() if p.requires_grad), lr=1.0).step()
+    assert not torch.equal(later[0].up.weight, before)
+    assert torch.equal(early[0].up.weight, before)
+    assert all(map(torch.equal, later[0].base_layer.programmed.weights, exact))
+    assert _learning(physical.at("2 years", corrected=later)) == adapter
+    # a recovery, as sweeps correct their chips, lets nothing learn
+    recovered = at.Recovery(batches=[X], batch_norm=True).correct(physical.at("1 day"))
+    assert _learning(physical.at("1 year", corrected=recovered)) == []
+
+
 def test_each_pulse_of_an_input_is_an_mvm_of_a_recovery() -> None:
     recovery = at.Recovery(batches=[X], rounds=1)
 
