@@ -64,6 +64,9 @@ def correct_columns(
 
     Embeddings are left as they are: each of their outputs comes from a single cell.
 
+    Adapters that were trained on this chip have learnt the errors of its columns, and may make
+    outputs worse once these are corrected: correct columns first, and train adapters after, or on.
+
     Args:
         physical_view: the model that ``ProgrammedChip.at`` returned. It counts these inputs like
             any others.

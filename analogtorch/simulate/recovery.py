@@ -18,6 +18,7 @@ class Recovery:
     """Digital corrections that are fitted on the chip at each recalibration, without labels.
 
     Each is fitted anew after the read of the drift compensation, and stays until the next one.
+    Adapters are trained after it, or on: those of before have learnt errors that it corrects.
 
     Example:
         >>> recovery = at.Recovery(batches=batches[:2])
