@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from analogtorch.graph import digital_products
+from analogtorch.graph import digital_products, digital_transforms
 
 
 def _words(text: str) -> frozenset[str]:
@@ -90,6 +90,8 @@ def count(name: str, arguments: dict[str, Any], output: Any) -> tuple[str, int, 
     read = max((_numel(a) for a in arguments.values()), default=0)
     if (work := digital_products.operations(name, arguments, output)) is not None:
         return "matmul", out, work
+    if (work := digital_transforms.operations(name, arguments, output)) is not None:
+        return "fft", out, work
     if name in _NORMS:
         return "norm", out, _NORMS[name] * out
     if name in _SOFTMAX:

@@ -21,8 +21,8 @@ class Operation:
     ... where it is applied again."""
     kind: str
     """``mvm``; the kind of a digital operation: ``activation``, ``norm``, ``attention``, ``pool``,
-    ``add``, ...; ``rounding``, of the inputs of a layer by ``quantise_digital``; ``input``, a
-    tensor that the host has; or ``output``, what the host gets."""
+    ``add``, ``fft``, ...; ``rounding``, of the inputs of a layer by ``quantise_digital``;
+    ``input``, a tensor that the host has; or ``output``, what the host gets."""
     matrix: str | None
     """Name of the ``Matrix`` that an ``mvm`` applies; None otherwise."""
     vectors: int

@@ -66,6 +66,57 @@ def test_products_of_activations_count_two_operations_per_mac(
     assert sum(op.operations for op in found) == operations
 
 
+def _complex(h: Tensor, size: int) -> Tensor:
+    """Return rows of ``size`` complex numbers."""
+    return torch.view_as_complex(h.reshape(-1, size, 2))
+
+
+_WINDOW = torch.hann_window(16)
+
+
+def _stft(h: Tensor, window: Tensor | None = _WINDOW) -> Tensor:
+    """Return 2 x 11 spectra of 16 numbers each."""
+    return torch.stft(h.reshape(2, 40), 16, 4, window=window, return_complex=True)
+
+
+@pytest.mark.parametrize(
+    ("after", "operations"),
+    [
+        (torch.fft.rfft, 10 * 2.5 * 8 * 3),
+        (torch.fft.fft, 10 * 2.5 * 8 * 3),  # its input is real
+        (torch.fft.ihfft, 10 * 2.5 * 8 * 3),
+        (lambda h: torch.fft.rfft(h.expand(3, 2, 5, 8)), 3 * 10 * 2.5 * 8 * 3),
+        (lambda h: torch.fft.rfft(h, n=16, norm="ortho"), 10 * 2.5 * 16 * 4),
+        (lambda h: torch.fft.rfft(h, n=4), 10 * 2.5 * 4 * 2),
+        (lambda h: torch.fft.rfft(h[:, :4], dim=1), 16 * 2.5 * 4 * 2),
+        (lambda h: torch.fft.rfft2(h[:, :4]), 2 * 2.5 * 32 * 5),
+        (lambda h: torch.fft.rfftn(h, s=(4, -1)), 2 * 2.5 * 32 * 5),
+        (lambda h: torch.fft.rfftn(h[:, :4]), 2.5 * 64 * 6),
+        (lambda h: torch.fft.ifft(_complex(h, 4)), 10 * 5 * 4 * 2),
+        (lambda h: torch.fft.irfft(_complex(h, 5)), 8 * 2.5 * 8 * 3),
+        (lambda h: torch.fft.irfft(_complex(h, 4), n=8), 10 * 2.5 * 8 * 3),
+        (lambda h: torch.fft.hfft(_complex(h, 5)), 8 * 2.5 * 8 * 3),
+        (lambda h: torch.ops.aten._fft_c2r(_complex(h, 5), [1], 0, 8), 8 * 2.5 * 8 * 3),
+        (lambda h: torch.ops.aten._fft_c2c(_complex(h, 4), [1], 0, True), 10 * 5 * 4 * 2),
+        (lambda h: torch.ops.aten._fft_r2c(h, [2], 0, True), 10 * 2.5 * 8 * 3),
+        (lambda h: torch.ops.aten._fft_r2c(h, [2], 0, False), 10 * 2.5 * 8 * 3),
+        (_stft, 22 * (2.5 * 16 * 4 + 16)),
+        (lambda h: _stft(h, None), 22 * 2.5 * 16 * 4),
+        (lambda h: _stft(torch.complex(h, h)), 22 * (5 * 16 * 4 + 2 * 16)),
+        # beside the transforms: two windows, overlapping sums and quotients
+        (
+            lambda h: torch.istft(_stft(h), 16, 4, window=_WINDOW),
+            22 * (2 * 2.5 * 16 * 4 + 3 * 16) + 80,
+        ),
+    ],
+)
+def test_fourier_transforms_count_as_fast_ones(
+    after: Callable[[Tensor], Tensor], operations: float
+) -> None:
+    traced = trace(_Net(after), _zeros(2, 5, 8)).operations
+    assert sum(op.operations for op in traced if op.kind == "fft") == operations
+
+
 def _levels(x: Tensor) -> Tensor:
     return torch.quantize_per_tensor(x, 0.1, 0, torch.quint8)
 
