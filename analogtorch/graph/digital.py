@@ -1,7 +1,8 @@
 """The kind of each digital operation, and how many arithmetic operations it takes.
 
 Additions, multiplications, comparisons and elementwise functions (an exponential too) count as one
-operation per number. Moving, reshaping and selecting numbers counts as none.
+operation per number. Moving, reshaping and selecting numbers counts as none. A complex number is
+two numbers.
 """
 
 import math
@@ -10,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from analogtorch.graph import digital_products, digital_transforms
+from analogtorch.graph.sizes import numbers
 
 
 def _words(text: str) -> frozenset[str]:
@@ -27,7 +29,8 @@ FREE = _words(
     im2col scatter slice_scatter numpy_T mT adjoint tensor_split hsplit meshgrid
     _assert_tensor_metadata _assert_async tril triu diagonal expand_dims where masked_select
     ravel swapdims moveaxis broadcast_to hstack vstack dstack column_stack vsplit dsplit
-    view_as_complex view_as_real real imag resolve_conj resolve_neg
+    view_as_complex view_as_real real imag complex _conj _neg_view resolve_conj resolve_neg
+    fft_fftshift fft_ifftshift
     sym_size item _local_scalar_dense lift_fresh _pack_padded_sequence _pad_packed_sequence
     """
 )
@@ -63,6 +66,8 @@ _ACTIVATIONS = _words(
 _SOFTMAX = {"softmax": 5, "_softmax": 5, "log_softmax": 6, "_log_softmax": 6}
 """Operations per number: largest, difference, exponential, sum, quotient."""
 _ADD = _words("add sub rsub mul div pow square maximum minimum addcmul neg lerp")
+_OF_COMPLEX = {"abs": 4, "mul": 6, "square": 6, "div": 11, "exp": 5}
+"""Operations per complex number, if all numbers that it computes with are complex."""
 _POOLS = {
     f"{adaptive}{kind}_pool{n}d{indices}": 0 if adaptive else n
     for adaptive in ("", "adaptive_")
@@ -86,12 +91,15 @@ def count(name: str, arguments: dict[str, Any], output: Any) -> tuple[str, int, 
         arguments: its arguments by name, with (fake) tensors.
         output: its result, a (fake) tensor or a sequence of them.
     """
-    out = _numel(output)
-    read = max((_numel(a) for a in arguments.values()), default=0)
+    out = numbers(output)
+    read = max((numbers(a) for a in arguments.values()), default=0)
     if (work := digital_products.operations(name, arguments, output)) is not None:
         return "matmul", out, work
     if (work := digital_transforms.operations(name, arguments, output)) is not None:
         return "fft", out, work
+    if name in _OF_COMPLEX and all(map(_is_complex, _operands(arguments))):
+        kind = "add" if name in _ADD else "activation"
+        return kind, out, _OF_COMPLEX[name] * max(out, read) // 2
     if name in _NORMS:
         return "norm", out, _NORMS[name] * out
     if name in _SOFTMAX:
@@ -101,12 +109,12 @@ def count(name: str, arguments: dict[str, Any], output: Any) -> tuple[str, int, 
     if name in _ADD:
         return "add", out, out
     if name in _POOLS:
-        pooled = _numel(_first(output))
+        pooled = numbers(_first(output))
         return "pool", pooled, max(read, pooled * _window(name, arguments))
     if name in _REDUCTIONS:
         return "pool", out, read
     if name == "embedding_bag":
-        out = _numel(_first(output))  # beside it torch returns lists for its gradient
+        out = numbers(_first(output))  # beside it torch returns lists for its gradient
         rows = arguments["indices"].numel() * arguments["weight"].shape[-1]
         return "embedding", out, rows * (1 if arguments["per_sample_weights"] is None else 2)
     if name.startswith("embedding"):
@@ -117,6 +125,14 @@ def count(name: str, arguments: dict[str, Any], output: Any) -> tuple[str, int, 
     if name in _DISTANCES:
         return "other", out, out * (3 * arguments[_DISTANCES[name]].shape[-1] + 1)
     return "other", out, out
+
+
+def _operands(arguments: dict[str, Any]) -> list[Any]:
+    return [value for name, value in arguments.items() if name in ("self", "other")]
+
+
+def _is_complex(value: Any) -> bool:
+    return value.is_complex() if isinstance(value, Tensor) else isinstance(value, complex)
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor) -> int:
@@ -136,9 +152,3 @@ def _window(name: str, arguments: dict[str, Any]) -> int:
 
 def _first(value: Any) -> Any:
     return value[0] if isinstance(value, (tuple, list)) else value
-
-
-def _numel(value: Any) -> int:
-    if isinstance(value, Tensor):
-        return value.numel()
-    return sum(map(_numel, value)) if isinstance(value, (tuple, list)) else 0

@@ -1,7 +1,7 @@
 """The arithmetic operations of products that no tile computes.
 
-A multiply-accumulate (MAC) counts as two operations. A product without a sum, such as ``outer``,
-counts as one operation per number.
+A multiply-accumulate (MAC) counts as two operations, one of complex numbers as eight. A product
+without a sum, such as ``outer``, counts as one operation per number, and as six per complex one.
 """
 
 import functools
@@ -34,8 +34,18 @@ _SUMS = {
 """Operators of which each output is a sum over the last dimension of one argument, by its name."""
 
 
-def operations(name: str, arguments: Mapping[str, Any], output: Tensor) -> int | None:
+_WITHOUT_SUM = ("outer", "ger", "kron")
+
+
+def operations(name: str, arguments: Mapping[str, Any], output: Any) -> int | None:
     """Return the arithmetic operations of a product of activations; None if it is no product."""
+    work = _operations(name, arguments, output)
+    if work is None or not (isinstance(output, Tensor) and output.is_complex()):
+        return work
+    return work * (6 if name in _WITHOUT_SUM else 4)
+
+
+def _operations(name: str, arguments: Mapping[str, Any], output: Any) -> int | None:
     if (count := _COUNTS.get(name)) is not None:
         return count(arguments, output)
     if weights := _packed(name, arguments):
@@ -157,9 +167,7 @@ _COUNTS: dict[str, Callable[[Mapping[str, Any], Tensor], int]] = {
     "conv_tbc": lambda a, output: 2 * output.numel() * math.prod(a["weight"].shape[:-1]),
     "quantized_lstm": functools.partial(_recurrent, 4),
     "quantized_gru": functools.partial(_recurrent, 3),
-    "outer": lambda a, output: output.numel(),
-    "ger": lambda a, output: output.numel(),
     "addr": lambda a, output: 2 * output.numel(),
-    "kron": lambda a, output: output.numel(),
+    **dict.fromkeys(_WITHOUT_SUM, lambda a, output: output.numel()),
 }
 """Operators of other sums."""

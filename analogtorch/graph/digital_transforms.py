@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
+from analogtorch.graph.sizes import numbers
+
 Arguments = Mapping[str, Any]
 
 
@@ -50,14 +52,14 @@ def _short_time_inverse(a: Arguments, output: Tensor) -> int:
     The sums of squares of the window that it is divided by are constant.
     """
     is_complex = output.is_complex()
-    numbers = 2 if is_complex else 1
     frame = _fft([a["n_fft"]], is_complex) + _window(a["window"], is_complex)
-    return _frames(a["self"].shape) * (frame + numbers * a["n_fft"]) + numbers * output.numel()
+    added = a["n_fft"] * (2 if is_complex else 1)
+    return _frames(a["self"].shape) * (frame + added) + numbers(output)
 
 
 def _fft(sizes: Iterable[int], is_complex: bool) -> int:
-    numbers = math.prod(sizes)
-    return round((5 if is_complex else 2.5) * numbers * math.log2(max(1, numbers)))
+    size = math.prod(sizes)
+    return round((5 if is_complex else 2.5) * size * math.log2(max(1, size)))
 
 
 def _window(window: Tensor | None, is_complex: bool) -> int:

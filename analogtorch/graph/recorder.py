@@ -14,6 +14,7 @@ from analogtorch.graph import digital, recurrent
 from analogtorch.graph.parameters import Held
 from analogtorch.graph.parts import Parts
 from analogtorch.graph.products import Product, find, lookup
+from analogtorch.graph.sizes import numbers
 from analogtorch.graph.types import ROUNDING, Matrix, Operation
 
 _After = Mapping[str, float]
@@ -36,7 +37,7 @@ class _Call:
     @property
     def size(self) -> int:
         """Number of elements of the result."""
-        return sum(t.numel() for t in tensors(self.result))
+        return numbers(tensors(self.result))
 
 
 class Recorder:
@@ -90,7 +91,7 @@ class Recorder:
         """Add tensors to the model's input."""
         for t in inputs:
             if storage(t) not in self._after:
-                name = self._append(Operation.given(self._unique("(input)"), t.numel()))
+                name = self._append(Operation.given(self._unique("(input)"), numbers(t)))
                 self._after[storage(t)] = self._of(name)
 
     def take(self, outputs: Iterable[Tensor]) -> None:
@@ -176,7 +177,7 @@ class Recorder:
         known, total = {self._key(t) for t in read}, sum(after.values())
         for t in made:
             key = self._key(t)
-            held = min(1.0, t.numel() / total) if total else 1.0
+            held = min(1.0, numbers(t) / total) if total else 1.0
             new = {name: held * elements for name, elements in after.items()}
             if any(t is w for w in written):
                 earlier = {} if _is_whole(t) else self._after.get(key, {})
@@ -198,10 +199,10 @@ class Recorder:
         key = self._key(t)
         after = self._after[key]
         if key in self._mixed:
-            return {name: min(elements, t.numel()) for name, elements in after.items()}
+            return {name: min(elements, numbers(t)) for name, elements in after.items()}
         # constants, such as padding, may lie outside of the view
         size = min(_size(t), sum(after.values())) or 1.0
-        return {name: min(1.0, t.numel() / size) * n for name, n in after.items()}
+        return {name: min(1.0, numbers(t) / size) * n for name, n in after.items()}
 
     def _together(self, parts: Iterable[_After]) -> _After:
         """Return the sum of parts, of each operation at most its whole result."""
@@ -369,10 +370,10 @@ class Recorder:
 
 
 def _size(t: Tensor) -> float:
-    """Return the number of elements of its storage."""
+    """Return how many numbers its storage holds."""
     if isinstance(storage(t), int):
-        return t.numel()
-    return t.untyped_storage().nbytes() / t.element_size()
+        return numbers(t)
+    return t.untyped_storage().nbytes() / t.element_size() * (2 if t.is_complex() else 1)
 
 
 def _whole(after: _After) -> dict[str, int]:

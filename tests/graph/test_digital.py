@@ -117,6 +117,42 @@ def test_fourier_transforms_count_as_fast_ones(
     assert sum(op.operations for op in traced if op.kind == "fft") == operations
 
 
+@pytest.mark.parametrize(
+    ("after", "elements", "operations"),
+    [
+        (torch.abs, 40, 4 * 40),
+        (lambda z: z + z, 80, 80),
+        (lambda z: z * 2.0, 80, 80),
+        (lambda z: z * z.abs(), 80, 80 + 4 * 40),
+        (lambda z: z * z, 80, 6 * 40),
+        (lambda z: z * z[0], 80, 6 * 40),
+        (lambda z: z * 1j, 80, 6 * 40),
+        (lambda z: z / z, 80, 11 * 40),
+        (torch.exp, 80, 5 * 40),
+        (lambda z: z.sum(-1), 20, 80),
+        (lambda z: z @ z.mT, 200, 8 * 10 * 10 * 4),
+        (lambda z: torch.outer(z[0], z[1]), 32, 6 * 16),
+        (lambda z: torch.conj(z) @ z[0], 20, 8 * 40),
+        (lambda z: z.real.square(), 40, 40),
+    ],
+)
+def test_complex_numbers_count_as_two(
+    after: Callable[[Tensor], Tensor], elements: int, operations: int
+) -> None:
+    net = _Net(lambda h: after(_complex(h, 4)))
+    found = [op for op in trace(net, _zeros(2, 5, 8)).operations if op.kind != "mvm"]
+    *found, returned = found[1:]  # what the model is given and returns
+    assert sum(op.operations for op in found) == operations
+    assert found[-1].elements == returned.elements == elements
+
+
+def test_parts_of_complex_numbers_are_taken_and_not_the_others() -> None:
+    traced = trace(_Net(lambda h: torch.fft.fft(h).real.square()), _zeros(2, 5, 8)).operations
+    found = {op.name: op for op in traced}
+    assert found["fft_fft"].elements == 160
+    assert found["square"].takes({"fft_fft": 160}) == {"fft_fft": 80}
+
+
 def _levels(x: Tensor) -> Tensor:
     return torch.quantize_per_tensor(x, 0.1, 0, torch.quint8)
 

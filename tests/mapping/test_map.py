@@ -194,6 +194,20 @@ def test_spreading_uses_the_tiles_that_are_left() -> None:
     assert at.remap(together, retired=[(0, 0)], spread=True) == two
 
 
+def test_a_mac_of_complex_numbers_counts_as_eight_digital_operations() -> None:
+    class Spectral(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(8, 6, dtype=torch.complex64), nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.first(torch.fft.fft(x)).abs())
+
+    operations = map_to_chip(Spectral(), torch.zeros(2, 8), chip=CHIP).operations
+    (first,) = (op for op in operations if op.name == "first")
+    assert (first.elements, first.operations) == (2 * 2 * 6, 8 * 2 * 8 * 6)
+
+
 def test_what_is_excluded_or_left_unconverted_is_digital() -> None:
     mapping = map_to_chip(Residual(), torch.zeros(1, 3, 6, 6), chip=CHIP, exclude="h*")
     assert [m.name for m in mapping.matrices] == ["conv", "shared"]
