@@ -103,7 +103,8 @@ def guard(
     error.
 
     The report also names the buffers, embeddings and other tensors that the model multiplies by in
-    code of its own, ``x @ self.filters``: they are digital, and count in the share from then on.
+    code of its own, ``x @ self.filters``: they are digital, and count in the share from then on. So
+    are filters that it computes from such tensors, ``x @ torch.cos(self.f * self.n)``.
 
     The run is in evaluation mode and without gradients. It shows nothing about code that runs in
     training only, nor about a copy of a weight that was made before. Modes, buffers (batch norm's
@@ -168,7 +169,7 @@ def guard(
                 for name, layer in layers.items()
             ),
             share(model),
-            tuple((name, why, t.numel()) for name, t, why in multiplied(model)),
+            tuple((name, why, count) for name, _, why, count in multiplied(model)),
         )
         _raise_for(report, seen.bypasses, allow_unused)
     return report

@@ -1,15 +1,19 @@
 """Weights that a model multiplies by in code of its own, outside of the layers that hold weights.
 
-These are buffers, other tensors that a module holds, and weights of embeddings. What a module does
-with them shows in a run only: most are added, looked up or scaled element by element.
+These are buffers, other tensors that a module holds, and weights of embeddings, or what the model
+computes from them, such as filters from their frequencies. What a module does with them shows in a
+run only: most are added, looked up or scaled element by element.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Set
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from analogtorch.conversion.amounts import Amounts
+from analogtorch.conversion.kinds import kind_of
 from analogtorch.conversion.weights import (
     Region,
     Storage,
@@ -28,12 +32,32 @@ _MULTIPLIED = "_analogtorch_multiplied"
 the last run watched."""
 
 
-def remember(model: nn.Module, found: Mapping[tuple[nn.Module, str], str]) -> None:
-    """Remember what a run multiplied by: modules and names of tensors, with the reason."""
+@dataclass(frozen=True)
+class Factor:
+    """What data is multiplied by: a tensor that a module holds, or what is computed from some."""
+
+    names: tuple[str, ...]
+    """Full names of the tensors, the largest first."""
+    computed: bool = False
+    """Whether it holds more numbers than these together, such as an outer product."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """How a run multiplied by a factor."""
+
+    why: str
+    """The reason why it is digital."""
+    count: int | None = None
+    """Number of weights of what is computed; None: those of the tensor itself."""
+
+
+def remember(model: nn.Module, found: Mapping[tuple[nn.Module, str], Use]) -> None:
+    """Remember what a run multiplied by: modules, and names of tensors or ``computed from ...``."""
     for module in model.modules():
         forget_multiplied(module)
-    for (module, own), why in found.items():
-        vars(module).setdefault(_MULTIPLIED, {})[own] = why
+    for (module, own), use in found.items():
+        vars(module).setdefault(_MULTIPLIED, {})[own] = use
 
 
 def forget_multiplied(module: nn.Module) -> None:
@@ -41,16 +65,20 @@ def forget_multiplied(module: nn.Module) -> None:
     vars(module).pop(_MULTIPLIED, None)
 
 
-def multiplied(model: nn.Module) -> Iterator[tuple[str, Tensor, str]]:
-    """Yield what the last run that was watched multiplied by: name, tensor, reason.
+def multiplied(model: nn.Module) -> Iterator[tuple[str, Tensor | None, str, int]]:
+    """Yield what the last run that was watched multiplied by: name, tensor, reason, weights.
 
-    A Parameter goes by the name of its module, unless that is analog.
+    A Parameter goes by the name of its module, unless that is analog. What is computed is no tensor
+    that a module holds: None.
     """
     for name, module in model.named_modules():
-        for own, why in vars(module).get(_MULTIPLIED, {}).items():
-            if (t := _tensors(module).get(own)) is not None:
+        for own, use in vars(module).get(_MULTIPLIED, {}).items():
+            if use.count is not None:
+                yield f"{name}: {own}".removeprefix(": "), None, use.why, use.count
+            elif (t := _tensors(module).get(own)) is not None:
                 whole = own in module._parameters and not _is_analog(module)
-                yield (name if whole else f"{name}.{own}".lstrip(".")) or "(root)", t, why
+                named = (name if whole else f"{name}.{own}".lstrip(".")) or "(root)"
+                yield named, t, use.why, t.numel()
 
 
 class Stored:
@@ -64,7 +92,8 @@ class Stored:
 
     def __init__(self, model: nn.Module, counted: Set[int], analog: Set[int]) -> None:
         self._counted, self._analog = counted, analog
-        self._weights = Weights()
+        self._weights, self._amounts = Weights(), Amounts()
+        self._computed: dict[Factor, list[Tensor]] = {}
         self._held: dict[str, tuple[nn.Module, str, Tensor]] = {}
         self._written, self._made = set[Storage](), set[Storage]()
         for name, module in model.named_modules():
@@ -74,8 +103,8 @@ class Stored:
 
     def product(
         self, func: Any, args: Any, kwargs: Any, result: Any, user: nn.Module | None
-    ) -> str | None:
-        """Look at an operator and return the tensor that it multiplies data by, if no layer does.
+    ) -> Factor | None:
+        """Look at an operator and return what it multiplies data by, if no layer does.
 
         Args:
             func: the operator.
@@ -84,36 +113,64 @@ class Stored:
             result: what it returned.
             user: the module that is running.
         """
-        found = [self._of(t) for t in accessed(func, args, kwargs)]
-        written = accessed(func, args, kwargs, written=True)
-        if not (found or written):
-            self.made(result)
-        if all(found) and not changes_data(func, args, self._is_constant):
-            self._weights.derive(result, [region for of in found for region in of])
-            return None
-        self._written.update(map(storage, written))
-        if not any(found):
-            return None
-        name = operator_name(func)
+        name, read = operator_name(func), accessed(func, args, kwargs)
         pair = operands(name, bind(func, args, kwargs))
         # an outer product, such as positions times frequencies, sums nothing
-        if pair is None or (pair[0].shape[-1:] == (1,) and "conv" not in name):
+        if pair is not None and pair[0].shape[-1:] == (1,) and "conv" not in name:
+            pair = None
+        if all(map(self._is_constant if pair is None else self._of, read)) and not changes_data(
+            func, args, self._is_constant
+        ):
+            self._derive(func, read, result)
+            return None
+        self._written.update(map(storage, accessed(func, args, kwargs, written=True)))
+        if pair is None:
             return None
         left, right = map(self._of, pair)
-        return None if bool(left) == bool(right) else self._name(left or right, user)
+        if bool(left) == bool(right):
+            return None
+        return self._factor(pair[0] if left else pair[1], left or right, user)
 
     def made(self, result: Any) -> None:
         """Remember tensors of the run that hold no data yet, such as ``torch.zeros(4)``."""
         self._made.update(map(storage, tensors(result)))
 
-    def still(self, name: str) -> tuple[nn.Module, str] | None:
-        """Return the module that holds a tensor, and its name there; None if the run changed it.
+    def place(self, factor: Factor) -> tuple[nn.Module, str] | None:
+        """Return the module that holds a factor, and its name there; None if the run changed it.
 
         It is then a state, such as a cache, and no weight.
         """
+        if not all(map(self._still, factor.names)):
+            return None
+        module, own, _ = self._held[factor.names[0]]
+        if not factor.computed:
+            return module, own
+        held = ((name, *self._held[name]) for name in factor.names)
+        names = [own if m is module else name.lstrip(".") for name, m, own, _ in held]
+        return module, f"computed from {', '.join(names)}"
+
+    def count(self, factor: Factor) -> int | None:
+        """Return the number of weights of a factor that is computed; None for one that is held.
+
+        Several from the same tensors, such as cosines and sines, count together.
+        """
+        found = self._computed.get(factor)
+        return None if found is None else sum(map(self._amounts.of, found))
+
+    def _still(self, name: str) -> bool:
         module, own, t = self._held[name]
-        same = _tensors(module).get(own) is t and storage(t) not in self._written
-        return (module, own) if same else None
+        return _tensors(module).get(own) is t and storage(t) not in self._written
+
+    def _derive(self, func: Any, read: list[Tensor], result: Any) -> None:
+        """Remember what an operator computed from constants alone."""
+        found = [self._of(t) for t in read]
+        if not any(found):
+            self.made(result)
+            return
+        self._weights.derive(result, [region for of in found for region in of])
+        weights = [t for t, of in zip(read, found, strict=True) if of]
+        others = [t for t, of in zip(read, found, strict=True) if not of]
+        self._amounts.add(func, weights, others, result)
 
     def _of(self, t: Tensor) -> list[Region]:
         return [] if storage(t) in self._written else self._weights.of(t)
@@ -122,13 +179,41 @@ class Stored:
         empty = storage(t) in self._made and storage(t) not in self._written
         return empty or bool(self._of(t))
 
-    def _name(self, regions: list[Region], user: nn.Module | None) -> str | None:
-        """Return the largest of the tensors that a weight is made of; others scale or mask it."""
-        of = {id(self._held[name][2]) for region in regions for name in region.names}
-        names = max(regions, key=lambda region: region.weight.numel()).names
-        own = next((name for name in names if self._held[name][0] is user), None)
-        on_chip = of & self._analog and (own is None or _is_analog(self._held[own][0]))
-        return None if of & self._counted or on_chip else own or names[0]
+    def _factor(self, t: Tensor, regions: list[Region], user: nn.Module | None) -> Factor | None:
+        """Return ``t`` as a factor: the largest of the tensors that it is made of, or all of them.
+
+        The others scale or mask the largest, unless there are more numbers than these tensors hold.
+        """
+        regions = sorted(regions, key=lambda region: region.weight.numel(), reverse=True)
+        names = tuple(self._name(region, user) for region in regions)
+        factor = Factor(names, self._amounts.of(t) > sum(r.weight.numel() for r in regions))
+        known = [name for region in regions for name in region.names]
+        of = {id(self._held[name][2]) for name in known}
+        holder = self._held[names[0]][0]
+        on_chip = of & self._analog and (holder is not user or _is_analog(holder))
+        if not factor.computed:
+            return None if of & self._counted or on_chip else Factor(names[:1])
+        if on_chip or any(map(self._is_of_layer, known)):
+            return None
+        if not any(_is_same(t, other) for other in self._computed.setdefault(factor, [])):
+            self._computed[factor].append(t)
+        return factor
+
+    def _name(self, region: Region, user: nn.Module | None) -> str:
+        """Return the name of a weight, in the module that runs if it holds it."""
+        of_user = (name for name in region.names if self._held[name][0] is user)
+        return next(of_user, region.names[0])
+
+    def _is_of_layer(self, name: str) -> bool:
+        """Return whether a tensor is the weight of a digital layer, which counts by itself."""
+        module, _, t = self._held[name]
+        return id(t) in self._counted and kind_of(module) is not None
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors are the same weights, as those computed anew in each call are."""
+    same = one.shape == other.shape and one.dtype == other.dtype and one.device == other.device
+    return same and (one.is_meta or torch.equal(one, other))
 
 
 def changes_data(func: Any, args: Any, is_constant: Callable[[Tensor], Any]) -> bool:

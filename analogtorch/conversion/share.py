@@ -24,14 +24,16 @@ class Share:
 
     A Parameter that is not of the layer's kind, or is of a module that AnalogTorch does not know,
     counts if it is one matrix or several, as its use cannot be seen. So the analog share is a lower
-    bound if such modules add or look up their Parameters. Weights of embeddings, buffers and other
-    tensors count once ``guard`` has seen that the model multiplies by them.
+    bound if such modules add or look up their Parameters, or compute other weights from them.
+    Weights of embeddings, buffers and other tensors, and weights that the model computes from such
+    tensors, count once ``guard`` has seen that the model multiplies by them.
     """
 
     analog: int
     """Number of weights of the analog layers."""
     digital: dict[str, int] = field(default_factory=dict)
-    """Number of weights that multiply digitally, by the name of the module that holds them."""
+    """Number of weights that multiply digitally, by the name of the module that holds them, or by
+    what they are computed from."""
 
     @property
     def total(self) -> int:
@@ -53,12 +55,12 @@ def share(model: nn.Module) -> Share:
     """Return the weights that multiply in ``model``, analog and digital."""
     found = known(model)
     seen = {id(t) for of in found.values() for t in of}
-    for name, t, _ in multiplied(model):
-        if id(t) not in seen:
-            found.setdefault(name, []).append(t)
+    counts = {name: sum(t.numel() for t in of) for name, of in found.items()}
+    for name, t, _, count in multiplied(model):
+        if t is None or id(t) not in seen:
+            counts[name] = counts.get(name, 0) + count
             seen.add(id(t))
-    on_chip = sum(layer.weight.numel() for _, layer in analog_layers(model))
-    return Share(on_chip, {name: sum(t.numel() for t in of) for name, of in found.items()})
+    return Share(sum(layer.weight.numel() for _, layer in analog_layers(model)), counts)
 
 
 def known(model: nn.Module) -> dict[str, list[Tensor]]:

@@ -272,7 +272,7 @@ def summary(model: nn.Module) -> Summary:
     chips = {id(layer.chip): layer.chip for layer in layers.values()}.values()
     rows = tuple(_row(name, layer, unit_cells(layer.chip, chips)) for name, layer in layers.items())
     swapped, made = taken(model), makers(model)
-    used = {name: (why, t.numel()) for name, t, why in multiplied(model)}
+    used = {name: (why, count) for name, _, why, count in multiplied(model)}
     skipped = []
     for name, module in model.named_modules():
         weights = [*module.parameters(recurse=False), *packed(module).values()]

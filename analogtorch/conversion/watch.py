@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from analogtorch.conversion.kinds import analog_layers
-from analogtorch.conversion.multiplied import Stored, changes_data, remember
+from analogtorch.conversion.multiplied import Factor, Stored, Use, changes_data, remember
 from analogtorch.conversion.running import Running
 from analogtorch.conversion.share import known
 from analogtorch.conversion.weights import (
@@ -49,6 +49,7 @@ _FUSED = frozenset({
     "_cudnn_rnn", "miopen_rnn", "mkldnn_rnn_layer", "_trilinear", "convolution_backward",
 })  # fmt: skip
 """Operators that multiply by all weights that they take, besides those of ``operands``."""
+_CAN_BE_ANALOG = "a layer with this weight can be analog"
 _HERE = f"{Path(__file__).parent}{os.sep}"
 
 
@@ -109,8 +110,8 @@ class Watch(Observer):
         self.digital_uses: dict[str, set[str]] = {name: set() for name in layers}
         counted = {id(p) for of in known(model).values() for p in of}
         self.stored = Stored(model, counted, {id(layer.weight) for layer in layers.values()})
-        self.products: dict[str, Bypass] = {}
-        """Operators that multiply data by a tensor that no layer has as its weight, by its name."""
+        self.products: dict[Factor, Bypass] = {}
+        """The first operator that multiplies data by each factor that is no layer's weight."""
         self.weights, self.changed = Weights(), Weights()
         for name, layer in layers.items():
             if isinstance(weight := layer._parameters.get("weight"), Tensor):
@@ -155,21 +156,19 @@ class Watch(Observer):
 
     def _look_at_stored(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         user = self.running.innermost
-        name = self.stored.product(func, args, kwargs, result, user)
-        if name is not None and name not in self.products:
-            self.products[name] = self._bypass(func, user)
+        factor = self.stored.product(func, args, kwargs, result, user)
+        if factor is not None and factor not in self.products:
+            self.products[factor] = self._bypass(func, user)
 
-    def multiplied(self) -> dict[tuple[nn.Module, str], str]:
-        """Return what the run has multiplied by outside of layers, by module and name.
-
-        Each comes with the reason why it is digital.
-        """
-        held = {self.stored.still(name): bypass for name, bypass in self.products.items()}
-        return {
-            where: f"the model multiplies by it in {bypass}; a layer with this weight can be analog"
-            for where, bypass in held.items()
-            if where is not None
-        }
+    def multiplied(self) -> dict[tuple[nn.Module, str], Use]:
+        """Return what the run has multiplied by outside of layers, by module and name."""
+        found = {}
+        for factor, bypass in self.products.items():
+            if (where := self.stored.place(factor)) is not None:
+                can = "it is computed in each run" if factor.computed else _CAN_BE_ANALOG
+                why = f"the model multiplies by it in {bypass}; {can}"
+                found[where] = Use(why, self.stored.count(factor))
+        return found
 
     def _look(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         found = [self.weights.of(t) for t in accessed(func, args, kwargs)]

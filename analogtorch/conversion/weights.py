@@ -67,6 +67,7 @@ class Weights:
 
     def derive(self, result: Any, regions: Iterable[Region]) -> None:
         """Remember that the tensors in ``result`` are computed from ``regions`` alone."""
+        regions = dict.fromkeys(regions)
         for t in tensors(result):
             if (key := storage(t)) not in self._regions:
                 known = self._derived.setdefault(key, [])
@@ -108,6 +109,11 @@ def operator_name(func: Any) -> str:
     """Return the name of an operator without namespace, overload and in-place underscore."""
     name = str(func._schema.name).split("::")[-1]
     return name.removesuffix("_") if name.endswith("_") and not name.startswith("_") else name
+
+
+def is_product(name: str) -> bool:
+    """Return whether an operator is a product with a sum."""
+    return name in _OPERANDS
 
 
 def operands(name: str, arguments: dict[str, Any]) -> tuple[Tensor, Tensor] | None:

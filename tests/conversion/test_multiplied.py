@@ -62,6 +62,17 @@ def _with_a_token(m: Net, h: Tensor) -> Tensor:
     return h @ X.mT
 
 
+def _one_by_one(m: Net, h: Tensor) -> Tensor:
+    filters = torch.zeros(8, 8)
+    for i in range(8):
+        filters[i, :] = torch.cos(m.row[i] * m.row)
+    return F.linear(h, filters)
+
+
+def _computed_twice(m: Net, h: Tensor) -> Tensor:
+    return h @ torch.cos(m.row[:, None] * m.row) + h.relu() @ torch.cos(m.row[:, None] * m.row)
+
+
 def _padded(m: Net, h: Tensor) -> Tensor:
     w = h.new_zeros(8, 8)
     w[:4] = m.w[:4]
@@ -95,6 +106,34 @@ def _padded(m: Net, h: Tensor) -> Tensor:
         (_padded, {"w": 64}),
         (lambda m, h: h @ m.w.clone().mul_(m.row), {"w": 64}),
         (_assembled, {"w": 64}),
+        # more numbers than what they are computed from
+        (lambda m, h: h @ torch.cos(m.row[:, None] * m.row), {"computed from row": 64}),
+        (lambda m, h: h @ (m.row[:, None] @ m.row[None]), {"computed from row": 64}),
+        (
+            lambda m, h: h @ (m.row[:, None] * m.taps.exp().sum() * torch.arange(1, 9)),
+            {"computed from row, taps": 64},
+        ),
+        (
+            lambda m, h: F.conv1d(h[:, None], (m.row[:, None] * m.taps[0])[:, None]),
+            {"computed from row, taps": 24},
+        ),
+        (
+            lambda m, h: h @ torch.outer(m.row, m.row).cos() + h @ torch.outer(m.row, m.row).sin(),
+            {"computed from row": 128},
+        ),
+        (_computed_twice, {"computed from row": 64}),
+        (_one_by_one, {"computed from row": 64}),
+        (
+            lambda m, h: h @ torch.stack([m.row.cos() * n for n in m.row]),
+            {"computed from row": 64},
+        ),
+        # no more: copies, and a matrix of them
+        (lambda m, h: h.expand(3, 5, 8) @ (m.w * m.row).expand(3, 8, 8).contiguous(), {"w": 64}),
+        (lambda m, h: h.expand(3, 5, 8) @ (m.w.expand(3, 8, 8) * m.row), {"w": 64}),
+        (lambda m, h: h @ m.row[torch.arange(8)[:, None] - torch.arange(8)], {"row": 8}),
+        (lambda m, h: h @ m.table(torch.arange(8)).mT, {"table": 64}),
+        (lambda m, h: h @ (m.w + m.row[:, None] * m.row), {"w": 64}),
+        (lambda m, h: h + torch.zeros(5, 8) @ m.w, {"w": 64}),  # an initial state
     ],
 )
 def test_what_multiplies_data_without_a_layer_is_digital(
@@ -117,6 +156,37 @@ def test_it_is_named_with_its_place_and_share() -> None:
     at.guard(model, X)
     assert at.summary(model).share.digital == {}
     assert "digital: table (64 weights; digital unless convert(..., embeddings=True))" in str(
+        at.summary(model)
+    )
+
+
+class Gabor(nn.Module):
+    """Filters of 33 numbers, each computed from two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.rand(6, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        t = torch.arange(-16, 17)
+        centre, width = self.kernel[:, :1], self.kernel[:, 1:]
+        filters = torch.exp(-((t * width) ** 2)) * torch.cos(centre * t)
+        return F.conv1d(x, filters[:, None])
+
+
+@pytest.mark.parametrize("how", ["as it is", "deepcopy", "pickle"])
+def test_filters_that_a_run_computes_count_and_are_named_by_their_parameters(how: str) -> None:
+    model = at.convert(nn.Sequential(Gabor(), nn.Conv1d(6, 4, 1)), CHIP)
+    report = at.guard(model, torch.randn(2, 1, 40))
+    name = "0: computed from kernel"
+    assert report.share.digital == {"0": 12, name: 6 * 33}
+    assert f"\ndigital: {name} (198 weights; the model multiplies by it in aten.conv" in str(report)
+    assert "; it is computed in each run)" in str(report)
+    assert "can be analog" not in str(report)
+    if how != "as it is":
+        model = copy.deepcopy(model) if how == "deepcopy" else pickle.loads(pickle.dumps(model))
+    assert at.summary(model).share == report.share
+    assert f"digital: {name} (198 weights, 84.6 % of those that multiply; the" in str(
         at.summary(model)
     )
 
