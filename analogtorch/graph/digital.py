@@ -77,7 +77,23 @@ _POOLS = {
 }
 """Dimensions of the window. It is 0 if the operator chooses the window, so that each input counts
 about once."""
-_REDUCTIONS = _words("mean sum amax amin max min var std norm linalg_vector_norm argmax")
+_REDUCTIONS = _words(
+    """
+    mean sum amax amin max min var std norm linalg_vector_norm argmax
+    argmin aminmax all any count_nonzero nansum nanmean prod logsumexp var_mean std_mean median
+    nanmedian quantile nanquantile kthvalue topk mode dist mse_loss l1_loss bincount histc
+    """
+)
+"""Operators that count each number that they read."""
+_SORTS = _words("sort argsort msort")
+_TAPS = {"linear1d": 2, "bilinear2d": 4, "trilinear3d": 8, "bicubic2d": 16}
+_INTERPOLATIONS = {
+    f"{before}upsample_{kind}{after}": taps
+    for kind, taps in _TAPS.items()
+    for before, after in (("", ""), ("_", "_aa"))
+}
+"""Numbers that each result is interpolated between: a MAC for each. With anti-aliasing, a smaller
+image has as many of each number that it is made of."""
 _DISTANCES = {"cdist": "x1", "pairwise_distance": "x1", "pdist": "self"}
 """One argument of each, whose last dimension is summed over: difference, square (or magnitude) and
 sum of each number, and a root."""
@@ -113,6 +129,13 @@ def count(name: str, arguments: dict[str, Any], output: Any) -> tuple[str, int, 
         return "pool", pooled, max(read, pooled * _window(name, arguments))
     if name in _REDUCTIONS:
         return "pool", out, read
+    if name in _SORTS:
+        rows = arguments["self"].shape[arguments.get("dim", 0)] if arguments["self"].dim() else 1
+        return "other", out, round(read * math.log2(max(2, rows)))
+    if name in _INTERPOLATIONS:
+        return "other", out, 2 * _INTERPOLATIONS[name] * max(out, read if "_aa" in name else 0)
+    if name.startswith("grid_sampler"):
+        return "other", out, 2 * out * _sampled(arguments)
     if name == "embedding_bag":
         out = numbers(_first(output))  # beside it torch returns lists for its gradient
         rows = arguments["indices"].numel() * arguments["weight"].shape[-1]
@@ -138,6 +161,12 @@ def _is_complex(value: Any) -> bool:
 def _attention(query: Tensor, key: Tensor, value: Tensor) -> int:
     scores = query.shape[:-1].numel() * key.shape[-2]
     return scores * (2 * query.shape[-1] + 2 * value.shape[-1] + 1 + _SOFTMAX["softmax"])
+
+
+def _sampled(arguments: dict[str, Any]) -> int:
+    """Return how many numbers each result of ``grid_sample`` is interpolated between."""
+    dims = arguments["grid"].shape[-1]
+    return {0: 2**dims, 1: 1, 2: 4**dims}[arguments["interpolation_mode"]]
 
 
 def _window(name: str, arguments: dict[str, Any]) -> int:

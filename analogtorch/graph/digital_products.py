@@ -22,6 +22,8 @@ _SUMS = {
     "dot": "self",
     "vdot": "self",
     "inner": "self",
+    "cov": "self",
+    "corrcoef": "self",
     "addmm": "mat1",
     "baddbmm": "batch1",
     "addmv": "mat",
@@ -99,6 +101,12 @@ def _vecdot(a: Mapping[str, Any], output: Tensor) -> int:
     return 2 * output.numel() * max(a["x"].shape[a["dim"]], a["y"].shape[a["dim"]])
 
 
+def _cosine(a: Mapping[str, Any], output: Tensor) -> int:
+    """Count the products of the pairs, and the norms of the vectors."""
+    x1, x2, d = a["x1"], a["x2"], a["dim"]
+    return 2 * (output.numel() * max(x1.shape[d], x2.shape[d]) + x1.numel() + x2.numel())
+
+
 def _chain(factors: Sequence[Tensor]) -> int:
     """Count a product of matrices in the cheapest order, which torch takes too."""
     first, last = factors[0], factors[-1]
@@ -160,6 +168,7 @@ _COUNTS: dict[str, Callable[[Mapping[str, Any], Tensor], int]] = {
     "einsum": _einsum,
     "tensordot": _tensordot,
     "linalg_vecdot": _vecdot,
+    "cosine_similarity": _cosine,
     "linalg_multi_dot": lambda a, output: _chain(a["tensors"]),
     "chain_matmul": lambda a, output: _chain(a["matrices"]),
     "addbmm": lambda a, output: 2 * a["batch1"].numel() * a["batch2"].shape[-1],

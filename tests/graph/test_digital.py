@@ -57,6 +57,8 @@ def _einsum(equation: str, *shapes: tuple[int, ...]) -> Callable[[Tensor], Tenso
         (lambda h: torch.outer(h[0, 0], h[0, 1]), 64),
         (lambda h: torch.ger(h[0, 0], h[0, 1]), 64),
         (lambda h: torch.kron(h[0], h[1]), 1600),
+        (lambda h: torch.cov(h[0]), 2 * 25 * 8),
+        (lambda h: F.cosine_similarity(h[:, :, None], h[:, None], dim=-1), 2 * (400 + 160)),
     ],
 )
 def test_products_of_activations_count_two_operations_per_mac(
@@ -69,6 +71,43 @@ def test_products_of_activations_count_two_operations_per_mac(
 def _complex(h: Tensor, size: int) -> Tensor:
     """Return rows of ``size`` complex numbers."""
     return torch.view_as_complex(h.reshape(-1, size, 2))
+
+
+@pytest.mark.parametrize(
+    ("after", "operations"),
+    [
+        *(
+            (of, 80)
+            for of in (
+                lambda h: h.prod(-1),
+                lambda h: h.logsumexp(-1),
+                lambda h: torch.var_mean(h, -1)[0],
+                lambda h: h.median(-1)[0],
+                lambda h: h.quantile(0.5, -1),
+                lambda h: h.argmin(-1),
+                lambda h: h.aminmax(dim=-1)[0],
+                lambda h: h.topk(2)[0],
+            )
+        ),
+        (lambda h: h.sort(-1)[0], 80 * 3),
+        (lambda h: h[:, :4].argsort(1), 64 * 2),
+        (lambda h: F.interpolate(h, scale_factor=2, mode="linear"), 160 * 4),
+        (lambda h: F.interpolate(h[None], scale_factor=2, mode="bilinear"), 320 * 8),
+        (lambda h: F.interpolate(h[None], scale_factor=2, mode="bicubic"), 320 * 32),
+        (
+            lambda h: F.interpolate(h[None, :, :4], size=(2, 2), mode="bilinear", antialias=True),
+            64 * 8,
+        ),
+        (lambda h: F.grid_sample(h[:, None], _zeros(2, 4, 4, 2)), 32 * 8),
+        (lambda h: F.grid_sample(h[:, None], _zeros(2, 4, 4, 2), mode="bicubic"), 32 * 32),
+        (lambda h: F.grid_sample(h[:, None], _zeros(2, 4, 4, 2), mode="nearest"), 32 * 2),
+    ],
+)
+def test_what_reads_many_numbers_for_each_result_counts_them(
+    after: Callable[[Tensor], Tensor], operations: int
+) -> None:
+    traced = trace(_Net(after), _zeros(2, 5, 8)).operations
+    assert sum(op.operations for op in traced) == operations
 
 
 _WINDOW = torch.hann_window(16)
