@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from analogtorch.graph import digital_products, digital_transforms
+from analogtorch.graph import digital_matrices, digital_products, digital_transforms
 from analogtorch.graph.sizes import numbers
 
 
@@ -113,6 +113,8 @@ def count(name: str, arguments: dict[str, Any], output: Any) -> tuple[str, int, 
         return "matmul", out, work
     if (work := digital_transforms.operations(name, arguments, output)) is not None:
         return "fft", out, work
+    if (work := digital_matrices.operations(name, arguments, output)) is not None:
+        return "other", out, work
     if name in _OF_COMPLEX and all(map(_is_complex, _operands(arguments))):
         kind = "add" if name in _ADD else "activation"
         return kind, out, _OF_COMPLEX[name] * max(out, read) // 2

@@ -110,6 +110,32 @@ def test_what_reads_many_numbers_for_each_result_counts_them(
     assert sum(op.operations for op in traced) == operations
 
 
+@pytest.mark.parametrize(
+    ("after", "operations"),
+    [
+        (torch.linalg.inv, 2 * 64),
+        (torch.linalg.cholesky, 64 / 3),
+        (torch.linalg.det, 2 / 3 * 64),
+        (lambda a: torch.linalg.solve(a, a[..., :2]), 2 / 3 * 64 + 2 * 2 * 16),
+        (lambda a: torch.linalg.solve(a, a[..., 0]), 2 / 3 * 64 + 2 * 16),
+        (lambda a: torch.linalg.solve_triangular(a, a[..., :2], upper=True), 2 * 16),
+        (lambda a: torch.cholesky_solve(a[..., :2], a), 2 * 2 * 16),
+        (lambda a: torch.linalg.eigh(a)[0], 9 * 64),
+        (torch.linalg.eigvalsh, 4 / 3 * 64),
+        (torch.linalg.svdvals, 8 / 3 * 64),
+        (lambda a: torch.linalg.svd(a[..., :2], full_matrices=False)[1], 14 * 4 * 4 + 8 * 8),
+        (lambda a: torch.linalg.qr(a)[0], 8 / 3 * 64),
+        (lambda a: torch.linalg.inv(torch.complex(a, a)), 4 * 2 * 64),
+    ],
+)
+def test_decompositions_of_matrices_count_as_their_algorithms_do(
+    after: Callable[[Tensor], Tensor], operations: float
+) -> None:
+    """Each on five matrices of 4 x 4."""
+    traced = trace(_Net(lambda h: after(h.reshape(5, 4, 4))), _zeros(2, 5, 8)).operations
+    assert sum(op.operations for op in traced) == round(5 * operations)
+
+
 _WINDOW = torch.hann_window(16)
 
 
