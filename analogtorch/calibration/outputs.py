@@ -3,8 +3,7 @@
 Masks are those of classes or tokens that are not allowed, for example.
 """
 
-import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -100,15 +99,6 @@ def can_be_scores(y: Tensor) -> bool:
     return y.dim() > 0 and y.shape[-1] >= 3
 
 
-def named(output: Any) -> Mapping[Any, Any] | None:
-    """Return what a model returned by name, in a mapping or a dataclass; None: it has no names."""
-    if isinstance(output, Mapping):
-        return output
-    if dataclasses.is_dataclass(output) and not isinstance(output, type):
-        return {each.name: getattr(output, each.name) for each in dataclasses.fields(output)}
-    return None
-
-
 def comparable(output: Any, batch: Any) -> list[Tensor]:
     """Return the tensors that tell how far a model is from another.
 
@@ -136,18 +126,12 @@ def tensors(output: Any) -> Iterator[Tensor]:
     Raises:
         ValueError: one is sparse, or a nested tensor.
     """
-    if isinstance(output, Tensor):
-        if output.layout is not torch.strided or output.is_nested:
-            kind = "nested" if output.is_nested else str(output.layout).removeprefix("torch.")
+    for y in every_tensor(output):
+        if y.layout is not torch.strided or y.is_nested:
+            kind = "nested" if y.is_nested else str(y.layout).removeprefix("torch.")
             raise ValueError(
                 f"the model returns a {kind} tensor, which cannot be compared; pass forward=, such "
                 "as forward=lambda model, x: model(x).to_dense()"
             )
-        if output.is_floating_point():
-            yield output
-    elif (values := named(output)) is not None:
-        for value in values.values():
-            yield from tensors(value)
-    elif isinstance(output, tuple | list):
-        for value in output:
-            yield from tensors(value)
+        if y.is_floating_point():
+            yield y

@@ -1,7 +1,9 @@
 """Runs of a model over batches, and the contexts that undo their changes."""
 
 import contextlib
+import dataclasses
 import functools
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -43,12 +45,21 @@ def check_batches(caller: str, batches: Any) -> None:
         )
 
 
+def named(value: Any) -> Mapping[Any, Any] | None:
+    """Return the parts of a mapping or a dataclass by name; None: a value has no names."""
+    if isinstance(value, Mapping):
+        return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
+    return None
+
+
 def every_tensor(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in a batch, which may be nested."""
+    """Yield the tensors in a batch or in what a model returned, which may be nested."""
     if isinstance(value, Tensor):
         yield value
-    elif isinstance(value, Mapping | list | tuple):
-        for part in value.values() if isinstance(value, Mapping) else value:
+    elif (parts := named(value)) is not None or isinstance(value, list | tuple | deque):
+        for part in value if parts is None else parts.values():
             yield from every_tensor(part)
 
 

@@ -5,7 +5,6 @@ import hashlib
 import re
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass
 from datetime import date, time, timedelta
 from pathlib import PurePath
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from analogtorch.calibration.passes import named
 from analogtorch.values import checks
 
 _PLAIN = (
@@ -107,8 +107,8 @@ class _Digest:
             keys = list(value)
             self._add_all(f"{kind} keys", dict(enumerate(keys)), f"{where}: key")
             self._add_all("values", {key: value[key] for key in keys}, where)
-        elif is_dataclass(value) and not isinstance(value, type):
-            self._add_all(kind, {f.name: getattr(value, f.name) for f in fields(value)}, where)
+        elif (parts := named(value)) is not None:  # a dataclass
+            self._add_all(kind, parts, where)
         else:
             raise _refused(value, where)
 

@@ -13,13 +13,12 @@ from analogtorch.calibration.outputs import (
     comparable,
     infinite,
     masks,
-    named,
     spread,
     tensors,
     unmasked,
     vectors,
 )
-from analogtorch.calibration.passes import Forward, exactly, one_pass
+from analogtorch.calibration.passes import Forward, exactly, named, one_pass
 from analogtorch.conversion import fast_path
 from analogtorch.conversion.kinds import analog_layers
 from analogtorch.conversion.watch import evaluating
@@ -313,8 +312,8 @@ def _by_name(
 
 def _shapes(given: Any) -> Iterator[torch.Size]:
     """Yield the shapes of the floating-point tensors in what a model is given, without labels."""
-    if isinstance(given, Mapping):
-        given = [part for name, part in given.items() if "label" not in str(name).lower()]
+    if (parts := named(given)) is not None:
+        given = [part for name, part in parts.items() if "label" not in str(name).lower()]
     if isinstance(given, tuple | list):
         for part in given:
             yield from _shapes(part)

@@ -408,6 +408,12 @@ def test_outputs_that_are_no_scores_are_compared_number_by_number(
     assert _same(_state(chosen.model), _state(named.model))
 
 
+@dataclasses.dataclass
+class _Batch:
+    x: Tensor
+    labels: Tensor
+
+
 class _Autoencoder(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -433,6 +439,10 @@ class _Autoencoder(nn.Module):
         (
             lambda x: {"x": x, "labels": torch.zeros(8, 5)},
             lambda model, batch: model.last(model.first(batch["x"]).relu()),
+        ),
+        (
+            lambda x: _Batch(x, torch.zeros(8, 5)),
+            lambda model, batch: model.last(model.first(batch.x).relu()),
         ),
         (lambda x: x, lambda model, x: model(x)),
         (lambda x: {"pixels": x, "rows": [1]}, lambda model, batch: model(batch["pixels"])),

@@ -1,10 +1,12 @@
 """``adapt`` says at once what it cannot work with, and learns where gradients are off."""
 
 import copy
+import dataclasses
 import itertools
 import json
 import math
 import types
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,11 @@ import analogtorch as at
 from tests.crossbar import crossbar
 
 BATCHES = list(torch.randn(4, 8, 6, generator=torch.Generator().manual_seed(0)).unbind())
+
+
+@dataclasses.dataclass
+class _Batch:
+    x: Tensor
 
 
 def _net() -> nn.Module:
@@ -48,11 +55,12 @@ def test_inference_mode_is_refused_with_the_remedy() -> None:
         _adapt()
 
 
-def test_batches_of_inference_mode_are_refused_with_the_remedy(tmp_path: Path) -> None:
+@pytest.mark.parametrize("packed", [lambda x: x, _Batch, lambda x: deque([x])])
+def test_batches_of_inference_mode_are_refused_with_the_remedy(packed: Any, tmp_path: Path) -> None:
     model, options = _net(), {"folder": tmp_path / "run"}
-    before, given = model.state_dict(), copy.deepcopy(BATCHES)
+    before, given = model.state_dict(), [packed(x) for x in BATCHES]
     with torch.inference_mode():
-        given[1] = given[1].clone()
+        given[1] = packed(BATCHES[1].clone())
     with pytest.raises(ValueError, match=r"batch 1, .* torch.inference_mode.*tensor.clone\(\)"):
         _adapt(model, batches=given, **options)
     assert model.state_dict().keys() == before.keys()
@@ -78,6 +86,7 @@ def test_weights_on_the_meta_device_are_refused_first(tmp_path: Path, converted:
         (BATCHES[0][:0], r"1 tensor of shape \(0, 6\)"),
         ((BATCHES[0][:0], torch.zeros(0)), r"2 tensors of shape \(0, 6\), \(0,\)"),
         ({"input": BATCHES[0][:0]}, r"1 tensor of shape \(0, 6\)"),
+        (_Batch(BATCHES[0][:0]), r"1 tensor of shape \(0, 6\)"),
     ],
 )
 def test_a_batch_without_a_sample_is_named(empty: Any, shapes: str) -> None:
