@@ -1,6 +1,5 @@
 """``adapt``: one call from a digital model to one that survives the chip, without labels."""
 
-import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,21 +8,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from analogtorch.calibration.passes import Forward, check_given, every_tensor, one_pass
+from analogtorch.calibration.passes import EXCLUDE, Forward, check_given, every_tensor
 from analogtorch.calibration.ranges import check_options
 from analogtorch.calibration.settings import held_back
 from analogtorch.chips import Chip
 from analogtorch.conversion import analog_layers, convert
 from analogtorch.conversion.detached import deep_copy
-from analogtorch.conversion.guard import route_bypasses
 from analogtorch.conversion.kinds import (
     check_module,
     refuse_distributed,
     refuse_programmed,
     refuse_unloaded,
 )
-from analogtorch.conversion.unread import quiet
-from analogtorch.conversion.watch import watch
 from analogtorch.evaluate.batches import batches_digest
 from analogtorch.evaluate.identity import model_digest, name_of, options_digest, structure_digest
 from analogtorch.evaluate.metric import Metric, check_metric, kept_of
@@ -31,6 +27,7 @@ from analogtorch.evaluate.sweep import checked_times, chip_seeds
 from analogtorch.hwa.adaptation import Adaptation
 from analogtorch.hwa.adapted import Adapted
 from analogtorch.hwa.on_chips import OnChips
+from analogtorch.hwa.reached import reach
 from analogtorch.hwa.recipe import Recipe
 from analogtorch.hwa.run_folder import RunFolder
 from analogtorch.hwa.twin import Twin
@@ -40,6 +37,9 @@ from analogtorch.values import checks
 
 HELD = 4
 """Most batches that are held back: chips are measured on them a dozen times."""
+
+_CONVERT = "leave them digital: pass at.convert(model, chip, exclude=...) and leave out chip="
+"""The remedy of whoever gives ``adapt`` a digital model; it takes no options of ``convert``."""
 
 
 def adapt(
@@ -119,9 +119,10 @@ def adapt(
             ``torch.inference_mode()``, or a batch was made inside it; a weight is on the meta
             device; the model is digital and ``chip`` is None, or converted and ``chip`` is given,
             or a programmed chip; nothing learns; ``calibration`` holds what ``calibrate`` does not
-            take; model and teacher have no layer of one name, or their outputs differ in shape or
-            are not finite; the folder holds another run; or ``convert`` or ``calibrate`` refuse the
-            model. The given model is unchanged.
+            take; a layer never runs, such as one whose weight alone is used; model and teacher have
+            no layer of one name, or their outputs differ in shape or are not finite; the folder
+            holds another run; or ``convert`` or ``calibrate`` refuse the model. The given model is
+            unchanged.
         OSError: the folder cannot be written.
 
     Warns:
@@ -149,9 +150,7 @@ def adapt(
     refuse_unloaded(student, "adapt")
     twin = Twin(student, exact, recipe, forward)
     twin.numbers = {id(batch): number for number, batch in enumerate(batches)}
-    with quiet():  # layers used by their weight are digital until calibrate routes them
-        first = functools.partial(one_pass, "adapt", batch=fitted[0], forward=forward)
-        route_bypasses(student, first, watch(student, first))
+    reach(twin, fitted, options, EXCLUDE if chip is None else _CONVERT)
     run = None
     if folder is not None:
         head: dict[str, Any] = {"seed": seed_number(seed), "num_chips": num_chips, "steps": steps}

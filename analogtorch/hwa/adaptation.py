@@ -282,9 +282,8 @@ class Adaptation:
         return undone(layer for _, layer in analog_layers(self.twin.student))
 
     def _calibrate(self, options: Mapping[str, Any]) -> None:
-        batches = _spread(self.fitted, min(CALIBRATED, len(self.fitted)))
         given = {"forward": self.twin.forward, "progress": self.progress, **options}
-        calibrate(self.twin.student, batches, **given)
+        calibrate(self.twin.student, calibrating(self.fitted), **given)
 
     def _reestimate(self) -> None:
         with self.twin.training_noise():
@@ -306,6 +305,11 @@ class Adaptation:
                 "finished": finished,
             }
             self.folder.write(state, training.history)
+
+
+def calibrating(fitted: Sequence[Any]) -> list[Any]:
+    """Return those of the batches that calibrate."""
+    return _spread(fitted, min(CALIBRATED, len(fitted)))
 
 
 def _spread(batches: Sequence[Any], count: int) -> list[Any]:

@@ -1,0 +1,110 @@
+"""``adapt`` names layers that never run before it measures chips."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import analogtorch as at
+from analogtorch.hwa.on_chips import OnChips
+from tests.crossbar import crossbar
+
+CHIP = crossbar(device="one_device")
+BATCHES = list(torch.randn(4, 8, 6, generator=torch.Generator().manual_seed(0)).unbind())
+
+reached_by_some = pytest.mark.filterwarnings(
+    "ignore:1 of 3 analog layers of this programmed chip did not run",
+    "ignore:adapt. chips with corrected columns are not measured",
+)
+
+
+class _Cosine(nn.Module):
+    """A head whose weight is normalised in the forward, which never calls it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head = nn.Linear(6, 8), nn.Linear(8, 4, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = nn.functional.normalize(self.body(x))
+        return nn.functional.linear(y, nn.functional.normalize(self.head.weight)) * 16
+
+
+class _Auxiliary(nn.Module):
+    """A head that runs in training only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head, self.helper = nn.Linear(6, 8), nn.Linear(8, 4), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.body(x).relu()
+        return (self.head(y), self.helper(y)) if self.training else self.head(y)
+
+
+class _Expert(_Auxiliary):
+    """A layer that most batches do not reach."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.body(x).relu()
+        return self.head(y) if x[0, 0] < 5 else self.helper(y).repeat(1, 2)[:, :4]
+
+
+def _adapt(model: nn.Module, batches: Any = BATCHES, **options: Any) -> at.hwa.Adapted:
+    how: dict[str, Any] = {"chip": CHIP, "steps": 2, "num_chips": 1, "times": ["1 day"]}
+    return at.hwa.adapt(model.eval(), batches, **how | options)
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[OnChips]:
+    found: list[OnChips] = []
+    monkeypatch.setattr(OnChips, "measure", found.append)
+    return found
+
+
+@pytest.mark.parametrize("options", [{}, {"calibration": {"allow_unused": True}}])
+def test_a_head_that_is_never_called_is_named_before_chips_are_measured(
+    options: dict[str, Any], measured: list[OnChips], tmp_path: Path
+) -> None:
+    line = rf"{__file__}:\d+"
+    remedy = r"at\.convert\(model, chip, exclude=\.\.\.\) and leave out chip="
+    with pytest.raises(ValueError, match=f"^adapt: 1 of 2 .* 'head'.*{remedy}") as error:
+        _adapt(_Cosine(), folder=tmp_path / "run", **options)
+    assert "allow_unused" not in str(error.value)
+    with pytest.raises(ValueError, match=rf"(?s)'head': aten.\w+ in \(root\) \(_Cosine\), {line}"):
+        _adapt(_Cosine(), **options)
+    with pytest.raises(ValueError, match=r"leave them digital with convert\(\.\.\., exclude=") as e:
+        _adapt(at.convert(_Cosine(), CHIP), chip=None, **options)
+    assert "chip=" not in str(e.value)
+    assert not measured
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_head_that_is_never_called_can_stay_digital() -> None:
+    adapted = _adapt(at.convert(_Cosine(), CHIP, exclude="head"), chip=None)
+    assert len(adapted.steps) == 2
+
+
+def test_a_head_that_runs_in_training_only_is_named_with_what_allows_it(
+    measured: list[OnChips],
+) -> None:
+    allows = r'calibration=\{"allow_unused": True\} for those that run in training only'
+    with pytest.raises(ValueError, match=f"^adapt: 1 of 3 .* 'helper'.*{allows}"):
+        _adapt(_Auxiliary())
+    assert not measured
+
+
+@reached_by_some
+def test_a_head_that_runs_in_training_only_can_be_allowed() -> None:
+    adapted = _adapt(_Auxiliary(), calibration={"allow_unused": True, "effort": "ranges"})
+    assert [stage.name for stage in adapted.stages][-1] == "recalibrated"
+
+
+@reached_by_some
+def test_a_layer_that_one_batch_reaches_runs() -> None:
+    batches = [*BATCHES[:1], BATCHES[1] + 10, *BATCHES[2:]]
+    assert len(_adapt(_Expert(), batches, calibration={"effort": "ranges"}).steps) == 2
