@@ -29,6 +29,9 @@ CALIBRATED = 32
 _PROBES = 3
 """Steps whose time is measured to find how many fit into the time that is given."""
 
+_RUNNING = ("forward", "allow_unused", "progress")
+"""Options of ``calibrate`` that say how the model runs, which hold for ranges per vector too."""
+
 
 @dataclass(kw_only=True)
 class Adaptation:
@@ -116,18 +119,19 @@ class Adaptation:
         unit does cannot copy: it is no state to go back to.
         """
         bare, unrounded = self._ranges_as_now(), self._unrounded
+        per_vector = {n: v for n, v in options.items() if n in _RUNNING} | {"method": None}
         self._calibrate(options)
         if not unrounded:
             return self._unless_worse("calibrated", bare, error)
         if self._unrounded:  # left so; the chips that were chosen stay
-            self._calibrate({"method": None})
+            self._calibrate(per_vector)
         reading = self.chips.measure()
         if reading.mean <= error:
             self._add(Stage(name="calibrated", reading=reading))
             return reading.mean
         calibrated, error = self._ranges_as_now(), reading.mean
         bare()
-        self._calibrate({"method": None})
+        self._calibrate(per_vector)
         rounded = self.chips.measure()
         kept = rounded.mean < error
         if not kept:

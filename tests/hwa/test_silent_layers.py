@@ -99,8 +99,11 @@ def test_a_head_that_runs_in_training_only_is_named_with_what_allows_it(
 
 
 @reached_by_some
-def test_a_head_that_runs_in_training_only_can_be_allowed() -> None:
-    adapted = _adapt(_Auxiliary(), calibration={"allow_unused": True, "effort": "ranges"})
+@pytest.mark.parametrize("chip", [CHIP, at.chips.hermes64()])
+def test_a_head_that_runs_in_training_only_can_be_allowed(chip: at.Chip) -> None:
+    """On a chip whose digital unit rounds, too: there the model is calibrated in two ways."""
+    options = {"calibration": {"allow_unused": True, "effort": "ranges"}}
+    adapted = _adapt(_Auxiliary(), chip=chip, **options)
     assert [stage.name for stage in adapted.stages][-1] == "recalibrated"
 
 
