@@ -128,8 +128,9 @@ def adapt(
     Warns:
         UserWarning: the loss or a gradient became NaN or infinite; the best state so far is
             returned, and the warning names the first Parameters of such gradients. Or layers have
-            no namesake in the teacher, so that their outputs are not compared; or the metric is
-            NaN or infinite; or ``minutes`` are used up before the training.
+            no namesake in the teacher, or one with outputs of another shape, so that theirs are not
+            compared; or the metric is NaN or infinite; or ``minutes`` are used up before the
+            training.
 
     Example:
         >>> adapted = at.hwa.adapt(model, batches, chip=at.chips.hermes64(), minutes=10)

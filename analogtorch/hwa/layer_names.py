@@ -1,7 +1,9 @@
 """The layers that a converted model and its digital twin have by one name."""
 
 import re
+from collections.abc import Mapping
 
+import torch
 from torch import nn
 
 from analogtorch.conversion.kinds import is_analog
@@ -10,6 +12,9 @@ from analogtorch.values.warned import warn
 
 _SHOWN = 5
 """Most layers that a message lists; it counts the others."""
+
+OUTPUTS_ALONE = "pass recipe=at.hwa.Recipe(layers=0) to compare the outputs of the model alone"
+"""What helps wherever layers cannot be compared."""
 
 _SAVED = re.compile(r"\.(original_module|modules_to_save\.[^.]+)(?=\.|$)")
 """Where peft keeps a layer that trains as a copy, and the copies, inside of what stands for it."""
@@ -36,12 +41,8 @@ def comparable_layers(student: nn.Module, teacher: nn.Module, asked: bool) -> li
 
 def _name_others(names: list[str], count: int) -> None:
     """Warn of layers that the teacher lacks, of ``count`` layers; raise ValueError if all are."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    listed = ", ".join(repr(name or "(root)") for name in names[:_SHOWN]) + more
-    remedy = (
-        "name the teacher's layers as the model's, or pass recipe=at.hwa.Recipe(layers=0) to "
-        "compare the outputs of the model alone"
-    )
+    listed = _listed([repr(name or "(root)") for name in names])
+    remedy = f"name the teacher's layers as the model's, or {OUTPUTS_ALONE}"
     if len(names) == count:
         raise ValueError(
             f"adapt: no layer of the model has the name of a module of the teacher, so that none "
@@ -51,6 +52,40 @@ def _name_others(names: list[str], count: int) -> None:
         f"adapt: the outputs of {len(names)} of {count} analog layers are not compared, as the "
         f"teacher has no module of their names: {listed}; {remedy}"
     )
+
+
+def name_unlike(
+    shapes: Mapping[str, tuple[torch.Size, torch.Size]], count: int, alike: bool
+) -> None:
+    """Warn of layers whose outputs differ in shape from the teacher's, of ``count`` layers.
+
+    Args:
+        shapes: the shapes of both, by name of the layer.
+        count: the number of layers that both have.
+        alike: whether some outputs can be compared.
+
+    Raises:
+        ValueError: none can.
+    """
+    listed = _listed(
+        [
+            f"{name or '(root)'!r} {tuple(of_student)} and {tuple(of_teacher)}"
+            for name, (of_student, of_teacher) in shapes.items()
+        ]
+    )
+    differ = f"differ in shape from those of the teacher's layers of their names: {listed}"
+    remedy = f"give a teacher with layers as wide, or {OUTPUTS_ALONE}"
+    if not alike:
+        raise ValueError(f"adapt: the outputs of all layers that ran {differ}; {remedy}")
+    warn(
+        f"adapt: outputs of {len(shapes)} of {count} analog layers are not compared, as they "
+        f"{differ}; {remedy}"
+    )
+
+
+def _listed(items: list[str]) -> str:
+    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    return ", ".join(items[:_SHOWN]) + more
 
 
 def by_layer(model: nn.Module) -> dict[str, nn.Module]:

@@ -23,7 +23,7 @@ from analogtorch.conversion import fast_path
 from analogtorch.conversion.kinds import analog_layers
 from analogtorch.conversion.watch import evaluating
 from analogtorch.hwa.distill import distillation_loss
-from analogtorch.hwa.layer_names import by_layer, comparable_layers
+from analogtorch.hwa.layer_names import OUTPUTS_ALONE, by_layer, comparable_layers, name_unlike
 from analogtorch.hwa.recipe import Outputs, Recipe
 from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.nn.learning import noisy_in_evaluation
@@ -67,7 +67,8 @@ class Twin:
 
     Warns:
         UserWarning: the teacher has no module of the name of some layers, whose outputs are not
-            compared.
+            compared; or, at the first batch that shows it, their outputs differ in shape from those
+            of the teacher's layers.
     """
 
     def __init__(
@@ -80,12 +81,15 @@ class Twin:
         self.student, self.teacher, self.forward = student, teacher, forward
         self.recipe = Recipe() if recipe is None else recipe
         self.names = comparable_layers(student, teacher, bool(self.recipe.layers))
-        """The layers whose outputs are compared, by their names without adapters."""
+        """The layers that both have, by their names without adapters. Their outputs are compared
+        where they have one shape."""
         for _, layer in analog_layers(student):
             noisy_in_evaluation(layer)
         self.numbers: Mapping[int, int] = {}
         """The number of each batch by its id, for errors; empty: they have none."""
         self._compared = self.recipe.outputs
+        self._unlike = False
+        """Whether a warning has named layers whose outputs differ in shape."""
         self._taps: dict[AnalogLayer, tuple[Executions, Tap]] = {}
 
     @property
@@ -166,7 +170,8 @@ class Twin:
                 which sees no gradients otherwise; None: the student itself.
 
         Raises:
-            ValueError: the shapes of the outputs differ, or no layer of both models ran.
+            ValueError: the shapes of the outputs differ, or no layer of both models ran, or none
+                with outputs of one shape.
         """
         with self._layer_outputs(self.teacher) as of_teacher:
             exact = self.exact(batch)
@@ -176,19 +181,32 @@ class Twin:
         outputs = _mean([self.compare(y, t) for y, t in zip(found, exact, strict=True)])
         if not self.recipe.layers:
             return Losses(outputs, outputs, outputs.new_zeros(()))
-        pairs = [
-            (y, t)
-            for name, exact_ones in of_teacher.items()
-            for y, t in zip(of_student.get(name, ()), exact_ones, strict=False)
-            if y.shape == t.shape
-        ]
-        if not pairs:
-            raise ValueError(
-                "adapt: no layer of the model ran under the same name as in the teacher; pass "
-                "recipe=at.hwa.Recipe(layers=0) to compare the outputs of the model alone"
-            )
-        layers = _mean([relative_error(y, t) for y, t in pairs])
+        layers = _mean([relative_error(y, t) for y, t in self._pairs(of_student, of_teacher)])
         return Losses(outputs + self.recipe.layers * layers, outputs, layers)
+
+    def _pairs(
+        self, of_student: Mapping[str, list[Tensor]], of_teacher: Mapping[str, list[Tensor]]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Return the outputs of layers that are compared, with the teacher's.
+
+        Those that differ in shape are left out, with one warning.
+        """
+        found, unlike = [], dict[str, tuple[torch.Size, torch.Size]]()
+        for name, exact_ones in of_teacher.items():
+            for y, t in zip(of_student.get(name, ()), exact_ones, strict=False):
+                if y.shape == t.shape:
+                    found.append((y, t))
+                else:
+                    unlike.setdefault(name, (y.shape, t.shape))
+        if unlike and not (found and self._unlike):
+            name_unlike(unlike, len(self.names), alike=bool(found))
+            self._unlike = True
+        if not found:
+            raise ValueError(
+                "adapt: no layer of the model ran under the same name as in the teacher; "
+                f"{OUTPUTS_ALONE}"
+            )
+        return found
 
     def total(self, batch: Any, run: nn.Module | None = None) -> Tensor:
         """Return the loss to minimise: ``loss(batch, run).total``."""

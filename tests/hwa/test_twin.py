@@ -136,6 +136,38 @@ def test_a_teacher_without_any_namesake_is_refused_before_anything(tmp_path: Pat
     assert not (tmp_path / "run").exists()
 
 
+class _Wide(nn.Module):
+    def __init__(self, width: int, last: str = "c") -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Linear(6, width), nn.Linear(width, width)
+        self.add_module(last, nn.Linear(width, 5))
+
+    def forward(self, x: Tensor) -> Any:
+        return list(self.children())[-1](self.b(self.a(x).relu()).relu())
+
+
+def test_layers_of_another_width_in_the_teacher_are_named_once() -> None:
+    student, x = at.convert(_Wide(8), crossbar()), torch.randn(4, 6)
+    twin = at.hwa.Twin(student, _Wide(16))
+    unlike = r"'a' \(4, 8\) and \(4, 16\), 'b' \(4, 8\) and \(4, 16\); .*layers=0"
+    with pytest.warns(UserWarning, match=rf"2 of 3 .* not compared, .* differ in shape .*{unlike}"):
+        twin.loss(x)
+    twin.loss(x)
+    at.hwa.Twin(student, _Wide(16), at.hwa.Recipe(layers=0)).loss(x)
+    at.hwa.Twin(student, _Wide(8)).loss(x)
+
+
+def test_a_teacher_with_layers_of_other_widths_alone_has_an_error_of_its_own() -> None:
+    student = at.convert(_Wide(8, last="d"), crossbar())
+    with pytest.warns(UserWarning, match="no module of their names: 'd'"):
+        twin = at.hwa.Twin(student, _Wide(16))
+    with pytest.raises(
+        ValueError, match=r"all layers .* differ in shape .*'a' \(4, 8\) and .*layers=0"
+    ):
+        twin.loss(torch.randn(4, 6))
+
+
 def test_a_compiled_student_has_the_layers_of_a_teacher_that_is_not() -> None:
     net = _named_net("a", "b")
     student = at.convert(copy.deepcopy(net), crossbar())
