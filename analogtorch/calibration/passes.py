@@ -190,7 +190,15 @@ def one_pass(
 
     Compiled parts run as written: they would compile taps and hooks, or not call them.
     """
-    with eager(), _named(caller, number, batch if forward is None else None):
+    with eager():
+        return passed(caller, model, batch, forward, number)
+
+
+def passed(
+    caller: str, model: nn.Module, batch: Any, forward: Forward | None, number: int | None = None
+) -> Any:
+    """Return what ``one_pass`` does, with compiled parts as they are."""
+    with _named(caller, number, batch if forward is None else None):
         if forward is not None:
             return forward(model, batch)
         if is_one_input(model, batch):

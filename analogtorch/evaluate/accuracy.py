@@ -6,12 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from analogtorch.calibration.passes import Forward, passed
 from analogtorch.conversion.kinds import check_module
+from analogtorch.conversion.watch import evaluating
 from analogtorch.values import checks
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> float:
+def accuracy(
+    model: nn.Module, batches: Iterable[tuple[Any, Tensor]], *, forward: Forward | None = None
+) -> float:
     """Return the share, 0..1, of inputs whose largest output is at the label.
 
     The model runs in evaluation mode; its mode is restored afterwards.
@@ -20,6 +24,8 @@ def accuracy(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> float:
         model: a module that returns (N, classes) or (N, positions, classes) for an input.
         batches: pairs of an input and its labels, which are integers in [0, classes) of shape (N,)
             or (N, positions). They are read once.
+        forward: returns these outputs of ``model`` for an input, ``forward(model, x)``; None: the
+            model does, which gets a mapping as keyword arguments, of a tuple or list the first.
 
     Returns:
         The share of correct inputs, from 0 to 1.
@@ -29,19 +35,17 @@ def accuracy(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> float:
             range.
         TypeError: the model is no module, ``batches`` does not hold pairs, or outputs or labels are
             no tensors of numbers.
+        Exception: what the model raises, with notes that name the batch and how it was passed.
     """
     check_module("accuracy", model)
-    modes = {m: m.training for m in model.modules()}
-    model.eval()
+    checks.function("accuracy: forward", forward, "forward(model, x)")
     right = total = 0
-    try:
+    with evaluating(model):
         for number, (x, y) in enumerate(_pairs(batches)):
-            predicted = _predicted(model(x), y, f"batch {number}")
+            outputs = passed("accuracy", model, x, forward, number)
+            predicted = _predicted(outputs, y, f"batch {number}")
             right += int((predicted == y.to(predicted.device)).sum())
             total += y.numel()
-    finally:
-        for module, training in modes.items():
-            module.training = training
     if total == 0:
         raise ValueError(
             "accuracy: batches holds no sample; a generator can be read only once: pass a list"

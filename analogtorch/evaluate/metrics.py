@@ -45,7 +45,7 @@ def accuracy(batches: Pairs, *, forward: Forward | None = None) -> TaskMetric:
         bounds=(0, 1),
         batches=batches,
         keep=scores.both,
-        total=functools.partial(share_right, nn.Identity()),
+        total=functools.partial(share_right, nn.Identity(), forward=_kept),
         forward=forward,
     )
 
@@ -239,6 +239,11 @@ def measured(
         total=functools.partial(scores.computed, copy.deepcopy(metric)),
         forward=forward,
     )
+
+
+def _kept(model: nn.Module, outputs: Any) -> Any:
+    """Return outputs that were kept as they are, however a model would get them."""
+    return outputs
 
 
 def _installed(module: str, caller: str) -> None:

@@ -334,3 +334,71 @@ def test_a_metric_that_draws_leaves_torchs_generators_and_always_draws_the_same(
     measured(lambda model: 1.0)
     assert torch.rand(()).item() == after
     assert len(set(drawn)) == 1
+
+
+class _Lengths(nn.Module):
+    """A model of two tensors, of which the second scales the outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(12, 4)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        return self.layer(x) * lengths[:, None]
+
+
+def test_both_accuracies_run_the_model_on_an_input_alike() -> None:
+    model, lengths = _Lengths(), torch.ones(40)
+    labels = model(X, lengths).argmax(-1)
+    labels[:10] = (labels[:10] + 1) % 4
+    for batch, forward in (
+        ({"x": X, "lengths": lengths}, None),
+        ((X, lengths), lambda model, x: model(*x)),
+        ([X, "a note"], lambda model, x: model(x[0], lengths)),
+    ):
+        for found in (
+            at.accuracy(model, [(batch, labels)], forward=forward),
+            at.metrics.accuracy([(batch, labels)], forward=forward)(model),
+        ):
+            assert found == 0.75
+    with pytest.raises(TypeError, match="accuracy: forward must be a function, forward.model, x."):
+        at.accuracy(model, [(X, labels)], forward=3)
+
+
+@pytest.mark.parametrize("batch", [(X, X), {"x": X}])
+def test_both_accuracies_say_how_an_input_is_passed(batch: Any) -> None:
+    pairs, notes = [(batch, torch.zeros(40).long())], []
+    for run in (lambda m: at.accuracy(m, pairs), at.metrics.accuracy(pairs)):
+        with pytest.raises(TypeError, match="lengths") as error:
+            run(_Lengths())
+        notes.append([note.replace("metrics.", "") for note in error.value.__notes__])
+    assert notes[0] == notes[1]
+    assert notes[0][0] == "accuracy: the model failed on batch 0, counted from 0"
+    assert "pass forward=" in notes[0][1]
+
+
+def test_accuracy_runs_what_is_compiled_as_it_is() -> None:
+    ran: list[Any] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        ran.append(graph)
+        return graph
+
+    model = torch.compile(nn.Linear(12, 4), backend=backend)
+    at.accuracy(model, [(X, torch.zeros(40).long())])
+    assert ran
+
+
+def test_an_output_that_is_no_tensor_is_named_in_both_accuracies() -> None:
+    for run in (
+        at.metrics.accuracy([(X, X[:, 0].long())]),
+        lambda m: at.accuracy(m, [(X, X[:, 0].long())]),
+    ):
+        with pytest.raises(TypeError, match=r"must give a tensor \(N, classes\), got dict"):
+            run(_Dictionary())
+
+
+class _Dictionary(nn.Module):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"logits": x}
