@@ -182,6 +182,7 @@ def adapt(
         seconds=adaptation.seconds,
         stopped=training.stopped,
         held_back=held is not fitted,
+        with_teacher=exact is not model,
         generalisation=adaptation.generalisation,
         recovered=adaptation.recovered,
     )

@@ -92,6 +92,9 @@ class Adapted(Shown):
     held_back: bool = True
     """Whether the stages are measured on batches that were held back; otherwise, as there were too
     few, on those that were learnt from."""
+    with_teacher: bool = False
+    """Whether outputs are compared with those of a teacher that was given; otherwise with those of
+    the digital model."""
     generalisation: Generalisation | None = None
     """Whether it learnt more than its batches; None: there were too few to hold some back, or the
     training is undone."""
@@ -117,6 +120,7 @@ class Adapted(Shown):
             "seconds": self.seconds,
             "stopped": self.stopped,
             "held_back": self.held_back,
+            "with_teacher": self.with_teacher,
             **({"generalisation": vars(self.generalisation)} if self.generalisation else {}),
             **({"recovered": self.recovered.to_dict()} if self.recovered else {}),
             **({"note": self.note} if self.note else {}),

@@ -28,7 +28,7 @@ class Reading:
     error: Tensor
     """Root of the mean of what the recipe compares outputs by (``Twin.compare``)."""
     agreement: Tensor
-    """Share of the output vectors whose largest number is at the digital index; of outputs of one
+    """Share of the output vectors whose largest number is where the teacher's is; of outputs of one
     number, of those within a tenth of their standard deviation."""
     metric: Tensor | None = None
     """The user's metric, if one was given; NaN or infinite where it was."""

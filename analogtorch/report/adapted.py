@@ -32,8 +32,9 @@ def table(found: Adapted) -> str:
         rows.append([stage, *values, kept])
     lines = aligned(rows)
     chips = f"{len(found.seeds)} chip{'s' * (len(found.seeds) != 1)}"
+    exact = "those of the teacher" if found.with_teacher else "the digital ones"
     notes = [
-        f"error of the outputs on {chips} to the digital ones, {_COMPARED[found.compared]}, and "
+        f"error of the outputs on {chips} to {exact}, {_COMPARED[found.compared]}, and "
         "the share of outputs whose largest number agrees, on "
         f"{'batches held back' if found.held_back else _LEARNT}",
         f"{len(found.steps)} steps, {found.seconds:,.0f} s: {found.stopped}",

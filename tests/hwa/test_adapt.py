@@ -539,6 +539,16 @@ def test_the_report_prints_draws_and_lists(tmp_path: Path) -> None:
     assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_report_says_whose_outputs_are_compared_with() -> None:
+    model = _net()
+    for teacher, passed in ((None, False), (model, False), (_net(), True)):
+        options = {"steps": 1, "num_chips": 1, "calibration": {"effort": "ranges"}}
+        adapted = at.hwa.adapt(model, _batches(4), chip=CHIP, teacher=teacher, **options)
+        assert ("to those of the teacher, " in str(adapted)) is passed
+        assert ("to the digital ones, " in str(adapted)) is not passed
+        assert adapted.to_dict()["with_teacher"] is adapted.with_teacher is passed
+
+
 def test_the_report_says_what_chips_gain_that_correct_their_columns(tmp_path: Path) -> None:
     net, batches = _net_of(_net()), _batches()
     options: dict[str, Any] = {"steps": 2, "num_chips": 2, "times": ["1 day"]}
