@@ -16,7 +16,7 @@ from analogtorch.cost_model import WeightMemory
 from analogtorch.devices import seconds
 from analogtorch.evaluate.apart import apart_copy
 from analogtorch.evaluate.hardware import Cheapest, Digital, FloorNotReached, HardwarePlan
-from analogtorch.evaluate.journal import made_folder, others
+from analogtorch.evaluate.journal import others
 from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.losses import Effect, Sensitivity
 from analogtorch.evaluate.metric import Metric, direction, finite, measure
@@ -251,7 +251,7 @@ def _sensitivity(
     if how.folder is not None:
         _refuse_strangers(how.folder)
         place = how.folder / "sensitivity"
-        check_writable(made_folder("plan", how.folder) / "plan")  # better known before the work
+        check_writable(how.folder / "plan")  # leaves nothing; better known now
     if given is None:
         with exactly(exact := apart_copy(model)):  # and so is this
             value = measure(how.metric, exact)
