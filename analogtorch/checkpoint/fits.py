@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
@@ -30,8 +31,23 @@ def check_keys(saved: Checkpoint, tensors: dict[str, Tensor], model: nn.Module) 
         more = "; and more" if len(problems) > _SHOWN else ""
         raise ValueError(
             f"{saved.folder} is of another architecture than this {type(model).__name__}: "
-            f"{'; '.join(problems[:_SHOWN])}{more}. The model is unchanged"
+            f"{'; '.join(problems[:_SHOWN])}{more}.{_folded(tensors, model)} The model is unchanged"
         )
+
+
+def _folded(tensors: dict[str, Tensor], model: nn.Module) -> str:
+    """Return what to do if batch norms were folded into other layers before the file was written.
+
+    It is empty if the file has a tensor of each norm.
+    """
+    norms = {name: m.state_dict() for name, m in model.named_modules() if isinstance(m, _BatchNorm)}
+    gone = [n for n, own in norms.items() if own and not any(f"{n}.{k}" in tensors for k in own)]
+    if not gone:
+        return ""
+    return (
+        f" The file has nothing of {len(gone)} batch norm{'s' * (len(gone) > 1)}, such as "
+        f"{gone[0]!r}; if they were folded, call analogtorch.fold_batch_norm(model, example) first."
+    )
 
 
 def _differences(tensors: dict[str, Tensor], state: dict[str, Tensor]) -> Iterator[str]:

@@ -842,3 +842,27 @@ def test_layers_that_are_reached_by_their_weights_are_after_loading(tmp_path: Pa
     file.write_text(json.dumps(description | {"routes": {"head": ["0"]}}))
     with pytest.raises(ValueError, match=r"'head', which reaches \['head.0'\] by their weights"):
         load(tmp_path / "model", ByWeight())
+
+
+def test_folded_batch_norms_are_named_with_the_remedy(tmp_path: Path) -> None:
+    class Normed(nn.Sequential):
+        def __init__(self) -> None:
+            torch.manual_seed(0)
+            norms = [nn.BatchNorm1d(8), nn.BatchNorm1d(4, affine=False)]
+            super().__init__(nn.Linear(8, 8, bias=False), norms[0], nn.Linear(8, 4), norms[1])
+
+    x = torch.randn(6, 8)
+    model = at.convert(Normed().eval(), CHIP, fold_batch_norm=True, example=x)
+    save(model, tmp_path / "model")
+    remedy = (
+        "the file lacks '1.bias'.*; and more. The file has nothing of 2 batch norms, such as '1'; "
+        r"if they were folded, call analogtorch.fold_batch_norm\(model, example\) first. The model"
+    )
+    with pytest.raises(ValueError, match=remedy):
+        load(tmp_path / "model", Normed())
+    fresh = Normed().eval()
+    at.fold_batch_norm(fresh, x)
+    assert torch.equal(load(tmp_path / "model", fresh)(x), model(x))
+    with pytest.raises(ValueError, match="another architecture") as error:
+        load(tmp_path / "model", nn.Sequential(nn.Linear(8, 8)))
+    assert "batch norm" not in str(error.value)
