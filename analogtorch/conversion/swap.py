@@ -60,6 +60,7 @@ def convert(
     embeddings: bool = False,
     fold_batch_norm: bool = False,
     example: Example | None = None,
+    allow_unused: bool = False,
 ) -> nn.Module:
     """Replace the layers of ``model`` that multiply by stored weights with analog ones, in place.
 
@@ -104,6 +105,8 @@ def convert(
             runs on the chip, and routes calls such as ``F.linear(x, self.qkv.weight)`` to their
             layers, as ``calibrate`` does. Without it, the first run of the model warns of layers
             that it did not reach.
+        allow_unused: if True, layers that ``example`` does not reach are no error, as those that
+            run in training only.
 
     Returns:
         The model; assign it, as a root layer cannot be replaced in place.
@@ -129,7 +132,15 @@ def convert(
     refuse_distributed(model, "convert")
     refuse_scripted(model, "convert")
     overrides = {} if per_layer is None else per_layer
-    _check_arguments(chip, overrides, where, embeddings, fold_batch_norm, example)
+    _check_arguments(
+        chip,
+        overrides,
+        where,
+        example,
+        embeddings=embeddings,
+        fold_batch_norm=fold_batch_norm,
+        allow_unused=allow_unused,
+    )
     sensing = in_sensor(model, sensor)
     overrides = {**overrides, **sensing}  # the last that matches a layer counts
     names = names_of(model)
@@ -151,7 +162,7 @@ def convert(
         _set_sample_dimension(converted)
         if example is not None:
             with checked_first(converted, next(iter(sensing), None)):
-                guard(converted, example)
+                guard(converted, example, allow_unused=allow_unused)
     except BaseException:
         restore(replace(converted, {id(new[id(m)]): m for m in fresh.values() if id(m) in new}))
         undo()
@@ -165,19 +176,21 @@ def convert(
     return converted
 
 
-def _check_arguments(
-    chip: Any, per_layer: Any, where: Any, embeddings: Any, fold_batch_norm: Any, example: Any
-) -> None:
+def _check_arguments(chip: Any, per_layer: Any, where: Any, example: Any, **flags: Any) -> None:
     if not isinstance(chip, Chip):
         raise TypeError(
             f"convert: chip must be a Chip such as analogtorch.chips.hermes64(), got {chip!r}"
         )
-    for name, value in (("embeddings", embeddings), ("fold_batch_norm", fold_batch_norm)):
+    for name, value in flags.items():
         checks.flag(f"convert: {name}", value)
-    if fold_batch_norm and example is None:
+    if flags["fold_batch_norm"] and example is None:
         raise ValueError(
             "convert: fold_batch_norm=True needs example, inputs on which it proves that nothing "
             "changes"
+        )
+    if flags["allow_unused"] and example is None:
+        raise ValueError(
+            "convert: allow_unused=True has no effect without example; give one, or leave it out"
         )
     if example is not None:
         runner("convert", example)

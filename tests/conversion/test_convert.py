@@ -159,6 +159,7 @@ def test_selection(include, exclude, expected) -> None:
             "per_layer 'shared' would change no",
         ),
         ({"fold_batch_norm": True}, "fold_batch_norm=True needs example"),
+        ({"allow_unused": True}, "allow_unused=True has no effect without example"),
     ],
 )
 def test_bad_patterns_are_refused_and_change_nothing(kwargs: dict, message: str) -> None:

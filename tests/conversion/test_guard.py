@@ -1,11 +1,12 @@
 import functools
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import analogtorch as at
@@ -117,6 +118,30 @@ def test_an_unused_layer_is_an_error_unless_allowed() -> None:
     assert report.unused == ("second",)
     assert "NOT REACHED by this example" in str(report)
     assert "1 of 2 analog layers ran" in str(report)
+
+
+class InTraining(nn.Module):
+    """Has a head that runs in training only, as GoogLeNet of torchvision does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Linear(8, 4, bias=False), nn.BatchNorm1d(4)
+        self.aux = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.norm(self.first(x))
+        return (x, self.aux(x)) if self.training else x
+
+
+@pytest.mark.parametrize("fold", [False, True])
+def test_convert_takes_what_its_error_offers_for_unused_layers(fold: bool) -> None:
+    options = {"fold_batch_norm": fold, "example": X}
+    model = InTraining()
+    with pytest.raises(ValueError, match=r"'aux'\. .*allow_unused=True"):
+        at.convert(model, CHIP, **options)
+    at.convert(model, CHIP, allow_unused=True, **options)
+    assert [name for name, _ in at.analog_layers(model)] == ["first", "aux"]
+    assert isinstance(model.norm, nn.Identity) == fold
 
 
 def test_allowing_unused_layers_allows_no_bypass() -> None:
