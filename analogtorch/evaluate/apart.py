@@ -1,7 +1,7 @@
 """A model of which one layer at a time is on the chip, and what a metric gives for it."""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import torch
 from torch import nn
@@ -56,6 +56,8 @@ class Apart:
     ) -> None:
         self.names, self.made, self.metric, self.kept = tuple(names), made, metric, kept
         self.exact_weights = exact_weights
+        self.idle: set[str] = set()
+        """Layers that did not run while they were measured on the chip."""
 
     def each(self, key: str, effect: str) -> list[float]:
         """Return the metric with all layers on the chip, then with each layer alone.
@@ -75,7 +77,7 @@ class Apart:
         """Return the metric with no layer on the chip."""
         return self._value("exact", "with all layers exact", [])
 
-    def _value(self, key: str, what: str, on_chip: Iterable[str]) -> float:
+    def _value(self, key: str, what: str, on_chip: Collection[str]) -> float:
         return self.kept.value(key, functools.partial(self._measure, what, on_chip))
 
     @functools.cached_property
@@ -93,16 +95,19 @@ class Apart:
             for name, layer in analog_layers(self._model)
         }
 
-    def _measure(self, what: str, on_chip: Iterable[str]) -> float:
+    def _measure(self, what: str, on_chip: Collection[str]) -> float:
         model = self._model.eval()
         off = {layer: tap for layer, tap in self._layers.values()}
         for name in on_chip:
             layer, _ = self._layers[name]
             del off[layer]
+            layer.has_run = False
             if layer.programmed is not None:
                 layer.hold(layer.programmed)  # its output noise starts from the first input again
         with tapped(off):
-            return finite("sensitivity", measure(self.metric, model), what)
+            value = finite("sensitivity", measure(self.metric, model), what)
+        self.idle.update(name for name in on_chip if not self._layers[name][0].has_run)
+        return value
 
 
 def apart_copy(model: nn.Module) -> nn.Module:

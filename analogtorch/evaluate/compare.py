@@ -23,6 +23,7 @@ from analogtorch.evaluate.helpers import checked_processes
 from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.metric import Metric, check_metric, direction, finite, measure
 from analogtorch.evaluate.plan_checks import check_prepare
+from analogtorch.evaluate.routed import route_calls
 from analogtorch.evaluate.sweep import (
     TIMES,
     checked_defects,
@@ -76,7 +77,8 @@ def compare(
         metric: a function of a model in evaluation mode that returns a number, such as the
             accuracy. None: costs alone.
         example: input of one inference, as ``map_to_chip`` takes it: a batch of one for costs per
-            sample.
+            sample. With a metric, calls such as ``F.linear(x, self.qkv.weight)`` that its run shows
+            are routed to their layers, as ``convert(example=...)`` does.
         prepare: a function that gets each model after ``convert`` and changes it in place, such as
             ``lambda m: at.calibrate(m, batches)``. None: nothing; a calibrated model needs it.
         times: times after programming, as ``sweep`` takes them. One beyond the data of a chip's
@@ -144,7 +146,10 @@ def compare(
         )
     named, bench = _named(chips), _Bench(model)
     charged: dict[str, Any] = {"mode": mode, "signed_inputs": signed_inputs}
-    ready = {name: bench.on(name, chip, example, charged, prepare) for name, chip in named.items()}
+    ready = {
+        name: bench.on(name, chip, example, charged, prepare, routes=metric is not None)
+        for name, chip in named.items()
+    }
     measured: dict[str, Sweep] = {}
     digital: float | None = None
     if metric is not None:
@@ -210,12 +215,19 @@ class _Bench:
         example: Example,
         charged: dict[str, Any],
         prepare: Callable[[nn.Module], Any] | None,
+        *,
+        routes: bool,
     ) -> tuple[nn.Module, ChipMapping, CostReport | None]:
-        """Return the model converted for a chip, its mapping, and its cost if the chip has one."""
+        """Return the model converted for a chip, its mapping, and its cost if the chip has one.
+
+        With ``routes``, calls of layers by their weights are analog, as they are charged.
+        """
         try:
             with torch.random.fork_rng(devices=self.devices):
                 model = deep_copy(self.digital)
                 model = convert(model, chip, **self.arguments)
+                if routes:
+                    route_calls("compare", model, example)  # map_to_chip warns of what is left
                 if prepare is not None:
                     prepare(model)
             mapping = map_to_chip(model, example, chip=chip, num_chips=None)

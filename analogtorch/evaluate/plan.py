@@ -11,7 +11,10 @@ from torch import nn
 from analogtorch.calibration.passes import exactly
 from analogtorch.chips import Chip
 from analogtorch.conversion import analog_layers
+from analogtorch.conversion.detached import deep_copy
 from analogtorch.conversion.example import Example
+from analogtorch.conversion.guard import listed
+from analogtorch.conversion.route import routes
 from analogtorch.cost_model import WeightMemory
 from analogtorch.devices import seconds
 from analogtorch.evaluate.apart import apart_copy
@@ -31,6 +34,7 @@ from analogtorch.evaluate.plan_bench import (
 )
 from analogtorch.evaluate.plan_checks import chip_for, device_changes, further
 from analogtorch.evaluate.plan_cost import Costs
+from analogtorch.evaluate.routed import route_calls
 from analogtorch.evaluate.sensitivity import sensitivity as measured_sensitivity
 from analogtorch.evaluate.suggestion import falling, shares
 from analogtorch.evaluate.sweep import checked_times, chip_seeds, label
@@ -40,6 +44,7 @@ from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.recovery import Recovery
 from analogtorch.values import checks
 from analogtorch.values.progress import Progress
+from analogtorch.values.warned import warn
 
 _WALKS = 10
 """Most models that are measured for suggestions (2) and for the ends of walks (4) in any case."""
@@ -93,7 +98,8 @@ def plan(
         floor: share of the digital metric to keep, in (0, 1], on the mean over the chips, at each
             of ``times``. An error (``higher_is_better=False``) may be the digital one over it.
         example: input of one inference, as ``map_to_chip`` takes it: a batch of one for costs per
-            sample.
+            sample. Calls such as ``F.linear(x, self.qkv.weight)`` that its run shows are routed to
+            their layers, as ``convert(example=...)`` does.
         chip: the chip to convert for; None: that of the analog layers, which must all have the
             same. A search by ``calibrate`` may have given them several.
         prepare: a function that gets each model after ``convert`` and changes it in place, such as
@@ -168,6 +174,7 @@ def plan(
         recovery=recovery,
         higher_is_better=higher_is_better,
         digital=checks.choice("plan: digital", digital, get_args(Digital)),
+        example=example,
         prepare=prepare,
         folder=None if folder is None else checks.path("plan: folder", folder),
     )
@@ -175,6 +182,7 @@ def plan(
     _check_room(len(set(asked)), max_plans)
     changes = device_changes(chip, devices)
     costs = _costs(model, example, chip, memory)
+    model = _routed(model, example)
     found = _sensitivity(model, how, bool(changes), sensitivity, progress)
     slack = (1 - floor) if higher_is_better else (1 / floor - 1)
     losses = _losses(found, tuple(changes))
@@ -232,6 +240,20 @@ def _costs(model: nn.Module, example: Example, chip: Chip, memory: WeightMemory 
     for name, _ in analog_layers(model):  # a layer that the example does not reach has no cost
         costs.one(name, DIGITAL)
     return costs
+
+
+def _routed(model: nn.Module, example: Example) -> nn.Module:
+    """Return the model; a copy of it where calls of layers by their weights have to be routed."""
+    copied = deep_copy(model)
+    left = route_calls("plan", copied, example)
+    if left:
+        warn(
+            f"plan: {len(left)} analog layers are bypassed: the model multiplies by their weights "
+            "without calling them. These products are charged as analog and measured as digital, "
+            f"without the errors of the chip.{listed(left)}\nCall the layers, or leave them "
+            "digital with convert(..., exclude=...)."
+        )
+    return model if routes(copied) == routes(model) else copied
 
 
 def _sensitivity(

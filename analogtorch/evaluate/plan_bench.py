@@ -15,11 +15,13 @@ from analogtorch.chips import Chip
 from analogtorch.conversion import analog_layers, convert, to_digital
 from analogtorch.conversion.detached import deep_copy
 from analogtorch.conversion.digital_bits import quantise_digital
+from analogtorch.conversion.example import Example
 from analogtorch.conversion.patterns import candidates, names_of, units
 from analogtorch.evaluate.hardware import Digital, HardwarePlan, HardwarePoint
 from analogtorch.evaluate.interval import interval
 from analogtorch.evaluate.metric import Metric, finite, measure
 from analogtorch.evaluate.plan_cost import Costs
+from analogtorch.evaluate.routed import route_calls
 from analogtorch.evaluate.sweep import sweep
 from analogtorch.evaluate.walks import Candidate, Table, neighbours
 from analogtorch.nn import AnalogEmbedding
@@ -44,6 +46,7 @@ class Measurement:
     recovery: Recovery | None
     higher_is_better: bool
     digital: Digital
+    example: Example
     prepare: Callable[[nn.Module], Any] | None
     folder: Path | None
 
@@ -102,6 +105,7 @@ class Bench:
         how, arguments = self.how, self.arguments(candidate)
         with torch.random.fork_rng(devices=self.devices):
             model = convert(deep_copy(self.digital), **arguments)
+            route_calls("plan", model, how.example)
             if how.digital == "int8":
                 quantise_digital(model)
             if how.prepare is not None:

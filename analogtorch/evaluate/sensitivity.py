@@ -34,6 +34,7 @@ from analogtorch.simulate.recovery import Recovery
 from analogtorch.simulate.writing import Method
 from analogtorch.values import checks
 from analogtorch.values.progress import Progress
+from analogtorch.values.warned import warn
 
 
 def sensitivity(
@@ -97,6 +98,9 @@ def sensitivity(
             another type; or, with a folder, batches hold what has no digest, as in ``sweep``.
         OSError: the folder cannot be written.
 
+    Warns:
+        UserWarning: layers did not run while they were on the chip.
+
     Example:
         >>> found = at.sensitivity(model, lambda chip: at.accuracy(chip, batches))
         >>> print(found)
@@ -121,7 +125,7 @@ def sensitivity(
     if folder is not None:
         whole = experiment(model, seed, look, method, defects)
         journal = Journal(folder, whole, kept_of(metric), caller="sensitivity")
-    reference, values = _measured(
+    reference, values, idle = _measured(
         model, metric, chosen, time, seeds, look, method, defects, journal, progress
     )
     sign = 1 if higher_is_better else -1
@@ -130,6 +134,16 @@ def sensitivity(
         for e, v in values.items()
     }
     found = [{e: _over_chips(v[:, i]) for e, v in lost.items()} for i in range(len(layers) + 1)]
+    # what a metric runs in a copy of the model, or elsewhere, is not seen to run, but has a loss
+    silent = [n for n, of in zip(layers, found[1:], strict=True) if n in idle and _no_loss(of)]
+    if silent and len(idle) < len(layers):
+        warn(
+            f"sensitivity: {len(silent)} of {len(layers)} layers did not run while they were on "
+            f"the chip, and so show no loss: {', '.join(map(repr, silent))}. Either the metric's "
+            "inputs do not reach them, or the model computes with their weights without calling "
+            "them, which is digital. analogtorch.guard(model, example) finds out, and routes such "
+            "computations to the layers"
+        )
     rows = [
         _row(name, layer, loss)
         for (name, layer), loss in zip(layers.items(), found[1:], strict=True)
@@ -156,15 +170,17 @@ def _measured(
     defects: Defects | None,
     journal: Journal | Unkept,
     progress: bool,
-) -> tuple[float, dict[Effect, list[list[float]]]]:
-    """Return the metric with all layers exact, and its values by effect and chip.
+) -> tuple[float, dict[Effect, list[list[float]]], set[str]]:
+    """Return the metric with all layers exact, its values by effect and chip, and idle layers.
 
-    The values of one chip are those with all layers on the chip, then with each layer alone.
+    The values of one chip are those with all layers on the chip, then with each layer alone. A
+    layer is idle if it did not run while it was on the chip.
     """
     times: dict[Effect, str | float] = {"output_noise": "0 s", "noise": "0 s", "drift": time}
     names = [name for name, _ in analog_layers(model)]
     plain = dataclasses.replace(look, recovery=None)
     values: dict[Effect, list[list[float]]] = {effect: [] for effect in effects}
+    idle: set[str] = set()
     turns = sum(1 if effect in SINGLE else len(seeds) for effect in effects)
     reference = math.nan
     with Progress(
@@ -181,6 +197,7 @@ def _measured(
                     reference = quantised.exact()
                     if "bits" in effects:
                         values["bits"].append(quantised.each("bits", "bits"))
+                        idle |= quantised.idle
                 chip = _Chip(model, chip_seed, method, seconds(time))
                 for effect in effects:
                     if effect == "bits" or (number and effect in SINGLE):
@@ -191,8 +208,9 @@ def _measured(
                     on_chip = Apart(names, made, metric, kept, exact_weights=single)
                     key = f"{effect} at {time_key(seconds(time))}" if effect == "drift" else effect
                     values[effect].append(on_chip.each(key, f"{effect}, chip {number}"))
+                    idle |= on_chip.idle
                     del on_chip  # the next has its memory
-    return reference, values
+    return reference, values, idle
 
 
 class _Chip:
@@ -230,6 +248,10 @@ def _over_chips(losses: torch.Tensor) -> Loss:
     return Loss(
         mean=losses.mean().item(), std=losses.std(correction=1 if len(losses) > 1 else 0).item()
     )
+
+
+def _no_loss(losses: dict[Effect, Loss]) -> bool:
+    return all(loss.mean == loss.std == 0 for loss in losses.values())
 
 
 def _row(name: str, layer: AnalogLayer, loss: dict[Effect, Loss]) -> LayerLoss:

@@ -148,6 +148,21 @@ def test_layers_that_are_digital_stay_so_and_the_model_stays_as_it_is() -> None:
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
+class ByWeight(Net):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self[2](nn.functional.linear(x, self[0].weight, self[0].bias).relu())
+
+
+@pytest.mark.parametrize("example", [X[:1], X[:1].to("meta")], ids=["cpu", "meta"])
+def test_layers_that_are_called_by_their_weights_are_measured_as_they_are_charged(
+    example: torch.Tensor,
+) -> None:
+    found = at.compare(ByWeight(), ["hermes64"], square, **HOW | {"example": example})["hermes64"]
+    model = at.convert(ByWeight().eval(), at.chips.hermes64(), example=X[:1])
+    assert [m.name for m in found.mapping.matrices] == ["0", "2"]
+    assert torch.equal(found.sweep.values, at.sweep(model, square, num_chips=2).values[:, [0, -1]])
+
+
 def test_a_dictionary_names_chips_and_a_folder_goes_on(tmp_path: Path) -> None:
     calls = []
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import analogtorch as at
+from analogtorch.conversion.route import routed_layers
 from analogtorch.cost_model import WeightMemory
 from analogtorch.evaluate import FloorNotReached, HardwarePlan
 from analogtorch.evaluate.plan_bench import search
@@ -130,6 +131,47 @@ def test_a_layer_that_was_excluded_stays_excluded_and_is_charged() -> None:
         assert p.convert_arguments()["chip"] == CHIP
         assert p.digital.count("4") == 0
         assert p.cost.digital_macs >= 40 * 6
+
+
+class _ByWeight(nn.Sequential):
+    """Computes with the weight of its first layer and does not call it."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__(*layers)
+        self.both = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = nn.functional.linear(x, self[0].weight, self[0].bias)
+        if self.both:
+            y = y + x @ (2 * self[0].weight).T
+        for layer in self[1:]:
+            y = layer(y)
+        return y
+
+
+def _by_weight() -> nn.Module:
+    return _ByWeight(*_digital()).eval()
+
+
+def test_layers_that_are_called_by_their_weights_are_measured_as_they_are_charged() -> None:
+    model = at.convert(_by_weight(), CHIP)
+    options = {"prepare": None, "devices": {}, "max_plans": 12}
+    found = _plan(model, 0.5, **options)
+    assert routed_layers(model) == []
+    again = at.convert(_by_weight(), CHIP, example=X[:1])
+    assert found.sensitivity == at.sensitivity(
+        again, _accuracy, effects="drift", time="1 day", num_chips=2
+    )
+    (analog,) = [p for p in found.points if p.name == "all analog"]
+    values = at.sweep(again, _accuracy, num_chips=2, times=["1 day"]).values
+    assert torch.equal(analog.values, values)
+
+
+def test_products_with_a_layers_weight_that_no_chip_computes_are_named() -> None:
+    model = at.convert(_by_weight(), CHIP)
+    model.both = True
+    with pytest.warns(UserWarning, match=r"plan: 1 analog layers are bypassed: .*\n  '0': .*mm"):
+        _plan(model, 0.1, prepare=None, devices={}, max_plans=12, num_chips=1)
 
 
 def test_the_model_and_the_random_state_stay_as_they_were() -> None:

@@ -332,6 +332,28 @@ def test_a_metric_that_is_no_finite_number_is_refused_with_layer_and_effect() ->
         at.sensitivity(_analog(), lambda _: None)  # type: ignore[arg-type, return-value]
 
 
+@pytest.mark.parametrize("effects", ["bits", "drift"])
+@pytest.mark.filterwarnings("ignore:.*analog layers of this .* did not run")
+def test_layers_that_did_not_run_are_named(effects: str) -> None:
+    class ByWeight(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            y = nn.functional.linear(x, self[0].weight, self[0].bias)
+            return self[4](self[2](y.relu()).relu())
+
+    def run(model: nn.Module, metric: Metric = _error) -> Sensitivity:
+        return at.sensitivity(model, metric, effects=effects, num_chips=1, time="1 day")
+
+    model = at.convert(ByWeight(*_digital()), CHIP)
+    with pytest.warns(UserWarning, match="sensitivity: 1 of 3 layers did not run .* no loss: '0'"):
+        found = run(model)
+    assert {row.name: row.loss[effects].mean for row in found.rows}["0"] == 0
+    # what runs in a copy, or loses nothing, is not named
+    run(_analog(), lambda m: _error(copy.deepcopy(m)))
+    run(_analog(), lambda m: 1.0 + 0 * _error(m))
+    at.guard(model, X[:1])
+    run(model)
+
+
 def test_a_root_layer_is_a_row() -> None:
     model = at.convert(nn.Linear(24, 6), CHIP)
     found = at.sensitivity(model, lambda m: m(X).square().mean().item(), effects="bits")
