@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from analogtorch.chips import to_dict
 from analogtorch.conversion import analog_layers
+from analogtorch.conversion.digital_bits import FirstRun
 from analogtorch.devices.thermal import kelvin
 from analogtorch.evaluate.batches import batches_digest, without_address
 from analogtorch.evaluate.look import Look
@@ -77,7 +78,8 @@ def options_digest(model: nn.Module) -> str:
     found, analog = hashlib.sha256(), {layer for _, layer in analog_layers(model)}
     for name, module in model.named_modules():
         hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
-        names = [name_of(hook) for hook in hooks]
+        # the first run of a model removes a hook that computes nothing
+        names = [name_of(hook) for hook in hooks if not isinstance(hook, FirstRun)]
         found.update(f"{name}\n{_attributes(module, module in analog)}\n{names}\n".encode())
     return found.hexdigest()
 
