@@ -32,7 +32,7 @@ def finished(
 
     Raises:
         ValueError: the folder has no finished run, or names code that is not allowed; or the
-            recordings or that code are others than those of the run.
+            configuration, the recordings or that code are others than those of the run.
         OSError: a file is missing.
     """
     config = _configuration(command, run, network, allow_code)
@@ -66,7 +66,6 @@ def listener(
     if not all(file.is_file() for file in files):
         config, task, network = finished(command, run, "hwa", allow_code=allow_code)
         return config, task.features, task.classes, network, recovery(config, task.calibration)
-    _check(command, run, config, None)
     classes = _classes(run / _REPORT)
     corrections = recovery(config, [unpacked(file) for file in files[1:]])
     features = config.front_end()
@@ -93,6 +92,7 @@ def _configuration(command: str, run: Path, network: str, allow_code: bool) -> K
             f"{command}: {weights} is missing: the run has not finished; continue it with "
             f"analogtorch kws --config {file} --out {run} --resume"
         )
+    _check(command, run, config, None)  # before all clips are read
     return config
 
 

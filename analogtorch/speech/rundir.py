@@ -237,17 +237,22 @@ class RunFolder:
 
 
 def check(run: Path, config: Config, recordings: str | None, code: dict[str, str]) -> None:
-    """Raise ValueError unless a run was made with these recordings and this code.
+    """Raise ValueError unless a run was made with this configuration, recordings and code.
 
     Args:
         run: its folder.
-        config: its configuration.
+        config: the configuration that its folder has now.
         recordings: the ``fingerprint`` of the data that there is now; None if none are used.
         code: SHA-256 of each file of code that the configuration names, by its name.
     """
     found = read(run)
     if found is None:
         raise ValueError(f"{run / JOURNAL} is missing: nothing tells what the run was made with")
+    if changed := _changed(found["config"], config.to_dict()):
+        raise ValueError(
+            f"{run / CONFIG} is not that of the run: {changed}. Write back what it was, or train "
+            f"another run with it: analogtorch kws --config {run / CONFIG} --out another_folder"
+        )
     check_given(run, found, config.to_dict(), recordings, code)
 
 
@@ -284,9 +289,18 @@ def named(out: str | Path) -> Path:
 
 
 def _compare(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raise ValueError if a setting that decides the results differs.
+    """Raise ValueError if a setting that decides the results differs."""
+    if changed := _changed(found, wanted):
+        raise ValueError(
+            f"the run in {path} has another configuration: {changed}. "
+            "Resume with the same settings, or start anew with --overwrite or in another folder"
+        )
 
-    Recordings are compared by ``begin``.
+
+def _changed(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """Return the settings that decide the results and differ, as text; empty if none does.
+
+    Recordings are compared by ``check_given``.
     """
     before, after = dict([*_unstated(found), *flat(renamed(found))]), dict(flat(wanted))
     changed = [
@@ -294,11 +308,7 @@ def _compare(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key) and not _is_free(key)
     ]
-    if changed:
-        raise ValueError(
-            f"the run in {path} has another configuration: {'; '.join(changed[:5])}. "
-            "Resume with the same settings, or start anew with --overwrite or in another folder"
-        )
+    return "; ".join(changed[:5])
 
 
 def _unstated(found: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -306,8 +316,9 @@ def _unstated(found: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     if "model" not in found:  # of transcribe
         yield from (("chip.correct", False), ("chip.drift_aware", None))
         return
-    chip = {"writing": "once", "correct": False, "digital": [], "levels": []}
+    chip = {"writing": "once", "correct": False, "digital": [], "levels": [], "drift_aware": None}
     yield from flat({"devices": 1, "chip": chip | {"defects": dataclasses.asdict(Defects())}})
+    yield from (("digital.ramp", 0.0), ("hwa.ramp", 0.0))
     if "features" not in found:
         name = found["model"]["name"]
         yield "features.name", FeaturesConfig().name

@@ -448,6 +448,34 @@ def test_wrong_values_are_found_before_clips_are_read(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("sweep.seed", 5), ("chip.correct", False), ("chip.writing", "gradient_descent"), ("seed", 7)],
+)
+@pytest.mark.parametrize("command", ["budget", "compare", "listen"])
+def test_a_configuration_edited_since_is_that_of_another_run(
+    command: str, option: str, value: object, finished: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    config = json.loads((out / "config.json").read_text())
+    *group, name = option.split(".")
+    of_group = config[group[0]] if group else config
+    was, of_group[name] = of_group[name], value
+    (out / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("analogtorch.speech.folder.Folder.load", stop)
+    soundfile.write(tmp_path / "long.wav", np.zeros(32000), 16000)
+    audio = [str(tmp_path / "long.wav")] if command == "listen" else []
+    assert main([command, str(out), *audio]) == 2
+    error = capsys.readouterr().err
+    assert f"{out}/config.json is not that of the run: {option} was {was!r} and is" in error
+    assert f"--config {out}/config.json --out" in error
+    config["sweep"]["num_chips"], of_group[name] = 7, was  # these may change, and the data
+    (out / "config.json").write_text(json.dumps(config))
+    assert main([command, str(out), *audio]) == (0 if audio else 2)
+    assert ("stop here" in capsys.readouterr().err) is not bool(audio)
+
+
 @pytest.mark.parametrize(("phase", "step"), [("digital", 7), ("hwa", 4)])
 def test_a_killed_run_resumes_to_the_same_weights(
     phase: str, step: int, clips: Path, finished: Path, tmp_path: Path, monkeypatch, capsys
@@ -1127,8 +1155,10 @@ def test_runs_that_do_not_state_defects_can_be_resumed(
     with RunFolder.open(out, cli.parse([f"--config={out / 'config.json'}"]).config, resume=True):
         pass
     journal = parse_json((out / JOURNAL).read_bytes())
-    for name in ("defects", "writing", "digital"):
+    for name in ("defects", "writing", "digital", "drift_aware"):
         del journal["config"]["chip"][name]
+    for phase in PHASES:
+        del journal["config"][phase]["ramp"]
     journal.pop("checksum", None)
     (out / JOURNAL).write_text(json.dumps(signed(journal)))
     assert run(clips, out, "--resume", "--chip.defects.stuck_on=0.1") == 2
