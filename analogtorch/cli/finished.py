@@ -1,9 +1,10 @@
 """A finished run of ``analogtorch kws``, for the commands that go on with its networks."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import analogtorch as at
 from analogtorch.cli.kws import parse
@@ -13,7 +14,7 @@ from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.data import SAMPLES, fingerprint
 from analogtorch.speech.labels import classes_of
 from analogtorch.speech.on_chips import recovery
-from analogtorch.speech.rundir import check
+from analogtorch.speech.rundir import check, remedy
 from analogtorch.speech.task import Task, prepare
 
 _REPORT = "report.json"
@@ -32,7 +33,8 @@ def finished(
 
     Raises:
         ValueError: the folder has no finished run, or names code that is not allowed; or the
-            configuration, the recordings or that code are others than those of the run.
+            configuration, the recordings, that code or the weights are others than those of the
+            run.
         OSError: a file is missing.
     """
     config = _configuration(command, run, network, allow_code)
@@ -66,13 +68,14 @@ def listener(
     if not all(file.is_file() for file in files):
         config, task, network = finished(command, run, "hwa", allow_code=allow_code)
         return config, task.features, task.classes, network, recovery(config, task.calibration)
+    _check(command, run, config, None, [file.name for file in files[1:]])
     classes = _classes(run / _REPORT)
-    corrections = recovery(config, [unpacked(file) for file in files[1:]])
     features = config.front_end()
     with torch.no_grad():
         # of noise: where a front end divides by the spread of a clip, those of silence are NaN
         noise = torch.randn(2, SAMPLES, generator=torch.Generator().manual_seed(0), device="cpu")
         tried = features(0.1 * noise)
+    corrections = recovery(config, [_clips(file, config, tried) for file in files[1:]])
     return config, features, classes, kws.saved(config, classes, tried, run, "hwa"), corrections
 
 
@@ -92,15 +95,28 @@ def _configuration(command: str, run: Path, network: str, allow_code: bool) -> K
             f"{command}: {weights} is missing: the run has not finished; continue it with "
             f"analogtorch kws --config {file} --out {run} --resume"
         )
-    _check(command, run, config, None)  # before all clips are read
+    _check(command, run, config, None, [weights.name])  # before all clips are read
     return config
 
 
-def _check(command: str, run: Path, config: KWSConfig, recordings: str | None) -> None:
+def _check(
+    command: str, run: Path, config: KWSConfig, recordings: str | None, files: Sequence[str] = ()
+) -> None:
     try:
-        check(run, config, recordings, kws.code_of(config))
+        check(run, config, recordings, kws.code_of(config), files)
     except ValueError as error:
         raise ValueError(f"{command}: {error}") from None
+
+
+def _clips(file: Path, config: KWSConfig, tried: Tensor) -> Tensor:
+    """Return the features in a file, if they have the shape of those that were tried."""
+    found = unpacked(file)
+    if not isinstance(found, Tensor) or found.shape[1:] != tried.shape[1:]:
+        name = config.features.name
+        raise ValueError(
+            f"{file} holds no clips for the front end of the run, {name}{remedy(file.parent)}"
+        )
+    return found
 
 
 def _classes(report: Path) -> tuple[str, ...]:

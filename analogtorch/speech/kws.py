@@ -29,7 +29,8 @@ from analogtorch.speech.logits import check_logits, check_training
 from analogtorch.speech.logs import PHASES, curves, loggers
 from analogtorch.speech.named import by_command
 from analogtorch.speech.on_chips import converted, correction_notes, measure, swept
-from analogtorch.speech.rundir import RunFolder
+from analogtorch.speech.run_journal import read
+from analogtorch.speech.rundir import RunFolder, remedy
 from analogtorch.speech.task import Task, prepare
 from analogtorch.speech.training import Batches, Phase, fit
 from analogtorch.speech.validation import recalibrated
@@ -331,13 +332,25 @@ def saved(
         name: ``hwa``, trained for the chip, converted and calibrated; or ``digital``.
 
     Raises:
-        ValueError: the file is damaged.
+        ValueError: the file is damaged, or of another network.
         FileNotFoundError: the run has not written it yet.
     """
     network = untrained(config, classes, features)
     if name == "hwa":
         network = converted(config, network)
-    network.load_state_dict(unpacked(run / f"{name}.pt"))
+    file = run / f"{name}.pt"
+    try:
+        network.load_state_dict(unpacked(file))
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"{file} does not fit the network of the run, {config.model.name}{remedy(run)}"
+        ) from error
+    known = (read(run) or {}).get("digests", {})  # older runs have none
+    layers = [layer for _, layer in at.analog_layers(network)]
+    if name == "hwa" and file.name not in known and not any(layer.ranged for layer in layers):
+        raise ValueError(
+            f"{file} has no ranges, which a net that was trained for the chip has{remedy(run)}"
+        )
     return network
 
 

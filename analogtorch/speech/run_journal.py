@@ -12,7 +12,7 @@ JOURNAL = "journal.json"
 wrote."""
 
 FORMAT = {"format": "analogtorch.run", "version": 1}
-FIELDS = {*FORMAT, "config", "recordings", "classes", "code", "files", "finished"}
+FIELDS = {*FORMAT, "config", "recordings", "classes", "code", "files", "digests", "finished"}
 
 
 def read(path: Path) -> dict[str, Any] | None:
@@ -30,6 +30,7 @@ def read(path: Path) -> dict[str, Any] | None:
             raise ValueError(f"its format is not {FORMAT}")
         found.setdefault("code", {})  # older runs have none
         found.setdefault("classes", [])
+        found.setdefault("digests", {})
         if found.keys() != FIELDS:
             raise ValueError(f"its fields are {sorted(found)}")
         for name in found["files"]:

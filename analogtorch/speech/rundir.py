@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from analogtorch.evaluate.journal import HEAD, files, others
-from analogtorch.files import locked, made, packed, signed, write_atomically
+from analogtorch.files import digest_of, locked, made, packed, signed, write_atomically
 from analogtorch.simulate.defects import Defects
 from analogtorch.speech.config import FeaturesConfig, ModelConfig
 from analogtorch.speech.run_journal import FORMAT, JOURNAL, check_given, flat, parts, read
@@ -152,6 +152,7 @@ class RunFolder:
             "recordings": recordings,
             "classes": list(classes),
             "code": code or {},
+            "digests": {},
             "finished": False,
         }
         self._write(old)
@@ -213,9 +214,12 @@ class RunFolder:
         write_atomically(self.file(f"{name}.pt"), packed(network.state_dict()))
 
     def finish(self) -> None:
-        """Mark the run as finished in the journal."""
+        """Mark the run as finished in the journal, with the SHA-256 of its weights and clips."""
+        files = self._journal["files"]
+        held = [name for name in files if name.endswith(".pt") and (self.path / name).is_file()]
+        self._journal["digests"] = {name: digest_of(self.path / name) for name in held}
         self._journal["finished"] = True
-        self._write(self._journal["files"])
+        self._write(files)
 
     def _refuse_others(self, name: str) -> None:
         path = self.path / name
@@ -236,7 +240,13 @@ class RunFolder:
         write_atomically(self.path / JOURNAL, json.dumps(signed(self._journal), indent=2) + "\n")
 
 
-def check(run: Path, config: Config, recordings: str | None, code: dict[str, str]) -> None:
+def check(
+    run: Path,
+    config: Config,
+    recordings: str | None,
+    code: dict[str, str],
+    files: Iterable[str] = (),
+) -> None:
     """Raise ValueError unless a run was made with this configuration, recordings and code.
 
     Args:
@@ -244,6 +254,8 @@ def check(run: Path, config: Config, recordings: str | None, code: dict[str, str
         config: the configuration that its folder has now.
         recordings: the ``fingerprint`` of the data that there is now; None if none are used.
         code: SHA-256 of each file of code that the configuration names, by its name.
+        files: names of files that must be as the run wrote them, as far as its journal knows: those
+            of unfinished and of older runs have no digests.
     """
     found = read(run)
     if found is None:
@@ -254,6 +266,18 @@ def check(run: Path, config: Config, recordings: str | None, code: dict[str, str
             f"another run with it: analogtorch kws --config {run / CONFIG} --out another_folder"
         )
     check_given(run, found, config.to_dict(), recordings, code)
+    for name in files:
+        if name in found["digests"] and found["digests"][name] != digest_of(run / name):
+            raise ValueError(
+                f"{run / name} is not what the run wrote: it is damaged, or of another run or "
+                f"network{remedy(run)}"
+            )
+
+
+def remedy(run: Path) -> str:
+    """Return what to do where a file of a run is another one, or is missing."""
+    command = f"analogtorch kws --config {run / CONFIG} --out {run} --resume"
+    return f"; copy that of the run back, or write it anew with {command}"
 
 
 def _in_the_way(path: Path) -> ValueError:

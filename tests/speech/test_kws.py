@@ -18,7 +18,7 @@ from analogtorch.__main__ import main
 from analogtorch.cli import kws as cli
 from analogtorch.cli.finished import finished as finished_run
 from analogtorch.cli.kws import parse
-from analogtorch.files import locked, parse_json, signed
+from analogtorch.files import locked, packed, parse_json, signed
 from analogtorch.speech import espeak, kws, levels
 from analogtorch.speech.ablation import variants
 from analogtorch.speech.config import ChipConfig, KWSConfig, ModelConfig
@@ -474,6 +474,47 @@ def test_a_configuration_edited_since_is_that_of_another_run(
     (out / "config.json").write_text(json.dumps(config))
     assert main([command, str(out), *audio]) == (0 if audio else 2)
     assert ("stop here" in capsys.readouterr().err) is not bool(audio)
+
+
+@pytest.mark.parametrize("earlier", [False, True], ids=["as it is", "of an earlier version"])
+@pytest.mark.parametrize(
+    ("name", "held", "message"),
+    [
+        ("hwa", "of a digital net", "has no ranges, which a net that was trained for the chip has"),
+        ("hwa", "of another net", "does not fit the network of the run, conv"),
+        ("digital", "of another net", "does not fit the network of the run, conv"),
+        ("correcting", "of another net", "holds no clips for the front end of the run, logmel"),
+    ],
+)
+def test_weights_and_clips_of_another_network_are_named(
+    name: str, held: str, message: str, earlier: bool, finished: Path, tmp_path: Path, capsys
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    soundfile.write(tmp_path / "long.wav", np.zeros(32000), 16000)
+    commands = [["listen", str(out), str(tmp_path / "long.wav")]]
+    if name != "correcting":
+        network = f"--network={name}"
+        commands = [[*commands[0], network], ["budget", str(out), network]]
+    if earlier:
+        journal = parse_json((out / JOURNAL).read_bytes())
+        del journal["digests"], journal["checksum"]
+        (out / JOURNAL).write_text(json.dumps(signed(journal)))
+        assert main(commands[0]) == 0
+    else:
+        message = "is not what the run wrote: it is damaged, or of another run or network"
+    if held == "of a digital net":
+        shutil.copy(out / "digital.pt", out / "hwa.pt")
+    else:
+        clips, weights = torch.zeros(64, 1, 9, 10), torch.nn.LSTM(3, 2).state_dict()
+        other = clips if name == "correcting" else weights
+        (out / f"{name}.pt").write_bytes(packed(other))
+    for command in commands:
+        capsys.readouterr()
+        assert main(command) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert f"{out}/{name}.pt {message}" in error
+        assert f"analogtorch kws --config {out}/config.json --out {out} --resume" in error
 
 
 @pytest.mark.parametrize(("phase", "step"), [("digital", 7), ("hwa", 4)])
