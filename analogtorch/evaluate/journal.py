@@ -171,9 +171,12 @@ def made_folder(caller: str, folder: str | Path) -> Path:
 def refuse_others(caller: str, folder: Path, head: str) -> None:
     """Raise ValueError if a folder of results without the file ``head`` holds files of others."""
     if strangers := others(folder):
+        # of a journal that has lost its head, which alone tells of what they are
+        own = all(path.match("chip-*.json") for path in strangers)
+        remedy = f"remove {folder} to measure again, or give" if own else "give"
         raise ValueError(
-            f"{caller}: {folder} holds {strangers[0].name} and no {head}; give a new or an empty "
-            "folder"
+            f"{caller}: {folder} holds {strangers[0].name} and no {head}; {remedy} a new or an "
+            "empty folder"
         )
 
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from analogtorch.evaluate.journal import HEAD, files, others
+from analogtorch.evaluate.journal import HEAD, files, others, refuse_others
 from analogtorch.files import digest_of, locked, made, packed, signed, write_atomically
 from analogtorch.simulate.defects import Defects
 from analogtorch.speech.config import FeaturesConfig, ModelConfig
@@ -227,13 +227,18 @@ class RunFolder:
             raise _in_the_way(path)
 
     def _refuse_before(self, head: str, old: list[str]) -> None:
-        """Raise ValueError if files of others lie where measurements begin, which refuse them."""
+        """Raise ValueError if files lie where measurements begin, which refuse them.
+
+        They are those of others or, where a run goes on that has lost its head, its own.
+        """
         folder = (self.path / head).parent
         if not folder.is_dir() or (self.resume and (self.path / head).exists()):
             return
         for path in others(folder):
             if path.relative_to(self.path).as_posix() not in old:
                 raise _in_the_way(path)
+        if self.resume:
+            refuse_others("kws", folder, PurePosixPath(head).name)
 
     def _write(self, files: list[str]) -> None:
         self._journal["files"] = files

@@ -723,6 +723,24 @@ def test_files_of_others_among_the_measurements_are_found_before_anything_is_tra
     assert "stop here" in capsys.readouterr().err
 
 
+def test_lost_heads_of_measurements_are_found_before_anything_is_trained(
+    clips: Path, finished: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    (out / "chips/hwa/sweep.json").unlink()
+    before = listing(out)
+    monkeypatch.setattr(kws, "train_digital", stop)
+    assert run(clips, out, "--resume") == 2
+    error = capsys.readouterr().err
+    assert f"{out}/chips/hwa holds chip-00000.json and no sweep.json" in error
+    assert f"remove {out}/chips/hwa to measure again" in error
+    assert listing(out) == before
+    shutil.rmtree(out / "chips/hwa")  # as it says
+    assert run(clips, out, "--resume") == 2
+    assert "stop here" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["digital", "hwa"])
 def test_a_flipped_bit_in_a_checkpoint_is_no_other_training(
     name: str, clips: Path, finished: Path, tmp_path: Path, capsys
