@@ -12,7 +12,7 @@ from analogtorch.chips.file import in_file
 from analogtorch.files import GivenTwice, parse_yaml, yaml_package
 from analogtorch.speech.own_chip import of_file
 from analogtorch.speech.run_journal import JOURNAL
-from analogtorch.speech.rundir import renamed
+from analogtorch.speech.run_settings import renamed
 from analogtorch.values import checks
 
 _NOT_IN_FILES = ("help", "config", "print_config", "print_shtab", "allow_code")

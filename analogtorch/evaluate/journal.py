@@ -68,8 +68,7 @@ class Journal:
         """Begin the journal, or check that it is of the same experiment."""
         head = self.folder / _HEAD.format(self.caller)
         if head.exists():
-            remedy = f"give another folder, or remove {self.folder} to measure again"
-            found = self._load(head, remedy)
+            found = _read_head(self.caller, head)
             self._compare(_upgraded(found, wanted), wanted)
             if found != wanted:
                 _write(head, wanted)
@@ -104,19 +103,7 @@ class Journal:
             ValueError: the file is damaged, or of another chip.
         """
         path = self._path(number)
-        if not path.exists():
-            return {}
-        remedy = "remove it to measure this chip again"
-        data = self._load(path, remedy)
-        values: Any = data.get("values")
-        good = (
-            data.get("seed") == seed
-            and isinstance(values, dict)
-            and data.get("sum") == _sum(seed, values)
-        )
-        if not good or not all(isinstance(v, float) and math.isfinite(v) for v in values.values()):
-            raise ValueError(f"{self.caller}: {path} is damaged or of another chip; {remedy}")
-        return dict(values)
+        return _read_chip(self.caller, path, seed) if path.exists() else {}
 
     def write(self, number: int, seed: int, values: dict[str, float]) -> None:
         """Store all that has been measured on chip ``number``."""
@@ -131,16 +118,6 @@ class Journal:
         """
         return claimed(self.folder / f".chip-{number:05d}.lock", wait=wait)
 
-    def _load(self, path: Path, remedy: str) -> dict[str, Any]:
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{self.caller}: {path} is damaged ({error}); {remedy}") from error
-        if not isinstance(data, dict):
-            held = checks.shown(data)
-            raise ValueError(f"{self.caller}: {path} is damaged (it holds {held}); {remedy}")
-        return data
-
     def _path(self, number: int) -> Path:
         return self.folder / _NAME.format(number)
 
@@ -148,6 +125,13 @@ class Journal:
 def files(num_chips: int, caller: str = "sweep") -> tuple[str, ...]:
     """Return the names of the files that the journal of this many chips has in its folder."""
     return (_HEAD.format(caller), *map(_NAME.format, range(num_chips)))
+
+
+def check_whole(caller: str, head: Path) -> None:
+    """Raise ValueError if the head of a journal, or a file of a chip beside it, is damaged."""
+    _read_head(caller, head)
+    for path in head.parent.glob("chip-*.json"):
+        _read_chip(caller, path)
 
 
 def made_folder(caller: str, folder: str | Path) -> Path:
@@ -223,7 +207,37 @@ def _upgraded(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
     return {**found, "version": VERSION, **{name: wanted[name] for name in unknown}}
 
 
-def _sum(seed: int, values: dict[str, float]) -> str:
+def _read_head(caller: str, path: Path) -> dict[str, Any]:
+    return _load(caller, path, f"give another folder, or remove {path.parent} to measure again")
+
+
+def _read_chip(caller: str, path: Path, seed: int | None = None) -> dict[str, float]:
+    """Return what a file has of a chip, of this seed or, if it is None, of any."""
+    remedy = "remove it to measure this chip again"
+    data = _load(caller, path, remedy)
+    values: Any = data.get("values")
+    of_chip = data.get("seed") if seed is None else seed
+    good = (
+        data.get("seed") == of_chip
+        and isinstance(values, dict)
+        and data.get("sum") == _sum(of_chip, values)
+    )
+    if not good or not all(isinstance(v, float) and math.isfinite(v) for v in values.values()):
+        raise ValueError(f"{caller}: {path} is damaged or of another chip; {remedy}")
+    return dict(values)
+
+
+def _load(caller: str, path: Path, remedy: str) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{caller}: {path} is damaged ({error}); {remedy}") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{caller}: {path} is damaged (it holds {checks.shown(data)}); {remedy}")
+    return data
+
+
+def _sum(seed: Any, values: dict[str, float]) -> str:
     return hashlib.sha256(json.dumps([seed, values], sort_keys=True).encode()).hexdigest()[:16]
 
 

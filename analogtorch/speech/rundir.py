@@ -4,7 +4,6 @@ No other file is ever removed from it.
 """
 
 import contextlib
-import dataclasses
 import json
 import logging
 import os
@@ -15,11 +14,10 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from analogtorch.evaluate.journal import HEAD, files, others, refuse_others
+from analogtorch.evaluate.journal import HEAD, check_whole, files, others, refuse_others
 from analogtorch.files import digest_of, locked, made, packed, signed, write_atomically
-from analogtorch.simulate.defects import Defects
-from analogtorch.speech.config import FeaturesConfig, ModelConfig
-from analogtorch.speech.run_journal import FORMAT, JOURNAL, check_given, flat, parts, read
+from analogtorch.speech.run_journal import FORMAT, JOURNAL, check_given, parts, read
+from analogtorch.speech.run_settings import changed
 
 logger = logging.getLogger("analogtorch")
 
@@ -27,14 +25,6 @@ CONFIG = "config.json"
 """The configuration of the run, usable as ``--config``."""
 _HEADS = (HEAD, *files(0, "sensitivity"), *files(0, "budget"))
 """The files that mark a folder of measurements."""
-
-# where the options of a network stood beside its name
-_OPTIONS_OF = {
-    "conv": ("widths", "stem_stride", "dropout"),
-    "fully_connected": ("hidden", "dropout"),
-    "transformer": ("patch", "dropout"),
-}
-_MODEL_OPTIONS = {name for names in _OPTIONS_OF.values() for name in names}
 
 
 class Config(Protocol):
@@ -227,12 +217,15 @@ class RunFolder:
             raise _in_the_way(path)
 
     def _refuse_before(self, head: str, old: list[str]) -> None:
-        """Raise ValueError if files lie where measurements begin, which refuse them.
+        """Raise ValueError if files lie where measurements begin or go on, which refuse them.
 
-        They are those of others or, where a run goes on that has lost its head, its own.
+        They are those of others or, where a run goes on, its own: damaged, or without their head.
         """
         folder = (self.path / head).parent
-        if not folder.is_dir() or (self.resume and (self.path / head).exists()):
+        if not folder.is_dir():
+            return
+        if self.resume and (self.path / head).exists():
+            check_whole("kws", self.path / head)
             return
         for path in others(folder):
             if path.relative_to(self.path).as_posix() not in old:
@@ -265,9 +258,9 @@ def check(
     found = read(run)
     if found is None:
         raise ValueError(f"{run / JOURNAL} is missing: nothing tells what the run was made with")
-    if changed := _changed(found["config"], config.to_dict()):
+    if differ := changed(found["config"], config.to_dict()):
         raise ValueError(
-            f"{run / CONFIG} is not that of the run: {changed}. Write back what it was, or train "
+            f"{run / CONFIG} is not that of the run: {differ}. Write back what it was, or train "
             f"another run with it: analogtorch kws --config {run / CONFIG} --out another_folder"
         )
     check_given(run, found, config.to_dict(), recordings, code)
@@ -319,75 +312,8 @@ def named(out: str | Path) -> Path:
 
 def _compare(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Raise ValueError if a setting that decides the results differs."""
-    if changed := _changed(found, wanted):
+    if differ := changed(found, wanted):
         raise ValueError(
-            f"the run in {path} has another configuration: {changed}. "
+            f"the run in {path} has another configuration: {differ}. "
             "Resume with the same settings, or start anew with --overwrite or in another folder"
         )
-
-
-def _changed(found: dict[str, Any], wanted: dict[str, Any]) -> str:
-    """Return the settings that decide the results and differ, as text; empty if none does.
-
-    Recordings are compared by ``check_given``.
-    """
-    before, after = dict([*_unstated(found), *flat(renamed(found))]), dict(flat(wanted))
-    changed = [
-        f"{key} was {before.get(key, 'absent')!r} and is {after.get(key, 'absent')!r}"
-        for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and not _is_free(key)
-    ]
-    return "; ".join(changed[:5])
-
-
-def _unstated(found: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield what older runs of keyword spotting had without stating it."""
-    if "model" not in found:  # of transcribe
-        yield from (("chip.correct", False), ("chip.drift_aware", None))
-        return
-    chip = {"writing": "once", "correct": False, "digital": [], "levels": [], "drift_aware": None}
-    yield from flat({"devices": 1, "chip": chip | {"defects": dataclasses.asdict(Defects())}})
-    yield from (("digital.ramp", 0.0), ("hwa.ramp", 0.0))
-    if "features" not in found:
-        name = found["model"]["name"]
-        yield "features.name", FeaturesConfig().name
-        yield from flat(FeaturesConfig().all_options, "features.options")
-        yield from flat(ModelConfig(name=name).all_options, "model.options")
-
-
-def renamed(config: Any) -> Any:
-    """Return a configuration with the present names of its fields.
-
-    Older files call ``sweep.num_chips`` ``sweep.chips``, and have the options of the three networks
-    of then beside ``model.name``: those of all of them. Runs that say how the chip trains and
-    compensates, but not how nets are calibrated for it, found ranges alone. What else is there is
-    left to be refused.
-    """
-    if not isinstance(config, dict):
-        return config
-    present = dict(config)
-    sweep, model, chip = (config.get(name) for name in ("sweep", "model", "chip"))
-    if isinstance(chip, dict) and chip.keys() >= {"name", "options", "training", "compensation"}:
-        present["chip"] = {"calibration": "ranges"} | chip
-    if isinstance(sweep, dict) and "chips" in sweep and "num_chips" not in sweep:
-        present["sweep"] = {
-            "num_chips" if name == "chips" else name: value for name, value in sweep.items()
-        }
-    if isinstance(model, dict) and "options" not in model and model.keys() & _MODEL_OPTIONS:
-        own = set(_OPTIONS_OF.get(model.get("name", "conv"), ()))
-        moved = _MODEL_OPTIONS if own and model.keys() >= _MODEL_OPTIONS else own
-        present["model"] = {
-            **{name: value for name, value in model.items() if name not in moved},
-            "options": {name: value for name, value in model.items() if name in own},
-        }
-    return present if present != config else config
-
-
-def _is_free(key: str) -> bool:
-    """Return whether a setting may change between the parts of a run.
-
-    The results then stay the same, or are of other chips and times: what is measured stays.
-    """
-    # `begin` compares the recordings themselves
-    free = ("workers", "sweep.num_chips", "sweep.times", "sweep.processes", "augment.noise")
-    return key in (*free, "tensorboard") or key.startswith(("data.", "report."))

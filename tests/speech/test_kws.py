@@ -741,6 +741,25 @@ def test_lost_heads_of_measurements_are_found_before_anything_is_trained(
     assert "stop here" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["chip-00001.json", "sweep.json"])
+def test_damaged_measurements_are_found_before_anything_is_trained(
+    name: str, clips: Path, finished: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    file = out / "chips/hwa" / name
+    file.write_bytes(file.read_bytes()[:-40])
+    before = listing(out)
+    monkeypatch.setattr(kws, "train_digital", stop)
+    assert run(clips, out, "--resume") == 2
+    error = capsys.readouterr().err
+    assert f"{file} is damaged" in error
+    assert "to measure" in error
+    assert listing(out) == before
+    assert run(clips, out, "--overwrite") == 2  # it goes with the others
+    assert "stop here" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["digital", "hwa"])
 def test_a_flipped_bit_in_a_checkpoint_is_no_other_training(
     name: str, clips: Path, finished: Path, tmp_path: Path, capsys

@@ -1,0 +1,84 @@
+"""The settings of a run beside those that it was begun with, by this or an earlier version."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from analogtorch.simulate.defects import Defects
+from analogtorch.speech.config import FeaturesConfig, ModelConfig
+from analogtorch.speech.run_journal import flat
+
+# where the options of a network stood beside its name
+_OPTIONS_OF = {
+    "conv": ("widths", "stem_stride", "dropout"),
+    "fully_connected": ("hidden", "dropout"),
+    "transformer": ("patch", "dropout"),
+}
+_MODEL_OPTIONS = {name for names in _OPTIONS_OF.values() for name in names}
+
+
+def changed(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """Return the settings that decide the results and differ, as text; empty if none does.
+
+    Recordings are compared by ``check_given``.
+    """
+    before, after = dict([*_unstated(found), *flat(renamed(found))]), dict(flat(wanted))
+    differ = [
+        f"{key} was {before.get(key, 'absent')!r} and is {after.get(key, 'absent')!r}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and not _is_free(key)
+    ]
+    return "; ".join(differ[:5])
+
+
+def _unstated(found: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield what older runs of keyword spotting had without stating it."""
+    if "model" not in found:  # of transcribe
+        yield from (("chip.correct", False), ("chip.drift_aware", None))
+        return
+    chip = {"writing": "once", "correct": False, "digital": [], "levels": [], "drift_aware": None}
+    yield from flat({"devices": 1, "chip": chip | {"defects": dataclasses.asdict(Defects())}})
+    yield from (("digital.ramp", 0.0), ("hwa.ramp", 0.0))
+    if "features" not in found:
+        name = found["model"]["name"]
+        yield "features.name", FeaturesConfig().name
+        yield from flat(FeaturesConfig().all_options, "features.options")
+        yield from flat(ModelConfig(name=name).all_options, "model.options")
+
+
+def renamed(config: Any) -> Any:
+    """Return a configuration with the present names of its fields.
+
+    Older files call ``sweep.num_chips`` ``sweep.chips``, and have the options of the three networks
+    of then beside ``model.name``: those of all of them. Runs that say how the chip trains and
+    compensates, but not how nets are calibrated for it, found ranges alone. What else is there is
+    left to be refused.
+    """
+    if not isinstance(config, dict):
+        return config
+    present = dict(config)
+    sweep, model, chip = (config.get(name) for name in ("sweep", "model", "chip"))
+    if isinstance(chip, dict) and chip.keys() >= {"name", "options", "training", "compensation"}:
+        present["chip"] = {"calibration": "ranges"} | chip
+    if isinstance(sweep, dict) and "chips" in sweep and "num_chips" not in sweep:
+        present["sweep"] = {
+            "num_chips" if name == "chips" else name: value for name, value in sweep.items()
+        }
+    if isinstance(model, dict) and "options" not in model and model.keys() & _MODEL_OPTIONS:
+        own = set(_OPTIONS_OF.get(model.get("name", "conv"), ()))
+        moved = _MODEL_OPTIONS if own and model.keys() >= _MODEL_OPTIONS else own
+        present["model"] = {
+            **{name: value for name, value in model.items() if name not in moved},
+            "options": {name: value for name, value in model.items() if name in own},
+        }
+    return present if present != config else config
+
+
+def _is_free(key: str) -> bool:
+    """Return whether a setting may change between the parts of a run.
+
+    The results then stay the same, or are of other chips and times: what is measured stays.
+    """
+    # `begin` compares the recordings themselves
+    free = ("workers", "sweep.num_chips", "sweep.times", "sweep.processes", "augment.noise")
+    return key in (*free, "tensorboard") or key.startswith(("data.", "report."))
