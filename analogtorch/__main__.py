@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import itertools
 import logging
 import platform
 import shutil
@@ -103,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 2
     except KeyboardInterrupt:
-        print("analogtorch: interrupted; continue a run with --resume", file=sys.stderr)
+        print(f"analogtorch: interrupted{_going_on(command, rest)}", file=sys.stderr)
         return 130
 
 
@@ -293,6 +294,19 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def _going_on(command: str, arguments: Sequence[str]) -> str:
+    """Return how a command that was interrupted goes on; empty if it cannot."""
+    if command in ("kws", "transcribe"):
+        return "; continue a run with --resume"
+    if command not in ("budget", "compare") or any(a.startswith("--model") for a in arguments):
+        return ""
+    for option, after in itertools.pairwise([*arguments, ""]):
+        name, _, folder = option.partition("=")
+        if name == "--folder":
+            return f"; the same command goes on with what {folder or after} holds"
+    return "; nothing was kept: with --folder each measurement is"
 
 
 def _line(error: Exception) -> str:

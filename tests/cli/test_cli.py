@@ -403,6 +403,33 @@ def test_debug_shows_the_traceback() -> None:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "remedy"),
+    [
+        (["kws"], "; continue a run with --resume"),
+        (["transcribe", "--debug"], "; continue a run with --resume"),
+        (["compare", "run", "--folder=f"], "; the same command goes on with what f holds"),
+        (["budget", "--folder", "f", "run"], "; the same command goes on with what f holds"),
+        (["budget", "run"], "; nothing was kept: with --folder each measurement is"),
+        (["compare", "run"], "; nothing was kept: with --folder each measurement is"),
+        (["compare", "--model=net.py:Net"], ""),
+        (["listen", "run", "a.wav"], ""),
+        (["map"], ""),
+        (["fit"], ""),
+        (["info"], ""),
+    ],
+)
+def test_ctrl_c_says_how_to_go_on_where_that_is_possible(
+    arguments: list[str], remedy: str, capsys, monkeypatch
+) -> None:
+    def stop(_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, {"map": "map_model"}.get(arguments[0], arguments[0]), stop)
+    assert cli.main(arguments) == 130
+    assert capsys.readouterr().err == f"analogtorch: interrupted{remedy}\n"
+
+
+@pytest.mark.parametrize(
     ("missing", "arguments", "remedy"),
     [
         (
