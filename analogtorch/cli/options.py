@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from analogtorch.files import check_writable, write_atomically
+from analogtorch.speech.run_journal import JOURNAL, read
 
 _FILES = ("out", "html", "json", "csv", "plot")
 """Options that name a file to write."""
@@ -36,7 +37,7 @@ class CommandParser(argparse.ArgumentParser):
         """Return the options.
 
         Raises:
-            ValueError: an option is wrong.
+            ValueError: an option is wrong, or names a file of a run.
             OSError: a file cannot be written.
         """
         given = super().parse_args(*args, **kwargs)
@@ -57,11 +58,31 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def check_output(option: str, path: Path) -> None:
-    """Raise OSError unless the file that an option names can be written."""
+    """Check that the file that an option names can be written.
+
+    Raises:
+        ValueError: it is a file of a run, which would lose it.
+        OSError: it cannot be written.
+    """
+    if (run := _run_of(path.resolve())) is not None:
+        raise ValueError(f"--{option}: {path} is a file of the run in {run}: name another file")
     try:
         check_writable(path)
     except OSError as error:
         raise OSError(error.errno, f"--{option}: {error.strerror}") from error
+
+
+def _run_of(path: Path) -> Path | None:
+    """Return the folder of the run that has written a file, as far as a journal says so."""
+    for folder in path.parents:
+        try:
+            found = read(folder)
+        except (OSError, ValueError):  # another program may call a file so
+            continue
+        name = path.relative_to(folder).as_posix()
+        if found is not None and name in (JOURNAL, *found["files"]):
+            return folder
+    return None
 
 
 @contextlib.contextmanager

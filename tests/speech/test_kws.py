@@ -476,6 +476,34 @@ def test_a_configuration_edited_since_is_that_of_another_run(
     assert ("stop here" in capsys.readouterr().err) is not bool(audio)
 
 
+@pytest.mark.parametrize(
+    ("command", "option", "name"),
+    [
+        ("listen", "--json", "report.json"),
+        ("listen", "--csv", "config.json"),
+        ("budget", "--plot", "accuracy.png"),
+        ("compare", "--csv", "chips/hwa/chip-00001.json"),
+        ("compare", "--json", "journal.json"),
+    ],
+)
+def test_results_are_not_written_over_files_of_a_run(
+    command: str, option: str, name: str, finished: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.chdir(finished.parent)
+    monkeypatch.setattr("analogtorch.cli.listen.read_recording", stop)
+    monkeypatch.setattr("analogtorch.speech.folder.Folder.load", stop)
+    before = listing(finished)
+    audio = ["a.wav"] if command == "listen" else []
+    file = Path(finished.name) / name
+    assert main([command, str(finished), *audio, option, str(file)]) == 2
+    error = capsys.readouterr().err
+    assert f"{option}: {file} is a file of the run in {finished}: name another file" in error
+    other = file.with_stem("mine")  # beside them it may lie
+    assert main([command, str(finished), *audio, option, str(other)]) == 2
+    assert "stop here" in capsys.readouterr().err
+    assert listing(finished) == before
+
+
 @pytest.mark.parametrize("earlier", [False, True], ids=["as it is", "of an earlier version"])
 @pytest.mark.parametrize(
     ("name", "held", "message"),
