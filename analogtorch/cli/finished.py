@@ -14,7 +14,8 @@ from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.data import SAMPLES, fingerprint
 from analogtorch.speech.labels import classes_of
 from analogtorch.speech.on_chips import recovery
-from analogtorch.speech.rundir import check, remedy
+from analogtorch.speech.run_journal import JOURNAL
+from analogtorch.speech.rundir import CONFIG, check, remedy
 from analogtorch.speech.task import Task, prepare
 
 _REPORT = "report.json"
@@ -80,11 +81,16 @@ def listener(
 
 
 def _configuration(command: str, run: Path, network: str, allow_code: bool) -> KWSConfig:
-    file = run / "config.json"
-    if not file.is_file():
+    file = run / CONFIG
+    if not file.is_file() and not (run / JOURNAL).is_file():
         raise ValueError(
-            f"{command}: {run} holds no run of analogtorch kws, which writes config.json; name the "
+            f"{command}: {run} holds no run of analogtorch kws, which writes {CONFIG}; name the "
             "folder that was its --out, such as runs/kws"
+        )
+    if lacks := _lacks(file):
+        raise ValueError(
+            f"{command}: {file} {lacks}; analogtorch kws --out {run} --resume, with the options of "
+            "the run, writes it anew"
         )
     try:
         config = parse([f"--config={file}", *["--allow-code"] * allow_code]).config
@@ -97,6 +103,16 @@ def _configuration(command: str, run: Path, network: str, allow_code: bool) -> K
         )
     _check(command, run, config, None, [weights.name])  # before all clips are read
     return config
+
+
+def _lacks(file: Path) -> str:
+    """Return what is wrong with a file that is no configuration at all; empty if it is one."""
+    if not file.is_file():
+        return "is missing"
+    try:
+        return "" if isinstance(parse_json(file.read_bytes()), dict) else "holds no options"
+    except ValueError as error:
+        return str(error)
 
 
 def _check(

@@ -37,7 +37,7 @@ def read(path: Path) -> dict[str, Any] | None:
             if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
                 raise ValueError(f"it lists {name!r}, which is not inside the folder")
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{file}: {error}; nothing was touched: give another folder") from error
+        raise ValueError(f"{file}: {error}") from error
     return found
 
 

@@ -82,7 +82,11 @@ class RunFolder:
                 raise ValueError(
                     f"another run is at work in {path}: wait for its end, or give another --out"
                 ) from None
-            found, wanted = read(path), config.to_dict()
+            wanted = config.to_dict()
+            try:
+                found = read(path)
+            except ValueError as error:
+                raise ValueError(f"{error}; nothing was touched: give another folder") from error
             if found is None and (held := others(path)):
                 raise ValueError(
                     f"{path} holds files, such as {held[0].name}, but no run; give a new or an "
@@ -255,9 +259,13 @@ def check(
         files: names of files that must be as the run wrote them, as far as its journal knows: those
             of unfinished and of older runs have no digests.
     """
-    found = read(run)
+    unknown = "nothing else tells what the run was made with: copy it back"
+    try:
+        found = read(run)
+    except ValueError as error:
+        raise ValueError(f"{error}; {unknown}") from error
     if found is None:
-        raise ValueError(f"{run / JOURNAL} is missing: nothing tells what the run was made with")
+        raise ValueError(f"{run / JOURNAL} is missing, and {unknown}")
     if differ := changed(found["config"], config.to_dict()):
         raise ValueError(
             f"{run / CONFIG} is not that of the run: {differ}. Write back what it was, or train "

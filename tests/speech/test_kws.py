@@ -476,6 +476,42 @@ def test_a_configuration_edited_since_is_that_of_another_run(
     assert ("stop here" in capsys.readouterr().err) is not bool(audio)
 
 
+@pytest.mark.parametrize("command", ["budget", "listen"])
+def test_damaged_descriptions_of_a_run_say_what_to_do(
+    command: str, clips: Path, finished: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    soundfile.write(tmp_path / "long.wav", np.zeros(32000), 16000)
+    given = [command, str(out), *[str(tmp_path / "long.wav")] * (command == "listen")]
+    whole = {name: (out / name).read_bytes() for name in ("config.json", JOURNAL)}
+    monkeypatch.setattr("analogtorch.speech.folder.Folder.load", stop)
+    anew = f"; analogtorch kws --out {out} --resume, with the options of the run, writes it anew"
+    for damaged, message in (
+        (whole["config.json"][:-200], "config.json is not JSON in UTF-8, it may be truncated"),
+        (b"[]", "config.json holds no options"),
+        (None, "config.json is missing"),
+    ):
+        if damaged is None:
+            (out / "config.json").unlink()
+        else:
+            (out / "config.json").write_bytes(damaged)
+        assert main(given) == 2
+        error = capsys.readouterr().err
+        assert f"{command}: {out}/{message}" in error
+        assert error.endswith(f"{anew}\n")
+    monkeypatch.undo()
+    monkeypatch.setattr(kws, "train_digital", stop)
+    assert run(clips, out, "--resume") == 2  # as it says
+    assert (out / "config.json").read_bytes() == whole["config.json"]
+    (out / JOURNAL).write_bytes(whole[JOURNAL][:-200])
+    capsys.readouterr()
+    assert main(given) == 2
+    error = capsys.readouterr().err
+    assert f"{command}: {out / JOURNAL}: is not JSON" in error
+    assert error.endswith("nothing else tells what the run was made with: copy it back\n")
+
+
 @pytest.mark.parametrize(
     ("command", "option", "name"),
     [
