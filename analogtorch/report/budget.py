@@ -19,7 +19,7 @@ def table(found: Budget) -> str:
         for line, row in zip(rows, found.rows, strict=True):
             line.append(_factor(row.growth))
     empty = [""] * (len(header) - 2)
-    rows += [["sum of them alone", f"{found.sum:.{digits}f}", *empty]]
+    rows += [["sum of them alone", f"{found.sum:z.{digits}f}", *empty]]
     rows += [["all together", found.total.shown(digits), *empty]]
     widths = [max(len(line[i]) for line in (header, *rows)) for i in range(len(header))]
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]

@@ -34,7 +34,7 @@ def html_table(rows: Sequence[Sequence[str]]) -> str:
 
 def with_spread(mean: float, std: float, digits: int = 2) -> str:
     """Return a mean and its standard deviation, which is NaN, and left out, for one value."""
-    return f"{mean:.{digits}f}" + ("" if math.isnan(std) else f" ± {std:.{digits}f}")
+    return f"{mean:z.{digits}f}" + ("" if math.isnan(std) else f" ± {std:.{digits}f}")
 
 
 def over_chips(count: int, *, sign: str = " ±") -> str:

@@ -40,7 +40,7 @@ def table(found: Sensitivity) -> str:
     weights = sum(row.weights for row in found.rows)
     blocks = sum(row.blocks for row in found.rows)
     sums = (
-        f"{found.sum[e]:.{digits}f}{' ' * (digits + 5) * has_spread(found, e)}"
+        f"{found.sum[e]:z.{digits}f}{' ' * (digits + 5) * has_spread(found, e)}"
         for e in found.effects
     )
     totals = (text(found.total[e], e) for e in found.effects)

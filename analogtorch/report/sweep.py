@@ -97,11 +97,11 @@ def _rows(found: Sweep) -> list[Sequence[str]]:
     digits = decimals(found.values)
 
     def shown(value: float) -> str:
-        return "" if math.isnan(value) else f"{value:.{digits}f}"  # the spread of one chip
+        return "" if math.isnan(value) else f"{value:z.{digits}f}"  # the spread of one chip
 
     numbers = zip(found.mean.tolist(), found.std.tolist(), found.worst.tolist(), strict=True)
     for time, row, spread in zip(found.times, numbers, found.interval(), strict=True):
-        ends = "" if spread.ends is None else " to ".join(f"{v:.{digits}f}" for v in spread.ends)
+        ends = "" if spread.ends is None else " to ".join(f"{v:z.{digits}f}" for v in spread.ends)
         mark = "*" * bool(found.note(time))
         rows.append((time + mark, *map(shown, row), ends))
     return rows

@@ -82,8 +82,8 @@ def spread_text(mean: float, std: float) -> str:
 
 def points(found: Interval) -> str:
     """Return a difference in points, with the ends of its interval if they are known."""
-    ends = "" if found.ends is None else " [{:.2f}, {:.2f}]".format(*(100 * e for e in found.ends))
-    return f"{100 * found.mean:.2f}{ends}"
+    ends = [] if found.ends is None else [f"{100 * end:z.2f}" for end in found.ends]
+    return f"{100 * found.mean:z.2f}" + (f" [{', '.join(ends)}]" if ends else "")
 
 
 def took(result: Result) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,14 @@ def result() -> Result:
         seconds=61.23, data={"source": "synthetic", "train": 10, "val": 2, "test": 3},
         versions={"torch": "2.14"}, notes=("This speech was synthesised.",),
     )  # fmt: skip
+
+
+def test_rounding_below_zero_is_shown_as_zero(result: Result) -> None:
+    direct = sweep(0.85)
+    hwa = dataclasses.replace(direct, values=direct.values - 2e-16)
+    level = dataclasses.replace(result, direct=direct, hwa=hwa)
+    for shown in (table(level), markdown(level), str(hwa.minus(direct))):
+        assert not re.search(r"-0\.0+\b", shown)
 
 
 def test_json_has_exactly_the_agreed_content(result: Result, tmp_path: Path) -> None:

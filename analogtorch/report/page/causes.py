@@ -26,7 +26,7 @@ def sensitivity_section(found: Sensitivity) -> Section:
         )
         for row in found.rows
     ]
-    sums = [f"{100 * found.sum[effect]:.2f}" for effect in found.effects]
+    sums = [f"{100 * found.sum[effect]:z.2f}" for effect in found.effects]
     rows.append(line("sum of the layers", "", sums, 0.0))
     rows.append(line("all on the chip", "", _losses(found, found.total), 0.0))
     table = Table(
@@ -45,7 +45,7 @@ def budget_section(found: Budget) -> Section:
     for row in found.rows:
         alone = Cell(text=points(row.alone), bar=_share(row.alone.mean, longest))
         rows.append((row.name, points(row.saved), alone))
-    rows.append(("sum of them alone", "", Cell(text=f"{100 * found.sum:.2f}", bar=0.0)))
+    rows.append(("sum of them alone", "", Cell(text=f"{100 * found.sum:z.2f}", bar=0.0)))
     rows.append(("all together", "", Cell(text=points(found.total), bar=0.0)))
     table = Table(
         caption=f"Points of accuracy at {found.time}{'*' * bool(found.note)} that each "
