@@ -33,13 +33,17 @@ CALIBRATION = 4
 
 def run(options: argparse.Namespace) -> at.HardwarePlan:
     """Return what ``at.plan`` finds, below the floor too."""
-    subject, effort = (
-        (keywords(options), "ranges") if options.net in names() else (other(options), "default")
-    )
-    chip = at.chips.hermes64(phases=options.phases, weight_scale=options.weight_scale)
+    if options.net in names():
+        subject, effort = keywords(options), "ranges"
+        calibration = subject.calibration
+    else:
+        subject, effort = SUBJECTS[options.net](options.data, options.every), "default"
+        calibration = subject.calibration[:CALIBRATION]
+    scale = options.weight_scale or subject.chip.get("weight_scale", "block")
+    chip = at.chips.hermes64(phases=options.phases, weight_scale=scale)
 
     def calibrated(model: nn.Module) -> nn.Module:
-        return at.calibrate(model, subject.calibration, forward=subject.forward, effort=effort)
+        return at.calibrate(model, calibration, forward=subject.forward, effort=effort)
 
     recovery = None
     if options.correct:
@@ -48,7 +52,7 @@ def run(options: argparse.Namespace) -> at.HardwarePlan:
     try:
         return at.plan(
             calibrated(at.convert(subject.model, chip, where=subject.where)),
-            subject.scored,
+            lambda view: subject.scored(view),  # without a name, as in folders of before
             options.floor,
             cheapest=options.cheapest,
             also=options.also,
@@ -81,12 +85,6 @@ def keywords(options: argparse.Namespace) -> Subject:
         score=lambda y: (y.argmax(1) == clips.labels).double().mean().item(),
         example=net.features[:1],
     )
-
-
-def other(options: argparse.Namespace) -> Subject:
-    """Return another net of ``benchmarks.adapt``, with fewer batches to calibrate on."""
-    subject = SUBJECTS[options.net](options.data, options.every)
-    return dataclasses.replace(subject, calibration=subject.calibration[:CALIBRATION])
 
 
 def report(found: at.HardwarePlan) -> str:
@@ -134,7 +132,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--chips", type=positive, default=5, help="simulated chips")
     parser.add_argument("--phases", type=int, choices=(1, 4), default=4, help="of hermes64")
     parser.add_argument(
-        "--weight-scale", choices=get_args(WeightScale), default="block", help="of hermes64"
+        "--weight-scale",
+        choices=get_args(WeightScale),
+        help="of hermes64; by default that of the net in benchmarks.adapt, mostly block",
     )
     parser.add_argument(
         "--every", type=positive, default=8, help="measure on every n-th input only, to save time"
@@ -155,7 +155,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     options = parser.parse_args(argv)
     if options.out is None:  # a folder keeps the measurements of one metric on one chip
-        kept = (options.net, options.phases, options.weight_scale, options.every, options.seed)
+        scale = options.weight_scale or "block"
+        kept = (options.net, options.phases, scale, options.every, options.seed)
         corrected = [f"corrected-{options.correct}"] if options.correct else []
         name = "-".join([*map(str, kept), *corrected]).replace(", ", "-").replace(" ", "-")
         options.out = Path("runs", "plan", name)

@@ -154,16 +154,21 @@ def _pickling_named(experiment: Experiment) -> Iterator[None]:
     try:
         yield
     except (pickle.PicklingError, AttributeError, TypeError) as error:
-        for name, part in (("metric", experiment.metric), ("model", experiment.model)):
+        parts = {
+            "metric": experiment.metric,
+            "model": experiment.model,
+            "recovery": experiment.look.recovery,
+        }
+        for name, part in parts.items():
             try:
                 pickle.dumps(part)
             except (pickle.PicklingError, AttributeError, TypeError) as cause:
                 if str(cause) != str(error):
                     continue
                 raise TypeError(
-                    f"sweep: the executor cannot pickle the {name}: {cause}. Define functions and "
-                    "classes at the top level of a module, in place of a lambda; or use "
-                    "processes=, which pickles nothing, or an executor of threads"
+                    f"sweep: the executor cannot pickle the {name}: {cause}. Use processes=, "
+                    "which pickles nothing, or an executor of threads. Functions and classes at "
+                    "the top level of a module can be pickled, a lambda cannot"
                 ) from error
         raise
 

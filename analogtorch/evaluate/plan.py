@@ -275,9 +275,7 @@ def _sensitivity(
         place = how.folder / "sensitivity"
         check_writable(how.folder / "plan")  # leaves nothing; better known now
     if given is None:
-        with exactly(exact := apart_copy(model)):  # and so is this
-            value = measure(how.metric, exact)
-        _check_reference(finite("plan", value, "with all layers exact"))
+        _check_reference(_exact(model, how.metric))  # and so is this
         effects: tuple[Effect, ...] = ("output_noise", "noise") if with_devices else ()
         found = measured_sensitivity(
             model,
@@ -303,6 +301,13 @@ def _sensitivity(
         found = given
     _check_reference(found.reference)
     return found
+
+
+def _exact(model: nn.Module, metric: Metric) -> float:
+    """Return the metric with all layers exact."""
+    with exactly(copy := apart_copy(model)):
+        value = measure(metric, copy)
+    return finite("plan", value, "with all layers exact")
 
 
 def _check_reference(reference: float) -> None:

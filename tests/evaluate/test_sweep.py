@@ -687,14 +687,16 @@ def test_an_error_of_an_executor_appears_and_finished_chips_are_kept(
     assert pool.cancelled == worst
 
 
-@pytest.mark.parametrize("wrong", ["metric", "model"])
+@pytest.mark.parametrize("wrong", ["metric", "model", "recovery"])
 def test_what_an_executor_cannot_pickle_is_named(wrong: str) -> None:
-    model, metric = _model(), _metric
+    model, metric, recovery = _model(), _metric, None
     if wrong == "metric":
         metric = lambda view: _metric(view)  # noqa: E731
-    else:
+    elif wrong == "model":
         model.hidden = lambda: None
-    options = {"num_chips": 2, "times": ["0 s"]}
+    else:
+        recovery = at.Recovery(batches=[X], forward=lambda view, x: view(x))
+    options = {"num_chips": 2, "times": ["0 s"], "recovery": recovery}
     with (
         concurrent.futures.ProcessPoolExecutor(1) as pool,
         pytest.raises(TypeError, match=rf"cannot pickle the {wrong}: .*lambda.*processes="),
