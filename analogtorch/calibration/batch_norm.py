@@ -30,6 +30,10 @@ _KEPT = "_analogtorch_moved"
 
 No buffers: ``torch.optim.swa_utils.AveragedModel`` pairs those of two models by their position.
 """
+_NAMES = tuple(
+    f"_analogtorch_{name}" for name in ("moved_mean", "moved_var", "digital_mean", "digital_var")
+)
+"""Names that these have in digests: those of the buffers that they were once."""
 _PRECISIONS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 """Dtypes to which a model may have been moved since, and back from."""
 
@@ -165,6 +169,18 @@ def remember_digital(model: nn.Module, digital: dict[str, tuple[Tensor, Tensor]]
     """Let ``reestimate_batch_norm`` start from these, as ``digital_statistics`` returned them."""
     for name, (mean, var) in digital.items():
         _remember(model.get_submodule(name), mean, var)
+
+
+def remembered(module: Any) -> list[tuple[str, Tensor]]:
+    """Return what ``reestimate_batch_norm`` remembers of a norm, by name; nothing of others.
+
+    It decides where another call starts from, and so belongs to the digest of a model.
+    """
+    kept = vars(module).get(_KEPT)
+    if kept is None or module.running_mean is None:
+        return []
+    dtype = module.running_mean.dtype
+    return [(name, value.to(dtype)) for name, value in zip(_NAMES, kept, strict=True)]
 
 
 def _check_statistics(norms: dict[str, Any], digital: dict[Any, tuple[Tensor, Tensor]]) -> None:

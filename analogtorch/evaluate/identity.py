@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from analogtorch.calibration.batch_norm import remembered
 from analogtorch.chips import to_dict
 from analogtorch.conversion import analog_layers
 from analogtorch.conversion.digital_bits import FirstRun
@@ -53,8 +54,9 @@ def structure_digest(model: nn.Module) -> str:
     """Return the SHA-256 of the structure of a model: what decides its outputs beside its state.
 
     It covers the class of each module, the options that the module prints (``extra_repr``), such as
-    the stride of a convolution, and buffers that are not in the state. ``options_digest`` covers
-    options that it does not print. Neither covers the code of a user's class.
+    the stride of a convolution, buffers that are not in the state, and what
+    ``reestimate_batch_norm`` remembers. ``options_digest`` covers options that it does not print.
+    Neither covers the code of a user's class.
     """
     found, state = hashlib.sha256(), model.state_dict().keys()
     analog = {layer for _, layer in analog_layers(model)}
@@ -62,7 +64,8 @@ def structure_digest(model: nn.Module) -> str:
         # ranges, which an analog layer shows, are part of its state
         shown = "" if module in analog else without_address(module.extra_repr())
         found.update(f"{name}\n{type(module).__qualname__}\n{shown}\n".encode())
-    for name, buffer in model.named_buffers():
+    # the order of when what is remembered lay in buffers, so that folders of then go on
+    for name, buffer in model._named_members(lambda m: (*m._buffers.items(), *remembered(m))):
         if name not in state and name.rpartition(".")[2] != "vectors_read":  # a count
             found.update(f"{name}\n".encode())
             _add(found, name, buffer)

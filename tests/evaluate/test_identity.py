@@ -1,0 +1,87 @@
+import copy
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import analogtorch as at
+from analogtorch.calibration.batch_norm import digital_statistics, remember_digital
+from analogtorch.evaluate.identity import structure_digest
+from tests.crossbar import crossbar
+
+X = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+
+
+def _moved() -> nn.Module:
+    """Return a converted net whose batch norm was moved."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
+    net(X)
+    model = at.calibrate(at.convert(net.eval(), crossbar()), [X])
+    at.reestimate_batch_norm(model, [X])
+    return model
+
+
+def _metric(view: nn.Module) -> float:
+    return view(X).square().mean().item()
+
+
+def test_a_folder_takes_no_values_of_norms_that_start_elsewhere(tmp_path: Path) -> None:
+    moved = _moved()
+    other = copy.deepcopy(moved)
+    remember_digital(other, {"1": (torch.zeros(6), torch.full((6,), 2.0))})
+    recovery = at.Recovery(batches=[X], batch_norm=True)
+
+    def values(model: nn.Module, folder: Path | None = None) -> Tensor:
+        return at.sweep(
+            model, _metric, num_chips=1, times=["1 day"], recovery=recovery, folder=folder
+        ).values
+
+    assert not torch.equal(values(moved, tmp_path), values(other))
+    with pytest.raises(ValueError, match="structure"):
+        values(other, tmp_path)
+    assert torch.equal(values(copy.deepcopy(moved), tmp_path), values(moved))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_what_is_remembered_of_norms_is_digested_as_the_buffers_that_it_lay_in(
+    dtype: torch.dtype,
+) -> None:
+    """Folders of before go on."""
+    model = nn.Sequential(nn.Identity(), nn.BatchNorm1d(2), nn.Identity(), nn.BatchNorm1d(2))
+    tables = [torch.rand(3), torch.rand(3)]
+    model[0].register_buffer("table", tables[0], persistent=False)
+    model[2].register_buffer("table", tables[1], persistent=False)
+    if dtype == torch.float32:  # of another dtype they become two
+        model[2].register_buffer("shared", tables[0], persistent=False)
+    digital = torch.rand(2), torch.rand(2)
+    with torch.no_grad():
+        model[1].running_mean.copy_(torch.rand(2))
+    moved = model[1].running_mean.clone(), model[1].running_var.clone()
+    remember_digital(model, {"1": digital})
+
+    found = hashlib.sha256()
+    for name, module in model.named_modules():
+        found.update(f"{name}\n{type(module).__qualname__}\n{module.extra_repr()}\n".encode())
+    for name, value in {
+        "0.table": tables[0],
+        "1._analogtorch_moved_mean": moved[0],
+        "1._analogtorch_moved_var": moved[1],
+        "1._analogtorch_digital_mean": digital[0],
+        "1._analogtorch_digital_var": digital[1],
+        "2.table": tables[1],
+    }.items():
+        found.update(f"{name}\n".encode())
+        found.update(value.to(dtype).numpy().tobytes())
+    assert structure_digest(model.to(dtype)) == found.hexdigest()
+
+
+def test_norms_that_have_no_statistics_any_more_remember_none() -> None:
+    model, other = (nn.Sequential(nn.BatchNorm1d(2)) for _ in range(2))
+    remember_digital(model, digital_statistics(model))
+    assert structure_digest(model) != structure_digest(other)
+    for norm in (model[0], other[0]):  # as test-time adaptation has them
+        norm.track_running_stats, norm.running_mean, norm.running_var = False, None, None
+    assert structure_digest(model) == structure_digest(other)
