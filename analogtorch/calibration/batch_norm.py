@@ -33,7 +33,8 @@ No buffers: ``torch.optim.swa_utils.AveragedModel`` pairs those of two models by
 _NAMES = tuple(
     f"_analogtorch_{name}" for name in ("moved_mean", "moved_var", "digital_mean", "digital_var")
 )
-"""Names that these have in digests: those of the buffers that they were once."""
+"""Names that these have in digests: those of the buffers that they were once, and are still in
+models that were pickled then."""
 _PRECISIONS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 """Dtypes to which a model may have been moved since, and back from."""
 
@@ -176,7 +177,7 @@ def remembered(module: Any) -> list[tuple[str, Tensor]]:
 
     It decides where another call starts from, and so belongs to the digest of a model.
     """
-    kept = vars(module).get(_KEPT)
+    kept = _kept(module)
     if kept is None or module.running_mean is None:
         return []
     dtype = module.running_mean.dtype
@@ -201,7 +202,7 @@ def statistics_on_error(norms: dict[str, Any]) -> Iterator[dict[Any, list[Tensor
     before = {
         norm: [getattr(norm, name).clone() for name in _STATISTICS] for norm in norms.values()
     }
-    kept = {norm: vars(norm).get(_KEPT) for norm in norms.values()}
+    kept = {norm: _kept(norm) for norm in norms.values()}
     try:
         yield before
     except BaseException:
@@ -222,6 +223,17 @@ def _remember(norm: Any, mean: Tensor, var: Tensor) -> None:
         vars(norm)[_KEPT] = [value.to("cpu", copy=True) for value in values]
 
 
+def _kept(norm: Any) -> list[Tensor] | None:
+    """Return what was kept of a norm, if anything, without the buffers that it once lay in."""
+    if all(name in norm._buffers for name in _NAMES):
+        values = [norm._buffers[name].to("cpu", copy=True) for name in _NAMES]
+        vars(norm).setdefault(_KEPT, values)
+        for name in _NAMES:
+            delattr(norm, name)
+    kept: list[Tensor] | None = vars(norm).get(_KEPT)
+    return kept
+
+
 def _digital(norm: Any) -> tuple[Tensor, Tensor]:
     """Return the mean and variance to start from: those before, or as they are."""
     return _before(norm) or (norm.running_mean.clone(), norm.running_var.clone())
@@ -230,7 +242,7 @@ def _digital(norm: Any) -> tuple[Tensor, Tensor]:
 def _before(norm: Any) -> tuple[Tensor, Tensor] | None:
     """Return mean and variance before they were moved; None: they were not, or changed since."""
     now = norm.running_mean, norm.running_var
-    kept = vars(norm).get(_KEPT)
+    kept = _kept(norm)
     if kept is None or not all(map(_is, kept[:2], now)):
         return None
     mean, var = (value.to(now[0]) for value in kept[2:])

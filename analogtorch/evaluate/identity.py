@@ -64,12 +64,20 @@ def structure_digest(model: nn.Module) -> str:
         # ranges, which an analog layer shows, are part of its state
         shown = "" if module in analog else without_address(module.extra_repr())
         found.update(f"{name}\n{type(module).__qualname__}\n{shown}\n".encode())
-    # the order of when what is remembered lay in buffers, so that folders of then go on
-    for name, buffer in model._named_members(lambda m: (*m._buffers.items(), *remembered(m))):
+    for name, buffer in model._named_members(_held):
         if name not in state and name.rpartition(".")[2] != "vectors_read":  # a count
             found.update(f"{name}\n".encode())
             _add(found, name, buffer)
     return found.hexdigest()
+
+
+def _held(module: nn.Module) -> list[tuple[str, Tensor | None]]:
+    """Return the buffers of a module and what is remembered of it, by name.
+
+    It is the order of when that lay in buffers, so that folders of then go on.
+    """
+    kept = remembered(module)  # first, as it takes them out of the buffers of then
+    return [*module._buffers.items(), *kept]
 
 
 def options_digest(model: nn.Module) -> str:

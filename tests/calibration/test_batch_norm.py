@@ -8,7 +8,15 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import analogtorch as at
-from analogtorch.calibration.batch_norm import _moved, statistics_before
+from analogtorch.calibration.batch_norm import (
+    _moved,
+    norms_of,
+    remember_digital,
+    remembered,
+    statistics_before,
+    statistics_on_error,
+)
+from analogtorch.evaluate.identity import structure_digest
 from tests.crossbar import crossbar
 
 CHIP = crossbar()
@@ -165,6 +173,56 @@ def test_a_weight_average_goes_on_after_a_look_at_the_chip(
         assert torch.allclose(found, now)
     assert _same(moved, digital) != of_average
     assert _same(_state(model), digital) == of_average
+
+
+def _pickled_before(model: nn.Module) -> nn.Module:
+    """Return a copy as the code unpickles it that kept what it remembers in four buffers."""
+    model = copy.deepcopy(model)
+    for norm in model[1::4]:
+        for name, value in remembered(norm):
+            norm.register_buffer(name, value, persistent=False)
+        del norm._analogtorch_moved
+    return model
+
+
+def test_models_that_were_pickled_with_hidden_buffers_remember_the_digital_statistics() -> None:
+    model = at.convert(_net(), CHIP)
+    buffers = [name for name, _ in model.named_buffers()]
+    at.reestimate_batch_norm(model, BATCHES)
+    digital, digest = statistics_before(model), structure_digest(model)
+    old = _pickled_before(model)
+    assert len(list(old.named_buffers())) == len(buffers) + 16
+    assert structure_digest(old) == digest
+    assert [name for name, _ in old.named_buffers()] == buffers
+    old = _pickled_before(model)
+    found = statistics_before(old)
+    assert found.keys() == digital.keys()
+    for name, pair in digital.items():
+        assert all(map(torch.equal, found[name], pair))
+    assert [name for name, _ in old.named_buffers()] == buffers
+    old = _pickled_before(model)
+    at.reestimate_batch_norm(old, BATCHES)
+    assert _same(_state(old), _state(model))
+
+
+def test_what_is_remembered_anew_counts_and_not_what_lies_in_hidden_buffers() -> None:
+    model = at.convert(_net(), CHIP)
+    at.reestimate_batch_norm(model, BATCHES)
+    digital, old = statistics_before(model), _pickled_before(model)
+
+    def fail() -> None:
+        with statistics_on_error(norms_of(old)):
+            remember_digital(old, {name: (mean + 1, var) for name, (mean, var) in digital.items()})
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        fail()
+    for name, pair in statistics_before(old).items():
+        assert all(map(torch.equal, digital[name], pair))
+    old = _pickled_before(model)
+    remember_digital(old, {name: (mean + 1, var) for name, (mean, var) in digital.items()})
+    for name, (mean, _) in statistics_before(old).items():
+        assert torch.equal(mean, digital[name][0] + 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
