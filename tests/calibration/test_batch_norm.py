@@ -230,13 +230,12 @@ def test_models_of_another_precision_remember_the_digital_statistics(dtype: torc
     model = at.convert(_net(), CHIP)
     digital = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in model[1::4]]
     at.reestimate_batch_norm(model, BATCHES)
-    for moved in (model.to(dtype), model.to(torch.float32)):
-        found = list(statistics_before(moved).values())
+    for there in (dtype, torch.float32):
+        model.to(there)  # in place
+        found = list(statistics_before(model).values())
         assert len(found) == 4
-        for (mean, var), (exact_mean, exact_var), norm in zip(
-            found, digital, moved[1::4], strict=True
-        ):
-            assert mean.dtype == var.dtype == norm.running_mean.dtype
+        for (mean, var), (exact_mean, exact_var) in zip(found, digital, strict=True):
+            assert mean.dtype == var.dtype == there
             assert torch.equal(mean, exact_mean.to(mean.dtype))
             assert torch.equal(var, exact_var.to(var.dtype))
 
