@@ -1,6 +1,8 @@
 """The statistics of batch norm, adapted to what the chip computes."""
 
 import contextlib
+import functools
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -35,8 +37,12 @@ _NAMES = tuple(
 )
 """Names that these have in digests: those of the buffers that they were once, and are still in
 models that were pickled then."""
-_PRECISIONS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-"""Dtypes to which a model may have been moved since, and back from."""
+_ROUNDINGS = tuple(
+    chain
+    for length in range(4)
+    for chain in itertools.permutations((torch.float32, torch.float16, torch.bfloat16), length)
+)
+"""Dtypes to which a model may have been moved since, one after another; again changes nothing."""
 
 
 @torch.no_grad()
@@ -241,17 +247,29 @@ def _digital(norm: Any) -> tuple[Tensor, Tensor]:
 
 def _before(norm: Any) -> tuple[Tensor, Tensor] | None:
     """Return mean and variance before they were moved; None: they were not, or changed since."""
-    now = norm.running_mean, norm.running_var
-    kept = _kept(norm)
-    if kept is None or not all(map(_is, kept[:2], now)):
+    kept, now = _kept(norm), [norm.running_mean, norm.running_var]
+    if kept is None or not _are(kept[:2], now):
         return None
     mean, var = (value.to(now[0]) for value in kept[2:])
     return mean, var
 
 
-def _is(kept: Tensor, now: Tensor) -> bool:
-    """Return whether these are the values that were kept, rounded to any of the dtypes or not."""
-    return any(torch.equal(kept.to(dtype).to(now), now) for dtype in _PRECISIONS)
+def _are(kept: list[Tensor], now: list[Tensor]) -> bool:
+    """Return whether these are the values that were kept, exactly.
+
+    They may have been rounded, all alike, as a model is that was moved to other dtypes, in any
+    order: of float64, float32, float16 and bfloat16.
+    """
+    pairs = [(value, there.cpu()) for value, there in zip(kept, now, strict=True)]
+    return any(
+        all(torch.equal(_rounded(value, chain).to(there.dtype), there) for value, there in pairs)
+        for chain in _ROUNDINGS
+    )
+
+
+def _rounded(value: Tensor, chain: tuple[torch.dtype, ...]) -> Tensor:
+    """Return a tensor that was moved from one dtype to the next."""
+    return functools.reduce(Tensor.to, chain, value)
 
 
 def _moved(old: Tensor, exact: Tensor, now: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import itertools
 import pickle
 
 import pytest
@@ -225,19 +226,29 @@ def test_what_is_remembered_anew_counts_and_not_what_lies_in_hidden_buffers() ->
         assert torch.equal(mean, digital[name][0] + 1)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
-def test_models_of_another_precision_remember_the_digital_statistics(dtype: torch.dtype) -> None:
-    model = at.convert(_net(), CHIP)
-    digital = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in model[1::4]]
-    at.reestimate_batch_norm(model, BATCHES)
-    for there in (dtype, torch.float32):
-        model.to(there)  # in place
-        found = list(statistics_before(model).values())
-        assert len(found) == 4
-        for (mean, var), (exact_mean, exact_var) in zip(found, digital, strict=True):
-            assert mean.dtype == var.dtype == there
-            assert torch.equal(mean, exact_mean.to(mean.dtype))
-            assert torch.equal(var, exact_var.to(var.dtype))
+PRECISIONS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+@pytest.mark.parametrize("first", PRECISIONS)
+def test_models_of_other_precisions_remember_the_digital_statistics(first: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    # float16 has fewer digits below 6e-5
+    values = torch.logspace(-9, 3, 1000, dtype=torch.float64).expand(4, -1)
+    values = values * (1 + torch.rand(4, 1000, dtype=torch.float64, generator=generator))
+    mean, var, *digital = values.to(first)
+    for chain in itertools.permutations(PRECISIONS):
+        norm = nn.BatchNorm1d(1000).to(first)
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(var)
+        remember_digital(norm, {"": (digital[0], digital[1])})
+        for there in (*chain, *reversed(chain), first):
+            norm.to(there)  # in place
+            found = statistics_before(norm)[""]
+            for value, exact in zip(found, digital, strict=True):
+                assert value.dtype == there
+                assert torch.equal(value, exact.to(there))
+        norm.running_var[-1] *= 1.01  # something else has set it
+        assert not statistics_before(norm)
 
 
 def test_norms_without_statistics_have_none_to_be_moved() -> None:
