@@ -79,6 +79,11 @@ def _padded(m: Net, h: Tensor) -> Tensor:
     return h @ w
 
 
+def _offsets() -> Tensor:
+    """Return which number of a row each element of a Toeplitz matrix is."""
+    return torch.arange(8)[:, None] - torch.arange(8)
+
+
 @pytest.mark.parametrize(
     ("use", "digital"),
     [
@@ -130,16 +135,48 @@ def _padded(m: Net, h: Tensor) -> Tensor:
         # no more: copies, and a matrix of them
         (lambda m, h: h.expand(3, 5, 8) @ (m.w * m.row).expand(3, 8, 8).contiguous(), {"w": 64}),
         (lambda m, h: h.expand(3, 5, 8) @ (m.w.expand(3, 8, 8) * m.row), {"w": 64}),
-        (lambda m, h: h @ m.row[torch.arange(8)[:, None] - torch.arange(8)], {"row": 8}),
+        (lambda m, h: h @ m.row[_offsets()], {"row": 8}),
         (lambda m, h: h @ m.table(torch.arange(8)).mT, {"table": 64}),
         (lambda m, h: h @ (m.w + m.row[:, None] * m.row), {"w": 64}),
         (lambda m, h: h + torch.zeros(5, 8) @ m.w, {"w": 64}),  # an initial state
+        # nor copies that are scaled, masked or changed one by one
+        (lambda m, h: h @ (m.row[_offsets()] * 0.5), {"row": 8}),
+        (lambda m, h: h @ m.row[_offsets()].tanh(), {"row": 8}),
+        (lambda m, h: h @ (m.row[_offsets()] * torch.tril(torch.ones(8, 8))), {"row": 8}),
+        (lambda m, h: h @ torch.where(_offsets() > 0, m.row[_offsets()], 0.0), {"row": 8}),
+        (lambda m, h: h @ (2 * torch.diag(m.row)), {"row": 8}),
+        (lambda m, h: h @ (torch.eye(8) * m.row), {"row": 8}),
+        (lambda m, h: h @ (2 * m.row.expand(8, 8).contiguous()), {"row": 8}),
+        (lambda m, h: h @ (2 * m.keys[0].mT.repeat(1, 2)), {"keys": 32}),
+        (lambda m, h: h @ torch.cat([m.keys[0].mT, -m.keys[0].mT.flip(-1)], -1), {"keys": 32}),
+        # zeros, as before training, are no copies
+        (lambda m, h: h @ ((m.row[:, None] * 0) * m.row), {"computed from row": 64}),
     ],
 )
 def test_what_multiplies_data_without_a_layer_is_digital(
     use: Callable[[Net, Tensor], Tensor], digital: dict[str, int]
 ) -> None:
     assert _share(use) == digital
+
+
+@pytest.mark.parametrize("batch", [2, 32])
+@pytest.mark.parametrize(
+    "queries",
+    [
+        lambda m, n: m.keys.repeat(n, 1, 1) / 8**0.5,
+        lambda m, n: torch.zeros(n, 4, 8) + m.keys,
+        lambda m, n: m.keys.expand(n, -1, -1).reshape(n * 4, 8).view(n, 4, 8) / 8**0.5,
+        lambda m, n: F.layer_norm(m.keys.expand(n, -1, -1), (8,)) * 8**-0.5,
+        lambda m, n: m.keys.repeat(n, 1, 1) + m.keys.flip(1).repeat(n, 1, 1),
+        lambda m, n: (m.keys.mT.repeat(n, 1, 1) * 2).mT * m.row,
+        lambda m, n: m.keys.repeat(n, 1, 1) @ (m.row[:, None] * torch.arange(8)),
+    ],
+)
+def test_queries_that_are_repeated_for_each_sample_count_once(
+    queries: Callable[[Net, int], Tensor], batch: int
+) -> None:
+    model = at.convert(Net(lambda m, h: queries(m, len(h)) @ h.mT), CHIP)
+    assert at.guard(model, torch.randn(batch, 5, 8)).share.digital == {"keys": 32}
 
 
 def test_it_is_named_with_its_place_and_share() -> None:
