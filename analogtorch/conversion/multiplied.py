@@ -6,7 +6,7 @@ run only: most are added, looked up or scaled element by element.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -81,6 +81,25 @@ def multiplied(model: nn.Module) -> Iterator[tuple[str, Tensor | None, str, int]
                 yield named, t, use.why, t.numel()
 
 
+@dataclass
+class _Bank:
+    """How many numbers a run multiplied by that the same operators compute."""
+
+    by_offset: dict[int, int] = field(default_factory=dict)
+    """The most, by where they begin in a tensor: parts of it add up, and those of other steps, or
+    of other modules that share the Parameters, do not."""
+    whole: int = 0
+    """The most that such a tensor holds."""
+
+    def add(self, t: Tensor, amounts: Amounts) -> None:
+        offset = int(t.storage_offset()) if t.layout is torch.strided else 0
+        self.by_offset[offset] = max(amounts.of(t), self.by_offset.get(offset, 0))
+        self.whole = max(amounts.whole(t), self.whole)
+
+    def __int__(self) -> int:
+        return min(self.whole, sum(self.by_offset.values()))
+
+
 class Stored:
     """The tensors that the modules of a model hold, in one run.
 
@@ -93,7 +112,7 @@ class Stored:
     def __init__(self, model: nn.Module, counted: Set[int], analog: Set[int]) -> None:
         self._counted, self._analog = counted, analog
         self._weights, self._amounts = Weights(), Amounts()
-        self._computed: dict[Factor, list[Tensor]] = {}
+        self._computed: dict[frozenset[Region], tuple[Factor, dict[frozenset[str], _Bank]]] = {}
         self._held: dict[str, tuple[nn.Module, str, Tensor]] = {}
         self._written, self._made = set[Storage](), set[Storage]()
         for name, module in model.named_modules():
@@ -152,10 +171,11 @@ class Stored:
     def count(self, factor: Factor) -> int | None:
         """Return the number of weights of a factor that is computed; None for one that is held.
 
-        Several from the same tensors, such as cosines and sines, count together.
+        Several from the same tensors, such as cosines and sines, count together. What the same
+        operators compute, in each step or in several modules, counts once.
         """
-        found = self._computed.get(factor)
-        return None if found is None else sum(map(self._amounts.of, found))
+        banks = dict(self._computed.values()).get(factor)
+        return None if banks is None else sum(map(int, banks.values()))
 
     def _still(self, name: str) -> bool:
         module, own, t = self._held[name]
@@ -183,20 +203,24 @@ class Stored:
         """Return ``t`` as a factor: the largest of the tensors that it is made of, or all of them.
 
         The others scale or mask the largest, unless there are more numbers than these tensors hold.
+        It is None if it counts by itself.
         """
         regions = sorted(regions, key=lambda region: region.weight.numel(), reverse=True)
         names = tuple(self._name(region, user) for region in regions)
-        factor = Factor(names, self._amounts.of(t) > sum(r.weight.numel() for r in regions))
         known = [name for region in regions for name in region.names]
         of = {id(self._held[name][2]) for name in known}
         holder = self._held[names[0]][0]
         on_chip = of & self._analog and (holder is not user or _is_analog(holder))
-        if not factor.computed:
+        if self._amounts.of(t) <= sum(region.weight.numel() for region in regions):
             return None if of & self._counted or on_chip else Factor(names[:1])
         if on_chip or any(map(self._is_of_layer, known)):
             return None
-        if not any(_is_same(t, other) for other in self._computed.setdefault(factor, [])):
-            self._computed[factor].append(t)
+        return self._add(t, regions, Factor(names, computed=True))
+
+    def _add(self, t: Tensor, regions: list[Region], factor: Factor) -> Factor:
+        """Add what a run computes, and return the first factor of the same tensors."""
+        factor, banks = self._computed.setdefault(frozenset(regions), (factor, {}))
+        banks.setdefault(self._amounts.how(t), _Bank()).add(t, self._amounts)
         return factor
 
     def _name(self, region: Region, user: nn.Module | None) -> str:
@@ -208,12 +232,6 @@ class Stored:
         """Return whether a tensor is the weight of a digital layer, which counts by itself."""
         module, _, t = self._held[name]
         return id(t) in self._counted and kind_of(module) is not None
-
-
-def _is_same(one: Tensor, other: Tensor) -> bool:
-    """Return whether two tensors are the same weights, as those computed anew in each call are."""
-    same = one.shape == other.shape and one.dtype == other.dtype and one.device == other.device
-    return same and (one.is_meta or torch.equal(one, other))
 
 
 def changes_data(func: Any, args: Any, is_constant: Callable[[Tensor], Any]) -> bool:

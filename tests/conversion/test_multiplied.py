@@ -73,6 +73,32 @@ def _computed_twice(m: Net, h: Tensor) -> Tensor:
     return h @ torch.cos(m.row[:, None] * m.row) + h.relu() @ torch.cos(m.row[:, None] * m.row)
 
 
+def _in_steps(m: Net, h: Tensor) -> Tensor:
+    filters = torch.outer(m.row, m.row)
+    for step in range(5):
+        filters = (filters * step).cos()
+        h = h @ filters @ (torch.outer(m.row, m.row) * step).cos()
+    return h
+
+
+def _in_two_orders(m: Net, h: Tensor) -> Tensor:
+    taps = m.taps[0].exp()
+    return h @ (m.row[:, None] * taps) + h @ (taps * m.row[:, None])
+
+
+def _not_numbers(m: Net) -> Tensor:
+    return torch.outer(m.row, m.row) * torch.nan
+
+
+def _in_parts(m: Net, h: Tensor) -> Tensor:
+    filters = torch.outer(m.row, m.row)
+    return h @ filters[:, :4] + h @ filters[:, 4:]
+
+
+def _windows(filters: Tensor, h: Tensor) -> Tensor:
+    return sum((h @ filters[:, i : i + 4] for i in range(5)), torch.zeros(()))
+
+
 def _padded(m: Net, h: Tensor) -> Tensor:
     w = h.new_zeros(8, 8)
     w[:4] = m.w[:4]
@@ -128,6 +154,13 @@ def _offsets() -> Tensor:
         ),
         (_computed_twice, {"computed from row": 64}),
         (_one_by_one, {"computed from row": 64}),
+        # once, as filters that change from step to step, in any order of their factors
+        (_in_steps, {"computed from row": 64}),
+        (_in_two_orders, {"computed from row, taps": 24}),
+        (lambda m, h: h @ _not_numbers(m) + h.relu() @ _not_numbers(m), {"computed from row": 64}),
+        # parts of a bank add up, and count once where they overlap
+        (_in_parts, {"computed from row": 64}),
+        (lambda m, h: _windows(torch.outer(m.row, m.row), h), {"computed from row": 64}),
         (
             lambda m, h: h @ torch.stack([m.row.cos() * n for n in m.row]),
             {"computed from row": 64},
@@ -226,6 +259,15 @@ def test_filters_that_a_run_computes_count_and_are_named_by_their_parameters(how
     assert f"digital: {name} (198 weights, 84.6 % of those that multiply; the" in str(
         at.summary(model)
     )
+
+
+def test_filters_of_a_parameter_that_modules_share_count_once() -> None:
+    one, other = Gabor(), Gabor()
+    other.kernel = one.kernel
+    model = at.convert(nn.Sequential(one, nn.Conv1d(6, 1, 1), other, nn.Conv1d(6, 1, 1)), CHIP)
+    found = at.guard(model, torch.randn(2, 1, 80)).share.digital
+    assert found["0: computed from kernel"] == 6 * 33
+    assert not [name for name in found if name.startswith("2")]
 
 
 @pytest.mark.parametrize("how", ["deepcopy", "pickle", "program"])
