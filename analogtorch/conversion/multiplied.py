@@ -5,8 +5,9 @@ computes from them, such as filters from their frequencies. What a module does w
 run only: most are added, looked up or scaled element by element.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
@@ -43,13 +44,24 @@ class Factor:
 
 
 @dataclass(frozen=True)
+class Computed:
+    """How many weights a run computed, and what they count in place of."""
+
+    count: int
+    """Their number."""
+    sources: tuple[str, ...]
+    """The tensors that they come from, which the run did not multiply by as they are. Names are
+    those in the module that holds the factor, and full ones elsewhere."""
+
+
+@dataclass(frozen=True)
 class Use:
     """How a run multiplied by a factor."""
 
     why: str
     """The reason why it is digital."""
-    count: int | None = None
-    """Number of weights of what is computed; None: those of the tensor itself."""
+    computed: Computed | None = None
+    """What it computed; None: the factor is a tensor that a module holds."""
 
 
 def remember(model: nn.Module, found: Mapping[tuple[nn.Module, str], Use]) -> None:
@@ -73,12 +85,27 @@ def multiplied(model: nn.Module) -> Iterator[tuple[str, Tensor | None, str, int]
     """
     for name, module in model.named_modules():
         for own, use in vars(module).get(_MULTIPLIED, {}).items():
-            if use.count is not None:
-                yield f"{name}: {own}".removeprefix(": "), None, use.why, use.count
+            if use.computed is not None:
+                yield f"{name}: {own}".removeprefix(": "), None, use.why, use.computed.count
             elif (t := _tensors(module).get(own)) is not None:
                 whole = own in module._parameters and not _is_analog(module)
                 named = (name if whole else f"{name}.{own}".lstrip(".")) or "(root)"
                 yield named, t, use.why, t.numel()
+
+
+def replaced(model: nn.Module) -> set[int]:
+    """Return the ``id`` of tensors in place of which the weights count that a run computed."""
+    held = {
+        f"{name}.{own}".lstrip("."): t
+        for name, module in model.named_modules()
+        for own, t in _tensors(module).items()
+    }
+    found = set[int]()
+    for module in model.modules():
+        uses: Iterable[Use] = vars(module).get(_MULTIPLIED, {}).values()
+        for own in chain.from_iterable(use.computed.sources for use in uses if use.computed):
+            found.add(id(_tensors(module).get(own, held.get(own))))
+    return found
 
 
 @dataclass
@@ -115,6 +142,7 @@ class Stored:
         self._computed: dict[frozenset[Region], tuple[Factor, dict[frozenset[str], _Bank]]] = {}
         self._held: dict[str, tuple[nn.Module, str, Tensor]] = {}
         self._written, self._made = set[Storage](), set[Storage]()
+        self._as_they_are = set[str]()
         for name, module in model.named_modules():
             for own, t in _tensors(module).items():
                 self._weights.add(full := f"{name}.{own}", t)
@@ -162,20 +190,25 @@ class Stored:
         if not all(map(self._still, factor.names)):
             return None
         module, own, _ = self._held[factor.names[0]]
-        if not factor.computed:
-            return module, own
-        held = ((name, *self._held[name]) for name in factor.names)
-        names = [own if m is module else name.lstrip(".") for name, m, own, _ in held]
-        return module, f"computed from {', '.join(names)}"
+        return module, f"computed from {', '.join(self._names(factor))}" if factor.computed else own
 
-    def count(self, factor: Factor) -> int | None:
-        """Return the number of weights of a factor that is computed; None for one that is held.
+    def count(self, factor: Factor) -> Computed | None:
+        """Return the weights of a factor that is computed; None for one that is held.
 
         Several from the same tensors, such as cosines and sines, count together. What the same
         operators compute, in each step or in several modules, counts once.
         """
         banks = dict(self._computed.values()).get(factor)
-        return None if banks is None else sum(map(int, banks.values()))
+        if banks is None:
+            return None
+        names = zip(factor.names, self._names(factor), strict=True)
+        sources = tuple(shown for name, shown in names if name not in self._as_they_are)
+        return Computed(sum(map(int, banks.values())), sources)
+
+    def _names(self, factor: Factor) -> list[str]:
+        """Return the names of the tensors of a factor, short in the module that holds it."""
+        held = [(name, *self._held[name]) for name in factor.names]
+        return [own if m is held[0][1] else name.lstrip(".") for name, m, own, _ in held]
 
     def _still(self, name: str) -> bool:
         module, own, t = self._held[name]
@@ -212,6 +245,7 @@ class Stored:
         holder = self._held[names[0]][0]
         on_chip = of & self._analog and (holder is not user or _is_analog(holder))
         if self._amounts.of(t) <= sum(region.weight.numel() for region in regions):
+            self._as_they_are.update(known)
             return None if of & self._counted or on_chip else Factor(names[:1])
         if on_chip or any(map(self._is_of_layer, known)):
             return None

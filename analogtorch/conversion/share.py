@@ -8,7 +8,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
 from analogtorch.conversion.kinds import added, analog_layers, kind_of, left_digital, makers, packed
-from analogtorch.conversion.multiplied import multiplied
+from analogtorch.conversion.multiplied import multiplied, replaced
 from analogtorch.nn import AnalogComposite, AnalogLayer
 
 _LOOKED_UP = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm)
@@ -26,7 +26,8 @@ class Share:
     counts if it is one matrix or several, as its use cannot be seen. So the analog share is a lower
     bound if such modules add or look up their Parameters, or compute other weights from them.
     Weights of embeddings, buffers and other tensors, and weights that the model computes from such
-    tensors, count once ``guard`` has seen that the model multiplies by them.
+    tensors, count once ``guard`` has seen that the model multiplies by them; computed ones count in
+    place of what they come from.
     """
 
     analog: int
@@ -53,7 +54,12 @@ class Share:
 
 def share(model: nn.Module) -> Share:
     """Return the weights that multiply in ``model``, analog and digital."""
-    found = known(model)
+    computed_from = replaced(model)
+    found = {
+        name: left
+        for name, of in known(model).items()
+        if (left := [t for t in of if id(t) not in computed_from])
+    }
     seen = {id(t) for of in found.values() for t in of}
     counts = {name: sum(t.numel() for t in of) for name, of in found.items()}
     for name, t, _, count in multiplied(model):
