@@ -98,13 +98,18 @@ def _tensordot(a: Mapping[str, Any], output: Tensor) -> int:
 
 
 def _vecdot(a: Mapping[str, Any], output: Tensor) -> int:
-    return 2 * output.numel() * max(a["x"].shape[a["dim"]], a["y"].shape[a["dim"]])
+    return 2 * _pairs(a["x"], a["y"])
 
 
 def _cosine(a: Mapping[str, Any], output: Tensor) -> int:
     """Count the products of the pairs, and the norms of the vectors."""
-    x1, x2, d = a["x1"], a["x2"], a["dim"]
-    return 2 * (output.numel() * max(x1.shape[d], x2.shape[d]) + x1.numel() + x2.numel())
+    x1, x2 = a["x1"], a["x2"]
+    return 2 * (_pairs(x1, x2) + x1.numel() + x2.numel())
+
+
+def _pairs(x: Tensor, y: Tensor) -> int:
+    """Return the number of pairs of numbers; tensors of other dimensions are broadcast."""
+    return math.prod(torch.broadcast_shapes(x.shape, y.shape))
 
 
 def _chain(factors: Sequence[Tensor]) -> int:

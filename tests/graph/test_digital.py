@@ -58,7 +58,10 @@ def _einsum(equation: str, *shapes: tuple[int, ...]) -> Callable[[Tensor], Tenso
         (lambda h: torch.ger(h[0, 0], h[0, 1]), 64),
         (lambda h: torch.kron(h[0], h[1]), 1600),
         (lambda h: torch.cov(h[0]), 2 * 25 * 8),
+        (lambda h: torch.linalg.vecdot(h, h[0, 0], dim=2), 160),
         (lambda h: F.cosine_similarity(h[:, :, None], h[:, None], dim=-1), 2 * (400 + 160)),
+        (lambda h: F.cosine_similarity(h[0], h[0, 0], dim=1), 2 * (40 + 40 + 8)),
+        (lambda h: F.cosine_similarity(h[0, 0, 0], h[0, 0, 1], dim=0), 2 * 3),
     ],
 )
 def test_products_of_activations_count_two_operations_per_mac(
