@@ -112,7 +112,7 @@ def _transposed(out: Tensor, x: Tensor, w: Tensor, groups: int, is_weight: Any) 
         vectors=vectors,
         row_stride=0,
         groups=groups,
-        overlap=max(0, vectors * cols - out.numel()),
+        overlap=max(0, vectors * cols - out.numel()) * (2 if out.is_complex() else 1),
     )
 
 

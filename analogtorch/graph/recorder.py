@@ -72,6 +72,8 @@ class Recorder:
         self.bypassed = set[str]()
         """The matrices that a module applies without calling the layer that holds them, and by
         another operator or form of the weight than that layer: no call is routed to the layer."""
+        self.of_complex = set[str]()
+        """The products that compute with complex numbers."""
         self.rounding: dict[str, str] = {}
         """The layer whose inputs each operation of the kind ``rounding`` rounds."""
         self._forms = Counter[str]()
@@ -249,9 +251,12 @@ class Recorder:
         matrix = self._matrix(product, call.module())
         if self._bypasses(call, product):
             self.bypassed.add(matrix.name)
+        name = self._unique(matrix.name)
+        if any(t.is_complex() for t in tensors(call.result)):
+            self.of_complex.add(name)
         return self._append(
             Operation(
-                name=self._unique(matrix.name),
+                name=name,
                 kind="mvm",
                 matrix=matrix.name,
                 vectors=product.vectors,

@@ -66,6 +66,8 @@ class Trace:
     """Matrices that a module applies without calling the layer, and otherwise than it would."""
     unreached: frozenset[str]
     """Matrices of analog layers that the run does not multiply by; they are the last ones."""
+    of_complex: frozenset[str]
+    """The operations of the kind ``mvm`` that compute with complex numbers."""
     rounding: dict[str, str]
     """The layer whose inputs each operation of the kind ``rounding`` rounds, by its name."""
     example: tuple[str, ...]
@@ -158,6 +160,7 @@ class _Run:
             names=_further_names(recorder, twin, parameters, analog),
             bypassed=frozenset(recorder.bypassed),
             unreached=frozenset(matrix.name for matrix in left.values()),
+            of_complex=frozenset(recorder.of_complex),
             rounding=recorder.rounding,
             example=_shapes(self.example),
         )

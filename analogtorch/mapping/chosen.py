@@ -59,7 +59,7 @@ def choose(
         raise ValueError(_nothing(model, traced, left, caller))
     return Chosen(
         matrices=matrices,
-        operations=_demote(model, traced, {m.name for m in matrices}),
+        operations=_demote(traced, {m.name for m in matrices}),
         copies=_copies({m.name: names[m.name] for m in matrices}, duplicate or {}, caller),
         digital_weights=_digital_weights(model, traced, matrices),
     )
@@ -241,17 +241,17 @@ def _matching(
     )
 
 
-def _demote(model: nn.Module, traced: Trace, kept: set[str]) -> tuple[Operation, ...]:
+def _demote(traced: Trace, kept: set[str]) -> tuple[Operation, ...]:
     """Make products with matrices that are not mapped digital operations.
 
     A MAC counts as two, one of complex numbers as eight. A digital embedding is looked up, which
     takes none.
     """
     matrices = {m.name: m for m in traced.matrices}
-    per_mac = {
-        name: 8 if any(model.get_parameter(source).is_complex() for source in sources) else 2
-        for name, sources in traced.sources.items()
-    }
+
+    def work(op: Operation, matrix: Matrix) -> int:
+        return 0 if op.one_hot else (8 if op.name in traced.of_complex else 2) * matrix.macs(op)
+
     return tuple(
         op
         if op.matrix is None or op.matrix in kept
@@ -260,7 +260,7 @@ def _demote(model: nn.Module, traced: Trace, kept: set[str]) -> tuple[Operation,
             kind="embedding" if op.one_hot else "matmul",
             matrix=None,
             vectors=0,
-            operations=0 if op.one_hot else per_mac[op.matrix] * matrices[op.matrix].macs(op),
+            operations=work(op, matrices[op.matrix]),
         )
         for op in traced.operations
     )

@@ -214,6 +214,21 @@ def test_complex_numbers_count_as_two(
     assert found[-1].elements == returned.elements == elements
 
 
+def test_overlaps_of_complex_numbers_are_added_as_two() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up = nn.ConvTranspose1d(5, 4, 3, bias=False, dtype=torch.complex64)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.up(torch.fft.fft(x))
+
+    found = {op.name: op for op in trace(Net(), _zeros(2, 5, 8)).operations}
+    taps, results = 2 * 2 * 8 * 4 * 3, 2 * 2 * 4 * 10
+    assert found["up"].elements == taps
+    assert found["up.overlap"].operations == taps - results
+
+
 def test_parts_of_complex_numbers_are_taken_and_not_the_others() -> None:
     traced = trace(_Net(lambda h: torch.fft.fft(h).real.square()), _zeros(2, 5, 8)).operations
     found = {op.name: op for op in traced}

@@ -1,6 +1,7 @@
 import dataclasses
 import math
 import re
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -206,6 +207,42 @@ def test_a_mac_of_complex_numbers_counts_as_eight_digital_operations() -> None:
     operations = map_to_chip(Spectral(), torch.zeros(2, 8), chip=CHIP).operations
     (first,) = (op for op in operations if op.name == "first")
     assert (first.elements, first.operations) == (2 * 2 * 6, 8 * 2 * 8 * 6)
+
+
+class _Spectrum(nn.Module):
+    """A product with weights that are computed from real or complex Parameters, and a layer."""
+
+    def __init__(self, weight: Callable[..., Tensor], *given: Tensor) -> None:
+        super().__init__()
+        self.weight, self.given = weight, nn.ParameterList(given)
+        self.last = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight(*self.given)
+        x = torch.fft.fft(x) if weight.is_complex() else x
+        return self.last((x @ weight).abs())
+
+
+_REAL, _COMPLEX = torch.ones(8, 6), torch.ones(8, 6, dtype=torch.complex64)
+
+
+@pytest.mark.parametrize(
+    ("weight", "given", "each"),
+    [
+        (torch.complex, (_REAL, _REAL), 8),
+        (torch.polar, (_REAL, _REAL), 8),
+        (torch.view_as_complex, (torch.ones(8, 6, 2),), 8),
+        (lambda w: w.to(torch.complex64), (_REAL,), 8),
+        (torch.abs, (_COMPLEX,), 2),
+        (torch.real, (_COMPLEX,), 2),
+    ],
+)
+def test_a_mac_counts_by_the_numbers_that_the_product_computes_with(
+    weight: Callable[..., Tensor], given: tuple[Tensor, ...], each: int
+) -> None:
+    mapping = map_to_chip(_Spectrum(weight, *given), torch.zeros(2, 8), chip=CHIP)
+    (product,) = (op for op in mapping.operations if op.kind == "matmul")
+    assert product.operations == each * 2 * 8 * 6
 
 
 def test_what_is_excluded_or_left_unconverted_is_digital() -> None:
