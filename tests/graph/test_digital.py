@@ -7,6 +7,7 @@ from torch.ao.nn import quantized
 from torch.ao.nn.quantized import dynamic
 from torch.nn import functional as F
 
+from analogtorch.graph import digital_matrices
 from analogtorch.graph.trace import trace
 
 _zeros = torch.zeros
@@ -118,7 +119,8 @@ def test_what_reads_many_numbers_for_each_result_counts_them(
     [
         (torch.linalg.inv, 2 * 64),
         (torch.linalg.cholesky, 64 / 3),
-        (torch.linalg.det, 2 / 3 * 64),
+        *((of, 2 / 3 * 64) for of in (torch.linalg.det, torch.det, torch.logdet)),
+        *((lambda a, of=of: of(a)[1], 2 / 3 * 64) for of in (torch.slogdet, torch.linalg.slogdet)),
         (lambda a: torch.linalg.solve(a, a[..., :2]), 2 / 3 * 64 + 2 * 2 * 16),
         (lambda a: torch.linalg.solve(a, a[..., 0]), 2 / 3 * 64 + 2 * 16),
         (lambda a: torch.linalg.solve_triangular(a, a[..., :2], upper=True), 2 * 16),
@@ -127,7 +129,20 @@ def test_what_reads_many_numbers_for_each_result_counts_them(
         (torch.linalg.eigvalsh, 4 / 3 * 64),
         (torch.linalg.svdvals, 8 / 3 * 64),
         (lambda a: torch.linalg.svd(a[..., :2], full_matrices=False)[1], 14 * 4 * 4 + 8 * 8),
+        (lambda a: torch.linalg.svd(a[..., :2])[1], 14 * 4 * 4 + 8 * 8 + 2 * 2 * 2 * 6),
+        (lambda a: torch.linalg.svd(a[..., :2, :])[1], 14 * 4 * 4 + 8 * 8 + 2 * 2 * 2 * 6),
+        (lambda a: torch.svd(a, compute_uv=False)[1], 8 / 3 * 64),
+        (torch.linalg.pinv, (14 + 8 + 2) * 64),
+        (torch.pinverse, (14 + 8 + 2) * 64),
+        (lambda a: torch.linalg.pinv(a, hermitian=True), (9 + 2) * 64),
         (lambda a: torch.linalg.qr(a)[0], 8 / 3 * 64),
+        (lambda a: torch.linalg.qr(a, mode="r")[1], 4 / 3 * 64),
+        (lambda a: torch.linalg.qr(a[..., :2], mode="complete")[0], 16 * (4 - 2 / 3) + 48),
+        (lambda a: torch.linalg.qr(a[..., :2, :])[0], 8 * (4 - 2 / 3) + 4 / 3 * 8),
+        (lambda a: torch.linalg.lstsq(a[..., :2], a[..., :1])[0], 8 * (4 - 2 / 3) + 4 * 8),
+        (lambda a: torch.linalg.lstsq(a[..., :2, :], a[..., :2, :1])[0], 8 * (4 - 2 / 3) + 4 * 8),
+        (lambda a: torch.linalg.lu_solve(*torch.linalg.lu_factor(a), a), 2 / 3 * 64 + 4 * 2 * 16),
+        (lambda a: torch.lu(a)[0], 2 / 3 * 64),
         (lambda a: torch.linalg.inv(torch.complex(a, a)), 4 * 2 * 64),
     ],
 )
@@ -137,6 +152,14 @@ def test_decompositions_of_matrices_count_as_their_algorithms_do(
     """Each on five matrices of 4 x 4."""
     traced = trace(_Net(lambda h: after(h.reshape(5, 4, 4))), _zeros(2, 5, 8)).operations
     assert sum(op.operations for op in traced) == round(5 * operations)
+
+
+def test_the_arguments_of_operators_on_matrices_are_those_of_torch() -> None:
+    for name, work in digital_matrices._WORK.items():
+        operator = getattr(torch.ops.aten, name)
+        for overload in operator.overloads():
+            arguments = getattr(operator, overload)._schema.arguments
+            assert work.argument in {a.name for a in arguments}, name
 
 
 _WINDOW = torch.hann_window(16)
