@@ -26,7 +26,7 @@ FREE = _words(
     reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d
     replication_pad3d roll flip index index_select gather narrow movedim swapaxes lift_fresh_copy
     pixel_shuffle pixel_unshuffle channel_shuffle repeat repeat_interleave tile copy view_as unfold
-    im2col scatter slice_scatter numpy_T mT adjoint tensor_split hsplit meshgrid
+    im2col scatter slice_scatter numpy_T mT mH matrix_H adjoint tensor_split hsplit meshgrid
     _assert_tensor_metadata _assert_async tril triu diagonal expand_dims where masked_select
     ravel swapdims moveaxis broadcast_to hstack vstack dstack column_stack vsplit dsplit
     view_as_complex view_as_real real imag complex _conj _neg_view resolve_conj resolve_neg
@@ -66,8 +66,29 @@ _ACTIVATIONS = _words(
 _SOFTMAX = {"softmax": 5, "_softmax": 5, "log_softmax": 6, "_log_softmax": 6}
 """Operations per number: largest, difference, exponential, sum, quotient."""
 _ADD = _words("add sub rsub mul div pow square maximum minimum addcmul neg lerp")
-_OF_COMPLEX = {"abs": 4, "mul": 6, "square": 6, "div": 11, "exp": 5}
-"""Operations per complex number, if all numbers that it computes with are complex."""
+_ALIASES = {
+    "absolute": "abs",
+    "multiply": "mul",
+    "divide": "div",
+    "true_divide": "div",
+    "subtract": "sub",
+    "negative": "neg",
+    "clip": "clamp",
+}
+_OF_COMPLEX = {
+    name: operations
+    for operations, names in {
+        4: "abs",
+        5: "exp log sqrt rsqrt sin cos tanh sigmoid",
+        6: "mul square pow prod reciprocal sgn",
+        8: "addcmul",
+        11: "div",
+        13: "addcdiv",
+    }.items()
+    for name in names.split()
+}
+"""Operations per complex number, if all numbers that it computes with are complex; of others, one
+per real number. Functions count as ``exp`` does, and a power as a product, as of real numbers."""
 _POOLS = {
     f"{adaptive}{kind}_pool{n}d{indices}": 0 if adaptive else n
     for adaptive in ("", "adaptive_")
@@ -107,17 +128,23 @@ def count(name: str, arguments: dict[str, Any], output: Any) -> tuple[str, int, 
         arguments: its arguments by name, with (fake) tensors.
         output: its result, a (fake) tensor or a sequence of them.
     """
-    out = numbers(output)
+    name = _ALIASES.get(name, name)
     read = max((numbers(a) for a in arguments.values()), default=0)
+    kind, out, work = _of_real(name, arguments, output, read)
+    if name in _OF_COMPLEX and all(map(_is_complex, _operands(arguments))):
+        work = _OF_COMPLEX[name] * max(out, read) // 2
+    return kind, out, work
+
+
+def _of_real(name: str, arguments: dict[str, Any], output: Any, read: int) -> tuple[str, int, int]:
+    """Return what ``count`` does; pointwise operators count each number as a real one."""
+    out = numbers(output)
     if (work := digital_products.operations(name, arguments, output)) is not None:
         return "matmul", out, work
     if (work := digital_transforms.operations(name, arguments, output)) is not None:
         return "fft", out, work
     if (work := digital_matrices.operations(name, arguments, output)) is not None:
         return "other", out, work
-    if name in _OF_COMPLEX and all(map(_is_complex, _operands(arguments))):
-        kind = "add" if name in _ADD else "activation"
-        return kind, out, _OF_COMPLEX[name] * max(out, read) // 2
     if name in _NORMS:
         return "norm", out, _NORMS[name] * out
     if name in _SOFTMAX:
@@ -153,7 +180,8 @@ def count(name: str, arguments: dict[str, Any], output: Any) -> tuple[str, int, 
 
 
 def _operands(arguments: dict[str, Any]) -> list[Any]:
-    return [value for name, value in arguments.items() if name in ("self", "other")]
+    factors = ("self", "other", "tensor1", "tensor2")
+    return [value for name, value in arguments.items() if name in factors]
 
 
 def _is_complex(value: Any) -> bool:

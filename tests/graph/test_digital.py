@@ -225,6 +225,21 @@ def test_fourier_transforms_count_as_fast_ones(
         (lambda z: torch.outer(z[0], z[1]), 32, 6 * 16),
         (lambda z: torch.conj(z) @ z[0], 20, 8 * 40),
         (lambda z: z.real.square(), 40, 40),
+        (torch.absolute, 40, 4 * 40),
+        (lambda z: torch.multiply(z, z), 80, 6 * 40),
+        (lambda z: torch.multiply(z, z.abs()), 80, 80 + 4 * 40),
+        (lambda z: z**2, 80, 6 * 40),
+        (lambda z: torch.divide(z, z), 80, 11 * 40),
+        (lambda z: torch.true_divide(z, z), 80, 11 * 40),
+        (torch.reciprocal, 80, 6 * 40),
+        (lambda z: 1 / z, 80, 6 * 40 + 80),
+        (lambda z: torch.addcmul(z, z, z), 80, 8 * 40),
+        (lambda z: torch.addcdiv(z, z, z), 80, 13 * 40),
+        (lambda z: z.prod(-1), 20, 6 * 40),
+        (torch.tanh, 80, 5 * 40),
+        (lambda z: torch.subtract(z, z), 80, 80),
+        (lambda z: z[:4].H.real.square(), 16, 16),
+        (lambda z: z @ z.mH, 200, 8 * 10 * 10 * 4),
     ],
 )
 def test_complex_numbers_count_as_two(
@@ -235,6 +250,23 @@ def test_complex_numbers_count_as_two(
     *found, returned = found[1:]  # what the model is given and returns
     assert sum(op.operations for op in found) == operations
     assert found[-1].elements == returned.elements == elements
+
+
+@pytest.mark.parametrize(
+    ("alias", "kind"),
+    [
+        (torch.absolute, "activation"),
+        (lambda h: h.clip(0, 1), "activation"),
+        (torch.negative, "add"),
+        (lambda h: torch.multiply(h, h), "add"),
+        (lambda h: torch.divide(h, h), "add"),
+        (lambda h: torch.true_divide(h, h), "add"),
+        (lambda h: torch.subtract(h, h), "add"),
+    ],
+)
+def test_aliases_of_operators_have_their_kind(alias: Callable[[Tensor], Tensor], kind: str) -> None:
+    operation = trace(_Net(alias), _zeros(2, 5, 8)).operations[-2]
+    assert (operation.kind, operation.operations) == (kind, 80)
 
 
 def test_overlaps_of_complex_numbers_are_added_as_two() -> None:
