@@ -108,10 +108,8 @@ _REDUCTIONS = _words(
 """Operators that count each number that they read."""
 _SORTS = _words("sort argsort msort")
 _TAPS = {"linear1d": 2, "bilinear2d": 4, "trilinear3d": 8, "bicubic2d": 16}
-_INTERPOLATIONS = {
-    f"{before}upsample_{kind}{after}": taps
-    for kind, taps in _TAPS.items()
-    for before, after in (("", ""), ("_", "_aa"))
+_INTERPOLATIONS = {f"upsample_{kind}": taps for kind, taps in _TAPS.items()} | {
+    f"_upsample_{kind}_aa": _TAPS[kind] for kind in ("bilinear2d", "bicubic2d")
 }
 """Numbers that each result is interpolated between: a MAC for each. With anti-aliasing, a smaller
 image has as many of each number that it is made of."""

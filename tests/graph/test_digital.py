@@ -7,7 +7,7 @@ from torch.ao.nn import quantized
 from torch.ao.nn.quantized import dynamic
 from torch.nn import functional as F
 
-from analogtorch.graph import digital_matrices
+from analogtorch.graph import digital, digital_matrices
 from analogtorch.graph.trace import trace
 
 _zeros = torch.zeros
@@ -267,6 +267,10 @@ def test_complex_numbers_count_as_two(
 def test_aliases_of_operators_have_their_kind(alias: Callable[[Tensor], Tensor], kind: str) -> None:
     operation = trace(_Net(alias), _zeros(2, 5, 8)).operations[-2]
     assert (operation.kind, operation.operations) == (kind, 80)
+
+
+def test_operators_of_interpolations_are_those_of_torch() -> None:
+    assert all(hasattr(torch.ops.aten, name) for name in digital._INTERPOLATIONS)
 
 
 def test_overlaps_of_complex_numbers_are_added_as_two() -> None:
