@@ -46,21 +46,37 @@ def check_batches(caller: str, batches: Any) -> None:
 
 
 def named(value: Any) -> Mapping[Any, Any] | None:
-    """Return the parts of a mapping or a dataclass by name; None: a value has no names."""
+    """Return the parts of a mapping or a dataclass by name; None: a value has no names.
+
+    Fields of a dataclass that are not set are not among them.
+    """
     if isinstance(value, Mapping):
         return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
+        names = (each.name for each in dataclasses.fields(value))
+        return {name: getattr(value, name) for name in names if hasattr(value, name)}
     return None
 
 
-def every_tensor(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in a batch or in what a model returned, which may be nested."""
+def every_tensor(value: Any, within: frozenset[int] = frozenset()) -> Iterator[Tensor]:
+    """Yield the tensors in a batch or in what a model returned, which may be nested.
+
+    Args:
+        value: the batch or the output.
+        within: ids of what holds it; a value that is among them holds itself, and is passed over.
+    """
     if isinstance(value, Tensor):
         yield value
-    elif (parts := named(value)) is not None or isinstance(value, list | tuple | deque):
-        for part in value if parts is None else parts.values():
-            yield from every_tensor(part)
+    elif id(value) not in within:
+        for part in _parts(value):
+            yield from every_tensor(part, within | {id(value)})
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    """Return what a mapping, a dataclass or a sequence holds; nothing of any other value."""
+    if (parts := named(value)) is not None:
+        return parts.values()
+    return value if isinstance(value, list | tuple | deque) else ()
 
 
 _WORTH_A_TEAM = 2**31

@@ -23,6 +23,8 @@ BATCHES = list(torch.randn(4, 8, 6, generator=torch.Generator().manual_seed(0)).
 @dataclasses.dataclass
 class _Batch:
     x: Tensor
+    cache: Tensor = dataclasses.field(init=False, repr=False)
+    meta: Any = None
 
 
 def _net() -> nn.Module:
@@ -65,6 +67,15 @@ def test_batches_of_inference_mode_are_refused_with_the_remedy(packed: Any, tmp_
         _adapt(model, batches=given, **options)
     assert model.state_dict().keys() == before.keys()
     assert not (tmp_path / "run").exists()
+
+
+def test_dataclasses_may_have_fields_that_are_not_set_or_hold_themselves() -> None:
+    given = [_Batch(x) for x in BATCHES]
+    for batch in given:
+        batch.meta = {"batch": batch}
+    wanted = _adapt().model.state_dict()
+    found = _adapt(batches=given, forward=lambda model, batch: model(batch.x)).model.state_dict()
+    assert all(torch.equal(found[n], w) for n, w in wanted.items() if isinstance(w, Tensor))
 
 
 @pytest.mark.parametrize("converted", [False, True])
