@@ -58,25 +58,30 @@ def named(value: Any) -> Mapping[Any, Any] | None:
     return None
 
 
-def every_tensor(value: Any, within: frozenset[int] = frozenset()) -> Iterator[Tensor]:
+def parts_of(value: Any) -> Iterable[Any]:
+    """Return what a mapping, a dataclass or a sequence holds; nothing of any other value."""
+    if (parts := named(value)) is not None:
+        return parts.values()
+    return value if isinstance(value, list | tuple | deque) else ()
+
+
+def every_tensor(
+    value: Any,
+    parts: Callable[[Any], Iterable[Any]] = parts_of,
+    within: frozenset[int] = frozenset(),
+) -> Iterator[Tensor]:
     """Yield the tensors in a batch or in what a model returned, which may be nested.
 
     Args:
         value: the batch or the output.
+        parts: returns the parts of a value that are looked at.
         within: ids of what holds it; a value that is among them holds itself, and is passed over.
     """
     if isinstance(value, Tensor):
         yield value
     elif id(value) not in within:
-        for part in _parts(value):
-            yield from every_tensor(part, within | {id(value)})
-
-
-def _parts(value: Any) -> Iterable[Any]:
-    """Return what a mapping, a dataclass or a sequence holds; nothing of any other value."""
-    if (parts := named(value)) is not None:
-        return parts.values()
-    return value if isinstance(value, list | tuple | deque) else ()
+        for part in parts(value):
+            yield from every_tensor(part, parts, within | {id(value)})
 
 
 _WORTH_A_TEAM = 2**31

@@ -72,6 +72,8 @@ class Adaptation:
         if state is None:
             self._begin(training, minutes)
         else:
+            # a run of an earlier version has none
+            self.twin.go_on(state.get("compared"), self.chips.held[0])
             self.learning = state["learning"]
             _as_begun(self.twin.student, state["chips"], self.learning)
             digital = digital_statistics(self.twin.student)
@@ -300,6 +302,7 @@ class Adaptation:
             state = {
                 "training": training.state_dict(),
                 "chips": _chips(self.twin.student),
+                "compared": self.twin.compared,
                 "learning": self.learning,
                 "stages": [_plain(stage) for stage in self.stages],
                 "learnt": self.learnt,

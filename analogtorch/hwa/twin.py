@@ -2,7 +2,7 @@
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +18,14 @@ from analogtorch.calibration.outputs import (
     unmasked,
     vectors,
 )
-from analogtorch.calibration.passes import Forward, exactly, named, one_pass
+from analogtorch.calibration.passes import (
+    Forward,
+    every_tensor,
+    exactly,
+    named,
+    one_pass,
+    parts_of,
+)
 from analogtorch.conversion import fast_path
 from analogtorch.conversion.kinds import analog_layers
 from analogtorch.conversion.watch import evaluating
@@ -88,6 +95,7 @@ class Twin:
         self.numbers: Mapping[int, int] = {}
         """The number of each batch by its id, for errors; empty: they have none."""
         self._compared = self.recipe.outputs
+        self._inputs = _inputs
         self._unlike = False
         """Whether a warning has named layers whose outputs differ in shape."""
         self._taps: dict[AnalogLayer, tuple[Executions, Tap]] = {}
@@ -135,7 +143,7 @@ class Twin:
         given: set[torch.Size] = set()
 
         def keep(_: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
-            given.update(_shapes(_by_name(self.teacher.forward, args, options)))
+            given.update(self._shapes(_by_name(self.teacher.forward, args, options)))
 
         with (
             self.teacher.register_forward_pre_hook(keep, with_kwargs=True),
@@ -151,12 +159,28 @@ class Twin:
             )
         if self._compared is None:
             if not given:  # a forward that calls parts of the model
-                given.update(_shapes(batch[0] if isinstance(batch, tuple | list) else batch))
+                given.update(self._shapes(batch[0] if isinstance(batch, tuple | list) else batch))
             scores = scores and any(
                 can_be_scores(y) and not (_of_one_length(y) or y.shape in given) for y in found
             )
             self._compared = "divergence" if scores else "error"
         return found
+
+    def _shapes(self, given: Any) -> Iterator[torch.Size]:
+        """Yield the shapes of the floating-point inputs in what a model is given."""
+        return (x.shape for x in every_tensor(given, self._inputs) if x.is_floating_point())
+
+    def go_on(self, compared: Outputs | None, first: Any) -> None:
+        """Compare outputs as an interrupted run has compared them.
+
+        Args:
+            compared: how it did; None: an earlier version began it, which did not keep that.
+            first: the batch whose outputs decided it.
+        """
+        self._compared = self.recipe.outputs if compared is None else compared
+        if compared is None:
+            self._inputs = _inputs_before
+            self.exact(first)
 
     def loss(self, batch: Any, run: nn.Module | None = None) -> Losses:
         """Return how far the student's outputs and those of its layers are from the teacher's.
@@ -328,15 +352,17 @@ def _by_name(
         return {"": args, **options}
 
 
-def _shapes(given: Any) -> Iterator[torch.Size]:
-    """Yield the shapes of the floating-point tensors in what a model is given, without labels."""
-    if (parts := named(given)) is not None:
-        given = [part for name, part in parts.items() if "label" not in str(name).lower()]
-    if isinstance(given, tuple | list):
-        for part in given:
-            yield from _shapes(part)
-    elif isinstance(given, Tensor) and given.is_floating_point():
-        yield given.shape
+def _inputs(given: Any, answers: tuple[str, ...] = ("label", "target")) -> Iterable[Any]:
+    """Return the parts of what a model is given, without those whose names hold one of these."""
+    names = named(given)
+    if names is None:
+        return parts_of(given)
+    return [part for n, part in names.items() if not any(a in str(n).lower() for a in answers)]
+
+
+def _inputs_before(given: Any) -> Iterable[Any]:
+    """Return the parts at which versions looked that did not keep how outputs are compared."""
+    return _inputs(given, ("label",)) if isinstance(given, Mapping | tuple | list) else ()
 
 
 def _mean(values: list[Tensor]) -> Tensor:

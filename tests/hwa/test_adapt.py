@@ -414,12 +414,19 @@ class _Batch:
     labels: Tensor
 
 
+@dataclasses.dataclass
+class _Targets:
+    x: Tensor
+    target: Tensor
+
+
 class _Autoencoder(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.first, self.last = nn.Linear(6, 4), nn.Linear(4, width)
 
-    def forward(self, x: Tensor, labels: Tensor | None = None) -> Any:
+    def forward(self, x: Any, labels: Tensor | None = None) -> Any:
+        x = x.x if isinstance(x, _Targets) else x
         y: Tensor = self.last(self.first(x).relu())
         return y if labels is None else {"loss": (y - labels).square().mean(), "logits": y}
 
@@ -444,6 +451,7 @@ class _Autoencoder(nn.Module):
             lambda x: _Batch(x, torch.zeros(8, 5)),
             lambda model, batch: model.last(model.first(batch.x).relu()),
         ),
+        (lambda x: _Targets(x, torch.zeros(8, 5)), lambda model, batch: model(batch)),
         (lambda x: x, lambda model, x: model(x)),
         (lambda x: {"pixels": x, "rows": [1]}, lambda model, batch: model(batch["pixels"])),
         (lambda x: (torch.arange(8), [x]), lambda model, batch: model(batch[1][0])),

@@ -1,5 +1,6 @@
 """The folder of ``adapt`` knows the functions that it was given by their names."""
 
+import dataclasses
 import functools
 import json
 import types
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 import analogtorch as at
 from analogtorch.evaluate.identity import name_of
+from analogtorch.files import packed, unpacked, write_atomically
 from analogtorch.hwa.training import Training
 from analogtorch.hwa.twin import Twin
 from tests.crossbar import crossbar
@@ -96,6 +98,34 @@ def test_hidden_files_keep_no_run_from_beginning(tmp_path: Path) -> None:
         (tmp_path / name).write_text("")
     at.hwa.adapt(_given(), BATCHES, steps=1, num_chips=1, folder=tmp_path)
     assert (tmp_path / "state.pt").exists()
+
+
+@dataclasses.dataclass
+class _Batch:
+    x: Tensor
+    target: Tensor
+
+
+@pytest.mark.parametrize(
+    ("kept", "compared"),
+    [("error", "error"), ("divergence", "divergence"), (None, "divergence")],
+)
+def test_a_run_goes_on_with_the_error_that_it_began_with(
+    kept: str | None, compared: str, tmp_path: Path
+) -> None:
+    """An earlier version, which did not keep it, saw no inputs in a dataclass."""
+    torch.manual_seed(0)
+    given = at.convert(nn.Sequential(nn.Linear(6, 6)), crossbar())
+    batches = [_Batch(x, torch.zeros(8)) for x in BATCHES]
+    options: dict[str, Any] = {"steps": 1, "num_chips": 1, "folder": tmp_path}
+    options |= {"forward": lambda model, batch: model[0](batch.x), "calibration": None}
+    first = at.hwa.adapt(given, batches, **options)
+    state = unpacked(tmp_path / "state.pt")
+    assert (first.compared, state.pop("compared")) == ("error", "error")
+    write_atomically(
+        tmp_path / "state.pt", packed(state if kept is None else state | {"compared": kept})
+    )
+    assert at.hwa.adapt(given, batches, **options).compared == compared
 
 
 def test_what_can_be_called_has_a_name() -> None:
