@@ -4,11 +4,14 @@ import re
 from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from analogtorch.conversion.kinds import is_analog
 from analogtorch.nn.adapters import plain_name
 from analogtorch.values.warned import warn
+
+Shapes = tuple[torch.Size, torch.Size]
+"""Those of an output of the student's layer and of the teacher's."""
 
 _SHOWN = 5
 """Most layers that a message lists; it counts the others."""
@@ -54,9 +57,23 @@ def _name_others(names: list[str], count: int) -> None:
     )
 
 
-def name_unlike(
-    shapes: Mapping[str, tuple[torch.Size, torch.Size]], count: int, alike: bool
-) -> None:
+def unlike_channels(student: nn.Module, shapes: Mapping[str, Shapes]) -> dict[str, Shapes]:
+    """Return the layers whose outputs differ from the teacher's in more than their number.
+
+    That of the vectors may depend on noise, as where a router sends them to experts.
+    """
+    layers, found = by_layer(student), dict[str, Shapes]()
+    for name, (of_student, of_teacher) in shapes.items():
+        weight = getattr(layers[name], "weight", None)
+        # outputs of convolutions have one dimension behind the channels for each of the kernel
+        at = 1 - weight.dim() if isinstance(weight, Tensor) else -1
+        as_wide = of_student[at:][:1] == of_teacher[at:][:1]
+        if not as_wide or len(of_student) != len(of_teacher):
+            found[name] = of_student, of_teacher
+    return found
+
+
+def name_unlike(shapes: Mapping[str, Shapes], count: int, alike: bool) -> None:
     """Warn of layers whose outputs differ in shape from the teacher's, of ``count`` layers.
 
     Args:

@@ -30,7 +30,14 @@ from analogtorch.conversion import fast_path
 from analogtorch.conversion.kinds import analog_layers
 from analogtorch.conversion.watch import evaluating
 from analogtorch.hwa.distill import distillation_loss
-from analogtorch.hwa.layer_names import OUTPUTS_ALONE, by_layer, comparable_layers, name_unlike
+from analogtorch.hwa.layer_names import (
+    OUTPUTS_ALONE,
+    Shapes,
+    by_layer,
+    comparable_layers,
+    name_unlike,
+    unlike_channels,
+)
 from analogtorch.hwa.recipe import Outputs, Recipe
 from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.nn.learning import noisy_in_evaluation
@@ -74,8 +81,8 @@ class Twin:
 
     Warns:
         UserWarning: the teacher has no module of the name of some layers, whose outputs are not
-            compared; or, at the first batch that shows it, their outputs differ in shape from those
-            of the teacher's layers.
+            compared; or, at the first batch that shows it, their outputs differ in channels from
+            those of the teacher's layers.
     """
 
     def __init__(
@@ -97,7 +104,7 @@ class Twin:
         self._compared = self.recipe.outputs
         self._inputs = _inputs
         self._unlike = False
-        """Whether a warning has named layers whose outputs differ in shape."""
+        """Whether a warning has named layers whose outputs differ in channels."""
         self._taps: dict[AnalogLayer, tuple[Executions, Tap]] = {}
 
     @property
@@ -213,16 +220,18 @@ class Twin:
     ) -> list[tuple[Tensor, Tensor]]:
         """Return the outputs of layers that are compared, with the teacher's.
 
-        Those that differ in shape are left out, with one warning.
+        Those that differ in shape are left out, with one warning if they differ in channels.
         """
-        found, unlike = [], dict[str, tuple[torch.Size, torch.Size]]()
+        found, unlike = [], dict[str, Shapes]()
         for name, exact_ones in of_teacher.items():
             for y, t in zip(of_student.get(name, ()), exact_ones, strict=False):
                 if y.shape == t.shape:
                     found.append((y, t))
                 else:
                     unlike.setdefault(name, (y.shape, t.shape))
-        if unlike and not (found and self._unlike):
+        if found:
+            unlike = {} if self._unlike else unlike_channels(self.student, unlike)
+        if unlike:
             name_unlike(unlike, len(self.names), alike=bool(found))
             self._unlike = True
         if not found:

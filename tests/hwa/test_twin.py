@@ -158,6 +158,40 @@ def test_layers_of_another_width_in_the_teacher_are_named_once() -> None:
     at.hwa.Twin(student, _Wide(8)).loss(x)
 
 
+class _Experts(nn.Module):
+    """The student's noise sends other vectors, or images, to the expert than the teacher does."""
+
+    def __init__(self, inner: nn.Module, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.gate, self.inner, self.shape = nn.Linear(6, 6), inner, shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.gate(x)
+        kept = y[y[:, 0] > 0].reshape(-1, *self.shape)
+        return y + self.inner(kept).sum()
+
+
+@pytest.mark.parametrize(
+    ("inner", "shape"),
+    [
+        (nn.Linear(6, 4), (6,)),
+        (nn.Conv1d(2, 4, 3), (2, 3)),
+        (nn.Conv2d(1, 4, 2), (1, 2, 3)),
+        (nn.ConvTranspose2d(1, 4, 2), (1, 2, 3)),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_experts_that_get_other_vectors_than_those_of_the_teacher_are_no_cause_to_warn(
+    inner: nn.Module, shape: tuple[int, ...]
+) -> None:
+    net, x = _Experts(inner, shape), torch.randn(64, 6)
+    student = at.convert(copy.deepcopy(net), crossbar())
+    with torch.no_grad():
+        student.gate.bias.add_(0.5)
+    at.hwa.Twin(student, net).loss(x)
+
+
 def test_a_teacher_with_layers_of_other_widths_alone_has_an_error_of_its_own() -> None:
     student = at.convert(_Wide(8, last="d"), crossbar())
     with pytest.warns(UserWarning, match="no module of their names: 'd'"):
