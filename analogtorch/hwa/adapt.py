@@ -128,7 +128,7 @@ def adapt(
     Warns:
         UserWarning: the loss or a gradient became NaN or infinite; the best state so far is
             returned, and the warning names the first Parameters of such gradients. Or layers have
-            no namesake in the teacher, or one with outputs of other channels, so that theirs are not
+            no namesake in the teacher, or one of other channels, so that their outputs are not
             compared; or the metric is NaN or infinite; or ``minutes`` are used up before the
             training.
 

@@ -36,13 +36,14 @@ def reach(
     with quiet():  # layers used by their weight are digital until calibrate routes them
         first = functools.partial(twin.outputs, batch=fitted[0])
         seen = route_bypasses(twin.student, first, watch(twin.student, first))
-    if options is None or all(seen.runs.values()):
+    layers = {name: layer for name, layer in seen.layers.items() if layer.takes_range}
+    if options is None or all(seen.runs[name] for name in layers):
         return
     ran = _ran(twin.student, calibrating(fitted), options.get("forward", twin.forward))
-    allowed = seen.layers.keys() - seen.bypasses if options.get("allow_unused") else set()
-    silent = seen.layers.keys() - ran
+    allowed = layers.keys() - seen.bypasses if options.get("allow_unused") else set()
+    silent = layers.keys() - ran
     bypassed = {name: bypass for name, bypass in seen.bypasses.items() if name in silent}
-    check_ran("adapt", seen.layers, ran | allowed, remedy=_remedy(digital, silent, bypassed))
+    check_ran("adapt", layers, ran | allowed, remedy=_remedy(digital, silent, bypassed))
 
 
 def _ran(student: nn.Module, batches: Sequence[Any], forward: Forward | None) -> set[str]:

@@ -111,3 +111,24 @@ def test_a_head_that_runs_in_training_only_can_be_allowed(chip: at.Chip) -> None
 def test_a_layer_that_one_batch_reaches_runs() -> None:
     batches = [*BATCHES[:1], BATCHES[1] + 10, *BATCHES[2:]]
     assert len(_adapt(_Expert(), batches, calibration={"effort": "ranges"}).steps) == 2
+
+
+class _Typed(nn.Module):
+    """A model of words, and of types that not all inputs have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words, self.types, self.head = nn.Embedding(9, 8), nn.Embedding(2, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor, types: Tensor | None = None) -> Tensor:
+        y = self.words(x)
+        return self.head(y if types is None else y + self.types(types))
+
+
+@pytest.mark.filterwarnings("ignore:1 of 3 analog layers of this programmed chip did not run")
+def test_embeddings_that_no_batch_reaches_are_allowed_as_calibrate_allows_them() -> None:
+    model = at.convert(_Typed().eval(), CHIP, embeddings=True)
+    batches = list(torch.arange(36).remainder(9).view(4, 9).unbind())
+    adapted = _adapt(model, batches, chip=None, calibration={"effort": "ranges"})
+    assert len(adapted.steps) == 2
