@@ -82,7 +82,7 @@ def observe(
     with quiet(), evaluating(model), tapped(collected.taps()):
         run("calibrate", model, batches, forward, progress, first)
     ran = collected.ran
-    free = layers.keys() - collected.bypassed if allow_unused and ran else set()
+    free = may_be_silent(layers, ran, collected.bypassed, allow_unused)
     remedy = EXCLUDE
     if not allow_unused:
         remedy += ", or pass allow_unused=True for those that run in training only"
@@ -90,6 +90,23 @@ def observe(
     _name_bypassed(collected.factors)
     forget_unread(model)  # what did not run is known and allowed
     return {name: inputs for name, inputs in collected.seen.items() if name in ran}
+
+
+def may_be_silent(
+    layers: Mapping[str, AnalogLayer],
+    ran: set[str],
+    bypassed: Mapping[str, Bypass],
+    allow_unused: bool,
+) -> set[str]:
+    """Return the layers that need not run: none, or those whose weights nothing else uses.
+
+    Args:
+        layers: the layers to calibrate.
+        ran: the names of those that ran; where none did, the batches are at fault.
+        bypassed: what uses the weights of layers outside of these, by layer.
+        allow_unused: as ``calibrate`` takes it.
+    """
+    return layers.keys() - bypassed if allow_unused and ran else set()
 
 
 def _name_bypassed(bypassed: Mapping[str, Bypass]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from analogtorch.calibration.inputs import may_be_silent
 from analogtorch.calibration.passes import Forward, check_ran, exactly, one_pass
 from analogtorch.conversion.guard import listed, route_bypasses
 from analogtorch.conversion.unread import quiet
@@ -40,8 +41,8 @@ def reach(
     if options is None or all(seen.runs[name] for name in layers):
         return
     ran = _ran(twin.student, calibrating(fitted), options.get("forward", twin.forward))
-    allowed = layers.keys() - seen.bypasses if options.get("allow_unused") else set()
-    silent = layers.keys() - ran
+    allowed = may_be_silent(layers, ran, seen.bypasses, bool(options.get("allow_unused")))
+    silent = layers.keys() - ran - allowed
     bypassed = {name: bypass for name, bypass in seen.bypasses.items() if name in silent}
     check_ran("adapt", layers, ran | allowed, remedy=_remedy(digital, silent, bypassed))
 

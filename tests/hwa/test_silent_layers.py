@@ -98,6 +98,23 @@ def test_a_head_that_runs_in_training_only_is_named_with_what_allows_it(
     assert not measured
 
 
+class _Both(_Auxiliary):
+    """A head that is never called beside one that runs in training only."""
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.body(x).relu()
+        found = nn.functional.linear(y, nn.functional.normalize(self.head.weight))
+        return (found, self.helper(y)) if self.training else found
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_what_is_allowed_already_is_not_advised(allowed: bool, measured: list[OnChips]) -> None:
+    with pytest.raises(ValueError, match="adapt: . of 3 .* 'head'") as error:
+        _adapt(_Both(), calibration={"allow_unused": allowed})
+    assert ("allow_unused" in str(error.value)) is not allowed
+    assert ("'helper'" in str(error.value)) is not allowed
+
+
 @reached_by_some
 @pytest.mark.parametrize("chip", [CHIP, at.chips.hermes64()])
 def test_a_head_that_runs_in_training_only_can_be_allowed(chip: at.Chip) -> None:
