@@ -40,20 +40,21 @@ def reach(
     layers = {name: layer for name, layer in seen.layers.items() if layer.takes_range}
     if options is None or all(seen.runs[name] for name in layers):
         return
-    ran = _ran(twin.student, calibrating(fitted), options.get("forward", twin.forward))
+    ran = _ran(twin, calibrating(fitted), options.get("forward", twin.forward))
     allowed = may_be_silent(layers, ran, seen.bypasses, bool(options.get("allow_unused")))
     silent = layers.keys() - ran - allowed
     bypassed = {name: bypass for name, bypass in seen.bypasses.items() if name in silent}
     check_ran("adapt", layers, ran | allowed, remedy=_remedy(digital, silent, bypassed))
 
 
-def _ran(student: nn.Module, batches: Sequence[Any], forward: Forward | None) -> set[str]:
+def _ran(twin: Twin, batches: Sequence[Any], forward: Forward | None) -> set[str]:
     """Return the layers that run on some of the batches."""
     found: set[str] = set()
     for batch in batches:
-        run = functools.partial(one_pass, "adapt", batch=batch, forward=forward)
-        with exactly(student):
-            runs = watch(student, run).runs
+        number = twin.numbers.get(id(batch))
+        run = functools.partial(one_pass, "adapt", batch=batch, forward=forward, number=number)
+        with exactly(twin.student):
+            runs = watch(twin.student, run).runs
         found.update(name for name, count in runs.items() if count)
         if len(found) == len(runs):
             break

@@ -115,6 +115,21 @@ def test_what_is_allowed_already_is_not_advised(allowed: bool, measured: list[On
     assert ("'helper'" in str(error.value)) is not allowed
 
 
+class _Failing(_Auxiliary):
+    def forward(self, x: Tensor) -> Any:
+        if x[0, 0] > 5:
+            raise RuntimeError("too large")
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_a_batch_on_which_the_model_fails_is_named(allowed: bool) -> None:
+    batches = [*BATCHES[:1], BATCHES[1] + 10, *BATCHES[2:]]
+    with pytest.raises(RuntimeError, match="too large") as error:
+        _adapt(_Failing(), batches, calibration={"allow_unused": allowed, "effort": "ranges"})
+    assert "the model failed on batch 1, counted from 0" in error.value.__notes__[0]
+
+
 @reached_by_some
 @pytest.mark.parametrize("chip", [CHIP, at.chips.hermes64()])
 def test_a_head_that_runs_in_training_only_can_be_allowed(chip: at.Chip) -> None:
