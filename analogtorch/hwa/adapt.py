@@ -27,9 +27,9 @@ from analogtorch.evaluate.sweep import checked_times, chip_seeds
 from analogtorch.hwa.adaptation import Adaptation
 from analogtorch.hwa.adapted import Adapted
 from analogtorch.hwa.on_chips import OnChips
-from analogtorch.hwa.reached import reach
+from analogtorch.hwa.reached import refuse_silent, route_calls
 from analogtorch.hwa.recipe import Recipe
-from analogtorch.hwa.run_folder import RunFolder
+from analogtorch.hwa.run_folder import RunFolder, goes_on
 from analogtorch.hwa.twin import Twin
 from analogtorch.ops import fold, seed_number, seed_tensor, stream
 from analogtorch.simulate.chip import beyond_data
@@ -151,7 +151,9 @@ def adapt(
     refuse_unloaded(student, "adapt")
     twin = Twin(student, exact, recipe, forward)
     twin.numbers = {id(batch): number for number, batch in enumerate(batches)}
-    reach(twin, fitted, options, EXCLUDE if chip is None else _CONVERT)
+    seen = route_calls(twin, fitted[0])
+    if options is not None and not (folder is not None and goes_on(folder)):
+        refuse_silent(twin, seen, fitted, options, EXCLUDE if chip is None else _CONVERT)
     run = None
     if folder is not None:
         head: dict[str, Any] = {"seed": seed_number(seed), "num_chips": num_chips, "steps": steps}

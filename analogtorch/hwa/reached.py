@@ -4,60 +4,77 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor
 
 from analogtorch.calibration.inputs import may_be_silent
 from analogtorch.calibration.passes import Forward, check_ran, exactly, one_pass
+from analogtorch.conversion.detached import deep_copy
 from analogtorch.conversion.guard import listed, route_bypasses
+from analogtorch.conversion.kinds import analog_layers
 from analogtorch.conversion.unread import quiet
-from analogtorch.conversion.watch import Bypass, watch
+from analogtorch.conversion.watch import Bypass, Watch, evaluating, same_random, watch
 from analogtorch.hwa.adaptation import calibrating
 from analogtorch.hwa.twin import Twin
+from analogtorch.nn import Tap, tapped
 
 
-def reach(
-    twin: Twin,
-    fitted: Sequence[Any],
-    options: Mapping[str, Any] | None,
-    digital: str,
+def route_calls(twin: Twin, batch: Any) -> Watch:
+    """Route calls of layers by their weights that a batch shows, and return its last run.
+
+    Raises:
+        ValueError: the model returns nothing to compare.
+    """
+    with quiet():  # layers used by their weight are digital until calibrate routes them
+        first = functools.partial(twin.outputs, batch=batch)
+        return route_bypasses(twin.student, first, watch(twin.student, first))
+
+
+def refuse_silent(
+    twin: Twin, seen: Watch, fitted: Sequence[Any], options: Mapping[str, Any], digital: str
 ) -> None:
-    """Route calls of layers by their weights, and refuse layers that never run.
+    """Refuse layers that never run, as ``calibrate`` does, but only after chips were measured.
 
     Args:
         twin: the converted model, and how it is run.
-        fitted: the batches to calibrate and to train on; the first shows what can be routed.
-        options: options of ``calibrate``, which refuses such layers, but only after the chips have
-            been measured; None: it is not called, so that nothing is refused.
+        seen: what ``route_calls`` returned.
+        fitted: the batches to calibrate and to train on.
+        options: options of ``calibrate``.
         digital: how the caller of ``adapt`` leaves a layer digital, for messages.
 
     Raises:
-        ValueError: a layer never runs, and ``options`` do not allow it; or the model returns
-            nothing to compare.
+        ValueError: a layer never runs, and ``options`` do not allow it.
     """
-    with quiet():  # layers used by their weight are digital until calibrate routes them
-        first = functools.partial(twin.outputs, batch=fitted[0])
-        seen = route_bypasses(twin.student, first, watch(twin.student, first))
     layers = {name: layer for name, layer in seen.layers.items() if layer.takes_range}
-    if options is None or all(seen.runs[name] for name in layers):
-        return
-    ran = _ran(twin, calibrating(fitted), options.get("forward", twin.forward))
+    ran = {name for name in layers if seen.runs[name]}
     allowed = may_be_silent(layers, ran, seen.bypasses, bool(options.get("allow_unused")))
     silent = layers.keys() - ran - allowed
+    if silent:
+        forward = options.get("forward", twin.forward)
+        silent -= _reached(twin, calibrating(fitted), forward, silent)
     bypassed = {name: bypass for name, bypass in seen.bypasses.items() if name in silent}
-    check_ran("adapt", layers, ran | allowed, remedy=_remedy(digital, silent, bypassed))
+    remedy = _remedy(digital, silent, bypassed)
+    check_ran("adapt", layers, layers.keys() - silent, remedy=remedy)
 
 
-def _ran(twin: Twin, batches: Sequence[Any], forward: Forward | None) -> set[str]:
-    """Return the layers that run on some of the batches."""
-    found: set[str] = set()
-    for batch in batches:
-        number = twin.numbers.get(id(batch))
-        run = functools.partial(one_pass, "adapt", batch=batch, forward=forward, number=number)
-        with exactly(twin.student):
-            runs = watch(twin.student, run).runs
-        found.update(name for name, count in runs.items() if count)
-        if len(found) == len(runs):
-            break
+def _reached(
+    twin: Twin, batches: Sequence[Any], forward: Forward | None, silent: set[str]
+) -> set[str]:
+    """Return those of the layers that some of the batches reach."""
+    model, found = deep_copy(twin.student), set[str]()  # a forward may change the model
+
+    def tap(name: str) -> Tap:
+        def reached(_: Tensor) -> None:
+            found.add(name)
+
+        return Tap(input=reached)
+
+    taps = {layer: tap(name) for name, layer in analog_layers(model) if name in silent}
+    with torch.no_grad(), same_random(), evaluating(model), exactly(model), tapped(taps):
+        for batch in batches:
+            one_pass("adapt", model, batch, forward, twin.numbers.get(id(batch)))
+            if found == silent:
+                break
     return found
 
 

@@ -69,6 +69,15 @@ class RunFolder:
         write_atomically(self.folder / _STATE, packed(state))
 
 
+def goes_on(folder: str | Path) -> bool:
+    """Return whether a folder keeps the state of a run.
+
+    Raises:
+        TypeError: it is no path.
+    """
+    return (checks.path("adapt: folder", folder) / _STATE).exists()
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         found = parse_json(path.read_bytes())

@@ -1,5 +1,7 @@
 """``adapt`` names layers that never run before it measures chips."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import analogtorch as at
+from analogtorch.calibration.passes import one_pass
+from analogtorch.hwa import reached
 from analogtorch.hwa.on_chips import OnChips
 from tests.crossbar import crossbar
 
@@ -122,6 +126,7 @@ class _Failing(_Auxiliary):
         return super().forward(x)
 
 
+@reached_by_some
 @pytest.mark.parametrize("allowed", [False, True])
 def test_a_batch_on_which_the_model_fails_is_named(allowed: bool) -> None:
     batches = [*BATCHES[:1], BATCHES[1] + 10, *BATCHES[2:]]
@@ -140,9 +145,34 @@ def test_a_head_that_runs_in_training_only_can_be_allowed(chip: at.Chip) -> None
 
 
 @reached_by_some
-def test_a_layer_that_one_batch_reaches_runs() -> None:
+def test_a_layer_that_one_batch_reaches_runs(tmp_path: Path) -> None:
     batches = [*BATCHES[:1], BATCHES[1] + 10, *BATCHES[2:]]
-    assert len(_adapt(_Expert(), batches, calibration={"effort": "ranges"}).steps) == 2
+    for looked in (2, 0):  # at a run that goes on no more
+        with _counted() as runs:
+            options = {"calibration": {"effort": "ranges"}, "folder": tmp_path}
+            assert len(_adapt(_Expert(), batches, **options).steps) == 2
+        assert len(runs) == looked
+
+
+@reached_by_some
+def test_what_is_allowed_takes_no_more_runs() -> None:
+    with _counted() as runs:
+        _adapt(_Auxiliary(), calibration={"allow_unused": True, "effort": "ranges"})
+    assert not runs
+
+
+@contextlib.contextmanager
+def _counted() -> Iterator[list[Any]]:
+    """Count the runs that look for layers that the first batch did not reach."""
+    found = list[Any]()
+
+    def counted(*given: Any) -> Any:
+        found.append(given)
+        return one_pass(*given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reached, "one_pass", counted)
+        yield found
 
 
 class _Typed(nn.Module):
