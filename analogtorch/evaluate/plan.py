@@ -19,12 +19,10 @@ from analogtorch.cost_model import WeightMemory
 from analogtorch.devices import seconds
 from analogtorch.evaluate.apart import apart_copy
 from analogtorch.evaluate.hardware import Cheapest, Digital, FloorNotReached, HardwarePlan
-from analogtorch.evaluate.journal import others
 from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.losses import Effect, Sensitivity
 from analogtorch.evaluate.metric import Metric, direction, finite, measure
 from analogtorch.evaluate.plan_bench import (
-    PREFIX,
     Bench,
     Change,
     Measurement,
@@ -34,12 +32,12 @@ from analogtorch.evaluate.plan_bench import (
 )
 from analogtorch.evaluate.plan_checks import chip_for, device_changes, further
 from analogtorch.evaluate.plan_cost import Costs
+from analogtorch.evaluate.plan_folder import check_folder
 from analogtorch.evaluate.routed import route_calls
 from analogtorch.evaluate.sensitivity import sensitivity as measured_sensitivity
 from analogtorch.evaluate.suggestion import falling, shares
 from analogtorch.evaluate.sweep import checked_times, chip_seeds, label
 from analogtorch.evaluate.walks import ANALOG, DIGITAL, Candidate, Table, walk
-from analogtorch.files import check_writable
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.recovery import Recovery
 from analogtorch.values import checks
@@ -271,9 +269,8 @@ def _sensitivity(
     """
     place = None
     if how.folder is not None:
-        _refuse_strangers(how.folder)
+        check_folder(how.folder)
         place = how.folder / "sensitivity"
-        check_writable(how.folder / "plan")  # leaves nothing; better known now
     if given is None:
         _check_reference(_exact(model, how.metric))  # and so is this
         effects: tuple[Effect, ...] = ("output_noise", "noise") if with_devices else ()
@@ -315,16 +312,6 @@ def _check_reference(reference: float) -> None:
         raise ValueError(
             f"plan: the metric with all layers exact is {reference:.4g}; a share of it says "
             "something only above 0: shift or negate the metric"
-        )
-
-
-def _refuse_strangers(folder: Path) -> None:
-    """Raise ValueError if a plan would begin in a folder that holds something else."""
-    own = ("sensitivity", "sensitivity.json")
-    there = [path.name for path in others(folder)] if folder.is_dir() else []
-    if there and not any(name in own or name.startswith(PREFIX) for name in there):
-        raise ValueError(
-            f"plan: {folder} holds {there[0]} and nothing of a plan; give a new or an empty folder"
         )
 
 
