@@ -7,6 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from analogtorch.nn.adapters import COMPILED
+
 Example = Tensor | tuple[Any, ...] | Mapping[str, Any]
 """A tensor, a tuple of arguments or a dictionary of keyword arguments."""
 
@@ -21,8 +23,21 @@ def is_one_input(model: nn.Module, given: Any) -> bool:
         return True
     if not (isinstance(given, tuple) and hasattr(given, "_fields")):
         return False
-    first = next(iter(inspect.signature(model.forward).parameters.values()), None)
+    first = next(iter(parameters(model)), None)
     return first is not None and first.annotation in (type(given), type(given).__name__)
+
+
+def parameters(model: nn.Module) -> list[inspect.Parameter]:
+    """Return the parameters of a model's ``forward``, or of the model's that it passes all to.
+
+    Models that ``torch.compile`` returns do so, ``DataParallel`` and ``AveragedModel``.
+    """
+    found = list(inspect.signature(model.forward).parameters.values())
+    if all(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in found):
+        for name in (COMPILED, "module"):
+            if (inner := model._modules.get(name)) is not None:
+                return parameters(inner)
+    return found
 
 
 def runner(caller: str, example: Any, remedy: str = "") -> Callable[[nn.Module], Any]:

@@ -1,13 +1,15 @@
 import concurrent.futures
+import functools
 import math
 import pickle
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 import torchmetrics
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 import analogtorch as at
 from analogtorch.evaluate.metric import Metric, direction
@@ -397,6 +399,36 @@ def test_an_output_that_is_no_tensor_is_named_in_both_accuracies() -> None:
     ):
         with pytest.raises(TypeError, match=r"must give a tensor \(N, classes\), got dict"):
             run(_Dictionary())
+
+
+class _Heard(NamedTuple):
+    x: Tensor
+    lengths: Tensor
+
+
+class _Hearing(_Lengths):
+    def forward(self, heard: _Heard) -> Tensor:  # type: ignore[override]
+        return super().forward(heard.x, heard.lengths)
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda model: model,
+        functools.partial(torch.compile, backend="eager"),
+        nn.DataParallel,
+        AveragedModel,
+        lambda model: nn.DataParallel(torch.compile(model, backend="eager")),
+    ],
+)
+def test_a_named_tuple_is_known_by_the_annotation_inside_of_what_wraps_a_model(
+    wrapped: Any,
+) -> None:
+    model, lengths = _Hearing(), torch.ones(40)
+    heard = _Heard(X, lengths)
+    pairs = [(heard, model(heard).argmax(-1))]
+    for run in (lambda m: at.accuracy(m, pairs), at.metrics.accuracy(pairs)):
+        assert run(wrapped(model)) == 1
 
 
 class _Dictionary(nn.Module):
