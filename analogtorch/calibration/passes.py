@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from analogtorch.chips import Chip, Slices, TrainingNoise
-from analogtorch.conversion.example import is_one_input
+from analogtorch.conversion.example import is_one_input, takes_one
 from analogtorch.conversion.kinds import analog_layers, check_module
 from analogtorch.conversion.unread import quiet
 from analogtorch.conversion.watch import eager
@@ -177,7 +177,7 @@ def run(
         model: the model to run.
         batches: batches. A tensor, a ``PackedSequence`` or a named tuple of the type that the model
             is annotated to take is passed to it, of another tuple or a list its first element, and
-            a mapping as keyword arguments.
+            a mapping as keyword arguments, or as it is if that is what its one argument takes.
         forward: a function that runs the model on a batch instead.
         progress: if True, show a progress bar.
         first: a function that runs the first batch, by the function that it gets, which runs a
@@ -219,7 +219,7 @@ def passed(
     caller: str, model: nn.Module, batch: Any, forward: Forward | None, number: int | None = None
 ) -> Any:
     """Return what ``one_pass`` does, with compiled parts as they are."""
-    with _named(caller, number, batch if forward is None else None):
+    with noted(caller, model, batch, forward, number):
         if forward is not None:
             return forward(model, batch)
         if is_one_input(model, batch):
@@ -235,24 +235,40 @@ def passed(
 
 
 @contextlib.contextmanager
-def _named(caller: str, number: int | None, batch: Any) -> Iterator[None]:
-    """Add notes to what the model raises: which batch it was, and how it was passed."""
+def noted(
+    caller: str, model: nn.Module, batch: Any, forward: Forward | None, number: int | None = None
+) -> Iterator[None]:
+    """Add notes to an error in the context: which batch it was, and how the model got it."""
     try:
         yield
     except Exception as error:
         if number is not None:
             error.add_note(f"{caller}: the model failed on batch {number}, counted from 0")
-        if isinstance(batch, tuple | list) and not isinstance(batch, PackedSequence):
-            error.add_note(
-                f"{caller}: of a {type(batch).__name__}, the model gets the first element alone; "
-                "for more, pass forward=, such as forward=lambda model, batch: model(*batch)"
-            )
-        elif isinstance(batch, Mapping):
-            error.add_note(
-                f"{caller}: the model gets {', '.join(map(str, batch))} as keyword arguments; for "
-                "others, pass forward=, such as forward=lambda model, batch: model(batch['x'])"
-            )
+        if forward is None and (how := _passed_how(model, batch)):
+            error.add_note(f"{caller}: {how}")
         raise
+
+
+def _passed_how(model: nn.Module, batch: Any) -> str:
+    """Return how a model gets a batch, and how it gets it otherwise; empty: as it is."""
+    kind = type(batch).__name__
+    if isinstance(batch, Mapping):
+        if is_one_input(model, batch):
+            return (
+                f"the model gets the {kind} as its one argument; for a part of it, pass forward=, "
+                "such as forward=lambda model, batch: model(batch['x'])"
+            )
+        return (
+            f"the model gets {', '.join(map(str, batch))} as keyword arguments; for others, pass "
+            "forward=, such as forward=lambda model, batch: model(batch['x'])"
+        )
+    if not isinstance(batch, tuple | list) or is_one_input(model, batch):
+        return ""
+    more, given = ("all of it", "batch") if takes_one(model) else ("more", "*batch")
+    return (
+        f"of a {kind}, the model gets the first element alone; for {more}, pass forward=, such as "
+        f"forward=lambda model, batch: model({given})"
+    )
 
 
 def check_finite(caller: str, what: str, x: Tensor) -> None:

@@ -14,25 +14,41 @@ Example = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
 
 def is_one_input(model: nn.Module, given: Any) -> bool:
-    """Return whether ``given`` is a tensor, or a tuple that the model takes as one argument.
+    """Return whether ``given`` is a tensor, or what the model takes as one argument.
 
-    Those are a ``PackedSequence``, and a named tuple of the type with which the first argument of
-    ``forward`` is annotated.
+    That is a ``PackedSequence``; a named tuple of the type with which the first argument of
+    ``forward`` is annotated; or a mapping, where ``forward`` has one argument and the mapping
+    nothing of its name.
     """
     if isinstance(given, Tensor | PackedSequence):
         return True
+    if isinstance(given, Mapping):
+        return takes_one(model) and parameters(model)[0].name not in given
     if not (isinstance(given, tuple) and hasattr(given, "_fields")):
         return False
     first = next(iter(parameters(model)), None)
     return first is not None and first.annotation in (type(given), type(given).__name__)
 
 
+def takes_one(model: nn.Module) -> bool:
+    """Return whether ``forward`` has one argument, which can be given by its place."""
+    found = parameters(model)
+    return len(found) == 1 and found[0].kind in (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    )
+
+
 def parameters(model: nn.Module) -> list[inspect.Parameter]:
     """Return the parameters of a model's ``forward``, or of the model's that it passes all to.
 
-    Models that ``torch.compile`` returns do so, ``DataParallel`` and ``AveragedModel``.
+    Models that ``torch.compile`` returns do so, ``DataParallel`` and ``AveragedModel``. Empty: they
+    are not known.
     """
-    found = list(inspect.signature(model.forward).parameters.values())
+    try:
+        found = list(inspect.signature(model.forward).parameters.values())
+    except (TypeError, ValueError):  # it has none
+        return []
     if all(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in found):
         for name in (COMPILED, "module"):
             if (inner := model._modules.get(name)) is not None:
@@ -51,7 +67,7 @@ def runner(caller: str, example: Any, remedy: str = "") -> Callable[[nn.Module],
     if isinstance(example, tuple):
         return lambda model: model(example) if is_one_input(model, example) else model(*example)
     if isinstance(example, Mapping):
-        return lambda model: model(**example)
+        return lambda model: model(example) if is_one_input(model, example) else model(**example)
     raise TypeError(
         f"{caller}: example must be the model's input: a tensor, a tuple of arguments or a "
         f"dictionary of keyword arguments, got {type(example).__name__}{remedy}"

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from analogtorch.calibration.passes import Forward, passed
+from analogtorch.calibration.passes import Forward, noted, passed
 from analogtorch.conversion.kinds import check_module
 from analogtorch.conversion.watch import evaluating
 from analogtorch.values import checks
@@ -24,8 +24,10 @@ def accuracy(
         model: a module that returns (N, classes) or (N, positions, classes) for an input.
         batches: pairs of an input and its labels, which are integers in [0, classes) of shape (N,)
             or (N, positions). They are read once.
-        forward: returns these outputs of ``model`` for an input, ``forward(model, x)``; None: the
-            model does, which gets a mapping as keyword arguments, of a tuple or list the first.
+        forward: returns these outputs of ``model`` for an input, ``forward(model, x)``. None: the
+            model gets a tensor, a ``PackedSequence`` or a named tuple of the type that it is
+            annotated to take; of another tuple or a list the first element; and a mapping as
+            keyword arguments, or as it is if it has one argument, of another name than all keys.
 
     Returns:
         The share of correct inputs, from 0 to 1.
@@ -33,9 +35,11 @@ def accuracy(
     Raises:
         ValueError: there is no sample, shapes do not agree, an output is NaN, or a label is out of
             range.
-        TypeError: the model is no module, ``batches`` does not hold pairs, or outputs or labels are
-            no tensors of numbers.
+        TypeError: the model is no module, ``batches`` does not hold pairs, ``forward`` is no
+            function, an input is of another type than those above without it, or outputs or labels
+            are no tensors of numbers.
         Exception: what the model raises, with notes that name the batch and how it was passed.
+            Errors of its outputs have a note of that, too.
     """
     check_module("accuracy", model)
     checks.function("accuracy: forward", forward, "forward(model, x)")
@@ -43,7 +47,8 @@ def accuracy(
     with evaluating(model):
         for number, (x, y) in enumerate(_pairs(batches)):
             outputs = passed("accuracy", model, x, forward, number)
-            predicted = _predicted(outputs, y, f"batch {number}")
+            with noted("accuracy", model, x, forward):
+                predicted = _predicted(outputs, y, f"batch {number}")
             right += int((predicted == y.to(predicted.device)).sum())
             total += y.numel()
     if total == 0:

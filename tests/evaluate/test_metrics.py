@@ -401,6 +401,43 @@ def test_an_output_that_is_no_tensor_is_named_in_both_accuracies() -> None:
             run(_Dictionary())
 
 
+class _One(_Lengths):
+    """A model of one argument, which holds all tensors."""
+
+    def forward(self, batch: Any) -> Tensor:  # type: ignore[override]
+        return super().forward(*(batch.values() if isinstance(batch, dict) else batch))
+
+
+def test_a_mapping_is_the_one_argument_of_a_model() -> None:
+    model, lengths = _One(), torch.ones(40)
+    batch = {"x": X, "lengths": lengths}
+    pairs = [(batch, model(batch).argmax(-1))]
+    for run in (lambda m: at.accuracy(m, pairs), at.metrics.accuracy(pairs)):
+        assert run(model) == run(nn.DataParallel(model)) == 1
+    analog = at.calibrate(at.convert(model, crossbar(), example=batch), [batch])
+    assert analog.layer.has_run
+    with pytest.raises(TypeError) as error:
+        at.accuracy(model, [({"x": X}, X[:, 0].long())])
+    assert "gets the dict as its one argument" in error.value.__notes__[-1]
+
+
+class _Images(nn.Module):
+    """A model of a list of inputs."""
+
+    def forward(self, images: list[Tensor]) -> Tensor:
+        return torch.stack(list(images))
+
+
+def test_an_error_of_the_outputs_says_how_the_input_was_passed() -> None:
+    pairs = [(list(X.unbind()), X[:, 0].long().clamp(0, 1))]
+    with pytest.raises(ValueError, match=r"outputs of batch 0 have shape \(12,\)") as error:
+        at.accuracy(_Images(), pairs)
+    (note,) = error.value.__notes__
+    assert note.startswith("accuracy: of a list, the model gets the first element alone; for all")
+    assert note.endswith("forward=lambda model, batch: model(batch)")
+    assert 0 <= at.accuracy(_Images(), pairs, forward=lambda model, batch: model(batch)) <= 1
+
+
 class _Heard(NamedTuple):
     x: Tensor
     lengths: Tensor
