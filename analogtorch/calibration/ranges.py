@@ -128,7 +128,8 @@ def calibrate(
     Args:
         model: a converted model.
         batches: inputs, read once and kept in memory. A tensor or a ``PackedSequence`` is passed to
-            the model, of a tuple or list its first element, and a mapping as keyword arguments.
+            the model, of a tuple or list its first element, and a mapping as keyword arguments, or
+            as it is if ``forward`` of the model has one argument, of another name than all keys.
         effort: ``ranges``, ``default`` or ``search``, as described above; a search takes no
             ``method`` and ``per``, and needs three batches.
         method: ``mse`` measures, as described above. The others use the magnitudes of the inputs

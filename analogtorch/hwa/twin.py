@@ -102,7 +102,7 @@ class Twin:
         self.numbers: Mapping[int, int] = {}
         """The number of each batch by its id, for errors; empty: they have none."""
         self._compared = self.recipe.outputs
-        self._inputs = _inputs
+        self._inputs: Callable[[Any], Iterable[Any]] = _inputs
         self._unlike = False
         """Whether a warning has named layers whose outputs differ in channels."""
         self._taps: dict[AnalogLayer, tuple[Executions, Tap]] = {}
