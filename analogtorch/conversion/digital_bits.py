@@ -7,8 +7,7 @@ convolution), both of 8 bits. Sums, biases and all that multiplies no weight sta
 
 import functools
 import inspect
-from collections.abc import Callable, Collection, Iterator
-from types import CodeType
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -26,17 +25,9 @@ from analogtorch.conversion.kinds import (
     reason,
     refuse_programmed,
 )
-from analogtorch.conversion.route import route_rounding
-from analogtorch.values.warned import warn
 
 LEVELS = 127
 """Levels of int8 on each side of zero."""
-_MARK = "_analogtorch_int8"
-"""Attribute of what a layer has rounded."""
-_RAN = "_analogtorch_int8_ran"
-"""Attribute of a layer that has rounded an input."""
-_SHOWN = 5
-"""Most layers that the warning lists; the others are counted."""
 
 
 @torch.no_grad()
@@ -44,13 +35,11 @@ def quantise_digital(model: nn.Module) -> nn.Module:
     """Quantise the layers that ``convert`` could make analog and left digital to int8, in place.
 
     Their weights are rounded once, with one scale per output; their inputs are rounded in each
-    call, with one scale per vector, or per sample of a convolution. Neither needs data. That holds
-    where the code of a module around them calls ``F.linear`` or ``F.conv1d`` to ``3d`` with their
-    weights, too; the first run warns of layers whose inputs it did not round. States of a recurrent
-    layer and masks of attention stay floats, and so do the inputs of the ``out_proj`` of an
-    attention and those of a module with analog matrices beside digital ones. Weights that an analog
-    layer shares stay as they are, and so do embeddings, unless a digital layer shares their weight.
-    Call it after ``convert`` and before ``calibrate``. ``at.save`` keeps which layers are
+    call, with one scale per vector, or per sample of a convolution. Neither needs data. States of a
+    recurrent layer and masks of attention stay floats, and so do the inputs of the ``out_proj`` of
+    an attention and those of a module with analog matrices beside digital ones. Weights that an
+    analog layer shares stay as they are, and so do embeddings, unless a digital layer shares their
+    weight. Call it after ``convert`` and before ``calibrate``. ``at.save`` keeps which layers are
     quantised.
 
     Args:
@@ -82,7 +71,6 @@ def quantise_digital(model: nn.Module) -> nn.Module:
     for _, weight in left_digital(model):
         if id(weight) not in shared:
             _round_weight(weight, (0,))
-    _route(model)
     return model
 
 
@@ -105,54 +93,30 @@ def quantise_inputs(model: nn.Module, names: Collection[str]) -> None:
                 module._forward_pre_hooks_with_kwargs.pop(key, None)
     for module in chosen:
         _round_inputs_of(module)
-    _route(model)
 
 
 def watch_rounding(model: nn.Module) -> Callable[[], str | None]:
     """Return a function that returns the layer of this copy of a model that rounds inputs now."""
     running: list[str] = []
+
+    def watched(name: str, hook: Callable[..., Any], module: nn.Module, *given: Any) -> Any:
+        running.append(name)
+        try:
+            return hook(module, *given)
+        finally:
+            running.pop()
+
     for name, module in model.named_modules():
         for key in _hooks(module):
             hook = module._forward_pre_hooks[key]
-            module._forward_pre_hooks[key] = functools.partial(_watched, running, name, hook)
+            module._forward_pre_hooks[key] = functools.partial(watched, name, hook)
     return lambda: running[-1] if running else None
 
 
-def _route(model: nn.Module) -> None:
-    """Let modules whose code names weights round the inputs of layers inside them too.
-
-    Which calls it makes shows in a run only. Other modules are left as they are: a function mode
-    costs time, and torch's own attention has no fast path under one. What is not found so, the
-    first run names.
-    """
-    for module in model.modules():
-        inside = module.named_modules() if _names_weights(type(module)) else ()
-        names = [n for n, m in inside if n and "weight" in m._parameters and _hooks(m)]
-        route_rounding(module, names, _round_input)
-    _name_silent(model)
-
-
-def _names_weights(kind: type[nn.Module]) -> bool:
-    """Return whether ``forward``, or a method that it names, names a ``weight``."""
-    seen, waiting = set[str](), ["forward"]
-    while waiting:
-        name = waiting.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        for base in kind.__mro__:
-            code = getattr(inspect.unwrap(vars(base).get(name, base)), "__code__", None)
-            if code is not None and not base.__module__.startswith("torch."):
-                waiting += _names(code)
-    return "weight" in seen
-
-
-def _names(code: CodeType) -> Iterator[str]:
-    """Yield the attributes and globals that a function names, functions inside it included."""
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _names(constant)
+def rounded(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Return ``x`` on the levels of int8, with one scale for all numbers along ``dims``."""
+    scale = x.abs().amax(dims, keepdim=True) / LEVELS
+    return torch.where(scale > 0, (x / scale).round() * scale, x)
 
 
 def _round_weight(weight: Tensor, outputs: tuple[int, ...]) -> None:
@@ -166,6 +130,15 @@ def _by_output(module: nn.Module, weight: Tensor) -> tuple[Tensor, tuple[int, ..
     if getattr(module, "transposed", False):  # (inputs, outputs of a group, ...)
         return weight.unflatten(0, (int(module.groups), -1)), (0, 2)  # type: ignore[arg-type]
     return weight, (1,) if type(module).__name__ == "Conv1D" else (0,)
+
+
+def _hooks(module: nn.Module) -> list[int]:
+    """Return the keys of the hooks that round the inputs of a module."""
+    return [
+        key
+        for key, hook in module._forward_pre_hooks.items()
+        if isinstance(hook, functools.partial) and hook.func is _round_inputs
+    ]
 
 
 def _round_inputs_of(module: nn.Module) -> None:
@@ -182,82 +155,6 @@ def _parameters(forward: Callable[..., Any]) -> list[str]:
     return [name for name in inspect.signature(forward).parameters if name != "self"]
 
 
-def rounded(x: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Return ``x`` on the levels of int8, with one scale for all numbers along ``dims``."""
-    scale = x.abs().amax(dims, keepdim=True) / LEVELS
-    return torch.where(scale > 0, (x / scale).round() * scale, x)
-
-
-def _hooks(module: nn.Module) -> list[int]:
-    """Return the keys of the hooks that round the inputs of a module."""
-    return [
-        key
-        for key, hook in module._forward_pre_hooks.items()
-        if isinstance(hook, functools.partial) and hook.func in (_round_inputs, _watched)
-    ]
-
-
-def _name_silent(model: nn.Module) -> None:
-    """Warn after the next call of ``model`` of layers that should round inputs and have not."""
-    for key in [k for k, hook in model._forward_hooks.items() if isinstance(hook, FirstRun)]:
-        del model._forward_hooks[key]
-    rounding = [module for module in model.modules() if _hooks(module)]
-    for module in rounding:
-        vars(module).pop(_RAN, None)
-    if rounding:
-        model.register_forward_hook(FirstRun())
-
-
-class FirstRun:
-    """The hook, which removes itself; copies of the model share it, so that one of them warns."""
-
-    def __init__(self) -> None:
-        self.named: set[str] = set()
-
-    def __deepcopy__(self, memo: Any) -> "FirstRun":
-        return self
-
-    def __call__(self, model: nn.Module, inputs: Any, output: Any) -> None:
-        if torch.compiler.is_compiling():
-            return
-        for key in [k for k, hook in model._forward_hooks.items() if hook is self]:
-            del model._forward_hooks[key]
-        layers = {name: module for name, module in model.named_modules() if _hooks(module)}
-        silent = [name or "(root)" for name, m in layers.items() if not hasattr(m, _RAN)]
-        if self.named.issuperset(silent):
-            return
-        self.named.update(silent)
-        more = f" and {len(silent) - _SHOWN} more" if len(silent) > _SHOWN else ""
-        warn(
-            f"{len(silent)} of {len(layers)} digital layers in int8 have rounded no input: "
-            f"{', '.join(map(repr, silent[:_SHOWN]))}{more}. Either this input does not reach "
-            "them, or the model computes with their weights without calling them, and with inputs "
-            "that are not rounded: call the layers, or F.linear with their weights in the forward "
-            "of a module around them"
-        )
-
-
-def _round_input(layer: nn.Module, x: Tensor) -> Tensor:
-    """Return ``x`` as the hook of a layer rounds it; as it is if that has rounded it."""
-    if hasattr(x, _MARK):
-        return x
-    for key in _hooks(layer):
-        hook: Any = layer._forward_pre_hooks[key]
-        (x,), _ = hook(layer, (x,), {})
-    return x
-
-
-def _watched(
-    running: list[str], name: str, hook: Callable[..., Any], module: nn.Module, *given: Any
-) -> Any:
-    """Call a hook of the layer ``name``, which is the last of ``running`` meanwhile."""
-    running.append(name)
-    try:
-        return hook(module, *given)
-    finally:
-        running.pop()
-
-
 def _round_inputs(
     count: int,
     names: Collection[str],
@@ -270,8 +167,6 @@ def _round_inputs(
     A tensor that is given twice is rounded once, and stays one: attention whose query is its key
     computes both in one product.
     """
-    if not torch.compiler.is_compiling():
-        setattr(module, _RAN, True)
     weight: Any = module._parameters.get("weight")
     spatial = weight.dim() - 2 if hasattr(module, "transposed") else 0
     dims = tuple(range(-1 - spatial, 0))
@@ -286,8 +181,6 @@ def _round_inputs(
                 if given is value:
                     return result
             done.append((value, rounded(value, dims)))
-            if not torch.compiler.is_compiling():
-                setattr(done[-1][1], _MARK, True)
             return done[-1][1]
         return value
 

@@ -18,7 +18,6 @@ from torch.overrides import TorchFunctionMode
 
 from analogtorch.nn import AnalogLayer
 
-RoundInput = Callable[[nn.Module, Tensor], Tensor]
 _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 _OPTIONS = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
 """Arguments of a convolution behind the bias, and their defaults."""
@@ -42,13 +41,9 @@ class Routed:
         self.module = module
         self.names: tuple[str, ...] = ()
         """Names of the layers, relative to the module."""
-        self.rounding: tuple[str, ...] = ()
-        """Those of digital layers that round their inputs."""
-        self.round_input: RoundInput | None = None
-        """Rounds an input as a layer would."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with Router(self.layers, self.rounding_layers, self.round_input):
+        with Router(self.layers):
             return type(self.module).forward(self.module, *args, **kwargs)
 
     @property
@@ -68,25 +63,13 @@ class Routed:
             if isinstance(layer, AnalogLayer):
                 yield layer
 
-    def rounding_layers(self) -> Iterator[nn.Module]:
-        """Yield the digital layers that round their inputs."""
-        return map(self.module.get_submodule, self.rounding)
-
 
 class Router(TorchFunctionMode):
-    """Gives calls with the weight of one of the layers to that layer.
+    """Gives calls with the weight of one of the layers to that layer."""
 
-    Calls with the weight of a digital layer that rounds its inputs are rounded as it would.
-    """
-
-    def __init__(
-        self,
-        layers: Callable[[], Iterable[AnalogLayer]],
-        rounding: Callable[[], Iterable[nn.Module]] = tuple,
-        round_input: RoundInput | None = None,
-    ) -> None:
+    def __init__(self, layers: Callable[[], Iterable[AnalogLayer]]) -> None:
         super().__init__()
-        self.layers, self.rounding, self.round_input = layers, rounding, round_input
+        self.layers = layers
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = kwargs or {}
@@ -99,11 +82,6 @@ class Router(TorchFunctionMode):
                 if of_layer and computes(layer, func.__name__, call):
                     x = args[0] if args else given["input"]
                     return _product(layer, x, args[2] if len(args) > 2 else given.get("bias"))
-            for digital in self.rounding():
-                if self.round_input and weight is digital._parameters.get("weight"):
-                    x = self.round_input(digital, args[0] if args else given["input"])
-                    rest = {name: v for name, v in given.items() if name != "input"}
-                    return func(x, *args[1:], **rest)
         if func is _ATTENTION:
             with self:
                 return _attention(*args, **given)
@@ -184,29 +162,12 @@ def route(module: nn.Module, names: list[str]) -> bool:
     return True
 
 
-def route_rounding(module: nn.Module, names: list[str], round_input: RoundInput) -> None:
-    """Let calls in ``module``'s forward with the weights of these digital layers round, no others.
-
-    ``round_input`` returns an input of a layer as the layer would round it. Nothing changes if the
-    module's ``forward`` is an attribute already.
-    """
-    if is_free(module) and (names or "forward" in vars(module)):
-        routed = vars(module).setdefault("forward", Routed(module))
-        routed.rounding, routed.round_input = tuple(names), round_input
-        _drop_idle(module)
-
-
-def _drop_idle(module: nn.Module) -> None:
-    routed = vars(module)["forward"]
-    if not (routed.names or routed.rounding):
-        del vars(module)["forward"]
-
-
 def unroute(module: nn.Module, names: list[str] | None = None) -> None:
     """Undo ``route`` for layers of these ``names``; None: for all."""
     if isinstance(routed := vars(module).get("forward"), Routed):
         routed.names = tuple(n for n in routed.names if names is not None and n not in names)
-        _drop_idle(module)
+        if not routed.names:
+            del vars(module)["forward"]
 
 
 @contextlib.contextmanager

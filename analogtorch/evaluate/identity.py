@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from analogtorch.calibration.batch_norm import remembered
 from analogtorch.chips import to_dict
 from analogtorch.conversion import analog_layers
-from analogtorch.conversion.digital_bits import FirstRun
 from analogtorch.devices.thermal import kelvin
 from analogtorch.evaluate.batches import batches_digest, without_address
 from analogtorch.evaluate.look import Look
@@ -89,8 +88,7 @@ def options_digest(model: nn.Module) -> str:
     found, analog = hashlib.sha256(), {layer for _, layer in analog_layers(model)}
     for name, module in model.named_modules():
         hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
-        # the first run of a model removes a hook that computes nothing
-        names = [name_of(hook) for hook in hooks if not isinstance(hook, FirstRun)]
+        names = [name_of(hook) for hook in hooks]
         found.update(f"{name}\n{_attributes(module, module in analog)}\n{names}\n".encode())
     return found.hexdigest()
 

@@ -2,16 +2,13 @@
 
 import copy
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import analogtorch as at
 from analogtorch.conversion.digital_bits import LEVELS, quantise_inputs, quantised, rounded
-from analogtorch.evaluate.identity import options_digest
 from tests.crossbar import crossbar
 
 CHIP = crossbar()
@@ -170,91 +167,3 @@ def test_the_layers_that_round_can_be_read_and_chosen() -> None:
     quantise_inputs(model, ["1"])
     assert torch.equal(model(x), rounding)
     assert not torch.equal(model(x), plain(x))
-
-
-class ByWeight(nn.Module):
-    """Computes with the weights of its layers, in a method, and calls one of them too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.qkv, self.proj = nn.Linear(8, 8), nn.Linear(8, 4)
-        self.conv = nn.Conv1d(3, 5, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.product(self.qkv(F.linear(x, bias=self.qkv.bias, weight=self.qkv.weight)))
-
-    def product(self, x: Tensor) -> Tensor:
-        x = F.conv1d(x.relu(), self.conv.weight, self.conv.bias, padding=1)
-        return F.linear(x, self.proj.weight, self.proj.bias)
-
-
-class Called(ByWeight):
-    def forward(self, x: Tensor) -> Tensor:
-        return self.proj(self.conv(self.qkv(self.qkv(x)).relu()))
-
-
-class Whole(nn.Sequential):
-    """Has code that names a weight around code that does, as where it looks for a type."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self[1](self[0](x.to(self[0].qkv.weight.dtype)))
-
-
-def _both() -> list[nn.Module]:
-    """Return a net that calls layers by their weights, and one that calls them."""
-    made = [Whole(kind(), nn.Linear(4, 2)).eval() for kind in (ByWeight, Called)]
-    made[1].load_state_dict(made[0].state_dict())
-    return made
-
-
-T = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0))
-
-
-def test_int8_rounds_the_inputs_of_layers_that_are_called_by_their_weights() -> None:
-    model, called = map(at.quantise_digital, _both())
-    assert "forward" not in vars(model[1])  # whose code names no weight
-    assert torch.equal(model(T), called(T))
-    assert torch.equal(copy.deepcopy(model)(T), called(T))
-    mapped = [at.map_to_chip(m, T, chip=CHIP).digital for m in (model, called)]
-    found, expected = ([op.operations for op in ops if op.kind == "rounding"] for ops in mapped)
-    assert found == expected != []
-    for each in (model, called):
-        quantise_inputs(each, ["1"])
-    assert torch.equal(model(T), called(T))
-    assert "forward" not in vars(model[0])
-
-
-def test_int8_rounds_calls_by_weights_beside_analog_layers_and_from_files(tmp_path: Path) -> None:
-    model, called = (at.convert(m, CHIP, exclude=["0.proj", "0.conv"]) for m in _both())
-    for each in (model, called):
-        at.calibrate(at.quantise_digital(each), [T])
-    assert torch.allclose(model(T), called(T), atol=1e-6)
-    loaded = at.load(at.save(model, tmp_path), _both()[0])
-    assert torch.equal(loaded(T), model(T))
-    views = (at.program(m, seed=1).at("1 day") for m in (model, loaded))
-    assert torch.equal(*(view(T) for view in views))
-    assert torch.equal(at.to_digital(model)(T), at.to_digital(called)(T))
-
-
-@pytest.mark.filterwarnings("ignore:While compiling")
-def test_int8_nets_that_call_layers_by_their_weights_compile() -> None:
-    torch._dynamo.reset()
-    model = at.quantise_digital(_both()[0])
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    assert torch.allclose(compiled(T), model(T), atol=1e-6)
-    assert torch.allclose(torch.export.export(model, (T,)).module()(T), model(T), atol=1e-6)
-
-
-def test_layers_in_int8_whose_inputs_were_not_rounded_are_named() -> None:
-    class Transposed(nn.Sequential):
-        def forward(self, x: Tensor) -> Tensor:
-            return self[1](x @ self[0].weight.T)
-
-    model = at.quantise_digital(Transposed(nn.Linear(8, 4), nn.Linear(4, 2)).eval())
-    copied, digest = copy.deepcopy(model), options_digest(model)
-    with pytest.warns(UserWarning, match="1 of 2 digital layers in int8 .* no input: '0'"):
-        first = model(T)
-    assert torch.equal(model(T), first)  # once, for copies too
-    assert torch.equal(copied(T), first)
-    assert options_digest(model) == digest  # a folder of measurements goes on
