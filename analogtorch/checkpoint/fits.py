@@ -172,13 +172,15 @@ def _check_numbers(
 
 def check_routes(saved: Checkpoint, model: nn.Module) -> None:
     """Raise ValueError unless each module that reaches layers by their weights is in the model."""
-    modules, names = dict(model.named_modules()), {entry.name for entry in saved.layers}
+    modules = dict(model.named_modules())
+    names = {*saved.int8, *(entry.name for entry in saved.layers)}
     for name, inner in saved.routes.items():
         reached = [f"{name}.{n}".lstrip(".") for n in inner]
         if name not in modules or not names.issuperset(reached):
             raise ValueError(
                 f"load: {name or '(root)'!r}, which reaches {reached} by their weights in "
-                f"{saved.folder}, is no module of the model, or these are no analog layers"
+                f"{saved.folder}, is no module of the model, or these are no layers that are "
+                "analog or in int8"
             )
 
 

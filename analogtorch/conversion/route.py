@@ -3,7 +3,8 @@
 ``F.linear(x, self.qkv.weight)`` computes with the weight of an analog layer and bypasses it, also
 inside of ``F.multi_head_attention_forward``. If a run shows such a call, the module that makes it
 gets another forward, which runs the module's forward under a function mode that gives such calls to
-the layer. All else of the module stays: class, Parameters, hooks, pickling and compilation.
+the layer. All else of the module stays: class, Parameters, hooks, pickling and compilation. Calls
+with the weight of a digital layer in int8 round their inputs as that layer does.
 """
 
 import contextlib
@@ -16,11 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from analogtorch.conversion.digital_bits import round_input, rounds
 from analogtorch.nn import AnalogLayer
 
 _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 _OPTIONS = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
 """Arguments of a convolution behind the bias, and their defaults."""
+_ARGUMENTS = ("input", "weight", "bias", *_OPTIONS)
 _OF_MATRICES = nn.MultiheadAttention | nn.RNNBase | nn.RNNCellBase
 """Modules whose weights are several matrices, which are linear layers inside of analog ones."""
 
@@ -56,36 +59,43 @@ class Routed:
         """Signature of the module's forward, for callers that pass arguments by name."""
         return inspect.signature(type(self.module).forward.__get__(self.module))
 
-    def layers(self) -> Iterator[AnalogLayer]:
-        """Yield the layers that are analog now."""
+    def layers(self) -> Iterator[nn.Module]:
+        """Yield the layers that are analog now, or round their inputs."""
         for name in self.names:
-            layer = self.module.get_submodule(name)
-            if isinstance(layer, AnalogLayer):
+            layer = _inside(self.module, name)
+            if isinstance(layer, AnalogLayer) or (layer is not None and rounds(layer)):
                 yield layer
 
 
 class Router(TorchFunctionMode):
     """Gives calls with the weight of one of the layers to that layer."""
 
-    def __init__(self, layers: Callable[[], Iterable[AnalogLayer]]) -> None:
+    def __init__(self, layers: Callable[[], Iterable[nn.Module]]) -> None:
         super().__init__()
         self.layers = layers
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = kwargs or {}
         if func is F.linear or func in _CONVOLUTIONS:
-            weight = args[1] if len(args) > 1 else given.get("weight")
+            call = {**dict(zip(_ARGUMENTS, args, strict=False)), **given}
             for layer in self.layers():
-                of_layer = weight is layer._parameters.get("weight")
-                names = ("input", "weight", "bias", *_OPTIONS)
-                call = {**dict(zip(names, args, strict=False)), **given}
-                if of_layer and computes(layer, func.__name__, call):
-                    x = args[0] if args else given["input"]
-                    return _product(layer, x, args[2] if len(args) > 2 else given.get("bias"))
+                if call.get("weight") is layer._parameters.get("weight"):
+                    y = self.product(layer, func, call)
+                    if y is not None:
+                        return y
         if func is _ATTENTION:
             with self:
                 return _attention(*args, **given)
         return func(*args, **given)
+
+    def product(self, layer: nn.Module, func: Any, call: dict[str, Any]) -> Tensor | None:
+        """Return what a layer makes of a call with its weight; None: it computes otherwise."""
+        if not isinstance(layer, AnalogLayer):
+            y: Tensor = func(**{**call, "input": round_input(layer, call["input"])})
+            return y
+        if computes(layer, func.__name__, call):
+            return _product(layer, call["input"], call.get("bias"))
+        return None
 
 
 def can_route(user: nn.Module, layer: nn.Module, name: str, call: Mapping[str, Any]) -> bool:
@@ -103,6 +113,14 @@ def can_route(user: nn.Module, layer: nn.Module, name: str, call: Mapping[str, A
 def name_in(user: nn.Module, layer: nn.Module) -> str | None:
     """Return the name of ``layer`` in the module ``user``; None if that does not hold it."""
     return next((name for name, module in user.named_modules() if module is layer), None)
+
+
+def _inside(module: nn.Module, name: str) -> nn.Module | None:
+    """Return the module called ``name`` in ``module``; None if it was replaced or removed."""
+    found: nn.Module | None = module
+    for part in name.split("."):
+        found = None if found is None else found._modules.get(part)
+    return found
 
 
 def is_free(module: nn.Module) -> bool:
@@ -163,9 +181,13 @@ def route(module: nn.Module, names: list[str]) -> bool:
 
 
 def unroute(module: nn.Module, names: list[str] | None = None) -> None:
-    """Undo ``route`` for layers of these ``names``; None: for all."""
+    """Undo ``route`` for layers of these ``names``; None: for all but digital ones that round."""
     if isinstance(routed := vars(module).get("forward"), Routed):
-        routed.names = tuple(n for n in routed.names if names is not None and n not in names)
+        gone = names
+        if gone is None:
+            kept = [layer for layer in routed.layers() if not isinstance(layer, AnalogLayer)]
+            gone = [n for n in routed.names if _inside(module, n) not in kept]
+        routed.names = tuple(n for n in routed.names if n not in gone)
         if not routed.names:
             del vars(module)["forward"]
 
@@ -185,20 +207,19 @@ def routed_as_before_on_error(model: nn.Module) -> Iterator[None]:
 
 
 def routes(model: nn.Module) -> dict[str, tuple[str, ...]]:
-    """Return the analog layers that modules use by their weights, by the module's name.
+    """Return the layers that modules use by their weights, by the module's name.
 
-    Names of layers are relative to the module.
+    They are analog, or digital and round their inputs. Their names are relative to the module.
     """
-    found = {
-        name: tuple(n for n in forward.names if isinstance(m.get_submodule(n), AnalogLayer))
-        for name, m in model.named_modules()
-        if isinstance(forward := vars(m).get("forward"), Routed)
-    }
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(forward := vars(module).get("forward"), Routed):
+            used = set(forward.layers())
+            found[name] = tuple(n for n in forward.names if _inside(module, n) in used)
     return {name: names for name, names in found.items() if names}
 
 
 def routed_layers(model: nn.Module) -> list[str]:
-    """Return the full names of the layers that are used by their weights."""
-    return [
-        f"{name}.{inner}".lstrip(".") for name, names in routes(model).items() for inner in names
-    ]
+    """Return the full names of the analog layers that are used by their weights."""
+    full = [f"{name}.{n}".lstrip(".") for name, names in routes(model).items() for n in names]
+    return [name for name in full if isinstance(model.get_submodule(name), AnalogLayer)]

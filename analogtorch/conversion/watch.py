@@ -70,7 +70,7 @@ class Bypass:
 def watch(model: nn.Module, run: Callable[[nn.Module], Any]) -> "Watch":
     """Run the model once in evaluation mode and without gradients, and leave it unchanged."""
     seen = Watch(model, dict(analog_layers(model)))
-    with _unchanged(model), torch.no_grad(), seen.watching():
+    with unchanged(model), torch.no_grad(), seen.watching():
         run(model)
     return seen
 
@@ -319,7 +319,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _unchanged(model: nn.Module) -> Iterator[None]:
+def unchanged(model: nn.Module) -> Iterator[None]:
     """Restore modes, buffers, random states and the marks of layers that have run."""
     unread = [layer for _, layer in analog_layers(model) if not layer.has_run]
     # those of a scripted module cannot be replaced

@@ -14,14 +14,14 @@ from torch import nn
 from analogtorch.chips import Chip
 from analogtorch.conversion import analog_layers, convert, to_digital
 from analogtorch.conversion.detached import deep_copy
-from analogtorch.conversion.digital_bits import quantise_digital
 from analogtorch.conversion.example import Example
+from analogtorch.conversion.int8 import quantise_digital
 from analogtorch.conversion.patterns import candidates, names_of, units
 from analogtorch.evaluate.hardware import Digital, HardwarePlan, HardwarePoint
 from analogtorch.evaluate.interval import interval
 from analogtorch.evaluate.metric import Metric, finite, measure
 from analogtorch.evaluate.plan_cost import Costs
-from analogtorch.evaluate.routed import route_calls
+from analogtorch.evaluate.routed import placed, route_calls
 from analogtorch.evaluate.sweep import sweep
 from analogtorch.evaluate.walks import Candidate, Table, neighbours
 from analogtorch.nn import AnalogEmbedding
@@ -96,7 +96,7 @@ class Bench:
         """Return the metric with all layers digital."""
         model = deep_copy(self.digital)
         if self.how.digital == "int8":
-            quantise_digital(model)
+            quantise_digital(model, example=placed(self.how.example, model))
         with torch.no_grad():
             given = measure(self.how.metric, model.eval())
         return finite("plan", given, "with all layers digital")
@@ -107,7 +107,7 @@ class Bench:
             model = convert(deep_copy(self.digital), **arguments)
             route_calls("plan", model, how.example)
             if how.digital == "int8":
-                quantise_digital(model)
+                quantise_digital(model, example=placed(how.example, model))
             if how.prepare is not None:
                 how.prepare(model)
             found = sweep(

@@ -1,5 +1,6 @@
 """The cost of a model of which some layers are digital and others have more devices."""
 
+import copy
 import glob
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -8,11 +9,14 @@ from torch import nn
 
 from analogtorch.chips import Chip
 from analogtorch.conversion import analog_layers, to_digital
-from analogtorch.conversion.detached import deep_copy
-from analogtorch.conversion.digital_bits import quantise_digital, quantised
+from analogtorch.conversion.detached import deep_copy, detached
+from analogtorch.conversion.digital_bits import quantise_inputs, quantised
 from analogtorch.conversion.example import Example
+from analogtorch.conversion.int8 import quantise_digital
+from analogtorch.conversion.route import route, routes
 from analogtorch.cost_model import WeightMemory, cost
 from analogtorch.cost_model.efficiency import OPERATIONS_PER_MAC
+from analogtorch.evaluate.routed import placed
 from analogtorch.evaluate.walks import Candidate
 from analogtorch.graph.trace import Trace, trace
 from analogtorch.graph.types import ROUNDING, Matrix, Operation
@@ -69,8 +73,10 @@ class Costs:
             read = self.weights[op.matrix] + matrix.macs(op) if op.one_hot else matrix.weights
             self.weights[op.matrix] = min(read, matrix.weights)
             self.macs[op.matrix] += 0 if op.one_hot else matrix.macs(op)
-        self.example, self.int8 = example, quantised(quantise_digital(to_digital(deep_copy(model))))
-        self.rounded = trace(model, example, rounded=self.int8)
+        digital = quantise_digital(to_digital(deep_copy(model)), example=placed(example, model))
+        self.example, self.int8 = example, quantised(digital)
+        self.rounding = _rounding(model, digital)
+        self.rounded = trace(self.rounding, example, rounded=self.int8)
         self.layers = [name for name, _ in analog_layers(model)]
         self.known: dict[Candidate, PlanCost] = {}
 
@@ -105,7 +111,7 @@ class Costs:
     def _traced(self, rounded: list[str]) -> Trace:
         """Return the trace of the model in which these layers round their inputs."""
         if _computed(self.traced) != _computed(self.rounded):  # code depends on what is rounded
-            return trace(self.model, self.example, rounded=rounded)
+            return trace(self.rounding, self.example, rounded=rounded)
         exact = {op.name: op for op in self.traced.operations}
         kept = {op: layer for op, layer in self.rounded.rounding.items() if layer in rounded}
         left = self.rounded.rounding.keys() - kept.keys()
@@ -140,6 +146,16 @@ class Costs:
             macs=macs,
             digital_macs=macs,
         )
+
+
+def _rounding(model: nn.Module, digital: nn.Module) -> nn.Module:
+    """Return a copy of a model, with its weights, that rounds inputs as ``digital`` does."""
+    weights = {id(p): p for p in model.parameters()}
+    copied = copy.deepcopy(model, {**detached(model), **weights})
+    quantise_inputs(copied, quantised(digital))
+    for name, inner in routes(digital).items():
+        route(copied.get_submodule(name), list(inner))
+    return copied
 
 
 def _computed(traced: Trace) -> list[str]:

@@ -27,15 +27,21 @@ def route_calls(caller: str, model: nn.Module, example: Example) -> Mapping[str,
     Returns:
         What else multiplies by weights of layers, by the layer's name.
     """
+    run = runner(caller, placed(example, model))
+    with routed_as_before_on_error(model), quiet():
+        return route_bypasses(model, run, watch(model, run)).factors
+
+
+def placed(example: Example, model: nn.Module) -> Example:
+    """Return a copy of an example where the model is, zeros for tensors on the meta device."""
     device = next((t.device for t in model.parameters()), torch.device("cpu"))
 
-    def placed(t: object) -> object:
+    def copied(t: object) -> object:
         if not isinstance(t, Tensor):
             return t
         if t.is_meta:
             return torch.zeros_like(t, device=device)
         return t.detach().to(device, copy=True)  # the model may write into it
 
-    run = runner(caller, tree_map(placed, example))
-    with routed_as_before_on_error(model), quiet():
-        return route_bypasses(model, run, watch(model, run)).factors
+    found: Example = tree_map(copied, example)
+    return found

@@ -2,10 +2,12 @@
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import analogtorch as at
 from analogtorch.conversion.digital_bits import LEVELS, quantise_inputs, quantised, rounded
@@ -167,3 +169,122 @@ def test_the_layers_that_round_can_be_read_and_chosen() -> None:
     quantise_inputs(model, ["1"])
     assert torch.equal(model(x), rounding)
     assert not torch.equal(model(x), plain(x))
+
+
+class ByWeight(nn.Module):
+    """Computes with the weights of its layers, in a method, and calls one of them too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.qkv, self.proj = nn.Linear(8, 8), nn.Linear(8, 4)
+        self.conv = nn.Conv1d(3, 5, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.product(self.qkv(F.linear(x, bias=self.qkv.bias, weight=self.qkv.weight)))
+
+    def product(self, x: Tensor) -> Tensor:
+        x = F.conv1d(x.relu(), self.conv.weight, self.conv.bias, padding=1)
+        return F.linear(x, self.proj.weight, self.proj.bias)
+
+
+class Called(ByWeight):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(self.conv(self.qkv(self.qkv(x)).relu()))
+
+
+class Whole(nn.Sequential):
+    """Looks for a type in its code, and calls its layers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self[1](self[0](x.to(self[0].qkv.weight.dtype)))
+
+
+def _both() -> list[nn.Module]:
+    """Return a net that calls layers by their weights, and one that calls them."""
+    made = [Whole(kind(), nn.Linear(4, 2)).eval() for kind in (ByWeight, Called)]
+    made[1].load_state_dict(made[0].state_dict())
+    return made
+
+
+T = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0))
+
+
+def _int8(model: nn.Module) -> nn.Module:
+    return at.quantise_digital(model, example=T)
+
+
+def _is_routed(module: nn.Module) -> bool:
+    return "forward" in vars(module)
+
+
+def test_int8_rounds_the_inputs_of_layers_that_the_example_shows_called_by_their_weights() -> None:
+    model, called = map(_int8, _both())
+    # modules that only call layers, or look at the type of a weight, keep their forward
+    assert [name for name, m in model.named_modules() if _is_routed(m)] == ["0"]
+    assert not any(map(_is_routed, called.modules()))
+    assert torch.equal(model(T), called(T))
+    assert torch.equal(copy.deepcopy(model)(T), called(T))
+    mapped = [at.map_to_chip(m, T, chip=CHIP).digital for m in (model, called)]
+    found, expected = ([op.operations for op in ops if op.kind == "rounding"] for ops in mapped)
+    assert found == expected != []
+    for each in (model, called):
+        quantise_inputs(each, ["1"])
+    assert torch.equal(model(T), called(T))
+
+
+def test_without_an_example_layers_called_by_their_weights_keep_float_inputs() -> None:
+    model, other = (at.quantise_digital(m) for m in _both())
+    assert not any(map(_is_routed, model.modules()))
+    assert not torch.equal(model(T), other(T))
+
+
+def test_int8_leaves_the_model_as_it_is_if_it_refuses_the_example() -> None:
+    model, before = _both()[0], _both()[0]
+    with pytest.raises(RuntimeError):
+        at.quantise_digital(model, example=T[..., :3])
+    with pytest.raises(TypeError, match="quantise_digital: example must be"):
+        at.quantise_digital(model, example=3)  # type: ignore[arg-type]
+    assert quantised(model) == []
+    assert torch.equal(model(T), before(T))
+
+
+def test_int8_rounds_calls_by_weights_beside_analog_layers_and_from_files(tmp_path: Path) -> None:
+    model, called = (at.convert(m, CHIP, exclude=["0.proj", "0.conv"]) for m in _both())
+    for each in (model, called):
+        at.calibrate(_int8(each), [T])
+    assert torch.allclose(model(T), called(T), atol=1e-6)
+    loaded = at.load(at.save(model, tmp_path), _both()[0])
+    assert torch.equal(loaded(T), model(T))
+    views = (at.program(m, seed=1).at("1 day") for m in (model, loaded))
+    assert torch.equal(*(view(T) for view in views))
+    assert at.summary(model).routed == ("0.qkv",)
+    assert torch.equal(at.to_digital(model)(T), at.to_digital(called)(T))
+
+
+def test_int8_runs_on_where_modules_are_replaced() -> None:
+    torch.manual_seed(0)
+    model, called = map(_int8, _both())
+    proj, head = nn.Linear(8, 4), nn.Linear(4, 3)
+    for each in (model, called):
+        each[0].proj, each[1] = proj, head
+    assert torch.equal(model(T), called(T))
+
+
+def test_int8_names_no_layers_of_a_model_that_is_compiled_in_part(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    torch._dynamo.reset()
+    model = _both()[1]
+    model[1].compile(backend="eager")
+    _int8(model)(T)
+    assert not [w for w in recwarn if "int8" in str(w.message)]
+
+
+@pytest.mark.filterwarnings("ignore:While compiling")
+def test_int8_nets_that_call_layers_by_their_weights_compile() -> None:
+    torch._dynamo.reset()
+    model = _int8(_both()[0])
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    assert torch.allclose(compiled(T), model(T), atol=1e-6)
+    assert torch.allclose(torch.export.export(model, (T,)).module()(T), model(T), atol=1e-6)

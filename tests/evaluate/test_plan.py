@@ -167,6 +167,17 @@ def test_layers_that_are_called_by_their_weights_are_measured_as_they_are_charge
     assert torch.equal(analog.values, values)
 
 
+def test_digital_layers_that_are_called_by_their_weights_round_inputs_and_are_charged() -> None:
+    by_weight, called = (
+        _plan(at.convert(model, CHIP), 0.5, prepare=None, devices={}, max_plans=12)
+        for model in (_by_weight(), _digital())
+    )
+    assert by_weight.digital_metric == called.digital_metric
+    assert by_weight.digital_cost == called.digital_cost
+    assert [p.metric for p in by_weight.points] == [p.metric for p in called.points]
+    assert [p.cost for p in by_weight.points] == [p.cost for p in called.points]
+
+
 def test_products_with_a_layers_weight_that_no_chip_computes_are_named() -> None:
     model = at.convert(_by_weight(), CHIP)
     model.both = True
