@@ -16,7 +16,7 @@ from analogtorch.conversion.int8 import quantise_digital
 from analogtorch.conversion.route import route, routes
 from analogtorch.cost_model import WeightMemory, cost
 from analogtorch.cost_model.efficiency import OPERATIONS_PER_MAC
-from analogtorch.evaluate.routed import placed
+from analogtorch.evaluate.routed import accepted, placed
 from analogtorch.evaluate.walks import Candidate
 from analogtorch.graph.trace import Trace, trace
 from analogtorch.graph.types import ROUNDING, Matrix, Operation
@@ -73,7 +73,9 @@ class Costs:
             read = self.weights[op.matrix] + matrix.macs(op) if op.one_hot else matrix.weights
             self.weights[op.matrix] = min(read, matrix.weights)
             self.macs[op.matrix] += 0 if op.one_hot else matrix.macs(op)
-        digital = quantise_digital(to_digital(deep_copy(model)), example=placed(example, model))
+        digital = to_digital(deep_copy(model))
+        with accepted("plan", digital, example):
+            quantise_digital(digital, example=placed(example, model))
         self.example, self.int8 = example, quantised(digital)
         self.rounding = _rounding(model, digital)
         self.rounded = trace(self.rounding, example, rounded=self.int8)

@@ -1,6 +1,7 @@
 """Calls of layers by their weights, which are analog before a model is measured."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from analogtorch.conversion.guard import route_bypasses
 from analogtorch.conversion.route import routed_as_before_on_error
 from analogtorch.conversion.unread import quiet
 from analogtorch.conversion.watch import Bypass, watch
+from analogtorch.graph.trace import trace
 
 
 def route_calls(caller: str, model: nn.Module, example: Example) -> Mapping[str, Bypass]:
@@ -26,9 +28,12 @@ def route_calls(caller: str, model: nn.Module, example: Example) -> Mapping[str,
 
     Returns:
         What else multiplies by weights of layers, by the layer's name.
+
+    Raises:
+        ValueError: the model does not run on the example.
     """
     run = runner(caller, placed(example, model))
-    with routed_as_before_on_error(model), quiet():
+    with accepted(caller, model, example), routed_as_before_on_error(model), quiet():
         return route_bypasses(model, run, watch(model, run)).factors
 
 
@@ -45,3 +50,17 @@ def placed(example: Example, model: nn.Module) -> Example:
 
     found: Example = tree_map(copied, example)
     return found
+
+
+@contextlib.contextmanager
+def accepted(caller: str, model: nn.Module, example: Example) -> Iterator[None]:
+    """Raise ValueError with the remedy if the model fails in the context, run on the example."""
+    try:
+        yield
+    except Exception as error:  # the model's code may raise anything
+        trace(model, example)  # whose error names the module that refuses the example
+        raise ValueError(
+            f"{caller}: the model does not run on the example, though it can be mapped by it: give "
+            "an example that the model accepts, with tensors of the types that it takes. "
+            f"({type(error).__name__}: {error})"
+        ) from error

@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -161,6 +162,22 @@ def test_layers_that_are_called_by_their_weights_are_measured_as_they_are_charge
     model = at.convert(ByWeight().eval(), at.chips.hermes64(), example=X[:1])
     assert [m.name for m in found.mapping.matrices] == ["0", "2"]
     assert torch.equal(found.sweep.values, at.sweep(model, square, num_chips=2).values[:, [0, -1]])
+
+
+@pytest.mark.parametrize(
+    ("example", "why"),
+    [
+        (X[:1, :3], r"map_to_chip: could not trace .*give an example that the model accepts"),
+        ((X[:1], X[:1]), r"map_to_chip: could not trace .*give an example that the model accepts"),
+        (X[:1].double(), r"does not run on the example.*give an example .*types that it takes"),
+    ],
+    ids=["shape", "arguments", "type"],
+)
+def test_an_example_that_the_model_refuses_is_named_with_the_remedy(example: Any, why: str) -> None:
+    with pytest.raises(
+        ValueError, match=f"compare: the model cannot be put on 'hermes64': .*{why}"
+    ):
+        at.compare(ByWeight(), ["hermes64"], square, **HOW | {"example": example})
 
 
 def test_a_dictionary_names_chips_and_a_folder_goes_on(tmp_path: Path) -> None:

@@ -178,6 +178,11 @@ def test_digital_layers_that_are_called_by_their_weights_round_inputs_and_are_ch
     assert [p.cost for p in by_weight.points] == [p.cost for p in called.points]
 
 
+def test_an_example_that_can_only_be_mapped_is_refused_with_the_remedy() -> None:
+    with pytest.raises(ValueError, match=r"plan: the model does not run on .*types that it takes"):
+        _plan(example=X[:1].double())
+
+
 def test_products_with_a_layers_weight_that_no_chip_computes_are_named() -> None:
     model = at.convert(_by_weight(), CHIP)
     model.both = True
