@@ -46,7 +46,8 @@ def _folded(tensors: dict[str, Tensor], model: nn.Module) -> str:
         return ""
     return (
         f" The file has nothing of {len(gone)} batch norm{'s' * (len(gone) > 1)}, such as "
-        f"{gone[0]!r}; if they were folded, call analogtorch.fold_batch_norm(model, example) first."
+        f"{gone[0]!r}; if they were folded, call analogtorch.fold_batch_norm(model, example) on "
+        "the digital model, before convert, and then load."
     )
 
 

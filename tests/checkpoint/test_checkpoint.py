@@ -856,13 +856,16 @@ def test_folded_batch_norms_are_named_with_the_remedy(tmp_path: Path) -> None:
     save(model, tmp_path / "model")
     remedy = (
         "the file lacks '1.bias'.*; and more. The file has nothing of 2 batch norms, such as '1'; "
-        r"if they were folded, call analogtorch.fold_batch_norm\(model, example\) first. The model"
+        r"if they were folded, call analogtorch.fold_batch_norm\(model, example\) on the digital "
+        "model, before convert, and then load. The model"
     )
-    with pytest.raises(ValueError, match=remedy):
-        load(tmp_path / "model", Normed())
-    fresh = Normed().eval()
-    at.fold_batch_norm(fresh, x)
-    assert torch.equal(load(tmp_path / "model", fresh)(x), model(x))
+    for other in (Normed(), at.convert(Normed(), CHIP)):
+        with pytest.raises(ValueError, match=remedy):
+            load(tmp_path / "model", other)
+    for fresh in (Normed().eval(), at.to_digital(other).eval()):
+        at.fold_batch_norm(fresh, x)
+        assert torch.equal(load(tmp_path / "model", fresh)(x), model(x))
+    assert torch.equal(load(tmp_path / "model", at.convert(fresh, CHIP))(x), model(x))
     with pytest.raises(ValueError, match="another architecture") as error:
         load(tmp_path / "model", nn.Sequential(nn.Linear(8, 8)))
     assert "batch norm" not in str(error.value)
