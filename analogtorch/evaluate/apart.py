@@ -8,6 +8,7 @@ from torch import nn
 
 from analogtorch.calibration.passes import exact_execution
 from analogtorch.conversion.kinds import analog_layers
+from analogtorch.conversion.unread import quiet
 from analogtorch.evaluate.journal import Journal, Unkept
 from analogtorch.evaluate.metric import Metric, finite, measure
 from analogtorch.nn import AnalogLayer, Tap, tapped
@@ -56,8 +57,11 @@ class Apart:
     ) -> None:
         self.names, self.made, self.metric, self.kept = tuple(names), made, metric, kept
         self.exact_weights = exact_weights
-        self.idle: set[str] = set()
-        """Layers that did not run while they were measured on the chip."""
+
+    @property
+    def idle(self) -> set[str]:
+        """Layers that did not run while they were measured on the chip, now or before."""
+        return {name for name in self.names if _idle(name) in self.kept.values}
 
     def each(self, key: str, effect: str) -> list[float]:
         """Return the metric with all layers on the chip, then with each layer alone.
@@ -104,10 +108,16 @@ class Apart:
             layer.has_run = False
             if layer.programmed is not None:
                 layer.hold(layer.programmed)  # its output noise starts from the first input again
-        with tapped(off):
+        with tapped(off), quiet():  # sensitivity names the layers that did not run
             value = finite("sensitivity", measure(self.metric, model), what)
-        self.idle.update(name for name in on_chip if not self._layers[name][0].has_run)
+        silent = [name for name in on_chip if not self._layers[name][0].has_run]
+        self.kept.values.update({_idle(name): 1.0 for name in silent})
         return value
+
+
+def _idle(name: str) -> str:
+    """Return the name of the value that says that a layer did not run."""
+    return f"layer {name!r} did not run"
 
 
 def apart_copy(model: nn.Module) -> nn.Module:
