@@ -175,6 +175,10 @@ def check_routes(saved: Checkpoint, model: nn.Module) -> None:
     """Raise ValueError unless each module that reaches layers by their weights is in the model."""
     modules = dict(model.named_modules())
     names = {*saved.int8, *(entry.name for entry in saved.layers)}
+    # a layer that several modules hold has one name in the file
+    held = {modules[name] for name in names & modules.keys()}
+    every = model.named_modules(remove_duplicate=False)
+    names.update(name for name, module in every if module in held)
     for name, inner in saved.routes.items():
         reached = [f"{name}.{n}".lstrip(".") for n in inner]
         if name not in modules or not names.issuperset(reached):

@@ -844,6 +844,28 @@ def test_layers_that_are_reached_by_their_weights_are_after_loading(tmp_path: Pa
         load(tmp_path / "model", ByWeight())
 
 
+def test_a_layer_that_another_module_uses_by_its_weight_is_loaded(tmp_path: Path) -> None:
+    class User(nn.Module):
+        def __init__(self, layer: nn.Module) -> None:
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.linear(x, self.layer.weight, self.layer.bias)
+
+    def net() -> nn.Module:
+        torch.manual_seed(0)
+        layer = nn.Linear(8, 8)
+        return nn.Sequential(layer, User(layer), nn.Linear(8, 4)).eval()
+
+    x = torch.randn(6, 8)
+    analog = at.convert(net(), CHIP, example=x)
+    int8 = at.quantise_digital(at.convert(net(), CHIP, include="2"), example=x)
+    for model in (analog, int8):
+        folder = save(model, tmp_path / ("analog" if model is analog else "int8"))
+        assert torch.equal(load(folder, net())(x), model(x))
+
+
 def test_folded_batch_norms_are_named_with_the_remedy(tmp_path: Path) -> None:
     class Normed(nn.Sequential):
         def __init__(self) -> None:
