@@ -146,7 +146,8 @@ class HardwarePlan(Shown):
         """Return the arguments with which ``convert`` makes ``best`` of the digital model.
 
         They are for ``at.to_digital(model)``: ``chip``, ``exclude`` and ``per_layer``. Then come
-        ``at.quantise_digital``, if digital layers are ``int8``, and what ``prepare`` did.
+        ``at.quantise_digital`` with the example of the plan, if digital layers are ``int8``, and
+        what ``prepare`` did.
 
         Raises:
             FloorNotReached: no point keeps the floor.
