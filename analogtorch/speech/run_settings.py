@@ -1,9 +1,11 @@
 """The settings of a run beside those that it was begun with, by this or an earlier version."""
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from typing import Any
 
+from analogtorch.chips import TrainingNoise
 from analogtorch.simulate.defects import Defects
 from analogtorch.speech.config import FeaturesConfig, ModelConfig
 from analogtorch.speech.run_journal import flat
@@ -22,7 +24,8 @@ def changed(found: dict[str, Any], wanted: dict[str, Any]) -> str:
 
     Recordings are compared by ``check_given``.
     """
-    before, after = dict([*_unstated(found), *flat(renamed(found))]), dict(flat(wanted))
+    stated = flat(_settled(renamed(found)))
+    before, after = dict([*_unstated(found), *stated]), dict(flat(wanted))
     differ = [
         f"{key} was {before.get(key, 'absent')!r} and is {after.get(key, 'absent')!r}"
         for key in sorted(before.keys() | after.keys())
@@ -44,6 +47,22 @@ def _unstated(found: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         yield "features.name", FeaturesConfig().name
         yield from flat(FeaturesConfig().all_options, "features.options")
         yield from flat(ModelConfig(name=name).all_options, "model.options")
+
+
+def _settled(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration with the training noise as ``TrainingNoise`` settles it.
+
+    Earlier versions kept values that have no effect, such as the time of a noise without devices.
+    """
+    chip = config.get("chip")
+    training = chip.get("training") if isinstance(chip, dict) else None
+    if not isinstance(training, dict):
+        return config
+    try:
+        noise = json.loads(json.dumps(dataclasses.asdict(TrainingNoise(**training))))
+    except (TypeError, ValueError):  # is compared as it is
+        return config
+    return config | {"chip": chip | {"training": {name: noise[name] for name in training}}}
 
 
 def renamed(config: Any) -> Any:

@@ -1315,6 +1315,32 @@ def test_runs_that_do_not_state_defects_can_be_resumed(
         assert cli.parse([f"--config={file}"]).config.chip.correct is expected
 
 
+def test_runs_with_values_that_have_no_effect_any_more_go_on(
+    clips: Path, finished: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    out = tmp_path / "earlier"
+    shutil.copytree(finished, out)
+    journal = parse_json((out / JOURNAL).read_bytes())
+    training = {
+        "weight": "programming", "scale": 2.5, "output": True, "time": "1 day",
+        "drop_connect": 0.0, "per_sample": False,
+    }  # fmt: skip  # as the version of 5f47aff recorded it
+    journal["config"]["chip"]["training"] = training
+    del journal["checksum"]
+    (out / JOURNAL).write_text(json.dumps(signed(journal)))
+    (out / "config.json").write_text(json.dumps(journal["config"]))
+    monkeypatch.setattr(kws, "train_digital", stop)
+    resume = ["kws", f"--config={out / 'config.json'}", f"--out={out}", "--resume"]
+    assert main(resume) == 2
+    assert "stop here" in capsys.readouterr().err
+    assert main([*resume, "--chip.training.scale=1.5"]) == 2
+    assert "chip.training.scale was 2.5 and is 1.5. Resume" in capsys.readouterr().err
+    monkeypatch.setattr("analogtorch.speech.folder.Folder.load", stop)
+    for command in ["budget"], ["compare"], ["listen", "--mix=2"]:
+        assert main([command[0], str(out), *command[1:]]) == 2
+        assert "stop here" in capsys.readouterr().err
+
+
 def test_runs_that_do_not_state_their_calibration_found_ranges_alone(
     clips: Path, finished: Path, tmp_path: Path, capsys
 ) -> None:
