@@ -17,6 +17,7 @@ The others are JSON, written whole or not at all.
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -34,6 +35,7 @@ _HEAD = "{}.json"
 HEAD = _HEAD.format("sweep")
 """The file that marks a folder of a sweep."""
 _NAME = "chip-{:05d}.json"
+_CHIP = re.compile(r"chip-\d{5,}\.json")
 
 
 class Journal:
@@ -156,7 +158,7 @@ def refuse_others(caller: str, folder: Path, head: str) -> None:
     """Raise ValueError if a folder of results without the file ``head`` holds files of others."""
     if strangers := others(folder):
         # of a journal that has lost its head, which alone tells of what they are
-        own = all(path.match("chip-*.json") for path in strangers)
+        own = all(_CHIP.fullmatch(path.name) for path in strangers)
         remedy = f"remove {folder} to measure again, or give" if own else "give"
         raise ValueError(
             f"{caller}: {folder} holds {strangers[0].name} and no {head}; {remedy} a new or an "

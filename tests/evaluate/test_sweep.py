@@ -337,6 +337,18 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     at.sweep(_model(), _metric, num_chips=1, times=["0 s"], folder=tmp_path / "b")
 
 
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [("chip-00003.json", True), ("chip-hermes.json", False), ("chip-3.json", False)],
+)
+def test_no_files_of_others_are_to_be_removed(name: str, own: bool, tmp_path: Path) -> None:
+    (tmp_path / "chip-00002.json").write_text("{}")  # of a sweep that has lost its head
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(ValueError, match=r"no sweep.json; .*give a new") as caught:
+        at.sweep(_model(), _metric, folder=tmp_path)
+    assert (f"remove {tmp_path} to measure again" in str(caught.value)) is own
+
+
 def test_a_folder_of_another_metric_is_refused(tmp_path: Path) -> None:
     def run(metric: Callable[[nn.Module], float]) -> at.Sweep:
         return at.sweep(_model(), metric, num_chips=1, times=["0 s"], folder=tmp_path)
