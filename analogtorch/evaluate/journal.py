@@ -18,7 +18,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -129,11 +129,12 @@ def files(num_chips: int, caller: str = "sweep") -> tuple[str, ...]:
     return (_HEAD.format(caller), *map(_NAME.format, range(num_chips)))
 
 
-def check_whole(caller: str, head: Path) -> None:
-    """Raise ValueError if the head of a journal, or a file of a chip beside it, is damaged."""
+def check_whole(caller: str, head: Path, chips: Iterable[str]) -> None:
+    """Raise ValueError if the head of a journal, or one of these files beside it, is damaged."""
     _read_head(caller, head)
-    for path in head.parent.glob("chip-*.json"):
-        _read_chip(caller, path)
+    for path in map(head.with_name, chips):
+        if path.exists():
+            _read_chip(caller, path)
 
 
 def made_folder(caller: str, folder: str | Path) -> Path:

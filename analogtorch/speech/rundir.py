@@ -139,7 +139,7 @@ class RunFolder:
             self._refuse_others(name)
         for name in planned:
             if PurePosixPath(name).name in _HEADS:
-                self._refuse_before(name, old)
+                self._refuse_before(name, planned, old)
         self._journal = {
             **FORMAT,
             "config": self._config,
@@ -220,22 +220,25 @@ class RunFolder:
         if path.exists() or path.is_symlink():
             raise _in_the_way(path)
 
-    def _refuse_before(self, head: str, old: list[str]) -> None:
+    def _refuse_before(self, head: str, planned: tuple[str, ...], old: list[str]) -> None:
         """Raise ValueError if files lie where measurements begin or go on, which refuse them.
 
         They are those of others or, where a run goes on, its own: damaged, or without their head.
         """
-        folder = (self.path / head).parent
+        file = self.path / head
+        folder = file.parent
         if not folder.is_dir():
             return
-        if self.resume and (self.path / head).exists():
-            check_whole("kws", self.path / head)
+        if self.resume and file.exists():
+            beside = (name for name in planned if (self.path / name).parent == folder)
+            chips = (PurePosixPath(name).name for name in beside if name != head)
+            check_whole("kws", file, chips)
             return
         for path in others(folder):
             if path.relative_to(self.path).as_posix() not in old:
                 raise _in_the_way(path)
         if self.resume:
-            refuse_others("kws", folder, PurePosixPath(head).name)
+            refuse_others("kws", folder, file.name)
 
     def _write(self, files: list[str]) -> None:
         self._journal["files"] = files

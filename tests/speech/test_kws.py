@@ -824,6 +824,18 @@ def test_damaged_measurements_are_found_before_anything_is_trained(
     assert "stop here" in capsys.readouterr().err
 
 
+def test_files_beside_the_measurements_are_none(
+    clips: Path, finished: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    for name in "chip-compared.json", "chip-00099.json":  # the run has 2 chips
+        (out / "chips/hwa" / name).write_text("{}")
+    monkeypatch.setattr(kws, "train_digital", stop)
+    assert run(clips, out, "--resume") == 2
+    assert "stop here" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["digital", "hwa"])
 def test_a_flipped_bit_in_a_checkpoint_is_no_other_training(
     name: str, clips: Path, finished: Path, tmp_path: Path, capsys
