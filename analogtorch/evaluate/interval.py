@@ -63,10 +63,10 @@ class Interval:
 
         An interval that is not symmetric is shown by its ends.
         """
-        return self._shown(f".{digits}f", f".{digits}f")
+        return self._shown(f"z.{digits}f", f".{digits}f")
 
     def __str__(self) -> str:
-        return self._shown(".4g", ".2g")
+        return self._shown("z.4g", ".2g")
 
     def _shown(self, form: str, half_form: str) -> str:
         if self.ends is None:

@@ -35,7 +35,7 @@ def table(found: Budget) -> str:
     return "\n".join(
         [
             f"loss of the metric at {found.time}{'*' * bool(found.note)}, {chips}; "
-            f"{found.reference:.{digits}f} on a chip without non-idealities",
+            f"{found.reference:z.{digits}f} on a chip without non-idealities",
             *("", title.rstrip(), rule, *(line.rstrip() for line in lines[:-2]), rule),
             *(line.rstrip() for line in lines[-2:]),
             *note,

@@ -107,7 +107,7 @@ def _rows(found: Comparison) -> list[list[str]]:
     digits = decimals(torch.cat(values)) if values else 0
     if found.digital is not None:
         rows.append(
-            [f"{found.metric}, digital", *[f"{found.digital:.{digits}f}"] * len(found.chips)]
+            [f"{found.metric}, digital", *[f"{found.digital:z.{digits}f}"] * len(found.chips)]
         )
     for quantity in dict.fromkeys(quantity for of in entries for quantity in of):
         rows.append([quantity, *(_cell(of.get(quantity), digits) for of in entries)])
@@ -121,8 +121,8 @@ def _cell(entry: Entry | None, digits: int) -> str:
     if entry.kind == "simulated":
         ends = ""
         if entry.low is not None:
-            ends = f" [{entry.low:.{digits}f}, {entry.high:.{digits}f}]"
-        return f"{entry.value:.{digits}f}{'*' * bool(entry.note)}{ends}"
+            ends = f" [{entry.low:z.{digits}f}, {entry.high:z.{digits}f}]"
+        return f"{entry.value:z.{digits}f}{'*' * bool(entry.note)}{ends}"
     if entry.kind == "counted":
         return f"{entry.value:,}"
     small = entry.unit in ("J", "s")

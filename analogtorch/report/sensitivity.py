@@ -53,7 +53,7 @@ def table(found: Sensitivity) -> str:
         chips = ""
     return "\n".join(
         [
-            f"metric with all layers exact: {found.reference:.{digits}f}",
+            f"metric with all layers exact: {found.reference:z.{digits}f}",
             f"its loss with one layer on the chip and the others exact{chips}",
             *("", lines[0], rule, *lines[1:-2], rule, *lines[-2:]),
             *([f"* {found.time} is {found.note}"] if found.note else []),

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-from analogtorch.evaluate import Sweep
+import analogtorch as at
+from analogtorch.evaluate import Interval, Sweep
 from analogtorch.files import write_atomically
 from analogtorch.report import Result, markdown, table, write
 from analogtorch.report.page.run import html
@@ -39,6 +41,29 @@ def test_rounding_below_zero_is_shown_as_zero(result: Result) -> None:
     level = dataclasses.replace(result, direct=direct, hwa=hwa)
     for shown in (table(level), markdown(level), str(hwa.minus(direct))):
         assert not re.search(r"-0\.0+\b", shown)
+
+
+def test_metrics_that_round_to_zero_from_below_are_shown_as_zero() -> None:
+    x = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    model = at.convert(nn.Linear(4, 3), at.chips.get("hermes64"))
+    at.calibrate(model, [x])
+
+    def metric(view: nn.Module) -> float:
+        return -1e-17
+
+    compared = at.compare(
+        nn.Linear(4, 3), {"a": at.chips.get("ideal")}, metric, example=x[:1], times=["0 s"],
+        num_chips=2, prepare=lambda view: None,
+    )  # fmt: skip
+    below = Interval(mean=-1e-17, low=-3e-17, high=1e-17)
+    for shown in (
+        str(compared),
+        str(at.sensitivity(model, metric, num_chips=1)),
+        str(at.budget(model, metric, num_chips=2)),
+        below.shown(2),
+        str(Interval(mean=-0.0, low=-0.0, high=1.0)),
+    ):
+        assert not re.search(r"-0(\.0+)?(?![\d.])", shown), shown
 
 
 def test_json_has_exactly_the_agreed_content(result: Result, tmp_path: Path) -> None:
