@@ -15,7 +15,7 @@ from analogtorch.speech.data import SAMPLES, fingerprint
 from analogtorch.speech.labels import classes_of
 from analogtorch.speech.on_chips import recovery
 from analogtorch.speech.run_journal import JOURNAL
-from analogtorch.speech.rundir import CONFIG, check, remedy
+from analogtorch.speech.rundir import CONFIG, check, continued, remedy
 from analogtorch.speech.task import Task, prepare
 
 _REPORT = "report.json"
@@ -99,7 +99,7 @@ def _configuration(command: str, run: Path, network: str, allow_code: bool) -> K
     if not (weights := run / f"{network}.pt").is_file():
         raise ValueError(
             f"{command}: {weights} is missing: the run has not finished; continue it with "
-            f"analogtorch kws --config {file} --out {run} --resume"
+            f"{continued(run, kws.code_of(config))}"
         )
     _check(command, run, config, None, [weights.name])  # before all clips are read
     return config
@@ -128,9 +128,9 @@ def _clips(file: Path, config: KWSConfig, tried: Tensor) -> Tensor:
     """Return the features in a file, if they have the shape of those that were tried."""
     found = unpacked(file)
     if not isinstance(found, Tensor) or found.shape[1:] != tried.shape[1:]:
-        name = config.features.name
         raise ValueError(
-            f"{file} holds no clips for the front end of the run, {name}{remedy(file.parent)}"
+            f"{file} holds no clips for the front end of the run, {config.features.name}"
+            f"{remedy(file.parent, kws.code_of(config))}"
         )
     return found
 

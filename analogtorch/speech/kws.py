@@ -343,13 +343,15 @@ def saved(
         network.load_state_dict(unpacked(file))
     except (RuntimeError, TypeError) as error:
         raise ValueError(
-            f"{file} does not fit the network of the run, {config.model.name}{remedy(run)}"
+            f"{file} does not fit the network of the run, {config.model.name}"
+            f"{remedy(run, code_of(config))}"
         ) from error
     known = (read(run) or {}).get("digests", {})  # older runs have none
     layers = [layer for _, layer in at.analog_layers(network)]
     if name == "hwa" and file.name not in known and not any(layer.ranged for layer in layers):
         raise ValueError(
-            f"{file} has no ranges, which a net that was trained for the chip has{remedy(run)}"
+            f"{file} has no ranges, which a net that was trained for the chip has"
+            f"{remedy(run, code_of(config))}"
         )
     return network
 

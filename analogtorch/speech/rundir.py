@@ -170,8 +170,7 @@ class RunFolder:
         It is to be run where the run was started: there, relative paths of the configuration, to
         recordings and to code, lead to the same files. Those would not in the run's folder.
         """
-        options = ["--config", str(self.path / CONFIG), *["--allow-code"] * allow_code]
-        return shlex.join(["analogtorch", command, *options, "--out", str(self.path / "again")])
+        return started(command, self.path, self.path / "again", allow_code=allow_code)
 
     def file(self, name: str) -> Path:
         """Return the path of a file that the run is about to write, and add it to the journal.
@@ -272,21 +271,37 @@ def check(
     if differ := changed(found["config"], config.to_dict()):
         raise ValueError(
             f"{run / CONFIG} is not that of the run: {differ}. Write back what it was, or train "
-            f"another run with it: analogtorch kws --config {run / CONFIG} --out another_folder"
+            "another run with it: "
+            f"{started('kws', run, Path('another_folder'), allow_code=bool(code))}"
         )
     check_given(run, found, config.to_dict(), recordings, code)
     for name in files:
         if name in found["digests"] and found["digests"][name] != digest_of(run / name):
             raise ValueError(
                 f"{run / name} is not what the run wrote: it is damaged, or of another run or "
-                f"network{remedy(run)}"
+                f"network{remedy(run, code)}"
             )
 
 
-def remedy(run: Path) -> str:
-    """Return what to do where a file of a run is another one, or is missing."""
-    command = f"analogtorch kws --config {run / CONFIG} --out {run} --resume"
-    return f"; copy that of the run back, or write it anew with {command}"
+def remedy(run: Path, code: dict[str, str]) -> str:
+    """Return what to do where a file of a run is another one; ``code`` is that of ``check``."""
+    return f"; copy that of the run back, or write it anew with {continued(run, code)}"
+
+
+def continued(run: Path, code: dict[str, str]) -> str:
+    """Return the command that continues a run of ``kws``, or writes what it lacks.
+
+    Args:
+        run: its folder.
+        code: SHA-256 of each file of code that its configuration names, by its name.
+    """
+    return f"{started('kws', run, run, allow_code=bool(code))} --resume"
+
+
+def started(command: str, run: Path, out: Path, *, allow_code: bool) -> str:
+    """Return the command that starts a run in ``out`` with the configuration of ``run``."""
+    options = ["--config", str(run / CONFIG), *["--allow-code"] * allow_code, "--out", str(out)]
+    return shlex.join(["analogtorch", command, *options])
 
 
 def _in_the_way(path: Path) -> ValueError:

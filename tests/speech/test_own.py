@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from analogtorch.__main__ import main
 from analogtorch.cli.kws import parse
+from analogtorch.files import packed
 from analogtorch.speech import kws
 from analogtorch.speech.config import FeaturesConfig, KWSConfig, ModelConfig
 from analogtorch.speech.logits import check_training
@@ -216,6 +218,35 @@ def test_the_command_of_the_report_finds_code_and_recordings_of_relative_paths(
     assert Path(given.config.data.folder.root).is_dir()
     assert not given.out.exists()
     assert given.out.parent.resolve() == finished.resolve()
+
+
+@pytest.mark.parametrize(
+    ("name", "held", "message"),
+    [
+        ("hwa.pt", packed({}), "is not what the run wrote"),
+        ("hwa.pt", None, "is missing: the run has not finished"),
+        ("config.json", b"", "is not that of the run: seed was 0 and is 7"),
+    ],
+)
+def test_commands_that_errors_advise_work_as_they_are(
+    name: str, held: bytes | None, message: str, finished: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    out = tmp_path / "my runs"
+    shutil.copytree(finished, out)
+    if name == "config.json":
+        config = json.loads((out / name).read_text())
+        (out / name).write_text(json.dumps(config | {"seed": 7}))
+    elif held is None:
+        (out / name).unlink()
+    else:
+        (out / name).write_bytes(held)
+    assert main(["budget", str(out), "--allow-code"]) == 2
+    error = capsys.readouterr().err
+    assert f"{out / name} {message}" in error
+    command = shlex.split(error[error.rindex("analogtorch kws") :])
+    monkeypatch.setattr(kws, "train_digital", stop)
+    assert main(command[1:]) == 2
+    assert "training begins" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
