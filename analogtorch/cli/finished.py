@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import analogtorch as at
 from analogtorch.cli.kws import parse
-from analogtorch.files import parse_json, unpacked
+from analogtorch.files import parse_json, parse_yaml, unpacked
 from analogtorch.speech import kws
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.data import SAMPLES, fingerprint
@@ -110,7 +110,7 @@ def _lacks(file: Path) -> str:
     if not file.is_file():
         return "is missing"
     try:
-        return "" if isinstance(parse_json(file.read_bytes()), dict) else "holds no options"
+        return "" if isinstance(parse_yaml(file.read_bytes()), dict) else "holds no options"
     except ValueError as error:
         return str(error)
 

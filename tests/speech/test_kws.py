@@ -488,7 +488,7 @@ def test_damaged_descriptions_of_a_run_say_what_to_do(
     monkeypatch.setattr("analogtorch.speech.folder.Folder.load", stop)
     anew = f"; analogtorch kws --out {out} --resume, with the options of the run, writes it anew"
     for damaged, message in (
-        (whole["config.json"][:-200], "config.json is not JSON in UTF-8, it may be truncated"),
+        (whole["config.json"][:-200], "config.json is not YAML that can be loaded safely"),
         (b"[]", "config.json holds no options"),
         (None, "config.json is missing"),
     ):
@@ -500,6 +500,9 @@ def test_damaged_descriptions_of_a_run_say_what_to_do(
         error = capsys.readouterr().err
         assert f"{command}: {out}/{message}" in error
         assert error.endswith(f"{anew}\n")
+    (out / "config.json").write_bytes(b"# of a user's\n" + whole["config.json"])
+    assert main(given) == (0 if command == "listen" else 2)  # a comment is none
+    assert ("stop here" in capsys.readouterr().err) is (command == "budget")
     monkeypatch.undo()
     monkeypatch.setattr(kws, "train_digital", stop)
     assert run(clips, out, "--resume") == 2  # as it says
