@@ -15,7 +15,7 @@ from analogtorch.speech.data import SAMPLES, fingerprint
 from analogtorch.speech.labels import classes_of
 from analogtorch.speech.on_chips import recovery
 from analogtorch.speech.run_journal import JOURNAL
-from analogtorch.speech.rundir import CONFIG, check, continued, remedy
+from analogtorch.speech.rundir import CONFIG, begun, check, continued, remedy
 from analogtorch.speech.task import Task, prepare
 
 _REPORT = "report.json"
@@ -88,9 +88,13 @@ def _configuration(command: str, run: Path, network: str, allow_code: bool) -> K
             "folder that was its --out, such as runs/kws"
         )
     if lacks := _lacks(file):
+        try:
+            begun(run)  # or there is nothing to write it from
+        except ValueError as error:
+            raise ValueError(f"{command}: {file} {lacks}, and {error}") from error
         raise ValueError(
-            f"{command}: {file} {lacks}; analogtorch kws --out {run} --resume, with the options of "
-            "the run, writes it anew"
+            f"{command}: {file} {lacks}; copy it back, or write into it the object that is called "
+            f"config in {run / JOURNAL}"
         )
     try:
         config = parse([f"--config={file}", *["--allow-code"] * allow_code]).config

@@ -244,6 +244,22 @@ class RunFolder:
         write_atomically(self.path / JOURNAL, json.dumps(signed(self._journal), indent=2) + "\n")
 
 
+def begun(run: Path) -> dict[str, Any]:
+    """Return the journal of a run.
+
+    Raises:
+        ValueError: it is damaged or missing.
+    """
+    unknown = "nothing else tells what the run was made with: copy it back"
+    try:
+        found = read(run)
+    except ValueError as error:
+        raise ValueError(f"{error}; {unknown}") from error
+    if found is None:
+        raise ValueError(f"{run / JOURNAL} is missing, and {unknown}")
+    return found
+
+
 def check(
     run: Path,
     config: Config,
@@ -261,13 +277,7 @@ def check(
         files: names of files that must be as the run wrote them, as far as its journal knows: those
             of unfinished and of older runs have no digests.
     """
-    unknown = "nothing else tells what the run was made with: copy it back"
-    try:
-        found = read(run)
-    except ValueError as error:
-        raise ValueError(f"{error}; {unknown}") from error
-    if found is None:
-        raise ValueError(f"{run / JOURNAL} is missing, and {unknown}")
+    found = begun(run)
     if differ := changed(found["config"], config.to_dict()):
         raise ValueError(
             f"{run / CONFIG} is not that of the run: {differ}. Write back what it was, or train "

@@ -478,7 +478,7 @@ def test_a_configuration_edited_since_is_that_of_another_run(
 
 @pytest.mark.parametrize("command", ["budget", "listen"])
 def test_damaged_descriptions_of_a_run_say_what_to_do(
-    command: str, clips: Path, finished: Path, tmp_path: Path, capsys, monkeypatch
+    command: str, finished: Path, tmp_path: Path, capsys, monkeypatch
 ) -> None:
     out = tmp_path / "out"
     shutil.copytree(finished, out)
@@ -486,7 +486,7 @@ def test_damaged_descriptions_of_a_run_say_what_to_do(
     given = [command, str(out), *[str(tmp_path / "long.wav")] * (command == "listen")]
     whole = {name: (out / name).read_bytes() for name in ("config.json", JOURNAL)}
     monkeypatch.setattr("analogtorch.speech.folder.Folder.load", stop)
-    anew = f"; analogtorch kws --out {out} --resume, with the options of the run, writes it anew"
+    anew = f"; copy it back, or write into it the object that is called config in {out / JOURNAL}"
     for damaged, message in (
         (whole["config.json"][:-200], "config.json is not YAML that can be loaded safely"),
         (b"[]", "config.json holds no options"),
@@ -503,16 +503,20 @@ def test_damaged_descriptions_of_a_run_say_what_to_do(
     (out / "config.json").write_bytes(b"# of a user's\n" + whole["config.json"])
     assert main(given) == (0 if command == "listen" else 2)  # a comment is none
     assert ("stop here" in capsys.readouterr().err) is (command == "budget")
-    monkeypatch.undo()
-    monkeypatch.setattr(kws, "train_digital", stop)
-    assert run(clips, out, "--resume") == 2  # as it says
-    assert (out / "config.json").read_bytes() == whole["config.json"]
+    written = json.dumps(json.loads(whole[JOURNAL])["config"], indent=2) + "\n"  # as it says
+    assert written.encode() == whole["config.json"]
+    (out / "config.json").write_text(written)
     (out / JOURNAL).write_bytes(whole[JOURNAL][:-200])
-    capsys.readouterr()
+    only_copy = "nothing else tells what the run was made with: copy it back\n"
     assert main(given) == 2
     error = capsys.readouterr().err
     assert f"{command}: {out / JOURNAL}: is not JSON" in error
-    assert error.endswith("nothing else tells what the run was made with: copy it back\n")
+    assert error.endswith(only_copy)
+    (out / "config.json").unlink()
+    assert main(given) == 2
+    error = capsys.readouterr().err
+    assert f"{command}: {out}/config.json is missing, and {out / JOURNAL}: is not JSON" in error
+    assert error.endswith(only_copy)
 
 
 @pytest.mark.parametrize(
