@@ -14,6 +14,12 @@ def pytest_report_header() -> str:
     return native.status()
 
 
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """Seed torch before each module, so that what it draws does not depend on those before it."""
+    if isinstance(collector, pytest.Module):
+        torch.manual_seed(0)
+
+
 @pytest.fixture(autouse=True)
 def _threads() -> Iterator[None]:
     """Keep the number of torch's threads, which programs set, from the tests after them.

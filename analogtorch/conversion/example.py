@@ -6,9 +6,11 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
+from torch.optim.swa_utils import AveragedModel
 
 from analogtorch.nn.adapters import COMPILED
 
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 Example = Tensor | tuple[Any, ...] | Mapping[str, Any]
 """A tensor, a tuple of arguments or a dictionary of keyword arguments."""
 
@@ -23,7 +25,7 @@ def is_one_input(model: nn.Module, given: Any) -> bool:
     if isinstance(given, Tensor | PackedSequence):
         return True
     if isinstance(given, Mapping):
-        return takes_one(model) and parameters(model)[0].name not in given
+        return bool(given) and takes_one(model) and parameters(model)[0].name not in given
     if not (isinstance(given, tuple) and hasattr(given, "_fields")):
         return False
     first = next(iter(parameters(model)), None)
@@ -40,20 +42,18 @@ def takes_one(model: nn.Module) -> bool:
 
 
 def parameters(model: nn.Module) -> list[inspect.Parameter]:
-    """Return the parameters of a model's ``forward``, or of the model's that it passes all to.
+    """Return the parameters of a model's ``forward``; empty: they are not known.
 
-    Models that ``torch.compile`` returns do so, ``DataParallel`` and ``AveragedModel``. Empty: they
-    are not known.
+    Of models that ``torch.compile`` returns, and of torch's wrappers, which pass all on, they are
+    those of the model inside.
     """
+    inner = model.module if isinstance(model, _WRAPPERS) else model._modules.get(COMPILED)
+    if inner is not None:
+        return parameters(inner)
     try:
-        found = list(inspect.signature(model.forward).parameters.values())
+        return list(inspect.signature(model.forward).parameters.values())
     except (TypeError, ValueError):  # it has none
         return []
-    if all(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in found):
-        for name in (COMPILED, "module"):
-            if (inner := model._modules.get(name)) is not None:
-                return parameters(inner)
-    return found
 
 
 def runner(caller: str, example: Any, remedy: str = "") -> Callable[[nn.Module], Any]:

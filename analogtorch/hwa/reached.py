@@ -47,11 +47,16 @@ def refuse_silent(
     """
     layers = {name: layer for name, layer in seen.layers.items() if layer.takes_range}
     ran = {name for name in layers if seen.runs[name]}
-    allowed = may_be_silent(layers, ran, seen.bypasses, bool(options.get("allow_unused")))
-    silent = layers.keys() - ran - allowed
-    if silent:
+
+    def refused() -> set[str]:
+        unused = bool(options.get("allow_unused"))
+        return layers.keys() - ran - may_be_silent(layers, ran, seen.bypasses, unused)
+
+    silent = refused()
+    if silent:  # by the first batch; others may reach them
         forward = options.get("forward", twin.forward)
-        silent -= _reached(twin, calibrating(fitted), forward, silent)
+        ran |= _reached(twin, calibrating(fitted), forward, silent)
+        silent = refused()
     bypassed = {name: bypass for name, bypass in seen.bypasses.items() if name in silent}
     remedy = _remedy(digital, silent, bypassed)
     check_ran("adapt", layers, layers.keys() - silent, remedy=remedy)

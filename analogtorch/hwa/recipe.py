@@ -47,7 +47,8 @@ class Recipe:
     ``error`` for outputs that are no scores, which are those of fewer than three numbers, those of
     a mapping without ``logits``, vectors of one length, such as normalised embeddings, and those of
     the shape of an input, as of an autoencoder; ``divergence`` for all others. Inputs are the
-    floating-point tensors that the model gets, but for those by a name with ``label`` in it."""
+    floating-point tensors that the model gets, but for those by a name with ``label`` in it, or by
+    ``target`` and ``targets``."""
     temperature: float | None = None
     """Temperature of ``divergence``, > 0: the outputs are divided by it before the softmax. None:
     a quarter of the standard deviation of the numbers of an output vector, so that outputs of any

@@ -361,17 +361,24 @@ def _by_name(
         return {"": args, **options}
 
 
-def _inputs(given: Any, answers: tuple[str, ...] = ("label", "target")) -> Iterable[Any]:
-    """Return the parts of what a model is given, without those whose names hold one of these."""
+def _inputs(given: Any, answers: tuple[str, ...] = ("target", "targets")) -> Iterable[Any]:
+    """Return the parts of what a model is given, without answers.
+
+    These have ``label`` in their name, or one of these names.
+    """
     names = named(given)
     if names is None:
         return parts_of(given)
-    return [part for n, part in names.items() if not any(a in str(n).lower() for a in answers)]
+    known = {name: str(name).lower() for name in names}
+    return [
+        part for name, part in names.items()
+        if "label" not in known[name] and known[name] not in answers
+    ]  # fmt: skip
 
 
 def _inputs_before(given: Any) -> Iterable[Any]:
     """Return the parts at which versions looked that did not keep how outputs are compared."""
-    return _inputs(given, ("label",)) if isinstance(given, Mapping | tuple | list) else ()
+    return _inputs(given, ()) if isinstance(given, Mapping | tuple | list) else ()
 
 
 def _mean(values: list[Tensor]) -> Tensor:

@@ -55,8 +55,7 @@ def _settled(config: dict[str, Any]) -> dict[str, Any]:
     Earlier versions kept values that have no effect, such as the time of a noise without devices.
     """
     chip = config.get("chip")
-    training = chip.get("training") if isinstance(chip, dict) else None
-    if not isinstance(training, dict):
+    if not (isinstance(chip, dict) and isinstance(training := chip.get("training"), dict)):
         return config
     try:
         noise = json.loads(json.dumps(dataclasses.asdict(TrainingNoise(**training))))

@@ -133,6 +133,58 @@ def test_a_named_tuple_that_the_model_is_annotated_to_take_is_one_input() -> Non
     at.calibrate(at.convert(_Net(False), HERMES), pairs)  # of another tuple, the first
 
 
+class _ByName(nn.Module):
+    """Picks parts of a mapping for a module that has the name which wrappers use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = nn.Sequential(_Net(False))
+
+    def forward(self, *args: Tensor, **given: Tensor) -> Tensor:
+        return self.module(given["x"] if given else args[0] * args[1])
+
+
+class _Draws(nn.Module):
+    """Needs no input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.start = _Net(False), nn.Parameter(torch.ones(3, 12))
+
+    def forward(self, start: Tensor | None = None) -> Tensor:
+        return self.net(self.start if start is None else start)
+
+
+@pytest.mark.parametrize(
+    ("net", "batches"), [(_ByName, [{"x": torch.ones(3, 12)}] * 2), (_Draws, [{}, {}])]
+)
+def test_a_mapping_has_keyword_arguments(net: type[nn.Module], batches: list[Any]) -> None:
+    model = at.convert(net().eval(), HERMES, example=batches[0])
+    at.calibrate(model, batches, effort="ranges")
+    assert all(layer.has_run for _, layer in at.analog_layers(model))
+    assert at.accuracy(model, [(batch, model(**batch).argmax(1)) for batch in batches]) == 1.0
+
+
+class _Sums(nn.Module):
+    """Has outputs of the shape of an input, which may be an answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.x, self.other, self.head = nn.Linear(7, 16), nn.Linear(5, 16), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor, **given: Tensor) -> Tensor:
+        (other,) = given.values()
+        return self.head((self.x(x) + self.other(other)).relu())
+
+
+@pytest.mark.parametrize(("name", "compared"), [("past_target", "error"), ("Target", "divergence")])
+def test_answers_alone_are_no_inputs(name: str, compared: str) -> None:
+    parts = [x.split((7, 5), dim=1) for x in _batches()]
+    batches = [{"x": x, name: other} for x, other in parts]
+    found = at.hwa.adapt(_Sums().eval(), batches, chip=HERMES, steps=1, num_chips=1)
+    assert found.compared == compared
+
+
 class _TwoInputs(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -161,6 +161,26 @@ def test_what_is_allowed_takes_no_more_runs() -> None:
     assert not runs
 
 
+class _Late(_Auxiliary):
+    """A model of which the first batch reaches no layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x[0, 0] == 0:
+            return x[:, :4] * next(self.parameters()).sum()
+        return super().forward(x)
+
+
+@reached_by_some
+@pytest.mark.filterwarnings("ignore:3 of 3 analog layers of this programmed chip did not run")
+def test_what_is_allowed_is_so_where_the_first_batch_reaches_no_layer() -> None:
+    batches = [batch.clone() for batch in BATCHES]
+    batches[0][0, 0] = 0
+    _adapt(
+        _Late(), batches, calibration={"allow_unused": True, "effort": "ranges"},
+        recipe=at.hwa.Recipe(layers=0),
+    )  # fmt: skip
+
+
 @contextlib.contextmanager
 def _counted() -> Iterator[list[Any]]:
     """Count the runs that look for layers that the first batch did not reach."""
