@@ -26,8 +26,8 @@ class Share:
     counts if it is one matrix or several, as its use cannot be seen. So the analog share is a lower
     bound if such modules add or look up their Parameters, or compute other weights from them.
     Weights of embeddings, buffers and other tensors, and weights that the model computes from such
-    tensors, count once ``guard`` has seen that the model multiplies by them; computed ones that have
-    more numbers than what they come from count in place of it.
+    tensors, count once ``guard`` has seen that the model multiplies by them; computed ones count in
+    place of what they come from, if that has fewer numbers.
     """
 
     analog: int
