@@ -362,18 +362,15 @@ def _by_name(
 
 
 def _inputs(given: Any, answers: tuple[str, ...] = ("target", "targets")) -> Iterable[Any]:
-    """Return the parts of what a model is given, without answers.
-
-    These have ``label`` in their name, or one of these names.
-    """
+    """Return the parts of what a model is given, but for those named so or with ``label``."""
     names = named(given)
     if names is None:
         return parts_of(given)
-    known = {name: str(name).lower() for name in names}
     return [
-        part for name, part in names.items()
-        if "label" not in known[name] and known[name] not in answers
-    ]  # fmt: skip
+        part
+        for name, part in names.items()
+        if "label" not in (plain := str(name).lower()) and plain not in answers
+    ]
 
 
 def _inputs_before(given: Any) -> Iterable[Any]:
