@@ -73,7 +73,7 @@ def check_output(option: str, path: Path) -> None:
 
 
 def _run_of(path: Path) -> Path | None:
-    """Return the folder of the run that has written a file, as far as a journal says so."""
+    """Return the folder of the run whose journal lists a file, or is it; None: there is none."""
     for folder in path.parents:
         try:
             found = read(folder)

@@ -33,7 +33,7 @@ def route_calls(twin: Twin, batch: Any) -> Watch:
 def refuse_silent(
     twin: Twin, seen: Watch, fitted: Sequence[Any], options: Mapping[str, Any], digital: str
 ) -> None:
-    """Refuse layers that never run, as ``calibrate`` does, but only after chips were measured.
+    """Refuse layers that never run, before chips are measured; ``calibrate`` would do so after.
 
     Args:
         twin: the converted model, and how it is run.

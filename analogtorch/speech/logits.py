@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from analogtorch.conversion.detached import deep_copy
+from analogtorch.speech.tried import tried
 
 
 @torch.no_grad()
@@ -43,13 +44,7 @@ def check_training(
 
 
 def _check(name: str, network: nn.Module, classes: tuple[str, ...], features: Tensor) -> None:
-    try:
-        logits = network(features)
-    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
-        raise ValueError(
-            f"{name} cannot take features of shape {tuple(features.shape)}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
+    logits = tried(name, network, features, "features")
     wanted = len(features), len(classes)
     given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if given != wanted:

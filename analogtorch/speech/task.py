@@ -10,6 +10,7 @@ from analogtorch.calibration.search import BATCHES
 from analogtorch.speech.augment import Augment, Augmenter
 from analogtorch.speech.data import Clips
 from analogtorch.speech.features import LogMel
+from analogtorch.speech.tried import tried
 
 # clips whose features are computed, or that are classified, at once; they fit into the caches
 _AT_ONCE = 64
@@ -121,13 +122,7 @@ def _checked(features: nn.Module, clips: Clips) -> nn.Module:
     """Return the front end after a try on two clips."""
     waveforms = clips.floats(slice(2))
     what = f"the front end {type(features).__name__}"
-    try:
-        found = features(waveforms)
-    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
-        raise ValueError(
-            f"{what} cannot take waveforms of shape {tuple(waveforms.shape)}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
+    found = tried(what, features, waveforms, "waveforms")
     if not isinstance(found, Tensor) or not found.is_floating_point() or found.ndim < 2:
         given = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found)
         raise ValueError(f"{what} gives {given}; it must give floating-point features (B, ...)")
