@@ -60,6 +60,7 @@ def run(options: argparse.Namespace) -> at.HardwarePlan:
             prepare=calibrated,
             times=options.times,
             num_chips=options.chips,
+            confirm=options.confirm,
             seed=options.seed,
             recovery=recovery,
             higher_is_better=not subject.lower_is_better,
@@ -95,8 +96,11 @@ def report(found: at.HardwarePlan) -> str:
         best = dataclasses.replace(found, cheapest=cheapest).best
         if best is None:
             continue
+        further = "not measured on further chips"
+        if best.confirmed is not None:
+            further = f"{best.judged} on {len(best.confirmed.values)} further chips"
         lines.append(
-            f"least {cheapest}: {best.name}; {best.metric}, "
+            f"least {cheapest}: {best.name}; {best.metric}, {further}, "
             f"{best.cost.digital_macs / best.cost.macs:.1%} of the MACs digital, "
             f"{best.cost.energy * 1e6:.3g} uJ: {best.cost.energy / analog.cost.energy:.3g} of all "
             f"analog, {best.cost.energy / found.digital_cost.energy:.3g} of all digital int8"
@@ -130,6 +134,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--times", nargs="+", default=["1 day"], help="times after programming")
     parser.add_argument("--chips", type=positive, default=5, help="simulated chips")
+    parser.add_argument(
+        "--confirm",
+        type=int,
+        default=10,
+        help="further chips, on which the best must keep the floor too",
+    )
     parser.add_argument("--phases", type=int, choices=(1, 4), default=4, help="of hermes64")
     parser.add_argument(
         "--weight-scale",

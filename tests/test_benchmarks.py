@@ -381,10 +381,11 @@ def test_the_table_of_a_plan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(plan, "load_pretrained", _keywords)
-    options = ["--floor", "0.5", "--chips", "1", "--plans", "12", "--also", "2"]
+    options = ["--floor", "0.5", "--chips", "1", "--plans", "12", "--also", "2", "--confirm", "2"]
     plan.main([*options, "--out", str(tmp_path)])
     printed = capsys.readouterr().out
     assert "least energy: " in printed
+    assert "on 2 further chips, " in printed
     assert "least digital_macs: all analog" in printed
     files = {path.name for path in tmp_path.iterdir() if path.is_file()}
     assert files == {f"energy.{kind}" for kind in ("txt", "json", "csv", "png")}
@@ -414,7 +415,7 @@ def test_a_plan_of_another_net_calibrates_and_corrects_by_its_inputs(
     )
     monkeypatch.setitem(plan.SUBJECTS, "EfficientNet-Lite0", lambda data, every: pictures)
     options = ["--net", "EfficientNet-Lite0", "--floor", "0.5", "--chips", "1", "--plans", "12"]
-    plan.main([*options, "--correct", "6", "--out", str(tmp_path)])
+    plan.main([*options, "--confirm", "0", "--correct", "6", "--out", str(tmp_path)])
     assert "digital metric 1;" in capsys.readouterr().out
     found = [any(torch.equal(x, batch) for x in seen) for batch in batches]
     assert found == [True] * 6 + [False] * 4  # four of the ten calibrate, six correct

@@ -17,6 +17,27 @@ from analogtorch.values.shown import Shown, as_html
 
 Cheapest = Literal["energy", "latency", "digital_macs"]
 Digital = Literal["int8", "float"]
+_CONFIRMED = ("confirmed_metric", "confirmed_half_width")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confirmation:
+    """The metric on further chips, which had no part in the choice of what is measured on them."""
+
+    values: Tensor
+    """The metric, float64, of shape (chips, times)."""
+    time: str
+    """The time at which the metric is worst on the mean over these chips."""
+    metric: Interval
+    """The metric at that time, over these chips."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything, ready for JSON."""
+        return {
+            "metric": {"mean": self.metric.mean, "half_width": self.metric.finite_half_width},
+            "time": self.time,
+            "values": self.values.tolist(),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +60,17 @@ class HardwarePoint:
     """Time, energy, tiles and chips of one inference."""
     arguments: dict[str, Any]
     """See ``convert_arguments``."""
+    confirmed: Confirmation | None = None
+    """What it reaches on further chips; None: it was not measured there."""
 
     def convert_arguments(self) -> dict[str, Any]:
         """Return the arguments with which ``convert`` makes this model of the digital one."""
         return dict(self.arguments)
+
+    @property
+    def judged(self) -> Interval:
+        """The metric on the further chips, or where it was not measured there, on the others."""
+        return self.metric if self.confirmed is None else self.confirmed.metric
 
     @property
     def name(self) -> str:
@@ -66,6 +94,7 @@ class HardwarePoint:
             "metric": {"mean": self.metric.mean, "half_width": self.metric.finite_half_width},
             "time": self.time,
             "values": self.values.tolist(),
+            "confirmed": None if self.confirmed is None else self.confirmed.to_dict(),
             **asdict(self.cost),
         }
 
@@ -97,6 +126,8 @@ class HardwarePlan(Shown):
     """Times after programming."""
     seeds: tuple[int, ...]
     """Seed of each chip, the same for all points: ``program(model, seed=seeds[i])``."""
+    further_seeds: tuple[int, ...]
+    """Seed of each further chip, on which ``best`` must keep the floor too."""
     higher_is_better: bool
     sensitivity: Sensitivity
     """The losses of the layers, from which the candidates were chosen."""
@@ -115,8 +146,13 @@ class HardwarePlan(Shown):
         return metric >= self.threshold if self.higher_is_better else metric <= self.threshold
 
     def keeps(self, point: HardwarePoint) -> bool:
-        """Return whether a point keeps the floor."""
-        return self.reaches(point.metric.mean)
+        """Return whether a point keeps the floor, on the further chips too if it was there."""
+        return self.reaches(point.metric.mean) and self.reaches(point.judged.mean)
+
+    @property
+    def refuted(self) -> tuple[HardwarePoint, ...]:
+        """Points that keep the floor on the chips that chose them, and not on the further ones."""
+        return tuple(p for p in self.points if self.reaches(p.metric.mean) and not self.keeps(p))
 
     def price(self, cost: PlanCost) -> tuple[float, float]:
         """Return what ``best`` has least of, then the energy."""
@@ -133,14 +169,18 @@ class HardwarePlan(Shown):
 
     @property
     def best(self) -> HardwarePoint | None:
-        """The cheapest point that keeps the floor at every time; None: there is none."""
+        """The cheapest point that keeps the floor at every time; None: there is none.
+
+        That of ``plan`` keeps it on the further chips too. By another ``cheapest`` it may be one
+        that was not measured there: its ``confirmed`` is None.
+        """
         kept = filter(self.keeps, self.points)
         return min(kept, key=lambda p: self.price(p.cost), default=None)
 
     @property
     def nearest(self) -> HardwarePoint:
-        """The point with the best metric."""
-        return max(self.points, key=lambda p: self._goodness(p.metric.mean))
+        """The point with the best metric, that on the further chips where it was measured."""
+        return max(self.points, key=lambda p: self._goodness(p.judged.mean))
 
     def convert_arguments(self) -> dict[str, Any]:
         """Return the arguments with which ``convert`` makes ``best`` of the digital model.
@@ -177,6 +217,7 @@ class HardwarePlan(Shown):
             "higher_is_better": self.higher_is_better,
             "times": list(self.times),
             "seeds": list(self.seeds),
+            "further_seeds": list(self.further_seeds),
             "digital": {
                 "kind": self.digital,
                 "metric": self.digital_metric,
@@ -196,14 +237,17 @@ class HardwarePlan(Shown):
         """
         front, best, figures = self.front, self.best, list(asdict(self.digital_cost))
         rows: list[list[Any]] = [
-            ["name", "metric", "half_width", "time", *figures, "on_front", "best"]
+            ["name", "metric", "half_width", "time", *figures, "on_front", "best", *_CONFIRMED]
         ]
         for p in self.points:
             metric = [p.metric.mean, p.metric.finite_half_width]
             costs = asdict(p.cost).values()
-            rows.append([p.name, *metric, p.time, *costs, p in front, p is best])
+            further: list[Any] = ["", ""]
+            if p.confirmed is not None:
+                further = [p.confirmed.metric.mean, p.confirmed.metric.finite_half_width]
+            rows.append([p.name, *metric, p.time, *costs, p in front, p is best, *further])
         alone = [f"all digital, {self.digital}", self.digital_metric, "", ""]
-        rows.append([*alone, *asdict(self.digital_cost).values(), "", ""])
+        rows.append([*alone, *asdict(self.digital_cost).values(), "", "", "", ""])
         return comma_separated(rows, path)
 
     def _goodness(self, metric: float) -> float:
@@ -235,8 +279,8 @@ class FloorNotReached(ValueError):
 
     def __init__(self, plan: HardwarePlan) -> None:
         self.plan = plan
-        near = plan.nearest
-        share = near.metric.mean / plan.reference
+        near, metric = plan.nearest, plan.nearest.judged
+        time = near.time if near.confirmed is None else near.confirmed.time
         bound = "at least" if plan.higher_is_better else "at most"
         more = " or train hardware-aware"
         if plan.unmeasured:
@@ -244,10 +288,17 @@ class FloorNotReached(ValueError):
                 f", train hardware-aware, or allow more max_plans, as {plan.unmeasured} candidates "
                 "are not measured"
             )
+        refuted = ""
+        if plan.refuted:
+            refuted = (
+                f" {len(plan.refuted)} keep it on the {len(plan.seeds)} chips by which plans are "
+                f"chosen, but not on {len(plan.further_seeds)} further ones."
+            )
         super().__init__(
             f"plan: no plan keeps the floor: {plan.floor:g} of the digital {plan.reference:.4g} "
             f"asks for {bound} {plan.threshold:.4g}; the best of {len(plan.points)} plans "
-            f"({near.name}) reaches {near.metric} at {near.time}, {share:.3f} of it, and all "
-            f"digital ({plan.digital}) {plan.digital_metric:.4g}. Lower the floor, calibrate in "
+            f"({near.name}) reaches {metric} at {time}, {metric.mean / plan.reference:.3f} of it, "
+            f"and all digital ({plan.digital}) {plan.digital_metric:.4g}.{refuted} Lower the "
+            "floor, calibrate in "
             f"prepare{more}; the error's .plan holds what was measured"
         )

@@ -26,6 +26,7 @@ from analogtorch.evaluate.plan_bench import (
     Bench,
     Change,
     Measurement,
+    confirmed,
     first_that_keeps,
     improve,
     search,
@@ -68,6 +69,7 @@ def plan(
     sensitivity: Sensitivity | None = None,
     times: Sequence[str | float] = ("1 day",),
     num_chips: int = 3,
+    confirm: int = 10,
     seed: int = 0,
     compensation: Compensation = "least_squares",
     recovery: Recovery | None = None,
@@ -120,6 +122,9 @@ def plan(
             measures it first.
         times: times after programming, as ``ProgrammedChip.at`` takes them.
         num_chips: number of simulated chips, >= 1; with one there are no intervals.
+        confirm: number of further chips, >= 0, on which the best plan must keep the floor too,
+            since the best of many on a few chips is better there than on others. Where it does not,
+            the next cheapest is measured there. 0: none.
         seed: seed of the whole experiment, as ``sweep`` has it.
         compensation: drift compensation, as ``ProgrammedChip.at`` takes it.
         recovery: what each chip corrects of itself at each time, as ``sweep`` takes it; its own
@@ -160,6 +165,7 @@ def plan(
     checks.choice("plan: cheapest", cheapest, get_args(Cheapest))
     higher_is_better = direction("plan", metric, higher_is_better)
     max_plans = checks.count("plan: max_plans", max_plans, least=12)
+    confirm = checks.count("plan: confirm", confirm, least=0)
     if max_chips is not None:
         checks.count("plan: max_chips", max_chips)
     Look(compensation=compensation, recovery=recovery).check("plan")
@@ -167,6 +173,7 @@ def plan(
         metric=metric,
         times=tuple(checked_times("plan", times).values()),
         num_chips=checks.count("plan: num_chips", num_chips),
+        confirm=confirm,
         seed=seed,
         compensation=compensation,
         recovery=recovery,
@@ -188,7 +195,7 @@ def plan(
     walks = [*([each] for each in (*asked, *offered)), *_walks(losses, costs, cheapest)]
     walks = _small(walks, costs, max_chips)
     with Progress(total=max_plans, desc="plans", unit="plan", disable=not progress) as bar:
-        bench = Bench(model, chip, changes, costs, how, bar.update)
+        bench = Bench(model, chip, changes, costs, how, bar)
         result = HardwarePlan(
             points=(),
             chip=chip,
@@ -200,6 +207,7 @@ def plan(
             cheapest=cheapest,
             times=tuple(map(label, how.times)),
             seeds=chip_seeds(seed, num_chips),
+            further_seeds=chip_seeds(seed, num_chips + confirm)[num_chips:],
             higher_is_better=higher_is_better,
             sensitivity=found,
         )
@@ -210,7 +218,10 @@ def plan(
         spare = sorted({c for walk in walks for c in walk}, key=lambda c: (len(c.digital), c.cells))
         first_that_keeps(bench, spare, result, max_plans)
         improve(bench, losses, result, max_plans, max_chips)
-        bar.total = len(bench.measured)  # no more are needed
+        while confirm and not confirmed(bench, result):
+            if not first_that_keeps(bench, spare, result, max_plans):
+                break
+        bar.total = bar.n  # no more are needed
         bar.refresh()
     points = sorted(bench.measured.values(), key=lambda p: p.cost.energy)
     rest = {candidate for walk in walks for candidate in walk} - bench.measured.keys()

@@ -1,5 +1,6 @@
 """Candidates as models, made of the digital one and measured on the same simulated chips."""
 
+import dataclasses
 import glob
 import hashlib
 import json
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from analogtorch.chips import Chip
 from analogtorch.conversion import analog_layers, convert, to_digital
@@ -17,16 +18,18 @@ from analogtorch.conversion.detached import deep_copy
 from analogtorch.conversion.example import Example
 from analogtorch.conversion.int8 import quantise_digital
 from analogtorch.conversion.patterns import candidates, names_of, units
-from analogtorch.evaluate.hardware import Digital, HardwarePlan, HardwarePoint
-from analogtorch.evaluate.interval import interval
+from analogtorch.evaluate.hardware import Confirmation, Digital, HardwarePlan, HardwarePoint
+from analogtorch.evaluate.interval import Interval, interval
 from analogtorch.evaluate.metric import Metric, finite, measure
 from analogtorch.evaluate.plan_cost import Costs
 from analogtorch.evaluate.routed import placed, route_calls
 from analogtorch.evaluate.sweep import sweep
+from analogtorch.evaluate.swept import Sweep
 from analogtorch.evaluate.walks import Candidate, Table, neighbours
 from analogtorch.nn import AnalogEmbedding
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.recovery import Recovery
+from analogtorch.values.progress import Progress
 
 Change = Chip | Mapping[str, Any]
 """A chip, or what ``chip.replace`` takes, as ``convert(per_layer=...)`` has it."""
@@ -41,6 +44,7 @@ class Measurement:
     metric: Metric
     times: tuple[str | float, ...]
     num_chips: int
+    confirm: int
     seed: int
     compensation: Compensation
     recovery: Recovery | None
@@ -61,10 +65,10 @@ class Bench:
         changes: Mapping[int, Change],
         costs: Costs,
         how: Measurement,
-        step: Callable[[], object],
+        bar: Progress,
     ) -> None:
         self.digital = to_digital(deep_copy(model)).eval()
-        self.chip, self.changes, self.costs, self.how, self.step = chip, changes, costs, how, step
+        self.chip, self.changes, self.costs, self.how, self.bar = chip, changes, costs, how, bar
         self.layers = [name for name, _ in analog_layers(model)]
         self.embeddings = any(isinstance(m, AnalogEmbedding) for m in model.modules())
         could = units(names_of(model), candidates(model, self.embeddings))
@@ -92,6 +96,11 @@ class Bench:
             self.step()
         return self.measured[candidate]
 
+    def step(self) -> None:
+        """Show that one more is measured; there may be more than were asked for."""
+        self.bar.total = max(self.bar.total, self.bar.n + 1)
+        self.bar.update()
+
     def all_digital(self) -> float:
         """Return the metric with all layers digital."""
         model = deep_copy(self.digital)
@@ -101,37 +110,57 @@ class Bench:
             given = measure(self.how.metric, model.eval())
         return finite("plan", given, "with all layers digital")
 
+    def confirmed(self, candidate: Candidate) -> HardwarePoint:
+        """Return the candidate as measured on the further chips too."""
+        point = self.measured[candidate]
+        if point.confirmed is None:
+            found = self._swept(candidate, self.how.num_chips + self.how.confirm)
+            values = found.values[self.how.num_chips :]
+            time, metric = self._worst(found, values)
+            confirmed = Confirmation(values=values, time=time, metric=metric)
+            self.measured[candidate] = dataclasses.replace(point, confirmed=confirmed)
+            self.step()
+        return self.measured[candidate]
+
     def _point(self, candidate: Candidate) -> HardwarePoint:
-        how, arguments = self.how, self.arguments(candidate)
+        found = self._swept(candidate, self.how.num_chips)
+        time, metric = self._worst(found, found.values)
+        return HardwarePoint(
+            digital=candidate.digital,
+            analog=tuple(name for name in self.layers if name not in candidate.digital),
+            devices=candidate.devices,
+            values=found.values,
+            time=time,
+            metric=metric,
+            cost=self.costs.of(candidate),
+            arguments=self.arguments(candidate),
+        )
+
+    def _worst(self, found: Sweep, values: Tensor) -> tuple[str, Interval]:
+        """Return the time at which the metric is worst on the mean, and the metric there."""
+        mean = values.mean(0)
+        worst = int((mean if self.how.higher_is_better else -mean).argmin())
+        return found.times[worst], interval(values[:, worst].tolist(), bounds=found.bounds)
+
+    def _swept(self, candidate: Candidate, num_chips: int) -> Sweep:
+        how = self.how
         with torch.random.fork_rng(devices=self.devices):
-            model = convert(deep_copy(self.digital), **arguments)
+            model = convert(deep_copy(self.digital), **self.arguments(candidate))
             route_calls("plan", model, how.example)
             if how.digital == "int8":
                 quantise_digital(model, example=placed(how.example, model))
             if how.prepare is not None:
                 how.prepare(model)
-            found = sweep(
+            return sweep(
                 model.eval(),
                 how.metric,
-                num_chips=how.num_chips,
+                num_chips=num_chips,
                 times=how.times,
                 seed=how.seed,
                 compensation=how.compensation,
                 recovery=how.recovery,
                 folder=None if how.folder is None else how.folder / _folder(candidate, how),
             )
-        sign = 1 if how.higher_is_better else -1
-        worst = int((sign * found.mean).argmin())
-        return HardwarePoint(
-            digital=candidate.digital,
-            analog=tuple(name for name in self.layers if name not in candidate.digital),
-            devices=candidate.devices,
-            values=found.values,
-            time=found.times[worst],
-            metric=interval(found.values[:, worst].tolist(), bounds=found.bounds),
-            cost=self.costs.of(candidate),
-            arguments=arguments,
-        )
 
 
 def search(
@@ -165,16 +194,17 @@ def search(
 
 def first_that_keeps(
     bench: Bench, left: Iterable[Candidate], plan: HardwarePlan, most: int
-) -> None:
+) -> bool:
     """Measure candidates that are left until one keeps the floor, or ``most`` are measured in all.
 
-    Nothing is measured where one has kept it before.
+    Nothing is measured where one has kept it before. Return whether one does.
     """
     kept = any(map(plan.keeps, bench.measured.values()))
     for candidate in left:
         if kept or len(bench.measured) >= most:
-            return
+            break
         kept = plan.keeps(bench.point(candidate))
+    return kept
 
 
 def improve(
@@ -201,6 +231,16 @@ def improve(
                 break
         else:
             return
+
+
+def confirmed(bench: Bench, plan: HardwarePlan) -> bool:
+    """Measure those that keep the floor on further chips, the cheapest first, until one does there.
+
+    What is the best of many on a few chips is better there than on others. Return whether one does.
+    """
+    kept = [c for c, point in bench.measured.items() if plan.keeps(point)]
+    order = sorted(kept, key=lambda c: plan.price(bench.costs.of(c)))
+    return any(plan.keeps(bench.confirmed(candidate)) for candidate in order)
 
 
 def _folder(candidate: Candidate, how: Measurement) -> str:

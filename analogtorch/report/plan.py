@@ -3,7 +3,7 @@
 import html
 from typing import Any
 
-from analogtorch.evaluate.hardware import HardwarePlan
+from analogtorch.evaluate.hardware import HardwarePlan, HardwarePoint
 from analogtorch.evaluate.plan_cost import PlanCost
 from analogtorch.files.figures import new_figure
 from analogtorch.report.columns import aligned, html_table
@@ -47,11 +47,11 @@ def plot(found: HardwarePlan) -> Any:
     if (best := found.best) is not None:
         axes.plot(
             best.cost.energy / joules,
-            best.metric.mean,
+            best.judged.mean,
             "*",
             color="C3",
             markersize=16,
-            label=f"least {_words(found)}: {best.name}",
+            label=f"least {_words(found)}{_further(best)}: {best.name}",
         )
     axes.plot(
         found.digital_cost.energy / joules,
@@ -122,7 +122,7 @@ def _notes(found: HardwarePlan) -> list[str]:
     if best is None:
         notes.append(f"no plan keeps the floor; the nearest is {found.nearest.name}")
     else:
-        notes.append(f"* least {_words(found)} of those that keep the floor")
+        notes.append(f"* least {_words(found)} of those that keep the floor{_confirmed(best)}")
         if len(best.digital) > 5:
             notes.append(f"  digital: {', '.join(best.digital)}")
         notes.append("  at.convert(at.to_digital(model), **found.convert_arguments())")
@@ -131,6 +131,12 @@ def _notes(found: HardwarePlan) -> list[str]:
             notes.append(
                 f"by these figures this plan takes {times:.3g} times the energy of all digital"
             )
+    if found.refuted:
+        notes.append(
+            f"keeping it on the {len(found.seeds)} chips that chose them, and not on "
+            f"{len(found.further_seeds)} further ones: "
+            + "; ".join(f"{p.name} ({p.judged.shown(4)})" for p in found.refuted)
+        )
     cost = found.chip.cost
     assert cost is not None
     host = cost.host.energy
@@ -139,6 +145,19 @@ def _notes(found: HardwarePlan) -> list[str]:
         f"{host.value / 1e-12:.3g} pJ ({host.source}), and one read of each weight (WeightMemory)"
     )
     return notes
+
+
+def _further(point: HardwarePoint) -> str:
+    """Return on which chips a point keeps the floor, where these are not those of the table."""
+    confirmed = point.confirmed
+    return "" if confirmed is None else f", on {len(confirmed.values)} further chips"
+
+
+def _confirmed(point: HardwarePoint) -> str:
+    """Return what a point reaches on the further chips."""
+    if point.confirmed is None:
+        return ""
+    return f"; {point.judged.shown(4)}{_further(point).removeprefix(',')}"
 
 
 def _words(found: HardwarePlan) -> str:

@@ -20,6 +20,7 @@ from analogtorch.cost_model import WeightMemory
 from analogtorch.evaluate import FloorNotReached, HardwarePlan
 from analogtorch.evaluate.plan_bench import search
 from analogtorch.evaluate.plan_cost import Costs
+from analogtorch.evaluate.sweep import chip_seeds
 from analogtorch.evaluate.walks import Candidate, neighbours, walk
 from tests.crossbar import crossbar
 
@@ -54,7 +55,7 @@ def _analog() -> nn.Module:
 
 
 def _plan(model: nn.Module | None = None, floor: float = 0.9, **options: object) -> HardwarePlan:
-    usual = {"example": X[:1], "prepare": _calibrate, "num_chips": 2}
+    usual = {"example": X[:1], "prepare": _calibrate, "num_chips": 2, "confirm": 2}
     return at.plan(model or _analog(), _accuracy, floor, **(usual | options))  # type: ignore[arg-type]
 
 
@@ -420,6 +421,49 @@ def test_candidates_that_walks_skip_are_measured_before_no_plan_keeps_the_floor(
     assert (plan.best.digital, plan.best.devices) == (("4",), {})
 
 
+def test_the_best_keeps_the_floor_on_chips_that_had_no_part_in_its_choice(
+    found: HardwarePlan,
+) -> None:
+    kept = {("0",), ("0", "4"), ("4",)}
+    calls: dict[tuple[str, ...], int] = {}
+
+    def metric(model: nn.Module) -> float:
+        analog = tuple(name for name, _ in at.analog_layers(model))
+        calls[analog] = number = calls.get(analog, 0) + 1
+        if not analog or analog not in kept:
+            return 0.5 if analog else 1.0
+        lucky = analog != ("0", "4")  # on the first two chips alone
+        return 0.7 if lucky and number > 2 else 0.98
+
+    def plan(**options: object) -> HardwarePlan:
+        calls.clear()
+        given = {"prepare": _calibrate, "num_chips": 2, "sensitivity": found.sensitivity}
+        given |= {"devices": {}, "max_plans": 12} | options
+        return at.plan(_analog(), metric, 0.9, example=X[:1], **given)  # type: ignore[arg-type]
+
+    lucky = plan(confirm=0)
+    assert lucky.best is not None
+    assert lucky.best.confirmed is None
+    assert lucky.best.analog in kept - {("0", "4")}
+    sure = plan(confirm=3)
+    assert sure.best is not None
+    assert sure.best.analog == ("0", "4")
+    assert sure.best.confirmed is not None
+    assert sure.best.confirmed.values.tolist() == [[0.98]] * 3
+    assert sure.best.values.tolist() == [[0.98]] * 2
+    assert {p.analog for p in sure.refuted} == kept - {("0", "4")}
+    assert sure.seeds + sure.further_seeds == chip_seeds(0, 5)
+    assert "0.9800 ± 0.0000 on 3 further chips" in str(sure)
+    assert "2 chips that chose them, and not on 3 further ones: on the chip: 4 (0.7000" in str(sure)
+    assert [p.name for p in sure.points if p.confirmed is None] != []
+    rows = list(csv.DictReader(io.StringIO(sure.to_csv())))
+    assert [row["confirmed_metric"] for row in rows if row["best"] == "True"] == ["0.98"]
+    kept.remove(("0", "4"))
+    with pytest.raises(FloorNotReached, match="2 keep it on the 2 chips .* but not on 3") as caught:
+        plan(confirm=3)
+    assert caught.value.plan.best is None
+
+
 def test_an_error_may_rise_to_the_digital_one_over_the_floor() -> None:
     target = _digital()(X).detach()
 
@@ -469,7 +513,8 @@ def test_an_interrupted_plan_goes_on_and_gives_the_same(tmp_path: Path, stop: in
     again = at.plan(_analog(), fragile, 0.8, **options)  # type: ignore[arg-type]
     assert again.to_dict() == found.to_dict()
     # of those that were measured before, all exact and all digital alone are measured again
-    assert calls - begun == whole - (begun - 1) + 1 + (stop > 6)
+    # and the chip that chose the best is not, before further ones
+    assert calls - begun == whole - 1 - (begun - 1) + 1 + (stop > 6)
     calls = 100
     assert at.plan(_analog(), fragile, 0.8, **options).to_dict() == found.to_dict()  # type: ignore[arg-type]
     assert calls == 102  # all exact and all digital
@@ -557,6 +602,7 @@ def test_table_page_csv_and_plot(found: HardwarePlan, tmp_path: Path) -> None:
         (lambda: _plan(also=[("2", "[04]")]), "leaves no layer on the chip"),
         (lambda: _plan(also=["0", "2", "4"], max_plans=12), "max_plans=12 has no room.*plans=13"),
         (lambda: _plan(max_chips=0), "max_chips"),
+        (lambda: _plan(confirm=-1), "confirm must be"),
         (lambda: _plan(devices={1: {"cell": CHIP.cell}}), r"devices\[1\]"),
         (lambda: _plan(devices={2: {"cells": CHIP.cell}}), r"devices\[2\]"),
         (lambda: _plan(devices={2: CHIP.replace(array={"rows": 64})}), "its tiles differ"),
