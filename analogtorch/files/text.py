@@ -59,13 +59,21 @@ def parse_yaml(text: str | bytes) -> Any:
     except RecursionError:
         raise _too_deep() from None
     except yaml.YAMLError as error:
-        raise ValueError(f"is not YAML that can be loaded safely: {error}") from error
+        raise ValueError(f"is not YAML that can be loaded safely: {_at(error)}") from error
     total, _ = _measure(tree, {})
     if total > LARGEST:
         raise ValueError(
             f"holds {total:,} values once its aliases are expanded; at most {LARGEST:,} are read"
         )
     return tree
+
+
+def _at(error: Any) -> str:
+    """Return what is wrong with a document in one line, and where."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None or not error.problem:
+        return " ".join(str(error).split())
+    return f"{error.problem} in line {mark.line + 1}, column {mark.column + 1}"
 
 
 def yaml_package() -> Any:

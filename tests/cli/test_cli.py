@@ -367,7 +367,7 @@ def test_wrong_keys_in_a_file(text: str, message: str, capsys, tmp_path: Path) -
             "a: &a0 [x]\n" + "".join(f"b{n}: &a{n} [{f'*a{n - 1}, ' * 9}]\n" for n in range(1, 40)),
             "values once",
         ),
-        ("a: {b", "not YAML that can be loaded safely"),
+        ("a: {b", "safely: expected ',' or '}', but got '<stream end>' in line 1, column 6"),
         ("\0", "not YAML"),
         ("!!python/object/apply:os.system ['true']", "not YAML that can be loaded safely"),
     ],
