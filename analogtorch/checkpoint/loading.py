@@ -23,6 +23,7 @@ from analogtorch.conversion.detached import deep_copy
 from analogtorch.conversion.digital_bits import quantise_inputs
 from analogtorch.conversion.kinds import analog_layers, check_module, refuse_programmed
 from analogtorch.conversion.route import route
+from analogtorch.nn.adapters import unwrapped
 from analogtorch.nn.converter_state import COLUMN_RANGES, without_converters
 from analogtorch.ops import VERSION as GENERATOR
 from analogtorch.simulate.chip import ProgrammedChip, program
@@ -42,7 +43,7 @@ def load(path: str | Path, model: nn.Module) -> nn.Module | ProgrammedChip:
     Args:
         path: the folder that ``save`` wrote.
         model: a model of the same architecture, digital or converted. If it is converted, the same
-            layers must be analog.
+            layers must be analog. It may be compiled or wrapped, as that of ``save``.
 
     Returns:
         The model, if the folder holds one; assign it, as a root layer cannot be replaced in place.
@@ -67,9 +68,13 @@ def load(path: str | Path, model: nn.Module) -> nn.Module | ProgrammedChip:
     """
     check_module("load", model)
     saved, tensors = read_folder(path)
-    if saved.programmed is None:
-        return _load(saved, tensors, model)
-    return _programmed(saved, saved.programmed, tensors, model)
+    inner = model  # files of before have the names that a wrapper gives
+    if tensors.keys() != model.state_dict().keys():
+        inner = unwrapped(model)
+    if saved.programmed is not None:
+        return _programmed(saved, saved.programmed, tensors, inner)
+    loaded = _load(saved, tensors, inner)
+    return model if loaded is inner else loaded
 
 
 def _programmed(

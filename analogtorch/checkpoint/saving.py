@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from analogtorch.checkpoint.description import describe, recipe
 from analogtorch.checkpoint.folder import write_folder
 from analogtorch.conversion.kinds import refuse_changed, some_layers
+from analogtorch.nn.adapters import unwrapped
 from analogtorch.simulate.chip import ProgrammedChip
 from analogtorch.values import checks
 
@@ -20,6 +21,9 @@ def save(model: nn.Module | ProgrammedChip, path: str | Path) -> Path:
     tied weights; ``analog.json`` has the rest. For a programmed chip they hold the model and the
     arguments of ``program``, not the conductances, which the seed gives again. A checkpoint that
     was there is replaced; it stays readable until the new one is complete.
+
+    Of a model that ``torch.compile`` returned, or that ``DistributedDataParallel`` or
+    ``AveragedModel`` (EMA, SWA) wraps, the model inside is written, with its own names.
 
     Args:
         model: a converted model, or what ``program`` returned.
@@ -51,6 +55,7 @@ def save(model: nn.Module | ProgrammedChip, path: str | Path) -> Path:
         raise TypeError(
             f"save: model must be a torch.nn.Module or a ProgrammedChip, got {type(model).__name__}"
         )
+    module = unwrapped(module)
     layers = some_layers(module, "save")
     if any(layer.programmed is not None for layer in layers.values()):
         raise ValueError(

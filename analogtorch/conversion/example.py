@@ -6,11 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
-from torch.optim.swa_utils import AveragedModel
 
-from analogtorch.nn.adapters import COMPILED
+from analogtorch.nn.adapters import unwrapped
 
-_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 Example = Tensor | tuple[Any, ...] | Mapping[str, Any]
 """A tensor, a tuple of arguments or a dictionary of keyword arguments."""
 
@@ -47,11 +45,8 @@ def parameters(model: nn.Module) -> list[inspect.Parameter]:
     Of models that ``torch.compile`` returns, and of torch's wrappers, which pass all on, they are
     those of the model inside.
     """
-    inner = model.module if isinstance(model, _WRAPPERS) else model._modules.get(COMPILED)
-    if inner is not None:
-        return parameters(inner)
     try:
-        return list(inspect.signature(model.forward).parameters.values())
+        return list(inspect.signature(unwrapped(model).forward).parameters.values())
     except (TypeError, ValueError):  # it has none
         return []
 

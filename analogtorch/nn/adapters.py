@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
+from torch.optim.swa_utils import AveragedModel
 
 from analogtorch.nn.traced import Proxy
 from analogtorch.values.warned import warn
@@ -26,6 +27,16 @@ _BESIDE = frozenset({"peft.tuners.hira.layer", "peft.tuners.peanut.layer"})
 """Modules of adapters that call the layer, and multiply by a weight of their own making as well."""
 _PEFT = ("base_model", "model")
 """The names under which a ``peft.PeftModel`` holds the model."""
+
+
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
+"""What wraps a whole model, holds it as ``module`` and passes all on to it."""
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model inside what ``torch.compile`` returns and inside torch's wrappers."""
+    inner = model.module if isinstance(model, _WRAPPERS) else model._modules.get(COMPILED)
+    return model if inner is None else unwrapped(inner)
 
 
 def is_part_of_adapter(model: nn.Module, name: str) -> bool:

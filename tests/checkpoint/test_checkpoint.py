@@ -11,12 +11,14 @@ import safetensors.torch
 import torch
 from torch import nn
 from torch.nn.utils import prune
+from torch.optim.swa_utils import AveragedModel
 from transformers.pytorch_utils import Conv1D
 
 import analogtorch as at
-from analogtorch.checkpoint import load, read, save
+from analogtorch.checkpoint import load, read, save, saving
 from analogtorch.checkpoint.description import DESCRIPTION, WEIGHTS
 from analogtorch.checkpoint.folder import PREVIOUS, _digest
+from analogtorch.nn.adapters import unwrapped
 from tests.crossbar import crossbar
 
 CHIP = crossbar()
@@ -161,6 +163,39 @@ def test_a_tie_that_the_model_on_meta_does_not_have_is_not_made(tmp_path: Path) 
     loaded = load(tmp_path, other)
     assert torch.equal(loaded.head.weight, loaded.embed.weight)
     assert loaded.head.weight.data_ptr() != loaded.embed.weight.data_ptr()
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda m: torch.compile(m, backend="eager"), AveragedModel, nn.DataParallel],
+    ids=["compiled", "averaged", "parallel"],
+)
+def test_of_a_wrapped_model_the_one_inside_is_saved(
+    wrap: Callable[[nn.Module], nn.Module], tmp_path: Path
+) -> None:
+    model = _analog()
+    save(wrap(model), tmp_path / "net")
+    assert _same(load(tmp_path / "net", Net(1)), model)
+    other = wrap(Net(1))
+    assert load(tmp_path / "net", other) is other
+    assert _same(unwrapped(other), model)
+    physical = at.program(model, seed=3)
+    expected = physical.at("1 day")(TOKENS)
+    for target in (Net(1), wrap(Net(1))):
+        again = load(save(at.program(wrap(model), seed=3), tmp_path / "chip"), target)
+        assert torch.equal(again.at("1 day")(TOKENS), expected)
+
+
+def test_files_with_the_names_of_a_wrapper_load_into_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = _analog()
+    monkeypatch.setattr(saving, "unwrapped", lambda model: model)
+    save(torch.compile(model, backend="eager"), tmp_path)
+    assert "_orig_mod.head.bias" in safetensors.torch.load_file(tmp_path / WEIGHTS)
+    other = torch.compile(Net(1), backend="eager")
+    assert load(tmp_path, other) is other
+    assert _same(unwrapped(other), model)
 
 
 def test_a_root_layer(tmp_path: Path) -> None:
