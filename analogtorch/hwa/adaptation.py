@@ -72,8 +72,12 @@ class Adaptation:
         if state is None:
             self._begin(training, minutes)
         else:
-            # a run of an earlier version has none
-            self.twin.go_on(state.get("compared"), self.chips.held[0])
+            if "compared" not in state:
+                raise ValueError(
+                    "adapt: folder holds a run that an earlier version began, which did not keep "
+                    "how outputs are compared; give another folder"
+                )
+            self.twin.comparison.go_on(state["compared"], state.get("ways"))
             self.learning = state["learning"]
             _as_begun(self.twin.student, state["chips"], self.learning)
             digital = digital_statistics(self.twin.student)
@@ -303,6 +307,7 @@ class Adaptation:
                 "training": training.state_dict(),
                 "chips": _chips(self.twin.student),
                 "compared": self.twin.compared,
+                "ways": self.twin.comparison.state(),
                 "learning": self.learning,
                 "stages": [_plain(stage) for stage in self.stages],
                 "learnt": self.learnt,

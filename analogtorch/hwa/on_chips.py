@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from analogtorch.calibration.judge import has_moved
-from analogtorch.calibration.outputs import unmasked, vectors
 from analogtorch.conversion.watch import evaluating
 from analogtorch.devices import seconds
 from analogtorch.evaluate.metric import Metric, check_metric, finite, measure
@@ -28,8 +26,9 @@ class Reading:
     error: Tensor
     """Root of the mean of what the recipe compares outputs by (``Twin.compare``)."""
     agreement: Tensor
-    """Share of the output vectors whose largest number is where the teacher's is; of outputs of one
-    number, of those within a tenth of their standard deviation."""
+    """Share of the output vectors whose largest number is where the teacher's is, of images and the
+    like at each of their positions; of outputs of one number, of those within a tenth of their
+    standard deviation."""
     metric: Tensor | None = None
     """The user's metric, if one was given; NaN or infinite where it was."""
 
@@ -133,10 +132,9 @@ class OnChips:
             for batch, exact in zip(self.held, self.exact, strict=True):
                 outputs = self.twin.outputs(view, batch)
                 check_shapes(outputs, exact)
-                for y, t in zip(outputs, exact, strict=True):
-                    errors.append(self.twin.compare(y, t))
-                    masked = self.twin.masks(t)
-                    moved = has_moved(*(vectors(unmasked(x, masked)) for x in (t, y)))
+                for which, (y, t) in enumerate(zip(outputs, exact, strict=True)):
+                    errors.append(self.twin.compare(y, t, which))
+                    moved = self.twin.comparison.moved(y, t, which)
                     same += int((~moved).sum())
                     count += moved.shape[0]
         # rounding may leave a divergence of almost nothing below 0

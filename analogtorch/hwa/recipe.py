@@ -44,11 +44,18 @@ class Recipe:
     numbers by ``error``, and so those of shape (samples,), which have one number each, unless all
     inputs have one dimension at most: then they are the vector of a single sample. ``error``:
     squared error over the square of the digital output, which embeddings and regression need. None:
-    ``error`` for outputs that are no scores, which are those of fewer than three numbers, those of
-    a mapping without ``logits``, vectors of one length, such as normalised embeddings, and those of
-    the shape of an input, as of an autoencoder; ``divergence`` for all others. Inputs are the
-    floating-point tensors that the model gets, but for those by a name with ``label`` in it, or by
-    ``target`` and ``targets``."""
+    ``divergence`` for the first output alone, if it may be scores; ``error`` for all others, those
+    of fewer than three numbers, those of a mapping without ``logits``, vectors of one length, such
+    as normalised embeddings, those of the shape of an input, as of an autoencoder, and images (more
+    than three dimensions) that are not called ``logits``.
+
+    Classes are the last dimension; of more than three dimensions that after the samples, as
+    ``torch.nn.CrossEntropyLoss`` has them. A sequence, of three dimensions, has them where it is
+    not as long as an input: (samples, steps, classes) or (samples, classes, steps). Where that says
+    nothing it is compared by ``error``, and with ``divergence`` by its last dimension.
+
+    Inputs are what the model gets, but for what has a name with ``label`` in it, or ``target`` and
+    ``targets``."""
     temperature: float | None = None
     """Temperature of ``divergence``, > 0: the outputs are divided by it before the softmax. None:
     a quarter of the standard deviation of the numbers of an output vector, so that outputs of any

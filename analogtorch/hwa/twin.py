@@ -8,16 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from analogtorch.calibration.outputs import (
-    can_be_scores,
-    comparable,
-    infinite,
-    masks,
-    spread,
-    tensors,
-    unmasked,
-    vectors,
-)
+from analogtorch.calibration.outputs import comparable, infinite, tensors
 from analogtorch.calibration.passes import (
     Forward,
     every_tensor,
@@ -29,7 +20,7 @@ from analogtorch.calibration.passes import (
 from analogtorch.conversion import fast_path
 from analogtorch.conversion.kinds import analog_layers
 from analogtorch.conversion.watch import evaluating
-from analogtorch.hwa.distill import distillation_loss
+from analogtorch.hwa.comparison import Comparison, Found, relative_error, sizes
 from analogtorch.hwa.layer_names import (
     OUTPUTS_ALONE,
     Shapes,
@@ -43,15 +34,6 @@ from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.nn.learning import noisy_in_evaluation
 from analogtorch.nn.placed import Executions
 from analogtorch.nn.tap import hooked
-
-FLOOR = 0.1
-"""Share of the mean square of the vectors that is added to the square of each."""
-
-ALIKE = 1e-3
-"""Standard deviation of the lengths of vectors, over their mean, up to which they are one."""
-
-SPREAD = 0.25
-"""Temperature in standard deviations of the numbers of an output vector."""
 
 
 class Losses(NamedTuple):
@@ -101,8 +83,8 @@ class Twin:
             noisy_in_evaluation(layer)
         self.numbers: Mapping[int, int] = {}
         """The number of each batch by its id, for errors; empty: they have none."""
-        self._compared = self.recipe.outputs
-        self._inputs: Callable[[Any], Iterable[Any]] = _inputs
+        self.comparison = Comparison(self.recipe)
+        """How outputs are compared."""
         self._unlike = False
         """Whether a warning has named layers whose outputs differ in channels."""
         self._taps: dict[AnalogLayer, tuple[Executions, Tap]] = {}
@@ -110,9 +92,7 @@ class Twin:
     @property
     def compared(self) -> Outputs:
         """How outputs are compared; the teacher's first outputs decide what the recipe does not."""
-        if self._compared is None:
-            raise RuntimeError("Twin: call exact(batch) or loss(batch) before compare")
-        return self._compared
+        return self.comparison.kind
 
     def outputs(self, model: nn.Module, batch: Any) -> list[Tensor]:
         """Return the outputs of a model that are compared: logits, or every tensor it returns.
@@ -120,11 +100,9 @@ class Twin:
         Raises:
             ValueError: the model returns no tensor of floating point that could be compared.
         """
-        found, _ = self._outputs(model, batch)
-        return found
+        return self._outputs(model, batch).outputs
 
-    def _outputs(self, model: nn.Module, batch: Any) -> tuple[list[Tensor], bool]:
-        """Return the outputs, and whether they can be scores."""
+    def _outputs(self, model: nn.Module, batch: Any) -> Found:
         given = one_pass("adapt", model, batch, self.forward, self.numbers.get(id(batch)))
         by_name = named(given)
         logits = None if by_name is None else by_name.get("logits")
@@ -139,7 +117,8 @@ class Twin:
             raise ValueError(
                 f"adapt: the model returns no {what}; pass forward=, which must return its outputs"
             )
-        return found, logits is not None or by_name is None
+        named_so = logits is not None
+        return Found(found, scores=named_so or by_name is None, logits=named_so)
 
     def exact(self, batch: Any) -> list[Tensor]:
         """Return the outputs of the teacher.
@@ -147,10 +126,11 @@ class Twin:
         Raises:
             ValueError: they hold NaN or infinite values, beside minus infinity as a mask.
         """
-        given: set[torch.Size] = set()
+        given: list[Tensor] = []
 
         def keep(_: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
-            given.update(self._shapes(_by_name(self.teacher.forward, args, options)))
+            inputs = _by_name(self.teacher.forward, args, options)
+            given.extend(every_tensor(inputs, _inputs))
 
         with (
             self.teacher.register_forward_pre_hook(keep, with_kwargs=True),
@@ -159,35 +139,19 @@ class Twin:
             exactly(self.teacher),
             fast_path.without(self.teacher),
         ):
-            found, scores = self._outputs(self.teacher, batch)
-        if not all(map(_is_finite, found)):
+            found = self._outputs(self.teacher, batch)
+        if not all(map(_is_finite, found.outputs)):
             raise ValueError(
                 "adapt: the digital outputs hold NaN or infinite values; check model and batches"
             )
-        if self._compared is None:
+        if not self.comparison.decided:
             if not given:  # a forward that calls parts of the model
-                given.update(self._shapes(batch[0] if isinstance(batch, tuple | list) else batch))
-            scores = scores and any(
-                can_be_scores(y) and not (_of_one_length(y) or y.shape in given) for y in found
-            )
-            self._compared = "divergence" if scores else "error"
-        return found
-
-    def _shapes(self, given: Any) -> Iterator[torch.Size]:
-        """Yield the shapes of the floating-point inputs in what a model is given."""
-        return (x.shape for x in every_tensor(given, self._inputs) if x.is_floating_point())
-
-    def go_on(self, compared: Outputs | None, first: Any) -> None:
-        """Compare outputs as an interrupted run has compared them.
-
-        Args:
-            compared: how it did; None: an earlier version began it, which did not keep that.
-            first: the batch whose outputs decided it.
-        """
-        self._compared = self.recipe.outputs if compared is None else compared
-        if compared is None:
-            self._inputs = _inputs_before
-            self.exact(first)
+                first = batch[0] if isinstance(batch, tuple | list) else batch
+                given.extend(every_tensor(first, _inputs))
+            found.shapes = {x.shape for x in given if x.is_floating_point()}
+            found.lengths = sizes(given)
+            self.comparison.decide(found)
+        return found.outputs
 
     def loss(self, batch: Any, run: nn.Module | None = None) -> Losses:
         """Return how far the student's outputs and those of its layers are from the teacher's.
@@ -209,7 +173,8 @@ class Twin:
         with self.running(), self._layer_outputs(self.student) as of_student:
             found = self.outputs(self.student if run is None else run, batch)
         check_shapes(found, exact)
-        outputs = _mean([self.compare(y, t) for y, t in zip(found, exact, strict=True)])
+        pairs = zip(found, exact, strict=True)
+        outputs = _mean([self.compare(y, t, which) for which, (y, t) in enumerate(pairs)])
         if not self.recipe.layers:
             return Losses(outputs, outputs, outputs.new_zeros(()))
         layers = _mean([relative_error(y, t) for y, t in self._pairs(of_student, of_teacher)])
@@ -245,27 +210,18 @@ class Twin:
         """Return the loss to minimise: ``loss(batch, run).total``."""
         return self.loss(batch, run).total
 
-    def compare(self, y: Tensor, exact: Tensor) -> Tensor:
-        """Return how far an output is from the exact one, by ``compared``: a scalar >= 0.
+    def compare(self, y: Tensor, exact: Tensor, which: int = 0) -> Tensor:
+        """Return how far an output is from the exact one, as ``comparison`` has it: a scalar >= 0.
+
+        Args:
+            y: the output.
+            exact: the exact one, of the same shape.
+            which: its number in ``outputs``.
 
         Raises:
             RuntimeError: the recipe leaves it to the outputs, and there were none yet.
         """
-        masked = self.masks(exact)
-        if not self._by_scores(exact):
-            return relative_error(unmasked(y, masked), unmasked(exact, masked))
-        temperature = self.recipe.temperature
-        if temperature is None:
-            temperature = max(SPREAD * spread(exact, masked), torch.finfo(torch.float32).tiny)
-        # without the T^2 that keeps the size of gradients: the layers' errors stand beside it
-        return distillation_loss(y, exact, temperature=temperature) / temperature**2
-
-    def masks(self, exact: Tensor) -> Tensor | None:
-        """Return where an exact output holds a mask; see ``calibration.outputs.masks``."""
-        return masks(exact, scores=self._by_scores(exact))
-
-    def _by_scores(self, exact: Tensor) -> bool:
-        return self.compared == "divergence" and can_be_scores(exact)
+        return self.comparison.loss(y, exact, which)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -319,36 +275,10 @@ class Twin:
             yield found
 
 
-def relative_error(y: Tensor, exact: Tensor) -> Tensor:
-    """Return the mean over vectors of the squared error over the square of the exact vector.
-
-    Each vector counts alike, however large: otherwise a few loud inputs would be all that is
-    learnt. A vector that is much smaller than the others counts less, by ``FLOOR`` of their mean.
-
-    Args:
-        y: outputs, (*, numbers), or of more than three dimensions (samples, *).
-        exact: the exact outputs, of the same shape.
-
-    Returns:
-        A scalar >= 0.
-    """
-    y, exact = (vectors(t.to(torch.promote_types(t.dtype, torch.float32))) for t in (y, exact))
-    squares = exact.square().sum(1)
-    floor = FLOOR * squares.mean() + torch.finfo(squares.dtype).tiny
-    return ((y - exact).square().sum(1) / (squares + floor)).mean()
-
-
 def _is_finite(y: Tensor) -> bool:
     """Return whether an output holds finite numbers, and nothing but masks beside them."""
     masked = infinite(y)
     return bool((y.isfinite() | masked).all()) and not (y.numel() and bool(masked.all()))
-
-
-def _of_one_length(y: Tensor) -> bool:
-    lengths = vectors(unmasked(y, masks(y, scores=can_be_scores(y)))).float().norm(dim=1)
-    if len(lengths) < 2:
-        return False
-    return bool(lengths.std(correction=0) <= ALIKE * lengths.mean())
 
 
 def _by_name(
@@ -371,11 +301,6 @@ def _inputs(given: Any, answers: tuple[str, ...] = ("target", "targets")) -> Ite
         for name, part in names.items()
         if "label" not in (plain := str(name).lower()) and plain not in answers
     ]
-
-
-def _inputs_before(given: Any) -> Iterable[Any]:
-    """Return the parts at which versions looked that did not keep how outputs are compared."""
-    return _inputs(given, ()) if isinstance(given, Mapping | tuple | list) else ()
 
 
 def _mean(values: list[Tensor]) -> Tensor:

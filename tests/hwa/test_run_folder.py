@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import analogtorch as at
 from analogtorch.evaluate.identity import name_of
 from analogtorch.files import packed, unpacked, write_atomically
+from analogtorch.hwa.comparison import Comparison
 from analogtorch.hwa.training import Training
 from analogtorch.hwa.twin import Twin
 from tests.crossbar import crossbar
@@ -107,13 +108,17 @@ class _Batch:
 
 
 @pytest.mark.parametrize(
-    ("kept", "compared"),
-    [("error", "error"), ("divergence", "divergence"), (None, "divergence")],
+    ("kept", "numbers"),
+    [
+        ({"compared": "error", "ways": [[False, -1]]}, 1),
+        ({"compared": "divergence", "ways": [[True, -1]]}, 0),
+        ({"compared": "divergence"}, 0),  # of an earlier version, as the next
+        ({"compared": "error"}, 1),
+    ],
 )
 def test_a_run_goes_on_with_the_error_that_it_began_with(
-    kept: str | None, compared: str, tmp_path: Path
+    kept: dict[str, Any], numbers: int, tmp_path: Path
 ) -> None:
-    """An earlier version, which did not keep it, saw no inputs in a dataclass."""
     torch.manual_seed(0)
     given = at.convert(nn.Sequential(nn.Linear(6, 6)), crossbar())
     batches = [_Batch(x, torch.zeros(8)) for x in BATCHES]
@@ -122,10 +127,17 @@ def test_a_run_goes_on_with_the_error_that_it_began_with(
     first = at.hwa.adapt(given, batches, **options)
     state = unpacked(tmp_path / "state.pt")
     assert (first.compared, state.pop("compared")) == ("error", "error")
-    write_atomically(
-        tmp_path / "state.pt", packed(state if kept is None else state | {"compared": kept})
-    )
-    assert at.hwa.adapt(given, batches, **options).compared == compared
+    assert state.pop("ways") == [[False, -1]]
+    write_atomically(tmp_path / "state.pt", packed(state | kept))
+    assert at.hwa.adapt(given, batches, **options).compared == kept["compared"]
+    comparison = Comparison(at.hwa.Recipe())
+    comparison.go_on(kept["compared"], kept.get("ways"))
+    y = torch.randn(8, 6)
+    shifted = comparison.loss(y + 5, y).item()
+    assert shifted > 1 if numbers else shifted == pytest.approx(0, abs=1e-5)
+    write_atomically(tmp_path / "state.pt", packed(state))
+    with pytest.raises(ValueError, match="an earlier version began.*give another folder"):
+        at.hwa.adapt(given, batches, **options)
 
 
 def test_what_can_be_called_has_a_name() -> None:

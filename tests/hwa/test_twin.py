@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import analogtorch as at
-from analogtorch.hwa.twin import relative_error
+from analogtorch.hwa.comparison import relative_error
 from tests.crossbar import crossbar
 
 
