@@ -28,8 +28,11 @@ class Judge:
         Arguments are those of ``calibrate``; ``first`` is the number of the first batch there.
         """
         self.model, self.batches, self.forward, self.first = model, batches, forward, first
+        state = torch.get_rng_state()
         with exactly(model):
             self.exact = list(self._outputs())
+        self.draws = not torch.equal(state, torch.get_rng_state())
+        """Whether the model draws random numbers of its own, which then count as errors."""
         self.masks = [[masks(t) for t in outputs] for outputs in self.exact]
         """Where the exact outputs hold a mask, which says nothing of an error; None: nowhere."""
         self.exact = list(map(self._unmasked, self.exact, self.masks))

@@ -14,6 +14,7 @@ from analogtorch.calibration.passes import Forward, one_pass
 from analogtorch.conversion.unread import quiet
 from analogtorch.conversion.watch import evaluating
 from analogtorch.ops.scope import noise_in_turn
+from analogtorch.values.warned import warn
 
 CHIPS = 4
 """Fewest chips of an error: each batch runs on one of its own, or on several where that is too
@@ -41,6 +42,12 @@ class NoisyJudge(Judge):
             first: number of the first batch in those of ``calibrate``.
         """
         super().__init__(model, batches, forward, first)
+        if self.draws:
+            warn(
+                "calibrate: the model draws random numbers in evaluation mode, which count as "
+                "errors of its outputs; pass forward=, which returns outputs without them, such as "
+                "means in place of samples"
+            )
         self.seed = seed
         self.refusal = self._refusal()
         """Why its errors mean nothing; None: they do."""

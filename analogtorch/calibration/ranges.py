@@ -27,6 +27,7 @@ from analogtorch.conversion.kinds import (
 )
 from analogtorch.conversion.route import routed_as_before_on_error
 from analogtorch.conversion.taken import refuse_taken
+from analogtorch.conversion.watch import same_random
 from analogtorch.nn import AnalogLayer
 from analogtorch.values import checks
 from analogtorch.values.warned import warn
@@ -177,6 +178,11 @@ def calibrate(
             fewer than three batches or no finite outputs to compare; or an option is not allowed.
         Exception: what the model raises, with a note that names the batch.
 
+    Warns:
+        UserWarning: fixed ranges are worse than none, the model also multiplies by the weights of
+            layers elsewhere, the range of an ADC decides the error of a layer, or the model draws
+            random numbers in evaluation mode.
+
     After an error the model is unchanged.
 
     Example:
@@ -206,7 +212,7 @@ def calibrate(
     else:
         fitted, judged = held_back(batches, JUDGED) if method == "mse" else (batches, batches)
     whole = Calibration(model, layers, fitted, judged, wanted, forward, progress)
-    with routed_as_before_on_error(model), _as_before(layers):
+    with routed_as_before_on_error(model), _as_before(layers), same_random():
         whole.forget()
         with whole.without_converters():
             seen = observe(

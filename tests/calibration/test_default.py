@@ -294,3 +294,25 @@ def test_the_weight_scale_travels_with_the_ranges() -> None:
 def test_of_many_batches_the_last_few_judge() -> None:
     _, found = _calibrated(batches=_batches(80, size=4))
     assert found.batches == (64, 16, 16)
+
+
+def test_numbers_that_the_model_draws_leave_the_random_state_and_are_named() -> None:
+    class Sampling(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mean, self.out = nn.Linear(6, 4), nn.Linear(4, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            mean = self.mean(x)
+            return self.out(mean + torch.randn_like(mean))
+
+    batches = list(torch.randn(4, 8, 6))
+    model = at.convert(Sampling().eval(), at.chips.hermes64())
+    before = torch.get_rng_state()
+    with pytest.warns(UserWarning, match="draws random numbers in evaluation mode"):
+        at.calibrate(model, batches)
+    assert torch.equal(before, torch.get_rng_state())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        at.calibrate(model, batches, forward=lambda m, x: m.out(m.mean(x)))
+    assert torch.equal(before, torch.get_rng_state())
