@@ -89,7 +89,8 @@ def adapt(
         steps: number of training steps, >= 1.
         minutes: time for the whole call, > 0. It bounds the steps alone: they are as many as fit,
             by the time of a few and of the first look at the chips, at least one and at most
-            ``steps``. Calibration and measurements before and after them are made in any case.
+            ``steps``. Calibration and measurements before and after them are made in any case;
+            ``recipe.looks`` are fewer where they would take over half of what is left.
         times: times after programming at which chips are measured, as ``ProgrammedChip.at`` takes
             them. The state with the least mean error over them is kept.
         num_chips: number of chips that are measured, >= 1.
@@ -101,6 +102,8 @@ def adapt(
         seed: seed of the noise, the order of the batches and the chips, a signed 64-bit integer.
         folder: a folder that keeps the state after each look at the chips, and ``log.csv``. The
             same call continues from it after an interruption, and returns at once after the end.
+            It needs the same batches in the same order: a list, or a loader that does not shuffle
+            or whose generator is seeded.
             Functions, such as ``forward``, are known by their names, a metric of ``at.metrics`` by
             its samples too, if they are a list of batches.
         forward: as ``calibrate`` takes it. It must return the outputs, of shapes that do not depend

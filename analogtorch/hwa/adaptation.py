@@ -28,6 +28,9 @@ CALIBRATED = 32
 """Most batches that calibrate: a search passes over them for each thing that it tries."""
 _PROBES = 3
 """Steps whose time is measured to find how many fit into the time that is given."""
+_AFTER = 10
+"""Looks that what comes after the training takes as long as: the model is calibrated and measured a
+few times more, and to correct its columns takes a chip as long as three or four."""
 
 _RUNNING = ("forward", "allow_unused", "progress")
 """Options of ``calibrate`` that say how the model runs, which hold for ranges per vector too."""
@@ -106,11 +109,12 @@ class Adaptation:
         # statistics without noise can cost a deep net everything, and training more to get it back
         error = self._move_norms(error)
         if minutes is not None:
-            fitting = self._fitting(training, 60 * minutes, took)
+            fitting, training.looks = self._fitting(training, 60 * minutes, took)
             if fitting < 1 < training.steps:
                 warn(
-                    f"adapt: {minutes:g} minutes leave no time for the training, which has"
-                    f" one step; {self.seconds:.0f} s went by before it. Give {self._quicker()}"
+                    f"adapt: {minutes:g} minutes leave no time for the training, which has "
+                    f"one step; {self.seconds:.0f} s went by before it, and what comes after it "
+                    f"takes about {_AFTER * took:.0f} s. Give {self._quicker()}"
                 )
             training.steps = min(training.steps, max(1, fitting))
         self.learnt = self._learnt_error()
@@ -170,17 +174,19 @@ class Adaptation:
                 file=sys.stderr,
             )
 
-    def _fitting(self, training: Training, seconds: float, look: float) -> int:
-        """Return how many steps fit into ``seconds`` of the whole run; less than 1: none does."""
+    def _fitting(self, training: Training, seconds: float, look: float) -> tuple[int, int]:
+        """Return how many steps fit into ``seconds`` of the whole run, and the looks among them.
+
+        Less than one step: none does. Looks are fewer where they would take over half of the time.
+        """
         before = time.monotonic()
         spent = self.seconds
         for batch in _spread(self.fitted, _PROBES):
             training.gradients(batch)
         step = (time.monotonic() - before) / _PROBES
-        # after the looks, the model is calibrated and measured a few times more; to correct its
-        # columns takes a chip as long as three or four looks
-        left = seconds - 1.25 * spent - (training.recipe.looks + 10) * look
-        return math.floor(left / step)
+        left = seconds - 1.25 * spent - _AFTER * look
+        looks = max(1, min(training.recipe.looks, math.floor(left / 2 / look)))
+        return math.floor((left - looks * look) / step), looks
 
     def _quicker(self) -> str:
         """Return what leaves more time for the training."""

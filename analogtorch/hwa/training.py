@@ -20,7 +20,7 @@ from analogtorch.ops.scope import noise_in_turn
 from analogtorch.values.warned import warn
 
 _KEPT = (
-    *("rates", "steps", "step"),
+    *("rates", "steps", "step", "looks"),
     *("best", "best_state", "least", "worse", "stopped"),
 )
 """The fields that a resumed run goes on with, beside student, optimizer and history."""
@@ -38,6 +38,8 @@ class Training:
     seed: int
     done: str = ""
     """Why the training ends after its last step; empty: those were all that was asked for."""
+    looks: int = field(init=False)
+    """How often the chips are measured, ``recipe.looks`` or fewer."""
     optimizer: torch.optim.Optimizer = field(init=False)
     rates: list[float] = field(init=False)
     """The learning rate of each group of the optimizer in the first step."""
@@ -60,6 +62,7 @@ class Training:
     """Why the training ended; empty while it goes on."""
 
     def __post_init__(self) -> None:
+        self.looks = self.recipe.looks
         self.reset()
 
     @property
@@ -151,8 +154,8 @@ class Training:
 
     def _looks(self) -> bool:
         """Return whether the chips are measured after the steps that are done."""
-        number = self.step * self.recipe.looks
-        return number // self.steps > (number - self.recipe.looks) // self.steps
+        number = self.step * self.looks
+        return number // self.steps > (number - self.looks) // self.steps
 
     def _look(self, chips: OnChips) -> None:
         reading = chips.measure()
@@ -190,7 +193,8 @@ class Training:
         self.twin.student.load_state_dict(state["student"])
         self.optimizer.load_state_dict(state["optimizer"])
         for name in _KEPT:
-            setattr(self, name, state[name])
+            # a run of an earlier version has no looks of its own
+            setattr(self, name, state.get(name, self.looks) if name == "looks" else state[name])
         trained = state.get("trained")  # a run of an earlier version has none
         self.trained = None if trained is None else Reading(**trained)
         self.history = [Step(**row) for row in state["history"]]

@@ -1,5 +1,6 @@
 """What an adaptation gained, as a table for the terminal and as curves."""
 
+import itertools
 from typing import Any
 
 from torch import Tensor
@@ -35,8 +36,8 @@ def table(found: Adapted) -> str:
     exact = "those of the teacher" if found.with_teacher else "the digital ones"
     notes = [
         f"error of the outputs on {chips} to {exact}, {_COMPARED[found.compared]}, and "
-        "the share of outputs whose largest number agrees, on "
-        f"{'batches held back' if found.held_back else _LEARNT}",
+        "the share of outputs of one number within a tenth of their spread, of others whose largest "
+        f"number agrees, on {'batches held back' if found.held_back else _LEARNT}",
         f"{len(found.steps)} steps, {found.seconds:,.0f} s: {found.stopped}",
         *([] if _trained(found) else [_UNTRAINED]),
         *([_generalised(found.generalisation)] if found.generalisation else []),
@@ -56,7 +57,8 @@ def plot(found: Adapted) -> Any:
     looks = [(s.step, s.error) for s in found.steps if s.error is not None]
     if looks:
         axes.plot(*zip(*looks, strict=True), "o-", label="error on chips")
-    start = [stage for stage in found.stages if stage.name in ("converted", "calibrated")][-1]
+    before = itertools.takewhile(lambda stage: stage.name != "distilled", found.stages)
+    start = [stage for stage in before if stage.kept][-1]
     axes.axhline(start.reading.mean, ls="--", lw=0.8, color="grey", label=start.name)
     axes.set_yscale("log")
     axes.set_xlabel("step")

@@ -18,7 +18,9 @@ from torch.utils.checkpoint import checkpoint
 
 import analogtorch as at
 from analogtorch.hwa import adaptation
+from analogtorch.hwa.adapted import Stage
 from analogtorch.hwa.schedule import clip, relative_adam, tails
+from analogtorch.report.adapted import plot
 from tests.crossbar import crossbar
 
 
@@ -482,6 +484,7 @@ def test_a_twin_compares_after_it_has_seen_the_outputs_of_the_teacher() -> None:
     ("minutes", "steps", "stopped"),
     [
         (20.6, 5, "5 of 7 steps done: 20.6 minutes allow no more"),
+        (18.2, 3, "3 of 7 steps done: 18.2 minutes allow no more"),
         (60.0, 7, "all 7 steps done"),
     ],
 )
@@ -496,8 +499,11 @@ def test_minutes_bound_the_steps(
     options: dict[str, Any] = {"chip": CHIP, "steps": 7, "num_chips": 1, "recipe": recipe}
     options |= {"minutes": minutes, "folder": tmp_path / "run"}
     adapted = at.hwa.adapt(_net(), _batches(), **options)
-    # 4 minutes went by before, a look takes 1: (20.6 - 1.25 * 4 - (2 + 10) * 1) / (2 / 3) is 5.4
+    # 4 minutes went by before, a look takes 1: (20.6 - 1.25 * 4 - (2 + 10) * 1) / (2 / 3) is 5.4;
+    # of the 3.2 minutes of the second, two looks would take over half
     assert len(adapted.steps) == steps
+    looks = [step.step for step in adapted.steps if step.error is not None]
+    assert len(looks) == (1 if minutes < 20 else 2)
     assert adapted.stopped == stopped
     assert at.hwa.adapt(_net(), _batches(), **options).stopped == stopped
 
@@ -525,7 +531,9 @@ def test_minutes_that_are_used_up_have_remedies_that_help(
     given: dict[str, Any], remedies: str
 ) -> None:
     model = _net() if "chip" in given else _net_of(_net())
-    with pytest.warns(UserWarning, match=rf"leave no time .* before it\. Give {remedies}$"):
+    with pytest.warns(
+        UserWarning, match=rf"leave no time .* before it, .* takes about \d+ s\. Give {remedies}$"
+    ):
         at.hwa.adapt(model, _batches(), minutes=1e-6, **{"num_chips": 1, "steps": 2} | given)
 
 
@@ -543,8 +551,25 @@ def test_the_report_prints_draws_and_lists(tmp_path: Path) -> None:
     assert [len(stage["error"]) for stage in data["stages"]] == [2] * 4
     assert data["stages"][0]["metric"] == [[0.5, 0.5], [0.5, 0.5]]
     assert data["recovered"]["metric"] == [[0.5, 0.5], [0.5, 0.5]]
+    assert "outputs of one number within a tenth of their spread, of others whose largest" in text
     adapted.plot(tmp_path / "run.png")
     assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_plot_begins_at_the_last_stage_that_is_kept() -> None:
+    adapted = at.hwa.adapt(_net_of(_net()), _batches(), calibration={}, steps=1, num_chips=1)
+    reading = adapted.stages[0].reading
+
+    def stage(name: str, error: float, kept: bool = True) -> Stage:
+        reads = dataclasses.replace(reading, error=torch.full_like(reading.error, error))
+        return Stage(name=name, reading=reads, kept=kept)
+
+    stages = [stage("converted", 0.3), stage("calibrated", 0.5, kept=False)]
+    stages += [stage("ranges per vector", 0.2), stage("distilled", 0.1)]
+    axes = plot(dataclasses.replace(adapted, stages=tuple(stages))).axes[0]
+    (dashed,) = [line for line in axes.lines if line.get_linestyle() == "--"]
+    assert dashed.get_label() == "ranges per vector"
+    assert dashed.get_ydata() == pytest.approx([0.2, 0.2])
 
 
 def test_the_report_says_whose_outputs_are_compared_with() -> None:
