@@ -36,8 +36,8 @@ def table(found: Adapted) -> str:
     exact = "those of the teacher" if found.with_teacher else "the digital ones"
     notes = [
         f"error of the outputs on {chips} to {exact}, {_COMPARED[found.compared]}, and "
-        "the share of outputs of one number within a tenth of their spread, of others whose largest "
-        f"number agrees, on {'batches held back' if found.held_back else _LEARNT}",
+        "the share of outputs of one number within a tenth of their spread, of others whose "
+        f"largest number agrees, on {'batches held back' if found.held_back else _LEARNT}",
         f"{len(found.steps)} steps, {found.seconds:,.0f} s: {found.stopped}",
         *([] if _trained(found) else [_UNTRAINED]),
         *([_generalised(found.generalisation)] if found.generalisation else []),
