@@ -8,14 +8,13 @@ import hashlib
 import json
 import os
 import shutil
-import uuid
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from analogtorch.checkpoint.description import DESCRIPTION, WEIGHTS, Checkpoint, read
-from analogtorch.files import locked, signed, sync_folder
+from analogtorch.files import locked, part_folder, remove_parts, signed, sync_folder
 from analogtorch.values import checks
 
 PREVIOUS = ".weights.previous.safetensors"
@@ -35,17 +34,19 @@ def write_folder(
         OSError: the files could not be written. What was there is untouched.
     """
     save_file, _, failed = _safetensors()
-    part = uuid.uuid4().hex
-    weights, text = folder / f".{WEIGHTS}.{part}", folder / f".{DESCRIPTION}.{part}"
+    part = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, weights, metadata={"format": "pt", **tied})
-        size, sha256 = _digest(weights)
-        facts = {"file": WEIGHTS, "bytes": size, "sha256": sha256}
-        whole = signed(description | {"weights": facts})
-        text.write_text(json.dumps(whole, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        _digest(text)
-        with locked(folder):
+        with locked(folder) as alone:
+            remove_parts(folder / DESCRIPTION, alone=alone)
+            part = part_folder(folder / DESCRIPTION)  # safetensors has files of its own beside its
+            weights, text = part / WEIGHTS, part / DESCRIPTION
+            save_file(tensors, weights, metadata={"format": "pt", **tied})
+            size, sha256 = _digest(weights)
+            facts = {"file": WEIGHTS, "bytes": size, "sha256": sha256}
+            whole = signed(description | {"weights": facts})
+            text.write_text(json.dumps(whole, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            _digest(text)
             _replace(folder, weights, text)
     except (OSError, failed) as error:
         why = getattr(error, "strerror", None) or error
@@ -54,9 +55,8 @@ def write_folder(
             "free some space or choose another folder"
         ) from error
     finally:
-        for file in (weights, text):
-            with contextlib.suppress(OSError):
-                file.unlink()
+        if part is not None:
+            shutil.rmtree(part, ignore_errors=True)
     return folder
 
 

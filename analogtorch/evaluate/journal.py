@@ -11,7 +11,8 @@ Several processes can share a folder: each chip is measured by the one that clai
     .chip-00003.lock  there while a process measures chip 3; of a process that has died it is worth
                       nothing, and the chip is claimed by another
 
-The others are JSON, written whole or not at all.
+The others are JSON, written whole or not at all, by a process that holds the folder meanwhile: what
+lies there half written is of one that was killed, and is removed by the next call.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from analogtorch.evaluate.batches import with_structure
-from analogtorch.files import claimed, locked, write_atomically
+from analogtorch.files import claimed, locked, remove_parts, write_atomically
 from analogtorch.values import checks
 from analogtorch.values.warned import warn
 
@@ -63,7 +64,9 @@ class Journal:
     ) -> None:
         self.caller = caller
         self.folder = made_folder(caller, folder)
-        with locked(self.folder):  # or two that begin at once would each see half of it
+        with locked(self.folder) as alone:  # or two that begin at once would each see half of it
+            for name in (_HEAD.format(caller), "chip-[0-9]*.json"):
+                remove_parts(self.folder / name, alone=alone)
             self._open({"version": VERSION, **experiment, **metric})
 
     def _open(self, wanted: dict[str, Any]) -> None:
@@ -109,7 +112,8 @@ class Journal:
 
     def write(self, number: int, seed: int, values: dict[str, float]) -> None:
         """Store all that has been measured on chip ``number``."""
-        _write(self._path(number), {"seed": seed, "values": values, "sum": _sum(seed, values)})
+        with locked(self.folder):
+            _write(self._path(number), {"seed": seed, "values": values, "sum": _sum(seed, values)})
 
     def claim(self, number: int, *, wait: bool) -> AbstractContextManager[None]:
         """Hold chip ``number`` while the context lasts, so that no other process measures it.

@@ -1,6 +1,12 @@
 """Rules of all files of the library: they appear whole, carry checksums, are read within limits."""
 
-from analogtorch.files.atomic import check_writable, sync_folder, write_atomically
+from analogtorch.files.atomic import (
+    check_writable,
+    part_folder,
+    remove_parts,
+    sync_folder,
+    write_atomically,
+)
 from analogtorch.files.checksum import checked, seal, sealed_bytes, signed
 from analogtorch.files.code import digest_of, digests_of, importable, is_code, load_code
 from analogtorch.files.folder import made
@@ -27,6 +33,8 @@ __all__ = [
     "parquet",
     "parse_json",
     "parse_yaml",
+    "part_folder",
+    "remove_parts",
     "seal",
     "sealed_bytes",
     "signed",

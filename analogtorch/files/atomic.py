@@ -3,14 +3,22 @@
 import contextlib
 import errno
 import os
+import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
 from analogtorch.files.folder import made
 
 _LINKS = 40
 """Links that are followed, as many as Linux does."""
+_PART = ".part"
+"""How names of what is being written end."""
+_STALE = 3600.0
+"""Seconds after which nobody writes to a part any more: assumed, as no writing pauses for so long.
+"""
 
 
 def write_atomically(path: str | Path, data: bytes | str) -> Path:
@@ -39,9 +47,7 @@ def write_atomically(path: str | Path, data: bytes | str) -> Path:
         target = path.resolve() if path.is_symlink() else path
         target.parent.mkdir(parents=True, exist_ok=True)
         # in the same folder, because a rename is atomic only within one file system
-        handle, temporary = tempfile.mkstemp(
-            dir=target.parent, prefix=f".{target.name}.", suffix=".part"
-        )
+        handle, temporary = tempfile.mkstemp(**_part(target))
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
@@ -76,15 +82,43 @@ def check_writable(path: str | Path) -> None:
             raise OSError(errno.EISDIR, "it is a folder")
         with (
             made(target.parent),
-            tempfile.NamedTemporaryFile(
-                dir=target.parent, prefix=f".{target.name}.", suffix=".part"
-            ),
+            tempfile.NamedTemporaryFile(**_part(target)),
         ):
             pass
     except OSError as error:
         raise OSError(
             error.errno, f"{path} cannot be written: {error.strerror}; name another file"
         ) from error
+
+
+def part_folder(file: Path) -> Path:
+    """Make a hidden folder beside ``file`` for what is about to become it and the files around it.
+
+    ``remove_parts`` removes that of a killed process.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    return Path(tempfile.mkdtemp(**_part(file)))
+
+
+def remove_parts(file: Path, *, alone: bool) -> None:
+    """Remove what killed processes have left beside ``file`` of what they were writing.
+
+    Args:
+        file: a file that ``write_atomically`` or ``part_folder`` was given, or a pattern of such
+            names in an existing folder, such as ``chip-[0-9]*.json``.
+        alone: whether no other process can be writing it now, as ``locked`` says. If False, what
+            somebody has written to in the last hour stays, by its time of modification.
+    """
+    for part in file.parent.glob(f".{file.name}.*{_PART}"):
+        with contextlib.suppress(OSError):  # another process removes it too
+            held = (part, *part.rglob("*"))
+            if alone or max(p.stat().st_mtime for p in held) < time.time() - _STALE:
+                if part.is_dir():
+                    shutil.rmtree(part)
+                else:
+                    part.unlink()
 
 
 def sync_folder(folder: Path) -> None:
@@ -98,6 +132,11 @@ def sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def _part(file: Path) -> dict[str, Any]:
+    """Return how ``tempfile`` is to name what becomes ``file``."""
+    return {"dir": file.parent, "prefix": f".{file.name}.", "suffix": _PART}
 
 
 def _open_file(path: Path) -> int | None:

@@ -18,8 +18,8 @@ _held: set[int] = set()
 
 
 @contextlib.contextmanager
-def locked(folder: str | Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold an existing ``folder`` while the context lasts.
+def locked(folder: str | Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold an existing ``folder`` while the context lasts, and yield whether others are kept out.
 
     No file is written for it, and the system releases the lock when the process ends, whatever it
     has forked. The lock is advisory: it keeps out only those who ask for it through this function.
@@ -37,12 +37,12 @@ def locked(folder: str | Path, *, wait: bool = True) -> Iterator[None]:
     """
     if fcntl is None:
         _warn(folder, "this platform has none")
-        yield
+        yield False
         return
     handle = os.open(folder, os.O_RDONLY)
-    _take(handle, folder, wait)
+    held = _take(handle, folder, wait)
     try:
-        yield
+        yield held
     finally:
         _let_go(handle)
 
@@ -83,7 +83,9 @@ def claimed(path: str | Path, *, wait: bool = True) -> Iterator[None]:
         _let_go(handle)
 
 
-def _take(handle: int, path: str | Path, wait: bool) -> None:
+def _take(handle: int, path: str | Path, wait: bool) -> bool:
+    """Lock an open file or folder, and return whether that is possible there."""
+    held = True
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
@@ -93,7 +95,9 @@ def _take(handle: int, path: str | Path, wait: bool) -> None:
         ) from None
     except OSError as error:
         _warn(path, error.strerror)
+        held = False
     _held.add(handle)
+    return held
 
 
 def _let_go(handle: int) -> None:

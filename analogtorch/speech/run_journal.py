@@ -1,6 +1,5 @@
 """The journal of a run: what the run was begun with, and the files that it wrote."""
 
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -39,11 +38,6 @@ def read(path: Path) -> dict[str, Any] | None:
     except (ValueError, TypeError) as error:
         raise ValueError(f"{file}: {error}") from error
     return found
-
-
-def parts(file: Path) -> Iterator[Path]:
-    """Return what killed processes have left of a file that they were writing."""
-    return file.parent.glob(f".{file.name}.*.part")
 
 
 def check_given(

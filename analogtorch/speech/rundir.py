@@ -15,8 +15,16 @@ from typing import Any, Protocol
 from torch import nn
 
 from analogtorch.evaluate.journal import HEAD, check_whole, files, others, refuse_others
-from analogtorch.files import digest_of, locked, made, packed, signed, write_atomically
-from analogtorch.speech.run_journal import FORMAT, JOURNAL, check_given, parts, read
+from analogtorch.files import (
+    digest_of,
+    locked,
+    made,
+    packed,
+    remove_parts,
+    signed,
+    write_atomically,
+)
+from analogtorch.speech.run_journal import FORMAT, JOURNAL, check_given, read
 from analogtorch.speech.run_settings import changed
 
 logger = logging.getLogger("analogtorch")
@@ -151,8 +159,7 @@ class RunFolder:
         }
         self._write(old)
         for name in (JOURNAL, *old):
-            for part in parts(self.path / name):
-                part.unlink()
+            remove_parts(self.path / name, alone=True)
             if name.startswith("chips/"):  # claims of a killed process, which are worth nothing
                 lock = f".{PurePosixPath(name).stem}.lock"
                 (self.path / name).with_name(lock).unlink(missing_ok=True)

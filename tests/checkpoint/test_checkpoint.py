@@ -729,6 +729,23 @@ def test_a_save_that_fails_leaves_the_old_checkpoint(
     assert _same(load(tmp_path, Net(2)), _analog())
 
 
+@pytest.mark.parametrize("place", [WEIGHTS, DESCRIPTION])
+def test_what_a_killed_save_leaves_is_removed_by_the_next(place: str, tmp_path: Path) -> None:
+    net = _analog()
+    save(net, tmp_path)
+    before = set(os.listdir(tmp_path))
+    replace = os.replace
+    if not (killed := os.fork()):
+        torch.set_num_threads(1)
+        os.replace = lambda a, b: os._exit(9) if Path(b).name == place else replace(a, b)
+        save(net, tmp_path)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(killed, 0)[1]) == 9
+    assert set(os.listdir(tmp_path)) > before
+    save(net, tmp_path)
+    assert set(os.listdir(tmp_path)) == before
+
+
 def test_a_first_save_that_fails_leaves_no_files(tmp_path: Path, monkeypatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", _full)

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 import analogtorch as at
+from analogtorch.files import locked
 from tests.crossbar import crossbar
 from tests.garbage import Owner
 
@@ -198,9 +199,27 @@ def test_an_error_in_a_helper_appears_here_and_finished_work_is_kept(tmp_path: P
 
 
 def test_what_a_killed_process_leaves_does_not_stop_the_next(tmp_path: Path) -> None:
-    for name in (".sweep.json.x1.part", ".chip-00000.lock"):
+    for name in (".sweep.json.x1.part", ".chip-00000.json.x1.part", ".chip-00000.lock"):
         (tmp_path / name).write_text("")
     assert torch.equal(sweep(plain, folder=tmp_path).values, sweep(plain).values)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_chip_that_is_being_written_is_left_alone(tmp_path: Path, monkeypatch) -> None:
+    """Whoever writes holds the folder, so that nobody who begins takes the part for a dead one."""
+    sweep(plain, folder=tmp_path)
+    (tmp_path / "chip-00000.json").unlink()
+    replace, held = os.replace, []
+
+    def replaced(old, new) -> None:
+        with pytest.raises(BlockingIOError), locked(tmp_path, wait=False):
+            pass
+        held.append(Path(new).name)
+        replace(old, new)
+
+    monkeypatch.setattr(os, "replace", replaced)
+    sweep(plain, folder=tmp_path)
+    assert set(held) == {"chip-00000.json"}
 
 
 def never(view: nn.Module) -> float:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import analogtorch as at
-from analogtorch.files import check_writable, write_atomically
+from analogtorch.files import check_writable, locked, part_folder, remove_parts, write_atomically
 
 
 def _events(monkeypatch) -> list[str]:
@@ -59,6 +59,34 @@ def test_a_folder_that_cannot_be_read_takes_files(tmp_path) -> None:
     finally:
         tmp_path.chmod(0o700)
     assert (tmp_path / "file").read_text() == "text"
+
+
+def test_parts_of_a_killed_process_are_removed_where_nobody_can_be_writing_them(tmp_path) -> None:
+    kept = [tmp_path / name for name in ("file", ".file.part", ".other.x1.part", ".file.x1.parts")]
+    for path in (*kept, tmp_path / ".file.x1.part"):
+        path.write_text("")
+    (part_folder(tmp_path / "file") / "weights").write_text("")
+    with locked(tmp_path) as alone:
+        remove_parts(tmp_path / "file", alone=alone)
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
+
+
+def test_where_others_may_be_writing_parts_stay_for_an_hour(tmp_path) -> None:
+    def aged(path: Path) -> Path:
+        os.utime(path, times=(0, 0))
+        return path
+
+    young, old = tmp_path / ".file.x1.part", tmp_path / ".file.x2.part"
+    for path in (young, old):
+        path.write_text("")
+    folders = [part_folder(tmp_path / "file") for _ in range(2)]
+    for folder in folders:
+        (folder / "weights").write_text("")
+        aged(folder)
+    aged(old)
+    aged(folders[1] / "weights")
+    remove_parts(tmp_path / "file", alone=False)
+    assert sorted(tmp_path.iterdir()) == sorted([young, folders[0]])
 
 
 def test_whether_a_file_can_be_written_is_known_before_and_nothing_is_left(tmp_path) -> None:

@@ -14,7 +14,8 @@ from analogtorch.files.lock import claimed, locked
 
 
 def test_a_second_holder_is_refused_until_the_first_lets_go(tmp_path: Path) -> None:
-    with locked(tmp_path):
+    with locked(tmp_path) as alone:
+        assert alone
         with (
             pytest.raises(BlockingIOError, match="another process is at work there"),
             locked(tmp_path, wait=False),
@@ -85,12 +86,12 @@ def test_what_cannot_be_locked_is_said(tmp_path: Path, monkeypatch) -> None:
             pytest.warns(
                 RuntimeWarning, match=r"cannot be locked \(No locks available\): let only one"
             ),
-            locked(tmp_path),
+            locked(tmp_path) as alone,
         ):
-            pass
+            assert not alone
     monkeypatch.setattr(lock, "fcntl", None)
-    with pytest.warns(RuntimeWarning, match="this platform has none"), locked(tmp_path):
-        pass
+    with pytest.warns(RuntimeWarning, match="this platform has none"), locked(tmp_path) as alone:
+        assert not alone
 
 
 def test_a_folder_that_is_missing(tmp_path: Path) -> None:
