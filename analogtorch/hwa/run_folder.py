@@ -4,7 +4,9 @@
     state.pt     all that the run goes on from: tensors and plain values, with a checksum
     log.csv      one row for each step
 
-Each is written whole or not at all, after each look at the chips.
+Each is written whole or not at all, after each look at the chips. Several processes may share a
+folder, such as the ranks of ``torchrun``: their runs are the same, and the state of the one that is
+the furthest is kept.
 """
 
 import csv
@@ -17,7 +19,14 @@ from typing import Any
 
 from analogtorch.evaluate.batches import with_structure
 from analogtorch.evaluate.journal import made_folder, refuse_others
-from analogtorch.files import packed, parse_json, unpacked, write_atomically
+from analogtorch.files import (
+    locked,
+    packed,
+    parse_json,
+    remove_parts,
+    unpacked,
+    write_atomically,
+)
 from analogtorch.hwa.adapted import Step
 from analogtorch.values import checks
 
@@ -39,8 +48,15 @@ class RunFolder:
 
     def __init__(self, folder: str | Path, head: dict[str, Any]) -> None:
         self.folder = made_folder("adapt", folder)
+        self._known: tuple[int, int] | None = None  # the state that was read or written last
+        with locked(self.folder) as alone:  # or two that begin at once would each see half of it
+            for name in (_HEAD, _STATE, _LOG):
+                remove_parts(self.folder / name, alone=alone)
+            self._open(json.loads(json.dumps(head)))
+
+    def _open(self, head: dict[str, Any]) -> None:
+        """Begin the folder, or check that it is of the same run."""
         path = self.folder / _HEAD
-        head = json.loads(json.dumps(head))
         if path.exists():
             found = with_structure(_read(path), head)
             head = {n: v for n, v in head.items() if n in found or n not in _LATER}
@@ -61,12 +77,35 @@ class RunFolder:
             ValueError: the file is damaged.
         """
         path = self.folder / _STATE
-        return unpacked(path) if path.exists() else None
+        self._known = _identity(path)
+        return None if self._known is None else unpacked(path)
 
     def write(self, state: dict[str, Any], steps: Sequence[Step]) -> None:
-        """Keep the state, and write the log of the steps."""
-        write_atomically(self.folder / _LOG, _csv(steps))
-        write_atomically(self.folder / _STATE, packed(state))
+        """Keep the state, and write the log of the steps.
+
+        If another process has kept a later state, or the end, that stays.
+        """
+        path = self.folder / _STATE
+        with locked(self.folder):
+            there = _identity(path)
+            if there not in (None, self._known) and _reached(unpacked(path)) > _reached(state):
+                return
+            write_atomically(self.folder / _LOG, _csv(steps))
+            write_atomically(path, packed(state))
+            self._known = _identity(path)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from another one in its place; None if there is none."""
+    if not path.exists():
+        return None
+    stat = path.stat()
+    return stat.st_ino, stat.st_mtime_ns
+
+
+def _reached(state: dict[str, Any]) -> tuple[bool, int]:
+    """Return how far a state is: whether its run has ended, and its steps."""
+    return state["finished"], len(state["training"]["history"])
 
 
 def goes_on(folder: str | Path) -> bool:

@@ -13,8 +13,11 @@ from torch import Tensor, nn
 
 import analogtorch as at
 from analogtorch.evaluate.identity import name_of
-from analogtorch.files import packed, unpacked, write_atomically
+from analogtorch.evaluate.journal import refuse_others
+from analogtorch.files import locked, packed, unpacked, write_atomically
+from analogtorch.hwa import run_folder
 from analogtorch.hwa.comparison import Comparison
+from analogtorch.hwa.run_folder import RunFolder
 from analogtorch.hwa.training import Training
 from analogtorch.hwa.twin import Twin
 from tests.crossbar import crossbar
@@ -95,10 +98,41 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 
 def test_hidden_files_keep_no_run_from_beginning(tmp_path: Path) -> None:
     """A killed process leaves some, and file managers others."""
-    for name in (".DS_Store", ".adapt.json.x1.part"):
+    for name in (".DS_Store", ".adapt.json.x1.part", ".state.pt.x1.part"):
         (tmp_path / name).write_text("")
     at.hwa.adapt(_given(), BATCHES, steps=1, num_chips=1, folder=tmp_path)
     assert (tmp_path / "state.pt").exists()
+    assert [path.name for path in tmp_path.glob(".*")] == [".DS_Store"]  # what is of no run stays
+
+
+def _state(steps: int, *, finished: bool = False) -> dict[str, Any]:
+    return {"finished": finished, "training": {"history": [{}] * steps}}
+
+
+def test_of_two_runs_in_one_folder_the_furthest_is_kept(tmp_path: Path) -> None:
+    slow, fast = (RunFolder(tmp_path, {"seed": 0}) for _ in range(2))
+    assert slow.read() is None
+    slow.write(_state(1), [])
+    fast.write(_state(2), [])
+    slow.write(_state(1), [])
+    assert slow.read() == _state(2)
+    fast.write(_state(3, finished=True), [])
+    for late in (slow, RunFolder(tmp_path, {"seed": 0})):
+        late.write(_state(4), [])
+        assert late.read() == _state(3, finished=True)
+    slow.write(_state(4, finished=True), [])
+    assert fast.read() == _state(4, finished=True)
+
+
+def test_a_folder_that_begins_waits_for_another(tmp_path: Path, monkeypatch) -> None:
+    def held(caller: str, folder: Path, head: str) -> None:
+        with pytest.raises(BlockingIOError), locked(folder, wait=False):
+            pass
+        refuse_others(caller, folder, head)
+
+    monkeypatch.setattr(run_folder, "refuse_others", held)
+    RunFolder(tmp_path, {"seed": 0})
+    assert (tmp_path / "adapt.json").exists()
 
 
 @dataclasses.dataclass
