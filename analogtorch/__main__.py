@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
+from analogtorch.cli.stdout import ClosedPipe, checked_stdout
 from analogtorch.values.version import RELEASE
 
 USAGE = """usage: analogtorch COMMAND [options]
@@ -53,43 +54,23 @@ OPTIONAL = {
 }
 """The optional packages, by the extra that installs them."""
 _LONGEST = 1000  # characters of a message
+_CLOSED_PIPE = 141  # as shells report of what SIGPIPE has ended
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit code.
 
-    It is 0, or 2 for a wrong input, which one line on stderr describes.
+    It is 0, or 2 for a wrong input, which one line on stderr describes. Where the reader of stdout
+    has gone, as after ``| head -1``, it is 141, and nothing is said.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     command, *rest = [a for a in arguments if a != "--debug"] or ["--help"]
     try:
-        if command == "info":
-            return info(rest)
-        if command == "kws":
-            return kws(rest)
-        if command == "budget":
-            return budget(rest)
-        if command == "listen":
-            return listen(rest)
-        if command == "transcribe":
-            return transcribe(rest)
-        if command == "map":
-            return map_model(rest)
-        if command == "compare":
-            return compare(rest)
-        if command == "fit":
-            return fit(rest)
-        if command in ("-h", "--help"):
-            print(USAGE, end="")
-            return 0
-        if command == "--version":
-            print(RELEASE)
-            return 0
-        raise ValueError(
-            f"unknown command {command!r}; use info, kws, budget, listen, transcribe, map, "
-            "compare or fit, or see analogtorch --help"
-        )
+        with checked_stdout():
+            return _run(command, rest)
+    except ClosedPipe:
+        return _CLOSED_PIPE
     except (ValueError, TypeError, OSError, ImportError) as error:
         if debug:
             raise
@@ -106,6 +87,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"analogtorch: interrupted{_going_on(command, rest)}", file=sys.stderr)
         return 130
+
+
+def _run(command: str, rest: Sequence[str]) -> int:
+    if command == "info":
+        return info(rest)
+    if command == "kws":
+        return kws(rest)
+    if command == "budget":
+        return budget(rest)
+    if command == "listen":
+        return listen(rest)
+    if command == "transcribe":
+        return transcribe(rest)
+    if command == "map":
+        return map_model(rest)
+    if command == "compare":
+        return compare(rest)
+    if command == "fit":
+        return fit(rest)
+    if command in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0
+    if command == "--version":
+        print(RELEASE)
+        return 0
+    raise ValueError(
+        f"unknown command {command!r}; use info, kws, budget, listen, transcribe, map, "
+        "compare or fit, or see analogtorch --help"
+    )
 
 
 def info(arguments: Sequence[str]) -> int:

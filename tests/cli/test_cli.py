@@ -2,8 +2,13 @@
 
 import contextlib
 import dataclasses
+import errno
+import io
 import json
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -400,6 +405,41 @@ def test_configurations_honour_the_variable_of_the_data(
 def test_debug_shows_the_traceback() -> None:
     with pytest.raises(ValueError, match="unknown command"):
         cli.main(["bogus", "--debug"])
+
+
+@pytest.mark.parametrize(
+    ("option", "unbuffered"), [("--version", ""), ("--version", "1"), ("fit --help", "")]
+)
+def test_a_closed_pipe_ends_a_command_quietly_and_a_full_disk_is_named(
+    option: str, unbuffered: str
+) -> None:
+    command = [sys.executable, "-m", "analogtorch", *option.split()]
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    gone, closed = os.pipe()
+    os.close(gone)
+    with open(closed, "wb") as pipe, open("/dev/full", "wb") as full:
+        quiet, named = (
+            subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, env=environment)
+            for out in (pipe, full)
+        )
+    assert (quiet.returncode, quiet.stderr) == (141, "")
+    said = "analogtorch: could not write to stdout: No space left on device\n"
+    assert (named.returncode, named.stderr) == (2, said)
+
+
+def test_a_wrong_input_is_named_though_nobody_reads_what_was_printed(capsys, monkeypatch) -> None:
+    def wrong(_: object) -> int:
+        print("half")
+        raise ValueError("wrong")
+
+    class Closed(io.StringIO):
+        def flush(self) -> None:
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(cli, "info", wrong)
+    monkeypatch.setattr(sys, "stdout", Closed())
+    assert cli.main(["info"]) == 2
+    assert capsys.readouterr().err == "analogtorch: wrong\n"
 
 
 @pytest.mark.parametrize(
