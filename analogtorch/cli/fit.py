@@ -40,8 +40,8 @@ def run(arguments: Sequence[str]) -> tuple[Fit, tuple[Path, ...]]:
     )
     # drawn before anything is written: what drawing lacks is then known
     figure = None if plot is None else draw(found)
-    with shown_if_unwritten(found):
-        written = [save(found.device, out)]
+    with shown_if_unwritten(found) as written:
+        written.append(save(found.device, out))
         if plot is not None:
             write_figure(figure, plot)
             written.append(plot)

@@ -60,9 +60,9 @@ def run(arguments: Sequence[str]) -> tuple[ChipMapping, CostReport | None]:
     page = None
     if given.html:  # before anything is written
         page = mapping.to_html(cost=report, command=command)
-    with shown_if_unwritten(shown(mapping, report)):
+    with shown_if_unwritten(shown(mapping, report)) as written:
         if given.json:
-            write_atomically(given.json, mapping.to_json())
+            written.append(write_atomically(given.json, mapping.to_json()))
         if page is not None:
             write_atomically(given.html, page)
     return mapping, report

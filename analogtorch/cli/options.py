@@ -86,10 +86,21 @@ def _run_of(path: Path) -> Path | None:
 
 
 @contextlib.contextmanager
-def shown_if_unwritten(text: object) -> Iterator[None]:
-    """Print a result if the files of the context cannot be written: nothing else keeps it then."""
+def shown_if_unwritten(text: object) -> Iterator[list[Path]]:
+    """Print a result if the files of the context cannot be written: nothing else keeps it then.
+
+    The context adds those that it has written to the list, and an error of a later one names them.
+    """
+    written: list[Path] = []
     try:
-        yield
+        yield written
+    except OSError as error:
+        print(text)
+        if not written:
+            raise
+        raise OSError(
+            error.errno, f"{error.strerror or error}; written is {', '.join(map(str, written))}"
+        ) from error
     except Exception:
         print(text)
         raise
@@ -102,11 +113,14 @@ def write_outputs(found: Any, given: argparse.Namespace) -> None:
         ImportError: matplotlib is missing.
         OSError: a file cannot be written.
     """
-    with shown_if_unwritten(found):
+    with shown_if_unwritten(found) as written:
         if given.json:
-            write_atomically(given.json, json.dumps(found.to_dict(), indent=2) + "\n")
+            written.append(
+                write_atomically(given.json, json.dumps(found.to_dict(), indent=2) + "\n")
+            )
         if getattr(given, "csv", None):
             found.to_csv(given.csv)
+            written.append(given.csv)
         if given.plot:
             found.plot(given.plot)
 

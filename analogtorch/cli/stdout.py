@@ -15,7 +15,7 @@ class ClosedPipe(OSError):
 def checked_stdout() -> Iterator[None]:
     """Say of errors of stdout inside the context that they are of stdout.
 
-    At the end all is written, so that the interpreter finds nothing to complain of as it ends.
+    At the end all is written, so that Python finds nothing to complain of as it ends.
 
     Raises:
         ClosedPipe: the reader has gone.
@@ -65,7 +65,7 @@ class _Checked:
             raise kind(error.errno, f"could not write to stdout: {error.strerror}") from error
 
     def _discard(self) -> None:
-        """Let what is left in the buffer lead nowhere: the interpreter tries it again as it ends."""
+        """Let what is left in the buffer lead nowhere: Python tries it again as it ends."""
         with contextlib.suppress(OSError, ValueError):  # a stream without a file
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())

@@ -55,7 +55,7 @@ def test_the_table_is_printed_if_a_file_cannot_be_written(
     options = ["--chips", "ideal", "--json", str(files[0]), "--csv", str(files[1])]
     assert main([*MODEL, *options]) == 2
     captured = capsys.readouterr()
-    assert "no space left" in captured.err
+    assert captured.err.endswith(f"analogtorch: no space left; written is {files[0]}\n")
     assert "tiles" in captured.out
     assert files[0].is_file()
 
