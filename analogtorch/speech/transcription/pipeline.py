@@ -21,7 +21,7 @@ from analogtorch.devices import seconds
 from analogtorch.evaluate import Sweep
 from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.sweep import chip_seeds
-from analogtorch.files import comma_separated, parse_json, write_atomically
+from analogtorch.files import checked, comma_separated, parse_json, signed, write_atomically
 from analogtorch.mapping import ChipMapping
 from analogtorch.report.page.transcript import html, markdown
 from analogtorch.report.transcribed import Transcribed, Transcript
@@ -175,18 +175,21 @@ def _texts(
 ) -> tuple[list[str], list[list[list[str]]]]:
     """Return the texts of the digital net, and of each chip at each time."""
     times, seeds = config.sweep.times, chip_seeds(config.sweep.seed, config.sweep.num_chips)
+    # all of them are read before anything is computed, as one may be damaged
+    first, *of_chips = (
+        _Kept(folder.file(f"texts/{name}.json"), len(speech.recordings), seed)
+        for name, seed in (("digital", None), *enumerate(seeds))
+    )
     total = 1 + len(seeds) * len(times)
     with Progress(total=total, desc="chips x times", unit="read", disable=not progress) as bar:
         logger.info("%.0f s of recordings, digitally", speech.seconds)
-        kept = _Kept(folder.file("texts/digital.json"), len(speech.recordings))
-        digital = kept.text("digital", lambda _: speech.texts(whisper, whisper.model))
+        digital = first.text("digital", lambda _: speech.texts(whisper, whisper.model))
         bar.update()
         # late and once, as a finished run has no chip to correct
         look = functools.cache(lambda: _look(config, whisper, speech))
         chips = []
-        for number, seed in enumerate(seeds):
+        for number, (seed, kept) in enumerate(zip(seeds, of_chips, strict=True)):
             logger.info("chip %d of %d", number + 1, len(seeds))
-            kept = _Kept(folder.file(f"texts/{number}.json"), len(speech.recordings))
             view: Any = None
             if not kept.holds(times):
                 physical = at.program(model, seed=seed)
@@ -225,16 +228,31 @@ def _texts_of(found: Any, recordings: int) -> bool:
 
 
 class _Kept:
-    """The texts of one chip by time, in a file that is written anew after each."""
+    """The texts of one chip by time, in a file that is written anew after each.
 
-    def __init__(self, path: Path, recordings: int) -> None:
-        self.path = path
+    Args:
+        path: the file. An earlier version wrote neither checksum nor seed.
+        recordings: how many there are.
+        seed: that of the chip; None is no chip.
+
+    Raises:
+        ValueError: the file is damaged, was edited, or is of another chip.
+    """
+
+    def __init__(self, path: Path, recordings: int, seed: int | None) -> None:
+        self.path, self.seed = path, seed
         self.texts: dict[str, list[str]] = {}
         if path.is_file():
             try:
-                found = parse_json(path.read_bytes())
+                found = checked(parse_json(path.read_bytes()))
+                if isinstance(found, dict) and "seed" in found:
+                    if found["seed"] != seed:
+                        raise ValueError(
+                            f"is of another chip, of seed {found['seed']} in place of {seed}"
+                        )
+                    found = found.get("texts")
             except ValueError as error:
-                raise ValueError(f"{path} {error}; remove it, and resume") from error
+                raise ValueError(f"{path}: {error}; or remove the file, and resume") from error
             if isinstance(found, dict):
                 self.texts = {t: x for t, x in found.items() if _texts_of(x, recordings)}
 
@@ -246,7 +264,8 @@ class _Kept:
         if time not in self.texts:
             self.texts[time] = write(time)
             self.path.parent.mkdir(exist_ok=True)
-            write_atomically(self.path, json.dumps(self.texts, indent=2) + "\n")
+            whole = signed({"seed": self.seed, "texts": self.texts})
+            write_atomically(self.path, json.dumps(whole, indent=2) + "\n")
         return self.texts[time]
 
 

@@ -132,8 +132,20 @@ def test_a_run_goes_on_with_other_times_and_keeps_its_texts(
     kept = out / "texts" / "0.json"
     whole = kept.read_text()
     kept.write_text(whole[:-4])
-    with pytest.raises(ValueError, match=r"texts/0\.json .*remove it, and resume"):
+    with pytest.raises(ValueError, match=r"texts/0\.json: .*remove the file, and resume"):
         pipeline.run(more, out, resume=True)
+    edited = json.loads(whole)
+    edited["texts"]["0 s"] = ["what no chip has written"]
+    kept.write_text(json.dumps(edited))
+    with pytest.raises(ValueError, match=r"texts/0\.json: its 'checksum' does not belong to"):
+        pipeline.run(more, out, resume=True)
+    kept.write_text((out / "texts" / "digital.json").read_text())
+    with pytest.raises(ValueError, match=r"0\.json: .* of another chip, of seed None in place of"):
+        pipeline.run(more, out, resume=True)
+    calls.clear()
+    kept.write_text(json.dumps(json.loads(whole)["texts"]))  # as earlier versions wrote it
+    assert pipeline.run(more, out, resume=True).transcripts == again.transcripts
+    assert not calls
     kept.write_text('{"0 s": [5], "1 day": [5]}')  # no texts
     assert pipeline.run(more, out, resume=True).transcripts == again.transcripts
     with pytest.raises(ValueError, match=r"whisper.batch_size was 16 and is 2"):
