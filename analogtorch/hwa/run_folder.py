@@ -62,9 +62,12 @@ class RunFolder:
             head = {n: v for n, v in head.items() if n in found or n not in _LATER}
             if found != head:
                 names = sorted(n for n in {*found, *head} if found.get(n) != head.get(n))
+                order = ""
+                if "batches" in names:
+                    order = " (a loader that shuffles needs a generator with the same seed)"
                 raise ValueError(
-                    f"adapt: {self.folder} holds another run, which differs in "
-                    f"{', '.join(names)}; give another folder, or the same model and options"
+                    f"adapt: {self.folder} holds another run, which differs in {', '.join(names)}"
+                    f"{order}; give another folder, or the same model and options"
                 )
         else:
             refuse_others("adapt", self.folder, _HEAD)

@@ -196,3 +196,17 @@ def test_a_state_of_an_earlier_version_goes_on() -> None:
     del state["trained"]
     training.load_state_dict(state)
     assert (training.trained, training.best) == (None, 0.5)
+
+
+def test_a_loader_that_shuffles_goes_on_with_a_seeded_generator(tmp_path: Path) -> None:
+    def loader(seed: int) -> Any:
+        order = torch.Generator().manual_seed(seed)
+        clips = torch.cat(BATCHES)
+        return torch.utils.data.DataLoader(clips, 8, shuffle=True, generator=order)  # type: ignore[arg-type]
+
+    options: dict[str, Any] = {"steps": 1, "num_chips": 1, "folder": tmp_path}
+    first = at.hwa.adapt(_given(), loader(0), **options)
+    again = at.hwa.adapt(_given(), loader(0), **options)
+    assert again.to_dict() == first.to_dict()
+    with pytest.raises(ValueError, match=r"in batches \(a loader that shuffles needs a generator"):
+        at.hwa.adapt(_given(), loader(1), **options)
