@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from analogtorch.calibration.outputs import comparable, masks, vectors
+from analogtorch.calibration.outputs import comparable, masks, vectors, without
 from analogtorch.calibration.passes import Forward, exactly, one_pass
 from analogtorch.conversion.watch import evaluating
 
@@ -65,11 +65,12 @@ class Judge:
         angle = 0.0
         moved = count = 0
         for exact, outputs, masked in zip(self.exact, self._outputs(), self.masks, strict=True):
-            for a, y in zip(exact, self._unmasked(outputs, masked), strict=False):
+            unmasked = self._unmasked(outputs, masked)
+            for a, y, mask in zip(exact, unmasked, masked, strict=False):
                 if a.shape == y.shape and a.numel():
+                    moved += int(has_moved(*(vectors(without(t, mask)) for t in (a, y))).sum())
                     a, y = vectors(a.double()), vectors(y.double())
                     angle += len(a) * _angle(a, y)
-                    moved += int(has_moved(a, y).sum())
                     count += len(a)
         return Error(moved, angle / max(count, 1), count)
 

@@ -72,6 +72,11 @@ def unmasked(y: Tensor, masked: Tensor | None) -> Tensor:
     return vectors(y.masked_fill(masked, 0))[kept]
 
 
+def without(y: Tensor, masked: Tensor | None) -> Tensor:
+    """Return an output with numbers for masks that are below all others, in its shape."""
+    return y if masked is None else y.masked_fill(masked, torch.finfo(y.dtype).min)
+
+
 def spread(exact: Tensor, masked: Tensor | None) -> float:
     """Return the standard deviation of the numbers of an output vector, the mean over vectors.
 

@@ -32,7 +32,7 @@ DESCRIPTION = "analog.json"
 
 _TOP = (
     "format", "version", "analogtorch", "generator", "weights", "tied", "chips", "layers",
-    "routes", "int8", "batch_norm", "programmed",
+    "routes", "int8", "batch_norm", "programmed", "averaged",
 )  # fmt: skip
 _LAYER = ("name", "key", "kind", "weight", "shape", "chip", "calibrated", "input_range")
 _METHODS: dict[str, type[ProgramAndVerify] | type[GradientDescent]] = {
@@ -98,6 +98,8 @@ class Checkpoint:
     sha256: str
     """SHA-256 of the weights file."""
     programmed: SavedProgram | None
+    averaged: int
+    """Number of models that an ``AveragedModel`` has averaged; 0: it is of none."""
 
     def __str__(self) -> str:
         width = max(5, *(len(layer.name) for layer in self.layers))
@@ -233,7 +235,7 @@ def _decoded(folder: Path, data: Any) -> Checkpoint:
         raise ValueError(
             f"has version {version!r}, AnalogTorch {RELEASE} reads version {VERSION}: {remedy}"
         )
-    data = {"routes": {}, "int8": [], "batch_norm": {}, **data}
+    data = {"routes": {}, "int8": [], "batch_norm": {}, "averaged": 0, **data}
     _check_fields("", data, _TOP)
     weights, used = data["weights"], [chips.from_dict(chip) for chip in data["chips"]]
     _check_fields("weights: ", weights, ("file", "bytes", "sha256"))
@@ -256,6 +258,7 @@ def _decoded(folder: Path, data: Any) -> Checkpoint:
         size=int(weights["bytes"]),
         sha256=str(weights["sha256"]),
         programmed=None if data["programmed"] is None else _program(data["programmed"]),
+        averaged=checks.count("averaged", data["averaged"], least=0),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from analogtorch.calibration.batch_norm import remember_digital
 from analogtorch.checkpoint.description import Checkpoint, SavedProgram
@@ -74,6 +75,8 @@ def load(path: str | Path, model: nn.Module) -> nn.Module | ProgrammedChip:
     if saved.programmed is not None:
         return _programmed(saved, saved.programmed, tensors, inner)
     loaded = _load(saved, tensors, inner)
+    if isinstance(model, AveragedModel) and saved.averaged:
+        model.n_averaged.fill_(saved.averaged)  # else the next update would replace the average
     return model if loaded is inner else loaded
 
 

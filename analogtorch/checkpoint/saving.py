@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from analogtorch.checkpoint.description import describe, recipe
 from analogtorch.checkpoint.folder import write_folder
@@ -23,7 +24,8 @@ def save(model: nn.Module | ProgrammedChip, path: str | Path) -> Path:
     was there is replaced; it stays readable until the new one is complete.
 
     Of a model that ``torch.compile`` returned, or that ``DistributedDataParallel`` or
-    ``AveragedModel`` (EMA, SWA) wraps, the model inside is written, with its own names.
+    ``AveragedModel`` (EMA, SWA) wraps, the model inside is written, with its own names, and how
+    many models were averaged.
 
     Args:
         model: a converted model, or what ``program`` returned.
@@ -55,6 +57,7 @@ def save(model: nn.Module | ProgrammedChip, path: str | Path) -> Path:
         raise TypeError(
             f"save: model must be a torch.nn.Module or a ProgrammedChip, got {type(model).__name__}"
         )
+    averaged = int(module.n_averaged) if isinstance(module, AveragedModel) else 0
     module = unwrapped(module)
     layers = some_layers(module, "save")
     if any(layer.programmed is not None for layer in layers.values()):
@@ -66,6 +69,8 @@ def save(model: nn.Module | ProgrammedChip, path: str | Path) -> Path:
     description = describe(module) | {
         "tied": tied,
         "programmed": None if physical is None else recipe(physical),
+        # files of other models stay as they were
+        **({"averaged": averaged} if averaged else {}),
     }
     return write_folder(folder, tensors, tied, description)
 

@@ -124,7 +124,8 @@ def plan(
         num_chips: number of simulated chips, >= 1; with one there are no intervals.
         confirm: number of further chips, >= 0, on which the best plan must keep the floor too,
             since the best of many on a few chips is better there than on others. Where it does not,
-            the next cheapest is measured there. 0: none.
+            the next cheapest is measured there, converted and prepared again, so that of many these
+            chips choose in turn. 0: none.
         seed: seed of the whole experiment, as ``sweep`` has it.
         compensation: drift compensation, as ``ProgrammedChip.at`` takes it.
         recovery: what each chip corrects of itself at each time, as ``sweep`` takes it; its own
@@ -216,11 +217,11 @@ def plan(
             search(each, bench.point, result.keeps, left // (len(walks) - number))
         # fewest digital layers first, which are cheap mostly
         spare = sorted({c for walk in walks for c in walk}, key=lambda c: (len(c.digital), c.cells))
-        first_that_keeps(bench, spare, result, max_plans)
-        improve(bench, losses, result, max_plans, max_chips)
-        while confirm and not confirmed(bench, result):
-            if not first_that_keeps(bench, spare, result, max_plans):
-                break
+        settled = False
+        while not settled:
+            first_that_keeps(bench, spare, result, max_plans)
+            improve(bench, losses, result, max_plans, max_chips)
+            settled = not confirm or confirmed(bench, result)
         bar.total = bar.n  # no more are needed
         bar.refresh()
     points = sorted(bench.measured.values(), key=lambda p: p.cost.energy)

@@ -194,17 +194,16 @@ def search(
 
 def first_that_keeps(
     bench: Bench, left: Iterable[Candidate], plan: HardwarePlan, most: int
-) -> bool:
+) -> None:
     """Measure candidates that are left until one keeps the floor, or ``most`` are measured in all.
 
-    Nothing is measured where one has kept it before. Return whether one does.
+    Nothing is measured where one has kept it before.
     """
     kept = any(map(plan.keeps, bench.measured.values()))
     for candidate in left:
         if kept or len(bench.measured) >= most:
-            break
+            return
         kept = plan.keeps(bench.point(candidate))
-    return kept
 
 
 def improve(
@@ -234,13 +233,13 @@ def improve(
 
 
 def confirmed(bench: Bench, plan: HardwarePlan) -> bool:
-    """Measure those that keep the floor on further chips, the cheapest first, until one does there.
+    """Measure the cheapest that keeps the floor on further chips, unless it was.
 
-    What is the best of many on a few chips is better there than on others. Return whether one does.
+    Return False if it does not keep the floor there, so that another one is the cheapest.
     """
     kept = [c for c, point in bench.measured.items() if plan.keeps(point)]
-    order = sorted(kept, key=lambda c: plan.price(bench.costs.of(c)))
-    return any(plan.keeps(bench.confirmed(candidate)) for candidate in order)
+    best = min(kept, key=lambda c: plan.price(bench.costs.of(c)), default=None)
+    return best is None or plan.keeps(bench.confirmed(best))
 
 
 def _folder(candidate: Candidate, how: Measurement) -> str:

@@ -182,6 +182,7 @@ def adapt(
         seeds=seeds,
         note="; ".join(dict.fromkeys(note for t in names for note in beyond_data(student, t))),
         compared=twin.compared,
+        ways=twin.comparison.ways,
         stages=tuple(adaptation.stages),
         steps=tuple(training.history),
         seconds=adaptation.seconds,

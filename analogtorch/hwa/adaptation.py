@@ -313,7 +313,7 @@ class Adaptation:
                 "training": training.state_dict(),
                 "chips": _chips(self.twin.student),
                 "compared": self.twin.compared,
-                "ways": self.twin.comparison.state(),
+                "ways": [list(way) for way in self.twin.comparison.ways],
                 "learning": self.learning,
                 "stages": [_plain(stage) for stage in self.stages],
                 "learnt": self.learnt,

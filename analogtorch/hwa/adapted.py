@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from analogtorch.files.figures import draw
+from analogtorch.hwa.comparison import Way
 from analogtorch.hwa.on_chips import Reading
 from analogtorch.hwa.recipe import Outputs
 from analogtorch.values.shown import Shown
@@ -80,6 +81,8 @@ class Adapted(Shown):
     """Seed of each chip that it was measured on. They are no chips of ``sweep``."""
     compared: Outputs
     """How outputs are compared, as ``Recipe.outputs`` has it."""
+    ways: tuple[Way, ...]
+    """How each output is: whether as scores, and the dimension of their classes."""
     stages: tuple[Stage, ...]
     """What was measured after each step, in order."""
     steps: tuple[Step, ...]
@@ -112,6 +115,7 @@ class Adapted(Shown):
             "times": list(self.times),
             "seeds": list(self.seeds),
             "compared": self.compared,
+            "ways": [way._asdict() for way in self.ways],
             "stages": [
                 {"name": stage.name, "kept": stage.kept, **stage.reading.to_dict()}
                 for stage in self.stages

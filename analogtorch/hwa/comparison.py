@@ -1,16 +1,19 @@
 """How far outputs are from those of the digital twin: as scores of classes, or number by number."""
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from analogtorch.calibration.judge import has_moved
-from analogtorch.calibration.outputs import masks, spread, unmasked, vectors
+from analogtorch.calibration.outputs import masks, spread, unmasked, vectors, without
 from analogtorch.hwa.distill import distillation_loss
 from analogtorch.hwa.recipe import Outputs, Recipe
+from analogtorch.nn.tap import hooked
 
 FLOOR = 0.1
 """Share of the mean square of the vectors that is added to the square of each."""
@@ -18,8 +21,20 @@ FLOOR = 0.1
 ALIKE = 1e-3
 """Standard deviation of the lengths of vectors, over their mean, up to which they are one."""
 
+LOG_ONE = 0.02
+"""How far the logarithm of a sum of probabilities is from 0 at most, by rounding to bfloat16."""
+
 SPREAD = 0.25
 """Temperature in standard deviations of the numbers of an output vector."""
+
+
+class Channels(NamedTuple):
+    """The outputs of a layer."""
+
+    size: int
+    """Their number."""
+    dim: int
+    """Their dimension: -1, or of a convolution the one before its positions."""
 
 
 class Way(NamedTuple):
@@ -28,22 +43,24 @@ class Way(NamedTuple):
     by_scores: bool
     """Whether its softmax is what counts."""
     dim: int
-    """The dimension that counts classes: 1 or -1."""
+    """The dimension that counts classes, below 0."""
 
 
 @dataclass
 class Found:
-    """The first outputs of the teacher that are compared, and what it was given."""
+    """The first outputs of the teacher that are compared, and how it made them."""
 
     outputs: list[Tensor]
     scores: bool
     """Whether the first of them can be scores."""
     logits: bool
     """Whether it is called so, in a mapping."""
-    shapes: set[torch.Size] = field(default_factory=set)
-    """Shapes of the floating-point inputs."""
-    lengths: set[int] = field(default_factory=set)
-    """Sizes of all inputs, but for their first dimension."""
+    inputs: list[Tensor] = field(default_factory=list)
+    """The floating-point inputs, without labels and targets."""
+    tokens: list[Tensor] = field(default_factory=list)
+    """All inputs of other types, labels among them."""
+    last: Channels | None = None
+    """The channels of the last layer that ran."""
 
 
 class Comparison:
@@ -75,29 +92,27 @@ class Comparison:
         """Decide how each output is compared."""
         ways = []
         for number, y in enumerate(found.outputs):
-            dim, known = (-1, True) if self._last else _classes(y, found)
-            by_scores = _several(y, dim)
+            dim = -1 if self._last else _classes(y, found)
+            by_scores = self._kind == "divergence"
             if self._kind is None:
-                by_scores = by_scores and not number and found.scores and known
-                by_scores = by_scores and not (_of_one_length(y, dim) or y.shape in found.shapes)
-            else:
-                by_scores = by_scores and self._kind == "divergence"
-            ways.append(Way(by_scores, dim))
+                by_scores = not number and _are_scores(y, dim, found)
+            ways.append(Way(by_scores and _several(y, dim), dim))
         self._ways = tuple(ways)
         if self._kind is None:
             self._kind = "divergence" if any(way.by_scores for way in ways) else "error"
 
-    def state(self) -> list[list[Any]] | None:
-        """Return how each output is compared, as plain values."""
-        return None if self._ways is None else [list(way) for way in self._ways]
+    @property
+    def ways(self) -> tuple[Way, ...]:
+        """How each output is compared; empty before the first outputs."""
+        return self._ways or ()
 
     def go_on(self, kind: Outputs, ways: Sequence[Sequence[Any]] | None) -> None:
         """Compare outputs as an interrupted run has compared them.
 
         Args:
             kind: its ``kind``.
-            ways: its ``state``; None: an earlier version began it, for which classes were the last
-                dimension of all outputs.
+            ways: its ``ways``, as plain values; None: an earlier version began it, for which
+                classes were the last dimension of all outputs.
         """
         self._kind, self._last = kind, ways is None
         self._ways = None if ways is None else tuple(Way(bool(b), int(dim)) for b, dim in ways)
@@ -106,7 +121,7 @@ class Comparison:
         """Return how an output is compared; one that was not there at first as those after it."""
         if self._ways is not None and which < len(self._ways):
             return self._ways[which]
-        dim = 1 if exact.dim() > 3 and not self._last else -1
+        dim = -1 if self._last else _usual(exact)
         all_alike = self.kind == "divergence" and (self._last or self._recipe.outputs is not None)
         return Way(all_alike and _several(exact, dim), dim)
 
@@ -138,12 +153,12 @@ class Comparison:
         masked, dim = self.masks(exact, which), self.way(exact, which).dim
 
         def rows(t: Tensor) -> Tensor:
-            return torch.atleast_2d(t.movedim(dim, -1)).flatten(0, -2)
+            return vectors(t) if self._last else torch.atleast_2d(t.movedim(dim, -1)).flatten(0, -2)
 
         if masked is None:
             return has_moved(rows(exact), rows(y))
         kept = ~rows(masked).all(1)
-        return has_moved(*(rows(t.masked_fill(masked, 0))[kept] for t in (exact, y)))
+        return has_moved(*(rows(without(t, masked))[kept] for t in (exact, y)))
 
 
 def relative_error(y: Tensor, exact: Tensor) -> Tensor:
@@ -165,24 +180,76 @@ def relative_error(y: Tensor, exact: Tensor) -> Tensor:
     return ((y - exact).square().sum(1) / (squares + floor)).mean()
 
 
-def sizes(tensors: Iterable[Tensor]) -> set[int]:
-    """Return the sizes of tensors, but for their first dimension."""
-    return {size for t in tensors for size in t.shape[1:]}
+@contextlib.contextmanager
+def last_channels(model: nn.Module, wanted: bool) -> Iterator[list[Channels]]:
+    """Collect the channels of the layers of a model that run in the context, in their order."""
+    found: list[Channels] = []
+
+    def keep(module: nn.Module, _: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.dim():
+            dim = -1 - len(getattr(module, "kernel_size", ()))
+            if output.dim() >= -dim:
+                found.append(Channels(output.shape[dim], dim))
+
+    # by name: the linear layer of transformers, which need not be installed
+    kinds, others = nn.Linear | _ConvNd, ("Conv1D",)
+    layers = [m for m in model.modules() if isinstance(m, kinds) or type(m).__name__ in others]
+    with hooked(layers if wanted else (), after=keep):
+        yield found
 
 
-def _classes(y: Tensor, found: Found) -> tuple[int, bool]:
-    """Return the dimension that counts classes if an output is scores, and whether it is known.
+def _classes(y: Tensor, found: Found) -> int:
+    """Return the dimension that counts classes if an output is scores.
 
-    Logits by name have it last, those of images and the like first after the samples, as
-    ``torch.nn.CrossEntropyLoss`` does. Of the two last dimensions of a sequence, the other is as
-    long as an input, if that is known; nothing tells images from scores of their positions.
+    It is that of the last layer's channels; where these are in another one, that; or as usual.
     """
-    if y.dim() > 3:
-        return 1, found.logits
-    if y.dim() < 3 or found.logits:
-        return -1, True
-    first, last = (size in found.lengths for size in y.shape[1:])
-    return (1 if last and not first else -1), first != last
+    if y.dim() < 3 or _is_of_tokens(y, found):
+        return -1
+    if (dim := _log_probabilities(y)) is not None:
+        return dim
+    if found.last is None:
+        return _usual(y)
+    size, own = found.last
+    if y.dim() >= -own and y.shape[own] == size:
+        return own
+    others = [dim for dim in range(1 - y.dim(), 0) if y.shape[dim] == size]
+    return others[0] if len(others) == 1 else _usual(y)
+
+
+def _usual(y: Tensor) -> int:
+    """Return the dimension of classes of most models: the last, of images that after the first."""
+    return -1 if y.dim() < 4 else 1 - y.dim()
+
+
+def _are_scores(y: Tensor, dim: int, found: Found) -> bool:
+    """Return whether the first output of a model may be scores of classes along ``dim``.
+
+    Of three dimensions or more it has to be known: the softmax over steps or positions sees no
+    shift of them all, and that of numbers that are no scores none of their common errors.
+    """
+    shapes = {x.shape for x in found.inputs}
+    if not found.scores or _of_one_length(y, dim) or y.shape in shapes:
+        return False
+    if y.dim() < 3 or found.logits or _is_of_tokens(y, found) or _log_probabilities(y) is not None:
+        return True
+    features = {shape[-1] for shape in shapes if len(shape) > 1}
+    linear = found.last is not None and found.last == (y.shape[-1], -1)
+    return y.dim() == 3 and linear and y.shape[-1] not in features
+
+
+def _is_of_tokens(y: Tensor, found: Found) -> bool:
+    """Return whether an output has a vector for each token or label."""
+    return any(x.shape == y.shape[:-1] for x in found.tokens)
+
+
+def _log_probabilities(y: Tensor) -> int | None:
+    """Return the only dimension, but for the first, along which the exponentials sum to 1."""
+    if not y.numel():
+        return None
+    y = y.float()
+    sums = {dim: y.logsumexp(dim) for dim in range(1 - y.dim(), 0) if y.shape[dim] > 1}
+    found = [dim for dim, total in sums.items() if bool((total.abs() < LOG_ONE).all())]
+    return found[0] if len(found) == 1 else None
 
 
 def _several(y: Tensor, dim: int) -> bool:

@@ -46,16 +46,16 @@ class Recipe:
     squared error over the square of the digital output, which embeddings and regression need. None:
     ``divergence`` for the first output alone, if it may be scores; ``error`` for all others, those
     of fewer than three numbers, those of a mapping without ``logits``, vectors of one length, such
-    as normalised embeddings, those of the shape of an input, as of an autoencoder, and images (more
-    than three dimensions) that are not called ``logits``.
+    as normalised embeddings, those of the shape of an input, as of an autoencoder, and those of
+    more than two dimensions that are not known to be scores: ``logits`` by name, logarithms of
+    probabilities, a vector for each token or label, and sequences whose last dimension is that of
+    the last linear layer's outputs and of no input. So a sequence of a convolution, and an image,
+    are compared by ``error``. Inputs are the floating-point tensors that the model gets, but for
+    those by a name with ``label`` in it, or by ``target`` and ``targets``.
 
-    Classes are the last dimension; of more than three dimensions that after the samples, as
-    ``torch.nn.CrossEntropyLoss`` has them. A sequence, of three dimensions, has them where it is
-    not as long as an input: (samples, steps, classes) or (samples, classes, steps). Where that says
-    nothing it is compared by ``error``, and with ``divergence`` by its last dimension.
-
-    Inputs are what the model gets, but for what has a name with ``label`` in it, or ``target`` and
-    ``targets``."""
+    Classes are the channels of the last layer that runs, in whatever dimension they are, or are
+    that along which there are probabilities; or else the last dimension, of more than three that
+    after the samples, as ``torch.nn.CrossEntropyLoss`` has them."""
     temperature: float | None = None
     """Temperature of ``divergence``, > 0: the outputs are divided by it before the softmax. None:
     a quarter of the standard deviation of the numbers of an output vector, so that outputs of any

@@ -20,7 +20,7 @@ from analogtorch.calibration.passes import (
 from analogtorch.conversion import fast_path
 from analogtorch.conversion.kinds import analog_layers
 from analogtorch.conversion.watch import evaluating
-from analogtorch.hwa.comparison import Comparison, Found, relative_error, sizes
+from analogtorch.hwa.comparison import Comparison, Found, last_channels, relative_error
 from analogtorch.hwa.layer_names import (
     OUTPUTS_ALONE,
     Shapes,
@@ -126,13 +126,13 @@ class Twin:
         Raises:
             ValueError: they hold NaN or infinite values, beside minus infinity as a mask.
         """
-        given: list[Tensor] = []
+        given: list[Any] = []
 
         def keep(_: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
-            inputs = _by_name(self.teacher.forward, args, options)
-            given.extend(every_tensor(inputs, _inputs))
+            given.append(_by_name(self.teacher.forward, args, options))
 
         with (
+            last_channels(self.teacher, not self.comparison.decided) as channels,
             self.teacher.register_forward_pre_hook(keep, with_kwargs=True),
             torch.no_grad(),
             evaluating(self.teacher),
@@ -146,10 +146,10 @@ class Twin:
             )
         if not self.comparison.decided:
             if not given:  # a forward that calls parts of the model
-                first = batch[0] if isinstance(batch, tuple | list) else batch
-                given.extend(every_tensor(first, _inputs))
-            found.shapes = {x.shape for x in given if x.is_floating_point()}
-            found.lengths = sizes(given)
+                given = [batch[0] if isinstance(batch, tuple | list) else batch]
+            found.inputs = [x for x in every_tensor(given, _inputs) if x.is_floating_point()]
+            found.tokens = [x for x in every_tensor(given) if not x.is_floating_point()]
+            found.last = channels[-1] if channels else None
             self.comparison.decide(found)
         return found.outputs
 

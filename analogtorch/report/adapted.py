@@ -12,7 +12,6 @@ from analogtorch.report.columns import aligned
 from analogtorch.values.shown import as_figure, as_text
 
 _RECOVERED = "columns corrected (at.Recovery)"
-_COMPARED = {"error": "number by number", "divergence": "as distributions"}
 
 
 _LEARNT = "batches that were learnt from; give at least 4 to hold some back"
@@ -35,7 +34,7 @@ def table(found: Adapted) -> str:
     chips = f"{len(found.seeds)} chip{'s' * (len(found.seeds) != 1)}"
     exact = "those of the teacher" if found.with_teacher else "the digital ones"
     notes = [
-        f"error of the outputs on {chips} to {exact}, {_COMPARED[found.compared]}, and "
+        f"error of the outputs on {chips} to {exact}, {_compared(found)}, and "
         "the share of outputs of one number within a tenth of their spread, of others whose "
         f"largest number agrees, on {'batches held back' if found.held_back else _LEARNT}",
         f"{len(found.steps)} steps, {found.seconds:,.0f} s: {found.stopped}",
@@ -66,6 +65,19 @@ def plot(found: Adapted) -> Any:
     axes.grid(alpha=0.3)
     axes.legend()
     return figure
+
+
+def _compared(found: Adapted) -> str:
+    """Return how outputs are compared, in words: each, if they differ."""
+    kinds = [
+        f"as distributions over dimension {way.dim}" if way.by_scores else "number by number"
+        for way in found.ways
+    ]
+    if not kinds:  # a run that an earlier version has finished
+        return "number by number" if found.compared == "error" else "as distributions"
+    if len(set(kinds)) == 1:
+        return kinds[0]
+    return "; ".join(f"output {number} {kind}" for number, kind in enumerate(kinds))
 
 
 def _trained(found: Adapted) -> bool:

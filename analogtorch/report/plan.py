@@ -92,6 +92,7 @@ def _rows(found: HardwarePlan) -> list[tuple[str, ...]]:
     for p in found.points:
         if p in front or p is best or not (p.digital or p.devices):
             mark = " *" if p is best else "" if p in front else " (not on the front)"
+            mark += " (not on further chips)" if p in found.refuted else ""
             rows.append(
                 _row(p.name + mark, p.metric.shown(4), p.metric.mean, p.cost, found, joules)
             )

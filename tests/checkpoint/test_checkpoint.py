@@ -186,6 +186,22 @@ def test_of_a_wrapped_model_the_one_inside_is_saved(
         assert torch.equal(again.at("1 day")(TOKENS), expected)
 
 
+def test_an_average_goes_on_where_it_was(tmp_path: Path) -> None:
+    model = _analog()
+    averages = [AveragedModel(model) for _ in range(2)]
+    with torch.no_grad():
+        for average in (averages[0], averages[0], averages[1]):
+            model.head.bias.add_(1)
+            average.update_parameters(model)
+        load(save(averages[0], tmp_path), averages[1])
+        model.head.bias.add_(1)
+        for average in averages:
+            average.update_parameters(model)
+    assert averages[1].n_averaged.item() == 3
+    assert torch.equal(*(average.module.head.bias for average in averages))
+    assert load(tmp_path, Net(1)).head.bias.shape == (11,)
+
+
 def test_files_with_the_names_of_a_wrapper_load_into_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

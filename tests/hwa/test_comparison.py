@@ -1,6 +1,7 @@
 """Which outputs are compared as scores, and along which dimension."""
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import analogtorch as at
+from analogtorch.hwa.comparison import Way
 from tests.crossbar import crossbar
 
 CHIP = crossbar(device="one_device")
@@ -63,22 +65,113 @@ def test_images_are_compared_number_by_number_and_logits_of_pixels_by_class() ->
     assert regressed.compare(depth(x) + 5, depth(x)).item() > 1
 
 
-def test_of_a_sequence_the_dimension_that_is_as_long_as_an_input_counts_no_classes() -> None:
-    x = torch.randn(4, 2, 11)
-    net = nn.Conv1d(2, 5, 3, padding=1)
-    assert net(x).shape == (4, 5, 11)
+def _last(y: Tensor) -> Tensor:
+    return y.movedim(1, -1)
+
+
+LOGITS: dict[str, Callable[[Tensor], Any]] = {
+    "as they are": lambda y: {"logits": y},
+    "classes last": lambda y: {"logits": _last(y)},
+}
+
+
+@pytest.mark.parametrize(("arrange", "dim"), [("as they are", 1), ("classes last", -1)])
+@pytest.mark.parametrize("shape", [(4, 2, 9), (4, 2, 7, 7), (4, 2, 3, 3, 3)])
+@pytest.mark.parametrize("recipe", [at.hwa.Recipe(), at.hwa.Recipe(outputs="divergence")])
+def test_classes_are_the_channels_of_the_last_layer_where_outputs_are_scores(
+    recipe: at.hwa.Recipe, shape: tuple[int, ...], arrange: str, dim: int
+) -> None:
+    kind: Any = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}[len(shape)]
+    net, x = _Net(kind(2, 5, 1), LOGITS[arrange]), torch.randn(shape)
+    twin = _twin(net, x, recipe)
+    assert twin.compared == "divergence"
+    assert not _seen(twin, net(x)["logits"], dim)
+
+
+def test_layers_of_the_last_dimension_have_the_classes_there() -> None:
+    """Also where a sequence is as long as there are classes."""
+    x = torch.randn(4, 5, 2)
+    for arrange, dim in ((lambda y: {"logits": y}, 2), (lambda y: {"logits": y.mT}, 1)):
+        net = _Net(nn.Linear(2, 6), arrange)
+        assert not _seen(_twin(net, x), net(x)["logits"], dim)
+    net = _Net(nn.Linear(2, 5), lambda y: {"logits": y})
+    assert not _seen(_twin(net, x), net(x)["logits"], 2)
+
+
+@pytest.mark.parametrize(
+    ("layer", "x", "arrange", "dim"),
+    [
+        # steps and classes behind a linear layer
+        (nn.Linear(3, 5), torch.randn(4, 11, 3), lambda y: y, 2),
+        (nn.Linear(3, 5), torch.randn(4, 11, 3), lambda y: y[:, ::2], 2),
+        # logarithms of probabilities, wherever they are
+        (nn.Conv1d(2, 5, 3), torch.randn(4, 2, 11), lambda y: y.log_softmax(1), 1),
+        (nn.Conv1d(40, 40, 3, stride=2), torch.randn(4, 40, 50), lambda y: _last(y), None),
+        (
+            nn.Conv1d(40, 40, 3, stride=2),
+            torch.randn(4, 40, 50),
+            lambda y: _last(y).log_softmax(-1).transpose(0, 1),
+            2,
+        ),
+        # a forecast, steps before features, and sources that are heard
+        (nn.Linear(3, 3), torch.randn(4, 11, 3), lambda y: y[:, :5], None),
+        (nn.Conv1d(1, 3, 1), torch.randn(4, 1, 11), lambda y: y, None),
+        (nn.Conv1d(1, 3, 3, stride=2), torch.randn(4, 1, 11), lambda y: y, None),
+        # a class for each token, also where the sequence is as long as there are classes
+        (
+            nn.Sequential(nn.Embedding(7, 9), nn.Linear(9, 11)),
+            torch.randint(7, (4, 11)),
+            lambda y: y,
+            2,
+        ),
+    ],
+)
+def test_sequences_are_scores_where_that_is_known(
+    layer: nn.Module, x: Tensor, arrange: Callable[[Tensor], Tensor], dim: int | None
+) -> None:
+    net = _Net(layer, arrange)
+    y = net(x).detach()
     twin = _twin(net, x)
-    assert twin.compared == "divergence"
-    assert not _seen(twin, net(x), 1)
-    strided = nn.Conv1d(2, 5, 3, stride=2)
-    assert _twin(strided, x).compared == "error"  # nothing tells steps from classes
-    by_step = nn.Linear(2, 5)
-    twin = _twin(by_step, x.mT)
-    assert twin.compared == "divergence"
-    assert not _seen(twin, by_step(x.mT), 2)
-    tokens = torch.randint(7, (4, 11))
-    language = nn.Sequential(nn.Embedding(7, 6), nn.Linear(6, 9))
-    assert not _seen(_twin(language, tokens), language(tokens), 2)
+    assert twin.compared == ("error" if dim is None else "divergence")
+    for each in range(1, y.dim()):
+        one = y.clone()
+        one.select(each, 1).add_(5)  # one class, or one step
+        assert twin.compare(one, y).item() > 0.01 or each != (dim or each)
+        if dim is None:
+            assert twin.compare(y + 5, y).item() > 0.01
+
+
+def test_labels_by_the_name_of_a_target_tell_that_tokens_have_classes() -> None:
+    class Translator(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.out = nn.Embedding(7, 6), nn.Linear(6, 9)
+
+        def forward(self, source: Tensor, target: Tensor) -> Tensor:
+            y = self.embed(target) + self.embed(source).mean(1, keepdim=True)
+            return nn.functional.linear(y, self.out.weight)
+
+    net = Translator().eval()
+    tokens = torch.randint(7, (4, 11)), torch.randint(7, (4, 8))
+    twin = at.hwa.Twin(at.convert(copy.deepcopy(net), CHIP), net, forward=lambda m, b: m(*b))
+    (y,) = twin.exact(tokens)
+    assert not _seen(twin, y, 2)
+
+
+@pytest.mark.parametrize("value", [-torch.inf, -1e4, -1e9])
+def test_a_masked_class_is_never_the_largest(value: float) -> None:
+    """Logarithms of probabilities are all below the zeros that errors have in place of masks."""
+
+    def policy(y: Tensor) -> Tensor:
+        return y.masked_fill(torch.arange(8) >= 6, value).log_softmax(-1)
+
+    net, x = _Net(nn.Linear(6, 8), policy), torch.randn(20, 6)
+    twin = _twin(net, x)
+    y = net(x).detach()
+    wrong = y.clone()
+    wrong[:, :6] = y[:, :6].roll(1, 1)
+    assert bool(twin.comparison.moved(wrong, y).all())
+    assert not bool(twin.comparison.moved(y, y).any())
 
 
 @pytest.mark.parametrize(
@@ -108,6 +201,12 @@ def test_the_agreement_of_images_is_that_of_their_pixels() -> None:
     net, batches = nn.Conv2d(2, 5, 3, padding=1), list(torch.randn(8, 4, 2, 8, 8))
     found = at.hwa.adapt(net, batches, chip=CHIP, steps=1, num_chips=1)
     assert found.compared == "error"
+    assert found.ways == ((False, -3),)
+    assert "number by number, and" in str(found)
+    both = dataclasses.replace(found, ways=(Way(True, -1), *found.ways))
+    told = "output 0 as distributions over dimension -1; output 1 number by number, and"
+    assert told in str(both)
+    assert both.to_dict()["ways"][0] == {"by_scores": True, "dim": -1}
     shares = found.stages[-1].reading.agreement
     assert shares.min() > 0.7  # of 320 numbers of a sample the largest is hardly where it was
     pixels = shares.flatten() * 2 * 4 * 64

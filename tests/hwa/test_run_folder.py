@@ -207,6 +207,6 @@ def test_a_loader_that_shuffles_goes_on_with_a_seeded_generator(tmp_path: Path) 
     options: dict[str, Any] = {"steps": 1, "num_chips": 1, "folder": tmp_path}
     first = at.hwa.adapt(_given(), loader(0), **options)
     again = at.hwa.adapt(_given(), loader(0), **options)
-    assert again.to_dict() == first.to_dict()
+    assert again.to_dict() | {"seconds": 0} == first.to_dict() | {"seconds": 0}
     with pytest.raises(ValueError, match=r"in batches \(a loader that shuffles needs a generator"):
         at.hwa.adapt(_given(), loader(1), **options)
