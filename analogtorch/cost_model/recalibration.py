@@ -22,6 +22,8 @@ class Reads:
     """Fraction of the columns of the tile that each MVM reads, 0..1."""
     cells: float
     """Fraction of the cells of the tile that hold weights which each MVM uses, 0..1."""
+    signed: bool = True
+    """Whether the inputs have both signs, and so take ``Cost.signed_passes``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,7 @@ class ReadCost:
 
 
 def read_cost(chip: Chip, reads: Iterable[Reads]) -> ReadCost:
-    """Return time and energy of reads whose inputs have both signs.
+    """Return time and energy of reads.
 
     Args:
         chip: the chip of all blocks.
@@ -62,7 +64,7 @@ def read_cost(chip: Chip, reads: Iterable[Reads]) -> ReadCost:
     busy: dict[tuple[int, int], int] = {}
     mvms, joules, figures = 0, 0.0, [costs.mvm_energy]
     for each in reads:
-        number = each.mvms * costs.signed_passes
+        number = each.mvms * (costs.signed_passes if each.signed else 1)
         converters = (each.tile[0], each.tile[1] // chip.array.planes)
         busy[converters] = busy.get(converters, 0) + number
         mvms += number

@@ -133,6 +133,7 @@ def _reads(
                 rows=driven / array.rows,
                 columns=block.cols / array.columns,
                 cells=cells / (array.rows * array.columns),
+                signed=compensation == "least_squares",  # single rows get a positive input
             )
 
 

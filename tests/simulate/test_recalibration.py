@@ -115,6 +115,22 @@ def test_the_cost_of_a_read() -> None:
         physical.recalibration_cost("all")
 
 
+def test_single_rows_have_inputs_of_one_sign() -> None:
+    """They take one pass of a chip of unsigned inputs, as one-hot vectors do in ``at.cost``."""
+    torch.manual_seed(0)
+    chip = at.chips.ibm_speech34()
+    model = nn.Sequential(nn.Linear(512, 512, bias=False))
+    physical = at.program(at.convert(model, chip), seed=1)
+    for compensation in ("global", "column"):
+        rows = physical.recalibration_cost(compensation)
+        assert rows.mvms == (512 + 1) * 21
+        assert rows.seconds == pytest.approx(rows.mvms * chip.cost.mvm_time.value)
+        assert rows.joules == pytest.approx(
+            rows.mvms * chip.cost.mvm(rows=1 / 512, cols=1, cells=1 / 512).total
+        )
+    assert physical.recalibration_cost().mvms == 2 * 2 * 256  # either sign, twice as it has noise
+
+
 def test_writes_are_counted_and_saved(tmp_path) -> None:
     once, _ = _physical()
     devices = 300 * 40 * once._model[0].chip.cell.devices
