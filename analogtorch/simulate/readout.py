@@ -92,6 +92,15 @@ def through_adc(
     return adc(v, v.new_tensor(chip.adc.range), averaged * chip.adc.levels, floors, inl)
 
 
+def within_range(outputs: Tensor, chip: Chip) -> Tensor:
+    """Return for each ADC output whether it is within the ADC range, not at one of its ends.
+
+    Outputs at the ends would make the weights seem smaller.
+    """
+    limit = chip.adc.range - adc_step(chip) / 2 if chip.adc.levels else math.inf
+    return outputs.abs() < limit
+
+
 @dataclass(frozen=True)
 class Block:
     """Some outputs of a row block while they are read."""
@@ -136,8 +145,8 @@ class Block:
                 reads.append(self._read(-sums, f"{name}{each} exchanged"))
         outputs = [r[0] if len(r) == 1 else (r[0] - r[1]) / 2 for r in found]
         if adc.levels:
-            limit = adc.range - adc_step(self.chip) / 2
-            inside = torch.stack([read.abs() < limit for reads in found for read in reads]).all(0)
+            each_read = [within_range(read, self.chip) for reads in found for read in reads]
+            inside = torch.stack(each_read).all(0)
             outputs = [each * inside.to(each.dtype) for each in outputs]  # bools multiply slowly
         return outputs[0], outputs[-1]
 

@@ -2,11 +2,11 @@
 
 A fit such as ``programming_std`` is the error that a published chip reached by its own method. The
 two loops here start from it and continue: they show what closer programming would bring. Both see
-the cells only through the chip's DAC, ADC and output noise. In a round, one makes an MVM per row;
-the other makes as many as it takes to read each cell of the row. Neither changes what time adds to
-the error. Pulses keep devices between ``g_min`` and ``g_max``, or where the first write left them
-beyond, also where a cell with a broken device needs more. Other devices of a pair take what one at
-its limit cannot.
+the cells only through the chip's DAC, ADC and output noise. In a round, one makes an MVM per row,
+and at least ``INPUTS``; the other as many per row as it takes to read each of its cells. Neither
+changes what time adds to the error. Pulses keep devices between ``g_min`` and ``g_max``, or where
+the first write left them beyond, also where a cell with a broken device needs more. Other devices
+of a pair take what one at its limit cannot.
 """
 
 import math
@@ -19,7 +19,15 @@ from torch import Tensor
 from analogtorch.chips import Chip
 from analogtorch.devices.cell import Hold, changes_within
 from analogtorch.ops.converters import dac
-from analogtorch.simulate.readout import CELL_COUNTS, adc_step, cell_reads, read_cells, through_adc
+from analogtorch.simulate.readout import (
+    CELL_COUNTS,
+    INPUTS,
+    adc_step,
+    cell_reads,
+    read_cells,
+    through_adc,
+    within_range,
+)
 from analogtorch.values import checks
 
 Draw = Callable[[str, int, int], Tensor]
@@ -34,7 +42,8 @@ class Pulses:
     """Reads, each followed by a pulse to the cells that need one; >= 1. 30 as on the HERMES chip
     (Le Gallo 2023)."""
     step: float = 0.5
-    """Share of the measured error that a pulse is meant to undo, in (0, 1]."""
+    """Share of the measured error that a pulse is meant to undo, in (0, 1]; of gradient descent, in
+    its first rounds."""
     noise: float = 0.3
     """Standard deviation of the effect of a pulse, relative to the intended effect, >= 0.
     ASSUMED."""
@@ -81,25 +90,37 @@ class GradientDescent(Pulses):
     """Gradient-descent programming (GDP): lower the error of whole MVMs of random inputs.
 
     Source: Buchel et al., IEDM 2022 and JETCAS 2023 (arXiv 2305.16647). All cells of a column
-    conduct together and use the ADC range; the ADC step and the noise average out over the inputs,
-    so the ADC needs no high resolution. The advantage over ``ProgramAndVerify`` exists right after
-    programming; drift, which neither loop sees, exceeds it within hours.
+    conduct together and use the ADC range; outputs at its ends are ignored. A round takes an MVM
+    per row, and at least ``analogtorch.simulate.readout.INPUTS``. The ADC step and the noise
+    average out over the inputs and, as the step falls, over the rounds, so the ADC needs no high
+    resolution. The advantage over ``ProgramAndVerify`` exists right after programming; drift, which
+    neither loop sees, exceeds it within hours.
 
     Example:
         >>> at.program(model, seed=1, method=at.GradientDescent())
     """
+
+    full_steps: int = 5
+    """Rounds before the step falls as 1 / round, >= 1. ASSUMED: with fewer more is left of the
+    first error, with more of the noise."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.counts(self, "full_steps")
 
     def correction(
         self, now: Tensor, target: Tensor, chip: Chip, draw: Draw, number: int
     ) -> Tensor:
         """Return the change of each weight, (outputs, rows), from MVMs of random inputs."""
         outputs, rows = now.shape
-        # uniform in [-1, 1], one vector per row
-        x = torch.erf(draw(f"inputs {number}", rows, rows) / math.sqrt(2))
+        inputs = max(rows, INPUTS)
+        # uniform in [-1, 1], so that the mean square is 1/3
+        x = torch.erf(draw(f"inputs {number}", inputs, rows) / math.sqrt(2))
         x = dac(x, x.new_ones(1), chip.dac.bits or 0, x.dtype)
-        y = through_adc(x @ now.T, draw(f"verify {number}", rows, outputs), chip)
-        error = x @ target.T - y
-        return self.step * (error.T @ x) / x.square().sum(0).clamp_min(1e-6)
+        y = through_adc(x @ now.T, draw(f"verify {number}", inputs, outputs), chip)
+        error = (x @ target.T - y) * within_range(y, chip).to(y.dtype)
+        step = self.step * min(1.0, self.full_steps / (number + 1))
+        return step * (error.T @ x) / (inputs / 3)
 
 
 Method = ProgramAndVerify | GradientDescent

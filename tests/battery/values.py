@@ -388,4 +388,5 @@ def _rest() -> Iterator[Bad]:
         yield from fields(kind, "rounds", [*NO_INTEGER, 0], "must be an integer >= 1")
         yield from fields(kind, "step", [*NO_NUMBER, 0, 1.5], r"must be a number in \(0, 1\]")
         yield from fields(kind, "noise", [*NO_NUMBER, -1], "must be a number >= 0")
+    yield from fields(at.GradientDescent, "full_steps", [*NO_INTEGER, 0], "must be an integer >= 1")
     yield from fields(at.ProgramAndVerify, "margin", [*NO_NUMBER, -1], "must be a number >= 0")
