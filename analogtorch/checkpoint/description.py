@@ -331,6 +331,11 @@ def _program(data: Any) -> SavedProgram:
             raise ValueError(
                 f"programmed: method must be one of {sorted(_METHODS)}, got {method.get('type')!r}"
             )
+        if kind is GradientDescent and "full_steps" not in method:
+            raise ValueError(
+                "programmed: method is the GradientDescent of an earlier version, which wrote "
+                f"other chips; load {WEIGHTS} into a model, and program it anew"
+            )
         _check_fields("programmed: method: ", method, ("type", *(f.name for f in fields(kind))))
         method = kind(**{name: value for name, value in method.items() if name != "type"})
     if isinstance(defects, dict) and defects.get("column_gain", 1) == 0:

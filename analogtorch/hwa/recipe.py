@@ -20,7 +20,7 @@ class Recipe:
 
     learning_rate: float = 0.002
     """Step of Adam, > 0, in units of the root mean square of each Parameter, so that every layer
-    moves by the same share of itself. It falls to 0 along a half cosine."""
+    moves by the same share of itself. It grows over ``ramp``, and falls to 0 by a half cosine."""
     training: TrainingNoise | None = _DEVICES
     """The training noise. By default the devices as they are after a month, or when their targets
     are right (``TrainingNoise.time``). None: ``chip.training`` of each layer. Nets that must also
@@ -32,7 +32,7 @@ class Recipe:
     what noise is worth."""
     ramp: float = 0.3
     """Share of the steps, in [0, 1], in which the noise grows from 0 to ``noise``, in six stairs,
-    and the clipping from the largest weight to ``clip_sigma``."""
+    the clipping from the largest weight to ``clip_sigma``, and the learning rate from 0."""
     clip_sigma: float | None = 2.0
     """Weights are clipped to this many standard deviations after each step, > 0: of a layer,
     or of each output, about zero, where the chip scales weights by column; of the start, if they

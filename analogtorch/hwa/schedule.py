@@ -45,8 +45,13 @@ class Schedule:
         return self.recipe.noise * ramped(step, self._ramp, 0.0, STAIRS)
 
     def rate(self, step: int) -> float:
-        """Return the factor of the learning rate of a step, which falls from 1 to 0."""
-        return 0.5 * (1 + math.cos(math.pi * min(step, self.steps) / self.steps))
+        """Return the factor of the learning rate of a step.
+
+        It grows with the noise and falls to 0: the first gradients are those of rounding, of which
+        Adam would make steps as large as any.
+        """
+        grown = min(1.0, (step + 1) / self._ramp)
+        return grown * 0.5 * (1 + math.cos(math.pi * min(step, self.steps) / self.steps))
 
     def before(self, model: nn.Module, step: int) -> float:
         """Set the training noise of a step, and return its fraction."""

@@ -355,6 +355,17 @@ def test_files_without_faults_of_devices_and_lines_load(tmp_path: Path) -> None:
     assert load(tmp_path, model).defects == at.Defects(cells=0.1)
 
 
+def test_chips_of_an_earlier_gradient_descent_are_refused_by_name(tmp_path: Path) -> None:
+    model = at.convert(nn.Sequential(nn.Linear(4, 4)), CHIP)
+    save(_program(model, method=at.GradientDescent(rounds=2)), tmp_path)
+    assert load(tmp_path, model).method == at.GradientDescent(rounds=2)
+    written = json.loads((tmp_path / DESCRIPTION).read_text())["programmed"]
+    del written["method"]["full_steps"]
+    _edit(tmp_path, programmed=written)
+    with pytest.raises(ValueError, match="earlier version.*program it anew"):
+        load(tmp_path, model)
+
+
 def test_load_gives_what_was_saved(tmp_path: Path) -> None:
     model = at.convert(nn.Sequential(nn.Linear(4, 4)), CHIP)
     assert load(save(model, tmp_path), model) is model

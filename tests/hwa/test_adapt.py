@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 import analogtorch as at
 from analogtorch.hwa import adaptation
 from analogtorch.hwa.adapted import Stage
-from analogtorch.hwa.schedule import clip, relative_adam, tails
+from analogtorch.hwa.schedule import Schedule, clip, relative_adam, tails
 from analogtorch.report.adapted import plot
 from tests.crossbar import crossbar
 
@@ -535,6 +535,17 @@ def test_minutes_that_are_used_up_have_remedies_that_help(
         UserWarning, match=rf"leave no time .* before it, .* takes about \d+ s\. Give {remedies}$"
     ):
         at.hwa.adapt(model, _batches(), minutes=1e-6, **{"num_chips": 1, "steps": 2} | given)
+
+
+def test_the_learning_rate_grows_with_the_noise_and_falls_to_0() -> None:
+    """Adam's first steps are of full size, and the first gradients those of rounding alone."""
+    schedule = Schedule(at.hwa.Recipe(), 100, {})
+    rates = [schedule.rate(step) for step in range(100)]
+    falling = [0.5 * (1 + math.cos(math.pi * step / 100)) for step in range(100)]
+    assert rates[:30] == pytest.approx([(i + 1) / 30 * falling[i] for i in range(30)])
+    assert rates[30:] == pytest.approx(falling[30:])
+    at_once = Schedule(at.hwa.Recipe(ramp=0), 100, {})
+    assert [at_once.rate(step) for step in range(100)] == pytest.approx(falling)
 
 
 def test_the_report_prints_draws_and_lists(tmp_path: Path) -> None:
