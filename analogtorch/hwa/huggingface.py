@@ -52,8 +52,8 @@ class KeepRanges(TrainerCallback, ExportableState):
     """
 
     def __init__(self) -> None:
-        self.ranges: dict[str, list[float]] = {}
-        """The DAC ranges by layer, as of the last ``state()``."""
+        self.ranges: dict[str, list[float] | None] = {}
+        """The DAC ranges by layer, as of the last ``state()``; None: each input gives it."""
         self.column_ranges: dict[str, dict[str, Any]] = {name: {} for name in COLUMN_RANGES}
         """The ADC ranges and output ranges of layers that have some."""
         self.choices: dict[str, dict[str, Any]] = {}
@@ -65,7 +65,9 @@ class KeepRanges(TrainerCallback, ExportableState):
         if self._model is not None:
             layers = list(analog_layers(self._model))
             self.ranges = {
-                name: list(r) for name, layer in layers if (r := layer.input_ranges) is not None
+                name: list(r) if r else None
+                for name, layer in layers
+                if (r := layer.input_ranges) or not layer.calibrated
             }
             self.column_ranges = {
                 kind: {
@@ -90,7 +92,8 @@ class KeepRanges(TrainerCallback, ExportableState):
     ) -> None:
         """Set the ranges of the checkpoint, if the run is resumed from one."""
         self._model = model
-        _take(model, state)
+        if state.global_step:  # in a new run they may be those of the callback's last model
+            _take(model, state)
         if optimizer is not None:
             _warn_of_decay(model, optimizer)
         # a run that is resumed from one without this callback lacks it
@@ -296,7 +299,7 @@ class _Scheduled(TrainerCallback):
 
 
 def load_ranges(model: nn.Module, checkpoint: str | Path) -> nn.Module:
-    """Set the DAC and ADC ranges of a converted model to those of a checkpoint.
+    """Set ranges of a converted model, and choices of calibration, to those of a checkpoint.
 
     The Trainer that wrote the checkpoint must have had the callback ``KeepRanges``.
 
@@ -347,32 +350,35 @@ def _warn_of_decay(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 
 
 def _take(model: nn.Module, state: Any) -> bool:
-    """Set the ranges in the Trainer's state, and return whether there are any."""
+    """Set ranges and choices in the Trainer's state, and return whether there are any."""
     kept = state.stateful_callbacks.get(_NAME, {}).get("attributes", {})
     ranges, layers = kept.get("ranges", {}), dict(analog_layers(model))
     kept = {EARLIER.get(name, name): values for name, values in kept.items()}
     column_ranges = {kind: kept.get(kind, {}) for kind in COLUMN_RANGES}
-    others = (name for values in column_ranges.values() for name in values)
-    names = dict.fromkeys([*ranges, *others])
+    # an earlier version kept the weight scale alone
+    earlier = {n: {"weight_scale": scale} for n, scale in kept.get("weight_scales", {}).items()}
+    choices = earlier | kept.get("choices", {})
+    names = dict.fromkeys(name for of in (ranges, choices, *column_ranges.values()) for name in of)
     if unknown := [name for name in names if name not in layers]:
         raise ValueError(
-            f"KeepRanges: the checkpoint has a DAC range of {unknown[0]!r}, which is no analog "
-            "layer of this model; convert the same layers as for the run that wrote it"
+            f"KeepRanges: the checkpoint has the analog layer {unknown[0]!r}, which this model "
+            "lacks; convert the same layers as for the run that wrote it"
         )
     for name, values in ranges.items():
-        layers[name].checked_ranges(values)
+        if values is not None:
+            layers[name].checked_ranges(values)
     found = {
         (name, kind): layers[name].checked_column_ranges(kind, values.get(name))
         for kind, values in column_ranges.items()
         for name in names
     }
-    # an earlier version kept the weight scale alone
-    earlier = {n: {"weight_scale": scale} for n, scale in kept.get("weight_scales", {}).items()}
-    choices = earlier | kept.get("choices", {})
-    for name in names:
-        set_choices(layers[name], choices.get(name, {}))
+    for name, chosen in choices.items():
+        set_choices(layers[name], chosen)
     for name, values in ranges.items():
-        layers[name].set_input_range(values)
+        if values is None:
+            layers[name].forget_input_range()
+        else:
+            layers[name].set_input_range(values)
     for (name, kind), values in found.items():
         layers[name].set_column_ranges(kind, values)
     return bool(names)

@@ -190,6 +190,77 @@ def test_the_state_that_is_saved_after_the_training_has_the_ranges_of_its_end(
     assert _ranges(load_ranges(fresh, tmp_path)) == _ranges(model)
 
 
+def _net(chip: at.Chip, **ranges: Any) -> nn.Module:
+    torch.manual_seed(0)
+    net = at.convert(nn.Sequential(nn.Linear(20, 16), nn.ReLU(), nn.Linear(16, 4)), chip)
+    return at.calibrate(net, [torch.randn(8, 20)], effort="ranges", **ranges) if ranges else net
+
+
+def _kept(model: nn.Module, folder: Path) -> Path:
+    """Write the state of a training of ``model``, as the Trainer does, and return the folder."""
+    state = transformers.TrainerState()
+    KeepRanges().on_train_begin(None, state, None, model=model)
+    state.save_to_json(str(folder / "trainer_state.json"))
+    return folder
+
+
+def test_a_layer_without_a_range_in_the_checkpoint_has_none_again(tmp_path: Path) -> None:
+    chip = at.chips.hermes64()
+    model, fresh = _net(chip, method=None), _net(chip, method="absmax")
+    model[2].set_input_range(3.0)
+    assert None not in _ranges(fresh)
+    load_ranges(fresh, _kept(model, tmp_path))
+    assert _ranges(fresh) == [None, (3.0,)]
+    assert [layer.input_range.requires_grad for _, layer in at.analog_layers(fresh)] == [0, 1]
+    for (_, layer), (_, other) in zip(
+        at.analog_layers(model), at.analog_layers(fresh), strict=True
+    ):
+        assert torch.equal(layer.output_ranges, other.output_ranges)
+
+
+def test_choices_are_kept_where_no_layer_has_a_range(tmp_path: Path) -> None:
+    chosen = at.chips.hermes64(weight_scale="column").drift_aware("1 week")
+    fresh = _net(at.chips.hermes64(), method="absmax")
+    load_ranges(fresh, _kept(_net(chosen), tmp_path))
+    for _, layer in at.analog_layers(fresh):
+        assert not layer.ranged
+        assert layer.chip.cell == chosen.cell
+        assert layer.chip.periphery == chosen.periphery
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"weight_scales": {"0": "column"}},
+        {"choices": {name: {"weight_scale": "column", "target_time": None} for name in "02"}},
+    ],
+)
+def test_states_of_earlier_versions_are_taken(choices: Any, tmp_path: Path) -> None:
+    """They left out layers without a range: one that has a range now keeps it."""
+    kept = {"ranges": {"0": [2.0]}, "output_bounds": {"0": 0.5}, **choices}
+    callbacks = {"KeepRanges": {"args": {}, "attributes": kept}}
+    state = transformers.TrainerState(stateful_callbacks=callbacks)
+    state.save_to_json(str(tmp_path / "trainer_state.json"))
+    fresh = _net(at.chips.hermes64(), method="absmax")
+    before = fresh[2].input_ranges
+    load_ranges(fresh, tmp_path)
+    assert fresh[0].input_ranges == (2.0,)
+    assert fresh[0].adc_ranges.unique().item() == 0.5
+    assert fresh[0].chip.periphery.weight_scale == "column"
+    assert fresh[2].input_ranges == before
+
+
+def test_a_callback_brings_no_ranges_into_the_run_of_another_model(tmp_path: Path) -> None:
+    keep, options = [KeepRanges()], {"save_strategy": "no"}
+    _trained(_convert(_bert(1)), tmp_path, None, keep, **options)
+    model, alone = (_convert(_bert(1)) for _ in range(2))
+    for net in (model, alone):
+        at.calibrate(net, [_batch(net)], method="absmax")
+    _trained(model, tmp_path, None, keep, **options)
+    _trained(alone, tmp_path, None, [KeepRanges()], **options)
+    assert _ranges(model) == _ranges(alone)
+
+
 def test_weight_decay_of_ranges_is_warned_of(tmp_path: Path) -> None:
     model = _convert(_bert(1))
     keep = [KeepRanges()]
@@ -216,7 +287,7 @@ def test_checkpoints_without_ranges_or_with_those_of_other_layers(tmp_path: Path
     other = _convert(_bert(layers=1))
     before = _ranges(other)
     with pytest.raises(
-        ValueError, match="DAC range of 'bert.encoder.layer.1.*convert the same layers"
+        ValueError, match="the analog layer 'bert.encoder.layer.1.*convert the same layers"
     ):
         load_ranges(other, tmp_path / "with" / "checkpoint-3")
     assert _ranges(other) == before
