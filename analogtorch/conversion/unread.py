@@ -82,14 +82,14 @@ class _FirstRun:
         self.named.update(silent)
         more = f" and {len(silent) - _SHOWN} more" if len(silent) > _SHOWN else ""
         chip = any(layer.programmed is not None for layer in layers.values())
-        routes = "finds out" if chip else "finds out, and routes such computations to the layers"
+        does = "finds out" if chip else "routes to a layer what it computes, and names the rest"
         warn(
             f"{len(silent)} of {len(layers)} analog layers of this "
             f"{'programmed chip' if chip else type(model).__name__} did not run: "
             f"{', '.join(map(repr, silent[:_SHOWN]))}{more}. Either this input does not reach "
             "them, as for experts and heads that run sometimes only, or the model computes with "
             f"their weights without calling them, which is digital. analogtorch.guard(model, "
-            f"example) {routes}; convert(..., exclude=...) leaves them digital"
+            f"example) {does}; convert(..., exclude=...) leaves them digital"
         )
 
 
