@@ -141,8 +141,8 @@ def sensitivity(
             f"sensitivity: {len(silent)} of {len(layers)} layers did not run while they were on "
             f"the chip, and so show no loss: {', '.join(map(repr, silent))}. Either the metric's "
             "inputs do not reach them, or the model computes with their weights without calling "
-            "them, which is digital. analogtorch.guard(model, example) finds out, and routes such "
-            "computations to the layers"
+            "them, which is digital. analogtorch.guard(model, example) routes to a layer what it "
+            "computes, and names the rest"
         )
     rows = [
         _row(name, layer, loss)
