@@ -68,7 +68,9 @@ class Judge:
             unmasked = self._unmasked(outputs, masked)
             for a, y, mask in zip(exact, unmasked, masked, strict=False):
                 if a.shape == y.shape and a.numel():
-                    moved += int(has_moved(*(vectors(without(t, mask)) for t in (a, y))).sum())
+                    kept = ... if mask is None else ~vectors(mask).all(1)
+                    rows = (vectors(without(t, mask))[kept] for t in (a, y))
+                    moved += int(has_moved(*rows).sum())
                     a, y = vectors(a.double()), vectors(y.double())
                     angle += len(a) * _angle(a, y)
                     count += len(a)

@@ -24,7 +24,7 @@ from analogtorch.conversion.detached import deep_copy
 from analogtorch.conversion.digital_bits import quantise_inputs
 from analogtorch.conversion.kinds import analog_layers, check_module, refuse_programmed
 from analogtorch.conversion.route import route
-from analogtorch.nn.adapters import unwrapped
+from analogtorch.nn.adapters import rewrapped, unwrapped
 from analogtorch.nn.converter_state import COLUMN_RANGES, without_converters
 from analogtorch.ops import VERSION as GENERATOR
 from analogtorch.simulate.chip import ProgrammedChip, program
@@ -44,7 +44,8 @@ def load(path: str | Path, model: nn.Module) -> nn.Module | ProgrammedChip:
     Args:
         path: the folder that ``save`` wrote.
         model: a model of the same architecture, digital or converted. If it is converted, the same
-            layers must be analog. It may be compiled or wrapped, as that of ``save``.
+            layers must be analog. It may be compiled or wrapped, as that of ``save``; of a compiled
+            layer that is a model of its own, the layer is returned.
 
     Returns:
         The model, if the folder holds one; assign it, as a root layer cannot be replaced in place.
@@ -70,14 +71,14 @@ def load(path: str | Path, model: nn.Module) -> nn.Module | ProgrammedChip:
     check_module("load", model)
     saved, tensors = read_folder(path)
     inner = model  # files of before have the names that a wrapper gives
-    if tensors.keys() != model.state_dict().keys():
+    if tensors.keys().isdisjoint(model.state_dict()):
         inner = unwrapped(model)
     if saved.programmed is not None:
         return _programmed(saved, saved.programmed, tensors, inner)
     loaded = _load(saved, tensors, inner)
     if isinstance(model, AveragedModel) and saved.averaged:
         model.n_averaged.fill_(saved.averaged)  # else the next update would replace the average
-    return model if loaded is inner else loaded
+    return model if loaded is inner else rewrapped(model, loaded)
 
 
 def _programmed(

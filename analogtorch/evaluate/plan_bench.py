@@ -114,7 +114,8 @@ class Bench:
         """Return the candidate as measured on the further chips too."""
         point = self.measured[candidate]
         if point.confirmed is None:
-            found = self._swept(candidate, self.how.num_chips + self.how.confirm)
+            # a folder of its own: ``prepare`` may not give the same model twice
+            found = self._swept(candidate, self.how.num_chips + self.how.confirm, "-confirmed")
             values = found.values[self.how.num_chips :]
             time, metric = self._worst(found, values)
             confirmed = Confirmation(values=values, time=time, metric=metric)
@@ -142,8 +143,9 @@ class Bench:
         worst = int((mean if self.how.higher_is_better else -mean).argmin())
         return found.times[worst], interval(values[:, worst].tolist(), bounds=found.bounds)
 
-    def _swept(self, candidate: Candidate, num_chips: int) -> Sweep:
+    def _swept(self, candidate: Candidate, num_chips: int, of: str = "") -> Sweep:
         how = self.how
+        folder = None if how.folder is None else how.folder / f"{_folder(candidate, how)}{of}"
         with torch.random.fork_rng(devices=self.devices):
             model = convert(deep_copy(self.digital), **self.arguments(candidate))
             route_calls("plan", model, how.example)
@@ -159,7 +161,7 @@ class Bench:
                 seed=how.seed,
                 compensation=how.compensation,
                 recovery=how.recovery,
-                folder=None if how.folder is None else how.folder / _folder(candidate, how),
+                folder=folder,
             )
 
 

@@ -35,6 +35,7 @@ class Channels(NamedTuple):
     """Their number."""
     dim: int
     """Their dimension: -1, or of a convolution the one before its positions."""
+    values: Tensor
 
 
 class Way(NamedTuple):
@@ -182,14 +183,14 @@ def relative_error(y: Tensor, exact: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def last_channels(model: nn.Module, wanted: bool) -> Iterator[list[Channels]]:
-    """Collect the channels of the layers of a model that run in the context, in their order."""
+    """Keep the channels of the last layer of a model that runs in the context, in a list."""
     found: list[Channels] = []
 
     def keep(module: nn.Module, _: Any, output: Any) -> None:
         if isinstance(output, Tensor) and output.dim():
             dim = -1 - len(getattr(module, "kernel_size", ()))
             if output.dim() >= -dim:
-                found.append(Channels(output.shape[dim], dim))
+                found[:] = [Channels(output.shape[dim], dim, output.detach())]
 
     # by name: the linear layer of transformers, which need not be installed
     kinds, others = nn.Linear | _ConvNd, ("Conv1D",)
@@ -209,11 +210,17 @@ def _classes(y: Tensor, found: Found) -> int:
         return dim
     if found.last is None:
         return _usual(y)
-    size, own = found.last
-    if y.dim() >= -own and y.shape[own] == size:
-        return own
-    others = [dim for dim in range(1 - y.dim(), 0) if y.shape[dim] == size]
-    return others[0] if len(others) == 1 else _usual(y)
+    size, own, values = found.last
+    alike = [dim for dim in range(1 - y.dim(), 0) if y.shape[dim] == size]
+    if len(alike) > 1:  # as where a sequence is as long as there are classes
+        sums = _sums(values, own)
+        alike = [d for d in alike if torch.allclose(_sums(y, d), sums)] or [own] * (own in alike)
+    return alike[0] if len(alike) == 1 else _usual(y)
+
+
+def _sums(y: Tensor, dim: int) -> Tensor:
+    """Return the sum of the numbers of each class, in whatever order the others are."""
+    return torch.atleast_2d(y.movedim(dim, -1)).flatten(0, -2).double().sum(0)
 
 
 def _usual(y: Tensor) -> int:
@@ -233,7 +240,7 @@ def _are_scores(y: Tensor, dim: int, found: Found) -> bool:
     if y.dim() < 3 or found.logits or _is_of_tokens(y, found) or _log_probabilities(y) is not None:
         return True
     features = {shape[-1] for shape in shapes if len(shape) > 1}
-    linear = found.last is not None and found.last == (y.shape[-1], -1)
+    linear = found.last is not None and found.last[:2] == (y.shape[-1], -1)
     return y.dim() == 3 and linear and y.shape[-1] not in features
 
 

@@ -5,8 +5,8 @@
     log.csv      one row for each step
 
 Each is written whole or not at all, after each look at the chips. Several processes may share a
-folder, such as the ranks of ``torchrun``: their runs are the same, and the state of the one that is
-the furthest is kept.
+folder, such as the ranks of ``torchrun``: their runs are the same where steps alone bound them, and
+the state of the one that is the furthest is kept.
 """
 
 import csv

@@ -149,7 +149,7 @@ class Twin:
                 given = [batch[0] if isinstance(batch, tuple | list) else batch]
             found.inputs = [x for x in every_tensor(given, _inputs) if x.is_floating_point()]
             found.tokens = [x for x in every_tensor(given) if not x.is_floating_point()]
-            found.last = channels[-1] if channels else None
+            found.last = next(iter(channels), None)
             self.comparison.decide(found)
         return found.outputs
 

@@ -39,6 +39,16 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model if inner is None else unwrapped(inner)
 
 
+def rewrapped(model: nn.Module, inner: nn.Module) -> nn.Module:
+    """Return a wrapped model with another module inside; compilation is left out."""
+    if not isinstance(model, _WRAPPERS):
+        return (
+            inner if COMPILED not in model._modules else rewrapped(model._modules[COMPILED], inner)
+        )
+    model.module = rewrapped(model.module, inner)
+    return model
+
+
 def is_part_of_adapter(model: nn.Module, name: str) -> bool:
     """Return whether the module ``name`` of ``model`` belongs to an adapter.
 

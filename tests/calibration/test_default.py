@@ -15,7 +15,7 @@ import analogtorch as at
 from analogtorch.calibration import default
 from analogtorch.calibration.choice import CalibrationReport
 from analogtorch.calibration.default import exceeds, saves
-from analogtorch.calibration.judge import Error
+from analogtorch.calibration.judge import Error, Judge
 from analogtorch.calibration.output_error import NoisyJudge
 from tests.crossbar import crossbar
 
@@ -316,3 +316,18 @@ def test_numbers_that_the_model_draws_leave_the_random_state_and_are_named() -> 
         warnings.simplefilter("error")
         at.calibrate(model, batches, forward=lambda m, x: m.out(m.mean(x)))
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_masked_numbers_do_not_hide_that_others_move() -> None:
+    """Of one number in a vector, as scores of tokens, the spread must not be that of masks."""
+
+    def masked(model: nn.Module, x: Tensor) -> Tensor:
+        return model(x).masked_fill(torch.arange(10).unsqueeze(-1) >= 8, -1e4)
+
+    torch.manual_seed(0)
+    net = at.convert(nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 1)), HERMES)
+    judge = Judge(net, list(torch.randn(4, 8, 10, 16)), masked)
+    with torch.no_grad():
+        for _, layer in at.analog_layers(net):
+            layer.weight.neg_()
+        assert judge.error().moved > 0.8 * 4 * 8 * 8

@@ -186,6 +186,20 @@ def test_of_a_wrapped_model_the_one_inside_is_saved(
         assert torch.equal(again.at("1 day")(TOKENS), expected)
 
 
+def test_a_root_layer_stays_in_its_wrapper(tmp_path: Path) -> None:
+    average = AveragedModel(at.convert(nn.Linear(8, 4), CHIP))
+    average.update_parameters(average.module)
+    save(average, tmp_path)
+    target = AveragedModel(nn.Linear(8, 4))
+    assert load(tmp_path, target) is target
+    assert type(target.module) is at.nn.AnalogLinear
+    assert target.n_averaged.item() == 1
+    target.update_parameters(average.module)
+    compiled = load(tmp_path, torch.compile(nn.Linear(8, 4), backend="eager"))
+    assert type(compiled) is at.nn.AnalogLinear
+    assert torch.equal(compiled.weight, average.module.weight)
+
+
 def test_an_average_goes_on_where_it_was(tmp_path: Path) -> None:
     model = _analog()
     averages = [AveragedModel(model) for _ in range(2)]

@@ -99,6 +99,23 @@ def test_layers_of_the_last_dimension_have_the_classes_there() -> None:
 
 
 @pytest.mark.parametrize(
+    ("batch", "steps", "arrange", "dim"),
+    [
+        (12, 20, lambda y: y.permute(2, 0, 1), 2),  # as torch.nn.CTCLoss takes them
+        (4, 12, lambda y: y.mT, 2),
+        (4, 12, lambda y: y, 1),
+        (12, 12, lambda y: y.permute(2, 0, 1), 2),
+    ],
+)
+def test_sizes_that_agree_by_chance_decide_nothing(
+    batch: int, steps: int, arrange: Callable[[Tensor], Tensor], dim: int
+) -> None:
+    net, x = _Net(nn.Conv1d(16, 12, 3, padding=1), arrange), torch.randn(batch, 16, steps)
+    twin = _twin(net, x, at.hwa.Recipe(outputs="divergence"))
+    assert not _seen(twin, net(x).detach(), dim)
+
+
+@pytest.mark.parametrize(
     ("layer", "x", "arrange", "dim"),
     [
         # steps and classes behind a linear layer
