@@ -41,11 +41,13 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def rewrapped(model: nn.Module, inner: nn.Module) -> nn.Module:
     """Return a wrapped model with another module inside; compilation is left out."""
+    compiled = model._modules.get(COMPILED)
+    if compiled is not None:
+        return rewrapped(compiled, inner)
     if not isinstance(model, _WRAPPERS):
-        return (
-            inner if COMPILED not in model._modules else rewrapped(model._modules[COMPILED], inner)
-        )
-    model.module = rewrapped(model.module, inner)
+        return inner
+    wrapper: Any = model
+    wrapper.module = rewrapped(wrapper.module, inner)
     return model
 
 
