@@ -98,7 +98,7 @@ def report(found: at.HardwarePlan) -> str:
             continue
         further = "not measured on further chips"
         if best.confirmed is not None:
-            further = f"{best.judged} on {len(best.confirmed.values)} further chips"
+            further = f"{best.confirmed.metric} on {len(best.confirmed.values)} further chips"
         lines.append(
             f"least {cheapest}: {best.name}; {best.metric}, {further}, "
             f"{best.cost.digital_macs / best.cost.macs:.1%} of the MACs digital, "

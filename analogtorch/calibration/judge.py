@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from analogtorch.calibration.outputs import comparable, masks, vectors, without
+from analogtorch.calibration.outputs import comparable, masks, unmasked, vectors
 from analogtorch.calibration.passes import Forward, exactly, one_pass
 from analogtorch.conversion.watch import evaluating
 
@@ -65,13 +65,13 @@ class Judge:
         angle = 0.0
         moved = count = 0
         for exact, outputs, masked in zip(self.exact, self._outputs(), self.masks, strict=True):
-            unmasked = self._unmasked(outputs, masked)
-            for a, y, mask in zip(exact, unmasked, masked, strict=False):
+            found = self._unmasked(outputs, masked)
+            for a, y, mask in zip(exact, found, masked, strict=False):
                 if a.shape == y.shape and a.numel():
-                    kept = ... if mask is None else ~vectors(mask).all(1)
-                    rows = (vectors(without(t, mask))[kept] for t in (a, y))
+                    a, y = a.double(), y.double()
+                    rows = (vectors(unmasked(t, mask, lowest=True)) for t in (a, y))
                     moved += int(has_moved(*rows).sum())
-                    a, y = vectors(a.double()), vectors(y.double())
+                    a, y = vectors(a), vectors(y)
                     angle += len(a) * _angle(a, y)
                     count += len(a)
         return Error(moved, angle / max(count, 1), count)

@@ -56,12 +56,13 @@ def masks(exact: Tensor, scores: bool = False) -> Tensor | None:
     return found if bool(found.any()) else None
 
 
-def unmasked(y: Tensor, masked: Tensor | None) -> Tensor:
+def unmasked(y: Tensor, masked: Tensor | None, *, lowest: bool = False) -> Tensor:
     """Return an output with zeros for masks, without vectors that hold nothing else.
 
     Args:
         y: an output, (*, numbers), or of more than three dimensions (samples, *).
         masked: what ``masks`` gave for the digital one.
+        lowest: if True, masks become the lowest number of the type instead: no class is below it.
 
     Returns:
         ``y`` itself without masks; else of shape (vectors, numbers).
@@ -69,12 +70,7 @@ def unmasked(y: Tensor, masked: Tensor | None) -> Tensor:
     if masked is None:
         return y
     kept = ~vectors(masked).all(1)
-    return vectors(y.masked_fill(masked, 0))[kept]
-
-
-def without(y: Tensor, masked: Tensor | None) -> Tensor:
-    """Return an output with numbers for masks that are below all others, in its shape."""
-    return y if masked is None else y.masked_fill(masked, torch.finfo(y.dtype).min)
+    return vectors(y.masked_fill(masked, torch.finfo(y.dtype).min if lowest else 0))[kept]
 
 
 def spread(exact: Tensor, masked: Tensor | None) -> float:
@@ -97,11 +93,6 @@ def vectors(y: Tensor) -> Tensor:
     if y.dim() == 0:
         return y.view(1, 1)
     return y.flatten(1) if y.dim() > 3 else y.reshape(-1, y.shape[-1])
-
-
-def can_be_scores(y: Tensor) -> bool:
-    """Return whether the softmax of an output says something: of three numbers or more a vector."""
-    return y.dim() > 0 and y.shape[-1] >= 3
 
 
 def comparable(output: Any, batch: Any) -> list[Tensor]:

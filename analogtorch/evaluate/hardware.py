@@ -33,11 +33,7 @@ class Confirmation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, ready for JSON."""
-        return {
-            "metric": {"mean": self.metric.mean, "half_width": self.metric.finite_half_width},
-            "time": self.time,
-            "values": self.values.tolist(),
-        }
+        return _measured(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +64,9 @@ class HardwarePoint:
         return dict(self.arguments)
 
     @property
-    def judged(self) -> Interval:
-        """The metric on the further chips, or where it was not measured there, on the others."""
-        return self.metric if self.confirmed is None else self.confirmed.metric
+    def judged(self) -> "Confirmation | HardwarePoint":
+        """What it reaches on further chips; itself, if it was not measured there."""
+        return self if self.confirmed is None else self.confirmed
 
     @property
     def name(self) -> str:
@@ -91,9 +87,7 @@ class HardwarePoint:
             "digital": list(self.digital),
             "analog": list(self.analog),
             "devices": dict(self.devices),
-            "metric": {"mean": self.metric.mean, "half_width": self.metric.finite_half_width},
-            "time": self.time,
-            "values": self.values.tolist(),
+            **_measured(self),
             "confirmed": None if self.confirmed is None else self.confirmed.to_dict(),
             **asdict(self.cost),
         }
@@ -147,7 +141,7 @@ class HardwarePlan(Shown):
 
     def keeps(self, point: HardwarePoint) -> bool:
         """Return whether a point keeps the floor, on the further chips too if it was there."""
-        return self.reaches(point.metric.mean) and self.reaches(point.judged.mean)
+        return self.reaches(point.metric.mean) and self.reaches(point.judged.metric.mean)
 
     @property
     def refuted(self) -> tuple[HardwarePoint, ...]:
@@ -180,7 +174,7 @@ class HardwarePlan(Shown):
     @property
     def nearest(self) -> HardwarePoint:
         """The point with the best metric, that on the further chips where it was measured."""
-        return max(self.points, key=lambda p: self._goodness(p.judged.mean))
+        return max(self.points, key=lambda p: self._goodness(p.judged.metric.mean))
 
     def convert_arguments(self) -> dict[str, Any]:
         """Return the arguments with which ``convert`` makes ``best`` of the digital model.
@@ -262,6 +256,15 @@ class HardwarePlan(Shown):
         return (-goodness, *self.price(p.cost), p.cost.latency, float(p.cost.chips))
 
 
+def _measured(of: Confirmation | HardwarePoint) -> dict[str, Any]:
+    """Return what was measured, ready for JSON."""
+    return {
+        "metric": {"mean": of.metric.mean, "half_width": of.metric.finite_half_width},
+        "time": of.time,
+        "values": of.values.tolist(),
+    }
+
+
 def _some(names: Sequence[str]) -> str:
     """Return the names, or their number and three of them if there are more than five."""
     shown = [name or "(root)" for name in names]
@@ -279,8 +282,8 @@ class FloorNotReached(ValueError):
 
     def __init__(self, plan: HardwarePlan) -> None:
         self.plan = plan
-        near, metric = plan.nearest, plan.nearest.judged
-        time = near.time if near.confirmed is None else near.confirmed.time
+        near, judged = plan.nearest, plan.nearest.judged
+        share = judged.metric.mean / plan.reference
         bound = "at least" if plan.higher_is_better else "at most"
         more = " or train hardware-aware"
         if plan.unmeasured:
@@ -297,8 +300,7 @@ class FloorNotReached(ValueError):
         super().__init__(
             f"plan: no plan keeps the floor: {plan.floor:g} of the digital {plan.reference:.4g} "
             f"asks for {bound} {plan.threshold:.4g}; the best of {len(plan.points)} plans "
-            f"({near.name}) reaches {metric} at {time}, {metric.mean / plan.reference:.3f} of it, "
-            f"and all digital ({plan.digital}) {plan.digital_metric:.4g}.{refuted} Lower the "
-            "floor, calibrate in "
-            f"prepare{more}; the error's .plan holds what was measured"
+            f"({near.name}) reaches {judged.metric} at {judged.time}, {share:.3f} of it, and all "
+            f"digital ({plan.digital}) {plan.digital_metric:.4g}.{refuted} Lower the floor, "
+            f"calibrate in prepare{more}; the error's .plan holds what was measured"
         )

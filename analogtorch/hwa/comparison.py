@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from analogtorch.calibration.judge import has_moved
-from analogtorch.calibration.outputs import masks, spread, unmasked, vectors, without
+from analogtorch.calibration.outputs import masks, spread, unmasked, vectors
 from analogtorch.hwa.distill import distillation_loss
 from analogtorch.hwa.recipe import Outputs, Recipe
 from analogtorch.nn.tap import hooked
@@ -74,7 +74,7 @@ class Comparison:
     def __init__(self, recipe: Recipe) -> None:
         self._recipe, self._kind = recipe, recipe.outputs
         self._ways: tuple[Way, ...] | None = None
-        self._last = False
+        self._classes_last = False
         """Whether classes are the last dimension, as in runs of earlier versions."""
 
     @property
@@ -93,7 +93,7 @@ class Comparison:
         """Decide how each output is compared."""
         ways = []
         for number, y in enumerate(found.outputs):
-            dim = -1 if self._last else _classes(y, found)
+            dim = -1 if self._classes_last else _classes(y, found)
             by_scores = self._kind == "divergence"
             if self._kind is None:
                 by_scores = not number and _are_scores(y, dim, found)
@@ -115,16 +115,16 @@ class Comparison:
             ways: its ``ways``, as plain values; None: an earlier version began it, for which
                 classes were the last dimension of all outputs.
         """
-        self._kind, self._last = kind, ways is None
+        self._kind, self._classes_last = kind, ways is None
         self._ways = None if ways is None else tuple(Way(bool(b), int(dim)) for b, dim in ways)
 
     def way(self, exact: Tensor, which: int = 0) -> Way:
         """Return how an output is compared; one that was not there at first as those after it."""
         if self._ways is not None and which < len(self._ways):
             return self._ways[which]
-        dim = -1 if self._last else _usual(exact)
-        all_alike = self.kind == "divergence" and (self._last or self._recipe.outputs is not None)
-        return Way(all_alike and _several(exact, dim), dim)
+        dim = -1 if self._classes_last else _usual(exact)
+        all_alike = self._classes_last or self._recipe.outputs is not None
+        return Way(self.kind == "divergence" and all_alike and _several(exact, dim), dim)
 
     def loss(self, y: Tensor, exact: Tensor, which: int = 0) -> Tensor:
         """Return how far an output is from the exact one: a scalar >= 0.
@@ -154,12 +154,10 @@ class Comparison:
         masked, dim = self.masks(exact, which), self.way(exact, which).dim
 
         def rows(t: Tensor) -> Tensor:
-            return vectors(t) if self._last else torch.atleast_2d(t.movedim(dim, -1)).flatten(0, -2)
+            return vectors(t) if self._classes_last else _by_class(t, dim)
 
-        if masked is None:
-            return has_moved(rows(exact), rows(y))
-        kept = ~rows(masked).all(1)
-        return has_moved(*(rows(without(t, masked))[kept] for t in (exact, y)))
+        masked = None if masked is None else rows(masked)
+        return has_moved(*(unmasked(rows(t), masked, lowest=True) for t in (exact, y)))
 
 
 def relative_error(y: Tensor, exact: Tensor) -> Tensor:
@@ -194,8 +192,9 @@ def last_channels(model: nn.Module, wanted: bool) -> Iterator[list[Channels]]:
 
     # by name: the linear layer of transformers, which need not be installed
     kinds, others = nn.Linear | _ConvNd, ("Conv1D",)
-    layers = [m for m in model.modules() if isinstance(m, kinds) or type(m).__name__ in others]
-    with hooked(layers if wanted else (), after=keep):
+    modules = model.modules() if wanted else ()
+    layers = (m for m in modules if isinstance(m, kinds) or type(m).__name__ in others)
+    with hooked(layers, after=keep):
         yield found
 
 
@@ -220,7 +219,12 @@ def _classes(y: Tensor, found: Found) -> int:
 
 def _sums(y: Tensor, dim: int) -> Tensor:
     """Return the sum of the numbers of each class, in whatever order the others are."""
-    return torch.atleast_2d(y.movedim(dim, -1)).flatten(0, -2).double().sum(0)
+    return _by_class(y, dim).double().sum(0)
+
+
+def _by_class(y: Tensor, dim: int) -> Tensor:
+    """Return an output as (positions, classes)."""
+    return torch.atleast_2d(y.movedim(dim, -1)).flatten(0, -2)
 
 
 def _usual(y: Tensor) -> int:
@@ -265,7 +269,7 @@ def _several(y: Tensor, dim: int) -> bool:
 
 
 def _of_one_length(y: Tensor, dim: int) -> bool:
-    y = torch.atleast_2d(y.movedim(dim, -1)).flatten(0, -2)
+    y = _by_class(y, dim)
     lengths = unmasked(y, masks(y, scores=_several(y, -1))).float().norm(dim=1)
     if len(lengths) < 2:
         return False

@@ -20,7 +20,7 @@ from analogtorch.ops.scope import noise_in_turn
 from analogtorch.values.warned import warn
 
 _KEPT = (
-    *("rates", "steps", "step", "looks"),
+    *("rates", "steps", "step"),
     *("best", "best_state", "least", "worse", "stopped"),
 )
 """The fields that a resumed run goes on with, beside student, optimizer and history."""
@@ -180,6 +180,7 @@ class Training:
             "student": self.twin.student.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             **{name: getattr(self, name) for name in _KEPT},
+            "looks": self.looks,
             "trained": None if self.trained is None else asdict(self.trained),
             "history": [vars(row) for row in self.history],
         }
@@ -193,8 +194,8 @@ class Training:
         self.twin.student.load_state_dict(state["student"])
         self.optimizer.load_state_dict(state["optimizer"])
         for name in _KEPT:
-            # a run of an earlier version has no looks of its own
-            setattr(self, name, state.get(name, self.looks) if name == "looks" else state[name])
+            setattr(self, name, state[name])
+        self.looks = state.get("looks", self.looks)  # a run of an earlier version has none
         trained = state.get("trained")  # a run of an earlier version has none
         self.trained = None if trained is None else Reading(**trained)
         self.history = [Step(**row) for row in state["history"]]

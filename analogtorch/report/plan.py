@@ -47,11 +47,11 @@ def plot(found: HardwarePlan) -> Any:
     if (best := found.best) is not None:
         axes.plot(
             best.cost.energy / joules,
-            best.judged.mean,
+            best.judged.metric.mean,
             "*",
             color="C3",
             markersize=16,
-            label=f"least {_words(found)}{_further(best)}: {best.name}",
+            label=f"least {_words(found)}: {best.name}{_confirmed(best)}",
         )
     axes.plot(
         found.digital_cost.energy / joules,
@@ -136,7 +136,7 @@ def _notes(found: HardwarePlan) -> list[str]:
         notes.append(
             f"keeping it on the {len(found.seeds)} chips that chose them, and not on "
             f"{len(found.further_seeds)} further ones: "
-            + "; ".join(f"{p.name} ({p.judged.shown(4)})" for p in found.refuted)
+            + "; ".join(f"{p.name} ({p.judged.metric.shown(4)})" for p in found.refuted)
         )
     cost = found.chip.cost
     assert cost is not None
@@ -148,17 +148,11 @@ def _notes(found: HardwarePlan) -> list[str]:
     return notes
 
 
-def _further(point: HardwarePoint) -> str:
-    """Return on which chips a point keeps the floor, where these are not those of the table."""
-    confirmed = point.confirmed
-    return "" if confirmed is None else f", on {len(confirmed.values)} further chips"
-
-
 def _confirmed(point: HardwarePoint) -> str:
-    """Return what a point reaches on the further chips."""
-    if point.confirmed is None:
+    """Return what a point reaches on the further chips, if it was measured there."""
+    if (found := point.confirmed) is None:
         return ""
-    return f"; {point.judged.shown(4)}{_further(point).removeprefix(',')}"
+    return f"; {found.metric.shown(4)} on {len(found.values)} further chips"
 
 
 def _words(found: HardwarePlan) -> str:

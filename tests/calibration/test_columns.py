@@ -182,7 +182,7 @@ def test_gain_and_offset_are_those_of_a_fit_in_numpy(noise: float) -> None:
     assert slopes.std() > 0.01
     at.correct_columns(view, [x], rounds=1)
     found, spread = view.programmed.gains[0].double().numpy() / before, exact.std()
-    # 3,000 readings: a standard error of the gains below 0.004 at a noise of 0.2 of the signal
+    # 3,000 outputs of each column: the standard error of a gain is below 0.004, at a noise of 0.2
     assert np.abs(found - slopes).max() < (0.01 if noise else 0.001)
     assert (
         np.abs(view.programmed.offset.numpy() - intercepts).max()

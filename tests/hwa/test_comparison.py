@@ -221,8 +221,8 @@ def test_the_agreement_of_images_is_that_of_their_pixels() -> None:
     assert found.ways == ((False, -3),)
     assert "number by number, and" in str(found)
     both = dataclasses.replace(found, ways=(Way(True, -1), *found.ways))
-    told = "output 0 as distributions over dimension -1; output 1 number by number, and"
-    assert told in str(both)
+    words = "output 0 as distributions over dimension -1; output 1 number by number, and"
+    assert words in str(both)
     assert both.to_dict()["ways"][0] == {"by_scores": True, "dim": -1}
     shares = found.stages[-1].reading.agreement
     assert shares.min() > 0.7  # of 320 numbers of a sample the largest is hardly where it was
