@@ -27,6 +27,12 @@ from analogtorch.values import checks
 
 Fit = Literal["affine", "gain", "offset"]
 
+_FINE = 2**20
+"""Steps of an ADC that clips and hardly rounds."""
+
+_CLIPPED = 1e-3
+"""Share of the largest output of a column by which clipping must change one to count."""
+
 _TRUSTED = 4.0
 """Standard errors by which the agreement of two MVMs must exceed that of pure noise to be a
 divisor."""
@@ -47,7 +53,9 @@ def correct_columns(
     Every output then fits that of the exact weights. The chip of Le Gallo et al. (2023) scales and
     shifts each column digitally, so an inference costs nothing more. Gain and offset of each output
     of each layer (channel of a convolution) are the least-squares fit, over the batches, to the
-    layer's digital product of the same input, after the DAC. ``fit="offset"`` alone is the bias
+    layer's digital product of the same input, after the DAC. Outputs that the ADCs or the digital
+    unit would clip with exact weights do not count: that is no fault of a column, and a network
+    that was trained with it may need it. ``fit="offset"`` alone is the bias
     correction of Nagel et al., "Data-free quantization through weight equalization and bias
     correction" (2019).
 
@@ -141,7 +149,10 @@ def _read(
             target = _exact(layer, inputs, plan, outputs)
             sums[name].add(
                 outputs,
-                *(_columns(t, plan, b) for t, b in ((y, bias), (again, bias), (target, None))),
+                first=_columns(y, plan, bias),
+                second=_columns(again, plan, bias),
+                target=_columns(target, plan),
+                change=_columns(_change(layer, inputs, target, outputs), plan),
             )
 
         return look
@@ -181,7 +192,36 @@ def _exact(layer: AnalogLayer, inputs: Operands, plan: Plan, outputs: slice) -> 
     return mvm(inputs.x, inputs.input_range, weight, plan)
 
 
-def _columns(y: Tensor, plan: Plan, bias: Tensor | None) -> Tensor:
+def _change(layer: AnalogLayer, inputs: Operands, target: Tensor, outputs: slice) -> Tensor:
+    """Return by how much the converters of the chip would change the exact product by clipping."""
+    execution = layer.executions.evaluation
+    index, section = next(
+        (i, s)
+        for i, s in enumerate(execution.sections)
+        if s.outputs.start <= outputs.start < s.outputs.stop
+    )
+    run = None if outputs == section.outputs else outputs
+    plan = execution.plans_of(run)[index]
+    if not plan.steps and not plan.unit_bits:
+        return torch.zeros_like(target)
+    run = section.adcs_of(run)
+    given = execution.weights(layer, index, None, None, inputs.w.dtype, run)
+    given |= execution.converters(layer, index, plan, run)
+    operands = Operands(inputs.x, inputs.input_range, **given)
+    clips = dataclasses.replace(
+        plan,
+        output_bits=0,
+        output_steps=_FINE if plan.steps else 0,
+        floors=0,
+        unit_bits=16 if plan.unit_bits else 0,
+    )
+    if plan.slicing.on:  # which rounds weights
+        exact = dataclasses.replace(plan, output_bits=0, output_steps=0, unit_bits=0)
+        target = product(operands, exact)
+    return product(operands, clips) - target
+
+
+def _columns(y: Tensor, plan: Plan, bias: Tensor | None = None) -> Tensor:
     """Return an output without its bias, as float64 of shape (vectors, outputs)."""
     flat = (y.movedim(1, -1) if plan.dims else y).reshape(-1, y.shape[1 if plan.dims else -1])
     return flat.double() if bias is None else flat.double() - bias.double()
@@ -204,7 +244,10 @@ def _correct(layer: AnalogLayer, gain: Tensor, offset: Tensor) -> None:
 
 
 class _Sums:
-    """Means and co-moments, per output, of two MVMs with the same inputs and of their target."""
+    """Means and co-moments, per output, of two MVMs with the same inputs and of their target.
+
+    Vectors whose target would be clipped are left out.
+    """
 
     def __init__(self, outputs: int, device: torch.device) -> None:
         self.n = torch.zeros(outputs, dtype=torch.float64, device=device)
@@ -214,17 +257,24 @@ class _Sums:
         self.moments = self.n.new_zeros(3, 3, outputs)
         """Sums of the products of their deviations from the means."""
 
-    def add(self, outputs: slice, first: Tensor, second: Tensor, target: Tensor) -> None:
-        """Count outputs of both MVMs and the target, each (vectors, outputs), by Chan's update."""
+    def add(
+        self, outputs: slice, *, first: Tensor, second: Tensor, target: Tensor, change: Tensor
+    ) -> None:
+        """Count outputs of both MVMs and the target, each (vectors, outputs), by Chan's update.
+
+        ``change`` is by how much each target would be clipped.
+        """
         z = torch.stack((first, second, target))
-        m = z.shape[1]
-        if m == 0:
+        if z.shape[1] == 0:
             return
-        mean, n = z.mean(1), self.n[outputs]
-        z, step = z - mean.unsqueeze(1), mean - self.mean[:, outputs]
-        between = step.unsqueeze(0) * step.unsqueeze(1) * (n * m / (n + m))
+        whole = (change.abs() <= _CLIPPED * target.abs().amax(0)).to(z.dtype)
+        m, n = whole.sum(0), self.n[outputs]
+        mean = (z * whole).sum(1) / m.clamp_min(1)
+        z, step = (z - mean.unsqueeze(1)) * whole, mean - self.mean[:, outputs]
+        share = m / (n + m).clamp_min(1)
+        between = step.unsqueeze(0) * step.unsqueeze(1) * (n * share)
         self.moments[..., outputs] += torch.einsum("irk,jrk->ijk", z, z) + between
-        self.mean[:, outputs] += step * (m / (n + m))
+        self.mean[:, outputs] += step * share
         self.n[outputs] += m
 
     def solve(self, fit: Fit) -> tuple[Tensor, Tensor]:

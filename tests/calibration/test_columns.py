@@ -163,6 +163,32 @@ def test_output_noise_does_not_shrink_the_gains(name: str) -> None:
     assert (gains - 1).abs().max() < 0.12
 
 
+@pytest.mark.parametrize("converter", ["ADC", "digital unit"])
+@pytest.mark.parametrize("name", ["linear", "conv", "block_diagonal", "transposed", "attention"])
+def test_what_the_converters_clip_is_no_error_of_a_column(name: str, converter: str) -> None:
+    """A chip whose weights are exact gives what the model does, whose outputs are clipped too."""
+    narrow = 0.4 if name == "transposed" else 1.0  # it sums few products
+    fine = {"bits": None, "steps": 20_000, "range": narrow if converter == "ADC" else 40.0}
+    unit = {"output_bits": 12 if converter == "digital unit" else None}
+    digital, x = _made(name)
+    grouped = "block_diagonal" if name == "block_diagonal" else "sequential"
+    chip = EXACT.replace(dac={"bits": 8}, adc=fine, periphery=unit, array={"grouped": grouped})
+    model = at.convert(copy.deepcopy(digital), chip)
+    at.calibrate(model, [x], effort="ranges")
+    for layer in _layers(model):
+        layer.set_input_range(3.0)
+        if converter == "digital unit":
+            layer.set_output_ranges(narrow)
+    y = _out(model.eval()(x))
+    assert (y - _out(digital.eval()(x))).std() > 0.1 * y.std()  # by clipping
+    view = at.program(model, seed=7).at("programmed")
+    at.correct_columns(view, [x])
+    assert (_out(view(x)) - y).abs().max() < 0.05 * y.std()
+    for layer in _layers(view):
+        for gains in layer.programmed.gains:
+            assert torch.allclose(gains, torch.ones_like(gains), atol=0.01)
+
+
 @pytest.mark.parametrize("noise", [0.0, 0.2])
 def test_gain_and_offset_are_those_of_a_fit_in_numpy(noise: float) -> None:
     """Without noise a fit to one reading; with it to the mean of 64, whose noise biases little."""
