@@ -35,6 +35,7 @@ _TOP = (
     "routes", "int8", "batch_norm", "programmed", "averaged",
 )  # fmt: skip
 _LAYER = ("name", "key", "kind", "weight", "shape", "chip", "calibrated", "input_range")
+_SEQUENCE = "sequence_first"
 _METHODS: dict[str, type[ProgramAndVerify] | type[GradientDescent]] = {
     kind.__name__: kind for kind in (ProgramAndVerify, GradientDescent)
 }
@@ -57,6 +58,8 @@ class SavedLayer:
     """ADC ranges and output ranges: one number, or (row blocks, outputs); None: the chip's."""
     weight: str
     """Key of its weight in the ``state_dict``."""
+    sequence_first: bool
+    """Whether it is set to get (L, N, features)."""
 
     @property
     def owner(self) -> str:
@@ -175,10 +178,11 @@ def describe(model: nn.Module) -> dict[str, Any]:
                 "calibrated": layer.calibrated,
                 "input_range": _saved(layer.input_ranges),
                 **{kind: layer.saved_column_ranges(kind) for kind in COLUMN_RANGES},
+                # files of layers and models without them stay as they were
+                **({_SEQUENCE: True} if layer.sequence_first else {}),
             }
             for name, layer in layers.items()
         ],
-        # files of models without them stay as they were
         **({"routes": reached} if reached else {}),
         **({"int8": int8} if int8 else {}),
         **({"batch_norm": norms} if norms else {}),
@@ -273,8 +277,9 @@ def _check_fields(where: str, data: Any, known: tuple[str, ...]) -> None:
 def _layer(data: Any, used: list[Chip]) -> SavedLayer:
     if isinstance(data, dict):
         data = {EARLIER.get(field, field): value for field, value in data.items()}
-        data = {**dict.fromkeys(COLUMN_RANGES), **data}  # earlier checkpoints have none
-    _check_fields("layers: ", data, (*_LAYER, *COLUMN_RANGES))
+        # earlier checkpoints have none
+        data = {**dict.fromkeys(COLUMN_RANGES), _SEQUENCE: False, **data}
+    _check_fields("layers: ", data, (*_LAYER, *COLUMN_RANGES, _SEQUENCE))
     name, value, index = data["name"], data["input_range"], data["chip"]
     for field in ("name", "key", "kind", "weight"):
         if not isinstance(data[field], str):
@@ -309,6 +314,7 @@ def _layer(data: Any, used: list[Chip]) -> SavedLayer:
         input_range=value,
         column_ranges=column_ranges,
         weight=data["weight"],
+        sequence_first=checks.flag(f"layers: {name!r}: {_SEQUENCE}", data[_SEQUENCE]),
     )
 
 

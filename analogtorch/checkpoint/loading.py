@@ -152,6 +152,8 @@ def _converted(saved: Checkpoint, model: nn.Module) -> nn.Module:
         if (layer.layer_name, layer.chip) != (entry.key, entry.chip):
             layer.layer_name = entry.key
             layer.put_on(entry.chip)  # whose executions key their noise by the name
+        if entry.sequence_first:
+            layer.sequence_first = True
     for name, inner in saved.routes.items():
         route(model.get_submodule(name), list(inner))
     quantise_inputs(model, saved.int8)  # their weights are rounded in the file

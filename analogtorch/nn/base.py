@@ -16,13 +16,14 @@ from analogtorch.nn.learning import expect
 from analogtorch.nn.placed import PlacedMixin
 from analogtorch.nn.programmed import ProgrammedMixin
 from analogtorch.nn.reborn import ADDED, cut, reborn
+from analogtorch.nn.samples import SamplesFirst
 from analogtorch.nn.tap import Tap
 from analogtorch.ops import counted, flops, refuse_transforms
 from analogtorch.ops.expansion import expanded
 from analogtorch.values import checks
 
 
-class AnalogLayer(PlacedMixin, ProgrammedMixin):
+class AnalogLayer(SamplesFirst, PlacedMixin, ProgrammedMixin):
     """Mixin of the analog layers; the other base is the digital layer, which keeps its Parameters.
 
     ``train()`` injects the chip's training noise. ``eval()`` computes with quantised inputs and

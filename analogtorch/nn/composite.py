@@ -17,6 +17,7 @@ from analogtorch.nn.execution import Execution
 from analogtorch.nn.linear import AnalogLinear
 from analogtorch.nn.permanent import permanent
 from analogtorch.nn.reborn import cut, reborn
+from analogtorch.nn.samples import SamplesFirst
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class DigitalMatrix:
         return F.linear(input, cut(self.weight, outputs), cut(self.bias, outputs))
 
 
-class AnalogComposite(nn.Module):
+class AnalogComposite(SamplesFirst, nn.Module):
     """Mixin of the analog modules with several matrices; the other base is the digital module."""
 
     digital: ClassVar[type[nn.Module]]

@@ -56,6 +56,8 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
     digital = nn.Embedding
     takes_range = False
     on_request = True
+    sequence_first: bool = False
+    """Whether inputs of two dimensions are (L, N): see ``AnalogLinear.sequence_first``."""
 
     @classmethod
     def refuses(cls, layer: Any) -> str | None:
@@ -96,6 +98,8 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
         """Return the ADC outputs of the tokens' rows; ``input``: int64 or int32 of any shape."""
         if isinstance(input, Proxy):
             return whole(self, input)
+        if self.sequence_first and input.dim() == 2:
+            return self.analog_forward(input.T).transpose(0, 1)
         return self.analog_forward(input)
 
     def _digital_product(self, x: Tensor, outputs: slice | None) -> Tensor:

@@ -26,7 +26,9 @@ class AnalogLinear(AnalogLayer, nn.Linear):
     senses = True
     sequence_first: bool = False
     """Whether inputs of three dimensions are (L, N, in_features), so that the second one counts the
-    samples; ``convert`` sets it for the layers of a transformer that is not ``batch_first``."""
+    samples, by which noise is numbered and ``TrainingNoise.per_sample`` draws; outputs stay the
+    same but for their noise. Set it on a layer that gets (L, N, in_features); ``convert`` does in
+    the layers of a transformer of torch that is not ``batch_first``. ``to_digital`` forgets it."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the analog product of ``input`` and the weight, plus the digital bias."""
