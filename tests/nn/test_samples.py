@@ -91,7 +91,8 @@ def test_copies_checkpoints_and_mappings_keep_it(tmp_path: Path) -> None:
         at.program(model, seed=1).at("1 day"),
         at.load(at.save(at.program(model, seed=1), tmp_path / "chip"), Tagger()).at("1 day"),
     ):
-        assert kept.embed.sequence_first and kept.head.sequence_first
+        assert kept.embed.sequence_first
+        assert kept.head.sequence_first
     assert not _differs(at.load(tmp_path / "model", Tagger().eval()))
     without = _analog(sequence_first=False)
     digital = at.map_to_chip(without, TOKENS)
@@ -115,9 +116,7 @@ def test_files_state_it_where_it_is_set(tmp_path: Path) -> None:
         at.load(tmp_path, Tagger())
 
 
-@pytest.mark.parametrize(
-    "layer", [nn.Conv1d(2, 2, 3), nn.LSTM(3, 3), nn.MultiheadAttention(4, 2)]
-)
+@pytest.mark.parametrize("layer", [nn.Conv1d(2, 2, 3), nn.LSTM(3, 3), nn.MultiheadAttention(4, 2)])
 def test_layers_that_cannot_have_it_refuse_it(layer: nn.Module) -> None:
     analog = at.convert(nn.Sequential(layer), at.chips.hermes64())[0]
     with pytest.raises(ValueError, match=r"layer '0': sequence_first is for AnalogLinear and "):
