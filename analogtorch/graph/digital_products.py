@@ -93,6 +93,13 @@ def _convolution(name: str, a: Mapping[str, Any], output: Tensor) -> int:
     return 2 * counted.numel() * math.prod(weight.shape[1:])
 
 
+def _deformable(a: Mapping[str, Any], output: Tensor) -> int:
+    """Count the products, and each tap as it is sampled between four numbers, and masked."""
+    taps = math.prod(a["weight"].shape[2:])
+    sampled = output[:, 0].numel() * a["input"].shape[1] * taps
+    return _convolution("", a, output) + sampled * (8 + bool(a["use_mask"]))
+
+
 def _tensordot(a: Mapping[str, Any], output: Tensor) -> int:
     return 2 * output.numel() * math.prod(a["self"].shape[d] for d in a["dims_self"])
 
@@ -172,6 +179,7 @@ def _indices(term: str, dims: int) -> list[str]:
 _COUNTS: dict[str, Callable[[Mapping[str, Any], Tensor], int]] = {
     "einsum": _einsum,
     "tensordot": _tensordot,
+    "deform_conv2d": _deformable,
     "linalg_vecdot": _vecdot,
     "cosine_similarity": _cosine,
     "linalg_multi_dot": lambda a, output: _chain(a["tensors"]),

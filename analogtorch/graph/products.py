@@ -57,6 +57,8 @@ def find(name: str, a: dict[str, Any], out: Any, is_weight: Any) -> Product | No
         return made(out, a["input"], a["weight"], a["groups"], is_weight)
     if name == "einsum":
         return _einsum(out, a, is_weight)
+    if name == "tensordot":
+        return _tensordot(out, a, is_weight)
     if (pair := operands(name, a)) is not None:
         return _matmul(out, *pair, is_weight)
     return None
@@ -130,6 +132,25 @@ def _matmul(out: Tensor, left: Tensor, right: Tensor, is_weight: Any) -> Product
         vectors=out.numel() // max(1, cols * groups) if out.dim() else 1,
         row_stride=w.stride(contracted),
         groups=groups,
+    )
+
+
+def _tensordot(out: Tensor, a: dict[str, Any], is_weight: Any) -> Product | None:
+    left, right = a["self"], a["other"]
+    if is_weight(left) == is_weight(right):
+        return None
+    w, x, dims = (right, left, "dims_other") if is_weight(right) else (left, right, "dims_self")
+    contracted = sorted(d % w.dim() for d in a[dims])
+    rows = math.prod(w.shape[d] for d in contracted)
+    if not contracted or rows == 0:
+        return None
+    cols = w.numel() // rows
+    return Product(
+        weight=w,
+        activation=x,
+        shape=(cols, rows),
+        vectors=out.numel() // max(1, cols),
+        row_stride=w.stride(contracted[-1]),
     )
 
 

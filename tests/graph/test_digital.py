@@ -72,6 +72,22 @@ def test_products_of_activations_count_two_operations_per_mac(
     assert sum(op.operations for op in found) == operations
 
 
+@pytest.mark.parametrize(("groups", "masked"), [(1, False), (4, True)])
+def test_deformable_convolutions_count_products_and_samples(groups: int, masked: bool) -> None:
+    deform_conv2d = pytest.importorskip("torchvision").ops.deform_conv2d
+
+    def after(h: Tensor) -> Tensor:
+        weight = torch.zeros(12, 16 // groups, 3, 3)
+        mask = torch.ones(2, 9, 5, 1) if masked else None
+        x = h.reshape(2, 1, 5, 8).expand(2, 16, 5, 8)[..., :3]
+        return deform_conv2d(x, torch.zeros(2, 18, 5, 1), weight, padding=(1, 0), mask=mask)
+
+    found = [op for op in trace(_Net(after), _zeros(2, 5, 8)).operations if op.kind == "matmul"]
+    assert [op.name for op in found] == ["deform_conv2d"]
+    products, samples = 2 * 5 * 12 * 9 * 16 // groups, 2 * 5 * 16 * 9
+    assert found[0].operations == 2 * products + samples * (9 if masked else 8)
+
+
 def _complex(h: Tensor, size: int) -> Tensor:
     """Return rows of ``size`` complex numbers."""
     return torch.view_as_complex(h.reshape(-1, size, 2))

@@ -195,6 +195,30 @@ def test_weights_in_functions_views_and_parametrizations() -> None:
     assert kinds["embedding"] == ("embedding", 0)
 
 
+class _Contracted(nn.Module):
+    """Multiplies by a layer's weight, and by a cube, in ``tensordot``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 6)
+        self.cube = nn.Parameter(torch.zeros(3, 6, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.tensordot(x, self.layer.weight, dims=([-1], [1]))  # (2, 3, 6)
+        y = torch.tensordot(self.cube, y, dims=([0, 1], [1, 2]))  # (5, 2)
+        y = y + torch.tensordot(torch.ones(5, 6), self.layer(x).sum(1), dims=([1], [1]))
+        return torch.tensordot(y, self.layer.weight, dims=0)  # sums nothing
+
+
+def test_tensordot_with_weights_is_a_product_of_their_matrix() -> None:
+    traced = trace(_Contracted(), torch.zeros(2, 3, 4))
+    # rows, columns, groups and vectors: that of the layer is in the layer's own orientation
+    assert _sizes(traced) == {"layer": (4, 6, 1, 1), "cube": (18, 5, 1, 1)}
+    assert [(name, op.vectors) for name, op in _mvms(traced).items()] == [
+        ("layer", 6), ("cube", 2), ("layer#2", 6),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "change",
     [
