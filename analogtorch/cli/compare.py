@@ -12,7 +12,7 @@ from torch import nn
 import analogtorch as at
 from analogtorch.chips import Chip
 from analogtorch.chips.file import in_file
-from analogtorch.cli.map import build, chip_named, inputs
+from analogtorch.cli.map import chip_named, on_model
 from analogtorch.cli.options import CommandParser, add_outputs, write_outputs
 from analogtorch.evaluate.sweep import checked_times
 from analogtorch.files.figures import checked_path
@@ -72,7 +72,9 @@ def _named(given: Sequence[str]) -> dict[str, Chip]:
 
 def _of_model(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Comparison:
     """Compare what a model with random weights costs, which no accuracy is known of."""
-    return at.compare(build(given.model), chips, example=inputs(given.model, given.input))
+    return on_model(
+        given.model, given.input, lambda model, example: at.compare(model, chips, example=example)
+    )
 
 
 def _of_run(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Comparison:

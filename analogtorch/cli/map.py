@@ -3,13 +3,14 @@
 The result is a table, JSON and HTML.
 """
 
+import functools
 import importlib
 import inspect
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -17,11 +18,15 @@ from torch import nn
 from analogtorch import chips
 from analogtorch.chips.file import in_file
 from analogtorch.cli.options import CommandParser, shown_if_unwritten
+from analogtorch.conversion.watch import same_random
 from analogtorch.cost_model.cost import CostReport, cost
 from analogtorch.files import importable, is_code, load_code, write_atomically
 from analogtorch.files.description import SUFFIXES
+from analogtorch.graph.trace import ValuesNeeded
 from analogtorch.mapping.map import map_to_chip
 from analogtorch.mapping.mapping import ChipMapping
+
+T = TypeVar("T")
 
 _VISION = "torchvision.models."
 _DEFAULT_INPUT = "1,3,224,224"
@@ -43,11 +48,8 @@ def run(arguments: Sequence[str]) -> tuple[ChipMapping, CostReport | None]:
     """
     given = _parser().parse_args(arguments)
     chip = chip_named(given.chip, option="--chip")
-    model = build(given.model)
-    example = inputs(given.model, given.input)
-    mapping = map_to_chip(
-        model,
-        example,
+    map_it = functools.partial(
+        map_to_chip,
         chip=chip,
         num_chips=_num_chips(given.chips),
         duplicate=dict(map(_copies, given.duplicate)),
@@ -55,6 +57,7 @@ def run(arguments: Sequence[str]) -> tuple[ChipMapping, CostReport | None]:
         spread=given.spread,
         progress=sys.stderr.isatty(),
     )
+    mapping = on_model(given.model, given.input, map_it)
     report = None if chip.cost is None else cost(mapping)
     command = shlex.join(["analogtorch", "map", *arguments])
     page = None
@@ -73,31 +76,59 @@ def shown(mapping: ChipMapping, report: CostReport | None) -> str:
     return "\n\n".join(str(found) for found in (mapping, report) if found is not None)
 
 
-def build(name: str) -> nn.Module:
-    """Return the model that the callable called ``name`` builds, with random weights.
+def on_model(
+    name: str,
+    shapes: Sequence[str] | None,
+    use: Callable[[nn.Module, tuple[torch.Tensor, ...]], T],
+) -> T:
+    """Return what ``use`` makes of a model and its example.
 
-    It is built on the meta device, without memory for its weights, unless its code needs their
-    values.
+    The model is on the meta device, without memory for its weights, unless its code needs their
+    values: they are random, and the same in every call.
+
+    Args:
+        name: ``--model``, the name of the callable that builds it.
+        shapes: ``--input``, what describes the example; None: a picture, for torchvision's.
+        use: a function of both.
 
     Raises:
-        ValueError: ``name`` names no callable, or the callable returns no module.
+        ValueError: ``name`` names no callable, or the callable returns no module; the model's input
+            is not known, or a text describes no tensor; or ``use`` raises it.
         ImportError: its module cannot be imported.
     """
+    model = _built(name, "meta")
+    example = _inputs(name, shapes)
+    try:
+        return use(model, example)
+    except ValueError as error:
+        if not any(isinstance(e, ValuesNeeded) for e in (error, error.__cause__)):
+            raise
+    return use(_built(name, "cpu"), example)
+
+
+def _built(name: str, device: str) -> nn.Module:
     make = load_code(name, where="--model") if is_code(name) else _dotted(name)
     options: dict[str, Any] = {}
+
+    def made(device: str) -> Any:
+        with same_random(), torch.device(device):
+            torch.manual_seed(0)  # what is decided by values is the same in every run
+            return make(**options)
+
     try:
         names = inspect.signature(make).parameters
         # None as weights avoids a download
         options |= {n: None for n in names if n == "weights" or n.startswith("weights_")}
-        with torch.device("meta"):
-            model = make(**options)
+        model = made(device)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"--model {name}: it must build without arguments: {error}; write a function without "
             "arguments that returns the model into a file, and name it: my_net.py:make"
         ) from error
-    except (RuntimeError, NotImplementedError):  # reads values while it is built
-        model = make(**options)
+    except RuntimeError:
+        if device != "meta":
+            raise
+        model = made("cpu")  # it reads values while it is built
     if not isinstance(model, nn.Module):
         raise ValueError(f"--model {name}: returns a {type(model).__name__}, not a torch.nn.Module")
     return model
@@ -192,12 +223,7 @@ def chip_named(text: str, *, option: str) -> chips.Chip:
         ) from error
 
 
-def inputs(model: str, given: Sequence[str] | None) -> tuple[torch.Tensor, ...]:
-    """Return the example that ``--input`` describes, by default a picture for torchvision's.
-
-    Raises:
-        ValueError: the model's input is not known, or a text describes no tensor.
-    """
+def _inputs(model: str, given: Sequence[str] | None) -> tuple[torch.Tensor, ...]:
     if not given and not model.startswith(_VISION):
         raise ValueError(
             f"--model {model}: its input is not known; add --input with its shape, such as "

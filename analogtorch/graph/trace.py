@@ -74,6 +74,10 @@ class Trace:
     """Shapes and types of the example's tensors."""
 
 
+class ValuesNeeded(ValueError):
+    """A model without values, on the meta device, does not run without them."""
+
+
 def trace(model: nn.Module, example: Example, *, rounded: Collection[str] | None = None) -> Trace:
     """Trace ``model`` on ``example``.
 
@@ -86,7 +90,8 @@ def trace(model: nn.Module, example: Example, *, rounded: Collection[str] | None
     Raises:
         TypeError: ``model`` or ``example`` is of another type.
         ValueError: the model is a programmed chip, cannot be copied, or does not run on the
-            example; the message names the module in which it failed.
+            example; the message names the module in which it failed. It is ``ValuesNeeded`` if
+            that decides by values, which a model on the meta device does not have.
     """
     check_module("map_to_chip", model)
     refuse_programmed(model, "map_to_chip")
@@ -96,7 +101,8 @@ def trace(model: nn.Module, example: Example, *, rounded: Collection[str] | None
         return run.traced(real=False)
     except _Failed as failed:
         if run.is_meta:
-            raise ValueError(run.explain(failed)) from failed.error
+            kind = ValuesNeeded if _needs_numbers(failed.error) else ValueError
+            raise kind(run.explain(failed)) from failed.error
     try:  # its code may need numbers, which stand-ins do not have
         return run.traced(real=True)
     except _Failed as failed:

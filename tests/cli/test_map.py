@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 import analogtorch as at
 from analogtorch.__main__ import main
@@ -23,6 +24,26 @@ def reads_values() -> nn.Module:
     layer = nn.Linear(3, 3)
     assert layer.weight.abs().sum().item() > 0
     return layer
+
+
+class Counted(Residual):
+    built = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        Counted.built += 1
+
+
+class Decides(nn.Module):
+    """Scores that decide what else is computed, as those of a detector do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores, self.extra = nn.Linear(3, 3), nn.Linear(3, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.scores(x)
+        return self.extra(y[torch.nonzero(y > 0)[:, 0]])
 
 
 def test_writes_table_page_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,6 +75,28 @@ def test_functions_with_weights_and_models_that_read_values(name: str) -> None:
         main(["map", "--model", f"tests.cli.test_map.{name}", "--input", shape, "--chips", "auto"])
         == 0
     )
+
+
+def test_a_model_whose_forward_reads_values_is_mapped_with_weights(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    state = torch.random.get_rng_state()
+    options = ["--model", "tests.cli.test_map.Decides", "--input", "2,3"]
+    shown = []
+    for command in (["map"], ["map"], ["compare", "--chips", "hermes64", "ideal"]):
+        assert main([*command, *options]) == 0
+        shown.append(capsys.readouterr().out)
+    assert "Decides, 24 weights on the chip" in shown[0]
+    assert shown[0] == shown[1]  # the random weights are the same
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_an_example_of_the_wrong_shape_is_no_reason_to_build_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["map", "--model", "tests.cli.test_map.Counted", "--input", "1,4,6,6"]) == 2
+    assert "model(*example) must run" in capsys.readouterr().err
+    assert Counted.built == 1
 
 
 def test_a_model_in_the_current_folder(
