@@ -39,9 +39,11 @@ class KeepRanges(TrainerCallback, ExportableState):
     ``Trainer(callbacks=[KeepRanges()])`` writes them and lets a resumed run continue with them. The
     Trainer writes weights as safetensors, which cannot hold the ranges: a layer would continue with
     its calibrated ranges instead of those that it has learnt. The ranges go into
-    ``trainer_state.json``, also by ``save_state`` after the training. The Trainer loads the weights
-    first, which warns that they bring no ranges; the ranges follow as training begins. The ranges
-    of the best checkpoint follow as training ends, under ``load_best_model_at_end``.
+    ``trainer_state.json``, also by ``save_state`` after the training; after one that was
+    interrupted, ``save_state`` still has those of the last checkpoint, or of the start, as the
+    Trainer calls no callback then. The Trainer loads the weights first, which warns that they bring
+    no ranges; the ranges follow as training begins. The ranges of the best checkpoint follow as
+    training ends, under ``load_best_model_at_end``.
 
     Before a run is resumed, convert and calibrate the model as for the first run: only then does
     the optimizer that is loaded know the ranges.
@@ -202,6 +204,16 @@ class DistillationTrainer(Trainer):
         # the first: callbacks that are given, such as ValidateOnChips, see the clipped weights
         self.callback_handler.callbacks.insert(0, _Scheduled(twin.recipe, self._start))
 
+    def train(self, *args: Any, **options: Any) -> Any:
+        """Train, and leave the model with all the noise of its chip, also where it is interrupted.
+
+        The noise cannot wait for ``on_train_end``: the Trainer calls no callback on an exception.
+        """
+        try:
+            return super().train(*args, **options)
+        finally:
+            training_noise_(self.twin.student, 1.0)
+
     def training_step(self, *args: Any, **options: Any) -> Tensor:
         """Step with the student as the loss ran it, for what the backward runs again."""
         with ExitStack() as self._step:
@@ -291,11 +303,6 @@ class _Scheduled(TrainerCallback):
     ) -> None:
         # the step has been counted already
         Schedule(self.recipe, state.max_steps, self.start).after(model, state.global_step - 1)
-
-    def on_train_end(
-        self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
-    ) -> None:
-        training_noise_(model, 1.0)
 
 
 def load_ranges(model: nn.Module, checkpoint: str | Path) -> nn.Module:

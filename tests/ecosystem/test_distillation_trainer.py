@@ -11,7 +11,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
-from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 import analogtorch as at
 from analogtorch.hwa import huggingface
@@ -87,6 +92,24 @@ def test_hugging_face_distils_validates_and_resumes(dtype: torch.dtype, tmp_path
 def _student() -> nn.Module:
     batch = {key: torch.stack([row[key] for row in _rows(16)]) for key in _rows(1)[0]}
     return at.calibrate(at.convert(_bert(), CHIP), [batch])
+
+
+class _Stop(TrainerCallback):
+    """Interrupts the training in the middle of the noise ramp."""
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == 1:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_training_leaves_all_the_noise(tmp_path: Path) -> None:
+    """Transformers calls no callback on an exception; a loop that follows would lack the noise."""
+    student = _student()
+    trainer = _trainer(tmp_path, student, _bert(), [_Stop()], max_steps=20, save_strategy="no")
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert trainer.state.global_step == 1
+    assert {layer.noise_fraction for _, layer in at.analog_layers(student)} == {1.0}
 
 
 @pytest.mark.parametrize("learn", [True, False])
