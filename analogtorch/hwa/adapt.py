@@ -103,7 +103,7 @@ def adapt(
         folder: a folder that keeps the state after each look at the chips, and ``log.csv``. The
             same call continues from it after an interruption, and returns at once after the end.
             It needs the same batches in the same order: a list, or a loader that does not shuffle
-            or whose generator is seeded.
+            or whose generator is seeded before each call, as each pass moves it on.
             Functions, such as ``forward``, are known by their names, a metric of ``at.metrics`` by
             its samples too, if they are a list of batches.
         forward: as ``calibrate`` takes it. It must return the outputs, of shapes that do not depend

@@ -64,7 +64,10 @@ class RunFolder:
                 names = sorted(n for n in {*found, *head} if found.get(n) != head.get(n))
                 order = ""
                 if "batches" in names:
-                    order = " (a loader that shuffles needs a generator with the same seed)"
+                    order = (
+                        " (a loader that shuffles needs a generator with the same seed before each "
+                        "call: make the loader anew, or call generator.manual_seed)"
+                    )
                 raise ValueError(
                     f"adapt: {self.folder} holds another run, which differs in {', '.join(names)}"
                     f"{order}; give another folder, or the same model and options"

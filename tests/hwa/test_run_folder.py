@@ -208,5 +208,10 @@ def test_a_loader_that_shuffles_goes_on_with_a_seeded_generator(tmp_path: Path) 
     first = at.hwa.adapt(_given(), loader(0), **options)
     again = at.hwa.adapt(_given(), loader(0), **options)
     assert again.to_dict() | {"seconds": 0} == first.to_dict() | {"seconds": 0}
-    with pytest.raises(ValueError, match=r"in batches \(a loader that shuffles needs a generator"):
-        at.hwa.adapt(_given(), loader(1), **options)
+    same = loader(0)
+    at.hwa.adapt(_given(), same, **options)
+    for moved_on in (loader(1), same):
+        with pytest.raises(ValueError, match=r"before each call: make the loader anew, or call gen"):
+            at.hwa.adapt(_given(), moved_on, **options)
+    same.generator.manual_seed(0)
+    at.hwa.adapt(_given(), same, **options)
