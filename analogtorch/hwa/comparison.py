@@ -53,9 +53,9 @@ class Found:
 
     outputs: list[Tensor]
     scores: bool
-    """Whether the first of them can be scores."""
-    logits: bool
-    """Whether it is called so, in a mapping."""
+    """Whether the first of them can be scores, whatever it is called."""
+    logits: Sequence[bool]
+    """Which of them are called so, in a mapping."""
     inputs: list[Tensor] = field(default_factory=list)
     """The floating-point inputs, without labels and targets."""
     tokens: list[Tensor] = field(default_factory=list)
@@ -96,7 +96,9 @@ class Comparison:
             dim = -1 if self._classes_last else _classes(y, found)
             by_scores = self._kind == "divergence"
             if self._kind is None:
-                by_scores = not number and _are_scores(y, dim, found)
+                named_so = found.logits[number]
+                can_be = named_so or (found.scores and not number)
+                by_scores = can_be and _are_scores(y, dim, found, named_so)
             ways.append(Way(by_scores and _several(y, dim), dim))
         self._ways = tuple(ways)
         if self._kind is None:
@@ -232,16 +234,17 @@ def _usual(y: Tensor) -> int:
     return -1 if y.dim() < 4 else 1 - y.dim()
 
 
-def _are_scores(y: Tensor, dim: int, found: Found) -> bool:
-    """Return whether the first output of a model may be scores of classes along ``dim``.
+def _are_scores(y: Tensor, dim: int, found: Found, named_so: bool) -> bool:
+    """Return whether an output of a model may be scores of classes along ``dim``.
 
-    Of three dimensions or more it has to be known: the softmax over steps or positions sees no
-    shift of them all, and that of numbers that are no scores none of their common errors.
+    Of three dimensions or more it has to be known, by name for example: the softmax over steps or
+    positions sees no shift of them all, and that of numbers that are no scores none of their common
+    errors.
     """
     shapes = {x.shape for x in found.inputs}
-    if not found.scores or _of_one_length(y, dim) or y.shape in shapes:
+    if _of_one_length(y, dim) or y.shape in shapes:
         return False
-    if y.dim() < 3 or found.logits or _is_of_tokens(y, found) or _log_probabilities(y) is not None:
+    if y.dim() < 3 or named_so or _is_of_tokens(y, found) or _log_probabilities(y) is not None:
         return True
     features = {shape[-1] for shape in shapes if len(shape) > 1}
     linear = found.last is not None and found.last[:2] == (y.shape[-1], -1)

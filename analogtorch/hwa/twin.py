@@ -117,8 +117,13 @@ class Twin:
             raise ValueError(
                 f"adapt: the model returns no {what}; pass forward=, which must return its outputs"
             )
-        named_so = logits is not None
-        return Found(found, scores=named_so or by_name is None, logits=named_so)
+        parts = {} if by_name is None else by_name
+        heads = [part for name, part in parts.items() if str(name).endswith("_logits")]
+        scores = {id(y) for y in every_tensor(heads)}
+        # of more dimensions are masks of queries, and pairs of residues
+        named_so = [id(y) in scores and y.dim() < 4 for y in found]
+        named_so[0] |= logits is not None
+        return Found(found, scores=by_name is None, logits=named_so)
 
     def exact(self, batch: Any) -> list[Tensor]:
         """Return the outputs of the teacher.

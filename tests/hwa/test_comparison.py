@@ -213,6 +213,47 @@ def test_the_first_output_alone_can_be_scores(
     assert losses == pytest.approx([0] * len(losses), abs=1e-5)
 
 
+class _Heads(nn.Module):
+    """Named outputs of two layers, one for each token and one for all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.token, self.whole = nn.Embedding(7, 6), nn.Linear(6, 9), nn.Linear(6, 4)
+
+    def forward(self, tokens: Tensor) -> dict[str, Any]:
+        states = self.embed(tokens)
+        each, whole = self.token(states), self.whole(states.mean(1))
+        return {
+            "loss": whole.mean(),
+            "hidden_states": (states,),
+            "start_logits": each[..., 0],
+            "prediction_logits": each,
+            "order_logits": whole[:, :2],
+            "masks_queries_logits": each.unsqueeze(-1).expand(-1, -1, -1, 3),
+            "router_logits": (whole, whole + 1),
+        }
+
+
+def test_all_outputs_that_are_called_logits_are_scores() -> None:
+    net, tokens = _Heads(), torch.randint(7, (4, 11))
+    twin = _twin(net, tokens)
+    ways = [(way.by_scores, way.dim) for way in twin.comparison.ways]
+    # states, start, prediction, order, masks, router
+    assert [by_scores for by_scores, _ in ways] == [False, True, True, False, False, True, True]
+    assert {dim for by_scores, dim in ways if by_scores} == {-1}
+    assert twin.compared == "divergence"
+    exact = twin.exact(tokens)
+    losses = [twin.compare(y + 5, y, which).item() for which, y in enumerate(exact)]
+    assert [loss > 0.01 for loss in losses] == [not by_scores for by_scores, _ in ways]
+
+
+def test_beside_logits_nothing_is_compared() -> None:
+    x = torch.randn(9, 6)
+    net = _Net(nn.Linear(6, 8), lambda y: {"aux_logits": y[:, :4], "logits": y})
+    (exact,) = _twin(net, x).exact(x)
+    assert torch.equal(exact, net(x)["logits"])
+
+
 def test_the_agreement_of_images_is_that_of_their_pixels() -> None:
     torch.manual_seed(0)
     net, batches = nn.Conv2d(2, 5, 3, padding=1), list(torch.randn(8, 4, 2, 8, 8))
