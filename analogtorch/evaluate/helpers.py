@@ -4,9 +4,12 @@ import contextlib
 import gc
 import multiprocessing
 import os
+import random
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,6 +17,9 @@ from tqdm import tqdm
 
 from analogtorch.values import checks
 from analogtorch.values.warned import warn
+
+_MOST_TOLD = 1000
+"""Characters of an error that a helper tells, which a pipe takes before anyone reads it."""
 
 
 def checked_processes(caller: str, processes: int, model: nn.Module) -> int:
@@ -46,12 +52,12 @@ def helpers(count: int, work: Callable[[], object]) -> Iterator[None]:
     """Let ``count`` forked processes do ``work`` while the context lasts, and wait for their end.
 
     All processes, this one included, have one thread of torch in the meantime, so that results do
-    not depend on which of them computes what. An error in the work of a helper ends it silently:
-    what it leaves undone is for this process, where the error appears again. Helpers end with this
-    process, even if it is killed.
+    not depend on which of them computes what, and begin with the same states of the random
+    generators. An error in the work of a helper ends it: what it leaves undone is for this process,
+    where the error may appear again. Helpers end with this process, even if it is killed.
 
     Warns:
-        RuntimeWarning: a helper was killed.
+        RuntimeWarning: a helper was killed, or ended by an error that this process did not meet.
     """
     if count == 0:
         yield
@@ -59,7 +65,9 @@ def helpers(count: int, work: Callable[[], object]) -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     context = multiprocessing.get_context("fork")
-    started = [context.Process(target=_help, args=(work,)) for _ in range(count)]
+    state = random.getstate()  # Python seeds its generator anew in each process that is forked
+    pipes = [context.Pipe(duplex=False) for _ in range(count)]
+    started = [context.Process(target=_help, args=(work, state, told)) for _, told in pipes]
     try:
         with warnings.catch_warnings():
             # Python 3.12 warns of forks beside threads, which stop at locks of other threads; like
@@ -75,23 +83,35 @@ def helpers(count: int, work: Callable[[], object]) -> Iterator[None]:
             if process.is_alive():
                 process.terminate()
         torch.set_num_threads(threads)
-    if killed := [str(-p.exitcode) for p in started if p.exitcode is not None and p.exitcode < 0]:
+    reasons = [_reason(p.exitcode, told) for p, (told, _) in zip(started, pipes, strict=True)]
+    if ended := list(filter(None, reasons)):
         warn(
-            f"{len(killed)} of {count} helping processes were killed (signal {', '.join(killed)}); "
-            "this one has done their work",
+            f"{len(ended)} of {count} helping processes ended early ({'; '.join(ended)}); this one "
+            "has done their work",
             RuntimeWarning,
         )
 
 
-def _help(work: Callable[[], object]) -> None:
-    """Do the work in a helper, without a word and without this process' handlers at its exit."""
+def _reason(code: int | None, told: Connection) -> str:
+    """Return why a helper ended before its work was done; empty if it did not."""
+    if not code:
+        return ""
+    if code < 0:
+        return f"killed by signal {-code}"
+    return told.recv() if told.poll() else f"exit code {code}"
+
+
+def _help(work: Callable[[], object], state: tuple[Any, ...], tell: Connection) -> None:
+    """Do the work in a helper, without this process' handlers at its exit."""
     gc.freeze()  # what its parent no longer needs may own threads, for which it would wait for ever
     tqdm.set_lock(threading.RLock())  # for bars of a metric: see Progress
     torch.set_num_threads(1)
+    random.setstate(state)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         work()
-    except BaseException:
+    except BaseException as error:
+        tell.send(f"{type(error).__name__}: {error}"[:_MOST_TOLD])
         os._exit(1)
     os._exit(0)
 

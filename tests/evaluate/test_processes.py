@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -133,9 +134,45 @@ def test_a_helper_that_is_killed_is_told_and_its_work_is_done(tmp_path: Path) ->
             os.kill(os.getpid(), signal.SIGKILL)
         return plain(view)
 
-    with pytest.warns(RuntimeWarning, match=r"1 of 1 helping processes were killed \(signal 9\)"):
+    with pytest.warns(RuntimeWarning, match=r"1 of 1 .* ended early \(killed by signal 9\)"):
         found = sweep(deadly, processes=2)
     assert torch.equal(found.values, sweep(plain).values)
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [
+        (lambda: 1 / 0, r"\(ZeroDivisionError: division by zero\)"),
+        (lambda: os._exit(3), r"\(exit code 3\)"),
+    ],
+    ids=["error", "exit"],
+)
+def test_a_helper_that_always_fails_is_told(end: Callable[[], object], told: str) -> None:
+    here = os.getpid()
+
+    def failing(view: nn.Module) -> float:
+        if os.getpid() != here:
+            end()
+        return plain(view)
+
+    with pytest.warns(RuntimeWarning, match=f"1 of 1 helping processes ended early {told}"):
+        found = sweep(failing, processes=2)
+    assert torch.equal(found.values, sweep(plain).values)
+
+
+def test_helpers_draw_what_one_process_draws(tmp_path: Path) -> None:
+    log = tmp_path / "measured"
+
+    def drawn(view: nn.Module) -> float:
+        logged(log, wait=0.01)(view)
+        numbers = random.random(), np.random.rand(), torch.rand(()).item()
+        return sum(100**n * number for n, number in enumerate(numbers))
+
+    before = random.getstate()
+    one, two = sweep(drawn), sweep(drawn, processes=3)
+    assert torch.equal(one.values, two.values)
+    assert len(set(lines(log))) > 1
+    assert random.getstate() == before
 
 
 def test_helpers_leave_the_garbage_of_this_process_alone(tmp_path: Path) -> None:
