@@ -20,7 +20,8 @@ from analogtorch.evaluate.identity import experiment
 from analogtorch.evaluate.interval import Interval, interval
 from analogtorch.evaluate.journal import Journal, Unkept
 from analogtorch.evaluate.look import Look
-from analogtorch.evaluate.metric import Metric, check_metric, direction, kept_of
+from analogtorch.evaluate.metric import Metric, check_metric, direction
+from analogtorch.evaluate.metric_identity import kept_of
 from analogtorch.evaluate.shares import Budget, Share
 from analogtorch.evaluate.sweep import (
     checked_defects,

@@ -3,13 +3,16 @@
 Folders of results keep it, so that those of another experiment are never taken for its own.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
 import types
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +26,11 @@ from analogtorch.ops import VERSION as NOISE
 from analogtorch.ops import seed_number
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.writing import Method
+
+_HOLDING = (Tensor, np.ndarray, Mapping, list, tuple)
+"""Types of attributes that may hold numbers of a model."""
+_OWN_AFFAIRS = frozenset({"all_tied_weights_keys", "hf_device_map", "warnings_issued"})
+"""What transformers keeps of weights with two names, of devices and of what it has said."""
 
 
 def model_digest(model: nn.Module) -> str:
@@ -106,13 +114,37 @@ def _attributes(module: nn.Module, analog: bool) -> dict[str, Any]:
             continue
         if isinstance(value, types.FunctionType | types.BuiltinFunctionType):
             found[name] = name_of(value)
-        elif value is None or isinstance(value, bool | int | float | str):
-            found[name] = value
-        elif isinstance(value, tuple | list) and all(
-            isinstance(v, bool | int | float | str) for v in value
-        ):
-            found[name] = tuple(value)
+        elif is_plain(value):
+            found[name] = tuple(value) if isinstance(value, list) else value
     return found
+
+
+def attributes_digest(model: nn.Module) -> str:
+    """Return the SHA-256 of values that modules keep as attributes and ``options_digest`` leaves.
+
+    It covers public attributes that are tensors, arrays, and lists and mappings of such and of
+    plain values. Analog layers, some of whose attributes change as they run, and what the library
+    of a model keeps of its own affairs are left out.
+    """
+    found, analog = hashlib.sha256(), {layer for _, layer in analog_layers(model)}
+    for name, module in model.named_modules():
+        for of, value in () if module in analog else public(module):
+            if isinstance(value, _HOLDING) and not is_plain(value) and of not in _OWN_AFFAIRS:
+                with contextlib.suppress(TypeError, RecursionError):  # it holds an object
+                    found.update(f"{name}.{of} {batches_digest([value])}\n".encode())
+    return found.hexdigest()
+
+
+def is_plain(value: Any) -> bool:
+    """Return whether a value is None, a number, a text, or a list or tuple of the last two."""
+    if isinstance(value, tuple | list):
+        return all(isinstance(part, bool | int | float | str) for part in value)
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def public(module: nn.Module) -> list[tuple[str, Any]]:
+    """Return the public attributes of a module that it does not register, by name."""
+    return sorted((n, v) for n, v in vars(module).items() if n[0] != "_" and n != "training")
 
 
 def experiment(
@@ -130,6 +162,7 @@ def experiment(
         "model": model_digest(model),
         "structure": structure_digest(model),
         "options": options_digest(model),
+        "attributes": attributes_digest(model),
     }
     if method is not None:
         found["method"] = {"type": type(method).__name__, **asdict(method)}

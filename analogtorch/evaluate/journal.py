@@ -5,7 +5,7 @@
 Several processes can share a folder: each chip is measured by the one that claims it.
 
     sweep.json        the experiment: seed, compensation, version of the noise, digests of the model
-                      and its structure, defects if there are any, name and samples of the metric
+                      and its structure, defects if there are any, and what a metric is known by
     chip-00003.json   what has been measured on chip 3, by time in seconds after programming
                       ("programmed": right after programming, before any read noise)
     .chip-00003.lock  there while a process measures chip 3; of a process that has died it is worth
@@ -19,12 +19,13 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from analogtorch.evaluate.batches import with_structure
+from analogtorch.evaluate.metric_identity import KEPT, of_this_python
 from analogtorch.files import claimed, locked, remove_parts, write_atomically
 from analogtorch.values import checks
 from analogtorch.values.warned import warn
@@ -37,6 +38,10 @@ HEAD = _HEAD.format("sweep")
 """The file that marks a folder of a sweep."""
 _NAME = "chip-{:05d}.json"
 _CHIP = re.compile(r"chip-\d{5,}\.json")
+
+
+class OtherExperiment(ValueError):
+    """A folder holds the measurements of another experiment."""
 
 
 class Journal:
@@ -58,7 +63,7 @@ class Journal:
         self,
         folder: str | Path,
         experiment: dict[str, Any],
-        metric: Mapping[str, str],
+        metric: Mapping[str, Any],
         *,
         caller: str = "sweep",
     ) -> None:
@@ -90,15 +95,9 @@ class Journal:
 
     def _compare(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
         if found != wanted:
-            both = sorted(found.keys() | wanted.keys())
-            differ = ", ".join(
-                f"{key} {found.get(key)!r} there and {wanted.get(key)!r} here"
-                for key in both
-                if found.get(key) != wanted.get(key)
-            )
-            raise ValueError(
-                f"{self.caller}: {self.folder} holds another experiment ({differ}); give another "
-                "folder"
+            raise OtherExperiment(
+                f"{self.caller}: {self.folder} holds another experiment "
+                f"({', '.join(_differences(found, wanted))}); give another folder"
             )
 
     def read(self, number: int, seed: int) -> dict[str, float]:
@@ -199,14 +198,24 @@ def key(t: float | None) -> str:
     return "programmed" if t is None else repr(t)
 
 
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any], of: str = "") -> Iterator[str]:
+    """Yield what differs between two heads, part by part."""
+    for name in sorted(there.keys() | here.keys()):
+        was, now = there.get(name), here.get(name)
+        if isinstance(was, dict) and isinstance(now, dict):
+            yield from _differences(was, now, f"{of}{name}: ")
+        elif was != now:
+            yield f"{of}{name} {was!r} there and {now!r} here"
+
+
 def _upgraded(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
     """Return a head of an earlier version in the present form.
 
     What the earlier version did not keep, digests and what there is of the metric, is that of
-    ``wanted``.
+    ``wanted``, as is code of another Python.
     """
-    found = with_structure(found, wanted)
-    later = ("options", "metric", "samples")
+    found = of_this_python(with_structure(found, wanted), wanted)
+    later = ("options", "attributes", *KEPT)
     found = {**{name: wanted[name] for name in later if name in wanted}, **found}
     if found.get("version") not in (1, 2):
         return found

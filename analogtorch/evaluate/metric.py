@@ -105,21 +105,6 @@ def title(metric: Any) -> str:
     return name if isinstance(name, str) and name != "<lambda>" else ""
 
 
-def kept_of(metric: Any) -> dict[str, str]:
-    """Return what a folder of measurements keeps of a metric: its name and, if known, its samples.
-
-    Raises:
-        TypeError: the samples are no text.
-    """
-    samples = getattr(metric, "samples", "")
-    if not isinstance(samples, str):
-        raise TypeError(
-            "samples of the metric must be a text that tells them from others, such as a digest, "
-            f"got {checks.shown(samples)}"
-        )
-    return {"metric": title(metric), **({"samples": samples} if samples else {})}
-
-
 def measure(metric: Metric, model: nn.Module) -> Any:
     """Return what a metric gives for a model; random generators stay as they were."""
     with same_random():

@@ -18,6 +18,7 @@ from analogtorch.calibration.passes import Forward
 from analogtorch.evaluate import scores
 from analogtorch.evaluate.accuracy import accuracy as share_right
 from analogtorch.evaluate.interval import UNBOUNDED, Bounds
+from analogtorch.evaluate.metric_identity import options_of
 from analogtorch.evaluate.task_metric import TaskMetric
 from analogtorch.values import checks
 
@@ -88,6 +89,7 @@ def wer(
         keep=functools.partial(scores.said_and_heard, normalise=normalise or plain),
         total=scores.word_error_rate,
         forward=transcribe,
+        settings={"normalise": normalise},
     )
 
 
@@ -238,6 +240,7 @@ def measured(
         bounds=bounds,
         total=functools.partial(scores.computed, copy.deepcopy(metric)),
         forward=forward,
+        settings=options_of(metric),  # before it runs, which may change some
     )
 
 

@@ -20,6 +20,7 @@ from analogtorch.conversion.int8 import quantise_digital
 from analogtorch.conversion.patterns import candidates, names_of, units
 from analogtorch.evaluate.hardware import Confirmation, Digital, HardwarePlan, HardwarePoint
 from analogtorch.evaluate.interval import Interval, interval
+from analogtorch.evaluate.journal import OtherExperiment
 from analogtorch.evaluate.metric import Metric, finite, measure
 from analogtorch.evaluate.plan_cost import Costs
 from analogtorch.evaluate.routed import placed, route_calls
@@ -153,16 +154,22 @@ class Bench:
                 quantise_digital(model, example=placed(how.example, model))
             if how.prepare is not None:
                 how.prepare(model)
-            return sweep(
-                model.eval(),
-                how.metric,
-                num_chips=num_chips,
-                times=how.times,
-                seed=how.seed,
-                compensation=how.compensation,
-                recovery=how.recovery,
-                folder=folder,
-            )
+            try:
+                return sweep(
+                    model.eval(),
+                    how.metric,
+                    num_chips=num_chips,
+                    times=how.times,
+                    seed=how.seed,
+                    compensation=how.compensation,
+                    recovery=how.recovery,
+                    folder=folder,
+                )
+            except OtherExperiment as error:
+                raise ValueError(
+                    f"plan: {how.folder} holds a plan with another prepare, model, chip or metric, "
+                    f"or prepare gives another model each time; give another folder. {error}"
+                ) from error
 
 
 def search(

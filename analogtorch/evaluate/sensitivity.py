@@ -24,7 +24,8 @@ from analogtorch.evaluate.journal import Journal, Unkept
 from analogtorch.evaluate.journal import key as time_key
 from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.losses import EFFECTS, SINGLE, Effect, LayerLoss, Loss, Sensitivity
-from analogtorch.evaluate.metric import Metric, check_metric, direction, kept_of
+from analogtorch.evaluate.metric import Metric, check_metric, direction
+from analogtorch.evaluate.metric_identity import kept_of
 from analogtorch.evaluate.sweep import checked_defects, checked_method, chip_seeds, label
 from analogtorch.nn import AnalogLayer
 from analogtorch.simulate.chip import ProgrammedChip, beyond_data, program

@@ -1,7 +1,7 @@
 """A metric of a model's outputs and targets over batches."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -35,6 +35,9 @@ class TaskMetric:
     forward: Forward | None = None
     """Runs the model on an input, ``forward(model, x)``; None: the input is passed to the model, a
     mapping as keyword arguments. Of an output of transformers the logits are taken."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What else tells it from others of its name: functions, and plain values. A folder of
+    measurements keeps it."""
 
     def __post_init__(self) -> None:
         checks.text("metrics: name", self.name, "WER")

@@ -21,8 +21,15 @@ from analogtorch.conversion.kinds import (
     refuse_unloaded,
 )
 from analogtorch.evaluate.batches import batches_digest
-from analogtorch.evaluate.identity import model_digest, name_of, options_digest, structure_digest
-from analogtorch.evaluate.metric import Metric, check_metric, kept_of
+from analogtorch.evaluate.identity import (
+    attributes_digest,
+    model_digest,
+    name_of,
+    options_digest,
+    structure_digest,
+)
+from analogtorch.evaluate.metric import Metric, check_metric
+from analogtorch.evaluate.metric_identity import kept_of
 from analogtorch.evaluate.sweep import checked_times, chip_seeds
 from analogtorch.hwa.adaptation import Adaptation
 from analogtorch.hwa.adapted import Adapted
@@ -104,8 +111,8 @@ def adapt(
             same call continues from it after an interruption, and returns at once after the end.
             It needs the same batches in the same order: a list, or a loader that does not shuffle
             or whose generator is seeded before each call, as each pass moves it on.
-            Functions, such as ``forward``, are known by their names, a metric of ``at.metrics`` by
-            its samples too, if they are a list of batches.
+            Functions, such as ``forward``, are known by their names, models and the metric as those
+            of ``sweep`` are.
         forward: as ``calibrate`` takes it. It must return the outputs, of shapes that do not depend
             on values, as those of a detector's boxes do.
         writer: an object with ``add_scalar(tag, value, step)``, such as the ``SummaryWriter`` of
@@ -291,6 +298,8 @@ def _digests(student: nn.Module, teacher: nn.Module, batches: list[Any]) -> dict
         "structure of the teacher": structure_digest(teacher),
         "options": options_digest(student),
         "options of the teacher": options_digest(teacher),
+        "attributes": attributes_digest(student),
+        "attributes of the teacher": attributes_digest(teacher),
         "batches": batches_digest(batches, "adapt: batches"),
     }
 

@@ -12,13 +12,14 @@ the state of the one that is the furthest is kept.
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from analogtorch.evaluate.batches import with_structure
 from analogtorch.evaluate.journal import made_folder, refuse_others
+from analogtorch.evaluate.metric_identity import KEPT, of_this_python
 from analogtorch.files import (
     locked,
     packed,
@@ -32,8 +33,8 @@ from analogtorch.values import checks
 
 _HEAD, _STATE, _LOG = "adapt.json", "state.pt", "log.csv"
 _LATER = (
-    *("forward", "metric", "samples", "structure", "structure of the teacher"),
-    *("options", "options of the teacher"),
+    *("forward", "structure", "structure of the teacher", *KEPT),
+    *("options", "options of the teacher", "attributes", "attributes of the teacher"),
 )
 """What the head of a run that an earlier version began does not have."""
 
@@ -58,7 +59,7 @@ class RunFolder:
         """Begin the folder, or check that it is of the same run."""
         path = self.folder / _HEAD
         if path.exists():
-            found = with_structure(_read(path), head)
+            found = of_this_python(with_structure(_read(path), head), head)
             head = {n: v for n, v in head.items() if n in found or n not in _LATER}
             if found != head:
                 names = sorted(n for n in {*found, *head} if found.get(n) != head.get(n))
@@ -77,14 +78,24 @@ class RunFolder:
             write_atomically(path, json.dumps(head, indent=2) + "\n")
 
     def read(self) -> dict[str, Any] | None:
-        """Return the state that was kept last, or None.
+        """Return the state that was kept last, or None; its log is written anew if it is damaged.
 
         Raises:
             ValueError: the file is damaged.
         """
-        path = self.folder / _STATE
-        self._known = _identity(path)
-        return None if self._known is None else unpacked(path)
+        path, log = self.folder / _STATE, self.folder / _LOG
+        with locked(self.folder):
+            self._known = _identity(path)
+            if self._known is None:
+                return None
+            try:
+                state: dict[str, Any] = unpacked(path)
+            except ValueError as error:
+                raise ValueError(f"adapt: {error}; {_remedy(path)}") from error
+            text = _csv(state["training"]["history"])
+            if not log.exists() or log.read_bytes() != text.encode():
+                write_atomically(log, text)
+        return state
 
     def write(self, state: dict[str, Any], steps: Sequence[Step]) -> None:
         """Keep the state, and write the log of the steps.
@@ -96,7 +107,7 @@ class RunFolder:
             there = _identity(path)
             if there not in (None, self._known) and _reached(unpacked(path)) > _reached(state):
                 return
-            write_atomically(self.folder / _LOG, _csv(steps))
+            write_atomically(self.folder / _LOG, _csv([vars(step) for step in steps]))
             write_atomically(path, packed(state))
             self._known = _identity(path)
 
@@ -127,15 +138,20 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         found = parse_json(path.read_bytes())
     except ValueError as error:
-        raise ValueError(f"adapt: {path} {error}") from error
+        raise ValueError(f"adapt: {path} {error}; {_remedy(path)}") from error
     if not isinstance(found, dict):
-        raise ValueError(f"adapt: {path} is damaged: it holds {checks.shown(found)}")
+        shown = checks.shown(found)
+        raise ValueError(f"adapt: {path} is damaged: it holds {shown}; {_remedy(path)}")
     return found
 
 
-def _csv(steps: Sequence[Step]) -> str:
+def _remedy(path: Path) -> str:
+    return f"give another folder, or remove {path.parent} to begin anew"
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     text = io.StringIO()
-    rows = csv.DictWriter(text, [f.name for f in fields(Step)], lineterminator="\n")
-    rows.writeheader()
-    rows.writerows(vars(step) for step in steps)
+    table = csv.DictWriter(text, [f.name for f in fields(Step)], lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
     return text.getvalue()

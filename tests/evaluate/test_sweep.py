@@ -357,9 +357,9 @@ def test_a_folder_of_another_metric_is_refused(tmp_path: Path) -> None:
         raise AssertionError
 
     expected, head = run(_metric).values, tmp_path / "sweep.json"
-    with pytest.raises(ValueError, match=r"\(metric '_metric' there and 'error' here\)"):
+    with pytest.raises(ValueError, match=r"\(metric '_metric' there and 'error' here"):
         run(error)
-    with pytest.raises(ValueError, match=r"\(metric '_metric' there and '' here\)"):
+    with pytest.raises(ValueError, match=r"\(metric '_metric' there and '' here"):
         run(lambda m: 0.0)
     # an earlier version did not keep the name
     new = json.loads(head.read_text())

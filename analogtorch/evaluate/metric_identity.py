@@ -1,0 +1,137 @@
+"""What a folder of measurements knows a metric by, so that it never mixes up two of them."""
+
+import functools
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Mapping
+from types import CodeType, FunctionType
+from typing import Any
+
+from torch import nn
+
+from analogtorch.evaluate.identity import is_plain, name_of, public
+from analogtorch.evaluate.metric import title
+from analogtorch.evaluate.task_metric import TaskMetric
+from analogtorch.values import checks
+
+_SETTINGS, _CODE = "metric settings", "metric code"
+KEPT = ("metric", "samples", _SETTINGS, _CODE)
+"""What a head has of a metric; those that an earlier version wrote lack some of it."""
+_PYTHON = sys.implementation.cache_tag or sys.version.split()[0]
+"""The version of Python, as names of compiled files have it: it decides what code compiles to."""
+_LONGEST = 2000
+"""Characters of settings that a head has as they are."""
+
+
+def kept_of(metric: Any) -> dict[str, Any]:
+    """Return what a folder keeps of a metric, as JSON gives it back; None is no metric.
+
+    Beside its name and, if known, its samples, these are settings: the function and the plain
+    arguments of a ``functools.partial``, the class of an object without a name, and what a metric
+    of ``at.metrics`` was given. Of lambdas and local functions, among the settings too, it is the
+    code, which has the version of Python before it: only code of one version can be compared.
+
+    Raises:
+        TypeError: the samples are no text.
+    """
+    samples = getattr(metric, "samples", "")
+    if not isinstance(samples, str):
+        raise TypeError(
+            "samples of the metric must be a text that tells them from others, such as a digest, "
+            f"got {checks.shown(samples)}"
+        )
+    code: list[Any] = []
+    settings = _short(_told(_settings(metric), code))
+    return {
+        "metric": title(metric),
+        **({"samples": samples} if samples else {}),
+        _SETTINGS: settings,
+        _CODE: f"{_PYTHON} {_digest(code)[:16]}" if code else None,
+    }
+
+
+def of_this_python(kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a folder has ``kept``, with the code of ``wanted`` if another Python wrote it."""
+    was, now = kept.get(_CODE), wanted.get(_CODE)
+    if isinstance(was, str) and isinstance(now, str) and was.split()[:1] != now.split()[:1]:
+        return {**kept, _CODE: now}
+    return dict(kept)
+
+
+def options_of(metric: Any) -> dict[str, Any]:
+    """Return the plain options of a metric of torchmetrics, without what it counts.
+
+    Another object, which may count in any of its attributes, has none.
+    """
+    return {
+        f"{name}.{option}".lstrip("."): value
+        for name, module in (metric.named_modules() if isinstance(metric, nn.Module) else ())
+        for option, value in public(module)
+        if is_plain(value) and option not in getattr(module, "_defaults", ())
+    }
+
+
+def _settings(metric: Any) -> Any:
+    """Return what tells a metric from others of its name; None: nothing."""
+    if isinstance(metric, TaskMetric):
+        return {"forward": metric.forward, **metric.settings}
+    told = isinstance(metric, FunctionType | functools.partial) or not title(metric)
+    return metric if told and not _is_named(metric) else None
+
+
+def _told(value: Any, code: list[Any]) -> Any:
+    """Return settings as plain values: functions by name, and what has no form by its class.
+
+    The code of lambdas and local functions is appended to ``code``.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    if is_plain(value) and not isinstance(value, list | tuple):
+        return value
+    if isinstance(value, list | tuple):
+        return [_told(part, code) for part in value]
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: _told(part, code) for key, part in value.items()}
+    if isinstance(value, functools.partial):
+        given = {"function": value.func, "positional": value.args, "keywords": value.keywords}
+        return _told(given, code)
+    if isinstance(value, FunctionType) and not _is_named(value):
+        defaults = [value.__defaults__, value.__kwdefaults__]
+        code.append([_code_of(value.__code__), _told(defaults, code)])
+        return value.__name__
+    return name_of(value) if callable(value) else name_of(type(value))
+
+
+def _is_named(value: Any) -> bool:
+    """Return whether a value is a function that its name tells from all others of its module.
+
+    Those of this library are what its version has, as all else that measures.
+    """
+    return isinstance(value, FunctionType) and (
+        "<" not in value.__qualname__ or value.__module__.partition(".")[0] == "analogtorch"
+    )
+
+
+def _code_of(code: CodeType) -> list[Any]:
+    """Return what a function computes, without where it stands."""
+    constants = [_constant(value) for value in code.co_consts]
+    return [code.co_code.hex(), code.co_names, code.co_freevars, constants]
+
+
+def _constant(value: Any) -> Any:
+    if isinstance(value, CodeType):
+        return _code_of(value)
+    if isinstance(value, frozenset):  # in no order of its own
+        return sorted(map(repr, value))
+    return [_constant(part) for part in value] if isinstance(value, tuple) else repr(value)
+
+
+def _short(settings: Any) -> Any:
+    """Return settings as they are, or long ones by their digest."""
+    return settings if len(json.dumps(settings)) <= _LONGEST else _digest(settings)[:16]
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()

@@ -1,0 +1,228 @@
+"""A folder of measurements takes one metric and one model for another as little as it can."""
+
+import dataclasses
+import functools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import analogtorch as at
+from analogtorch.evaluate.identity import attributes_digest
+from analogtorch.evaluate.metric_identity import kept_of
+from tests.crossbar import crossbar
+
+X = torch.randn(16, 6, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(16) % 4
+BATCHES = [(X, Y)]
+Run = Callable[..., at.Sweep]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Return a sweep of a small model, or of another one, in one folder."""
+
+    def swept(metric: Any, model: nn.Module | None = None) -> at.Sweep:
+        torch.manual_seed(0)
+        model = at.convert(nn.Sequential(nn.Linear(6, 4)), crossbar()) if model is None else model
+        return at.sweep(model, metric, num_chips=1, times=["0 s"], folder=tmp_path)
+
+    return swept
+
+
+def _head(tmp_path: Path, **changes: Any) -> None:
+    """Change the head of a folder; None: as an earlier version wrote it, without that part."""
+    path = tmp_path / "sweep.json"
+    head = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({name: value for name, value in head.items() if value is not None}))
+
+
+def _top(model: nn.Module, k: int, scale: Any = None) -> float:
+    return float(model(X).topk(k).indices.eq(Y[:, None]).any(-1).float().mean())
+
+
+def _third(model: nn.Module, x: Tensor) -> Tensor:
+    return model(x)[:, 2]
+
+
+def _fourth(model: nn.Module, x: Tensor) -> Tensor:
+    return model(x)[:, 3]
+
+
+def _f1(**options: Any) -> Any:
+    torchmetrics = pytest.importorskip("torchmetrics")
+    f1 = torchmetrics.F1Score(task="multiclass", num_classes=4, **options)
+    return at.metrics.measured(f1, BATCHES)
+
+
+def _auc(forward: Any) -> Any:
+    return at.metrics.auc([(X, (Y == 2).long())], forward=forward)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "told"),
+    [
+        (
+            lambda: lambda chip: at.accuracy(chip, BATCHES),
+            lambda: lambda chip: nn.functional.cross_entropy(chip(X), Y).item(),
+            "metric code 'cpython",
+        ),
+        (
+            lambda: lambda chip, k=1: _top(chip, k),
+            lambda: lambda chip, k=2: _top(chip, k),
+            "metric code 'cpython",
+        ),
+        (
+            lambda: lambda chip: float(np.mean([x.sum().item() for x in chip(X)])),
+            lambda: lambda chip: float(np.mean([x.max().item() for x in chip(X)])),
+            "metric code 'cpython",
+        ),
+        (
+            lambda: functools.partial(_top, k=1),
+            lambda: functools.partial(_top, k=2),
+            "metric settings: keywords: k 1 there and 2 here",
+        ),
+        (
+            lambda: functools.partial(_top, k=1, scale=[1.0]),
+            lambda: functools.partial(_top, k=1, scale=[2.0]),
+            "metric settings: keywords: scale",
+        ),
+        (
+            lambda: functools.partial(_top, k=1),
+            lambda: functools.partial(lambda m, k: 0.5, k=1),
+            "metric settings: function",
+        ),
+        (
+            lambda: _f1(average="micro"),
+            lambda: _f1(average="macro"),
+            "metric settings: average 'micro' there and 'macro' here",
+        ),
+        (lambda: _f1(), lambda: _f1(top_k=3), "metric settings: top_k 1 there and 3 here"),
+        (lambda: _auc(_third), lambda: _auc(_fourth), "metric settings: forward '.*_third' there"),
+        (
+            lambda: _auc(lambda chip, x: chip(x)[:, 2]),
+            lambda: _auc(lambda chip, x: chip(x)[:, 3]),
+            "metric code 'cpython",
+        ),
+    ],
+    ids=[
+        *("lambda", "default", "code inside", "partial", "list", "function of a partial"),
+        *("average", "top k", "forward", "forward that is a lambda"),
+    ],
+)
+def test_a_folder_tells_metrics_of_one_name_apart(
+    one: Callable[[], Any], other: Callable[[], Any], told: str, run: Run, tmp_path: Path
+) -> None:
+    expected = run(one()).values
+    assert torch.equal(run(one()).values, expected)
+    with pytest.raises(ValueError, match=f"another experiment .*{told}"):
+        run(other())
+    # an earlier version kept none of it
+    _head(tmp_path, **{"metric settings": None, "metric code": None})
+    assert torch.equal(run(one()).values, expected)
+    with pytest.raises(ValueError, match="another experiment"):
+        run(other())
+
+
+def test_code_of_another_python_is_not_compared(run: Run, tmp_path: Path) -> None:
+    run(lambda chip: at.accuracy(chip, BATCHES))
+    _head(tmp_path, **{"metric code": "cpython-30 0123456789abcdef"})
+    run(lambda chip: at.accuracy(chip, BATCHES))
+    with pytest.raises(ValueError, match="another experiment .metric code"):
+        run(lambda chip: 0.5)
+
+
+def test_code_is_the_same_wherever_it_stands_and_in_each_process() -> None:
+    words = 'lambda model: model.name in {"yes", "no", "up", "down", "left", "right"}'
+    first, second = eval(words), eval(f"\n\n\n{words}")
+    assert kept_of(first) == kept_of(second)
+    # the order of this set differs from process to process
+    code = kept_of(first)["metric code"]
+    assert code.startswith("cpython-")
+    script = f"from analogtorch.evaluate.metric_identity import kept_of; print(kept_of({words}))"
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        found = subprocess.run(
+            [sys.executable, "-c", script], env=environment, capture_output=True, check=True
+        )
+        assert code in found.stdout.decode()
+
+
+def test_what_a_metric_counts_is_none_of_its_settings(run: Run) -> None:
+    torchmetrics = pytest.importorskip("torchmetrics")
+    one = torchmetrics.KendallRankCorrCoef(num_outputs=4)
+    before = at.metrics.measured(one, BATCHES).settings
+    one.update(torch.randn(8, 4), torch.randn(8, 4))
+    assert at.metrics.measured(one, BATCHES).settings == before
+    assert before["num_outputs"] == 4
+
+
+@dataclasses.dataclass
+class _Options:
+    scale: float
+
+
+class _Scaled(nn.Module):
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 4)
+        self.mean: Any = torch.zeros(6)
+        self.options: Any = {"scale": 1.0}
+        vars(self).update(attributes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x - torch.as_tensor(self.mean)) * self.options["scale"]
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"mean": torch.ones(6)},
+        {"mean": np.ones(6, np.float32)},
+        {"options": {"scale": 2.0}},
+        {"options": {"scale": torch.tensor(2.0)}},
+        {"means": [[0.0], [1.0]]},
+        {"means": (torch.zeros(2), [np.ones(2)])},
+    ],
+    ids=["tensor", "array", "dict", "tensor in a dict", "lists", "arrays in lists"],
+)
+def test_what_a_model_keeps_in_public_attributes_makes_another_experiment(
+    attributes: dict[str, Any], run: Run, tmp_path: Path
+) -> None:
+    def model(**attributes: Any) -> nn.Module:
+        torch.manual_seed(0)
+        return at.convert(_Scaled(**attributes), crossbar()).eval()
+
+    def metric(view: nn.Module) -> float:
+        return view(X).square().mean().item()
+
+    expected = run(metric, model()).values
+    assert torch.equal(run(metric, model(_cache=torch.ones(3))).values, expected)
+    with pytest.raises(ValueError, match="another experiment .attributes '"):
+        run(metric, model(**attributes))
+    _head(tmp_path, attributes=None)  # as an earlier version wrote it
+    run(metric, model())
+    with pytest.raises(ValueError, match="another experiment .attributes '"):
+        run(metric, model(**attributes))
+
+
+def test_attributes_that_no_number_depends_on_are_left_out() -> None:
+    plain = attributes_digest(nn.Linear(2, 2))
+    for attributes in (
+        {"options": _Options(scale=1.0)},  # such as the configuration of a model of transformers
+        {"hf_device_map": {"": "cpu"}},
+        {"calls": [object()]},
+        {"shape": (2, 3)},  # among the options
+    ):
+        layer = nn.Linear(2, 2)
+        vars(layer).update(attributes)
+        assert attributes_digest(layer) == plain
+    assert attributes_digest(_Scaled()) != plain
