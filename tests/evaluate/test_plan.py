@@ -521,6 +521,19 @@ def test_an_interrupted_plan_goes_on_and_gives_the_same(tmp_path: Path, stop: in
         at.plan(_analog(), _accuracy, 0.8, **options)  # type: ignore[arg-type]
 
 
+def test_a_folder_of_another_prepare_is_told(found: HardwarePlan, tmp_path: Path) -> None:
+    def run(scale: float) -> None:
+        def prepare(model: nn.Module) -> None:
+            at.calibrate(model, [X * scale])
+
+        given = {"sensitivity": found.sensitivity, "folder": tmp_path, "num_chips": 1, "confirm": 0}
+        at.plan(_analog(), _accuracy, 0.5, example=X[:1], prepare=prepare, max_plans=12, **given)  # type: ignore[arg-type]
+
+    run(1.0)
+    with pytest.raises(ValueError, match=f"plan: {tmp_path} holds a plan with another prepare, "):
+        run(2.0)
+
+
 def test_a_folder_that_cannot_be_one_is_refused_before_anything_is_measured(
     found: HardwarePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -215,3 +215,28 @@ def test_a_loader_that_shuffles_goes_on_with_a_seeded_generator(tmp_path: Path) 
             at.hwa.adapt(_given(), moved_on, **options)
     same.generator.manual_seed(0)
     at.hwa.adapt(_given(), same, **options)
+
+
+def test_a_damaged_folder_is_refused_with_a_remedy_and_its_log_is_written_anew(
+    tmp_path: Path,
+) -> None:
+    def run(metric: Any = lambda chip: 1.0) -> at.hwa.Adapted:
+        return at.hwa.adapt(_given(), BATCHES, steps=2, num_chips=1, folder=tmp_path, metric=metric)
+
+    first, log = run(), (tmp_path / "log.csv").read_bytes()
+    with pytest.raises(ValueError, match="another run, which differs in metric code; give"):
+        run(lambda chip: 2.0)
+    for damaged in (None, b"", log[: len(log) // 2], b"\xff" + log):
+        if damaged is None:
+            (tmp_path / "log.csv").unlink()
+        else:
+            (tmp_path / "log.csv").write_bytes(damaged)
+        assert run().steps == first.steps
+        assert (tmp_path / "log.csv").read_bytes() == log
+    for name in ("adapt.json", "state.pt"):
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(ValueError, match=f"give another folder, or remove {tmp_path} to begin"):
+            run()
+        (tmp_path / name).write_bytes(whole)
+    assert run().steps == first.steps
