@@ -524,7 +524,9 @@ def test_an_interrupted_plan_goes_on_and_gives_the_same(tmp_path: Path, stop: in
 def test_a_folder_of_another_prepare_is_told(found: HardwarePlan, tmp_path: Path) -> None:
     def run(scale: float) -> None:
         def prepare(model: nn.Module) -> None:
-            at.calibrate(model, [X * scale])
+            _calibrate(model)
+            with torch.no_grad():
+                next(model.parameters()).mul_(scale)
 
         given = {"sensitivity": found.sensitivity, "folder": tmp_path, "num_chips": 1, "confirm": 0}
         at.plan(_analog(), _accuracy, 0.5, example=X[:1], prepare=prepare, max_plans=12, **given)  # type: ignore[arg-type]
