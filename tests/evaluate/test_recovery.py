@@ -205,7 +205,7 @@ def test_sweeps_measure_chips_that_correct_themselves(tmp_path) -> None:
         at.sweep(model, metric, recovery=again, folder=tmp_path, **options).values, found.values
     )
     for other in (None, at.Recovery(batches=[x[:101]]), at.Recovery(batches=[x[:100]], rounds=3)):
-        with pytest.raises(ValueError, match=r"another experiment \(recovery "):
+        with pytest.raises(ValueError, match=r"another experiment \(recovery"):
             at.sweep(model, metric, recovery=other, folder=tmp_path, **options)
     with pytest.raises(TypeError, match=r"sweep: recovery must be .*Recovery\(batches=batches\)"):
         at.sweep(model, metric, recovery=[x], **options)
