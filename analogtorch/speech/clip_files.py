@@ -3,7 +3,9 @@
 import functools
 import os
 import tarfile
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import filterfalse
 from pathlib import Path, PurePosixPath
 
 from analogtorch.speech.audio import SUFFIXES, audio_files
@@ -116,15 +118,20 @@ class ClipFiles:
     def clips(self) -> list[str]:
         """Return the paths of all audio files, hidden ones and background noise left out.
 
+        A folder with nothing but what is left out is left out too.
+
         Raises:
             ValueError: a folder is a link, or there is no clip in it, or a file is audio of a kind
                 that is not read.
         """
         found, folders = self._tree
-        seen = sorted(path for path in map(PurePosixPath, found) if _is_seen(path))
+        paths = sorted(map(PurePosixPath, found))
+        seen = list(filter(_is_seen, paths))
         clips = audio_files(seen)
-        folders = folders | {folder for path in seen for folder in path.parents}
-        full = {PurePosixPath(), *(folder for path in clips for folder in path.parents)}
+        folders = folders | _above(seen)
+        # of hidden files alone, as __MACOSX in what a Mac has packed
+        hidden = _above(filterfalse(_is_seen, paths)) - _above(seen)
+        full = {PurePosixPath()} | _above(clips) | hidden
         if bare := sorted(folder for folder in folders - full if _is_seen(folder)):
             held = sorted({path.suffix for path in seen if bare[0] in path.parents})
             raise ValueError(
@@ -155,7 +162,9 @@ class ClipFiles:
                     f"{row.where}: {file} is a link; put the recording itself into {self.root}"
                 )
         if not file.is_file():
-            looked = ", ".join([str(self.root), *(repr(archive.name) for archive in self.archives)])
+            looked = str(self.root)
+            if self.root.is_dir():
+                looked = ", ".join([looked, *(repr(archive.name) for archive in self.archives)])
             raise FileNotFoundError(
                 f"{row.where}: there is no {row.path!r} in {looked}. Correct `path` or add the "
                 "file."
@@ -184,6 +193,11 @@ def _plain(path: str) -> str:
 def _is_seen(path: PurePosixPath) -> bool:
     """Return whether nothing in a path is hidden or background noise."""
     return not any(part[0] == "." or part == _NOISE for part in path.parts)
+
+
+def _above(paths: Iterable[PurePosixPath]) -> set[PurePosixPath]:
+    """Return all folders that the paths lie in."""
+    return {folder for path in paths for folder in path.parents}
 
 
 def _members(archive: tarfile.TarFile) -> list[tarfile.TarInfo]:

@@ -366,6 +366,15 @@ def test_one_tar_archive_is_a_source(tmp_path: Path) -> None:
     assert folder(tmp_path / "listed.tar").load()["train"].names == ("yes/a.wav",)
 
 
+def test_a_missing_clip_of_one_archive_names_it_once(tmp_path: Path, monkeypatch) -> None:
+    fill(tmp_path / "listed", [*ROWS, "yes/z.wav,yes,ann,train"])
+    with tarfile.open(tmp_path / "listed.tar", "w") as tar:
+        tar.add(tmp_path / "listed", ".")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"there is no 'yes/z\.wav' in listed\.tar\. Corr"):
+        folder("listed.tar").load()
+
+
 def test_members_that_lead_out_of_an_archive_are_named(tmp_path: Path) -> None:
     words(tmp_path / "all", *SPOKEN)
     with tarfile.open(tmp_path / "all.tar", "w") as tar:
@@ -526,6 +535,21 @@ def test_a_folder_without_a_clip_is_refused(bare: str, form: str, tmp_path: Path
             ValueError, match=f"no clip in the folder '{bare[:2]}.*', which is empty"
         ):
             Folder(root=str(root)).load()
+
+
+def test_folders_with_hidden_files_alone_are_hidden_too(tmp_path: Path) -> None:
+    root = words(tmp_path, *SPOKEN)
+    plain = names(Folder(root=str(root)).load())
+    for hidden in ("__MACOSX/low/._a_1.wav", "__MACOSX/._low", "mid/.DS_Store"):
+        (root / hidden).parent.mkdir(parents=True, exist_ok=True)
+        (root / hidden).write_text("no clip")
+    assert names(Folder(root=str(root)).load()) == plain
+    (root / "mid/ann").mkdir()
+    with pytest.raises(ValueError, match="no clip in the folder 'mid/ann', which is empty"):
+        Folder(root=str(root)).load()
+    (root / "mid/ann/a.txt").write_text("no clip")
+    with pytest.raises(ValueError, match=r"no clip in the folder 'mid', which holds \.txt"):
+        Folder(root=str(root)).load()
 
 
 def test_a_listed_word_without_a_clip_is_refused(tmp_path: Path, caplog) -> None:
