@@ -80,8 +80,10 @@ def _of_model(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Compariso
 def _of_run(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Comparison:
     """Compare the accuracy and the cost of a network that ``analogtorch kws`` has trained."""
     from analogtorch.cli.finished import finished  # they need the extra speech
+    from analogtorch.speech import kws
     from analogtorch.speech.on_chips import recovery
     from analogtorch.speech.run_journal import JOURNAL
+    from analogtorch.speech.rundir import check
 
     above = [] if given.folder is None else [given.folder, *given.folder.resolve().parents]
     if any((folder / JOURNAL).exists() for folder in above):
@@ -99,6 +101,8 @@ def _of_run(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Comparison:
     )
     asked = {name: getattr(given, name) for name in ("times", "num_chips", "folder", "processes")}
     options: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    check(given.run, config, None, kws.code_of(config), ["digital.pt"])
+    digital = kws.saved(config, task.classes, task.val[0][:2], given.run, "digital")
     training, state = config.chip.training, network.state_dict()
     own = config.chip.build().replace(training=training)
 
@@ -118,6 +122,7 @@ def _of_run(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Comparison:
         at.metrics.accuracy(task.test_batches()),
         example=task.calibration[0][:1],
         prepare=prepare,
+        reference=digital,
         seed=config.sweep.seed,
         compensation=config.chip.compensation,
         method=config.chip.method,

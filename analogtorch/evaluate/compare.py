@@ -49,6 +49,7 @@ def compare(
     *,
     example: Example,
     prepare: Callable[[nn.Module], Any] | None = None,
+    reference: nn.Module | None = None,
     times: Sequence[str | float] = TIMES,
     num_chips: int = 10,
     seed: int = 0,
@@ -81,6 +82,9 @@ def compare(
             are routed to their layers, as ``convert(example=...)`` does.
         prepare: a function that gets each model after ``convert`` and changes it in place, such as
             ``lambda m: at.calibrate(m, batches)``. None: nothing; a calibrated model needs it.
+        reference: the model whose metric, in digital layers, is the digital one, such as the net
+            that hardware-aware training began with. None: ``model``. The weights of a net trained
+            for its chip may be far worse without converters, in which nobody would use them.
         times: times after programming, as ``sweep`` takes them. One beyond the data of a chip's
             devices is marked.
         num_chips: number of simulated chips of each kind, >= 1.
@@ -116,9 +120,13 @@ def compare(
         ...                    prepare=lambda m: at.calibrate(m, [x]))
         >>> print(found)
     """
-    check_module("compare", model)
-    refuse_programmed(model, "compare")
-    refuse_distributed(model, "compare")
+    given = {"compare": model}
+    if reference is not None:
+        given["compare: reference"] = reference
+    for caller, each in given.items():
+        check_module(caller, each)
+        refuse_programmed(each, caller)
+        refuse_distributed(each, caller)
     if metric is not None:
         check_metric("compare", metric)
     check_prepare("compare", model, prepare)
@@ -134,6 +142,7 @@ def compare(
         folder = checks.path("compare: folder", folder)
     if metric is None:
         _check_idle(
+            reference=reference,
             times=tuple(times),
             num_chips=num_chips,
             seed=seed,
@@ -153,7 +162,8 @@ def compare(
     measured: dict[str, Sweep] = {}
     digital: float | None = None
     if metric is not None:
-        digital = bench.metric(metric)  # an error of it is better known before the long work
+        # an error of it is better known before the long work
+        digital = bench.metric(metric) if reference is None else _Bench(reference).metric(metric)
         measured = sweep(
             {name: converted for name, (converted, _, _) in ready.items()},
             metric,

@@ -132,7 +132,13 @@ def test_costs_alone_need_no_metric() -> None:
 
 @pytest.mark.parametrize(
     "given",
-    [{"times": ["1 day"]}, {"num_chips": 2}, {"seed": 1}, {"defects": at.Defects(cells=0.1)}],
+    [
+        {"times": ["1 day"]},
+        {"num_chips": 2},
+        {"seed": 1},
+        {"defects": at.Defects(cells=0.1)},
+        {"reference": nn.Linear(2, 3)},
+    ],
 )
 def test_what_has_no_effect_on_costs_alone_is_refused(given: dict) -> None:
     name = next(iter(given))
@@ -178,6 +184,27 @@ def test_an_example_that_the_model_refuses_is_named_with_the_remedy(example: Any
         ValueError, match=f"compare: the model cannot be put on 'hermes64': .*{why}"
     ):
         at.compare(ByWeight(), ["hermes64"], square, **HOW | {"example": example})
+
+
+def test_a_net_trained_for_its_chip_has_the_one_that_it_began_as_for_its_reference() -> None:
+    trained = at.convert(Net(), at.chips.hermes64())
+    with torch.no_grad():
+        trained[2].weight.mul_(0.5)
+    how = {**HOW, "prepare": prepare, "num_chips": 1, "times": ["0 s"]}
+    own = at.compare(trained, ["ideal"], square, **how)
+    assert own.digital == square(at.to_digital(trained))
+    trained = at.convert(trained, at.chips.hermes64())
+    first = at.convert(Net(), at.chips.hermes64(), exclude="2").train()
+    found = at.compare(trained, ["ideal"], square, reference=first, **how)
+    assert found.digital == square(Net()) != own.digital
+    assert torch.equal(found["ideal"].sweep.values, own["ideal"].sweep.values)
+    assert first.training
+    assert [name for name, _ in at.analog_layers(first)] == ["0"]
+    programmed = at.program(first, seed=0).at("0 s")
+    with pytest.raises(ValueError, match="compare: .*programmed"):
+        at.compare(trained, ["ideal"], square, reference=programmed, **how)
+    with pytest.raises(TypeError, match="compare"):
+        at.compare(trained, ["ideal"], square, reference="digital.pt", **how)
 
 
 def test_a_dictionary_names_chips_and_a_folder_goes_on(tmp_path: Path) -> None:

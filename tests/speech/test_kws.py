@@ -394,6 +394,8 @@ def test_a_run_on_several_chips(network: str, finished: Path, tmp_path: Path, ca
     row = json.loads((finished / "report.json").read_text())
     row = row["hwa" if network == "hwa" else "direct"]["1 year"]
     assert found["hermes64"]["sweep"]["1 year"]["values"] == row["values"]
+    digital = json.loads((finished / "report.json").read_text())["digital"]["accuracy"]
+    assert json.loads((tmp_path / "c.json").read_text())["digital"] == pytest.approx(digital)
     for measured in (
         row,
         *found["hermes64"]["sweep"].values(),
