@@ -58,8 +58,18 @@ class Interval:
         """Lower and upper end; None if they are infinite."""
         return (self.low, self.high) if math.isfinite(self.half_width) else None
 
+    @property
+    def shown_ends(self) -> tuple[float, float] | None:
+        """The ends for a reader; None also where they are equal up to rounding.
+
+        Values that are equal, as those of a metric that counts samples often are, show no spread,
+        which need not be none: an interval without a width would read as certainty.
+        """
+        equal = math.isclose(self.low, self.high, rel_tol=1e-12, abs_tol=1e-15)
+        return None if equal else self.ends
+
     def shown(self, digits: int) -> str:
-        """Return the mean and, if the interval is finite, its half-width, with this many decimals.
+        """Return the mean and, if it has ``shown_ends``, its half-width, with this many decimals.
 
         An interval that is not symmetric is shown by its ends.
         """
@@ -69,9 +79,9 @@ class Interval:
         return self._shown("z.4g", ".2g")
 
     def _shown(self, form: str, half_form: str) -> str:
-        if self.ends is None:
+        if self.shown_ends is None:
             return f"{self.mean:{form}}"
-        low, high = self.ends
+        low, high = self.shown_ends
         if math.isclose(self.mean - low, high - self.mean, rel_tol=1e-6, abs_tol=1e-15):
             return f"{self.mean:{form}} ± {self.half_width:{half_form}}"
         return f"{self.mean:{form}} [{low:{form}}, {high:{form}}]"

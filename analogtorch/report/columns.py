@@ -4,6 +4,9 @@ import html
 import math
 from collections.abc import Collection, Sequence
 
+SPAN = "[95 % interval, where chips differ]"
+"""What stands behind a mean in tables: equal values show no spread (``Interval.shown_ends``)."""
+
 
 def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list[str]:
     """Return a line for each row, whose columns are two spaces apart.

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
+from analogtorch.evaluate import Interval
 from analogtorch.evaluate.comparison import ComparedChip, Comparison, Entry
 from analogtorch.files.figures import new_figure
-from analogtorch.report.columns import aligned, html_table
+from analogtorch.report.columns import SPAN, aligned, html_table
 from analogtorch.report.cost import si
 from analogtorch.report.floorplan import short
 from analogtorch.report.sweep import BEYOND, decimals, ordered, time_axis
@@ -119,10 +120,11 @@ def _cell(entry: Entry | None, digits: int) -> str:
     if entry is None:
         return _UNKNOWN
     if entry.kind == "simulated":
-        ends = ""
-        if entry.low is not None:
-            ends = f" [{entry.low:z.{digits}f}, {entry.high:z.{digits}f}]"
-        return f"{entry.value:z.{digits}f}{'*' * bool(entry.note)}{ends}"
+        shown = f"{entry.value:z.{digits}f}{'*' * bool(entry.note)}"
+        if entry.low is None or entry.high is None:
+            return shown
+        ends = Interval(mean=entry.value, low=entry.low, high=entry.high).shown_ends or ()
+        return shown + (f" [{', '.join(f'{end:z.{digits}f}' for end in ends)}]" if ends else "")
     if entry.kind == "counted":
         return f"{entry.value:,}"
     small = entry.unit in ("J", "s")
@@ -134,7 +136,7 @@ def _notes(found: Comparison) -> list[str]:
     """Return what each group of figures covers, and the caveats that stars mark."""
     notes = []
     if found.metric is not None:
-        spread = "mean [95 % interval] of"
+        spread = f"mean {SPAN} of"
         counts = dict.fromkeys(
             f"{spread} {len(each.sweep.seeds)} simulated chip{'s' * (len(each.sweep.seeds) > 1)}"
             for each in found.chips

@@ -101,7 +101,7 @@ def _rows(found: Sweep) -> list[Sequence[str]]:
 
     numbers = zip(found.mean.tolist(), found.std.tolist(), found.worst.tolist(), strict=True)
     for time, row, spread in zip(found.times, numbers, found.interval(), strict=True):
-        ends = "" if spread.ends is None else " to ".join(f"{v:z.{digits}f}" for v in spread.ends)
+        ends = " to ".join(f"{end:z.{digits}f}" for end in spread.shown_ends or ())
         mark = "*" * bool(found.note(time))
         rows.append((time + mark, *map(shown, row), ends))
     return rows

@@ -3,7 +3,7 @@
 import dataclasses
 
 from analogtorch.evaluate import Interval
-from analogtorch.report.columns import aligned, over_chips, with_spread
+from analogtorch.report.columns import SPAN, aligned, over_chips, with_spread
 from analogtorch.report.result import ISO, Result
 
 
@@ -81,8 +81,8 @@ def spread_text(mean: float, std: float) -> str:
 
 
 def points(found: Interval) -> str:
-    """Return a difference in points, with the ends of its interval if they are known."""
-    ends = [] if found.ends is None else [f"{100 * end:z.2f}" for end in found.ends]
+    """Return a difference in points, with the ends of its interval if it has ``shown_ends``."""
+    ends = [f"{100 * end:z.2f}" for end in found.shown_ends or ()]
     return f"{100 * found.mean:z.2f}" + (f" [{', '.join(ends)}]" if ends else "")
 
 
@@ -103,7 +103,7 @@ def _facts(result: Result) -> list[str]:
         f"{result.tiles} tiles of {result.chip}, {over_chips(len(result.hwa.seeds))}; times after "
         "programming",
         "its loss against the digital accuracy and, chip by chip, its gain over the net mapped "
-        "directly: points [95 % interval]",
+        f"directly: points {SPAN}",
         "iso-accuracy of its mean over the chips (confidence, by Student's t)",
         f"data: {result.data['source']} ({clips} clips); seed {result.seed}; {took(result)}",
     ]

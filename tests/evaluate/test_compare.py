@@ -92,7 +92,10 @@ def test_what_is_not_known_is_said_and_times_beyond_the_data_are_marked(
     assert "square at 0 s" in rows
     (note,) = (line for line in lines if line.startswith("* "))
     assert note.startswith("* neurram48, square at 1 year: beyond the device's data (2 days")
-    assert "square: mean [95 % interval] of 2 simulated chips of each kind" in lines
+    assert (
+        "square: mean [95 % interval, where chips differ] of 2 simulated chips of each kind"
+        in lines
+    )
 
 
 def test_json_csv_html_and_plot_have_every_figure_with_its_scope(

@@ -34,6 +34,15 @@ def test_interval_by_student() -> None:
     assert (str(alone), alone.shown(2), alone.finite_half_width) == ("1", "1.00", None)
 
 
+@pytest.mark.parametrize("values", [[-0.1458] * 3, [0.0] * 5, [0.1 + 0.2, 0.3, 0.3]])
+def test_equal_values_are_shown_without_an_interval(values: list[float]) -> None:
+    found = interval(values)
+    assert (found.shown_ends, found.shown(2)) == (None, f"{values[-1]:.2f}")
+    assert found.ends == pytest.approx((values[0], values[0]))  # for those who count with them
+    narrow = interval([0.3, 0.3 + 1e-9, 0.3])
+    assert narrow.shown_ends == narrow.ends
+
+
 def test_an_interval_ends_at_the_bounds_of_its_values() -> None:
     found = interval([0.9, 1.0, 1.0], bounds=(0, 1))
     assert (found.low, found.high) == (interval([0.9, 1.0, 1.0]).low, 1)

@@ -123,12 +123,20 @@ def test_markdown_shows_notes_table_plot_and_versions(result: Result) -> None:
     day, start = (next(row for row in text.splitlines() if t in row) for t in ("| 1 day", "| 0 s"))
     # mapped, hardware-aware, worst chip, loss and gain by Student's t with 1 degree of freedom
     assert day == (
-        "| 1 day | 84.50 ± 0.71 | 90.50 ± 0.71 | 90.00 | 1.50 [-4.85, 7.85] | 6.00 [6.00, 6.00] | "
+        "| 1 day | 84.50 ± 0.71 | 90.50 ± 0.71 | 90.00 | 1.50 [-4.85, 7.85] | 6.00 | "
         "not settled (22.6 % yes) |"
     )
-    assert start.endswith("| 6.00 [6.00, 6.00] | not settled (73.6 % yes) |")
+    assert start.endswith("| 6.00 | not settled (73.6 % yes) |")  # of both chips
     assert "](accuracy.png)" in text
     assert "torch 2.14" in text
+
+
+def test_chips_that_agree_have_no_interval_in_any_table(result: Result) -> None:
+    same = Sweep(times=TIMES, values=torch.full((3, 3), 0.7), seeds=(1, 2, 3))
+    alike = dataclasses.replace(result, direct=same, hwa=same, ablation={"other": same})
+    for text in (table(alike), markdown(alike), str(same), same._repr_html_()):
+        assert "70.00" in text or "0.700" in text
+        assert not re.search(r"\[-?\d+\.|\d to ", text), text
 
 
 def test_table_is_aligned_and_ends_with_the_note(result: Result) -> None:

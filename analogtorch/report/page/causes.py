@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from analogtorch.evaluate.losses import Effect, Loss, Sensitivity
 from analogtorch.evaluate.shares import Budget
-from analogtorch.report.columns import over_chips
+from analogtorch.report.columns import SPAN, over_chips
 from analogtorch.report.page.parts import Cell, Section, Table, Text
 from analogtorch.report.sensitivity import effect_title, spread
 from analogtorch.report.text import points, spread_text
@@ -49,7 +49,7 @@ def budget_section(found: Budget) -> Section:
     rows.append(("all together", "", Cell(text=points(found.total), bar=0.0)))
     table = Table(
         caption=f"Points of accuracy at {found.time}{'*' * bool(found.note)} that each "
-        "non-ideality costs alone, and what the chip gains without it; mean [95 % interval] of "
+        f"non-ideality costs alone, and what the chip gains without it; mean {SPAN} of "
         f"{len(found.seeds)} chips",
         header=("non-ideality", "gain without it", "loss alone"),
         rows=tuple(rows),

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from analogtorch.evaluate import Sweep
-from analogtorch.report.columns import over_chips
+from analogtorch.report.columns import SPAN, over_chips
 from analogtorch.report.heard import Heard, Misheard
 from analogtorch.report.page import as_html, as_markdown
 from analogtorch.report.page.causes import budget_section, sensitivity_section
@@ -165,7 +165,7 @@ def _accuracy(result: Result, plot: str) -> Section:
             Table(
                 caption=f"Accuracy in percent, {over_chips(len(result.hwa.seeds))}; loss "
                 "against digital, and gain over the net mapped directly on the same chips, in "
-                "points [95 % interval]",
+                f"points {SPAN}",
                 header=header,
                 rows=tuple(rows),
                 words=(len(header) - 1,),
@@ -215,7 +215,7 @@ def _ablation(result: Result) -> Section:
             Table(
                 caption="Other trainings on the same chips, or the same net on chips made "
                 f"otherwise: accuracy in percent, {over_chips(len(hwa.seeds))}; and what this run "
-                "gains over them, chip by chip, in points [95 % interval]",
+                f"gains over them, chip by chip, in points {SPAN}",
                 header=(
                     "variant",
                     *hwa.times,
