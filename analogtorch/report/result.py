@@ -18,6 +18,7 @@ Curve = Sequence[tuple[int, float, float | None]]
 None."""
 ISO = 0.99
 """Share of the digital accuracy that counts as iso-accuracy; plot and table show it."""
+_KEY_TIMES = ("1 day", "1 year")
 YEAR = SECONDS["year"]
 """Seconds of a year."""
 
@@ -81,6 +82,36 @@ class Result:
         return ISO * self.digital
 
     @property
+    def key_times(self) -> list[str]:
+        """Times whose accuracy is a key figure: a day and a year, where measured, or the last."""
+        times = self.hwa.times
+        return [time for time in _KEY_TIMES if time in times] or [times[-1]]
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """The notes, then that hardware-aware training cost accuracy, if it did at a key time.
+
+        It did where the whole 95 % interval of the gain over the net mapped directly is below 0.
+        """
+        gains = dict(zip(self.hwa.times, self.hwa.minus(self.direct).interval(), strict=True))
+        lost = [
+            f"{-100 * gains[time].mean:.2f} points after {time}"
+            for time in self.key_times
+            if gains[time].high < 0
+        ]
+        if not lost:
+            return self.notes
+        chip = self.config.get("chip", {})
+        tries = ["fewer hwa.epochs", "a smaller hwa.learning_rate"]
+        tries += ["other chip.levels" if chip.get("levels") else "another chip.training.scale"]
+        tries += ["chip.correct: false"] * bool(chip.get("correct"))
+        return (
+            *self.notes,
+            "Hardware-aware training cost accuracy here: against the net mapped directly, chips "
+            f"lose {' and '.join(lost)}. Worth a try: {', '.join(tries[:-1])} or {tries[-1]}",
+        )
+
+    @property
     def verdicts(self) -> tuple[Verdict, ...]:
         """Whether the accuracy after HWA training is iso-accurate on average, at each time."""
         return self.hwa.keeps(self.iso)
@@ -110,7 +141,7 @@ class Result:
             "seconds": round(self.seconds, 1),
             "continued": self.continued,
             "versions": self.versions,
-            "notes": list(self.notes),
+            "notes": list(self.caveats),
         }
         if self.heard is not None:
             found["confusion"] = self.heard.to_dict()

@@ -63,7 +63,7 @@ def accuracy_rows(result: Result) -> list[tuple[str, ...]]:
 
 
 def notes(result: Result) -> list[str]:
-    """Return the notes of the result, then those of times, which a star marks."""
+    """Return the caveats of the result, then those of times, which a star marks."""
     alike: dict[str, list[str]] = {}
     for time in result.hwa.times:
         if note := result.hwa.note(time):
@@ -72,7 +72,7 @@ def notes(result: Result) -> list[str]:
         f"* {', '.join(times)} {'is' if len(times) == 1 else 'are'} {note}"
         for note, times in alike.items()
     ]
-    return [*result.notes, *marked]
+    return [*result.caveats, *marked]
 
 
 def spread_text(mean: float, std: float) -> str:

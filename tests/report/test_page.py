@@ -177,6 +177,20 @@ def test_tables_are_those_of_the_json(page: Element, report: dict) -> None:
         assert cell == f"{-100 * found['minus hwa'][time]['mean']:.2f}"  # of both chips
 
 
+def test_what_losses_of_layers_and_causes_are_against_is_said(result: Result) -> None:
+    for reference in (0.56, 0.915):
+        found = dataclasses.replace(
+            result,
+            sensitivity=dataclasses.replace(result.sensitivity, reference=reference),
+            budget=dataclasses.replace(result.budget, reference=reference),
+        )
+        for text in (read(html(found)).text, markdown(found)):
+            said = f"against {100 * reference:.2f} %, what the net trained for the chip has with "
+            assert text.count(said) == 2
+            far = "far from the 92.00 % of the digital net"
+            assert text.count(far) == (2 if reference < 0.9 else 0)
+
+
 def test_markdown_has_the_figures_of_the_page(page: Element, result: Result) -> None:
     text = markdown(result, plot="accuracy.png")
     assert "](accuracy.png)" in text

@@ -139,6 +139,38 @@ def test_chips_that_agree_have_no_interval_in_any_table(result: Result) -> None:
         assert not re.search(r"\[-?\d+\.|\d to ", text), text
 
 
+@pytest.mark.parametrize(
+    ("config", "tried"),
+    [
+        ({}, "fewer hwa.epochs, a smaller hwa.learning_rate or another chip.training.scale"),
+        (
+            {"chip": {"correct": True, "levels": [1.0, 2.0]}},
+            "fewer hwa.epochs, a smaller hwa.learning_rate, other chip.levels or "
+            "chip.correct: false",
+        ),
+    ],
+)
+def test_training_that_cost_accuracy_is_said_with_what_to_try(
+    result: Result, config: dict, tried: str
+) -> None:
+    worse = dataclasses.replace(result, direct=result.hwa, hwa=result.direct, config=config)
+    said = (
+        "Hardware-aware training cost accuracy here: against the net mapped directly, chips lose "
+        f"6.00 points after 1 day and 6.00 points after 1 year. Worth a try: {tried}"
+    )
+    assert table(worse).splitlines()[-1] == f"Note: {said}"
+    assert said in markdown(worse).replace("\\", "")
+    assert said in html(worse)
+    assert worse.to_dict()["notes"] == ["This speech was synthesised.", said]
+    spread = torch.tensor([[0.0], [-0.1]])  # the interval of the gain has 0 in it
+    unsettled = dataclasses.replace(
+        result, direct=result.hwa, hwa=Sweep(times=TIMES, values=result.hwa.values + spread,
+        seeds=(1, 2)),
+    )  # fmt: skip
+    for other in (result, unsettled):
+        assert "cost accuracy here" not in table(other)
+
+
 def test_table_is_aligned_and_ends_with_the_note(result: Result) -> None:
     lines = table(result).splitlines()
     rows = [line for line in lines if line.startswith(TIMES)]

@@ -12,8 +12,17 @@ from analogtorch.report.text import points, spread_text
 Row = tuple[str | Cell, ...]
 
 
-def sensitivity_section(found: Sensitivity) -> Section:
-    """Return what each layer loses alone, the largest loss first, with bars."""
+_FAR = 0.01
+"""Difference of accuracies from which a loss in these tables is not that of the key figures."""
+
+
+def sensitivity_section(found: Sensitivity, digital: float) -> Section:
+    """Return what each layer loses alone, the largest loss first, with bars.
+
+    Args:
+        found: the losses of accuracy.
+        digital: the accuracy of the digital net, 0..1.
+    """
     last = found.effects[-1]
     longest = max([row.loss[last].mean for row in found.rows], default=0.0)
 
@@ -35,11 +44,14 @@ def sensitivity_section(found: Sensitivity) -> Section:
         header=("layer", "weights", *(effect_title(found, effect) for effect in found.effects)),
         rows=tuple(rows),
     )
-    return Section("Sensitivity of the layers", (table, *_note(found)))
+    return Section("Sensitivity of the layers", (_against(found, digital), table, *_note(found)))
 
 
-def budget_section(found: Budget) -> Section:
-    """Return what each non-ideality costs, the largest loss first, with bars."""
+def budget_section(found: Budget, digital: float) -> Section:
+    """Return what each non-ideality costs, the largest loss first, with bars.
+
+    The arguments are those of ``sensitivity_section``.
+    """
     longest = max([row.alone.mean for row in found.rows], default=0.0)
     rows: list[Row] = []
     for row in found.rows:
@@ -54,7 +66,7 @@ def budget_section(found: Budget) -> Section:
         header=("non-ideality", "gain without it", "loss alone"),
         rows=tuple(rows),
     )
-    return Section("Error budget", (table, *_note(found)))
+    return Section("Error budget", (_against(found, digital), table, *_note(found)))
 
 
 def _losses(found: Sensitivity, by_effect: Mapping[Effect, Loss]) -> list[str]:
@@ -67,6 +79,20 @@ def _losses(found: Sensitivity, by_effect: Mapping[Effect, Loss]) -> list[str]:
 def _share(length: float, longest: float) -> float:
     """Return the length of a bar; losses that are gains have none."""
     return max(length, 0.0) / longest if longest > 0 else 0.0
+
+
+def _against(found: Sensitivity | Budget, digital: float) -> Text:
+    """Return what the losses are counted from, and whether that is not the digital accuracy."""
+    said = (
+        f"Losses are against {100 * found.reference:.2f} %, what the net trained for the chip has "
+        "with exact weights and without converters"
+    )
+    if abs(found.reference - digital) > _FAR:
+        said += (
+            f". That is far from the {100 * digital:.2f} % of the digital net, which the key "
+            "figures are against: the training took the converters into the net"
+        )
+    return Text(said)
 
 
 def _note(found: Sensitivity | Budget) -> list[Text]:

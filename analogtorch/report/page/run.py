@@ -34,9 +34,6 @@ from analogtorch.report.result import ISO, Result
 from analogtorch.report.sweep import ordered
 from analogtorch.report.text import accuracy_rows, notes, points, spread_text, took
 
-_KEY_TIMES = ("1 day", "1 year")
-"""Times whose accuracy is among the key figures, where they were measured."""
-
 _ISO = f"{100 * ISO:.0f} %"
 
 
@@ -75,15 +72,14 @@ def _keys(result: Result) -> Iterator[Key]:
         value=f"{100 * result.digital:.2f} %",
         note="" if clips is None else f"{clips:,} test clips",
     )
-    chosen = _key_times(hwa)
-    for time in chosen:
+    for time in result.key_times:
         i = hwa.times.index(time)
         yield Key(
             label=f"On chip after {time}{'*' * bool(hwa.note(time))}",
             value=f"{100 * hwa.mean[i].item():.2f} %",
             note=f"trained for the chip; {_over_chips(hwa, i)}",
         )
-    for time in chosen:
+    for time in result.key_times:
         verdict = result.verdicts[hwa.times.index(time)]
         yield Key(
             label=f"Iso-accurate after {time}",
@@ -107,10 +103,6 @@ def _over_chips(sweep: Sweep, i: int) -> str:
     return f"mean of {_chips(sweep)}, standard deviation {spread:.2f}, the worst {worst:.2f} %"
 
 
-def _key_times(sweep: Sweep) -> list[str]:
-    return [time for time in _KEY_TIMES if time in sweep.times] or [sweep.times[-1]]
-
-
 def _sections(result: Result, plot: str) -> Iterator[Section]:
     yield _accuracy(result, plot)
     if result.levels:
@@ -122,9 +114,9 @@ def _sections(result: Result, plot: str) -> Iterator[Section]:
         if result.heard.misheard:
             yield _misheard(result.heard)
     if result.sensitivity is not None:
-        yield sensitivity_section(result.sensitivity)
+        yield sensitivity_section(result.sensitivity, result.digital)
     if result.budget is not None:
-        yield budget_section(result.budget)
+        yield budget_section(result.budget, result.digital)
     if result.training:
         yield training_section(result.training)
     if result.mapping is not None:
@@ -204,7 +196,7 @@ def _levels(result: Result) -> Section:
 
 def _ablation(result: Result) -> Section:
     hwa, rows = result.hwa, []
-    chosen = [hwa.times.index(time) for time in _key_times(hwa)]
+    chosen = [hwa.times.index(time) for time in result.key_times]
     for name, sweep in result.ablation.items():
         spreads = map(spread_text, sweep.mean.tolist(), sweep.std.tolist())
         gains = hwa.minus(sweep).interval()
