@@ -108,7 +108,7 @@ class Result:
         return (
             *self.notes,
             "Hardware-aware training cost accuracy here: against the net mapped directly, chips "
-            f"lose {' and '.join(lost)}. Worth a try: {', '.join(tries[:-1])} or {tries[-1]}",
+            f"lose {' and '.join(lost)}. Worth a try: {', '.join(tries[:-1])} or {tries[-1]}.",
         )
 
     @property

@@ -156,7 +156,7 @@ def test_training_that_cost_accuracy_is_said_with_what_to_try(
     worse = dataclasses.replace(result, direct=result.hwa, hwa=result.direct, config=config)
     said = (
         "Hardware-aware training cost accuracy here: against the net mapped directly, chips lose "
-        f"6.00 points after 1 day and 6.00 points after 1 year. Worth a try: {tried}"
+        f"6.00 points after 1 day and 6.00 points after 1 year. Worth a try: {tried}."
     )
     assert table(worse).splitlines()[-1] == f"Note: {said}"
     assert said in markdown(worse).replace("\\", "")

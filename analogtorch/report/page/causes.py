@@ -85,12 +85,12 @@ def _against(found: Sensitivity | Budget, digital: float) -> Text:
     """Return what the losses are counted from, and whether that is not the digital accuracy."""
     said = (
         f"Losses are against {100 * found.reference:.2f} %, what the net trained for the chip has "
-        "with exact weights and without converters"
+        "with exact weights and without converters."
     )
     if abs(found.reference - digital) > _FAR:
         said += (
-            f". That is far from the {100 * digital:.2f} % of the digital net, which the key "
-            "figures are against: the training took the converters into the net"
+            f" That is far from the {100 * digital:.2f} % of the digital net, which the key "
+            "figures are against: the training took the converters into the net."
         )
     return Text(said)
 
