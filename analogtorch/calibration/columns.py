@@ -33,6 +33,9 @@ _FINE = 2**20
 _CLIPPED = 1e-3
 """Share of the largest output of a column by which clipping must change one to count."""
 
+_FEW = 10
+"""Outputs of a column below which its correction is a guess."""
+
 _TRUSTED = 4.0
 """Standard errors by which the agreement of two MVMs must exceed that of pure noise to be a
 divisor."""
@@ -53,11 +56,10 @@ def correct_columns(
     Every output then fits that of the exact weights. The chip of Le Gallo et al. (2023) scales and
     shifts each column digitally, so an inference costs nothing more. Gain and offset of each output
     of each layer (channel of a convolution) are the least-squares fit, over the batches, to the
-    layer's digital product of the same input, after the DAC. Outputs that the ADCs or the digital
-    unit would clip with exact weights do not count: that is no fault of a column, and a network
-    that was trained with it may need it. ``fit="offset"`` alone is the bias
-    correction of Nagel et al., "Data-free quantization through weight equalization and bias
-    correction" (2019).
+    layer's digital product of the same input, after the DAC. Clipping is no fault of a column, and
+    a network that was trained with it may need it: outputs that ADCs or the digital unit of this
+    chip clip do not count. ``fit="offset"`` alone is the bias correction of Nagel et al.,
+    "Data-free quantization through weight equalization and bias correction" (2019).
 
     One run over the batches serves all layers, each with the inputs that it gets on the chip; a
     second run (``rounds``) repeats that with the inputs of the corrected layers. A laboratory would
@@ -146,13 +148,12 @@ def _read(
                 # the second MVM draws its noise with other keys
                 keys = fold(inputs.output_keys, stream(Noise.COMPENSATION, "columns"))
                 again = product(inputs._replace(output_keys=keys), plan)
-            target = _exact(layer, inputs, plan, outputs)
             sums[name].add(
                 outputs,
                 first=_columns(y, plan, bias),
                 second=_columns(again, plan, bias),
-                target=_columns(target, plan),
-                change=_columns(_change(layer, inputs, target, outputs), plan),
+                target=_columns(_exact(layer, inputs, plan, outputs), plan),
+                counted=~_saturated(inputs, plan),
             )
 
         return look
@@ -192,33 +193,34 @@ def _exact(layer: AnalogLayer, inputs: Operands, plan: Plan, outputs: slice) -> 
     return mvm(inputs.x, inputs.input_range, weight, plan)
 
 
-def _change(layer: AnalogLayer, inputs: Operands, target: Tensor, outputs: slice) -> Tensor:
-    """Return by how much the converters of the chip would change the exact product by clipping."""
-    execution = layer.executions.evaluation
-    index, section = next(
-        (i, s)
-        for i, s in enumerate(execution.sections)
-        if s.outputs.start <= outputs.start < s.outputs.stop
-    )
-    run = None if outputs == section.outputs else outputs
-    plan = execution.plans_of(run)[index]
-    if not plan.steps and not plan.unit_bits:
-        return torch.zeros_like(target)
-    run = section.adcs_of(run)
-    given = execution.weights(layer, index, None, None, inputs.w.dtype, run)
-    given |= execution.converters(layer, index, plan, run)
-    operands = Operands(inputs.x, inputs.input_range, **given)
-    clips = dataclasses.replace(
+def _saturated(inputs: Operands, plan: Plan) -> Tensor:
+    """Return which outputs ADCs or the digital unit clip, (vectors, outputs).
+
+    By the chip's own sums, not the exact ones: a fit whose targets are cut off is drawn to 0.
+    """
+    quiet = dataclasses.replace(
         plan,
         output_bits=0,
-        output_steps=_FINE if plan.steps else 0,
+        output_steps=0,
         floors=0,
+        unit_bits=0,
+        output_noise=0.0,
+        read_noise=0.0,
+        jitter=0.0,
+        shot=0.0,
+    )
+    inputs = inputs._replace(bias=None, adc_errors=None, adc_inl=None)
+    whole = _columns(product(inputs, quiet), plan)
+    if not plan.steps and not plan.unit_bits:
+        return torch.zeros_like(whole, dtype=torch.bool)
+    fine = dataclasses.replace(
+        quiet,
+        output_steps=_FINE if plan.steps else 0,
         unit_bits=16 if plan.unit_bits else 0,
     )
-    if plan.slicing.on:  # which rounds weights
-        exact = dataclasses.replace(plan, output_bits=0, output_steps=0, unit_bits=0)
-        target = product(operands, exact)
-    return product(operands, clips) - target
+    change = (_columns(product(inputs, fine), plan) - whole).abs()
+    rounding = 4 * torch.finfo(inputs.w.dtype).eps * whole.abs()
+    return change > torch.maximum(_CLIPPED * whole.abs().amax(0), rounding)
 
 
 def _columns(y: Tensor, plan: Plan, bias: Tensor | None = None) -> Tensor:
@@ -246,28 +248,30 @@ def _correct(layer: AnalogLayer, gain: Tensor, offset: Tensor) -> None:
 class _Sums:
     """Means and co-moments, per output, of two MVMs with the same inputs and of their target.
 
-    Vectors whose target would be clipped are left out.
+    Vectors that converters clip are left out.
     """
 
     def __init__(self, outputs: int, device: torch.device) -> None:
         self.n = torch.zeros(outputs, dtype=torch.float64, device=device)
         """Number of vectors of each output, as parts of a matrix may run alone."""
+        self.seen = self.n.clone()
+        """Number with those that converters clip."""
         self.mean = self.n.new_zeros(3, outputs)
         """Means of the first MVM, the second MVM and the target."""
         self.moments = self.n.new_zeros(3, 3, outputs)
         """Sums of the products of their deviations from the means."""
 
     def add(
-        self, outputs: slice, *, first: Tensor, second: Tensor, target: Tensor, change: Tensor
+        self, outputs: slice, *, first: Tensor, second: Tensor, target: Tensor, counted: Tensor
     ) -> None:
         """Count outputs of both MVMs and the target, each (vectors, outputs), by Chan's update.
 
-        ``change`` is by how much each target would be clipped.
+        Only those ``counted``, of the same shape.
         """
         z = torch.stack((first, second, target))
         if z.shape[1] == 0:
             return
-        whole = (change.abs() <= _CLIPPED * target.abs().amax(0)).to(z.dtype)
+        whole = counted.to(z.dtype)
         m, n = whole.sum(0), self.n[outputs]
         mean = (z * whole).sum(1) / m.clamp_min(1)
         z, step = (z - mean.unsqueeze(1)) * whole, mean - self.mean[:, outputs]
@@ -276,10 +280,16 @@ class _Sums:
         self.moments[..., outputs] += torch.einsum("irk,jrk->ijk", z, z) + between
         self.mean[:, outputs] += step * share
         self.n[outputs] += m
+        self.seen[outputs] += len(counted)
 
     def solve(self, fit: Fit) -> tuple[Tensor, Tensor]:
-        """Return gain and offset of each output; 1 and 0 where nothing was counted."""
+        """Return gain and offset of each output; 1 and 0 where nothing was counted.
+
+        An output of which converters clip more than half, or leave few where others have enough,
+        gets the mean gain: the slope of what is left would be that of its errors.
+        """
         mean, c = self.mean, self.moments
+        enough = (self.n >= self.n.max().clamp_max(_FEW)) & (2 * self.n >= self.seen)
         measured = (mean[0] + mean[1]) / 2
         gain = torch.ones_like(measured)
         if fit != "offset":
@@ -287,14 +297,19 @@ class _Sums:
                 c = c + self.n * mean.unsqueeze(0) * mean.unsqueeze(1)
             agreement = c[0, 1] / (c[0, 0] * c[1, 1]).sqrt().clamp_min(torch.finfo(c.dtype).tiny)
             trusted = agreement > (_TRUSTED / self.n.clamp_min(1).sqrt()).clamp_max(0.5)
+            # a line through two points has no error that could be seen, nor has one at zero weights
+            trusted &= enough & (self.n > 2) & (c[2, 2] > 0)
             signal = torch.where(trusted, c[0, 1], 1.0)
             gain = torch.where(trusted, (c[0, 2] + c[1, 2]) / 2 / signal, gain)
             variance = self._left(c, gain) * (c[0, 0] + 2 * c[0, 1] + c[1, 1]) / 4 / signal.square()
             gain = _shrunk(gain, variance, trusted)
+            if trusted.any():
+                gain = torch.where(enough, gain, gain[trusted].mean())
         if fit == "gain":
             return gain, torch.zeros_like(measured)
         variance = self._left(c, gain) / self.n.clamp_min(1)
-        return gain, _shrunk(mean[2] - gain * measured, variance, self.n > 0, around=0.0)
+        offset = torch.where(enough, mean[2] - gain * measured, 0.0)
+        return gain, _shrunk(offset, variance, enough & (self.n > 0), around=0.0)
 
     def _left(self, c: Tensor, gain: Tensor) -> Tensor:
         """Return the variance that is left of the targets after scaling by ``gain``.
@@ -314,7 +329,9 @@ def _shrunk(values: Tensor, variance: Tensor, used: Tensor, around: float | None
     This is empirical Bayes: the spread of the true values is that of DerSimonian and Laird,
     Control. Clin. Trials 7, 177 (1986). Values that are not ``used`` stay as they are.
     """
-    weight = torch.where(used, 1 / variance.clamp_min(1e-30), 0.0)
+    if used.any():  # one that seems exact does not decide for all others
+        variance = variance.clamp_min(max(0.01 * variance[used].median().item(), 1e-30))
+    weight = torch.where(used, 1 / variance, 0.0)
     total = weight.sum().clamp_min(1e-30)
     if around is None:
         centre, lost = (weight * values).sum() / total, weight.square().sum() / total

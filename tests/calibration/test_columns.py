@@ -189,6 +189,45 @@ def test_what_the_converters_clip_is_no_error_of_a_column(name: str, converter: 
             assert torch.allclose(gains, torch.ones_like(gains), atol=0.01)
 
 
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.25, 0.1, 0.03])
+def test_columns_that_are_clipped_are_not_made_worse(share: float) -> None:
+    """On devices with errors, a fit to what clipping leaves has the slope of the errors."""
+    torch.manual_seed(0)
+    digital, x = nn.Linear(64, 16), _x(300, 64)
+    model = at.calibrate(at.convert(copy.deepcopy(digital), at.chips.hermes64()), [x]).eval()
+    model.set_output_ranges(share * digital(x).std().item())
+    view = at.program(model, seed=3).at("1 day")
+    before = _error(view, model, x)
+    at.correct_columns(view, [x])
+    assert _error(view, model, x) < 1.01 * before
+    assert view.programmed.gains[0].min() > 0.9
+
+
+@pytest.mark.parametrize("zeros", [1, 2, 8])
+def test_outputs_without_weights_decide_nothing_for_the_others(zeros: int) -> None:
+    """As structured pruning leaves them: their gain of 0 seems exact."""
+    torch.manual_seed(0)
+    digital, x = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)), _x(256, 64)
+    digital[0].weight.data[:zeros] = 0
+    model = at.convert(copy.deepcopy(digital), at.chips.hermes64())
+    at.calibrate(model, [x], effort="ranges")
+    view, fresh = at.program(model, seed=7).at("1 day"), _x(300, 64, seed=2)
+    before = _error(view, digital, fresh)
+    at.correct_columns(view, [x])
+    assert _error(view, digital, fresh) < 0.97 * before
+    assert view[0].programmed.offset.any()
+
+
+def test_two_inputs_fit_no_gain() -> None:
+    view, digital, x = _view("linear", compensation="least_squares")
+    before = _error(view, digital, x)
+    gains = [layer.programmed.gains[0].clone() for layer in _layers(view)]
+    at.correct_columns(view, [x[:2]])
+    assert _error(view, digital, x) < 1.2 * before
+    for layer, gain in zip(_layers(view), gains, strict=True):
+        assert torch.equal(layer.programmed.gains[0], gain)
+
+
 @pytest.mark.parametrize("noise", [0.0, 0.2])
 def test_gain_and_offset_are_those_of_a_fit_in_numpy(noise: float) -> None:
     """Without noise a fit to one reading; with it to the mean of 64, whose noise biases little."""
