@@ -195,7 +195,9 @@ def name_of(function: Any) -> str | None:
     if function is None:
         return None
     if hasattr(function, "__qualname__"):
-        return f"{function.__module__}.{function.__qualname__}"
+        owner = getattr(function, "__objclass__", None)  # of a method of a built-in class
+        module = getattr(function, "__module__", getattr(owner, "__module__", ""))
+        return f"{module}.{function.__qualname__}"
     own = getattr(function, "__name__", "")
     return f"{name_of(type(function))} {own}".rstrip()
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import analogtorch as at
-from analogtorch.evaluate.identity import attributes_digest
+from analogtorch.evaluate.identity import attributes_digest, name_of
 from analogtorch.evaluate.metric_identity import kept_of
 from tests.crossbar import crossbar
 
@@ -226,3 +226,20 @@ def test_attributes_that_no_number_depends_on_are_left_out() -> None:
         vars(layer).update(attributes)
         assert attributes_digest(layer) == plain
     assert attributes_digest(_Scaled()) != plain
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (str.lower, "builtins.str.lower"),
+        (dict.get, "builtins.dict.get"),
+        ([].__len__, "builtins.list.__len__"),
+        (torch.Tensor.relu, "torch._C.TensorBase.relu"),
+        (str.maketrans, "None.str.maketrans"),  # as folders of before have it
+        (_top, f"{__name__}._top"),
+    ],
+)
+def test_methods_of_built_in_classes_have_names(function: Any, name: str, run: Run) -> None:
+    assert name_of(function) == name
+    run(functools.partial(lambda model, clean: 0.5, clean=function))
+    run(functools.partial(lambda model, clean: 0.5, clean=function))
