@@ -8,7 +8,7 @@ import functools
 import hashlib
 import json
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -31,6 +31,11 @@ _HOLDING = (Tensor, np.ndarray, Mapping, list, tuple)
 """Types of attributes that may hold numbers of a model."""
 _OWN_AFFAIRS = frozenset({"all_tied_weights_keys", "hf_device_map", "warnings_issued"})
 """What transformers keeps of weights with two names, of devices and of what it has said."""
+_GONE_AFTER_ONE = (
+    "analogtorch.conversion.unread._FirstRun",
+    "analogtorch.nn.adapters._FirstForward",
+)
+"""Hooks of this library that remove themselves in the first pass and change no output."""
 
 
 def model_digest(model: nn.Module) -> str:
@@ -96,7 +101,7 @@ def options_digest(model: nn.Module) -> str:
     found, analog = hashlib.sha256(), {layer for _, layer in analog_layers(model)}
     for name, module in model.named_modules():
         hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
-        names = [name_of(hook) for hook in hooks]
+        names = [name for name in map(name_of, hooks) if name not in _GONE_AFTER_ONE]
         found.update(f"{name}\n{_attributes(module, module in analog)}\n{names}\n".encode())
     return found.hexdigest()
 
@@ -108,8 +113,9 @@ def _attributes(module: nn.Module, analog: bool) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     listed = getattr(module, "__constants__", ()) if analog else vars(module).keys() - {"training"}
+    unchanged = getattr(module, "_defaults", {}) if is_counting(module) else {}
     for name in sorted(listed):
-        value = getattr(module, name, None)
+        value = unchanged.get(name, getattr(module, name, None))
         if name.startswith("_"):
             continue
         if isinstance(value, types.FunctionType | types.BuiltinFunctionType):
@@ -119,20 +125,41 @@ def _attributes(module: nn.Module, analog: bool) -> dict[str, Any]:
     return found
 
 
-def attributes_digest(model: nn.Module) -> str:
-    """Return the SHA-256 of values that modules keep as attributes and ``options_digest`` leaves.
+def attribute_digests(model: nn.Module) -> dict[str, str]:
+    """Return digests of values that modules keep as attributes and ``options_digest`` leaves.
 
-    It covers public attributes that are tensors, arrays, and lists and mappings of such and of
-    plain values. Analog layers, some of whose attributes change as they run, and what the library
-    of a model keeps of its own affairs are left out.
+    They are of public attributes that are tensors, arrays, and lists and mappings of such and of
+    plain values, by name. Left out are results of a pass with gradients, empty containers, analog
+    layers and metrics, some of whose attributes change as they run, and what the library of a model
+    keeps of its own affairs.
     """
-    found, analog = hashlib.sha256(), {layer for _, layer in analog_layers(model)}
+    found, analog = dict[str, str](), {layer for _, layer in analog_layers(model)}
     for name, module in model.named_modules():
-        for of, value in () if module in analog else public(module):
+        for of, value in () if module in analog or is_counting(module) else public(module):
             if isinstance(value, _HOLDING) and not is_plain(value) and of not in _OWN_AFFAIRS:
-                with contextlib.suppress(TypeError, RecursionError):  # it holds an object
-                    found.update(f"{name}.{of} {batches_digest([value])}\n".encode())
-    return found.hexdigest()
+                # it holds an object, or refuses to be read, as a setting that is missing
+                with contextlib.suppress(Exception):
+                    if parts := dict(_parts(value)):
+                        digest = hashlib.sha256(batches_digest([parts]).encode()).hexdigest()
+                        found[f"{name}.{of}".lstrip(".")] = digest[:16]
+    return found
+
+
+def _parts(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield what containers hold, in an order that does not depend on that of a set."""
+    if isinstance(value, Mapping) and all(map(is_plain, value)):
+        for key in sorted(value, key=repr):
+            yield from _parts(value[key], f"{where}[{key!r}]")
+    elif isinstance(value, list | tuple):
+        for number, part in enumerate(value):
+            yield from _parts(part, f"{where}[{number}]")
+    elif not isinstance(value, Tensor) or value.grad_fn is None:
+        yield where, value
+
+
+def is_counting(module: nn.Module) -> bool:
+    """Return whether a module is a metric of torchmetrics: what it counts decides no output."""
+    return any(of.__module__.partition(".")[0] == "torchmetrics" for of in type(module).__mro__)
 
 
 def is_plain(value: Any) -> bool:
@@ -162,7 +189,7 @@ def experiment(
         "model": model_digest(model),
         "structure": structure_digest(model),
         "options": options_digest(model),
-        "attributes": attributes_digest(model),
+        "attributes": attribute_digests(model),
     }
     if method is not None:
         found["method"] = {"type": type(method).__name__, **asdict(method)}

@@ -95,9 +95,15 @@ class Journal:
 
     def _compare(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
         if found != wanted:
+            remedy = "give another folder"
+            if found.get("attributes") != wanted.get("attributes"):
+                remedy += (
+                    ", and attributes that decide no output, such as what a pass keeps, a private "
+                    "name like self._features"
+                )
             raise OtherExperiment(
                 f"{self.caller}: {self.folder} holds another experiment "
-                f"({', '.join(_differences(found, wanted))}); give another folder"
+                f"({', '.join(_differences(found, wanted))}); {remedy}"
             )
 
     def read(self, number: int, seed: int) -> dict[str, float]:

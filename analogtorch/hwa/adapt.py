@@ -22,7 +22,7 @@ from analogtorch.conversion.kinds import (
 )
 from analogtorch.evaluate.batches import batches_digest
 from analogtorch.evaluate.identity import (
-    attributes_digest,
+    attribute_digests,
     model_digest,
     name_of,
     options_digest,
@@ -290,7 +290,7 @@ def _recorded(options: dict[str, Any] | None) -> dict[str, Any] | None:
     return {name: name_of(v) if callable(v) else v for name, v in options.items()}
 
 
-def _digests(student: nn.Module, teacher: nn.Module, batches: list[Any]) -> dict[str, str]:
+def _digests(student: nn.Module, teacher: nn.Module, batches: list[Any]) -> dict[str, Any]:
     return {
         "model": model_digest(student),
         "structure": structure_digest(student),
@@ -298,8 +298,8 @@ def _digests(student: nn.Module, teacher: nn.Module, batches: list[Any]) -> dict
         "structure of the teacher": structure_digest(teacher),
         "options": options_digest(student),
         "options of the teacher": options_digest(teacher),
-        "attributes": attributes_digest(student),
-        "attributes of the teacher": attributes_digest(teacher),
+        "attributes": attribute_digests(student),
+        "attributes of the teacher": attribute_digests(teacher),
         "batches": batches_digest(batches, "adapt: batches"),
     }
 
