@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import inspect
 import json
 import math
 import sys
@@ -28,10 +29,11 @@ _LONGEST = 2000
 def kept_of(metric: Any) -> dict[str, Any]:
     """Return what a folder keeps of a metric, as JSON gives it back; None is no metric.
 
-    Beside its name and, if known, its samples, these are settings: the function and the plain
-    arguments of a ``functools.partial``, the class of an object without a name, and what a metric
-    of ``at.metrics`` was given. Of lambdas and local functions, among the settings too, it is the
-    code, which has the version of Python before it: only code of one version can be compared.
+    Beside its name and, if known, its samples, these are settings: the function of a
+    ``functools.partial`` and its arguments, those that are plain and cannot change, the class of an
+    object without a name, and what a metric of ``at.metrics`` was given. Of lambdas and local
+    functions, among the settings too, it is the code, below decorators, which has the version of
+    Python before it: only code of one version can be compared.
 
     Raises:
         TypeError: the samples are no text.
@@ -43,7 +45,7 @@ def kept_of(metric: Any) -> dict[str, Any]:
             f"got {checks.shown(samples)}"
         )
     code: list[Any] = []
-    settings = _short(_told(_settings(metric), code))
+    settings = _short(_settings(metric, code))
     return {
         "metric": title(metric),
         **({"samples": samples} if samples else {}),
@@ -66,42 +68,47 @@ def options_of(metric: Any) -> dict[str, Any]:
     Another object, which may count in any of its attributes, has none.
     """
     return {
-        f"{name}.{option}".lstrip("."): value
+        f"{name}.{option}".lstrip("."): tuple(value) if isinstance(value, list) else value
         for name, module in (metric.named_modules() if isinstance(metric, nn.Module) else ())
         for option, value in public(module)
         if is_plain(value) and option not in getattr(module, "_defaults", ())
     }
 
 
-def _settings(metric: Any) -> Any:
-    """Return what tells a metric from others of its name; None: nothing."""
+def _settings(metric: Any, code: list[Any]) -> Any:
+    """Return what tells a metric from others of its name, as plain values; None: nothing."""
     if isinstance(metric, TaskMetric):
-        return {"forward": metric.forward, **metric.settings}
+        return _each({"forward": metric.forward, **metric.settings}, code)
     told = isinstance(metric, FunctionType | functools.partial) or not title(metric)
-    return metric if told and not _is_named(metric) else None
+    return _told(metric, code) if told and not _is_named(metric) else None
 
 
 def _told(value: Any, code: list[Any]) -> Any:
-    """Return settings as plain values: functions by name, and what has no form by its class.
+    """Return a setting as plain values: functions by name, and what has no form by its class.
 
-    The code of lambdas and local functions is appended to ``code``.
+    So are lists and mappings, which a metric may fill as it measures. The code of lambdas and local
+    functions is appended to ``code``.
     """
+    if isinstance(value, FunctionType):
+        value = inspect.unwrap(value)  # or all that one decorator was given would be one
     if isinstance(value, float) and not math.isfinite(value):
         return repr(value)
-    if is_plain(value) and not isinstance(value, list | tuple):
-        return value
-    if isinstance(value, list | tuple):
+    if isinstance(value, tuple):
         return [_told(part, code) for part in value]
-    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {key: _told(part, code) for key, part in value.items()}
+    if is_plain(value) and not isinstance(value, list):
+        return value
     if isinstance(value, functools.partial):
-        given = {"function": value.func, "positional": value.args, "keywords": value.keywords}
-        return _told(given, code)
+        given = {"positional": _told(value.args, code), "keywords": _each(value.keywords, code)}
+        return {"function": _told(value.func, code), **given}
     if isinstance(value, FunctionType) and not _is_named(value):
-        defaults = [value.__defaults__, value.__kwdefaults__]
-        code.append([_code_of(value.__code__), _told(defaults, code)])
+        defaults = [_told(value.__defaults__, code), _each(value.__kwdefaults__ or {}, code)]
+        code.append([_code_of(value.__code__), defaults])
         return value.__name__
     return name_of(value) if callable(value) else name_of(type(value))
+
+
+def _each(settings: Mapping[str, Any], code: list[Any]) -> dict[str, Any]:
+    return {name: _told(value, code) for name, value in settings.items()}
 
 
 def _is_named(value: Any) -> bool:

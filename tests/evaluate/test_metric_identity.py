@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import analogtorch as at
-from analogtorch.evaluate.identity import attributes_digest, name_of
+from analogtorch.evaluate.identity import attribute_digests, name_of
 from analogtorch.evaluate.metric_identity import kept_of
 from tests.crossbar import crossbar
 
@@ -47,6 +47,10 @@ def _head(tmp_path: Path, **changes: Any) -> None:
 
 def _top(model: nn.Module, k: int, scale: Any = None) -> float:
     return float(model(X).topk(k).indices.eq(Y[:, None]).any(-1).float().mean())
+
+
+def _top_one(model: nn.Module) -> float:
+    return _top(model, 1)
 
 
 def _third(model: nn.Module, x: Tensor) -> Tensor:
@@ -81,6 +85,11 @@ def _auc(forward: Any) -> Any:
             "metric code 'cpython",
         ),
         (
+            lambda: torch.no_grad()(lambda chip: at.accuracy(chip, BATCHES)),
+            lambda: torch.no_grad()(lambda chip: 0.5),
+            "metric code 'cpython",
+        ),
+        (
             lambda: lambda chip: float(np.mean([x.sum().item() for x in chip(X)])),
             lambda: lambda chip: float(np.mean([x.max().item() for x in chip(X)])),
             "metric code 'cpython",
@@ -91,8 +100,8 @@ def _auc(forward: Any) -> Any:
             "metric settings: keywords: k 1 there and 2 here",
         ),
         (
-            lambda: functools.partial(_top, k=1, scale=[1.0]),
-            lambda: functools.partial(_top, k=1, scale=[2.0]),
+            lambda: functools.partial(_top, k=1, scale=(1.0, "a")),
+            lambda: functools.partial(_top, k=1, scale=(2.0, "a")),
             "metric settings: keywords: scale",
         ),
         (
@@ -114,7 +123,15 @@ def _auc(forward: Any) -> Any:
         ),
     ],
     ids=[
-        *("lambda", "default", "code inside", "partial", "list", "function of a partial"),
+        *(
+            "lambda",
+            "default",
+            "decorated",
+            "code inside",
+            "partial",
+            "tuple",
+            "function of a partial",
+        ),
         *("average", "top k", "forward", "forward that is a lambda"),
     ],
 )
@@ -130,6 +147,17 @@ def test_a_folder_tells_metrics_of_one_name_apart(
     assert torch.equal(run(one()).values, expected)
     with pytest.raises(ValueError, match="another experiment"):
         run(other())
+
+
+def test_what_a_metric_keeps_of_its_measurements_is_none_of_its_settings(run: Run) -> None:
+    def noting(model: nn.Module, log: list[float], *, seen: dict[int, float] = {}) -> float:  # noqa: B006
+        log.append(at.accuracy(model, BATCHES))
+        seen[len(seen)] = log[-1]
+        return log[-1]
+
+    metric = functools.partial(noting, log=[])
+    run(metric)
+    run(metric)
 
 
 def test_code_of_another_python_is_not_compared(run: Run, tmp_path: Path) -> None:
@@ -170,6 +198,13 @@ class _Options:
     scale: float
 
 
+class _Refusing(dict[str, Any]):
+    """A mapping with a setting that is missing, as that of OmegaConf refuses it."""
+
+    def __getitem__(self, key: str) -> Any:
+        raise ValueError(f"Missing mandatory value: {key}")
+
+
 class _Scaled(nn.Module):
     def __init__(self, **attributes: Any) -> None:
         super().__init__()
@@ -206,26 +241,28 @@ def test_what_a_model_keeps_in_public_attributes_makes_another_experiment(
 
     expected = run(metric, model()).values
     assert torch.equal(run(metric, model(_cache=torch.ones(3))).values, expected)
-    with pytest.raises(ValueError, match="another experiment .attributes '"):
+    with pytest.raises(ValueError, match=r"another experiment .attributes: \w+"):
         run(metric, model(**attributes))
     _head(tmp_path, attributes=None)  # as an earlier version wrote it
     run(metric, model())
-    with pytest.raises(ValueError, match="another experiment .attributes '"):
+    with pytest.raises(ValueError, match=r"another experiment .attributes: \w+"):
         run(metric, model(**attributes))
 
 
 def test_attributes_that_no_number_depends_on_are_left_out() -> None:
-    plain = attributes_digest(nn.Linear(2, 2))
+    plain = attribute_digests(nn.Linear(2, 2))
     for attributes in (
         {"options": _Options(scale=1.0)},  # such as the configuration of a model of transformers
         {"hf_device_map": {"": "cpu"}},
         {"calls": [object()]},
         {"shape": (2, 3)},  # among the options
+        {"cache": {}, "states": [[], {}]},
+        {"options": _Refusing(scale=1.0)},
     ):
         layer = nn.Linear(2, 2)
         vars(layer).update(attributes)
-        assert attributes_digest(layer) == plain
-    assert attributes_digest(_Scaled()) != plain
+        assert attribute_digests(layer) == plain
+    assert attribute_digests(_Scaled()) != plain
 
 
 @pytest.mark.parametrize(
@@ -243,3 +280,57 @@ def test_methods_of_built_in_classes_have_names(function: Any, name: str, run: R
     assert name_of(function) == name
     run(functools.partial(lambda model, clean: 0.5, clean=function))
     run(functools.partial(lambda model, clean: 0.5, clean=function))
+
+
+class _Keeping(nn.Module):
+    """A model that counts, and keeps results of its passes, as many do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 4)
+        torchmetrics = pytest.importorskip("torchmetrics")
+        self.val_acc = torchmetrics.classification.MulticlassAccuracy(4)
+        self.val_auc = torchmetrics.classification.BinaryAUROC()  # it counts in lists
+        self.range = torchmetrics.MinMaxMetric(torchmetrics.MeanMetric())
+        self.states: Any = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.features = self.layer(x)
+        self.states["last"] = [self.features]
+        return self.features
+
+
+def test_what_a_model_counts_and_keeps_of_a_pass_with_gradients_is_left_out(run: Run) -> None:
+    def metric(view: nn.Module) -> float:
+        with torch.no_grad():
+            return view(X).square().mean().item()
+
+    model = at.convert(_Keeping(), crossbar()).eval()
+    expected = run(metric, model).values
+    model.val_acc.update(model(X), Y)
+    model.val_auc.update(model(X)[:, 0], Y > 1)
+    model.range(model(X))
+    assert torch.equal(run(metric, model).values, expected)
+    with torch.no_grad():
+        model(X)
+    remedy = "features None there and '.*; give another folder, and attributes .* self._features"
+    with pytest.raises(ValueError, match=remedy):
+        run(metric, model)
+
+
+def test_a_model_that_has_run_is_no_other(run: Run) -> None:
+    model = at.convert(nn.Sequential(nn.Linear(6, 4)), crossbar()).eval()
+    for _ in range(2):
+        run(_top_one, model)
+        model(X)
+
+
+def test_the_order_of_keys_is_none_of_the_settings() -> None:
+    one, other = _Scaled(), _Scaled()
+    one.options = {"scale": 1.0, "tables": {"a": torch.ones(2), 3: [2.0]}}
+    other.options = {"tables": {3: [2.0], "a": torch.ones(2)}, "scale": 1.0}
+    assert attribute_digests(one) == attribute_digests(other)
+    other.options["tables"][3] = [1.0]
+    found, expected = attribute_digests(other), attribute_digests(one)
+    assert found.pop("options") != expected.pop("options")
+    assert found == expected
