@@ -35,6 +35,11 @@ from analogtorch.nn.learning import noisy_in_evaluation
 from analogtorch.nn.placed import Executions
 from analogtorch.nn.tap import hooked
 
+_SCORES = ("start_logits", "end_logits", "prediction_logits", "class_queries_logits")
+"""Outputs of transformers, beside ``logits``, whose softmax over the last dimension counts. Others
+that end so may be decisions on their own, which a shift of them all changes: of each step or pixel,
+or of an image and a text that fit."""
+
 
 class Losses(NamedTuple):
     """The losses of a batch: scalars, >= 0, with a gradient."""
@@ -118,10 +123,8 @@ class Twin:
                 f"adapt: the model returns no {what}; pass forward=, which must return its outputs"
             )
         parts = {} if by_name is None else by_name
-        heads = [part for name, part in parts.items() if str(name).endswith("_logits")]
-        scores = {id(y) for y in every_tensor(heads)}
-        # of more dimensions are masks of queries, and pairs of residues
-        named_so = [id(y) in scores and y.dim() < 4 for y in found]
+        scores = {id(part) for name, part in parts.items() if name in _SCORES}
+        named_so = [id(y) in scores for y in found]
         named_so[0] |= logits is not None
         return Found(found, scores=by_name is None, logits=named_so)
 

@@ -228,18 +228,19 @@ class _Heads(nn.Module):
             "hidden_states": (states,),
             "start_logits": each[..., 0],
             "prediction_logits": each,
-            "order_logits": whole[:, :2],
+            "vad_logits": each[..., 1],
+            "mask_logits": 2 * each,
             "masks_queries_logits": each.unsqueeze(-1).expand(-1, -1, -1, 3),
             "router_logits": (whole, whole + 1),
         }
 
 
-def test_all_outputs_that_are_called_logits_are_scores() -> None:
+def test_outputs_that_are_known_to_be_scores_by_name_are_so_and_no_others() -> None:
     net, tokens = _Heads(), torch.randint(7, (4, 11))
     twin = _twin(net, tokens)
     ways = [(way.by_scores, way.dim) for way in twin.comparison.ways]
-    # states, start, prediction, order, masks, router
-    assert [by_scores for by_scores, _ in ways] == [False, True, True, False, False, True, True]
+    # states, start, prediction, and others
+    assert [by_scores for by_scores, _ in ways] == [False, True, True, *[False] * 5]
     assert {dim for by_scores, dim in ways if by_scores} == {-1}
     assert twin.compared == "divergence"
     exact = twin.exact(tokens)
