@@ -140,15 +140,15 @@ def sweep(
             Called again with the same model and options, ``sweep`` measures only what the folder
             lacks; more chips and other times may be added. Several processes, on one machine or on
             several that see the folder, share the work if each calls ``sweep`` with it: a chip is
-            measured by one of them, and all return the whole result. The folder knows a
-            metric by its name, a lambda or local function by its code too, though not by what that
-            refers to by name, a ``functools.partial`` by its function and the numbers, texts and
-            tuples among its arguments, and one of ``at.metrics`` by what it was given, with its samples if they are a list of batches:
-            use one folder per metric and set of samples. It knows a model by its state, structure
-            and public attributes that are plain values, tensors, arrays, or lists and mappings of
-            them; not by private ones (``_cache``), other objects and the code of its classes. What
-            a pass without gradients keeps in a public attribute makes another model of it; give it
-            a private name.
+            measured by one of them, and all return the whole result. The folder knows a metric by
+            its name, a lambda or local function by its code too, though not by what that refers to
+            by name, a ``functools.partial`` by its function and the numbers, texts and tuples among
+            its arguments, and one of ``at.metrics`` by what it was given, with its samples if they
+            are a list of batches: use one folder per metric and set of samples. It knows a model by
+            its state, structure and public attributes that are plain values, tensors, arrays, or
+            lists and mappings of them; not by private ones (``_cache``), other objects and the code
+            of its classes. What a pass without gradients keeps in a public attribute makes another
+            model of it; give it a private name.
         processes: number of processes on this machine, >= 1, that measure chips at the same time;
             above 1, each has one thread, and the model must be on the CPU. The results are those
             of one process with one thread (``torch.set_num_threads(1)``).
