@@ -92,24 +92,36 @@ class Result:
         """The notes, then that hardware-aware training cost accuracy, if it did at a key time.
 
         It did where the whole 95 % interval of the gain over the net mapped directly is below 0.
+        Gains without a spread have no such interval, and do not count.
         """
         gains = dict(zip(self.hwa.times, self.hwa.minus(self.direct).interval(), strict=True))
-        lost = [
-            f"{-100 * gains[time].mean:.2f} points after {time}"
+        losses = {
+            time: f"{-100 * gains[time].mean:.2f}"
             for time in self.key_times
-            if gains[time].high < 0
-        ]
+            if gains[time].shown_ends is not None and gains[time].high < 0
+        }
+        lost = [f"{loss} points after {time}" for time, loss in losses.items() if loss != "0.00"]
         if not lost:
             return self.notes
-        chip = self.config.get("chip", {})
-        tries = ["fewer hwa.epochs", "a smaller hwa.learning_rate"]
-        tries += ["other chip.levels" if chip.get("levels") else "another chip.training.scale"]
-        tries += ["chip.correct: false"] * bool(chip.get("correct"))
         return (
             *self.notes,
             "Hardware-aware training cost accuracy here: against the net mapped directly, chips "
-            f"lose {' and '.join(lost)}. Worth a try: {', '.join(tries[:-1])} or {tries[-1]}.",
+            f"lose {' and '.join(lost)}. Worth a try: {self._worth_a_try}.",
         )
+
+    @property
+    def _worth_a_try(self) -> str:
+        """The options whose other values may train better, of those that have an effect here."""
+        chip = self.config.get("chip", {})
+        tries = ["fewer hwa.epochs"] * (self.config.get("hwa", {}).get("epochs") != 1)
+        tries.append("a smaller hwa.learning_rate")
+        if chip.get("levels"):
+            tries.append("other chip.levels")
+        elif chip.get("training", {}).get("weight") != "none":
+            tries.append("another chip.training.scale")
+        tries += ["chip.correct: false"] * bool(chip.get("correct"))
+        *first, last = tries
+        return f"{', '.join(first)} or {last}" if first else last
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:

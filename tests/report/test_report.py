@@ -148,12 +148,22 @@ def test_chips_that_agree_have_no_interval_in_any_table(result: Result) -> None:
             "fewer hwa.epochs, a smaller hwa.learning_rate, other chip.levels or "
             "chip.correct: false",
         ),
+        (
+            {"hwa": {"epochs": 1}, "chip": {"training": {"weight": "none"}}},
+            "a smaller hwa.learning_rate",
+        ),
+        (
+            {"hwa": {"epochs": 1}, "chip": {"training": {"weight": "device"}}},
+            "a smaller hwa.learning_rate or another chip.training.scale",
+        ),
     ],
 )
 def test_training_that_cost_accuracy_is_said_with_what_to_try(
     result: Result, config: dict, tried: str
 ) -> None:
-    worse = dataclasses.replace(result, direct=result.hwa, hwa=result.direct, config=config)
+    spread = torch.tensor([[0.001], [-0.001]])
+    trained = dataclasses.replace(result.direct, values=result.direct.values + spread)
+    worse = dataclasses.replace(result, direct=result.hwa, hwa=trained, config=config)
     said = (
         "Hardware-aware training cost accuracy here: against the net mapped directly, chips lose "
         f"6.00 points after 1 day and 6.00 points after 1 year. Worth a try: {tried}."
@@ -167,7 +177,14 @@ def test_training_that_cost_accuracy_is_said_with_what_to_try(
         result, direct=result.hwa, hwa=Sweep(times=TIMES, values=result.hwa.values + spread,
         seeds=(1, 2)),
     )  # fmt: skip
-    for other in (result, unsettled):
+    alike, hair = torch.tensor([[0.01], [0.01]]), torch.tensor([[3e-5], [3.1e-5]])
+    losing = [
+        dataclasses.replace(
+            result, hwa=Sweep(times=TIMES, values=result.direct.values - loss, seeds=(1, 2))
+        )
+        for loss in (alike, hair)  # of no spread, and of none that the digits show
+    ]
+    for other in (result, unsettled, *losing):
         assert "cost accuracy here" not in table(other)
 
 
