@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import analogtorch as at
+from analogtorch.evaluate.losses import Loss
 from analogtorch.report import Result, html, markdown
 from analogtorch.report.page.as_markdown import render
 from analogtorch.report.page.curves import Curve, Level, curves
@@ -177,18 +178,35 @@ def test_tables_are_those_of_the_json(page: Element, report: dict) -> None:
         assert cell == f"{-100 * found['minus hwa'][time]['mean']:.2f}"  # of both chips
 
 
-def test_what_losses_of_layers_and_causes_are_against_is_said(result: Result) -> None:
-    for reference in (0.56, 0.915):
-        found = dataclasses.replace(
-            result,
-            sensitivity=dataclasses.replace(result.sensitivity, reference=reference),
-            budget=dataclasses.replace(result.budget, reference=reference),
-        )
-        for text in (read(html(found)).text, markdown(found)):
-            said = f"against {100 * reference:.2f} %, what the net trained for the chip has with "
-            assert text.count(said) == 2
-            far = "far from the 92.00 % of the digital net"
-            assert text.count(far) == (2 if reference < 0.9 else 0)
+@pytest.mark.parametrize(
+    ("reference", "loss", "far", "cause"),
+    [
+        (0.56, -0.3, 2, 2),
+        (0.56, 0.1, 2, 0),  # trained worse
+        (0.99, -0.001, 2, 0),  # trained better
+        (0.915, -0.001, 0, 0),
+        (0.9099999, -0.001, 0, 0),  # printed as 91.00
+    ],
+)
+def test_what_losses_of_layers_and_causes_are_against_is_said(
+    reference: float, loss: float, far: int, cause: int, result: Result
+) -> None:
+    layers, causes = result.sensitivity, result.budget
+    assert layers is not None
+    assert causes is not None
+    total = layers.total | {layers.effects[-1]: Loss(mean=loss, std=0.0)}
+    found = dataclasses.replace(
+        result,
+        sensitivity=dataclasses.replace(layers, reference=reference, total=total),
+        budget=dataclasses.replace(
+            causes, reference=reference, total=dataclasses.replace(causes.total, mean=loss)
+        ),
+    )
+    for text in (read(html(found)).text, markdown(found)):
+        said = f"against {100 * reference:.2f} %, what the net trained for the chip has with "
+        assert text.count(said) == 2
+        assert text.count("far from the 92.00 % of the digital net, which the key") == far
+        assert text.count("key figures are against: the training took the converters") == cause
 
 
 def test_markdown_has_the_figures_of_the_page(page: Element, result: Result) -> None:
