@@ -5,7 +5,6 @@ import os
 import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import filterfalse
 from pathlib import Path, PurePosixPath
 
 from analogtorch.speech.audio import SUFFIXES, audio_files
@@ -15,6 +14,8 @@ _LARGEST = 2**26
 COLUMNS = ("path", "label", "speaker", "split")
 MANIFEST = "manifest.csv"
 _NOISE = "_background_noise_"
+_OF_MAC = "__MACOSX"
+"""The folder that a Mac adds to what it packs, with hidden files alone."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,6 @@ class ClipFiles:
     def clips(self) -> list[str]:
         """Return the paths of all audio files, hidden ones and background noise left out.
 
-        A folder with nothing but what is left out is left out too.
-
         Raises:
             ValueError: a folder is a link, or there is no clip in it, or a file is audio of a kind
                 that is not read.
@@ -128,12 +127,12 @@ class ClipFiles:
         paths = sorted(map(PurePosixPath, found))
         seen = list(filter(_is_seen, paths))
         clips = audio_files(seen)
-        folders = folders | _above(seen)
-        # of hidden files alone, as __MACOSX in what a Mac has packed
-        hidden = _above(filterfalse(_is_seen, paths)) - _above(seen)
-        full = {PurePosixPath()} | _above(clips) | hidden
+        folders = folders | _above(paths)
+        full = {PurePosixPath()} | _above(clips)
         if bare := sorted(folder for folder in folders - full if _is_seen(folder)):
-            held = sorted({path.suffix for path in seen if bare[0] in path.parents})
+            held = sorted({path.suffix or path.name for path in seen if bare[0] in path.parents})
+            if not held and bare[0] in _above(paths):
+                held = ["only hidden files or background noise"]
             raise ValueError(
                 f"{self.root}: there is no clip in the folder {str(bare[0])!r}, which "
                 f"{'holds ' + ', '.join(held) if held else 'is empty'}; clips are "
@@ -192,7 +191,7 @@ def _plain(path: str) -> str:
 
 def _is_seen(path: PurePosixPath) -> bool:
     """Return whether nothing in a path is hidden or background noise."""
-    return not any(part[0] == "." or part == _NOISE for part in path.parts)
+    return not any(part[0] == "." or part in (_NOISE, _OF_MAC) for part in path.parts)
 
 
 def _above(paths: Iterable[PurePosixPath]) -> set[PurePosixPath]:

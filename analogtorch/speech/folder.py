@@ -43,9 +43,9 @@ class Folder:
     by ann; otherwise the file's name says who speaks, by the pattern `speaker`. Splits are the
     folders `train/low/1.wav`, `val/...` and `test/...`; without those, speakers are assigned to
     splits at random, and clips of unknown speakers one by one. Hidden files and
-    `_background_noise_`, folders of nothing else, such as `__MACOSX`, and files that are no audio
-    are left out; other folders without a clip and audio of a kind that is not read, such as .m4a,
-    are errors.
+    folders, `__MACOSX`, `_background_noise_` and files that are no audio are left out; a folder
+    without a clip, also one of hidden files alone, and audio of a kind that is not read, such as
+    .m4a, are errors.
 
     No clip is a link or lies outside `root`. The same recording under two names belongs to one
     label and one split, and a speaker to one split.

@@ -515,6 +515,15 @@ def test_names_that_no_report_can_hold_are_refused(form: str, tmp_path: Path) ->
         Folder(root=str(root)).load()
 
 
+def packed(root: Path, form: str) -> str:
+    """The folder, or a tar archive of it."""
+    if form == "folder":
+        return str(root)
+    with tarfile.open(root.with_suffix(".tar"), "w") as tar:
+        tar.add(root, ".")
+    return str(root.with_suffix(".tar"))
+
+
 @pytest.mark.parametrize(
     ("bare", "form"),
     [("go/a.txt", "folder"), ("low/ann/a.txt", "folder"), ("go/a.txt", "archive")],
@@ -523,12 +532,8 @@ def test_a_folder_without_a_clip_is_refused(bare: str, form: str, tmp_path: Path
     root = words(tmp_path / "clips", *SPOKEN)
     (root / bare).parent.mkdir(parents=True)
     (root / bare).write_text("no clip")
-    if form == "archive":
-        with tarfile.open(tmp_path / "clips.tar", "w") as tar:
-            tar.add(root, ".")
-        root = tmp_path / "clips.tar"
     with pytest.raises(ValueError, match=r"no clip in the folder '.*', which holds \.txt; clips"):
-        Folder(root=str(root)).load()
+        Folder(root=packed(root, form)).load()
     if form == "folder":
         (root / bare).unlink()
         with pytest.raises(
@@ -537,19 +542,24 @@ def test_a_folder_without_a_clip_is_refused(bare: str, form: str, tmp_path: Path
             Folder(root=str(root)).load()
 
 
-def test_folders_with_hidden_files_alone_are_hidden_too(tmp_path: Path) -> None:
-    root = words(tmp_path, *SPOKEN)
+@pytest.mark.parametrize("form", ["folder", "archive"])
+def test_hidden_folders_and_those_of_a_mac_do_not_count(form: str, tmp_path: Path) -> None:
+    root = words(tmp_path / "clips", *SPOKEN)
     plain = names(Folder(root=str(root)).load())
-    for hidden in ("__MACOSX/low/._a_1.wav", "__MACOSX/._low", "mid/.DS_Store"):
+    for hidden in ("__MACOSX/low/._a_1.wav", "__MACOSX/._low", "__MACOSX/a.wav", ".git/mid/HEAD"):
         (root / hidden).parent.mkdir(parents=True, exist_ok=True)
         (root / hidden).write_text("no clip")
-    assert names(Folder(root=str(root)).load()) == plain
-    (root / "mid/ann").mkdir()
-    with pytest.raises(ValueError, match="no clip in the folder 'mid/ann', which is empty"):
-        Folder(root=str(root)).load()
-    (root / "mid/ann/a.txt").write_text("no clip")
-    with pytest.raises(ValueError, match=r"no clip in the folder 'mid', which holds \.txt"):
-        Folder(root=str(root)).load()
+    assert names(Folder(root=packed(root, form)).load()) == plain
+
+
+@pytest.mark.parametrize("form", ["folder", "archive"])
+@pytest.mark.parametrize("hidden", [".DS_Store", "._a_1.wav", "_background_noise_/n.wav"])
+def test_a_word_of_hidden_files_alone_is_refused(hidden: str, form: str, tmp_path: Path) -> None:
+    root = words(tmp_path / "clips", *SPOKEN)
+    (root / "mid" / hidden).parent.mkdir(parents=True)
+    (root / "mid" / hidden).write_text("no clip")
+    with pytest.raises(ValueError, match="no clip in the folder 'mid', which holds only hidden"):
+        Folder(root=packed(root, form)).load()
 
 
 def test_a_listed_word_without_a_clip_is_refused(tmp_path: Path, caplog) -> None:
