@@ -83,7 +83,6 @@ def _of_run(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Comparison:
     from analogtorch.speech import kws
     from analogtorch.speech.on_chips import recovery
     from analogtorch.speech.run_journal import JOURNAL
-    from analogtorch.speech.rundir import check
 
     above = [] if given.folder is None else [given.folder, *given.folder.resolve().parents]
     if any((folder / JOURNAL).exists() for folder in above):
@@ -97,12 +96,23 @@ def _of_run(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Comparison:
         if (value := getattr(given, name)) is not None:
             checks.count(f"--{name.replace('_', '-')}", value)
     config, task, network = finished(
-        "compare", given.run, given.network or "hwa", allow_code=given.allow_code
+        "compare",
+        given.run,
+        given.network or "hwa",
+        allow_code=given.allow_code,
+        others=["digital"],
     )
     asked = {name: getattr(given, name) for name in ("times", "num_chips", "folder", "processes")}
     options: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-    check(given.run, config, None, kws.code_of(config), ["digital.pt"])
-    digital = kws.saved(config, task.classes, task.val[0][:2], given.run, "digital")
+    reference = None
+    if (file := given.run / "digital.pt").is_file():
+        reference = kws.saved(config, task.classes, task.val[0][:2], given.run, "digital")
+    else:
+        logger.warning(
+            "compare: %s is missing: the digital accuracy is that of the network's own weights "
+            "without converters; copy that file of the run too",
+            file,
+        )
     training, state = config.chip.training, network.state_dict()
     own = config.chip.build().replace(training=training)
 
@@ -122,7 +132,7 @@ def _of_run(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Comparison:
         at.metrics.accuracy(task.test_batches()),
         example=task.calibration[0][:1],
         prepare=prepare,
-        reference=digital,
+        reference=reference,
         seed=config.sweep.seed,
         compensation=config.chip.compensation,
         method=config.chip.method,

@@ -22,7 +22,7 @@ _REPORT = "report.json"
 
 
 def finished(
-    command: str, run: Path, network: str, *, allow_code: bool
+    command: str, run: Path, network: str, *, allow_code: bool, others: Sequence[str] = ()
 ) -> tuple[KWSConfig, Task, nn.Module]:
     """Return configuration, task and a network of a run, calibrated for its chip.
 
@@ -31,6 +31,7 @@ def finished(
         run: folder of the run.
         network: ``hwa``, trained for the chip; or ``digital``.
         allow_code: whether to run code that the run's configuration names.
+        others: other networks that the command uses where the run has them; they are checked too.
 
     Raises:
         ValueError: the folder has no finished run, or names code that is not allowed; or the
@@ -38,7 +39,7 @@ def finished(
             run.
         OSError: a file is missing.
     """
-    config = _configuration(command, run, network, allow_code)
+    config = _configuration(command, run, network, allow_code, others)
     features = config.front_end()
     splits = config.data.selected.load()
     task = prepare(splits, config.augment, seed=config.seed, features=features)
@@ -80,7 +81,9 @@ def listener(
     return config, features, classes, kws.saved(config, classes, tried, run, "hwa"), corrections
 
 
-def _configuration(command: str, run: Path, network: str, allow_code: bool) -> KWSConfig:
+def _configuration(
+    command: str, run: Path, network: str, allow_code: bool, others: Sequence[str] = ()
+) -> KWSConfig:
     file = run / CONFIG
     if not file.is_file() and not (run / JOURNAL).is_file():
         raise ValueError(
@@ -105,7 +108,8 @@ def _configuration(command: str, run: Path, network: str, allow_code: bool) -> K
             f"{command}: {weights} is missing: the run has not finished; continue it with "
             f"{continued(run, kws.code_of(config))}"
         )
-    _check(command, run, config, None, [weights.name])  # before all clips are read
+    present = [name for other in others if (run / (name := f"{other}.pt")).is_file()]
+    _check(command, run, config, None, [weights.name, *present])  # before all clips are read
     return config
 
 

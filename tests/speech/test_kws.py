@@ -405,6 +405,26 @@ def test_a_run_on_several_chips(network: str, finished: Path, tmp_path: Path, ca
         assert 0 <= low <= measured["mean"] <= high <= 1  # two chips, whose interval is wide
 
 
+def test_compare_does_without_the_digital_net_but_not_with_another(
+    finished: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    out, found = tmp_path / "out", tmp_path / "c.json"
+    shutil.copytree(finished, out)
+    digital = out / "digital.pt"
+    digital.unlink()
+    given = ["compare", str(out), "--num-chips=1", "--times", "0 s", "--chips", "hermes64"]
+    assert main([*given, f"--json={found}"]) == 0
+    said = f"compare: {digital} is missing: the digital accuracy is that of the network's own"
+    assert said in capsys.readouterr().err
+    assert 0 <= json.loads(found.read_text())["digital"] <= 1
+    digital.write_bytes(packed(torch.nn.LSTM(3, 2).state_dict()))
+    monkeypatch.setattr("analogtorch.speech.folder.Folder.load", stop)
+    assert main(given) == 2
+    error = capsys.readouterr().err
+    assert f"compare: {digital} is not what the run wrote: it is damaged, or of another" in error
+    assert f"analogtorch kws --config {out}/config.json --out {out} --resume" in error
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
