@@ -6,12 +6,14 @@ The result is a table, JSON and HTML.
 import functools
 import importlib
 import inspect
+import random
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -84,7 +86,7 @@ def on_model(
     """Return what ``use`` makes of a model and its example.
 
     The model is on the meta device, without memory for its weights, unless its code needs their
-    values: they are random, and the same in every call.
+    values: they are random. What torch, numpy and Python draw is the same in every call.
 
     Args:
         name: ``--model``, the name of the callable that builds it.
@@ -96,14 +98,15 @@ def on_model(
             is not known, or a text describes no tensor; or ``use`` raises it.
         ImportError: its module cannot be imported.
     """
-    model = _built(name, "meta")
-    example = _inputs(name, shapes)
-    try:
-        return use(model, example)
-    except ValueError as error:
-        if not any(isinstance(e, ValuesNeeded) for e in (error, error.__cause__)):
-            raise
-    return use(_built(name, "cpu"), example)
+    with same_random():
+        model = _built(name, "meta")
+        example = _inputs(name, shapes)
+        try:
+            return use(model, example)
+        except ValueError as error:
+            if not any(isinstance(e, ValuesNeeded) for e in (error, error.__cause__)):
+                raise
+        return use(_built(name, "cpu"), example)
 
 
 def _built(name: str, device: str) -> nn.Module:
@@ -111,8 +114,11 @@ def _built(name: str, device: str) -> nn.Module:
     options: dict[str, Any] = {}
 
     def made(device: str) -> Any:
-        with same_random(), torch.device(device):
-            torch.manual_seed(0)  # what is decided by values is the same in every run
+        # what is decided by values, or drawn, is the same in every run
+        random.seed(0)
+        np.random.seed(0)
+        torch.manual_seed(0)
+        with torch.device(device):
             return make(**options)
 
     try:

@@ -1,8 +1,10 @@
+import random
 import re
 import shlex
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -44,6 +46,19 @@ class Decides(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.scores(x)
         return self.extra(y[torch.nonzero(y > 0)[:, 0]])
+
+
+class Draws(nn.Module):
+    """Draws its size as it is built, and how often it is used as it runs, by its values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, random.randint(1, 500) + int(np.random.randint(500)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(random.randint(1, 9) if self.layer(x).sum() != 0 else 1):
+            y = self.layer(x)
+        return y
 
 
 def test_writes_table_page_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,6 +104,22 @@ def test_a_model_whose_forward_reads_values_is_mapped_with_weights(
     assert "Decides, 24 weights on the chip" in shown[0]
     assert shown[0] == shown[1]  # the random weights are the same
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_what_a_model_draws_is_the_same_in_every_run(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shown = []
+    for _ in range(2):
+        state, of_numpy = random.getstate(), np.random.get_state()
+        options = ["--model", "tests.cli.test_map.Draws", "--input", "1,3", "--chips", "auto"]
+        assert main(["map", *options]) == 0
+        shown.append(capsys.readouterr().out)
+        assert random.getstate() == state
+        assert np.array_equal(np.random.get_state()[1], of_numpy[1])
+        random.random()
+        np.random.random()
+    assert shown[0] == shown[1]
 
 
 def test_an_example_of_the_wrong_shape_is_no_reason_to_build_again(
