@@ -17,6 +17,10 @@ MARGIN = 0.01
 """Share of the output vectors that calibration may move more than no calibration does."""
 
 
+_Rows = tuple[Tensor, Tensor, Tensor | None]
+"""Exact vectors, those of the model, and where the exact ones hold a mask; None: nowhere."""
+
+
 class Judge:
     """Compares a model with its exact layers on a few batches."""
 
@@ -64,17 +68,32 @@ class Judge:
         """Return how far the outputs of the model, as it is, are from the exact ones."""
         angle = 0.0
         moved = count = 0
+        for a, y, mask in self._compared():
+            rows = (unmasked(t, mask, lowest=True) for t in (a, y))
+            moved += int(has_moved(*rows).sum())
+            angle += len(a) * _angle(a, y)
+            count += len(a)
+        return Error(moved, angle / max(count, 1), count)
+
+    def _compared(self) -> Iterator[_Rows]:
+        """Yield the vectors that are compared with one another, batch by batch.
+
+        A single vector has neither a spread nor a mean of its own: it is compared with those of
+        other batches.
+        """
+        single: dict[tuple[int, int], list[_Rows]] = {}
         for exact, outputs, masked in zip(self.exact, self._outputs(), self.masks, strict=True):
             found = self._unmasked(outputs, masked)
-            for a, y, mask in zip(exact, found, masked, strict=False):
-                if a.shape == y.shape and a.numel():
-                    a, y = a.double(), y.double()
-                    rows = (vectors(unmasked(t, mask, lowest=True)) for t in (a, y))
-                    moved += int(has_moved(*rows).sum())
-                    a, y = vectors(a), vectors(y)
-                    angle += len(a) * _angle(a, y)
-                    count += len(a)
-        return Error(moved, angle / max(count, 1), count)
+            for which, (a, y, mask) in enumerate(zip(exact, found, masked, strict=False)):
+                if a.shape != y.shape or not a.numel():
+                    continue
+                mask = None if mask is None else vectors(mask)
+                rows = vectors(a.double()), vectors(y.double()), mask
+                if len(rows[0]) > 1:
+                    yield rows
+                else:
+                    single.setdefault((which, rows[0].shape[1]), []).append(rows)
+        yield from map(_joined, single.values())
 
 
 @dataclass(frozen=True)
@@ -87,7 +106,7 @@ class Error:
     moved: int
     """Number of output vectors whose largest number is at another index: another class or next
     token. For outputs of one number, those that differ by more than a tenth of their standard
-    deviation."""
+    deviation, over the batch, or over all batches of one vector."""
     angle: float
     """Mean of 1 - cosine between the output vectors and the exact ones, after subtracting the mean
     exact output from both."""
@@ -103,6 +122,15 @@ class Error:
         """
         least = max(2 * math.sqrt(self.moved + other.moved), MARGIN * self.vectors)
         return self.angle > other.angle and self.moved - other.moved > least
+
+
+def _joined(parts: Sequence[_Rows]) -> _Rows:
+    exact, found, masked = zip(*parts, strict=True)
+    mask = None
+    if any(m is not None for m in masked):
+        nowhere = torch.zeros_like(exact[0], dtype=torch.bool)
+        mask = torch.cat([nowhere if m is None else m for m in masked])
+    return torch.cat(exact), torch.cat(found), mask
 
 
 def _angle(a: Tensor, y: Tensor) -> float:

@@ -346,3 +346,31 @@ def test_masked_numbers_do_not_hide_that_others_move() -> None:
         for _, layer in at.analog_layers(net):
             layer.weight.neg_()
         assert judge.error().moved > 0.8 * 4 * 8 * 8
+
+
+@pytest.mark.parametrize("outputs", [1, 10])
+def test_batches_of_one_sample_are_judged_as_one_batch_of_all(outputs: int) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, outputs))
+    model, x = at.convert(net, HERMES.without("drift")), torch.randn(40, 16)
+    judges = [Judge(model, batches, None) for batches in ([x], list(x.split(1)))]
+    whole, single = (judge.error() for judge in judges)
+    assert whole.vectors == single.vectors == 40
+    assert whole.moved == single.moved < 20
+    assert whole.angle == pytest.approx(single.angle, rel=1e-4)
+    with torch.no_grad():
+        net[2].weight.neg_()
+    assert judges[1].error().moved > 30
+
+
+def test_masks_of_single_samples_stay_masks() -> None:
+    torch.manual_seed(0)
+    net = at.convert(nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 6)), HERMES)
+    x = torch.randn(20, 16)
+
+    def masked(model: nn.Module, x: Tensor) -> Tensor:
+        return model(x).masked_fill((torch.arange(6) >= 4) & (x[:, :1] > 0), -torch.inf)
+
+    whole, single = (Judge(net, batches, masked).error() for batches in ([x], list(x.split(1))))
+    assert whole.moved == single.moved < 10
+    assert whole.angle == pytest.approx(single.angle, rel=1e-4)
