@@ -3,6 +3,8 @@
 The largest weight has full conductance. If it is smaller, all others have more conductance.
 """
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from analogtorch.conversion.kinds import (
+    analog_layers,
     check_module,
     refuse_changed,
     refuse_programmed,
@@ -22,6 +25,12 @@ from analogtorch.values import checks
 SIGMA = 2.5
 """Default number of standard deviations. Joshi et al. 2020 and Rasch et al. 2023 train with 2 to
 2.5."""
+Tail = tuple[float, float, Tensor]
+"""Where a layer is clipped at the start and in the end, and its deviations at the start."""
+Tails = Mapping[str, Tail]
+"""Those of layers by name."""
+_HALVINGS = 30
+"""Bisections for the place of a clip: it is known to 1e-9 of the largest weight then."""
 
 
 @torch.no_grad()
@@ -34,17 +43,17 @@ def clip_weights_(
 ) -> nn.Module:
     """Clip the weights of each analog layer in place, frozen ones too.
 
-    They are clipped to ``+- sigma`` standard deviations, or to ``+- bound``. Call it after every
-    ``optimizer.step()`` of any optimizer, or let ``clip_after_step`` do so, which leaves frozen
-    weights: they would shrink a little at each step. Joshi et al. 2020 and
+    They are clipped to ``+- sigma`` standard deviations, or to ``+- bound``. Joshi et al. 2020 and
     Rasch et al. 2023 train with clipping at 2 to 2.5 sigma; Analog Foundation Models clip 2.5 sigma
     of each output channel, and NeuRRAM's nets a fixed bound of 0.1 or 0.2.
 
+    This is for one call, as before a training. Clipping makes the deviation smaller, so that every
+    call clips further: where fewer than ``1 / sigma^2`` of the weights differ from zero, as after
+    pruning, to zero in the end. ``clip_after_step`` clips after each step, without that.
+
     With ``sigma``, the weights of a layer or channel are left as they are if they are all equal. A
     weight that several layers share is clipped once, as that of the first layer. The momentum of
-    the optimizer does not change. Clipping makes the deviation smaller, so that every call clips
-    further: where fewer than ``1 / sigma^2`` of the weights differ from zero, as after pruning, to
-    zero in the end.
+    the optimizer does not change.
 
     Args:
         model: a converted model.
@@ -71,27 +80,12 @@ def clip_weights_(
         tensor(True)
     """
     check("clip_weights_", sigma, bound, per_channel)
-    _clip(clippable("clip_weights_", model), sigma, bound, per_channel)
-    return model
-
-
-@torch.no_grad()
-def clip_learning_(
-    model: nn.Module, sigma: float | None, bound: float | None, per_channel: bool
-) -> None:
-    """Do as ``clip_weights_``, but leave weights that require no gradient."""
-    learning = [x for x in clippable("clip_weights_", model) if x.weight.requires_grad]
-    _clip(learning, sigma, bound, per_channel)
-
-
-def _clip(
-    layers: list[AnalogLayer], sigma: float | None, bound: float | None, per_channel: bool
-) -> None:
-    for layer in layers:
+    for layer in clippable("clip_weights_", model):
         if bound is not None:
             layer.weight.clamp_(-bound, bound)
         else:
             clip_(layer, (SIGMA if sigma is None else sigma) * deviations(layer, per_channel))
+    return model
 
 
 def clip_after_step(
@@ -102,18 +96,27 @@ def clip_after_step(
     bound: float | None = None,
     per_channel: bool = False,
 ) -> RemovableHandle:
-    """Do as ``clip_weights_`` after every step of ``optimizer``, but leave frozen weights.
+    """Clip the weights of the analog layers after every step of ``optimizer``, as ``adapt`` does.
 
-    A weight is frozen if it requires no gradient. The result is a projected gradient step. A hook
-    of ``torch.optim`` makes the calls; it is not part of the optimizer's ``state_dict``, so call
-    this function again after a resume. A step that ``torch.amp.GradScaler`` skips does not clip. A
+    The weights at the time of this call decide the limit of a layer. Standard deviations never
+    count as smaller than they are then, so that clipping again and again takes no more than once.
+    Where ``sigma`` of them would take more of the weights than it takes of Gaussian ones, in the
+    sum of squares, as in heavy-tailed first layers, the limit lies further out, where it takes as
+    much. A weight that comes later, in place of another for example, is taken as it is after the
+    first step that finds it, and one whose numbers are all equal once they differ. With ``bound``
+    the limit is that.
+
+    Weights that require no gradient stay as they are. The result is a projected gradient step. A
+    hook of ``torch.optim`` makes the calls; it is not part of the optimizer's ``state_dict``: after
+    a resume, call this function again before the state of the model is loaded, for the limits to
+    be those of the start. A step that ``torch.amp.GradScaler`` skips does not clip. A
     wrapper that is no optimizer itself, such as Accelerate's, steps the optimizer inside: give that
     one, before it is wrapped.
 
     Args:
         optimizer: an optimizer that trains a weight of an analog layer of the model.
         model: a converted model; its analog layers are found again at each step.
-        sigma: as for ``clip_weights_``.
+        sigma: number of standard deviations, > 0; 2.5 unless ``bound`` is given.
         bound: as for ``clip_weights_``.
         per_channel: as for ``clip_weights_``.
 
@@ -144,13 +147,88 @@ def clip_after_step(
             "make it from model.parameters() of the model that is given here"
         )
 
+    clipping = StepClip(sigma, bound, per_channel)
+    clipping.find(model)
+
     def hook(stepped: Optimizer, *_: Any) -> None:
         # where a fused optimizer skips a step for GradScaler itself
         overflow = getattr(stepped, "found_inf", None)
         if overflow is None or not bool(overflow):
-            clip_learning_(model, sigma, bound, per_channel)
+            clipping.clip(model)
 
     return optimizer.register_step_post_hook(hook)
+
+
+class StepClip:
+    """Clips the weights of a model step by step, at limits that those of the start decide.
+
+    Args:
+        sigma: as for ``clip_after_step``.
+        bound: as for ``clip_weights_``.
+        per_channel: as for ``clip_weights_``.
+    """
+
+    def __init__(self, sigma: float | None, bound: float | None, per_channel: bool) -> None:
+        self._sigma = SIGMA if sigma is None else sigma
+        self._bound, self._per_channel = bound, per_channel
+        self._weights: dict[str, Tensor] = {}
+        """Those for which ``tails`` are."""
+        self.tails: dict[str, Tail] = {}
+        """Where each layer is clipped, by name; those of a state are of the weights there are."""
+
+    @torch.no_grad()
+    def find(self, model: nn.Module) -> None:
+        """Find where each layer is clipped whose weight was not there before."""
+        if self._bound is not None:
+            return
+        for name, layer in _named("clip_after_step", model):
+            known = self._weights.setdefault(name, layer.weight) is layer.weight
+            if known and name in self.tails:
+                continue
+            self._weights[name] = layer.weight
+            self.tails[name] = found = _tail(layer, self._sigma, self._per_channel)
+            if not bool(found[2].isfinite().any()):  # all equal
+                del self.tails[name]
+
+    @torch.no_grad()
+    def clip(self, model: nn.Module) -> None:
+        """Clip the weights that learn."""
+        self.find(model)
+        for name, layer in _named("clip_after_step", model):
+            if not layer.weight.requires_grad:
+                continue
+            if self._bound is not None:
+                layer.weight.clamp_(-self._bound, self._bound)
+            elif name in self.tails:
+                _clip(layer, self.tails[name], 1.0, self._per_channel)
+
+
+@torch.no_grad()
+def tails(model: nn.Module, sigma: float | None) -> dict[str, Tail]:
+    """Return where the weights of each layer that learns are clipped, in standard deviations.
+
+    The first number is that of the largest weight, which clips nothing. The second is ``sigma`` for
+    Gaussian weights. Where more weights are large, as in the first layers of some nets, clipping
+    there would change what the layer computes: it is the number that changes the weights as little
+    as ``sigma`` changes Gaussian ones, in the sum of their squares. Then come the standard
+    deviations as they are now. Without ``sigma`` nothing is clipped, and the result is empty.
+    """
+    if sigma is None:
+        return {}
+    return {name: _tail(layer, sigma, _by_column(layer)) for name, layer in _learning(model)}
+
+
+@torch.no_grad()
+def clip(model: nn.Module, tails: Tails, share: float) -> None:
+    """Clip the weights that learn, by the unit whose largest weight has full conductance.
+
+    Args:
+        model: the student.
+        tails: where each layer is clipped, of ``tails`` at the start.
+        share: how far the limit has come from the first number to the second, in [0, 1].
+    """
+    for name, layer in _learning(model):
+        _clip(layer, tails[name], share, _by_column(layer))
 
 
 def check(caller: str, sigma: float | None, bound: float | None, per_channel: bool) -> None:
@@ -209,3 +287,61 @@ def clip_(layer: AnalogLayer, limits: Tensor) -> None:
     index = layer.as_matrix(positions).flatten()
     clipped = matrix.clamp(-limits, limits).flatten()
     weight.copy_(torch.empty_like(clipped).index_copy_(0, index, clipped).view_as(weight))
+
+
+def _named(caller: str, model: nn.Module) -> list[tuple[str, AnalogLayer]]:
+    """Return the layers of ``clippable`` with their names."""
+    own = {id(layer) for layer in clippable(caller, model)}
+    return [(name, layer) for name, layer in analog_layers(model) if id(layer) in own]
+
+
+def _learning(model: nn.Module) -> list[tuple[str, AnalogLayer]]:
+    return [(name, layer) for name, layer in _named("adapt", model) if layer.weight.requires_grad]
+
+
+def _clip(layer: AnalogLayer, tail: Tail, share: float, per_channel: bool) -> None:
+    """Clip a layer, whose standard deviations count at least as they were at the start.
+
+    Clipping makes them smaller, and would else go on at each step: a kernel with one large weight
+    would lose nearly all of it.
+    """
+    start, end, before = tail
+    now = deviations(layer, per_channel)
+    before = before.to(now.device, now.dtype)
+    if hasattr(now, "device_mesh"):  # of a sharded weight
+        before = type(now).from_local(before, now.device_mesh)  # type: ignore[attr-defined]
+    clip_(layer, (start + share * (end - start)) * torch.maximum(now, before))
+
+
+def _tail(layer: AnalogLayer, sigma: float, per_channel: bool) -> Tail:
+    before = deviations(layer, per_channel)
+    sizes, before = _whole((layer.as_matrix(layer.weight).abs() / before).double()), _whole(before)
+    allowed = _beyond(sigma) * sizes.square().sum().item()
+    large = sizes[sizes > sigma]
+
+    def loses_little(limit: float) -> bool:
+        return (large - limit).clamp_min(0).square().sum().item() <= allowed
+
+    low, high = sigma, max(sizes.max().item(), sigma)
+    largest = high
+    if loses_little(sigma):
+        return largest, sigma, before
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if loses_little(middle) else (middle, high)
+    return largest, high, before
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """Return a tensor with its parts in other processes, if it is sharded."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def _beyond(sigma: float) -> float:
+    """Return the mean square by which Gaussian weights of variance 1 exceed ``sigma``."""
+    outside = math.erfc(sigma / math.sqrt(2))
+    return (1 + sigma**2) * outside - sigma * math.sqrt(2 / math.pi) * math.exp(-(sigma**2) / 2)
+
+
+def _by_column(layer: AnalogLayer) -> bool:
+    return layer.chip.periphery.weight_scale == "column"

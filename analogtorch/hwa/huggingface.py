@@ -19,10 +19,11 @@ from transformers.trainer_callback import ExportableState
 from analogtorch.chips.choices import Choices
 from analogtorch.conversion import analog_layers
 from analogtorch.evaluate.metric import Metric
+from analogtorch.hwa.clip import Tails, tails
 from analogtorch.hwa.on_chips import Validation
 from analogtorch.hwa.ramp import training_noise_
 from analogtorch.hwa.recipe import Recipe
-from analogtorch.hwa.schedule import Schedule, Tails, relative_adam, tails
+from analogtorch.hwa.schedule import Schedule, relative_adam
 from analogtorch.hwa.twin import Twin
 from analogtorch.nn.converter_state import COLUMN_RANGES, EARLIER, set_choices
 from analogtorch.ops.scope import noise

@@ -1,6 +1,5 @@
 """Lightning: callbacks for noise, clipping and chips, and a module that learns from its twin."""
 
-import abc
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,14 +14,26 @@ from analogtorch.conversion import analog_layers
 from analogtorch.conversion.detached import deep_copy
 from analogtorch.evaluate.metric import Metric
 from analogtorch.hwa import training_noise_
-from analogtorch.hwa.clip import check, clip_learning_, clippable
+from analogtorch.hwa.clip import Tails, clippable, tails
+from analogtorch.hwa.lightning_clip import AfterStep, Clip, WeightClip
 from analogtorch.hwa.on_chips import Validation
 from analogtorch.hwa.ramp import ramped
 from analogtorch.hwa.recipe import Recipe
-from analogtorch.hwa.schedule import Schedule, Tails, clip, relative_adam, tails
+from analogtorch.hwa.schedule import Schedule, relative_adam
 from analogtorch.hwa.twin import Twin
 from analogtorch.ops import fold, seed_tensor, stream
 from analogtorch.values import checks
+
+__all__ = [
+    "Clip",
+    "Distillation",
+    "NoiseRamp",
+    "SaveEachEpoch",
+    "StepSeed",
+    "ValidateOnChips",
+    "WeightClip",
+    "step_seed",
+]
 
 
 def step_seed(seed: int, step: int) -> int:
@@ -51,70 +62,6 @@ class StepSeed(L.Callback):
         if part := batch_idx % trainer.accumulate_grad_batches:
             seed = step_seed(step_seed(seed, -1), part)  # -1: no rank has such a seed
         torch.manual_seed(seed)
-
-
-class _AfterStep(L.Callback, abc.ABC):
-    """Clips weights after each optimizer step, and not after a batch that is only accumulated."""
-
-    _step = 0
-
-    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        self._step = trainer.global_step
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
-    ) -> None:
-        if trainer.global_step > self._step:
-            self._clip(pl_module)
-
-    @abc.abstractmethod
-    def _clip(self, module: L.LightningModule) -> None:
-        """Clip the weights, of which ``module`` is what Lightning trains."""
-
-
-class WeightClip(_AfterStep):
-    """Do as ``analogtorch.hwa.clip_weights_`` with these options after each optimizer step.
-
-    Frozen weights, which require no gradient, stay as they are. It does nothing after a batch whose
-    gradient is only accumulated: sigma would be that of weights that are clipped already.
-
-    Raises:
-        ValueError: the options are wrong or exclude each other.
-    """
-
-    def __init__(
-        self, sigma: float | None = None, *, bound: float | None = None, per_channel: bool = False
-    ) -> None:
-        check("WeightClip", sigma, bound, per_channel)
-        self.sigma, self.bound, self.per_channel = sigma, bound, per_channel
-
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not any(True for _ in analog_layers(pl_module)):
-            raise ValueError(
-                "weight clipping: the network has no analog layer; convert it first, or use no "
-                "clip_sigma"
-            )
-
-    def _clip(self, module: L.LightningModule) -> None:
-        clip_learning_(module, self.sigma, self.bound, self.per_channel)
-
-
-class Clip(_AfterStep):
-    """Clip the weights of ``model`` that learn after each optimizer step, as ``adapt`` does.
-
-    Where each layer is clipped is found at once, so that a run that resumes from a checkpoint does
-    the same if it makes the callback of the model as it was at the start.
-
-    Args:
-        model: the converted model that the Trainer trains, or a part of its module.
-        sigma: as ``Recipe.clip_sigma``.
-    """
-
-    def __init__(self, model: nn.Module, sigma: float) -> None:
-        self.model, self.limits = model, tails(model, sigma)
-
-    def _clip(self, module: L.LightningModule) -> None:
-        clip(self.model, self.limits, share=1.0)
 
 
 class NoiseRamp(L.Callback):
@@ -241,7 +188,7 @@ class ValidateOnChips(L.Callback):
     def setup(self, trainer: Any, pl_module: L.LightningModule, stage: str) -> None:
         # all of its kind go behind those that clip; the Trainer walks the old list
         found: list[L.Callback] = trainer.callbacks
-        end = 1 + max((i for i, c in enumerate(found) if isinstance(c, _AfterStep)), default=-1)
+        end = 1 + max((i for i, c in enumerate(found) if isinstance(c, AfterStep)), default=-1)
         measured_last = sorted(found[:end], key=lambda each: isinstance(each, ValidateOnChips))
         trainer.callbacks = [*measured_last, *found[end:]]
 

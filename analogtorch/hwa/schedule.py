@@ -1,26 +1,20 @@
 """What each step of an adaptation has: its noise, its clipping and its learning rate."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from analogtorch.conversion.kinds import analog_layers
-from analogtorch.hwa.clip import clip_, clippable, deviations
+from analogtorch.hwa.clip import Tails, clip
 from analogtorch.hwa.half_precision import HalfPrecisionAdam, is_half
 from analogtorch.hwa.ramp import ramped, training_noise_
 from analogtorch.hwa.recipe import Recipe
-from analogtorch.nn import AnalogLayer
 from analogtorch.nn.learning import leave
 
 STAIRS = 6
 """Stairs of the noise ramp; a compiled model compiles again at each."""
-Tails = Mapping[str, tuple[float, float, Tensor]]
-"""Where each layer is clipped at the start and in the end, and its deviations at the start."""
-_HALVINGS = 30
-"""Bisections for the place of a clip: it is known to 1e-9 of the largest weight then."""
 _SMALLEST = 0.02
 """Root mean square that a Parameter of zeros counts as: that of weights as transformers draw them.
 """
@@ -34,7 +28,7 @@ class Schedule:
     steps: int
     """Number of steps in all, >= 1."""
     tails: Tails
-    """Where each layer is clipped, of ``tails``."""
+    """Where each layer is clipped, of ``clip.tails``."""
 
     @property
     def _ramp(self) -> int:
@@ -97,70 +91,3 @@ def relative_adam(model: nn.Module, recipe: Recipe, *, fused: bool = True) -> to
     if not recipe.learn_ranges:
         leave(optimizer)
     return optimizer
-
-
-@torch.no_grad()
-def tails(model: nn.Module, sigma: float | None) -> dict[str, tuple[float, float, Tensor]]:
-    """Return where the weights of each layer that learns are clipped, in standard deviations.
-
-    The first number is that of the largest weight, which clips nothing. The second is ``sigma`` for
-    Gaussian weights. Where more weights are large, as in the first layers of some nets, clipping
-    there would change what the layer computes: it is the number that changes the weights as little
-    as ``sigma`` changes Gaussian ones, in the sum of their squares. Then come the standard
-    deviations as they are now. Without ``sigma`` nothing is clipped, and the result is empty.
-    """
-    if sigma is None:
-        return {}
-    return {name: _tail(layer, sigma) for name, layer in _clipped(model)}
-
-
-@torch.no_grad()
-def clip(model: nn.Module, tails: Tails, share: float) -> None:
-    """Clip the weights that learn, by the unit whose largest weight has full conductance.
-
-    Standard deviations count at least as they were at the start. Clipping makes them smaller, and
-    would else go on at each step: a kernel with one large weight would lose nearly all of it.
-
-    Args:
-        model: the student.
-        tails: where each layer is clipped, of ``tails`` at the start.
-        share: how far the limit has come from the first number to the second, in [0, 1].
-    """
-    for name, layer in _clipped(model):
-        start, end, before = tails[name]
-        now = deviations(layer, _by_column(layer))
-        clip_(layer, (start + share * (end - start)) * torch.maximum(now, before.to(now)))
-
-
-def _clipped(model: nn.Module) -> list[tuple[str, AnalogLayer]]:
-    learning = {id(x) for x in clippable("adapt", model) if x.weight.requires_grad}
-    return [(name, layer) for name, layer in analog_layers(model) if id(layer) in learning]
-
-
-def _tail(layer: AnalogLayer, sigma: float) -> tuple[float, float, Tensor]:
-    before = deviations(layer, _by_column(layer))
-    sizes = (layer.as_matrix(layer.weight).abs() / before).double()
-    allowed = _beyond(sigma) * sizes.square().sum().item()
-    large = sizes[sizes > sigma]
-
-    def loses_little(limit: float) -> bool:
-        return (large - limit).clamp_min(0).square().sum().item() <= allowed
-
-    low, high = sigma, max(sizes.max().item(), sigma)
-    largest = high
-    if loses_little(sigma):
-        return largest, sigma, before
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        low, high = (low, middle) if loses_little(middle) else (middle, high)
-    return largest, high, before
-
-
-def _beyond(sigma: float) -> float:
-    """Return the mean square by which Gaussian weights of variance 1 exceed ``sigma``."""
-    outside = math.erfc(sigma / math.sqrt(2))
-    return (1 + sigma**2) * outside - sigma * math.sqrt(2 / math.pi) * math.exp(-(sigma**2) / 2)
-
-
-def _by_column(layer: AnalogLayer) -> bool:
-    return layer.chip.periphery.weight_scale == "column"

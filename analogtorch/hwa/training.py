@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from analogtorch.hwa.adapted import Step
+from analogtorch.hwa.clip import Tails, tails
 from analogtorch.hwa.on_chips import OnChips, Reading
 from analogtorch.hwa.ramp import training_noise_
 from analogtorch.hwa.recipe import Recipe
-from analogtorch.hwa.schedule import Schedule, Tails, relative_adam, tails
+from analogtorch.hwa.schedule import Schedule, relative_adam
 from analogtorch.hwa.twin import Losses, Twin
 from analogtorch.ops import fold, seed_tensor, stream
 from analogtorch.ops.scope import noise_in_turn

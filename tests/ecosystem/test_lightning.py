@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import analogtorch as at
-from analogtorch.hwa.lightning import StepSeed
+from analogtorch.hwa.lightning import StepSeed, WeightClip
 from tests.ecosystem.models import CHIP
 
 # warnings that Lightning itself raises
@@ -101,3 +101,33 @@ def test_the_batches_of_an_accumulated_step_have_noise_of_their_own() -> None:
     alone, in_pairs = draws(1), draws(2)
     assert len(set(in_pairs)) == len(in_pairs) == len(alone)
     assert in_pairs[::2] == alone[: len(in_pairs[::2])]  # the first batch of each step
+
+
+def test_a_resumed_run_is_clipped_by_the_weights_of_the_start(tmp_path: Path) -> None:
+    """Weights that a fit has clipped would have smaller limits; each other fit has its own."""
+    data = DataLoader(TensorDataset(X, Y), batch_size=8)
+    clip = WeightClip(2.0, per_channel=True)
+
+    def fit(model: Module, epochs: int, callback: WeightClip, resume: Path | None = None) -> Path:
+        trainer = L.Trainer(
+            max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False,
+            enable_model_summary=False, enable_checkpointing=False,
+            callbacks=[StepSeed(3), callback],
+        )  # fmt: skip
+        trainer.fit(model, data, ckpt_path=resume)
+        trainer.save_checkpoint(tmp_path / "a.ckpt")
+        return tmp_path / "a.ckpt"
+
+    def made() -> Module:
+        model = at.convert(Module(), CHIP)
+        with torch.no_grad():
+            model.rnn.weight_hh_l0.pow_(3).mul_(50)
+        return at.calibrate(model, [X])
+
+    whole, resumed, again = made(), made(), made()
+    fit(whole, 2, clip)
+    fit(again, 2, clip)
+    assert _same(whole, again)
+    saved = fit(made(), 1, WeightClip(2.0, per_channel=True))
+    fit(resumed, 2, WeightClip(2.0, per_channel=True), saved)
+    assert _same(whole, resumed)

@@ -19,7 +19,8 @@ from torch.utils.checkpoint import checkpoint
 import analogtorch as at
 from analogtorch.hwa import adaptation
 from analogtorch.hwa.adapted import Stage
-from analogtorch.hwa.schedule import Schedule, clip, relative_adam, tails
+from analogtorch.hwa.clip import clip, tails
+from analogtorch.hwa.schedule import Schedule, relative_adam
 from analogtorch.report.adapted import plot
 from tests.crossbar import crossbar
 

@@ -183,6 +183,58 @@ def test_frozen_weights_are_clipped_by_hand_alone() -> None:
     assert not torch.equal(model[1].weight, before)
 
 
+def _heavy_tailed() -> nn.Module:
+    model = _linear(64, 64)
+    with torch.no_grad():
+        model[0].weight.copy_(torch.distributions.StudentT(4.0).sample((64, 64)))
+    return model
+
+
+def _steps(model: nn.Module, number: int, **clip: float) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-9)
+    handle = at.hwa.clip_after_step(optimizer, model, **clip)
+    _go_on(model, optimizer, number)
+    handle.remove()
+
+
+def _go_on(model: nn.Module, optimizer: torch.optim.Optimizer, number: int) -> None:
+    for _ in range(number):
+        model(torch.ones(1, 64)).sum().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_a_heavy_tailed_layer_keeps_its_deviation_over_many_steps(per_channel: bool) -> None:
+    once, often = _heavy_tailed(), _heavy_tailed()
+    before = once[0].weight.detach().clone()
+    _steps(once, 1, sigma=2.0, per_channel=per_channel)
+    _steps(often, 50, sigma=2.0, per_channel=per_channel)
+    torch.testing.assert_close(often[0].weight, once[0].weight, rtol=0, atol=1e-4)
+    # a Gaussian of variance 1 exceeds 2 by a mean square of 0.01154; of channels, each has its own
+    lost = (often[0].weight - before).square().sum() / before.square().sum()
+    assert 0.01 < lost < 0.02
+    assert often[0].weight.std() > 0.93 * before.std()
+
+
+def test_a_weight_that_comes_later_is_clipped_by_its_own_deviation() -> None:
+    """Also one of another shape, one that was frozen, and one that was zero at the call."""
+    model = at.convert(nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64)), crossbar())
+    model[1].weight.requires_grad_(False).zero_()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-9)
+    at.hwa.clip_after_step(optimizer, model, sigma=2.0, per_channel=True)
+    _go_on(model, optimizer, 1)
+    assert not model[1].weight.any()
+    torch.manual_seed(0)
+    model[0].weight = nn.Parameter(1e-3 * torch.randn(64, 64))
+    with torch.no_grad():
+        model[1].weight.requires_grad_(True).normal_(0, 1e-3)
+    before = [layer.weight.detach().clone() for layer in model]
+    _go_on(model, optimizer, 3)
+    for layer, old in zip(model, before, strict=True):
+        lost = (layer.weight - old).square().sum() / old.square().sum()
+        assert 0.005 < lost < 0.013  # a Gaussian of variance 1 exceeds 2 by 0.01154
+
+
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_step_that_the_scaler_skips_clips_nothing(fused: bool) -> None:
     model = _linear(8, 4)

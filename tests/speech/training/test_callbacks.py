@@ -139,7 +139,7 @@ def test_weights_are_clipped_once_for_each_step_of_the_optimizer(
 ) -> None:
     steps = []
     monkeypatch.setattr(
-        "analogtorch.hwa.lightning.clip_learning_",
+        "analogtorch.hwa.clip.StepClip.clip",
         lambda *_, **__: steps.append(trainer.global_step),
     )
     trainer = L.Trainer(
