@@ -244,6 +244,8 @@ def _are_scores(y: Tensor, dim: int, found: Found, named_so: bool) -> bool:
     shapes = {x.shape for x in found.inputs}
     if _of_one_length(y, dim) or y.shape in shapes:
         return False
+    if not named_so and _are_independent(y, dim):
+        return False
     if y.dim() < 3 or named_so or _is_of_tokens(y, found) or _log_probabilities(y) is not None:
         return True
     features = {shape[-1] for shape in shapes if len(shape) > 1}
@@ -264,6 +266,13 @@ def _log_probabilities(y: Tensor) -> int | None:
     sums = {dim: y.logsumexp(dim) for dim in range(1 - y.dim(), 0) if y.shape[dim] > 1}
     found = [dim for dim, total in sums.items() if bool((total.abs() < LOG_ONE).all())]
     return found[0] if len(found) == 1 else None
+
+
+def _are_independent(y: Tensor, dim: int) -> bool:
+    """Return whether an output is probabilities that exclude no other, as those of labels are."""
+    if not bool(((y >= 0) & (y <= 1)).all()):
+        return False
+    return bool((y.float().sum(dim).log().abs() > LOG_ONE).any())
 
 
 def _several(y: Tensor, dim: int) -> bool:

@@ -43,17 +43,18 @@ class Recipe:
     divergence of their softmax, which keeps classes and next tokens; outputs of fewer than three
     numbers by ``error``, and so those of shape (samples,), which have one number each, unless all
     inputs have one dimension at most: then they are the vector of a single sample. ``error``:
-    squared error over the square of the digital output, which embeddings and regression need. None:
-    ``divergence`` for the first output alone, if it may be scores, and of a mapping for ``logits``,
-    beside which nothing is compared, or else for ``start_logits``, ``end_logits``,
+    squared error over the square of the digital output, which embeddings, regression and logits of
+    independent labels (multi-label) need: the softmax does not see a common error of all logits.
+    None: ``divergence`` for the first output alone, if it may be scores, and of a mapping for
+    ``logits``, beside which nothing is compared, or else for ``start_logits``, ``end_logits``,
     ``prediction_logits`` and ``class_queries_logits``; ``error`` for all others, those of fewer
-    than three numbers, vectors of one length, such as normalised embeddings, those of the shape of
-    an input, as of an autoencoder, and those of more than two dimensions that are not known to be
-    scores: by such a name, logarithms of probabilities, a vector for each token or label, and
-    sequences whose last dimension is that of the last linear layer's outputs and of no input. So a
-    sequence of a convolution, and an image, are compared by ``error``. Inputs are the
-    floating-point tensors that the model gets, but for those by a name with ``label`` in it, or by
-    ``target`` and ``targets``.
+    than three numbers, numbers in [0, 1] of other sums than 1, which are independent probabilities,
+    vectors of one length, such as normalised embeddings, those of the shape of an input, as of an
+    autoencoder, and those of more than two dimensions that are not known to be scores: by such a
+    name, logarithms of probabilities, a vector for each token or label, and sequences whose last
+    dimension is that of the last linear layer's outputs and of no input. So a sequence of a
+    convolution, and an image, are compared by ``error``. Inputs are the floating-point tensors that
+    the model gets, but for those by a name with ``label`` in it, or by ``target`` and ``targets``.
 
     Classes are the channels of the last layer that runs, in whatever dimension they are, or are
     that along which there are probabilities; or else the last dimension, of more than three that

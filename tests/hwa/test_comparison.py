@@ -270,3 +270,20 @@ def test_the_agreement_of_images_is_that_of_their_pixels() -> None:
     assert shares.min() > 0.7  # of 320 numbers of a sample the largest is hardly where it was
     pixels = shares.flatten() * 2 * 4 * 64
     torch.testing.assert_close(pixels, pixels.round(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arrange", "compared"),
+    [
+        (torch.sigmoid, "error"),
+        (lambda y: y.softmax(-1), "divergence"),
+        (lambda y: y.bfloat16().softmax(-1), "divergence"),
+        (lambda y: y, "divergence"),
+        (lambda y: {"logits": torch.sigmoid(y)}, "divergence"),
+    ],
+)
+def test_independent_probabilities_are_compared_number_by_number(
+    arrange: Callable[[Tensor], Any], compared: str
+) -> None:
+    torch.manual_seed(0)
+    assert _twin(_Net(nn.Linear(8, 6), arrange), torch.randn(16, 8)).compared == compared
