@@ -34,7 +34,10 @@ _CLIPPED = 1e-3
 """Share of the largest output of a column by which clipping must change one to count."""
 
 _FEW = 10
-"""Outputs of a column below which its correction is a guess."""
+"""Outputs of a column that clipping must leave, below which its correction is a guess."""
+
+_LEAST = 4
+"""Outputs below which a gain makes chips worse."""
 
 _TRUSTED = 4.0
 """Standard errors by which the agreement of two MVMs must exceed that of pure noise to be a
@@ -153,7 +156,7 @@ def _read(
                 first=_columns(y, plan, bias),
                 second=_columns(again, plan, bias),
                 target=_columns(_exact(layer, inputs, plan, outputs), plan),
-                counted=~_saturated(inputs, plan),
+                clipped=_saturated(inputs, plan),
             )
 
         return look
@@ -193,11 +196,13 @@ def _exact(layer: AnalogLayer, inputs: Operands, plan: Plan, outputs: slice) -> 
     return mvm(inputs.x, inputs.input_range, weight, plan)
 
 
-def _saturated(inputs: Operands, plan: Plan) -> Tensor:
-    """Return which outputs ADCs or the digital unit clip, (vectors, outputs).
+def _saturated(inputs: Operands, plan: Plan) -> Tensor | None:
+    """Return which outputs ADCs or the digital unit clip, (vectors, outputs); None: they cannot.
 
     By the chip's own sums, not the exact ones: a fit whose targets are cut off is drawn to 0.
     """
+    if not plan.steps and not plan.unit_bits:
+        return None
     quiet = dataclasses.replace(
         plan,
         output_bits=0,
@@ -209,18 +214,32 @@ def _saturated(inputs: Operands, plan: Plan) -> Tensor:
         jitter=0.0,
         shot=0.0,
     )
-    inputs = inputs._replace(bias=None, adc_errors=None, adc_inl=None)
-    whole = _columns(product(inputs, quiet), plan)
-    if not plan.steps and not plan.unit_bits:
-        return torch.zeros_like(whole, dtype=torch.bool)
     fine = dataclasses.replace(
         quiet,
         output_steps=_FINE if plan.steps else 0,
         unit_bits=16 if plan.unit_bits else 0,
     )
+    inputs = inputs._replace(bias=None, adc_errors=None, adc_inl=None)
+    whole = _columns(product(inputs, quiet), plan)
     change = (_columns(product(inputs, fine), plan) - whole).abs()
-    rounding = 4 * torch.finfo(inputs.w.dtype).eps * whole.abs()
-    return change > torch.maximum(_CLIPPED * whole.abs().amax(0), rounding)
+    eps = 4 * torch.finfo(inputs.w.dtype).eps
+    return change > _CLIPPED * whole.abs().amax(0) + eps * whole.abs() + _rounding(inputs, fine)
+
+
+def _rounding(inputs: Operands, fine: Plan) -> Tensor | float:
+    """Return by how much fine converters round each output at most; 0 for sliced weights."""
+    if inputs.scale is None or fine.slicing.on:
+        return 0.0
+    halves = torch.zeros_like(inputs.scale, dtype=torch.float64)
+    if fine.steps:
+        ranges = fine.adc_range if inputs.adc_ranges is None else inputs.adc_ranges
+        halves += ranges / (2 * fine.steps)
+    if fine.unit_bits and inputs.output_ranges is not None:
+        halves += inputs.output_ranges / 2**fine.unit_bits
+    if inputs.gain is not None:
+        halves *= inputs.gain.abs()
+    full = inputs.input_range.abs().max()
+    return 2 * fine.phases * (full * inputs.scale * halves).sum(0)
 
 
 def _columns(y: Tensor, plan: Plan, bias: Tensor | None = None) -> Tensor:
@@ -262,34 +281,42 @@ class _Sums:
         """Sums of the products of their deviations from the means."""
 
     def add(
-        self, outputs: slice, *, first: Tensor, second: Tensor, target: Tensor, counted: Tensor
+        self,
+        outputs: slice,
+        *,
+        first: Tensor,
+        second: Tensor,
+        target: Tensor,
+        clipped: Tensor | None,
     ) -> None:
         """Count outputs of both MVMs and the target, each (vectors, outputs), by Chan's update.
 
-        Only those ``counted``, of the same shape.
+        Those that are ``clipped``, of the same shape, are left out; None: none is.
         """
         z = torch.stack((first, second, target))
-        if z.shape[1] == 0:
+        seen = z.shape[1]
+        if seen == 0:
             return
-        whole = counted.to(z.dtype)
-        m, n = whole.sum(0), self.n[outputs]
-        mean = (z * whole).sum(1) / m.clamp_min(1)
-        z, step = (z - mean.unsqueeze(1)) * whole, mean - self.mean[:, outputs]
+        if clipped is None:
+            clipped = torch.zeros((), dtype=torch.bool, device=z.device)
+        m, n = seen - clipped.expand(z.shape[1:]).sum(0), self.n[outputs]
+        mean = z.masked_fill(clipped, 0.0).sum(1) / m.clamp_min(1)
+        z, step = (z - mean.unsqueeze(1)).masked_fill_(clipped, 0.0), mean - self.mean[:, outputs]
         share = m / (n + m).clamp_min(1)
         between = step.unsqueeze(0) * step.unsqueeze(1) * (n * share)
         self.moments[..., outputs] += torch.einsum("irk,jrk->ijk", z, z) + between
         self.mean[:, outputs] += step * share
         self.n[outputs] += m
-        self.seen[outputs] += len(counted)
+        self.seen[outputs] += seen
 
     def solve(self, fit: Fit) -> tuple[Tensor, Tensor]:
         """Return gain and offset of each output; 1 and 0 where nothing was counted.
 
-        An output of which converters clip more than half, or leave few where others have enough,
-        gets the mean gain: the slope of what is left would be that of its errors.
+        An output of which converters clip more than half, or leave too few, gets the mean gain: the
+        slope of what is left would be that of its errors.
         """
         mean, c = self.mean, self.moments
-        enough = (self.n >= self.n.max().clamp_max(_FEW)) & (2 * self.n >= self.seen)
+        enough = (self.n >= self.seen.clamp_max(_FEW)) & (2 * self.n >= self.seen)
         measured = (mean[0] + mean[1]) / 2
         gain = torch.ones_like(measured)
         if fit != "offset":
@@ -297,8 +324,8 @@ class _Sums:
                 c = c + self.n * mean.unsqueeze(0) * mean.unsqueeze(1)
             agreement = c[0, 1] / (c[0, 0] * c[1, 1]).sqrt().clamp_min(torch.finfo(c.dtype).tiny)
             trusted = agreement > (_TRUSTED / self.n.clamp_min(1).sqrt()).clamp_max(0.5)
-            # a line through two points has no error that could be seen, nor has one at zero weights
-            trusted &= enough & (self.n > 2) & (c[2, 2] > 0)
+            # a line through so few points hides its error, and one of zero weights has none
+            trusted &= enough & (self.n >= _LEAST) & (c[2, 2] > 0)
             signal = torch.where(trusted, c[0, 1], 1.0)
             gain = torch.where(trusted, (c[0, 2] + c[1, 2]) / 2 / signal, gain)
             variance = self._left(c, gain) * (c[0, 0] + 2 * c[0, 1] + c[1, 1]) / 4 / signal.square()

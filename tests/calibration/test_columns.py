@@ -218,6 +218,45 @@ def test_outputs_without_weights_decide_nothing_for_the_others(zeros: int) -> No
     assert view[0].programmed.offset.any()
 
 
+class _Pools(nn.Module):
+    """One query for each sample: its projection runs on few vectors, those of the keys on many."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attention(x[:, :1], x, x, need_weights=False)[0]
+
+
+def test_outputs_of_few_vectors_are_corrected_beside_those_of_many() -> None:
+    torch.manual_seed(0)
+    digital, x = _Pools(), _x(8, 40, 16)
+    chip = EXACT.replace(adc={"bits": None, "steps": 20_000, "range": 40.0, "offset_std": 0.02})
+    model = at.calibrate(at.convert(copy.deepcopy(digital), chip), [x], effort="ranges")
+    view, digital = at.program(model, seed=7).at("programmed"), digital.eval()
+    before = _error(view, digital, x)
+    at.correct_columns(view, [x])
+    assert _error(view, digital, x) < 0.01 * before
+
+
+@pytest.mark.parametrize("unit", [None, 12])
+@pytest.mark.parametrize("scale", [1e-2, 1e-3])
+def test_small_outputs_are_not_taken_for_clipped(scale: float, unit: int | None) -> None:
+    torch.manual_seed(0)
+    digital, x = nn.Linear(64, 16), _x(300, 64)
+    digital.weight.data[:4] *= scale
+    adc = {"bits": None, "steps": 200_000, "range": 40.0, "offset_std": 0.01}
+    chip = EXACT.replace(adc=adc, periphery={"output_bits": unit})
+    model = at.calibrate(at.convert(copy.deepcopy(digital), chip), [x], effort="ranges")
+    if unit is not None:
+        model.set_output_ranges(40.0)
+    view = at.program(model, seed=7).at("programmed")
+    small = (digital(x) - view(x))[:, :4].abs().max()
+    at.correct_columns(view, [x])
+    assert (digital(x) - view(x))[:, :4].abs().max() < 0.2 * small
+
+
 def test_two_inputs_fit_no_gain() -> None:
     view, digital, x = _view("linear", compensation="least_squares")
     before = _error(view, digital, x)
