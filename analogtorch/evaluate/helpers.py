@@ -19,7 +19,7 @@ from analogtorch.values import checks
 from analogtorch.values.warned import warn
 
 _MOST_TOLD = 1000
-"""Characters of an error that a helper tells, which a pipe takes before anyone reads it."""
+"""Characters of an error that a helper passes on, which a pipe takes before anyone reads it."""
 
 
 def checked_processes(caller: str, processes: int, model: nn.Module) -> int:
@@ -67,7 +67,7 @@ def helpers(count: int, work: Callable[[], object]) -> Iterator[None]:
     context = multiprocessing.get_context("fork")
     state = random.getstate()  # Python seeds its generator anew in each process that is forked
     pipes = [context.Pipe(duplex=False) for _ in range(count)]
-    started = [context.Process(target=_help, args=(work, state, told)) for _, told in pipes]
+    started = [context.Process(target=_help, args=(work, state, error)) for _, error in pipes]
     try:
         with warnings.catch_warnings():
             # Python 3.12 warns of forks beside threads, which stop at locks of other threads; like
@@ -83,7 +83,7 @@ def helpers(count: int, work: Callable[[], object]) -> Iterator[None]:
             if process.is_alive():
                 process.terminate()
         torch.set_num_threads(threads)
-    reasons = [_reason(p.exitcode, told) for p, (told, _) in zip(started, pipes, strict=True)]
+    reasons = [_reason(p.exitcode, error) for p, (error, _) in zip(started, pipes, strict=True)]
     if ended := list(filter(None, reasons)):
         warn(
             f"{len(ended)} of {count} helping processes ended early ({'; '.join(ended)}); this one "
@@ -92,13 +92,13 @@ def helpers(count: int, work: Callable[[], object]) -> Iterator[None]:
         )
 
 
-def _reason(code: int | None, told: Connection) -> str:
+def _reason(code: int | None, error: Connection) -> str:
     """Return why a helper ended before its work was done; empty if it did not."""
     if not code:
         return ""
     if code < 0:
         return f"killed by signal {-code}"
-    return told.recv() if told.poll() else f"exit code {code}"
+    return error.recv() if error.poll() else f"exit code {code}"
 
 
 def _help(work: Callable[[], object], state: tuple[Any, ...], tell: Connection) -> None:

@@ -30,7 +30,7 @@ from analogtorch.simulate.writing import Method
 _HOLDING = (Tensor, np.ndarray, Mapping, list, tuple)
 """Types of attributes that may hold numbers of a model."""
 _OWN_AFFAIRS = frozenset({"all_tied_weights_keys", "hf_device_map", "warnings_issued"})
-"""What transformers keeps of weights with two names, of devices and of what it has said."""
+"""What transformers keeps of weights with two names, of devices and of its warnings."""
 _GONE_AFTER_ONE = (
     "analogtorch.conversion.unread._FirstRun",
     "analogtorch.nn.adapters._FirstForward",

@@ -79,11 +79,11 @@ def _settings(metric: Any, code: list[Any]) -> Any:
     """Return what tells a metric from others of its name, as plain values; None: nothing."""
     if isinstance(metric, TaskMetric):
         return _each({"forward": metric.forward, **metric.settings}, code)
-    told = isinstance(metric, FunctionType | functools.partial) or not title(metric)
-    return _told(metric, code) if told and not _is_named(metric) else None
+    recorded = isinstance(metric, FunctionType | functools.partial) or not title(metric)
+    return _described(metric, code) if recorded and not _is_named(metric) else None
 
 
-def _told(value: Any, code: list[Any]) -> Any:
+def _described(value: Any, code: list[Any]) -> Any:
     """Return a setting as plain values: functions by name, and what has no form by its class.
 
     So are lists and mappings, which a metric may fill as it measures. The code of lambdas and local
@@ -94,21 +94,24 @@ def _told(value: Any, code: list[Any]) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return repr(value)
     if isinstance(value, tuple):
-        return [_told(part, code) for part in value]
+        return [_described(part, code) for part in value]
     if is_plain(value) and not isinstance(value, list):
         return value
     if isinstance(value, functools.partial):
-        given = {"positional": _told(value.args, code), "keywords": _each(value.keywords, code)}
-        return {"function": _told(value.func, code), **given}
+        given = {
+            "positional": _described(value.args, code),
+            "keywords": _each(value.keywords, code),
+        }
+        return {"function": _described(value.func, code), **given}
     if isinstance(value, FunctionType) and not _is_named(value):
-        defaults = [_told(value.__defaults__, code), _each(value.__kwdefaults__ or {}, code)]
+        defaults = [_described(value.__defaults__, code), _each(value.__kwdefaults__ or {}, code)]
         code.append([_code_of(value.__code__), defaults])
         return value.__name__
     return name_of(value) if callable(value) else name_of(type(value))
 
 
 def _each(settings: Mapping[str, Any], code: list[Any]) -> dict[str, Any]:
-    return {name: _told(value, code) for name, value in settings.items()}
+    return {name: _described(value, code) for name, value in settings.items()}
 
 
 def _is_named(value: Any) -> bool:

@@ -92,19 +92,19 @@ def _against(reference: float, digital: float, loss: float) -> Text:
         digital: the accuracy of the digital net, 0..1.
         loss: that of everything on the chip against the reference.
     """
-    said = (
+    text = (
         f"Losses are against {100 * reference:.2f} %, what the net trained for the chip has with "
         "exact weights and without converters."
     )
     if abs(reference - digital) > _FAR:
-        said += (
+        text += (
             f" That is far from the {100 * digital:.2f} % of the digital net, which the key "
             "figures are against"
         )
         # or it may be that it was trained better or worse
         needs_chip = reference < digital and loss < 0
-        said += ": the training took the converters into the net." if needs_chip else "."
-    return Text(said)
+        text += ": the training took the converters into the net." if needs_chip else "."
+    return Text(text)
 
 
 def _note(found: Sensitivity | Budget) -> list[Text]:
