@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 import analogtorch as at
 from analogtorch.hwa import huggingface
 from analogtorch.hwa import lightning as in_lightning
+from analogtorch.hwa.clip import tails
 from analogtorch.hwa.half_precision import HalfPrecisionAdam
 from analogtorch.hwa.on_chips import Validation
-from analogtorch.hwa.schedule import tails
 from tests.ecosystem.models import CHIP
 
 pytestmark = [
