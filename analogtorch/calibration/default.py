@@ -48,9 +48,9 @@ class Default:
     inputs: Mapping[str, Seen]
     """The inputs of each layer."""
     effort: Effort
-    """``default``: noisy chips judge the ranges and, if a digital unit scales columns, decide on
-    targets and weight scale. ``ranges``: the converters alone judge them, and the chips of the
-    layers stay."""
+    """``default``: noisy chips decide on the weight scale and judge the ranges, if a digital unit
+    scales columns. ``ranges``: the converters alone judge them, and the chips of the layers
+    stay."""
     way: Way
     """Way to find DAC ranges: ``measured``, or ``tile`` for ranges of row blocks."""
     steps: list[Step] = field(default_factory=list)
@@ -63,7 +63,8 @@ class Default:
         self.chips = {name: layer.chip for name, layer in whole.layers.items()}
         first = 0 if whole.judged is whole.batches else len(whole.batches)
         self.judge = NoisyJudge(whole.model, whole.judged, whole.forward, _SEED, first)
-        self.noisy = self.effort == "default" and self.judge.refusal is None
+        has_scales = any(chip.periphery.scales_columns for chip in self.chips.values())
+        self.noisy = self.effort == "default" and has_scales and self.judge.refusal is None
         self.nothing = uncalibrated(self.chips)
 
     def run(self) -> tuple[dict[str, Setting], CalibrationReport]:
@@ -75,8 +76,6 @@ class Default:
         if self.noisy:
             least = self._uncalibrated
             errors["uncalibrated"] = least.mean().item()
-        scales = any(chip.periphery.scales_columns for chip in self.chips.values())
-        if least is not None and scales:
             if (ranges := self._unclipped()) is not None:
                 least = self._noisy_error(LABELS[self.way], on(chips, ranges))
             for change, asked in ((aware, worth), (by_column, saves)):

@@ -176,7 +176,7 @@ def _costly(fixed: float, any_range: float) -> Callable[..., Tensor]:
     def errors(judge: NoisyJudge, **_: Any) -> Tensor:
         layers = [layer for _, layer in at.analog_layers(judge.model)]
         error = 0.2
-        if any(layer.calibrated or layer.output_ranges is not None for layer in layers):
+        if any(layer.output_ranges is not None for layer in layers):
             error += fixed if layers[0].calibrated else any_range
         return torch.full((80,), error, dtype=torch.float64)
 
@@ -208,21 +208,6 @@ def test_ranges_that_cost_the_model_too_much_give_way_to_those_of_each_vector(
     assert found.kept == "default"
     monkeypatch.setattr(NoisyJudge, "errors", _costly(0.015, 0.01))
     assert all(layer.calibrated for _, layer in at.analog_layers(_calibrated()[0]))
-
-
-@pytest.mark.parametrize("error", [0.03, 0.015])
-def test_noisy_chips_judge_ranges_where_no_digital_unit_scales_columns(
-    monkeypatch: pytest.MonkeyPatch, error: float
-) -> None:
-    monkeypatch.setattr(NoisyJudge, "errors", _costly(error, 0.01))
-    chip = at.chips.neurram48()
-    model, found = _calibrated(chip)
-    fixed = error < 0.02
-    for _, layer in at.analog_layers(model):
-        assert (layer.calibrated, layer.chip) == (fixed, chip)
-    assert {row.dac for row in found.layers} == {"measured" if fixed else "vector"}
-    assert set(found.errors) == {"uncalibrated", "default"}
-    assert [step.what for step in found.steps][:2] == ["not calibrated", "DAC ranges measured"]
 
 
 def test_a_model_that_errs_less_uncalibrated_is_left_so_and_this_is_reported(
