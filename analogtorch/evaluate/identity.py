@@ -129,20 +129,26 @@ def attribute_digests(model: nn.Module) -> dict[str, str]:
     """Return digests of values that modules keep as attributes and ``options_digest`` leaves.
 
     They are of public attributes that are tensors, arrays, and lists and mappings of such and of
-    plain values, by name. Left out are results of a pass with gradients, empty containers, analog
-    layers and metrics, some of whose attributes change as they run, and what the library of a model
-    keeps of its own affairs.
+    plain values, by name. Left out are results of a pass with gradients, empty containers, metrics,
+    some of whose attributes change as they run, and what the library of a model keeps of its own
+    affairs. Of analog layers it is the DAC range, which no entry of a ``state_dict`` has.
     """
     found, analog = dict[str, str](), {layer for _, layer in analog_layers(model)}
     for name, module in model.named_modules():
+        if module in analog and not (module.calibrated and module.input_ranges is None):
+            text = repr(module.input_ranges)
+            found[f"{name}.input_range".lstrip(".")] = text if len(text) < 32 else _short(text)
         for of, value in () if module in analog or is_counting(module) else public(module):
             if isinstance(value, _HOLDING) and not is_plain(value) and of not in _OWN_AFFAIRS:
                 # it holds an object, or refuses to be read, as a setting that is missing
                 with contextlib.suppress(Exception):
                     if parts := dict(_parts(value)):
-                        digest = hashlib.sha256(batches_digest([parts]).encode()).hexdigest()
-                        found[f"{name}.{of}".lstrip(".")] = digest[:16]
+                        found[f"{name}.{of}".lstrip(".")] = _short(batches_digest([parts]))
     return found
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _parts(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:

@@ -85,3 +85,23 @@ def test_norms_that_have_no_statistics_any_more_remember_none() -> None:
     for norm in (model[0], other[0]):  # as test-time adaptation has them
         norm.track_running_stats, norm.running_mean, norm.running_var = False, None, None
     assert structure_digest(model) == structure_digest(other)
+
+
+def test_a_sweep_is_of_its_dac_ranges(tmp_path: Path) -> None:
+    """On a chip without digital unit nothing else tells them: no key of a state has them."""
+    torch.manual_seed(0)
+    net, x = nn.Linear(8, 4), torch.randn(32, 8)
+
+    def run(model: nn.Module) -> Tensor:
+        options = {"num_chips": 1, "times": ["0 s"], "folder": tmp_path}
+        return at.sweep(model, lambda chip: chip(x).square().mean().item(), **options).values
+
+    def calibrated(scale: float) -> nn.Module:
+        model = at.convert(copy.deepcopy(net), at.chips.neurram48())
+        return at.calibrate(model, [x * scale], effort="ranges")
+
+    first = run(calibrated(1))
+    assert torch.equal(run(calibrated(1)), first)
+    for other in (calibrated(3), at.convert(copy.deepcopy(net), at.chips.neurram48())):
+        with pytest.raises(ValueError, match="another experiment .attributes: input_range"):
+            run(other)

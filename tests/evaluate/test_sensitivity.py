@@ -120,7 +120,7 @@ def test_a_folder_keeps_each_value_and_more_may_be_added(
     assert calls == 1 + 4 + 6 * 4 + 1
     assert run(effects="drift", num_chips=1, time="1 day").to_dict() == part.to_dict()
     assert calls == 1 + 4 + 6 * 4 + 1
-    with pytest.raises(ValueError, match=r"sensitivity: .* holds another experiment .options "):
+    with pytest.raises(ValueError, match=r"another experiment .attributes: 0.input_range"):
         at.sensitivity(at.convert(_digital(), CHIP), fragile, folder=tmp_path / "s")
     torn = tmp_path / "s" / "chip-00001.json"
     torn.write_text(torn.read_text()[:40])
