@@ -179,12 +179,7 @@ def _exact(layer: AnalogLayer, inputs: Operands, plan: Plan, outputs: slice) -> 
     section = next(s for s in layer.sections if s.outputs.start <= outputs.start < s.outputs.stop)
     weight, first = section.weight(layer.placed_matrix(layer.weight)), section.outputs.start
     plan = dataclasses.replace(
-        plan,
-        output_bits=0,
-        output_steps=0,
-        unit_bits=0,
-        output_noise=0.0,
-        read_noise=0.0,
+        _unconverted(plan),
         columns=(),
         slicing=Slicing(),
         first_output=outputs.start,
@@ -196,14 +191,9 @@ def _exact(layer: AnalogLayer, inputs: Operands, plan: Plan, outputs: slice) -> 
     return mvm(inputs.x, inputs.input_range, weight, plan)
 
 
-def _saturated(inputs: Operands, plan: Plan) -> Tensor | None:
-    """Return which outputs ADCs or the digital unit clip, (vectors, outputs); None: they cannot.
-
-    By the chip's own sums, not the exact ones: a fit whose targets are cut off is drawn to 0.
-    """
-    if not plan.steps and not plan.unit_bits:
-        return None
-    quiet = dataclasses.replace(
+def _unconverted(plan: Plan) -> Plan:
+    """Return a plan without noise, ADCs and digital unit."""
+    return dataclasses.replace(
         plan,
         output_bits=0,
         output_steps=0,
@@ -214,20 +204,30 @@ def _saturated(inputs: Operands, plan: Plan) -> Tensor | None:
         jitter=0.0,
         shot=0.0,
     )
+
+
+def _saturated(inputs: Operands, plan: Plan) -> Tensor | None:
+    """Return which outputs ADCs or the digital unit clip, (vectors, outputs); None: they cannot.
+
+    By the chip's own sums, not the exact ones: a fit whose targets are cut off is drawn to 0.
+    """
+    if not plan.steps and not plan.unit_bits:
+        return None
+    exact = _unconverted(plan)
     fine = dataclasses.replace(
-        quiet,
+        exact,
         output_steps=_FINE if plan.steps else 0,
         unit_bits=16 if plan.unit_bits else 0,
     )
     inputs = inputs._replace(bias=None, adc_errors=None, adc_inl=None)
-    whole = _columns(product(inputs, quiet), plan)
+    whole = _columns(product(inputs, exact), plan)
     change = (_columns(product(inputs, fine), plan) - whole).abs()
     eps = 4 * torch.finfo(inputs.w.dtype).eps
     return change > _CLIPPED * whole.abs().amax(0) + eps * whole.abs() + _rounding(inputs, fine)
 
 
 def _rounding(inputs: Operands, fine: Plan) -> Tensor | float:
-    """Return by how much fine converters round each output at most; 0 for sliced weights."""
+    """Return twice what fine converters round each output by at most; 0 for sliced weights."""
     if inputs.scale is None or fine.slicing.on:
         return 0.0
     halves = torch.zeros_like(inputs.scale, dtype=torch.float64)

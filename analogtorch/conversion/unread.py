@@ -61,6 +61,9 @@ def forget_unread(model: nn.Module) -> None:
 class _FirstRun:
     """The hook, which removes itself and can be copied and pickled with the model."""
 
+    gone_after_one = True
+    """It changes no output and removes itself: ``options_digest`` leaves it out."""
+
     def __init__(self, named: set[str]) -> None:
         self.named = named
 

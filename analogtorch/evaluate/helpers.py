@@ -18,7 +18,7 @@ from tqdm import tqdm
 from analogtorch.values import checks
 from analogtorch.values.warned import warn
 
-_MOST_TOLD = 1000
+_LONGEST = 1000
 """Characters of an error that a helper passes on, which a pipe takes before anyone reads it."""
 
 
@@ -57,7 +57,7 @@ def helpers(count: int, work: Callable[[], object]) -> Iterator[None]:
     where the error may appear again. Helpers end with this process, even if it is killed.
 
     Warns:
-        RuntimeWarning: a helper was killed, or ended by an error that this process did not meet.
+        RuntimeWarning: a helper was killed, or ended by an error that did not come up here.
     """
     if count == 0:
         yield
@@ -67,7 +67,7 @@ def helpers(count: int, work: Callable[[], object]) -> Iterator[None]:
     context = multiprocessing.get_context("fork")
     state = random.getstate()  # Python seeds its generator anew in each process that is forked
     pipes = [context.Pipe(duplex=False) for _ in range(count)]
-    started = [context.Process(target=_help, args=(work, state, error)) for _, error in pipes]
+    started = [context.Process(target=_help, args=(work, state, end)) for _, end in pipes]
     try:
         with warnings.catch_warnings():
             # Python 3.12 warns of forks beside threads, which stop at locks of other threads; like
@@ -83,7 +83,7 @@ def helpers(count: int, work: Callable[[], object]) -> Iterator[None]:
             if process.is_alive():
                 process.terminate()
         torch.set_num_threads(threads)
-    reasons = [_reason(p.exitcode, error) for p, (error, _) in zip(started, pipes, strict=True)]
+    reasons = [_reason(p.exitcode, end) for p, (end, _) in zip(started, pipes, strict=True)]
     if ended := list(filter(None, reasons)):
         warn(
             f"{len(ended)} of {count} helping processes ended early ({'; '.join(ended)}); this one "
@@ -92,16 +92,16 @@ def helpers(count: int, work: Callable[[], object]) -> Iterator[None]:
         )
 
 
-def _reason(code: int | None, error: Connection) -> str:
+def _reason(code: int | None, end: Connection) -> str:
     """Return why a helper ended before its work was done; empty if it did not."""
     if not code:
         return ""
     if code < 0:
         return f"killed by signal {-code}"
-    return error.recv() if error.poll() else f"exit code {code}"
+    return end.recv() if end.poll() else f"exit code {code}"
 
 
-def _help(work: Callable[[], object], state: tuple[Any, ...], tell: Connection) -> None:
+def _help(work: Callable[[], object], state: tuple[Any, ...], reason: Connection) -> None:
     """Do the work in a helper, without this process' handlers at its exit."""
     gc.freeze()  # what its parent no longer needs may own threads, for which it would wait for ever
     tqdm.set_lock(threading.RLock())  # for bars of a metric: see Progress
@@ -111,7 +111,7 @@ def _help(work: Callable[[], object], state: tuple[Any, ...], tell: Connection) 
     try:
         work()
     except BaseException as error:
-        tell.send(f"{type(error).__name__}: {error}"[:_MOST_TOLD])
+        reason.send(f"{type(error).__name__}: {error}"[:_LONGEST])
         os._exit(1)
     os._exit(0)
 

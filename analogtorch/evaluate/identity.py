@@ -31,11 +31,6 @@ _HOLDING = (Tensor, np.ndarray, Mapping, list, tuple)
 """Types of attributes that may hold numbers of a model."""
 _OWN_AFFAIRS = frozenset({"all_tied_weights_keys", "hf_device_map", "warnings_issued"})
 """What transformers keeps of weights with two names, of devices and of its warnings."""
-_GONE_AFTER_ONE = (
-    "analogtorch.conversion.unread._FirstRun",
-    "analogtorch.nn.adapters._FirstForward",
-)
-"""Hooks of this library that remove themselves in the first pass and change no output."""
 
 
 def model_digest(model: nn.Module) -> str:
@@ -101,7 +96,7 @@ def options_digest(model: nn.Module) -> str:
     found, analog = hashlib.sha256(), {layer for _, layer in analog_layers(model)}
     for name, module in model.named_modules():
         hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
-        names = [name for name in map(name_of, hooks) if name not in _GONE_AFTER_ONE]
+        names = [name_of(hook) for hook in hooks if not getattr(hook, "gone_after_one", False)]
         found.update(f"{name}\n{_attributes(module, module in analog)}\n{names}\n".encode())
     return found.hexdigest()
 
@@ -137,17 +132,20 @@ def attribute_digests(model: nn.Module) -> dict[str, str]:
     for name, module in model.named_modules():
         if module in analog and not (module.calibrated and module.input_ranges is None):
             text = repr(module.input_ranges)
-            found[f"{name}.input_range".lstrip(".")] = text if len(text) < 32 else _short(text)
+            found[f"{name}.input_range".lstrip(".")] = (
+                text if len(text) < 32 else short_digest(text)
+            )
         for of, value in () if module in analog or is_counting(module) else public(module):
             if isinstance(value, _HOLDING) and not is_plain(value) and of not in _OWN_AFFAIRS:
                 # it holds an object, or refuses to be read, as a setting that is missing
                 with contextlib.suppress(Exception):
                     if parts := dict(_parts(value)):
-                        found[f"{name}.{of}".lstrip(".")] = _short(batches_digest([parts]))
+                        found[f"{name}.{of}".lstrip(".")] = short_digest(batches_digest([parts]))
     return found
 
 
-def _short(text: str) -> str:
+def short_digest(text: str) -> str:
+    """Return the first 16 digits of the SHA-256 of a text."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

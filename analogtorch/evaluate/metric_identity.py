@@ -1,7 +1,7 @@
 """What a folder of measurements knows a metric by, so that it never mixes up two of them."""
 
+import dis
 import functools
-import hashlib
 import inspect
 import json
 import math
@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from analogtorch.evaluate.identity import is_plain, name_of, public
+from analogtorch.evaluate.identity import is_plain, name_of, public, short_digest
 from analogtorch.evaluate.metric import title
 from analogtorch.evaluate.task_metric import TaskMetric
 from analogtorch.values import checks
@@ -50,7 +50,7 @@ def kept_of(metric: Any) -> dict[str, Any]:
         "metric": title(metric),
         **({"samples": samples} if samples else {}),
         _SETTINGS: settings,
-        _CODE: f"{_PYTHON} {_digest(code)[:16]}" if code else None,
+        _CODE: f"{_PYTHON} {short_digest(json.dumps(code))}" if code else None,
     }
 
 
@@ -126,22 +126,18 @@ def _is_named(value: Any) -> bool:
 
 def _code_of(code: CodeType) -> list[Any]:
     """Return what a function computes, without where it stands."""
-    constants = [_constant(value) for value in code.co_consts]
-    return [code.co_code.hex(), code.co_names, code.co_freevars, constants]
+    return [[step.opname, _argument(step.argval)] for step in dis.get_instructions(code)]
 
 
-def _constant(value: Any) -> Any:
+def _argument(value: Any) -> Any:
     if isinstance(value, CodeType):
         return _code_of(value)
     if isinstance(value, frozenset):  # in no order of its own
         return sorted(map(repr, value))
-    return [_constant(part) for part in value] if isinstance(value, tuple) else repr(value)
+    return [_argument(part) for part in value] if isinstance(value, tuple) else repr(value)
 
 
 def _short(settings: Any) -> Any:
     """Return settings as they are, or long ones by their digest."""
-    return settings if len(json.dumps(settings)) <= _LONGEST else _digest(settings)[:16]
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+    text = json.dumps(settings)
+    return settings if len(text) <= _LONGEST else short_digest(text)

@@ -177,24 +177,29 @@ class StepClip:
         """Where each layer is clipped, by name; those of a state are of the weights there are."""
 
     @torch.no_grad()
-    def find(self, model: nn.Module) -> None:
-        """Find where each layer is clipped whose weight was not there before."""
-        if self._bound is not None:
-            return
-        for name, layer in _named("clip_after_step", model):
+    def find(self, model: nn.Module) -> list[tuple[str, AnalogLayer]]:
+        """Find where each layer is clipped whose weight was not there before.
+
+        Returns:
+            All layers, with their names.
+        """
+        layers = _named("clip_after_step", model)
+        for name, layer in layers if self._bound is None else ():
             known = self._weights.setdefault(name, layer.weight) is layer.weight
             if known and name in self.tails:
                 continue
             self._weights[name] = layer.weight
-            self.tails[name] = found = _tail(layer, self._sigma, self._per_channel)
-            if not bool(found[2].isfinite().any()):  # all equal
-                del self.tails[name]
+            found = _tail(layer, self._sigma, self._per_channel)
+            if bool(found[2].isfinite().any()):
+                self.tails[name] = found
+            else:  # all equal
+                self.tails.pop(name, None)
+        return layers
 
     @torch.no_grad()
     def clip(self, model: nn.Module) -> None:
         """Clip the weights that learn."""
-        self.find(model)
-        for name, layer in _named("clip_after_step", model):
+        for name, layer in self.find(model):
             if not layer.weight.requires_grad:
                 continue
             if self._bound is not None:

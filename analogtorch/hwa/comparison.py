@@ -36,6 +36,7 @@ class Channels(NamedTuple):
     dim: int
     """Their dimension: -1, or of a convolution the one before its positions."""
     values: Tensor
+    """The output of the layer, without a gradient."""
 
 
 class Way(NamedTuple):

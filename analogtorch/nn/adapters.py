@@ -130,6 +130,9 @@ class _FirstForward:
     sees what runs, such as ``guard``. The hook can be copied and pickled.
     """
 
+    gone_after_one = True
+    """It changes no output and removes itself: ``options_digest`` leaves it out."""
+
     def __call__(self, adapter: nn.Module, inputs: Any, output: Any) -> None:
         if torch.compiler.is_compiling() or isinstance(output, Proxy):
             return

@@ -218,6 +218,14 @@ def test_outputs_without_weights_decide_nothing_for_the_others(zeros: int) -> No
     assert view[0].programmed.offset.any()
 
 
+def test_jitter_of_the_dacs_is_in_the_outputs_alone() -> None:
+    """The exact product has none, which takes keys of noise."""
+    view, digital, x = _view("linear", CHIP.replace(dac={"jitter": 0.3}), compensation="none")
+    before = _error(view, digital, x)
+    at.correct_columns(view, [x])
+    assert _error(view, digital, x) < before / 1.5
+
+
 class _Pools(nn.Module):
     """One query for each sample: its projection runs on few vectors, those of the keys on many."""
 

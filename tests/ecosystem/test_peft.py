@@ -16,6 +16,7 @@ import transformers
 from torch import Tensor, nn
 
 import analogtorch as at
+from analogtorch.evaluate.identity import options_digest
 from analogtorch.hwa.huggingface import KeepRanges
 from tests.ecosystem.models import CHIP
 
@@ -297,6 +298,15 @@ class _Doubled(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return 2 * self.base_layer(x)
+
+
+def test_the_first_pass_changes_nothing_that_folders_know_of_a_model() -> None:
+    model = _adapted(_converted(_llama), _llama)
+    before = options_digest(model)
+    hooks = sum(len(module._forward_hooks) for module in model.modules())
+    _logits(model)
+    assert sum(len(module._forward_hooks) for module in model.modules()) < hooks
+    assert options_digest(model) == before
 
 
 def test_an_adapter_is_traced_before_it_has_run() -> None:

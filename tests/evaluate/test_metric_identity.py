@@ -72,7 +72,7 @@ def _auc(forward: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "told"),
+    ("one", "other", "difference"),
     [
         (
             lambda: lambda chip: at.accuracy(chip, BATCHES),
@@ -136,11 +136,11 @@ def _auc(forward: Any) -> Any:
     ],
 )
 def test_a_folder_tells_metrics_of_one_name_apart(
-    one: Callable[[], Any], other: Callable[[], Any], told: str, run: Run, tmp_path: Path
+    one: Callable[[], Any], other: Callable[[], Any], difference: str, run: Run, tmp_path: Path
 ) -> None:
     expected = run(one()).values
     assert torch.equal(run(one()).values, expected)
-    with pytest.raises(ValueError, match=f"another experiment .*{told}"):
+    with pytest.raises(ValueError, match=f"another experiment .*{difference}"):
         run(other())
     # an earlier version kept none of it
     _head(tmp_path, **{"metric settings": None, "metric code": None})

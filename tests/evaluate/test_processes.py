@@ -126,7 +126,7 @@ def test_killed_at_twenty_moments_a_sweep_loses_at_most_a_cell_each_time(tmp_pat
         assert (tmp_path / "runs" / path.name).read_bytes() == path.read_bytes()
 
 
-def test_a_helper_that_is_killed_is_told_and_its_work_is_done(tmp_path: Path) -> None:
+def test_a_helper_that_is_killed_is_warned_of_and_its_work_is_done(tmp_path: Path) -> None:
     here = os.getpid()
 
     def deadly(view: nn.Module) -> float:
@@ -140,14 +140,14 @@ def test_a_helper_that_is_killed_is_told_and_its_work_is_done(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("end", "told"),
+    ("end", "reason"),
     [
         (lambda: 1 / 0, r"\(ZeroDivisionError: division by zero\)"),
         (lambda: os._exit(3), r"\(exit code 3\)"),
     ],
     ids=["error", "exit"],
 )
-def test_a_helper_that_always_fails_is_told(end: Callable[[], object], told: str) -> None:
+def test_a_helper_that_always_fails_is_warned_of(end: Callable[[], object], reason: str) -> None:
     here = os.getpid()
 
     def failing(view: nn.Module) -> float:
@@ -155,7 +155,7 @@ def test_a_helper_that_always_fails_is_told(end: Callable[[], object], told: str
             end()
         return plain(view)
 
-    with pytest.warns(RuntimeWarning, match=f"1 of 1 helping processes ended early {told}"):
+    with pytest.warns(RuntimeWarning, match=f"1 of 1 helping processes ended early {reason}"):
         found = sweep(failing, processes=2)
     assert torch.equal(found.values, sweep(plain).values)
 
