@@ -301,11 +301,19 @@ _SPREADS = (4.0, 6.0)
 is the largest sum. A Gaussian column needs 4 for the least error, a Laplacian one 7, and a few
 hundred vectors do not reach that. With the largest sum alone, the head of SmolLM2 clipped tokens
 that it had not been calibrated on: the perplexity behind the converters was 20.9, with 4 at least
-it is 19.6 (``python -m benchmarks.convert --table language --designs calibrated``)."""
+it is 19.6 (``python -m benchmarks.convert --table language --designs calibrated``).
+
+Where most vectors are silent, as frames that are filled with zeros, the root mean square says
+little of the others. The largest range is in units of the one that weighs each sum by its square,
+over the square root of 3, if that is more: of a Gaussian column both are the same, however many
+zeros are among its sums."""
+_FEW = 8
+"""Number of vectors by which a Gaussian column can seem to have half of its root mean square, with
+a chance of 2 %; by a smaller number n it can seem to have 1 / (1 + (8 / n)^2) of it, with less."""
 
 
 class _Columns:
-    """Three numbers per column that give the ranges of the digital unit.
+    """Four numbers per column that give the ranges of the digital unit.
 
     A layer may have thousands of columns.
     """
@@ -313,6 +321,7 @@ class _Columns:
     def __init__(self, columns: int) -> None:
         self.largest = torch.zeros(columns, dtype=torch.float64, device="cpu")
         self.squares = torch.zeros_like(self.largest)
+        self.fourths = torch.zeros_like(self.largest)
         self.numbers = torch.zeros_like(self.largest)
 
     def add(self, v: Tensor, first: int) -> None:
@@ -321,7 +330,9 @@ class _Columns:
             columns = slice(first, first + v.shape[1])
             largest = v.abs().amax(0).double().cpu()
             self.largest[columns] = torch.maximum(self.largest[columns], largest)
-            self.squares[columns] += v.square().sum(0).double().cpu()
+            squares = v.square()
+            self.squares[columns] += squares.sum(0).double().cpu()
+            self.fourths[columns] += squares.square_().sum(0).double().cpu()
             self.numbers[columns] += len(v)
 
     def ranges(self, noise: float) -> Tensor:
@@ -329,7 +340,13 @@ class _Columns:
 
         It is 0 for a column of zeros.
         """
-        rms = (self.squares / self.numbers.clamp_min(1) + noise**2).sqrt()
-        least, most = (spread * rms for spread in _SPREADS)
+        number = self.numbers.clamp_min(1)
+        mean = self.squares / number
+        # by few vectors a column can seem far smaller than it is, and than those beside it
+        rms = mean.sqrt()
+        rms = rms.maximum(torch.minimum(mean.mean().sqrt(), rms * (1 + (_FEW / number) ** 2)))
+        rms = (rms**2 + noise**2).sqrt()
+        weighted = (self.fourths / self.squares.clamp_min(torch.finfo(rms.dtype).tiny) / 3).sqrt()
+        least, most = _SPREADS[0] * rms, _SPREADS[1] * rms.maximum(weighted)
         found = torch.clamp(self.largest + 3 * noise, least, most)
         return torch.where(self.largest > 0, found, 0.0)

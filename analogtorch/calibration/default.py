@@ -48,14 +48,16 @@ class Default:
     inputs: Mapping[str, Seen]
     """The inputs of each layer."""
     effort: Effort
-    """``default``: noisy chips decide on the weight scale and judge the ranges, if a digital unit
-    scales columns. ``ranges``: the converters alone judge them, and the chips of the layers
-    stay."""
+    """``default``: noisy chips judge the ranges and, if a digital unit scales columns, decide on
+    targets and weight scale. ``ranges``: the converters alone judge them, and the chips of the
+    layers stay."""
     way: Way
     """Way to find DAC ranges: ``measured``, or ``tile`` for ranges of row blocks."""
     steps: list[Step] = field(default_factory=list)
     _last: tuple[Mapping[str, Chip], Mapping[str, Ranges]] | None = field(default=None, init=False)
     """The chips for which DAC ranges were measured last, and these ranges."""
+    _known: dict[str, Tensor] = field(default_factory=dict, init=False)
+    """The errors of the uncalibrated model by what the report calls it."""
 
     def __post_init__(self) -> None:
         """Keep the exact outputs on the batches to judge on, and the chips of the layers."""
@@ -63,8 +65,7 @@ class Default:
         self.chips = {name: layer.chip for name, layer in whole.layers.items()}
         first = 0 if whole.judged is whole.batches else len(whole.batches)
         self.judge = NoisyJudge(whole.model, whole.judged, whole.forward, _SEED, first)
-        has_scales = any(chip.periphery.scales_columns for chip in self.chips.values())
-        self.noisy = self.effort == "default" and has_scales and self.judge.refusal is None
+        self.noisy = self.effort == "default" and self.judge.refusal is None
         self.nothing = uncalibrated(self.chips)
 
     def run(self) -> tuple[dict[str, Setting], CalibrationReport]:
@@ -74,12 +75,16 @@ class Default:
         least: Tensor | None = None
         ranges: Mapping[str, Ranges] | None = None
         if self.noisy:
-            least = self._uncalibrated
+            least = self._bare_on(chips)
             errors["uncalibrated"] = least.mean().item()
+        scales = any(chip.periphery.scales_columns for chip in self.chips.values())
+        if least is not None and scales:
             if (ranges := self._unclipped()) is not None:
                 least = self._noisy_error(LABELS[self.way], on(chips, ranges))
             for change, asked in ((aware, worth), (by_column, saves)):
                 chips, least = self._changed(chips, change, ranges, least, asked)
+            if ranges is not None:  # ranges per vector serve all the same, if they clip less
+                least = min(least, self._bare_on(chips), key=lambda errors: errors.mean().item())
         ways: tuple[Way, ...] = (self.way, "vector")
         for way in ways:
             found = self._settings(way, chips)
@@ -134,10 +139,10 @@ class Default:
         if least is None or ranges is None:
             return least, kept
         if kept != self.nothing:
-            found = self._noisy_error(f"not calibrated{self._label(chips)}", kept)
-            if worth(found, self._uncalibrated):
+            found = self._bare_on(chips)
+            if worth(found, self._bare_on(self.chips)):
                 return found, kept
-        return self._uncalibrated, self.nothing
+        return self._bare_on(self.chips), self.nothing
 
     def _changed(
         self,
@@ -155,10 +160,10 @@ class Default:
         new = {name: change(chip) for name, chip in chips.items()}
         if new == chips:
             return chips, least
-        what, settings = "not calibrated", uncalibrated(new)
-        if ranges is not None:
-            what, settings = LABELS[self.way], on(new, ranges)
-        errors = self._noisy_error(f"{what}{self._label(new)}", settings)
+        if ranges is None:
+            errors = self._bare_on(new)
+        else:
+            errors = self._noisy_error(f"{LABELS[self.way]}{self._label(new)}", on(new, ranges))
         return (new, errors) if asked(errors, least) else (chips, least)
 
     def _unclipped(self) -> Mapping[str, Ranges] | None:
@@ -242,10 +247,12 @@ class Default:
         self.calibration.apply(self.nothing)
         return self.judge.error()
 
-    @functools.cached_property
-    def _uncalibrated(self) -> Tensor:
-        """The errors of the uncalibrated model on noisy chips."""
-        return self._noisy_error("not calibrated", self.nothing)
+    def _bare_on(self, chips: Mapping[str, Chip]) -> Tensor:
+        """Return the errors of the uncalibrated model on these chips, with noise."""
+        what = f"not calibrated{self._label(chips)}"
+        if what not in self._known:
+            self._known[what] = self._noisy_error(what, uncalibrated(chips))
+        return self._known[what]
 
     def _report(
         self,

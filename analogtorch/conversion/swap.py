@@ -155,7 +155,9 @@ def convert(
     converted = model
     try:
         new = {
-            id(m): analog_type(m, chosen[name]).from_digital(m, chosen[name], plain_name(name))
+            id(m): analog_type(m, chosen[name]).from_digital(
+                m, chosen[name], plain_name(model, name)
+            )
             for name, m in fresh.items()
         }
         converted = switch_off(replace(model, new))

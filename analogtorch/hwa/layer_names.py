@@ -33,7 +33,8 @@ def comparable_layers(student: nn.Module, teacher: nn.Module, asked: bool) -> li
         ValueError: they are asked for, and the teacher has none of them.
     """
     of_teacher = by_layer(teacher)
-    made = dict.fromkeys(_layer_of(n) for n, module in student.named_modules() if is_analog(module))
+    layers = (name for name, module in student.named_modules() if is_analog(module))
+    made = dict.fromkeys(_layer_of(student, name) for name in layers)
     inside = tuple(f"{name}." for name in made if name)
     outermost = [name for name in made if not name.startswith(inside)]
     found = [name for name in outermost if name in of_teacher]
@@ -112,9 +113,9 @@ def by_layer(model: nn.Module) -> dict[str, nn.Module]:
     """
     found: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
-        found.setdefault(_layer_of(name), module)
+        found.setdefault(_layer_of(model, name), module)
     return found
 
 
-def _layer_of(name: str) -> str:
-    return _SAVED.sub("", plain_name(name))
+def _layer_of(model: nn.Module, name: str) -> str:
+    return _SAVED.sub("", plain_name(model, name))

@@ -64,12 +64,18 @@ def is_part_of_adapter(model: nn.Module, name: str) -> bool:
     return False
 
 
-def plain_name(name: str) -> str:
-    """Return the name that a layer has without torch.compile and adapters around it and its model.
+def plain_name(model: nn.Module, name: str) -> str:
+    """Return the name that a module of ``model`` has without what wraps it and the model.
 
-    It keys the layer's noise, so that the same net has the same devices.
+    That is torch.compile, torch's wrappers and adapters. The name keys a layer's noise, so that the
+    same net has the same devices.
     """
-    parts = [part for part in name.split(".") if part not in (COMPILED, BASE)]
+    module: Any = model
+    parts = []
+    for part in name.split(".") if name else ():
+        if part not in (COMPILED, BASE) and not isinstance(module, _WRAPPERS):
+            parts.append(part)
+        module = module._modules[part]
     if parts[: len(_PEFT)] == list(_PEFT):
         parts = parts[len(_PEFT) :]
     return ".".join(parts)

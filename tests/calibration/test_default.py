@@ -176,7 +176,7 @@ def _costly(fixed: float, any_range: float) -> Callable[..., Tensor]:
     def errors(judge: NoisyJudge, **_: Any) -> Tensor:
         layers = [layer for _, layer in at.analog_layers(judge.model)]
         error = 0.2
-        if any(layer.output_ranges is not None for layer in layers):
+        if any(layer.calibrated or layer.output_ranges is not None for layer in layers):
             error += fixed if layers[0].calibrated else any_range
         return torch.full((80,), error, dtype=torch.float64)
 
@@ -208,6 +208,21 @@ def test_ranges_that_cost_the_model_too_much_give_way_to_those_of_each_vector(
     assert found.kept == "default"
     monkeypatch.setattr(NoisyJudge, "errors", _costly(0.015, 0.01))
     assert all(layer.calibrated for _, layer in at.analog_layers(_calibrated()[0]))
+
+
+@pytest.mark.parametrize("error", [0.03, 0.015])
+def test_noisy_chips_judge_ranges_where_no_digital_unit_scales_columns(
+    monkeypatch: pytest.MonkeyPatch, error: float
+) -> None:
+    monkeypatch.setattr(NoisyJudge, "errors", _costly(error, 0.01))
+    chip = at.chips.neurram48()
+    model, found = _calibrated(chip)
+    fixed = error < 0.02
+    for _, layer in at.analog_layers(model):
+        assert (layer.calibrated, layer.chip) == (fixed, chip)
+    assert {row.dac for row in found.layers} == {"measured" if fixed else "vector"}
+    assert set(found.errors) == {"uncalibrated", "default"}
+    assert [step.what for step in found.steps][:2] == ["not calibrated", "DAC ranges measured"]
 
 
 def test_a_model_that_errs_less_uncalibrated_is_left_so_and_this_is_reported(
@@ -256,6 +271,35 @@ def test_rounding_that_costs_is_compared_with_what_the_model_would_be_left_with(
     assert found[0].kept == "default"
     assert found[0].errors["default"] < 0.6 * errors["not calibrated"]
     assert all(layer.calibrated for _, layer in at.analog_layers(model))
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_single_vectors_leave_room_for_others(count: int) -> None:
+    model, _ = _calibrated(spread=0.0, batches=_batches(1, count))
+    # 0.05, 0.07 and 0.04, uncalibrated 0.06; columns by themselves alone: 0.32, 0.17 and 0.06
+    assert _error(model, _net(0.0)) < 1.2 * _error(at.convert(_net(0.0), HERMES), _net(0.0))
+
+
+@pytest.mark.parametrize("share", [0.8, 0.98])
+@pytest.mark.parametrize("quiet", [0.0, 0.02])
+def test_vectors_that_are_silent_do_not_cut_off_the_others(share: float, quiet: float) -> None:
+    batches = _batches(8, 400)
+    for number, x in enumerate(batches):
+        draws = torch.rand(len(x), generator=torch.Generator().manual_seed(number))
+        x[draws < share] *= quiet
+    model, _ = _calibrated(spread=0.0, batches=batches)
+    assert _error(model, _net(0.0)) < _error(at.convert(_net(0.0), HERMES), _net(0.0))
+
+
+def test_ranges_that_avoid_clipping_are_compared_with_those_of_each_vector() -> None:
+    # silent vectors take little of a fixed range, and some of it is beyond the largest input
+    found: list[CalibrationReport] = []
+    at.calibrate(at.convert(_overflowing(), HERMES), _batches(8, 100), report=found.append)
+    tried = [step.what for step in found[0].steps]
+    assert tried[0] == "not calibrated"
+    chosen = [what for what in tried if what.startswith("DAC ranges measured, ")][-1]
+    assert chosen.replace("DAC ranges measured", "not calibrated") in tried
+    assert len(set(tried)) >= len(tried) - 1  # the ranges behind the array come with the last
 
 
 def test_a_scale_is_worth_a_tenth_of_the_error_and_a_range_costs_less() -> None:

@@ -167,7 +167,8 @@ def test_layers_that_are_called_by_keyword() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.second(input=self.first(x=x))
 
-    assert all(r > 0 for r in _ranges(at.calibrate(at.convert(Named(), CHIP), _batches())))
+    model = at.calibrate(at.convert(Named(), CHIP), _batches(), effort="ranges")
+    assert all(r > 0 for r in _ranges(model))
 
 
 def test_a_percentile_that_is_zero_is_refused() -> None:
@@ -579,7 +580,7 @@ def _tiled() -> nn.Module:
 
 def test_ranges_of_tiles_travel_and_go_back_to_one(tmp_path) -> None:
     x = torch.randn(30, 40)
-    model = at.calibrate(_tiled(), [x], per="tile").eval()
+    model = at.calibrate(_tiled(), [x], per="tile", effort="ranges").eval()
     ranges, y = [layer.input_ranges for _, layer in at.analog_layers(model)], model(x)
     assert [len(r) for r in ranges] == [3, 2]
     text = f"{min(ranges[0]):.4g} to {max(ranges[0]):.4g}"

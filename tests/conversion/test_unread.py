@@ -122,7 +122,7 @@ def _pair() -> nn.Module:
     return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
 
 
-def test_a_net_that_is_compiled_before_it_is_converted_is_the_same_chip_and_runs_in_silence() -> (
+def test_a_net_that_is_wrapped_before_it_is_converted_is_the_same_chip_and_runs_in_silence() -> (
     None
 ):
     compiled = at.convert(torch.compile(_pair(), backend="eager"), CHIP)
@@ -136,6 +136,12 @@ def test_a_net_that_is_compiled_before_it_is_converted_is_the_same_chip_and_runs
             assert not torch.equal(model(X), digital)
             view = at.program(model, seed=1).at("1 day")
             torch.testing.assert_close(view(X), plain)
+    for model in (
+        nn.DataParallel(_pair()),
+        nn.Sequential(nn.DataParallel(_pair()[0]), *_pair()[1:]),
+    ):
+        wrapped = at.program(at.convert(model.eval(), CHIP), seed=1).at("1 day")
+        torch.testing.assert_close(wrapped(X), plain)
     one = torch.compile(nn.Linear(8, 8), backend="eager")
     digital = one(X)
     assert next(iter(at.analog_layers(at.convert(one, CHIP))))[1].layer_name == ""
