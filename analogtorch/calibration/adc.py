@@ -341,11 +341,11 @@ class _Columns:
         It is 0 for a column of zeros.
         """
         number = self.numbers.clamp_min(1)
-        mean = self.squares / number
+        squares = self.squares / number
         # by few vectors a column can seem far smaller than it is, and than those beside it
-        rms = mean.sqrt()
-        rms = rms.maximum(torch.minimum(mean.mean().sqrt(), rms * (1 + (_FEW / number) ** 2)))
-        rms = (rms**2 + noise**2).sqrt()
+        room = torch.where(number < 100, (1 + (_FEW / number) ** 2) ** 2, 1.0)
+        squares = squares.maximum(torch.minimum(squares.mean(), room * squares))
+        rms = (squares + noise**2).sqrt()
         weighted = (self.fourths / self.squares.clamp_min(torch.finfo(rms.dtype).tiny) / 3).sqrt()
         least, most = _SPREADS[0] * rms, _SPREADS[1] * rms.maximum(weighted)
         found = torch.clamp(self.largest + 3 * noise, least, most)
