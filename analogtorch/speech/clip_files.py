@@ -164,10 +164,10 @@ class ClipFiles:
             looked = str(self.root)
             if self.root.is_dir():
                 looked = ", ".join([looked, *(repr(archive.name) for archive in self.archives)])
-            raise FileNotFoundError(
-                f"{row.where}: there is no {row.path!r} in {looked}. Correct `path` or add the "
-                "file."
+            remedy = (
+                "Write / instead of \\" if "\\" in row.path else "Correct `path` or add the file"
             )
+            raise FileNotFoundError(f"{row.where}: there is no {row.path!r} in {looked}. {remedy}.")
 
     def get(self, path: str) -> Path | bytes:
         """Return the file, or the contents of the archive's member."""

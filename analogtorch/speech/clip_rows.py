@@ -28,7 +28,8 @@ def read_manifest(source: str, data: bytes) -> list[Row]:
         if missing := [column for column in COLUMNS if column not in (reader.fieldnames or ())]:
             raise ValueError(
                 f"{source}: no column {missing[0]!r} (its first line: {reader.fieldnames}); "
-                f"a manifest needs {', '.join(COLUMNS)}"
+                f"a manifest needs {', '.join(COLUMNS)}, separated by commas, not by semicolons or "
+                "tabs"
             )
         return [_row(f"{source}:{reader.line_num}", cells) for cells in reader]
     except (UnicodeDecodeError, csv.Error) as error:
@@ -40,7 +41,8 @@ def _row(where: str, cells: dict[str, str | None]) -> Row:
     path, label, speaker, split = (cell if cell is None else cell.strip() for cell in given)
     if not path or not label or speaker is None or split is None:
         raise ValueError(
-            f"{where}: the row has an empty path or label, or too few cells: {list(cells.values())}"
+            f"{where}: the row has an empty path or label, or too few cells, which commas "
+            f"separate: {list(cells.values())}"
         )
     if split not in SPLITS:
         raise ValueError(f"{where}: unknown split {split!r}; allowed are {', '.join(SPLITS)}")

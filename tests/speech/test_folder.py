@@ -89,6 +89,7 @@ def test_spaces_around_a_cell_do_not_count(tmp_path: Path) -> None:
             r"manifest\.csv:5: unknown split 'dev'; allowed are train, val, test",
         ),
         ("yes/a.wav,yes", r"manifest\.csv:5: the row has an empty path or label, or too few"),
+        ("yes/a.wav;yes;ann;train", r"csv:5: .*too few cells, which commas separate: "),
         (",yes,ann,train", r"manifest\.csv:5: the row has an empty path"),
         ("yes/a.wav,yes,,train", r"yes/a\.wav names no speaker; only _silence_"),
         (
@@ -199,6 +200,23 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
         ValueError, match=r"manifest\.csv: no column 'speaker' .*needs path, label, speaker, split"
     ):
         folder(tmp_path).load()
+
+
+def test_what_windows_and_excel_write_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    fill(tmp_path, [*ROWS, "yes\\a.wav,yes,ann,train"])
+    with pytest.raises(
+        FileNotFoundError, match=r"csv:5: there is no 'yes\\\\a\.wav' in .*Write / instead of \\"
+    ):
+        folder(tmp_path).load()
+    rows = [row.replace(",", ";") for row in ROWS]
+    for header in (HEADER.replace(",", ";"), HEADER.replace(",", "\t")):
+        fill(tmp_path, ROWS, header=header)
+        (tmp_path / "manifest.csv").write_text("\n".join([header, *rows]))
+        with pytest.raises(
+            ValueError,
+            match=r"csv: no column 'path' .*, separated by commas, not by semicolons or tabs",
+        ):
+            folder(tmp_path).load()
 
 
 def test_an_empty_split_or_manifest(tmp_path: Path) -> None:
