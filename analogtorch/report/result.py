@@ -1,12 +1,12 @@
 """The result of a run, as one value."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from analogtorch.cost_model import CostReport
 from analogtorch.devices.time import SECONDS
-from analogtorch.evaluate import Sweep, Verdict
+from analogtorch.evaluate import Sweep, Verdict, share
 from analogtorch.evaluate.losses import Sensitivity
 from analogtorch.evaluate.shares import Budget
 from analogtorch.mapping import ChipMapping
@@ -18,6 +18,8 @@ Curve = Sequence[tuple[int, float, float | None]]
 None."""
 ISO = 0.99
 """Share of the digital accuracy that counts as iso-accuracy; plot and table show it."""
+_MUCH = 0.01
+"""Mean loss of accuracy, 0..1, above which more chips are worth their time."""
 _KEY_TIMES = ("1 day", "1 year")
 YEAR = SECONDS["year"]
 """Seconds of a year."""
@@ -89,39 +91,86 @@ class Result:
 
     @property
     def caveats(self) -> tuple[str, ...]:
-        """The notes, then that hardware-aware training cost accuracy, if it did at a key time.
+        """The notes, then what the numbers themselves make doubtful.
 
-        It did where the whole 95 % interval of the gain over the net mapped directly is below 0.
-        Gains without a spread have no such interval, and do not count.
+        Such are a digital accuracy near chance or on few clips, hardware-aware training that cost
+        accuracy at a key time or may have, and a net that is better on chips than its reference.
+        Training costs accuracy where the whole 95 % interval of the gain over the net mapped
+        directly is below 0. Chips that all have the same gain show no spread, and do not count.
         """
+        return (*self.notes, *self._of_clips(), *self._of_training(), *self._of_reference())
+
+    def _of_clips(self) -> Iterator[str]:
+        if self.heard is None:
+            return
+        count = len(self.heard.labels)
+        found = share(round(self.digital * count), count)
+        largest = self.heard.labels.bincount().max().item() / count
+        if found.low <= largest:
+            yield (
+                f"The digital accuracy, {100 * self.digital:.2f} % of {count:,} test clips (95 % "
+                f"interval over clips {100 * found.low:.2f} to {100 * found.high:.2f} %), is not "
+                f"significantly above {100 * largest:.2f} %, which always naming the largest class "
+                "has. Accuracies on chips then say little. Worth a try: more digital.epochs, "
+                "another digital.learning_rate or more clips."
+            )
+        elif 1 / count > (1 - ISO) * self.digital:
+            yield (
+                f"There are {count:,} test clips: one is {100 / count:.2f} points, more than "
+                "iso-accuracy may lose. Intervals are over chips alone; other clips may give other "
+                "accuracies."
+            )
+
+    def _of_training(self) -> Iterator[str]:
         gains = dict(zip(self.hwa.times, self.hwa.minus(self.direct).interval(), strict=True))
-        losses = {
-            time: f"{-100 * gains[time].mean:.2f}"
-            for time in self.key_times
-            if gains[time].shown_ends is not None and gains[time].high < 0
-        }
-        lost = [f"{loss} points after {time}" for time, loss in losses.items() if loss != "0.00"]
-        if not lost:
-            return self.notes
-        return (
-            *self.notes,
-            "Hardware-aware training cost accuracy here: against the net mapped directly, chips "
-            f"lose {' and '.join(lost)}. Worth a try: {self._worth_a_try}.",
-        )
+        lost, unsettled = [], []
+        for time in self.key_times:
+            gain = gains[time]
+            said = f"{-100 * gain.mean:.2f} points after {time}"
+            if gain.shown_ends is not None and gain.high < 0 and not said.startswith("0.00 "):
+                lost.append(said)
+            elif gain.mean < -_MUCH and gain.high >= 0:
+                unsettled.append(said)
+        if lost:
+            yield (
+                "Hardware-aware training cost accuracy here: against the net mapped directly, "
+                f"chips lose {' and '.join(lost)}. Worth a try: {self._worth_a_try}."
+            )
+        if unsettled:
+            yield (
+                "Whether hardware-aware training cost accuracy is not settled: against the net "
+                f"mapped directly, chips lose {' and '.join(unsettled)} on average. More chips "
+                "(sweep.num_chips) would settle it."
+            )
+
+    def _of_reference(self) -> Iterator[str]:
+        epochs = self.config.get("hwa", {}).get("epochs")
+        better = [
+            time
+            for time, found in zip(self.hwa.times, self.hwa.interval(), strict=True)
+            if found.shown_ends is not None and found.low > self.digital
+        ]
+        if epochs and better:
+            yield (
+                f"On chips the net is better than its digital reference (at {', '.join(better)}): "
+                f"it was trained for further epochs (hwa.epochs: {epochs}), which the reference "
+                "was not. Iso-accuracy then says little of the chip. Worth a try: more "
+                "digital.epochs."
+            )
 
     @property
     def _worth_a_try(self) -> str:
         """The options whose other values may train better, of those that have an effect here."""
         chip = self.config.get("chip", {})
-        tries = ["fewer hwa.epochs"] * (self.config.get("hwa", {}).get("epochs") != 1)
-        tries.append("a smaller hwa.learning_rate")
+        # of the epochs, too many and too few have both cost accuracy
+        tries = ["a smaller hwa.learning_rate", "other numbers of hwa.epochs"]
         if chip.get("levels"):
             tries.append("other chip.levels")
         elif chip.get("training", {}).get("weight") != "none":
             tries.append("another chip.training.scale")
         tries += ["chip.correct: false"] * bool(chip.get("correct"))
         *first, last = tries
-        return f"{', '.join(first)} or {last}" if first else last
+        return f"{', '.join(first)} or {last}"
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:

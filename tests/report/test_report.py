@@ -13,7 +13,7 @@ from torch import nn
 import analogtorch as at
 from analogtorch.evaluate import Interval, Sweep
 from analogtorch.files import write_atomically
-from analogtorch.report import Result, markdown, table, write
+from analogtorch.report import Heard, Result, markdown, table, write
 from analogtorch.report.page.run import html
 
 TIMES = ("0 s", "1 day", "1 year")
@@ -142,19 +142,19 @@ def test_chips_that_agree_have_no_interval_in_any_table(result: Result) -> None:
 @pytest.mark.parametrize(
     ("config", "tried"),
     [
-        ({}, "fewer hwa.epochs, a smaller hwa.learning_rate or another chip.training.scale"),
+        (
+            {},
+            "a smaller hwa.learning_rate, other numbers of hwa.epochs or another "
+            "chip.training.scale",
+        ),
         (
             {"chip": {"correct": True, "levels": [1.0, 2.0]}},
-            "fewer hwa.epochs, a smaller hwa.learning_rate, other chip.levels or "
+            "a smaller hwa.learning_rate, other numbers of hwa.epochs, other chip.levels or "
             "chip.correct: false",
         ),
         (
             {"hwa": {"epochs": 1}, "chip": {"training": {"weight": "none"}}},
-            "a smaller hwa.learning_rate",
-        ),
-        (
-            {"hwa": {"epochs": 1}, "chip": {"training": {"weight": "device"}}},
-            "a smaller hwa.learning_rate or another chip.training.scale",
+            "a smaller hwa.learning_rate or other numbers of hwa.epochs",
         ),
     ],
 )
@@ -186,6 +186,76 @@ def test_training_that_cost_accuracy_is_said_with_what_to_try(
     ]
     for other in (result, unsettled, *losing):
         assert "cost accuracy here" not in table(other)
+
+
+def test_a_large_loss_by_training_that_few_chips_leave_open_is_said(result: Result) -> None:
+    def losing(*losses: float) -> tuple[str, ...]:
+        values = result.hwa.values[:1] - torch.tensor([losses]).T
+        seeds = tuple(range(len(losses)))
+        direct = Sweep(times=TIMES, values=result.hwa.values[:1].expand_as(values), seeds=seeds)
+        hwa = Sweep(times=TIMES, values=values, seeds=seeds)
+        return dataclasses.replace(result, direct=direct, hwa=hwa).caveats[1:]
+
+    (said,) = losing(0.0, 0.1)
+    assert said == (
+        "Whether hardware-aware training cost accuracy is not settled: against the net mapped "
+        "directly, chips lose 5.00 points after 1 day and 5.00 points after 1 year on average. "
+        "More chips (sweep.num_chips) would settle it."
+    )
+    assert losing(0.05) == (said,)  # one chip
+    assert not losing(0.0, 0.01)  # too little to ask for more chips
+    assert not losing(0.05, 0.05)  # no spread, as of chips that are all alike
+    (settled,) = losing(0.05, 0.051)
+    assert "cost accuracy here" in settled
+
+
+def test_a_net_that_further_epochs_made_better_than_its_reference_is_no_news_of_the_chip(
+    result: Result,
+) -> None:
+    spread = torch.tensor([[0.001], [-0.001]])
+    values = torch.tensor([[0.95, 0.94, 0.90]]) + spread
+    better = dataclasses.replace(
+        result, hwa=Sweep(times=TIMES, values=values, seeds=(1, 2)), config={"hwa": {"epochs": 24}}
+    )
+    (said,) = better.caveats[1:]
+    assert said == (
+        "On chips the net is better than its digital reference (at 0 s, 1 day): it was trained for "
+        "further epochs (hwa.epochs: 24), which the reference was not. Iso-accuracy then says "
+        "little of the chip. Worth a try: more digital.epochs."
+    )
+    within = Sweep(times=TIMES, values=0.925 + 20 * spread.expand(2, 3), seeds=(1, 2))
+    for other in (
+        dataclasses.replace(better, config={}),  # no training that is known
+        dataclasses.replace(better, hwa=within, direct=within),
+    ):
+        assert "digital reference" not in table(other)
+
+
+def test_a_digital_accuracy_near_chance_or_on_few_clips_is_said(result: Result) -> None:
+    def on(clips: dict[int, int], digital: float) -> tuple[str, ...]:
+        labels = torch.tensor([label for label, count in clips.items() for _ in range(count)])
+        heard = Heard(
+            classes=("a", "b", "c"), labels=labels, digital=labels, chips=labels[None], seeds=(1,),
+            time="1 day",
+        )  # fmt: skip
+        return dataclasses.replace(result, heard=heard, digital=digital).caveats[1:]
+
+    (chance,) = on({0: 4, 1: 4, 2: 4}, 1 / 3)
+    assert chance == (
+        "The digital accuracy, 33.33 % of 12 test clips (95 % interval over clips 9.92 to 65.11 "
+        "%), is not significantly above 33.33 %, which always naming the largest class has. "
+        "Accuracies on chips then say little. Worth a try: more digital.epochs, another "
+        "digital.learning_rate or more clips."
+    )
+    (uneven,) = on({0: 900, 1: 50, 2: 50}, 0.91)  # far above a third
+    assert "is not significantly above 90.00 %" in uneven
+    (few,) = on({0: 4, 1: 4, 2: 4}, 11 / 12)
+    assert few == (
+        "There are 12 test clips: one is 8.33 points, more than iso-accuracy may lose. Intervals "
+        "are over chips alone; other clips may give other accuracies."
+    )
+    assert not on({0: 50, 1: 50, 2: 50}, 0.92)
+    assert not on({0: 900, 1: 50, 2: 50}, 0.93)
 
 
 def test_table_is_aligned_and_ends_with_the_note(result: Result) -> None:
