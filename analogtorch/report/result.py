@@ -126,11 +126,11 @@ class Result:
         lost, unsettled = [], []
         for time in self.key_times:
             gain = gains[time]
-            said = f"{-100 * gain.mean:.2f} points after {time}"
-            if gain.shown_ends is not None and gain.high < 0 and not said.startswith("0.00 "):
-                lost.append(said)
+            loss = f"{-100 * gain.mean:.2f} points after {time}"
+            if gain.shown_ends is not None and gain.high < 0 and not loss.startswith("0.00 "):
+                lost.append(loss)
             elif gain.mean < -_MUCH and gain.high >= 0:
-                unsettled.append(said)
+                unsettled.append(loss)
         if lost:
             yield (
                 "Hardware-aware training cost accuracy here: against the net mapped directly, "
