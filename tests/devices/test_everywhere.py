@@ -48,7 +48,9 @@ def _model(chip: at.Chip) -> nn.Module:
         nn.Conv1d(4, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(64, 12)
     )
     model = at.convert(layers, chip)
-    at.calibrate(model, [torch.randn(32, 4, 8, generator=torch.Generator().manual_seed(1))])
+    at.calibrate(
+        model, [torch.randn(32, 4, 8, generator=torch.Generator().manual_seed(1))], effort="ranges"
+    )
     return model
 
 

@@ -60,7 +60,7 @@ def _lightning(
     folder: Path, stop: int = 12, resume: Path | None = None
 ) -> tuple[nn.Module, nn.Module, dict[str, Any]]:
     teacher = _teacher()
-    student = at.calibrate(at.convert(copy.deepcopy(teacher), CHIP), [X])
+    student = at.calibrate(at.convert(copy.deepcopy(teacher), CHIP), [X], effort="ranges")
     validate = in_lightning.ValidateOnChips(_metric, every=5, num_chips=1)
     stopping = _StopAt(stop)
     trainer = L.Trainer(
@@ -95,7 +95,7 @@ def test_what_a_loader_of_the_metric_draws_changes_no_training() -> None:
 
 
 def _fitted(data: Any = X, recipe: at.hwa.Recipe | None = None, **options: Any) -> nn.Module:
-    student = at.calibrate(at.convert(_teacher(), CHIP), [X])
+    student = at.calibrate(at.convert(_teacher(), CHIP), [X], effort="ranges")
     trainer = L.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
         enable_checkpointing=False, **options,
@@ -113,7 +113,7 @@ def test_lightning_clips_gradients_under_mixed_precision() -> None:
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
 def test_lightning_computes_all_in_the_precision_of_the_trainer(precision: str) -> None:
     teacher = _teacher()
-    student = at.calibrate(at.convert(copy.deepcopy(teacher), CHIP), [X])
+    student = at.calibrate(at.convert(copy.deepcopy(teacher), CHIP), [X], effort="ranges")
     trainer = L.Trainer(
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, precision=precision,
@@ -132,7 +132,7 @@ def test_lightning_leaves_the_ranges_as_the_recipe_asks() -> None:
     """Without a warning that they do not learn."""
     for learn in (True, False):
         student = _fitted(recipe=at.hwa.Recipe(learn_ranges=learn), max_epochs=1)
-        calibrated = at.calibrate(at.convert(_teacher(), CHIP), [X])
+        calibrated = at.calibrate(at.convert(_teacher(), CHIP), [X], effort="ranges")
         assert (_ranges(student) == _ranges(calibrated)) is not learn
 
 

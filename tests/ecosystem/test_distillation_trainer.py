@@ -43,7 +43,7 @@ def _hugging_face(
 ) -> tuple[nn.Module, nn.Module]:
     teacher = _bert().to(dtype)
     batch = {k: torch.stack([row[k] for row in _rows(16)]) for k in ("input_ids", "attention_mask")}
-    student = at.calibrate(at.convert(copy.deepcopy(teacher), CHIP), [batch])
+    student = at.calibrate(at.convert(copy.deepcopy(teacher), CHIP), [batch], effort="ranges")
     trainer = _trainer(
         folder, student, teacher, max_steps=6, save_steps=4,
         callbacks=[huggingface.ValidateOnChips(_metric, every=3, num_chips=1)],
@@ -91,7 +91,7 @@ def test_hugging_face_distils_validates_and_resumes(dtype: torch.dtype, tmp_path
 
 def _student() -> nn.Module:
     batch = {key: torch.stack([row[key] for row in _rows(16)]) for key in _rows(1)[0]}
-    return at.calibrate(at.convert(_bert(), CHIP), [batch])
+    return at.calibrate(at.convert(_bert(), CHIP), [batch], effort="ranges")
 
 
 class _Stop(TrainerCallback):

@@ -37,7 +37,7 @@ def _batch(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _convert(model: nn.Module) -> nn.Module:
-    return at.calibrate(at.convert(model, CHIP), [_batch(model)])
+    return at.calibrate(at.convert(model, CHIP), [_batch(model)], effort="ranges")
 
 
 def _logits(model: nn.Module) -> Tensor:

@@ -210,7 +210,7 @@ def test_matrices_of_recurrent_layers_and_grouped_convolutions_have_their_rows(
 ) -> None:
     # blocks that end within a kernel and within a row
     chip = CHIP.replace(array={"grouped": grouped, "rows": 5})
-    model = at.calibrate(at.convert(_mixed(), chip), [WAVES])
+    model = at.calibrate(at.convert(_mixed(), chip), [WAVES], effort="ranges")
     found = at.sensitivity(model, _mean, num_chips=1)
     suffixes = ("l0", "l0_reverse")
     matrices = {f"lstm.{kind}_{suffix}" for kind in ("ih", "hh") for suffix in suffixes}

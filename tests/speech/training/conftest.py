@@ -44,7 +44,7 @@ class Toy:
             ).eval()
 
     def analog(self) -> nn.Module:
-        return at.calibrate(at.convert(self.digital(), crossbar()), [self.x])
+        return at.calibrate(at.convert(self.digital(), crossbar()), [self.x], effort="ranges")
 
     def batches(self, seed: int = 1, workers: int = 0) -> Batches:
         return Batches(self.make, 64, batch_size=16, seed=seed, workers=workers)
