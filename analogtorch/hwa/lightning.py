@@ -15,7 +15,8 @@ from analogtorch.conversion.detached import deep_copy
 from analogtorch.evaluate.metric import Metric
 from analogtorch.hwa import training_noise_
 from analogtorch.hwa.clip import Tails, clippable, tails
-from analogtorch.hwa.lightning_clip import AfterStep, Clip, WeightClip
+from analogtorch.hwa.lightning_averaging import LAST, KeepRanges, Ordered, averaged
+from analogtorch.hwa.lightning_clip import Clip, WeightClip
 from analogtorch.hwa.on_chips import Validation
 from analogtorch.hwa.ramp import ramped
 from analogtorch.hwa.recipe import Recipe
@@ -27,6 +28,7 @@ from analogtorch.values import checks
 __all__ = [
     "Clip",
     "Distillation",
+    "KeepRanges",
     "NoiseRamp",
     "SaveEachEpoch",
     "StepSeed",
@@ -41,7 +43,7 @@ def step_seed(seed: int, step: int) -> int:
     return int(fold(seed_tensor(seed), stream("training step", step)).item())
 
 
-class StepSeed(L.Callback):
+class StepSeed(Ordered):
     """Seed torch before each batch from (seed, step), and the rank if there are several.
 
     Under ``accumulate_grad_batches`` the batches of a step have seeds of their own.
@@ -64,7 +66,7 @@ class StepSeed(L.Callback):
         torch.manual_seed(seed)
 
 
-class NoiseRamp(L.Callback):
+class NoiseRamp(Ordered):
     """Let the training noise grow linearly from ``start`` to 1, in stairs.
 
     The fraction depends on the trainer's ``global_step`` alone, or with ``epochs`` on its batches,
@@ -146,13 +148,15 @@ class NoiseRamp(L.Callback):
         return int(batches)
 
 
-class ValidateOnChips(L.Callback):
+class ValidateOnChips(Ordered):
     """Log a metric of a converted network on programmed chips, every ``every`` optimizer steps.
 
     It is logged as ``chips/1 day`` and so on, which ``ModelCheckpoint(monitor=...)`` can watch.
     Every logger gets it at once, at its own step, whatever ``log_every_n_steps`` of the Trainer is.
     It is measured after the ``WeightClip`` or ``Clip`` of the step, in whatever order they are
-    given; give callbacks of yours that clip before this one.
+    given; give callbacks of yours that clip before this one. With ``WeightAveraging`` of Lightning
+    the averaged weights are measured, as in Lightning's own validation: those that the checkpoint
+    of the step has in its ``state_dict``.
 
     Args:
         metric: a function of the network on a chip that returns a number, such as the accuracy.
@@ -169,6 +173,8 @@ class ValidateOnChips(L.Callback):
             network.
     """
 
+    place = LAST
+
     def __init__(
         self,
         metric: Metric,
@@ -184,13 +190,6 @@ class ValidateOnChips(L.Callback):
         checks.instance("ValidateOnChips: network", network, str, "network='student'")
         self.network = network
         self._step = 0
-
-    def setup(self, trainer: Any, pl_module: L.LightningModule, stage: str) -> None:
-        # all of its kind go behind those that clip; the Trainer walks the old list
-        found: list[L.Callback] = trainer.callbacks
-        end = 1 + max((i for i, c in enumerate(found) if isinstance(c, AfterStep)), default=-1)
-        measured_last = sorted(found[:end], key=lambda each: isinstance(each, ValidateOnChips))
-        trainer.callbacks = [*measured_last, *found[end:]]
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         converted = [n for n, m in pl_module.named_modules() if any(True for _ in analog_layers(m))]
@@ -209,7 +208,8 @@ class ValidateOnChips(L.Callback):
     ) -> None:
         # several optimizers count several steps in a batch
         if trainer.global_step // self.every > self._step // self.every:
-            values = self.measure(pl_module.get_submodule(self.network))
+            with averaged(trainer, pl_module):
+                values = self.measure(pl_module.get_submodule(self.network))
             found = {
                 n: torch.tensor(v, dtype=torch.float64, device="cpu") for n, v in values.items()
             }
@@ -310,8 +310,8 @@ class Distillation(L.LightningModule):
         self._schedule.after(self.student, step)
 
     def configure_callbacks(self) -> list[L.Callback]:
-        """Return the callback that gives the layers the whole noise of their chip at the end."""
-        return [_WholeNoise()]
+        """Return callbacks: the whole noise of their chip for the layers at the end, and ranges."""
+        return [_WholeNoise(), KeepRanges()]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep where the weights are clipped, which those of the start decide."""

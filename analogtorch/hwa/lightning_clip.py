@@ -7,11 +7,16 @@ import lightning as L
 from torch import nn
 
 from analogtorch.hwa.clip import StepClip, check, clip, clippable, tails
+from analogtorch.hwa.lightning_averaging import CLIPS, Ordered
 
 
-class AfterStep(L.Callback, abc.ABC):
-    """Clips weights after each optimizer step, and not after a batch that is only accumulated."""
+class AfterStep(Ordered, abc.ABC):
+    """Clips weights after each optimizer step, and not after a batch that is only accumulated.
 
+    What averages the weights comes behind it, in whatever order they are given.
+    """
+
+    place = CLIPS
     _step = 0
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
@@ -33,7 +38,8 @@ class WeightClip(AfterStep):
 
     The weights at the start of the fit decide the limits. Checkpoints hold these: a run that
     resumes goes on with them, unless its callback has other options. Frozen weights stay as they
-    are. It does nothing after a batch whose gradient is only accumulated.
+    are. It does nothing after a batch whose gradient is only accumulated. ``WeightAveraging`` of
+    Lightning averages clipped weights, in whatever order they are given.
 
     Args:
         sigma: as for ``at.hwa.clip_after_step``.
@@ -67,6 +73,7 @@ class WeightClip(AfterStep):
         self._clipping.tails = dict(state_dict["tails"])
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
         # before a checkpoint is loaded: limits of a fit before are not those of this one
         self._clipping = StepClip(self.sigma, self.bound, self.per_channel)
 
