@@ -116,7 +116,8 @@ class ValidateOnChips(TrainerCallback):
     """Measure a metric of the model on programmed chips, every ``every`` optimizer steps.
 
     It is in the Trainer's ``log_history`` as ``chips/1 day`` and so on, and so in
-    ``trainer_state.json``.
+    ``trainer_state.json``. A callback cannot log by the Trainer: trackers, such as TensorBoard, do
+    not get the numbers, and ``metric_for_best_model`` cannot name them.
 
     Args:
         metric: a function of the model on a chip that returns a number, such as the accuracy.

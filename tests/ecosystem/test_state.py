@@ -4,9 +4,12 @@ import contextlib
 import copy
 import io
 import pickle
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import pytest
 import safetensors.torch
 import torch
@@ -93,6 +96,28 @@ def test_safetensors_loses_the_ranges_and_says_so(entry: Entry, tmp_path: Path) 
     assert _same(fresh, model, entry)
     plain = entry.digital()
     assert safetensors.torch.load_model(plain, str(file), strict=True) == (set(), [])
+
+
+@pytest.mark.parametrize("safe", [True, False])
+def test_accelerate_keeps_the_ranges_outside_of_safetensors(safe: bool, tmp_path: Path) -> None:
+    entry, accelerator = ENTRIES[0], accelerate.Accelerator(cpu=True)
+    model, folder = accelerator.prepare(entry.analog()), tmp_path / "state"
+    _, layer = next(at.analog_layers(model))
+    before = layer.input_range.item()
+    learnt = before * 2
+    layer.set_input_range(learnt)
+    accelerator.save_state(str(folder), safe_serialization=safe)
+    layer.set_input_range(before)
+    with _lost(entry, r"save_state\(folder, safe_serialization=False\)") if safe else _silent():
+        accelerator.load_state(str(folder))
+    assert layer.input_range.item() == (before if safe else learnt)
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="this state_dict")
+        yield
 
 
 @pytest.mark.parametrize("how", ["deepcopy", "pickle"])
