@@ -335,7 +335,7 @@ class _WholeNoise(L.Callback):
         training_noise_(pl_module, 1.0)
 
 
-class SaveEachEpoch(L.Callback):
+class SaveEachEpoch(Ordered):
     """Keep the state after the latest epoch in one file."""
 
     def __init__(self, path: Path) -> None:
