@@ -81,4 +81,6 @@ def _averaging(trainer: Any) -> list[WeightAveraging]:
 
 
 def _place(callback: L.Callback) -> int | None:
-    return AVERAGES if isinstance(callback, WeightAveraging) else getattr(callback, "place", None)
+    if isinstance(callback, WeightAveraging):
+        return AVERAGES
+    return callback.place if isinstance(callback, Ordered) else None
