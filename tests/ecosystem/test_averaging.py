@@ -21,7 +21,7 @@ __all__ = ["pytestmark"]
 
 
 def _made() -> Module:
-    return at.calibrate(at.convert(Module(), CHIP), [X])
+    return at.calibrate(at.convert(Module(), CHIP), [X], effort="ranges")
 
 
 def _fit(
@@ -103,7 +103,7 @@ def test_checkpoints_of_a_distillation_have_the_ranges_of_the_average(tmp_path: 
     rows = X.flatten(0, 1)
 
     def student() -> nn.Module:
-        return at.calibrate(at.convert(copy.deepcopy(teacher), CHIP), [rows])
+        return at.calibrate(at.convert(copy.deepcopy(teacher), CHIP), [rows], effort="ranges")
 
     recipe = at.hwa.Recipe(learning_rate=0.1, ramp=0.1)
     model = in_lightning.Distillation(student(), teacher, recipe)
