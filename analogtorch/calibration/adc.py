@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from analogtorch.calibration.histogram import ColumnHistogram, Histogram
-from analogtorch.calibration.passes import Forward, check_finite, few_threads, run
+from analogtorch.calibration.passes import Forward, check_finite, few_threads, run, shares
 from analogtorch.chips import Chip
 from analogtorch.conversion.watch import evaluating
 from analogtorch.devices.drift_aware import kernel_spread
@@ -303,7 +303,7 @@ hundred vectors do not reach that. With the largest sum alone, the head of SmolL
 that it had not been calibrated on: the perplexity behind the converters was 20.9, with 4 at least
 it is 19.6 (``python -m benchmarks.convert --table language --designs calibrated``).
 
-Where most vectors are silent, as frames that are filled with zeros, the root mean square says
+Where most vectors are nearly silent, as pauses between words, the root mean square says
 little of the others. The largest range is in units of the one that weighs each sum by its square,
 over the square root of 3, if that is more: of a Gaussian column both are the same, however many
 zeros are among its sums."""
@@ -325,15 +325,20 @@ class _Columns:
         self.numbers = torch.zeros_like(self.largest)
 
     def add(self, v: Tensor, first: int) -> None:
-        """Count the sums ``v`` (vectors, columns); ``first`` is the index of their first column."""
+        """Count the sums ``v`` (vectors, columns); ``first`` is the index of their first column.
+
+        Vectors of zeros do not count: they leave the ranges to the others.
+        """
         if v.numel():
             columns = slice(first, first + v.shape[1])
             largest = v.abs().amax(0).double().cpu()
             self.largest[columns] = torch.maximum(self.largest[columns], largest)
-            squares = v.square()
+            share, squares, there = shares(v), v.square(), v.any(1)
+            if share is not None:
+                squares = squares * share.unsqueeze(1)
             self.squares[columns] += squares.sum(0).double().cpu()
-            self.fourths[columns] += squares.square_().sum(0).double().cpu()
-            self.numbers[columns] += len(v)
+            self.fourths[columns] += (squares * v.square()).sum(0).double().cpu()
+            self.numbers[columns] += (there if share is None else share[there]).sum().cpu()
 
     def ranges(self, noise: float) -> Tensor:
         """Return the range of each column, with output noise of a standard deviation.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from analogtorch.calibration.histogram import Histogram
 from analogtorch.calibration.inputs import Ranges, Seen
-from analogtorch.calibration.passes import Forward, few_threads, run
+from analogtorch.calibration.passes import Forward, few_threads, run, shares
 from analogtorch.chips import Chip
 from analogtorch.conversion.watch import evaluating
 from analogtorch.devices.drift_aware import kernel_spread
@@ -136,6 +136,7 @@ class Trial:
         scale = block_scales(w, plan.bounds, plan.columns) if scale is None else scale
         exact = mvm(x, inputs.input_range.new_ones(1), w, plan, scale=scale)
         power = exact.double().flatten(1).square().sum(1)
+        share = shares(exact.flatten(1))
         on_chip = self._on_chip(plan)
         # once, not for every candidate
         curve = None if self._spread else self.chip.cell.programming_sigma
@@ -148,7 +149,8 @@ class Trial:
             squares = squared_distances(noisy, exact)
             if self.chip.adc.noise > 0:
                 squares += self._noise(r, scale, exact, plan)
-            return relative(squares, power).sum().item()
+            errors = relative(squares, power)
+            return (errors if share is None else share * errors).sum().item()
 
         found = [error(ranges) for ranges in self.candidates]
         beyond, rises = found[:1], False

@@ -106,6 +106,9 @@ class NoisyJudge(Judge):
                 spread = torch.cat(flat).var(0)
             else:
                 spread = torch.cat([t.flatten() for t in flat]).var(correction=0).view(1)
+            size = torch.cat([t.flatten() for t in flat]).square().mean()
+            if spread.mean() < _SAME * size:  # of outputs that are all the same, their size counts
+                spread = size.view(1)
             spreads.append(spread.clamp_min(max(_LEAST * spread.mean().item(), _TINY)))
         return spreads
 
@@ -113,6 +116,8 @@ class NoisyJudge(Judge):
 _LEAST = 1e-3
 """Smallest variance of a number of an output, in units of the mean of all: a number that is always
 the same must not decide."""
+_SAME = 1e-12
+"""Variance of outputs that differ by rounding alone, in units of their mean square."""
 _TINY = 1e-30
 
 

@@ -271,6 +271,25 @@ def _passed_how(model: nn.Module, batch: Any) -> str:
     )
 
 
+def shares(vectors: Tensor) -> Tensor | None:
+    """Return the share of each of the vectors (V, n) by which those that are the same count once.
+
+    Silent frames and padding give the same vector again and again behind a bias, which says nothing
+    of the others. Vectors of zeros have a share of 1, as recurrent layers have them in each batch.
+    None: of the others less than half are repeated, so that all count.
+    """
+    sizes = vectors.square().sum(1).double()
+    there = sizes > 0
+    # the same vector is rounded otherwise at the edge of a product
+    rounded = (1e5 * sizes[there].log()).round()
+    _, which, counts = rounded.unique(return_inverse=True, return_counts=True)
+    if 2 * len(counts) > len(rounded) or not len(rounded):
+        return None
+    found = torch.ones_like(sizes)
+    found[there] = 1 / counts[which].double()
+    return found
+
+
 def check_finite(caller: str, what: str, x: Tensor) -> None:
     """Raise ValueError if ``x``, which ``what`` describes, has NaN or infinite values."""
     if not torch.isfinite(x.detach().abs().sum()) and not torch.isfinite(x).all():

@@ -291,6 +291,27 @@ def test_vectors_that_are_silent_do_not_cut_off_the_others(share: float, quiet: 
     assert _error(model, _net(0.0)) < _error(at.convert(_net(0.0), HERMES), _net(0.0))
 
 
+@pytest.mark.parametrize("effort", ["ranges", "default"])
+def test_vectors_that_repeat_count_once(effort: str) -> None:
+    few = _batches(1, 8)[0]
+    once, _ = _calibrated(spread=0.0, batches=[few], effort=effort)
+    often, _ = _calibrated(spread=0.0, batches=[few.repeat(50, 1)], effort=effort)
+    silent, _ = _calibrated(spread=0.0, batches=[torch.cat([few, 0 * few.repeat(50, 1)])])
+    for (_, one), (_, many) in zip(at.analog_layers(once), at.analog_layers(often), strict=True):
+        torch.testing.assert_close(many.input_range, one.input_range)
+        torch.testing.assert_close(many.output_ranges, one.output_ranges)
+    bare = _error(at.convert(_net(0.0), HERMES), _net(0.0))
+    assert _error(silent, _net(0.0)) < bare  # behind a bias they are as many vectors as the others
+
+
+def test_a_single_number_is_judged_by_its_size() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 1)).eval()
+    found: list[CalibrationReport] = []
+    at.calibrate(at.convert(net, HERMES), [_batches(1, 1)[0]], report=found.append)
+    assert all(0 < error < 10 for error in found[0].errors.values())
+
+
 def test_ranges_that_avoid_clipping_are_compared_with_those_of_each_vector() -> None:
     # silent vectors take little of a fixed range, and some of it is beyond the largest input
     found: list[CalibrationReport] = []
