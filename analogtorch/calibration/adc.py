@@ -296,17 +296,17 @@ def _table(spread: Callable[[Tensor], Tensor]) -> tuple[float, ...]:
 
 _SOME = 16
 """Most vectors or samples of each call whose errors are counted."""
-_SPREADS = (4.0, 6.0)
-"""Least and largest range of a column with 8 bits, in units of its root mean square; in between it
-is the largest sum. A Gaussian column needs 4 for the least error, a Laplacian one 7, and a few
-hundred vectors do not reach that. With the largest sum alone, the head of SmolLM2 clipped tokens
-that it had not been calibrated on: the perplexity behind the converters was 20.9, with 4 at least
-it is 19.6 (``python -m benchmarks.convert --table language --designs calibrated``).
+_SPREADS = (4.0, 6.0, 24.0)
+"""Least, usual largest and largest range of a column with 8 bits, in units of its root mean square;
+in between it is the largest sum. A Gaussian column needs 4 for the least error, a Laplacian one 7,
+and a few hundred vectors do not reach that. With the largest sum alone, the head of SmolLM2 clipped
+tokens that it had not been calibrated on: the perplexity behind the converters was 20.9, with 4 at
+least it is 19.6 (``python -m benchmarks.convert --table language --designs calibrated``).
 
-Where most vectors are nearly silent, as pauses between words, the root mean square says
-little of the others. The largest range is in units of the one that weighs each sum by its square,
-over the square root of 3, if that is more: of a Gaussian column both are the same, however many
-zeros are among its sums."""
+Where most vectors are nearly silent, as pauses between words, the root mean square says little of
+the others. The largest range is 6 times the one that weighs each sum by its square, over the square
+root of 3, if that is more: of a Gaussian column both are the same, however many zeros are among its
+sums. It ends where rounding would cost 5 % of the root mean square."""
 _FEW = 8
 """Number of vectors by which a Gaussian column can seem to have half of its root mean square, with
 a chance of 2 %; by a smaller number n it can seem to have 1 / (1 + (8 / n)^2) of it, with less."""
@@ -352,6 +352,7 @@ class _Columns:
         squares = squares.maximum(torch.minimum(squares.mean(), room * squares))
         rms = (squares + noise**2).sqrt()
         weighted = (self.fourths / self.squares.clamp_min(torch.finfo(rms.dtype).tiny) / 3).sqrt()
-        least, most = _SPREADS[0] * rms, _SPREADS[1] * rms.maximum(weighted)
+        least, usual, most = (spread * rms for spread in _SPREADS)
+        most = usual.maximum(_SPREADS[1] * weighted).minimum(most)
         found = torch.clamp(self.largest + 3 * noise, least, most)
         return torch.where(self.largest > 0, found, 0.0)

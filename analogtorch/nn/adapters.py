@@ -73,7 +73,8 @@ def plain_name(model: nn.Module, name: str) -> str:
     module: Any = model
     parts = []
     for part in name.split(".") if name else ():
-        if part not in (COMPILED, BASE) and not isinstance(module, _WRAPPERS):
+        wrapped = part == "module" and isinstance(module, _WRAPPERS)
+        if not wrapped and part not in (COMPILED, BASE):
             parts.append(part)
         module = module._modules[part]
     if parts[: len(_PEFT)] == list(_PEFT):

@@ -1,12 +1,14 @@
 """The result of a run, as one value."""
 
+import functools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from analogtorch.cost_model import CostReport
 from analogtorch.devices.time import SECONDS
-from analogtorch.evaluate import Sweep, Verdict, share
+from analogtorch.evaluate import Interval, Sweep, Verdict, share
 from analogtorch.evaluate.losses import Sensitivity
 from analogtorch.evaluate.shares import Budget
 from analogtorch.mapping import ChipMapping
@@ -101,12 +103,9 @@ class Result:
         return (*self.notes, *self._of_clips(), *self._of_training(), *self._of_reference())
 
     def _of_clips(self) -> Iterator[str]:
-        if self.heard is None:
-            return
-        count = len(self.heard.labels)
-        found = share(round(self.digital * count), count)
-        largest = self.heard.labels.bincount().max().item() / count
-        if found.low <= largest:
+        count = 0 if self.heard is None else len(self.heard.labels)
+        if self._by_chance is not None:
+            found, largest = self._by_chance
             yield (
                 f"The digital accuracy, {100 * self.digital:.2f} % of {count:,} test clips (95 % "
                 f"interval over clips {100 * found.low:.2f} to {100 * found.high:.2f} %), is not "
@@ -114,12 +113,28 @@ class Result:
                 "has. Accuracies on chips then say little. Worth a try: more digital.epochs, "
                 "another digital.learning_rate or more clips."
             )
-        elif 1 / count > (1 - ISO) * self.digital:
+        elif count and 1 / count > (1 - ISO) * self.digital:
             yield (
                 f"There are {count:,} test clips: one is {100 / count:.2f} points, more than "
                 "iso-accuracy may lose. Intervals are over chips alone; other clips may give other "
                 "accuracies."
             )
+
+    @functools.cached_property
+    def _by_chance(self) -> tuple[Interval, float] | None:
+        """The digital accuracy over clips and the share of the largest class, if it reaches that.
+
+        Accuracies far above it, by five standard deviations at least, do without an interval, which
+        takes long for many clips.
+        """
+        count = 0 if self.heard is None else len(self.heard.labels)
+        if self.heard is None or not count:
+            return None
+        largest = self.heard.labels.bincount().max().item() / count
+        if largest == 1 or self.digital - largest > 2.5 / math.sqrt(count):
+            return None
+        found = share(round(self.digital * count), count)
+        return (found, largest) if found.low <= largest else None
 
     def _of_training(self) -> Iterator[str]:
         gains = dict(zip(self.hwa.times, self.hwa.minus(self.direct).interval(), strict=True))
@@ -147,10 +162,15 @@ class Result:
         epochs = self.config.get("hwa", {}).get("epochs")
         better = [
             time
-            for time, found in zip(self.hwa.times, self.hwa.interval(), strict=True)
-            if found.shown_ends is not None and found.low > self.digital
+            for time, found, gain in zip(
+                self.hwa.times,
+                self.hwa.interval(),
+                self.hwa.minus(self.direct).interval(),
+                strict=True,
+            )
+            if found.shown_ends is not None and found.low > self.digital and gain.low > 0
         ]
-        if epochs and better:
+        if epochs and better and self._by_chance is None:
             yield (
                 f"On chips the net is better than its digital reference (at {', '.join(better)}): "
                 f"it was trained for further epochs (hwa.epochs: {epochs}), which the reference "

@@ -142,6 +142,10 @@ def test_a_net_that_is_wrapped_before_it_is_converted_is_the_same_chip_and_runs_
     ):
         wrapped = at.program(at.convert(model.eval(), CHIP), seed=1).at("1 day")
         torch.testing.assert_close(wrapped(X), plain)
+    beside = nn.DataParallel(_pair())
+    beside.head = nn.Linear(4, 4)
+    names = [layer.layer_name for _, layer in at.analog_layers(at.convert(beside, CHIP))]
+    assert names == ["0", "2", "head"]
     one = torch.compile(nn.Linear(8, 8), backend="eager")
     digital = one(X)
     assert next(iter(at.analog_layers(at.convert(one, CHIP))))[1].layer_name == ""

@@ -214,9 +214,8 @@ def test_a_net_that_further_epochs_made_better_than_its_reference_is_no_news_of_
 ) -> None:
     spread = torch.tensor([[0.001], [-0.001]])
     values = torch.tensor([[0.95, 0.94, 0.90]]) + spread
-    better = dataclasses.replace(
-        result, hwa=Sweep(times=TIMES, values=values, seeds=(1, 2)), config={"hwa": {"epochs": 24}}
-    )
+    hwa, direct = (Sweep(times=TIMES, values=v, seeds=(1, 2)) for v in (values, values - 0.05))
+    better = dataclasses.replace(result, hwa=hwa, direct=direct, config={"hwa": {"epochs": 24}})
     (said,) = better.caveats[1:]
     assert said == (
         "On chips the net is better than its digital reference (at 0 s, 1 day): it was trained for "
@@ -224,7 +223,9 @@ def test_a_net_that_further_epochs_made_better_than_its_reference_is_no_news_of_
         "little of the chip. Worth a try: more digital.epochs."
     )
     within = Sweep(times=TIMES, values=0.925 + 20 * spread.expand(2, 3), seeds=(1, 2))
+    untrained = Sweep(times=TIMES, values=values + 0.02, seeds=(1, 2))
     for other in (
+        dataclasses.replace(better, direct=untrained),  # further epochs are not why
         dataclasses.replace(better, config={}),  # no training that is known
         dataclasses.replace(better, hwa=within, direct=within),
     ):
@@ -254,6 +255,8 @@ def test_a_digital_accuracy_near_chance_or_on_few_clips_is_said(result: Result) 
         "There are 12 test clips: one is 8.33 points, more than iso-accuracy may lose. Intervals "
         "are over chips alone; other clips may give other accuracies."
     )
+    assert not on({}, 0.0)
+    assert not on({0: 500}, 1.0)  # one class alone
     assert not on({0: 50, 1: 50, 2: 50}, 0.92)
     assert not on({0: 900, 1: 50, 2: 50}, 0.93)
 
