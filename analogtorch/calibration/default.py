@@ -32,7 +32,7 @@ RANGE_COST = 0.1
 """Share by which fixed ranges may increase the error of a range per vector, which takes digital
 operations. They cost the nets of that table 2 to 27 %, and LSTM_L, whose accuracy they lowered,
 11 %."""
-FELT = 0.01
+FELT = 0.005
 """Least increase of the error, in units of the variance of the outputs, that counts: on a chip with
 little noise fixed ranges cost much of an error that nobody would feel. They cost LSTM_L 0.013."""
 _SEED = 2_000

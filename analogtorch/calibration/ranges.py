@@ -89,7 +89,7 @@ def calibrate(
     (16 at most), which is used for nothing else; with fewer than four batches, all are used for
     both. It runs there on two noisy chips, drawn from a fixed seed: devices are programmed, drift
     for a day and are read, and a digital factor per block or column corrects them. If fixed DAC
-    ranges cost over a tenth of the error of a range per vector, and over 0.01 of the variance of
+    ranges cost over a tenth of the error of a range per vector, and over 0.005 of the variance of
     the outputs, all layers get a range per vector.
     Where the digital unit scales columns (``Periphery.column_calibration`` or ``output_bits``), the
     devices of all layers are written to targets that allow for a day of drift
