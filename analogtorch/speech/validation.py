@@ -33,7 +33,8 @@ def recalibrated(config: KWSConfig, task: Task, network: nn.Module) -> nn.Module
 
     Ranges are found for the products of the weights. A network can have learnt to live with what
     its ADCs clip, and to need it: where new ranges cost it over a point of validation accuracy on
-    chips, it keeps those that it has learnt.
+    chips, it keeps those that it has learnt. Where calibration has left each input vector its DAC
+    range in all layers, it keeps that.
 
     Args:
         config: that of the run.
@@ -41,7 +42,13 @@ def recalibrated(config: KWSConfig, task: Task, network: nn.Module) -> nn.Module
         network: a converted, calibrated network after its training; it may change.
     """
     learnt = deep_copy(network)
-    at.calibrate(network, task.calibration, effort="ranges")
+    layers = [layer for _, layer in at.analog_layers(network)]
+    if any(layer.calibrated for layer in layers):
+        at.calibrate(network, task.calibration, effort="ranges")
+    elif any(layer.ranged for layer in layers):
+        at.calibrate(network, task.calibration, effort="ranges", method=None)
+    else:
+        return network
     before, after = (
         validated(config, task, each).values.mean().item() for each in (learnt, network)
     )

@@ -12,6 +12,7 @@ from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.data import Clips
 from analogtorch.speech.task import Task
 from analogtorch.speech.validation import recalibrated
+from tests.crossbar import crossbar
 
 
 def net_and_task() -> tuple[nn.Module, Task]:
@@ -40,6 +41,22 @@ def net_and_task() -> tuple[nn.Module, Task]:
         augmenter=Augmenter(Augment(), seed=0),
         features=nn.Identity(),
     )
+
+
+@pytest.mark.parametrize("chip", [crossbar(), at.chips.hermes64()])
+def test_a_trained_net_whose_vectors_set_their_ranges_goes_on_so(chip: at.Chip) -> None:
+    digital, task = net_and_task()
+    net = at.convert(at.to_digital(digital), chip)
+    if chip.periphery.output_bits:
+        at.calibrate(net, task.calibration, method=None)
+        before = net[2].output_ranges.clone()
+        net[0].bias.data += 1  # training moves the sums behind it
+    recalibrated(KWSConfig(), task, net)
+    assert not any(layer.calibrated for _, layer in at.analog_layers(net))
+    if chip.periphery.output_bits:
+        assert not torch.allclose(net[2].output_ranges, before, rtol=0.01)
+    else:
+        assert not any(layer.ranged for _, layer in at.analog_layers(net))
 
 
 @pytest.mark.parametrize("learnt", [True, False])
