@@ -278,14 +278,20 @@ def shares(vectors: Tensor) -> Tensor | None:
     of the others. Vectors of zeros have a share of 1, as recurrent layers have them in each batch.
     None: of the others less than half are repeated, so that all count.
     """
-    sizes = vectors.square().sum(1).double()
+    x = vectors.detach().float()
+    sizes = x.norm(dim=1)
     there = sizes > 0
-    # the same vector is rounded otherwise at the edge of a product
-    rounded = (1e5 * sizes[there].log()).round()
-    _, which, counts = rounded.unique(return_inverse=True, return_counts=True)
-    if 2 * len(counts) > len(rounded) or not len(rounded):
+    if not there.any():
         return None
-    found = torch.ones_like(sizes)
+    # The same vectors have the same size and direction, but for what is rounded otherwise at the
+    # edge of a product: a number stands for each, in steps of 1e-5.
+    along = torch.arange(1.0, 1 + x.shape[1], device=x.device).cos()
+    size, direction = sizes[there].log(), (x @ along)[there] / sizes[there]
+    step = (1e5 * torch.stack([size, direction])).round().long()
+    _, which, counts = (step[0] * 2**32 + step[1]).unique(return_inverse=True, return_counts=True)
+    if 2 * len(counts) > len(which):
+        return None
+    found = torch.ones(len(x), dtype=torch.float64, device=x.device)
     found[there] = 1 / counts[which].double()
     return found
 

@@ -38,7 +38,8 @@ class KeepRanges(Ordered):
     ``WeightAveraging`` and ``EMAWeightAveraging`` of Lightning drop them: what loads such a
     checkpoint would go on with calibrated ranges instead of those that were learnt. The Trainer
     gets this callback by itself if it has another one of this module; give it if there is none.
-    Without averaging checkpoints hold the ranges anyway.
+    Without averaging checkpoints hold the ranges anyway. Those with ``save_weights_only=True`` hold
+    the weights that learn, not the average, as Lightning writes them.
     """
 
     place = LAST
@@ -60,6 +61,16 @@ class KeepRanges(Ordered):
         state._metadata = now._metadata
         checkpoint["state_dict"] = state
         checkpoint["averaging_state"] |= ranges
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if "averaging_state" not in checkpoint:
+            return
+        for each in _averaging(trainer):
+            # with the buffers that calibration adds, which Lightning exchanges by their order
+            if each._average_model is not None:
+                each._average_model.module.load_state_dict(checkpoint["state_dict"])
 
 
 @contextmanager

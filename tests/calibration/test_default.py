@@ -17,6 +17,7 @@ from analogtorch.calibration.choice import CalibrationReport
 from analogtorch.calibration.default import exceeds, saves
 from analogtorch.calibration.judge import Error, Judge
 from analogtorch.calibration.output_error import NoisyJudge
+from analogtorch.calibration.passes import shares
 from tests.crossbar import crossbar
 
 HERMES = at.chips.hermes64()
@@ -302,6 +303,18 @@ def test_vectors_that_repeat_count_once(effort: str) -> None:
         torch.testing.assert_close(many.output_ranges, one.output_ranges)
     bare = _error(at.convert(_net(0.0), HERMES), _net(0.0))
     assert _error(silent, _net(0.0)) < bare  # behind a bias they are as many vectors as the others
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_vectors_that_differ_all_count(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = (100 * torch.randn(100_000, 16, generator=generator)).to(dtype)
+    assert shares(x) is None
+    assert shares(torch.nn.functional.normalize(x.float())) is None  # all of one size
+    found = shares(torch.cat([x[:10], x[:1].expand(90, -1), 0 * x[:7]]))
+    assert found is not None
+    assert found.sum().item() == pytest.approx(17)
+    assert found[1:10].tolist() == 9 * [1.0]
 
 
 def test_a_single_number_is_judged_by_its_size() -> None:

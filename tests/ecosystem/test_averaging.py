@@ -82,6 +82,31 @@ def test_checkpoints_have_the_ranges_of_the_average(
             assert _ranges(current) != _ranges(whole)
 
 
+class _Normalised(Module):
+    """A module with statistics, on a chip whose digital unit has output ranges."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Sequential(self.head, nn.BatchNorm1d(2))
+        at.convert(self, at.chips.hermes_core())
+
+
+def test_averages_go_on_with_statistics_and_ranges_of_outputs(tmp_path: Path) -> None:
+    def callbacks() -> list[L.Callback]:
+        return [_ema(), _Seed(), in_lightning.KeepRanges()]
+
+    calibrated = at.calibrate(_Normalised(), [X], effort="ranges")
+    whole = _fit(tmp_path, callbacks(), model=calibrated)
+    half = tmp_path / "epoch=0.ckpt"
+    fresh = _fit(tmp_path, callbacks(), model=_Normalised(), resume=half)
+    assert _same(fresh, whole)
+    assert any(name.endswith("output_ranges") for name, _ in whole.named_buffers())
+    for (name, buffer), (_, other) in zip(
+        fresh.named_buffers(), whole.named_buffers(), strict=True
+    ):
+        assert torch.equal(buffer, other), name
+
+
 class _Analog(Module):
     """A module that converts itself, and has no ranges yet."""
 
