@@ -394,7 +394,7 @@ def test_a_head_that_runs_in_training_only_may_stay_uncalibrated(options: dict) 
     model.helper.set_input_range(3.0)
     with pytest.raises(ValueError, match="'helper'.*allow_unused=True"):
         at.calibrate(model, _batches(), **options)
-    at.calibrate(model, _batches(), allow_unused=True, **options)
+    at.calibrate(model, _batches(), allow_unused=True, effort="ranges", **options)
     assert model.head.calibrated == (options.get("method", "mse") is not None)
     assert model.helper.input_ranges == (3.0,)
     assert (model.head.adc_ranges is None, model.helper.adc_ranges) == (not options, None)
@@ -600,10 +600,12 @@ def test_ranges_of_tiles_travel_and_go_back_to_one(tmp_path) -> None:
     assert torch.equal(copy.deepcopy(model)(x), y)
     at.program(model, seed=1).at("1 day")(x)
     parameter = model[0].input_range
-    at.calibrate(model, [x])  # one range again, in the Parameter that an optimizer knows
+    at.calibrate(
+        model, [x], effort="ranges"
+    )  # one range again, in the Parameter that an optimizer knows
     assert model[0].input_range is parameter
     assert tuple(parameter.shape) == (1,)
-    assert _ranges(model) == _ranges(at.calibrate(_tiled(), [x]))
+    assert _ranges(model) == _ranges(at.calibrate(_tiled(), [x], effort="ranges"))
     with pytest.raises(RuntimeError, match="one number; got 3: calibrate it anew"):
         at.convert(
             nn.Sequential(nn.Linear(40, 20), nn.ReLU(), nn.Linear(20, 4)), CHIP
