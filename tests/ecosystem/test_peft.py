@@ -53,9 +53,13 @@ MODELS = pytest.mark.parametrize("make", TARGETS)
 
 
 def _converted(make: Any, chip: at.Chip = CHIP) -> nn.Module:
+    return _calibrated(make, at.convert(make(), chip))
+
+
+def _calibrated(make: Any, model: nn.Module) -> nn.Module:
     # fixed ranges for GPT-2, as weights that change leave them behind
     effort: Any = "ranges" if make is _gpt2 else "default"
-    return at.calibrate(at.convert(make(), chip), [{"input_ids": IDS}], effort=effort)
+    return at.calibrate(model, [{"input_ids": IDS}], effort=effort)
 
 
 def _adapted(model: nn.Module, make: Any, **options: Any) -> Any:
@@ -109,7 +113,7 @@ def test_a_chip_has_the_same_cells_with_adapters(make: Any) -> None:
     chip, plain = (at.program(m, seed=1).at("1 day") for m in (model, _converted(make)))
     expected = _logits(plain)
     assert torch.equal(_logits(chip), expected)
-    late = at.calibrate(at.convert(_adapted(make(), make), CHIP), [{"input_ids": IDS}])
+    late = _calibrated(make, at.convert(_adapted(make(), make), CHIP))
     assert torch.equal(_logits(at.program(late, seed=1).at("1 day")), expected)
     other = _adapted(_converted(make), make, init_lora_weights=False)
     assert not torch.equal(_logits(at.program(other, seed=1).at("1 day")), expected)
