@@ -15,6 +15,7 @@ from analogtorch.calibration.passes import (
     check_ran,
     few_threads,
     run,
+    shares,
 )
 from analogtorch.chips.slices import Slicing
 from analogtorch.conversion import analog_layers
@@ -73,7 +74,8 @@ def correct_columns(
     for signal. So every MVM is computed twice, and the product of the two outputs stands for the
     square of one. Few inputs are trusted less: the gains of a layer are drawn to their mean, its
     offsets to 0, by the share of their spread that their standard errors explain. Below ten inputs
-    or so these are guesses too.
+    or so these are guesses too. Inputs that repeat most of a batch count once, and of a single one
+    nothing is corrected.
 
     Embeddings are left as they are: each of their outputs comes from a single cell.
 
@@ -291,23 +293,27 @@ class _Sums:
     ) -> None:
         """Count outputs of both MVMs and the target, each (vectors, outputs), by Chan's update.
 
-        Those that are ``clipped``, of the same shape, are left out; None: none is.
+        Those that are ``clipped``, of the same shape, are left out; None: none is. Targets that
+        repeat most of the others count once together: a line through few is exact by chance.
         """
         z = torch.stack((first, second, target))
-        seen = z.shape[1]
-        if seen == 0:
+        if z.shape[1] == 0:
             return
         if clipped is None:
             clipped = torch.zeros((), dtype=torch.bool, device=z.device)
-        m, n = seen - clipped.expand(z.shape[1:]).sum(0), self.n[outputs]
-        mean = z.masked_fill(clipped, 0.0).sum(1) / m.clamp_min(1)
+        counts = shares(target)
+        if counts is None:
+            counts = z.new_ones(z.shape[1])
+        counts = counts.unsqueeze(1)
+        m, n = (counts * ~clipped.expand(z.shape[1:])).sum(0), self.n[outputs]
+        mean = (counts * z.masked_fill(clipped, 0.0)).sum(1) / torch.where(m > 0, m, 1.0)
         z, step = (z - mean.unsqueeze(1)).masked_fill_(clipped, 0.0), mean - self.mean[:, outputs]
-        share = m / (n + m).clamp_min(1)
+        share = m / torch.where(m > 0, n + m, 1.0)
         between = step.unsqueeze(0) * step.unsqueeze(1) * (n * share)
-        self.moments[..., outputs] += torch.einsum("irk,jrk->ijk", z, z) + between
+        self.moments[..., outputs] += torch.einsum("irk,jrk->ijk", counts * z, z) + between
         self.mean[:, outputs] += step * share
         self.n[outputs] += m
-        self.seen[outputs] += seen
+        self.seen[outputs] += counts.sum()
 
     def solve(self, fit: Fit) -> tuple[Tensor, Tensor]:
         """Return gain and offset of each output; 1 and 0 where nothing was counted.
@@ -325,7 +331,7 @@ class _Sums:
             agreement = c[0, 1] / (c[0, 0] * c[1, 1]).sqrt().clamp_min(torch.finfo(c.dtype).tiny)
             trusted = agreement > (_TRUSTED / self.n.clamp_min(1).sqrt()).clamp_max(0.5)
             # a line through so few points hides its error, and one of zero weights has none
-            trusted &= enough & (self.n >= _LEAST) & (c[2, 2] > 0)
+            trusted &= enough & (self.n > _LEAST - 0.5) & (c[2, 2] > 0)
             signal = torch.where(trusted, c[0, 1], 1.0)
             gain = torch.where(trusted, (c[0, 2] + c[1, 2]) / 2 / signal, gain)
             variance = self._left(c, gain) * (c[0, 0] + 2 * c[0, 1] + c[1, 1]) / 4 / signal.square()
@@ -335,8 +341,9 @@ class _Sums:
         if fit == "gain":
             return gain, torch.zeros_like(measured)
         variance = self._left(c, gain) / self.n.clamp_min(1)
-        offset = torch.where(enough, mean[2] - gain * measured, 0.0)
-        return gain, _shrunk(offset, variance, enough & (self.n > 0), around=0.0)
+        several = enough & (self.n > 1.5)  # of one, its noise cannot be told from an offset
+        offset = torch.where(several, mean[2] - gain * measured, 0.0)
+        return gain, _shrunk(offset, variance, several, around=0.0)
 
     def _left(self, c: Tensor, gain: Tensor) -> Tensor:
         """Return the variance that is left of the targets after scaling by ``gain``.
