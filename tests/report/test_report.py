@@ -188,7 +188,7 @@ def test_training_that_cost_accuracy_is_said_with_what_to_try(
         assert "cost accuracy here" not in table(other)
 
 
-def test_a_large_loss_by_training_that_few_chips_leave_open_is_said(result: Result) -> None:
+def test_a_large_loss_by_training_that_few_chips_leave_open_is_noted(result: Result) -> None:
     def losing(*losses: float) -> tuple[str, ...]:
         values = result.hwa.values[:1] - torch.tensor([losses]).T
         seeds = tuple(range(len(losses)))
@@ -196,13 +196,13 @@ def test_a_large_loss_by_training_that_few_chips_leave_open_is_said(result: Resu
         hwa = Sweep(times=TIMES, values=values, seeds=seeds)
         return dataclasses.replace(result, direct=direct, hwa=hwa).caveats[1:]
 
-    (said,) = losing(0.0, 0.1)
-    assert said == (
+    (note,) = losing(0.0, 0.1)
+    assert note == (
         "Whether hardware-aware training cost accuracy is not settled: against the net mapped "
         "directly, chips lose 5.00 points after 1 day and 5.00 points after 1 year on average. "
         "More chips (sweep.num_chips) would settle it."
     )
-    assert losing(0.05) == (said,)  # one chip
+    assert losing(0.05) == (note,)  # one chip
     assert not losing(0.0, 0.01)  # too little to ask for more chips
     assert not losing(0.05, 0.05)  # no spread, as of chips that are all alike
     (settled,) = losing(0.05, 0.051)
@@ -216,8 +216,8 @@ def test_a_net_that_further_epochs_made_better_than_its_reference_is_no_news_of_
     values = torch.tensor([[0.95, 0.94, 0.90]]) + spread
     hwa, direct = (Sweep(times=TIMES, values=v, seeds=(1, 2)) for v in (values, values - 0.05))
     better = dataclasses.replace(result, hwa=hwa, direct=direct, config={"hwa": {"epochs": 24}})
-    (said,) = better.caveats[1:]
-    assert said == (
+    (note,) = better.caveats[1:]
+    assert note == (
         "On chips the net is better than its digital reference (at 0 s, 1 day): it was trained for "
         "further epochs (hwa.epochs: 24), which the reference was not. Iso-accuracy then says "
         "little of the chip. Worth a try: more digital.epochs."
@@ -232,7 +232,7 @@ def test_a_net_that_further_epochs_made_better_than_its_reference_is_no_news_of_
         assert "digital reference" not in table(other)
 
 
-def test_a_digital_accuracy_near_chance_or_on_few_clips_is_said(result: Result) -> None:
+def test_a_digital_accuracy_near_chance_or_on_few_clips_is_noted(result: Result) -> None:
     def on(clips: dict[int, int], digital: float) -> tuple[str, ...]:
         labels = torch.tensor([label for label, count in clips.items() for _ in range(count)])
         heard = Heard(
