@@ -334,10 +334,9 @@ class _Columns:
             largest = v.abs().amax(0).double().cpu()
             self.largest[columns] = torch.maximum(self.largest[columns], largest)
             share, squares, there = shares(v), v.square(), v.any(1)
-            if share is not None:
-                squares = squares * share.unsqueeze(1)
-            self.squares[columns] += squares.sum(0).double().cpu()
-            self.fourths[columns] += (squares * v.square()).sum(0).double().cpu()
+            counted = squares if share is None else squares * share.unsqueeze(1)
+            self.squares[columns] += counted.sum(0).double().cpu()
+            self.fourths[columns] += (counted * squares).sum(0).double().cpu()
             self.numbers[columns] += (there if share is None else share[there]).sum().cpu()
 
     def ranges(self, noise: float) -> Tensor:

@@ -341,7 +341,7 @@ class _Sums:
         if fit == "gain":
             return gain, torch.zeros_like(measured)
         variance = self._left(c, gain) / self.n.clamp_min(1)
-        several = enough & (self.n > 1.5)  # of one, its noise cannot be told from an offset
+        several = enough & (self.n > 1.5)  # the noise of a single one would pass for an offset
         offset = torch.where(several, mean[2] - gain * measured, 0.0)
         return gain, _shrunk(offset, variance, several, around=0.0)
 

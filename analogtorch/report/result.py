@@ -136,11 +136,15 @@ class Result:
         found = share(round(self.digital * count), count)
         return (found, largest) if found.low <= largest else None
 
+    @functools.cached_property
+    def _gains(self) -> dict[str, Interval]:
+        """The gain of the training over the net mapped directly, by time."""
+        return dict(zip(self.hwa.times, self.hwa.minus(self.direct).interval(), strict=True))
+
     def _of_training(self) -> Iterator[str]:
-        gains = dict(zip(self.hwa.times, self.hwa.minus(self.direct).interval(), strict=True))
         lost, unsettled = [], []
         for time in self.key_times:
-            gain = gains[time]
+            gain = self._gains[time]
             loss = f"{-100 * gain.mean:.2f} points after {time}"
             if gain.shown_ends is not None and gain.high < 0 and not loss.startswith("0.00 "):
                 lost.append(loss)
@@ -162,13 +166,10 @@ class Result:
         epochs = self.config.get("hwa", {}).get("epochs")
         better = [
             time
-            for time, found, gain in zip(
-                self.hwa.times,
-                self.hwa.interval(),
-                self.hwa.minus(self.direct).interval(),
-                strict=True,
-            )
-            if found.shown_ends is not None and found.low > self.digital and gain.low > 0
+            for time, found in zip(self.hwa.times, self.hwa.interval(), strict=True)
+            if found.shown_ends is not None
+            and found.low > self.digital
+            and self._gains[time].low > 0
         ]
         if epochs and better and self._by_chance is None:
             yield (

@@ -41,14 +41,12 @@ def recalibrated(config: KWSConfig, task: Task, network: nn.Module) -> nn.Module
         task: that of the configuration.
         network: a converted, calibrated network after its training; it may change.
     """
-    learnt = deep_copy(network)
     layers = [layer for _, layer in at.analog_layers(network)]
-    if any(layer.calibrated for layer in layers):
-        at.calibrate(network, task.calibration, effort="ranges")
-    elif any(layer.ranged for layer in layers):
-        at.calibrate(network, task.calibration, effort="ranges", method=None)
-    else:
+    fixed = any(layer.calibrated for layer in layers)
+    if not fixed and not any(layer.ranged for layer in layers):
         return network
+    learnt = deep_copy(network)
+    at.calibrate(network, task.calibration, effort="ranges", method="mse" if fixed else None)
     before, after = (
         validated(config, task, each).values.mean().item() for each in (learnt, network)
     )
