@@ -52,7 +52,7 @@ class KeepRanges(Ordered):
         state: Any = OrderedDict(checkpoint["state_dict"])
         with averaged(trainer, pl_module):
             now: Any = pl_module.state_dict()
-            # Lightning loads the average without metadata: ranges would be missing until ours are
+            # Lightning loads the average without metadata, and would warn that ranges are lost
             ranges = {
                 f"module.{name}": p.detach().clone()
                 for name, p in pl_module.named_parameters(remove_duplicate=False)
