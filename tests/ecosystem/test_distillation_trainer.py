@@ -149,6 +149,36 @@ def test_clipped_weights_are_measured(tmp_path: Path) -> None:
     assert all(map(torch.equal, seen[0], _state(student)))
 
 
+@pytest.mark.filterwarnings("ignore:this state_dict carries no DAC ranges")
+def test_the_best_model_on_chips_is_kept(tmp_path: Path) -> None:
+    student, numbers = _student(), iter([0.2, 0.7, 0.4])
+    validate = huggingface.ValidateOnChips(lambda chip: next(numbers), every=2, num_chips=1)
+    trainer = _trainer(
+        tmp_path, student, _bert(), [validate], max_steps=6, save_steps=2, eval_steps=2,
+        eval_strategy="steps", eval_dataset=_rows(8), load_best_model_at_end=True,
+        metric_for_best_model="chips/1 day", greater_is_better=True,
+    )  # fmt: skip
+    trainer.train()
+    assert trainer.state.best_metric == pytest.approx(0.7)
+    assert trainer.state.best_global_step == 4
+    assert [row["chips/1 day"] for row in trainer.state.log_history if "chips/1 day" in row] == (
+        pytest.approx([0.2, 0.7, 0.4])
+    )
+    # the model is that of step 4 now, on which this Trainer measures nothing
+    assert "eval_chips/1 day" not in trainer.evaluate()
+
+
+def test_an_evaluation_between_two_measurements_has_none(tmp_path: Path) -> None:
+    validate = huggingface.ValidateOnChips(lambda chip: 0.5, every=3, num_chips=1)
+    trainer = _trainer(
+        tmp_path, _student(), _bert(), [validate], max_steps=4, eval_steps=2,
+        eval_strategy="steps", eval_dataset=_rows(8), save_strategy="no",
+        metric_for_best_model="chips/1 day",
+    )  # fmt: skip
+    with pytest.raises(KeyError, match="eval_chips/1 day"):
+        trainer.train()
+
+
 def test_the_trainer_takes_an_optimizer_that_is_given(tmp_path: Path) -> None:
     student = _student()
     given = torch.optim.SGD(student.parameters(), lr=0.01)
