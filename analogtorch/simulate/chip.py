@@ -297,7 +297,8 @@ class ProgrammedChip:
                 of the block. ``none``: no correction. On a chip of 256x256 Gaussian weights, the
                 MVM error after a day and a year is 18.7 and 22.9 % by ``least_squares``, 19.0 and
                 24.0 by ``global``, 33.8 and 53.1 by ``none``; where all columns share an offset,
-                ``global`` is better.
+                ``global`` is better. The best fit to noisy weights makes outputs a little smaller,
+                which adds up in deep nets without normalisation.
             readout: how the compensation reads the block. ``chip``: through the block's ADCs and
                 noise, with as many reads of a single cell as the ADC step needs. ``ideal``:
                 exactly.
