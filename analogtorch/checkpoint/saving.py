@@ -9,10 +9,17 @@ from torch.optim.swa_utils import AveragedModel
 
 from analogtorch.checkpoint.description import describe, recipe
 from analogtorch.checkpoint.folder import write_folder
-from analogtorch.conversion.kinds import refuse_changed, some_layers
+from analogtorch.conversion.kinds import refuse_changed, refuse_flat, some_layers
 from analogtorch.nn.adapters import unwrapped
 from analogtorch.simulate.chip import ProgrammedChip
 from analogtorch.values import checks
+
+_GATHER = (
+    "inside FullyShardedDataParallel.summon_full_params(model, writeback=False), copy its "
+    "named_parameters() and named_buffers() to those of a deep copy that was made before it was "
+    "sharded, and save that copy"
+)
+"""What to do with a model of whose weights a process has a part."""
 
 
 def save(model: nn.Module | ProgrammedChip, path: str | Path) -> Path:
@@ -37,8 +44,8 @@ def save(model: nn.Module | ProgrammedChip, path: str | Path) -> Path:
     Raises:
         TypeError: ``model`` is of another type.
         ValueError: the model has no analog layer, is a programmed chip at one time, has a
-            parametrized or pruned analog layer, or has a state that is no plain tensor with data.
-            Nothing is written.
+            parametrized or pruned analog layer, is sharded by ``FullyShardedDataParallel``, or has
+            a state that is no plain tensor with data. Nothing is written.
         RuntimeError: a weight of a recurrent layer or an attention was pruned or parametrized after
             the conversion. Nothing is written.
         ImportError: safetensors is not installed.
@@ -59,6 +66,7 @@ def save(model: nn.Module | ProgrammedChip, path: str | Path) -> Path:
         )
     averaged = int(module.n_averaged) if isinstance(module, AveragedModel) else 0
     module = unwrapped(module)
+    refuse_flat(module, "save", _GATHER)
     layers = some_layers(module, "save")
     if any(layer.programmed is not None for layer in layers.values()):
         raise ValueError(

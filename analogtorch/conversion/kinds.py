@@ -47,12 +47,17 @@ _OWN = frozenset(("weight", "bias", "input_range", "weight_orig", "weight_g", "w
 _DISTRIBUTED = {
     "DistributedDataParallel": "is wrapped by {}: give its .module, and convert and calibrate that "
     "before it is wrapped, because only what learns by then is averaged over the processes",
-    "FullyShardedDataParallel": "is sharded by {}: convert and calibrate the model before that",
     "FSDPModule": "is sharded by fully_shard: convert and calibrate the model before that; to "
     "program it, load its full state_dict into a model that is not sharded, with the _metadata of "
     "the first process's model.state_dict(), which has the DAC ranges",
 }
 """Classes of torch.distributed that own the Parameters of a model, and what to do instead."""
+
+_SHARD_OTHERWISE = (
+    "a process has flat parts of its weights; use torch.distributed.fsdp.fully_shard instead, "
+    "which keeps them matrices"
+)
+"""What to do where FSDP2 works."""
 
 
 def analog_layers(model: nn.Module) -> Iterator[tuple[str, AnalogLayer]]:
@@ -139,6 +144,17 @@ def refuse_distributed(model: nn.Module, caller: str) -> None:
             if (why := _DISTRIBUTED.get(kind.__name__)) is not None:
                 what = f"{name!r}" if name else "the model"
                 raise ValueError(f"{caller}: {what} {why.format(kind.__name__)}")
+    refuse_flat(model, caller, "convert and calibrate the model before that")
+
+
+def refuse_flat(model: nn.Module, caller: str, remedy: str = _SHARD_OTHERWISE) -> None:
+    """Raise ValueError if ``FullyShardedDataParallel`` keeps flat parts of the weights.
+
+    It is seen from inside as well, where Lightning has the model: torch marks the Parameters, those
+    too of which a process has nothing.
+    """
+    if any(getattr(p, "_fsdp_flattened", False) for p in model.parameters()):
+        raise ValueError(f"{caller}: the model is sharded by FullyShardedDataParallel: {remedy}")
 
 
 def refuse_changed(model: nn.Module, caller: str) -> None:

@@ -16,6 +16,7 @@ from analogtorch.conversion.kinds import (
     analog_layers,
     check_module,
     refuse_changed,
+    refuse_flat,
     refuse_programmed,
     some_layers,
 )
@@ -70,7 +71,8 @@ def clip_weights_(
     Raises:
         ValueError: ``sigma`` or ``bound`` is not positive, both are given, or ``per_channel`` is
             given with ``bound``; or the model has no analog layer, has one that is parametrized or
-            pruned, or is a programmed chip. Nothing has changed then.
+            pruned, is a programmed chip, or is sharded by ``FullyShardedDataParallel``. Nothing has
+            changed then.
         RuntimeError: a weight of a recurrent layer or an attention was pruned or parametrized after
             the conversion. Nothing has changed then.
 
@@ -125,8 +127,8 @@ def clip_after_step(
 
     Raises:
         TypeError: ``optimizer`` is no ``torch.optim.Optimizer``, or cannot take hooks.
-        ValueError: ``clip_weights_`` refuses the arguments, or the optimizer trains none of these
-            weights.
+        ValueError: ``clip_weights_`` refuses its arguments or the model, or the optimizer trains
+            none of these weights.
 
     Example:
         >>> model = at.convert(torch.nn.Linear(8, 4), at.chips.hermes64())
@@ -255,6 +257,7 @@ def check(caller: str, sigma: float | None, bound: float | None, per_channel: bo
 def clippable(caller: str, model: nn.Module) -> list[AnalogLayer]:
     """Return the analog layers; of those that share a weight, only the first."""
     check_module(caller, model)
+    refuse_flat(model, caller)
     layers = some_layers(model, caller)
     refuse_programmed(model, caller)
     refuse_changed(model, caller)

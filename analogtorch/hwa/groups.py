@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from analogtorch.conversion.kinds import check_module, refuse_programmed, some_layers
+from analogtorch.conversion.kinds import check_module, refuse_flat, refuse_programmed, some_layers
 from analogtorch.values import checks
 
 
@@ -28,8 +28,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
     Raises:
         TypeError: ``model`` is no module.
-        ValueError: ``weight_decay`` is no number >= 0, or the model has no analog layer or is a
-            programmed chip.
+        ValueError: ``weight_decay`` is no number >= 0, or the model has no analog layer, is a
+            programmed chip, or is sharded by ``FullyShardedDataParallel``.
 
     Example:
         >>> model = at.convert(torch.nn.Linear(8, 4), at.chips.hermes64())
@@ -40,6 +40,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     """
     check_module("parameter_groups", model)
     weight_decay = checks.number("parameter_groups: weight_decay", weight_decay, least=0)
+    refuse_flat(model, "parameter_groups")
     layers = some_layers(model, "parameter_groups")
     ranges = {id(layer.input_range) for layer in layers.values()}
     refuse_programmed(model, "parameter_groups")

@@ -1,9 +1,11 @@
 """A training step of every model of the table; ``test_distributed.py`` runs it in two processes."""
 
+import copy
 import sys
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -176,6 +178,51 @@ def refused() -> None:
             call(sharded)
 
 
+def flat(path: Path) -> None:
+    """Nobody takes flat parts of weights for matrices, and what ``save`` names instead works."""
+    for original in (True, False):
+        _flat(path.with_name(f"{path.name}{original}"), original)
+
+
+def _flat(path: Path, original: bool) -> None:
+    entry = ENTRIES[0]
+    x = entry.inputs()
+    net = entry.analog()
+    before = copy.deepcopy(net)
+    net.layer = FullyShardedDataParallel(
+        net.layer, use_orig_params=original, device_id=torch.device("cpu")
+    )
+    sharded = FullyShardedDataParallel(net, use_orig_params=original, device_id=torch.device("cpu"))
+    optimizer = torch.optim.SGD(sharded.parameters(), lr=0.1)
+    _step(sharded, x)
+    optimizer.step()
+    kept = [p.clone() for p in sharded.parameters()]
+    calls: tuple[tuple[str, Callable[[nn.Module], Any]], ...] = (
+        ("fully_shard", lambda model: at.hwa.clip_weights_(model, 1.0)),
+        ("fully_shard", lambda model: at.hwa.clip_weights_(model, bound=0.01)),
+        ("fully_shard", lambda model: at.hwa.clip_after_step(optimizer, model, 1.0)),
+        ("fully_shard", lambda model: at.hwa.parameter_groups(model, 0.1)),
+        ("summon_full_params", lambda model: at.save(model, path)),
+        ("convert and calibrate", lambda model: at.program(model, seed=1)),
+    )
+    for remedy, call in calls:
+        for model in (sharded, net, net.layer.module):  # also from inside
+            with pytest.raises(ValueError, match=f"FullyShardedDataParallel: .*{remedy}"):
+                call(model)
+    assert all(map(torch.equal, sharded.parameters(), kept))
+    assert not path.exists()
+
+    with FullyShardedDataParallel.summon_full_params(sharded, writeback=False):
+        now = dict(sharded.named_parameters()) | dict(sharded.named_buffers())
+        with torch.no_grad():
+            for name, own in [*before.named_parameters(), *before.named_buffers()]:
+                own.copy_(now[name])
+    with torch.no_grad():
+        expected = sharded.eval()(*x)
+        fresh = at.load(at.save(before, path), entry.digital())
+        assert torch.allclose(fresh.eval()(*x), expected, atol=1e-5)
+
+
 def run(rank: int, path: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
@@ -190,6 +237,7 @@ def run(rank: int, path: str) -> None:
     loaded()
     gathered(rank)
     refused()
+    flat(Path(f"{path}-saved-{rank}"))
     dist.destroy_process_group()
 
 
