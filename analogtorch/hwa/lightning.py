@@ -156,7 +156,8 @@ class ValidateOnChips(Ordered):
     It is measured after the ``WeightClip`` or ``Clip`` of the step, in whatever order they are
     given; give callbacks of yours that clip before this one. With ``WeightAveraging`` of Lightning
     the averaged weights are measured, as in Lightning's own validation: those that the checkpoint
-    of the step has in its ``state_dict``.
+    of the step has in its ``state_dict``. Of several processes, each measures and logs the numbers
+    of the first, which writes the checkpoints.
 
     Args:
         metric: a function of the network on a chip that returns a number, such as the accuracy.
@@ -210,6 +211,8 @@ class ValidateOnChips(Ordered):
         if trainer.global_step // self.every > self._step // self.every:
             with averaged(trainer, pl_module):
                 values = self.measure(pl_module.get_submodule(self.network))
+            # batch norm has other statistics in each process; checkpoints have those of the first
+            values = trainer.strategy.broadcast(values)
             found = {
                 n: torch.tensor(v, dtype=torch.float64, device="cpu") for n, v in values.items()
             }

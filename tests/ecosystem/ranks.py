@@ -1,6 +1,7 @@
 """A training step of every model of the table; ``test_distributed.py`` runs it in two processes."""
 
 import copy
+import os
 import sys
 import warnings
 from collections import OrderedDict
@@ -8,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 import torch.distributed as dist
@@ -18,6 +20,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 import analogtorch as at
+from analogtorch.hwa.lightning import ValidateOnChips
 from tests.ecosystem.models import CHIP, ENTRIES, Entry
 
 
@@ -223,6 +226,46 @@ def _flat(path: Path, original: bool) -> None:
         assert torch.allclose(fresh.eval()(*x), expected, atol=1e-5)
 
 
+class Normalised(L.LightningModule):
+    """Batch norm before an analog layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = at.convert(nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 2)), CHIP)
+
+    def training_step(self, batch: Tensor, index: int) -> Tensor:
+        return self.net(batch).square().mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def validated(rank: int) -> None:
+    """Both ranks log the numbers of the first, though the statistics of batch norm differ."""
+    os.environ["LOCAL_RANK"] = str(rank)  # Lightning starts no processes then
+    x = torch.arange(32.0).view(8, 4)
+    module = Normalised()
+    chips = ValidateOnChips(lambda m: m(x).sum().item(), network="net", every=1, num_chips=1)
+    trainer = L.Trainer(
+        max_steps=1,
+        accelerator="cpu",
+        devices=2,
+        strategy="ddp",
+        callbacks=[chips],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, torch.utils.data.DataLoader(x, batch_size=2))
+    logged = torch.as_tensor(trainer.callback_metrics["chips/1 day"]).double()
+    for mine, same in ((logged, True), (module.net[0].running_mean, False)):
+        both = [torch.empty_like(mine), torch.empty_like(mine)]
+        dist.all_gather(both, mine)
+        assert torch.equal(*both) == same
+
+
 def run(rank: int, path: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
@@ -238,6 +281,7 @@ def run(rank: int, path: str) -> None:
     gathered(rank)
     refused()
     flat(Path(f"{path}-saved-{rank}"))
+    validated(rank)
     dist.destroy_process_group()
 
 
