@@ -76,3 +76,16 @@ def notes(
             f"{by_vector} of {len(settings)} layers scale each input vector digitally; summary has "
             "what that takes"
         )
+
+
+def taken_back(settings: Mapping[str, Setting], before: Mapping[str, Chip]) -> Iterator[str]:
+    """Yield which choices of earlier calibrations end; ``before``: the chips that had them."""
+    changes = [
+        (Choices.of(before[n]), Choices.of(s.chip or before[n])) for n, s in settings.items()
+    ]
+    scales = sum(old.weight_scale != new.weight_scale == "block" for old, new in changes)
+    times = sum(old.target_time is not None and new.target_time is None for old, new in changes)
+    kinds = ((scales, "weight scale per column"), (times, "targets that allow for drift"))
+    for count, what in kinds:
+        if count:
+            yield f"an earlier choice is taken back: {what}, in {count} of {len(changes)} layers"

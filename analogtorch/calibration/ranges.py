@@ -13,6 +13,7 @@ from analogtorch.calibration import adc as converters
 from analogtorch.calibration.adc import Wanted
 from analogtorch.calibration.choice import CalibrationReport, Effort
 from analogtorch.calibration.default import Default
+from analogtorch.calibration.described import taken_back
 from analogtorch.calibration.histogram import Method
 from analogtorch.calibration.inputs import by_magnitude, heard, observe
 from analogtorch.calibration.options import Way
@@ -126,6 +127,11 @@ def calibrate(
     elsewhere. Embeddings need no calibration. Training mode, weights and random state are as
     before; calibrating again replaces all ranges.
 
+    What an earlier call chose for the chips, a later one takes back before it chooses: it starts
+    from the chip of the conversion, or that was assigned since (``given_chip`` of the layer), so
+    that the last call alone decides, and its report names what is gone. ``effort="ranges"`` and
+    the other methods keep the choices, for which a net may have been trained.
+
     Args:
         model: a converted model.
         batches: inputs, read once and kept in memory. A tensor or a ``PackedSequence`` is passed to
@@ -207,6 +213,7 @@ def calibrate(
     layers = _checked(model, method, per, adc)
     wanted = None if adc is None else Wanted(method=adc, per=adc_per, percentile=percentile)
     batches, found = list(batches), None
+    before = {name: layer.chip for name, layer in layers.items()}
     if effort == "search":
         fitted, chosen_on, judged = parts(batches)
     else:
@@ -214,6 +221,8 @@ def calibrate(
     whole = Calibration(model, layers, fitted, judged, wanted, forward, progress)
     with routed_as_before_on_error(model), _as_before(layers), same_random():
         whole.forget()
+        if effort == "search" or (effort == "default" and method == "mse"):
+            whole.take_back()
         with whole.without_converters():
             seen = observe(
                 model, layers, per, whole.batches, forward, progress,
@@ -232,7 +241,8 @@ def calibrate(
             chosen = ran.settings(ranges)
         _warn_of_adc(chosen)
         if found is not None and report is not None:
-            report(found)
+            notes = (*found.notes, *taken_back(chosen, before))
+            report(dataclasses.replace(found, notes=notes))
     ran.apply(chosen)
     return model
 

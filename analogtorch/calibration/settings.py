@@ -24,7 +24,7 @@ class Setting:
     ranges: Ranges
     limits: Limits
     chip: Chip | None = None
-    """The chip of the layer, if the setting changes it; None: that of the conversion."""
+    """The chip of the layer, if the setting changes it; None: that which it has."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,10 @@ class Calibration:
         for layer in self.layers.values():
             layer.adc_ranges = layer.output_ranges = None
             layer.calibrated = False
+
+    def take_back(self) -> None:
+        """Put the layers on the chips that they were given, so that earlier choices end."""
+        self.apply(uncalibrated({n: layer.given_chip for n, layer in self.layers.items()}))
 
     def settings(self, ranges: Mapping[str, Ranges]) -> dict[str, Setting]:
         """Return these DAC ranges with the ranges of ADC and digital unit that suit them."""
@@ -97,7 +101,7 @@ class Calibration:
         for name, setting in settings.items():
             layer = self.layers[name]
             if setting.chip is not None and layer.chip is not setting.chip:
-                layer.chip = setting.chip
+                layer.put_on(setting.chip)
             if setting.ranges is None:
                 layer.forget_input_range()
             else:
@@ -116,11 +120,12 @@ def undone(layers: Iterable[AnalogLayer]) -> Callable[[], None]:
 
     Weights are left alone. The DAC range stays the same Parameter.
     """
-    names = ("chip", "adc_ranges", "output_ranges", "calibrated", "input_range")
+    names = ("adc_ranges", "output_ranges", "calibrated", "input_range")
     with torch.inference_mode(False):  # what is put back must be able to learn
         before = [
             (
                 layer,
+                layer.chip,
                 {name: getattr(layer, name) for name in names},
                 r.detach().clone(),
                 r.grad,
@@ -131,10 +136,11 @@ def undone(layers: Iterable[AnalogLayer]) -> Callable[[], None]:
         ]
 
     def undo() -> None:
-        for layer, attributes, values, grad, learns in before:
+        for layer, chip, attributes, values, grad, learns in before:
+            if layer.chip is not chip:  # another chip makes other executions
+                layer.put_on(chip)
             for name, value in attributes.items():
-                if getattr(layer, name) is not value:  # another chip makes other executions
-                    setattr(layer, name, value)
+                setattr(layer, name, value)
             r = layer.input_range
             if r.shape != values.shape:
                 r.data = values

@@ -36,6 +36,7 @@ _TOP = (
 )  # fmt: skip
 _LAYER = ("name", "key", "kind", "weight", "shape", "chip", "calibrated", "input_range")
 _SEQUENCE = "sequence_first"
+_GIVEN = "given_chip"
 _METHODS: dict[str, type[ProgramAndVerify] | type[GradientDescent]] = {
     kind.__name__: kind for kind in (ProgramAndVerify, GradientDescent)
 }
@@ -51,6 +52,8 @@ class SavedLayer:
     """Name that keys its noise: the one under which it was converted."""
     kind: str
     chip: Chip
+    given_chip: Chip
+    """The chip without what calibration chose for it."""
     shape: tuple[int, ...]
     input_range: float | tuple[float, ...] | None
     """The DAC range, or that of each row block; None if it is not calibrated."""
@@ -158,9 +161,9 @@ def describe(model: nn.Module) -> dict[str, Any]:
     before = statistics_before(model).items()
     norms = {name: [t.tolist() for t in pair] for name, pair in before}
     used: list[Chip] = []
-    for layer in layers.values():
-        if layer.chip not in used:
-            used.append(layer.chip)
+    for chip in (c for layer in layers.values() for c in (layer.chip, layer.given_chip)):
+        if chip not in used:
+            used.append(chip)
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -180,6 +183,9 @@ def describe(model: nn.Module) -> dict[str, Any]:
                 **{kind: layer.saved_column_ranges(kind) for kind in COLUMN_RANGES},
                 # files of layers and models without them stay as they were
                 **({_SEQUENCE: True} if layer.sequence_first else {}),
+                **(
+                    {_GIVEN: used.index(layer.given_chip)} if layer.given_chip != layer.chip else {}
+                ),
             }
             for name, layer in layers.items()
         ],
@@ -278,16 +284,17 @@ def _layer(data: Any, used: list[Chip]) -> SavedLayer:
     if isinstance(data, dict):
         data = {EARLIER.get(field, field): value for field, value in data.items()}
         # earlier checkpoints have none
-        data = {**dict.fromkeys(COLUMN_RANGES), _SEQUENCE: False, **data}
-    _check_fields("layers: ", data, (*_LAYER, *COLUMN_RANGES, _SEQUENCE))
-    name, value, index = data["name"], data["input_range"], data["chip"]
+        data = {**dict.fromkeys(COLUMN_RANGES), _SEQUENCE: False, _GIVEN: data.get("chip"), **data}
+    _check_fields("layers: ", data, (*_LAYER, *COLUMN_RANGES, _SEQUENCE, _GIVEN))
+    name, value = data["name"], data["input_range"]
     for field in ("name", "key", "kind", "weight"):
         if not isinstance(data[field], str):
             raise ValueError(f"layers: {name!r}: {field} must be text, got {data[field]!r}")
-    if type(index) is not int or not 0 <= index < len(used):
-        raise ValueError(
-            f"layers: {name!r} is on chip {index!r}, but the file has {len(used)} chips"
-        )
+    for index in (data["chip"], data[_GIVEN]):
+        if type(index) is not int or not 0 <= index < len(used):
+            raise ValueError(
+                f"layers: {name!r} is on chip {index!r}, but the file has {len(used)} chips"
+            )
     if data["calibrated"] is not (value is not None):
         raise ValueError(
             f"layers: {name!r} has calibrated {data['calibrated']!r} and input_range {value!r}"
@@ -309,7 +316,8 @@ def _layer(data: Any, used: list[Chip]) -> SavedLayer:
         name=name,
         key=data["key"],
         kind=data["kind"],
-        chip=used[index],
+        chip=used[data["chip"]],
+        given_chip=used[data[_GIVEN]],
         shape=shape,
         input_range=value,
         column_ranges=column_ranges,

@@ -149,9 +149,11 @@ def _converted(saved: Checkpoint, model: nn.Module) -> nn.Module:
     layers = dict(analog_layers(model))
     for entry in saved.layers:
         layer = layers[entry.name]
-        if (layer.layer_name, layer.chip) != (entry.key, entry.chip):
+        there = layer.layer_name, layer.chip, layer.given_chip
+        if there != (entry.key, entry.chip, entry.given_chip):
             layer.layer_name = entry.key
-            layer.put_on(entry.chip)  # whose executions key their noise by the name
+            # executions key their noise by the name
+            layer.put_on(entry.chip, given=entry.given_chip)
         if entry.sequence_first:
             layer.sequence_first = True
     for name, inner in saved.routes.items():

@@ -347,7 +347,7 @@ def _as_begun(model: nn.Module, chips: Mapping[str, str], learning: Sequence[str
         if json.dumps(to_dict(layer.chip)) != chips[name]:
             if chips[name] not in made:
                 made[chips[name]] = from_dict(json.loads(chips[name]))
-            layer.chip = made[chips[name]]
+            layer.put_on(made[chips[name]])
     for name, p in model.named_parameters():
         p.requires_grad_(name in learning)
 

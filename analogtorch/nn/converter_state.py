@@ -95,7 +95,7 @@ def set_choices(layer: "ConvertersMixin", kept: Mapping[str, Any]) -> None:
     """Give the layer's chip the fields of ``Choices`` that were kept, as far as it offers them."""
     chip = replace(Choices.of(layer.chip), **kept).made(layer.chip)
     if chip is not layer.chip:  # another chip makes other executions
-        layer.chip = chip
+        layer.put_on(chip)
 
 
 def load_column_ranges(layer: "ConvertersMixin", metadata: dict, errors: list) -> None:

@@ -37,6 +37,7 @@ class ConvertersMixin(nn.Module):
     layer_name: str
     programmed: Any
     chip: Any
+    put_on: Any
     weight: Any
     sections: tuple[Section, ...]
     row_blocks: int

@@ -32,6 +32,7 @@ class PlacedMixin(ConvertersMixin):
     """The part of an analog layer that follows from its chip and the shape of its weight."""
 
     _chip: Chip
+    _given_chip: Chip
     executions: Executions
     """The executions on its chip, of which ``execution`` chooses one."""
     sections: tuple[Section, ...]
@@ -46,7 +47,7 @@ class PlacedMixin(ConvertersMixin):
 
     @property
     def chip(self) -> Chip:
-        """The chip of the layer; another may be assigned.
+        """The chip of the layer; another may be assigned, and is its ``given_chip`` then.
 
         Ranges stay, with a warning if calibration found them on a chip of another name.
         """
@@ -55,7 +56,7 @@ class PlacedMixin(ConvertersMixin):
     @chip.setter
     def chip(self, chip: Chip) -> None:
         before = vars(self).get("_chip")
-        self.put_on(chip)
+        self.put_on(chip, given=chip)
         if before is not None and before.name != chip.name and self.ranged:
             warn(
                 f"layer {self.layer_name!r} was calibrated on {before.name!r}, and is put on "
@@ -63,14 +64,26 @@ class PlacedMixin(ConvertersMixin):
                 "calibration chose; call analogtorch.calibrate to find its own"
             )
 
-    def put_on(self, chip: Chip) -> None:
-        """Assign the chip, to a layer whose ranges are of that chip or are set next."""
+    @property
+    def given_chip(self) -> Chip:
+        """The chip that ``convert`` gave the layer, or that was assigned since.
+
+        ``calibrate`` may change targets and weight scale of ``chip``; it starts from this one.
+        """
+        return vars(self).get("_given_chip", self._chip)  # pickles of earlier versions lack it
+
+    def put_on(self, chip: Chip, given: Chip | None = None) -> None:
+        """Let a layer compute on ``chip``, whose ranges are of that chip or are set next.
+
+        ``given_chip`` stays unless another is ``given``.
+        """
         if self.programmed is not None:
             raise RuntimeError(
                 f"layer {self.layer_name!r} belongs to a programmed chip, which cannot become "
                 "another"
             )
         self._refuse_chip(chip)
+        self._given_chip = given or self.given_chip
         self._chip = chip
         self.replan()
         if chip.light.on and not self.calibrated:

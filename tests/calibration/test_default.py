@@ -3,8 +3,10 @@
 import copy
 import io
 import math
+import pickle
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -367,6 +369,79 @@ def test_the_weight_scale_travels_with_the_ranges() -> None:
     with pytest.warns(UserWarning, match="saved on the chip 'hermes64', and the layers are on 'c"):
         other.load_state_dict(model.state_dict())
     assert _scales(other) == {"block"}
+
+
+def _pickled(model: nn.Module, _: Path) -> nn.Module:
+    return pickle.loads(pickle.dumps(model))
+
+
+def _loaded(model: nn.Module, _: Path) -> nn.Module:
+    """Return a fresh conversion that has taken the ``state_dict`` of a model."""
+    fresh = at.convert(_net(), HERMES).eval()
+    fresh.load_state_dict(model.state_dict())
+    return fresh
+
+
+def _from_file(model: nn.Module, folder: Path) -> nn.Module:
+    return at.load(at.save(model, folder), _net()).eval()
+
+
+@pytest.mark.parametrize(
+    "carried", [lambda m, _: m, lambda m, _: copy.deepcopy(m), _pickled, _loaded, _from_file]
+)
+@pytest.mark.parametrize("effort", ["default", "search"])
+def test_a_later_calibration_does_not_depend_on_an_earlier_one(
+    carried: Callable[[nn.Module, Path], nn.Module], effort: str, tmp_path: Path
+) -> None:
+    alone, first = _calibrated(effort=effort)
+    model = carried(_calibrated(batches=[10 * x for x in _batches()])[0], tmp_path)
+    assert _scales(model) == {"column"}
+    found: list[CalibrationReport] = []
+    at.calibrate(model, _batches(), effort=effort, report=found.append)
+    assert found[0] == first
+    x = _batches(1, seed=9)[0]
+    assert torch.equal(model(x), alone(x))
+    assert torch.equal(_aged(model, x), _aged(alone, x))
+
+
+def _aged(model: nn.Module, x: Tensor) -> Tensor:
+    return at.program(model, seed=1).at("1 day")(x)
+
+
+def test_choices_that_are_taken_back_are_reported() -> None:
+    model, found = _calibrated()[0], list[CalibrationReport]()
+    at.calibrate(model, _batches(), forward=lambda m, x: [m(x), None][1], report=found.append)
+    assert all(layer.chip == HERMES for _, layer in at.analog_layers(model))
+    for what in ("weight scale per column", "targets that allow for drift"):
+        assert f"an earlier choice is taken back: {what}, in 2 of 2 layers" in str(found[0])
+    assert "taken back" not in str(_calibrated()[1])
+
+
+@pytest.mark.parametrize("options", [{"effort": "ranges"}, {"method": "percentile"}])
+def test_ranges_alone_keep_what_was_chosen_for_the_chips(options: dict[str, Any]) -> None:
+    model, _ = _calibrated()
+    chosen = [layer.chip for _, layer in at.analog_layers(model)]
+    at.calibrate(model, _batches(), **options)
+    assert [layer.chip for _, layer in at.analog_layers(model)] == chosen
+    assert all(layer.given_chip == HERMES for _, layer in at.analog_layers(model))
+
+
+def test_a_chip_that_is_assigned_is_no_choice_to_take_back(tmp_path: Path) -> None:
+    by_hand = HERMES.replace(periphery={"weight_scale": "column"})
+    model, _ = _calibrated(spread=0.0)
+    for _, layer in at.analog_layers(model):
+        layer.chip = by_hand
+    for each in (model, _from_file(model, tmp_path)):
+        at.calibrate(each, _batches(), forward=lambda m, x: [m(x), None][1])
+        assert all(layer.chip == by_hand for _, layer in at.analog_layers(each))
+
+
+def test_a_model_of_an_earlier_version_is_calibrated_from_the_chips_that_it_has() -> None:
+    model, _ = _calibrated()
+    for _, layer in at.analog_layers(model):
+        del vars(layer)["_given_chip"]
+    at.calibrate(model, _batches(), forward=lambda m, x: [m(x), None][1])
+    assert _scales(model) == {"column"}
 
 
 def test_of_many_batches_the_last_few_judge() -> None:

@@ -455,6 +455,7 @@ def test_bad_descriptions_are_refused(values: dict, message: str, tmp_path: Path
     ("values", "message"),
     [
         ({"chip": 2}, "on chip 2, but the file has 2 chips"),
+        ({"given_chip": 2}, "on chip 2, but the file has 2 chips"),
         ({"input_range": -1.0}, "positive finite input_range, got -1"),
         ({"input_range": "x"}, "positive finite input_range, got 'x'"),
         ({"input_range": True}, "positive finite input_range, got True"),

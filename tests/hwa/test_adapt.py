@@ -187,6 +187,7 @@ def test_a_resumed_run_keeps_the_weight_scales_that_the_search_chose(tmp_path: P
     layers = [layer for _, layer in at.analog_layers(again.model)]
     assert [layer.chip.periphery.weight_scale for layer in layers] == scales
     assert len({id(layer.chip) for layer in layers}) == len(set(scales))
+    assert all(layer.given_chip == chip for layer in layers)
     assert _same(_state(whole.model), _state(again.model))
 
 
