@@ -308,7 +308,9 @@ class ProgrammedChip:
                 such as by ``correct_columns`` or adapters around it. Its whole digital side stays,
                 as in the registers of a chip: gains (drift compensation included, so that none is
                 read) and offsets, batch norm, adapters, DAC ranges. Conductances and noise are
-                those of ``time``. ``compensation`` and ``readout`` have no effect then.
+                those of ``time``. ``compensation`` and ``readout`` have no effect then. Long after,
+                that can be worse than no correction with drift read at ``time``: correct the result
+                anew, such as by ``Recovery.correct``.
 
         Raises:
             ValueError: the time, temperature, compensation or readout is unknown; there is a
