@@ -40,7 +40,9 @@ class CommandParser(argparse.ArgumentParser):
             ValueError: an option is wrong, or names a file of a run.
             OSError: a file cannot be written.
         """
-        given = super().parse_args(*args, **kwargs)
+        given, left = self.parse_known_args(*args, **kwargs)
+        if left:  # argparse takes an optional argument for absent once an option follows the first
+            given = self.parse_intermixed_args(*args, **kwargs)
         named: dict[Path, str] = {}
         for option in _FILES:
             path = getattr(given, option, None)
