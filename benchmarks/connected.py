@@ -37,6 +37,7 @@ from analogtorch.speech.recognition.learner import Recogniser
 from analogtorch.speech.recognition.networks import CTC, Recordings, Transcripts, Transducer
 from analogtorch.speech.recognition.utterances import ConnectedWords, Joining
 from analogtorch.speech.training import Batches, Phase, fit
+from benchmarks.bars import by_seed, paired, percent, verdict
 from benchmarks.tables import add_data, as_markdown, as_text, positive
 
 NOISE = "gsc_background_noise"
@@ -249,32 +250,26 @@ def _recipe(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]
 def rows(results: Sequence[Mapping[str, Any]], times: Sequence[str]) -> list[list[str]]:
     """Return the table: quantity, its mean over seeds with a 95 % interval, each seed, the bar."""
     found: dict[str, list[float]] = {
-        "digital": [100 * r["digital"] for r in results],
-        "digital control": [100 * r["control"] for r in results],
+        "digital": [percent(r["digital"]) for r in results],
+        "digital control": [percent(r["control"]) for r in results],
     }
     for i, when in enumerate(times):
         direct, hwa = (
-            [100 * statistics.fmean(r["on chip"][key][i]) for r in results]
+            [percent(statistics.fmean(r["on chip"][key][i])) for r in results]
             for key in ("control", "hwa")
         )
         control = found["digital control"]
         found[f"{when}: control mapped directly"] = direct
         found[f"{when}: HWA"] = hwa
-        found[f"{when}: HWA - digital control"] = _paired(hwa, control)
-        found[f"{when}: HWA - mapped directly"] = _paired(hwa, direct)
+        found[f"{when}: HWA - digital control"] = paired(hwa, control)
+        found[f"{when}: HWA - mapped directly"] = paired(hwa, direct)
     table = [["word error rate, % or points", "mean, 95 % interval", "each seed", "bar"]]
     for name, values in found.items():
         when = name.partition(":")[0]
         bar = BARS.get(when) if name.endswith("- digital control") else None
-        met = bar is not None and statistics.fmean(values) <= bar
-        verdict = "" if bar is None else f"<= {bar:g}: {'met' if met else 'MISSED'}"
-        each = " ".join(f"{v:.2f}" for v in values)
-        table.append([name, interval(values).shown(2), each, verdict])
+        said = "" if bar is None else verdict(values, "<=", bar)
+        table.append([name, interval(values).shown(2), by_seed(values), said])
     return table
-
-
-def _paired(a: Sequence[float], b: Sequence[float]) -> list[float]:
-    return [x - y for x, y in zip(a, b, strict=True)]
 
 
 def notes(

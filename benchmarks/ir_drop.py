@@ -29,6 +29,7 @@ from analogtorch.speech.config import KWSConfig, SweepConfig
 from analogtorch.speech.on_chips import measure
 from analogtorch.speech.rundir import RunFolder
 from analogtorch.speech.task import Task
+from benchmarks.bars import by_seed, paired, percent
 from benchmarks.hwa.__main__ import parse
 from benchmarks.hwa.seeds import Result, Seed
 from benchmarks.tables import as_markdown, as_text
@@ -80,14 +81,11 @@ def rows(results: Sequence[dict[str, Any]]) -> list[list[str]]:
     """Return the table: net and time, mean accuracy with its 95 % interval, each seed."""
     table = [["accuracy, %, and difference, points", "mean, 95 % interval", "each seed"]]
     for when in results[0]["drop"]:
-        by_net = {name: [100 * r[name][when]["mean"] for r in results] for name in NETS}
+        by_net = {name: [percent(r[name][when]["mean"]) for r in results] for name in NETS}
         found = {f"{NETS[name]}, {when}": values for name, values in by_net.items()}
-        pairs = zip(by_net["drop"], by_net["noise"], strict=True)
-        found[f"IR drop in training gains, {when}"] = [a - b for a, b in pairs]
-        for name, values in found.items():
-            mean = interval(values)
-            each = " ".join(f"{v:.2f}" for v in values)
-            table.append([name, f"{mean.mean:.2f} ± {mean.half_width:.2f}", each])
+        gains = paired(by_net["drop"], by_net["noise"])
+        found[f"IR drop in training gains, {when}"] = gains
+        table += [[name, interval(v).shown(2), by_seed(v)] for name, v in found.items()]
     return table
 
 

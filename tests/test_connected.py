@@ -34,11 +34,19 @@ def test_the_table_pairs_seeds_and_judges_by_the_bars() -> None:
     found = {row[0]: row[1:] for row in table[1:]}
     assert found["digital control"][1] == "10.00 12.00"
     assert found["1 day: control mapped directly"][1] == "40.00 40.00"
-    assert found["1 day: HWA - digital control"][1:] == ["0.20 0.80", "<= 0.5: met"]
-    assert found["1 month: HWA - digital control"][1:] == ["1.20 1.80", "<= 1.5: met"]
+    assert found["1 day: HWA - digital control"][1:] == [
+        "0.20 0.80",
+        "<= 0.5: mean met, not settled",
+    ]
+    assert found["1 month: HWA - digital control"][1:] == [
+        "1.20 1.80",
+        "<= 1.5: mean met, not settled",
+    ]
     assert found["1 month: HWA - mapped directly"][1] == "-48.80 -46.20"
     missed = connected.rows([result(0.1, 0.11)], TIMES)
-    assert [row[3] for row in missed if "1 day: HWA - digital" in row[0]] == ["<= 0.5: MISSED"]
+    assert [row[3] for row in missed if "1 day: HWA - digital" in row[0]] == [
+        "<= 0.5: mean MISSED, not settled"
+    ]
 
 
 class FakeExamples:

@@ -30,6 +30,7 @@ from analogtorch.speech import kws
 from analogtorch.speech.ablation import variants
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.validation import TIMES
+from benchmarks.bars import by_seed, paired, percent, verdict
 from benchmarks.hwa import noise
 from benchmarks.hwa.recipes import CONFIGURED, RECIPES
 from benchmarks.hwa.seeds import one_seed
@@ -63,36 +64,35 @@ def bars(network: str) -> Bars:
 
 def differences(results: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
     """Return accuracies and their paired differences per seed and time, in percent and points."""
+    control = [percent(r["control"]) for r in results]
     found = {
-        "digital accuracy": [100 * r["digital"] for r in results],
-        "control's digital accuracy": [100 * r["control"] for r in results],
+        "digital accuracy": [percent(r["digital"]) for r in results],
+        "control's digital accuracy": control,
     }
     for when in results[0]["on_chip"]:
-        direct = [r["on_chip"][when]["mean"] for r in results]
-        found[f"control's loss at {when}, mapped directly"] = [
-            100 * (r["control"] - d) for r, d in zip(results, direct, strict=True)
-        ]
+        direct = _at(when, results)
+        found[f"control's loss at {when}, mapped directly"] = paired(control, direct)
         for name in results[0]["recipes"]:
-            hwa = [r["recipes"][name]["on_chip"][when]["mean"] for r in results]
-            found[f"loss of {name} at {when}"] = [
-                100 * (r["control"] - h) for r, h in zip(results, hwa, strict=True)
-            ]
-            found[f"gain of {name} at {when}"] = [
-                100 * (h - d) for h, d in zip(hwa, direct, strict=True)
-            ]
+            hwa = _at(when, [r["recipes"][name] for r in results])
+            found[f"loss of {name} at {when}"] = paired(control, hwa)
+            found[f"gain of {name} at {when}"] = paired(hwa, direct)
     return found
 
 
+def _at(when: str, nets: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Return the accuracies on chips at a time, in percent, of a net of each seed."""
+    return [percent(net["on_chip"][when]["mean"]) for net in nets]
+
+
 def rows(found: Mapping[str, list[float]], bars: Bars) -> list[list[str]]:
-    """Return the table: quantity, mean with its 95 % interval, each seed, and the bar."""
+    """Return the table: quantity, mean with its 95 % interval, each seed, and the bar.
+
+    The bars are on the mean; where the interval spans one, the seeds do not settle it.
+    """
     table = [["quantity, % or points", "mean, 95 % interval", "each seed", "bar"]]
     for name, values in found.items():
-        over_seeds = interval(values)
-        mean = over_seeds.mean
-        sign, bar = bars.get(name, ("", 0.0))
-        met = {"<=": mean <= bar, ">=": mean >= bar, ">": mean > bar, "": True}[sign]
-        verdict = f"{sign} {bar:g}: {'met' if met else 'MISSED'}" if sign else ""
-        table.append([name, over_seeds.shown(2), " ".join(f"{v:.2f}" for v in values), verdict])
+        said = verdict(values, *bars[name]) if name in bars else ""
+        table.append([name, interval(values).shown(2), by_seed(values), said])
     return table
 
 
@@ -106,24 +106,23 @@ def ablation(results: Sequence[dict[str, Any]]) -> list[list[str]]:
     times = list(results[0]["on_chip"])
     table = [["recipe", *times, "on validation clips"]]
 
-    def losses(on_chip: Sequence[Mapping[str, Any]], when: str) -> list[float]:
-        pairs = zip(results, on_chip, strict=True)
-        return [100 * (r["control"] - row[when]["mean"]) for r, row in pairs]
+    control = [percent(r["control"]) for r in results]
+
+    def losses(nets: Sequence[Mapping[str, Any]], when: str) -> list[float]:
+        return paired(control, _at(when, nets))
 
     def validation(found: Sequence[Mapping[str, Any]]) -> str:
-        return f"{100 * statistics.fmean(each['validation'] for each in found):.2f}"
+        return f"{100 * statistics.fmean(net['validation'] for net in found):.2f}"
 
-    direct = [r["on_chip"] for r in results]
-    mapped = [f"{statistics.fmean(losses(direct, t)):.2f}" for t in times]
+    mapped = [f"{statistics.fmean(losses(results, t)):z.2f}" for t in times]
     table.append(["control, mapped directly", *mapped, validation(results)])
     for name in names:
         cells, found = [], [r["recipes"][name] for r in results]
         for when in times:
-            lost = losses([each["on_chip"] for each in found], when)
-            cell = f"{statistics.fmean(lost):.2f}"
+            lost = losses(found, when)
+            cell = f"{statistics.fmean(lost):z.2f}"
             if name != first:
-                base = losses([r["recipes"][first]["on_chip"] for r in results], when)
-                more = interval([a - b for a, b in zip(lost, base, strict=True)])
+                more = interval(paired(lost, losses([r["recipes"][first] for r in results], when)))
                 cell += f" ({'+' * (more.mean >= 0)}{more.shown(2)})"
             cells.append(cell)
         table.append([name, *cells, validation(found)])
@@ -132,7 +131,7 @@ def ablation(results: Sequence[dict[str, Any]]) -> list[list[str]]:
 
 def notes(results: Sequence[dict[str, Any]], config: KWSConfig, seconds: float) -> list[str]:
     """Return the caveats that a reader needs to judge the numbers."""
-    each = [r["seconds"] + sum(n["seconds"] for n in r["recipes"].values()) for r in results]
+    took = [r["seconds"] + sum(n["seconds"] for n in r["recipes"].values()) for r in results]
     best = max(
         results[0]["recipes"],
         key=lambda name: statistics.fmean(r["recipes"][name]["validation"] for r in results),
@@ -145,10 +144,11 @@ def notes(results: Sequence[dict[str, Any]], config: KWSConfig, seconds: float) 
         "Loss: below the control's digital accuracy. The control has the epochs and the teacher of "
         "the HWA net. Gain: above the control mapped directly.",
         "Intervals are over seeds, on one test part by people who are not in the training part; in "
-        "brackets those of the difference from the first recipe.",
+        "brackets those of the difference from the first recipe. Bars are on the mean: not settled "
+        "where the interval spans the bar, or there is none.",
         f"Validation clips: mean accuracy on other chips after {' and '.join(TIMES)}, as "
         f"far as the data of the devices reach; by it recipes are chosen.{chosen}",
-        f"{seconds:.0f} s, of which one seed took {statistics.fmean(each):.0f} s of one process.",
+        f"{seconds:.0f} s, of which one seed took {statistics.fmean(took):.0f} s of one process.",
     ]
 
 
@@ -263,9 +263,9 @@ def run(options: argparse.Namespace, config: KWSConfig) -> list[dict[str, Any]]:
 
 def _printed(result: dict[str, Any]) -> dict[str, Any]:
     found = []
-    for name, each in result["recipes"].items():
-        *_, (when, last) = each["on_chip"].items()
-        found.append(f"{name} at {when} {last['mean']:.2%} ({each['seconds']:.0f} s)")
+    for name, net in result["recipes"].items():
+        *_, (when, last) = net["on_chip"].items()
+        found.append(f"{name} at {when} {last['mean']:.2%} ({net['seconds']:.0f} s)")
     accuracies = f"digital {result['digital']:.2%}, control {result['control']:.2%}"
     took = f"({result['seconds']:.0f} s)"
     print(f"seed {result['seed']}: {accuracies} {took}, {', '.join(found)}", flush=True)
