@@ -10,6 +10,7 @@ import pytest
 import soundfile
 from torch import nn
 
+import analogtorch as at
 from analogtorch.evaluate import Sweep
 from analogtorch.speech import kws
 from analogtorch.speech.config import KWSConfig, SweepConfig
@@ -127,6 +128,30 @@ def test_options_without_effect_are_refused(option: str, message: str, data: Pat
         with pytest.raises(SystemExit, match=message):
             bench(option, main=main)
     assert not (data / "out").exists()
+
+
+def test_tiles_are_counted_as_the_report_of_a_run_counts_them(
+    data: Path, monkeypatch, capsys
+) -> None:
+    bench()
+    assert "chip hermes64, 1 tiles, " in capsys.readouterr().out
+    for name in ("control", "hwa"):  # as earlier versions kept it: of two layers, two blocks
+        file = data / f"out/seed-0/{name}.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"tiles": 2}))
+    monkeypatch.setattr(seeds, "measure", None)
+    bench()
+    assert "chip hermes64, 1 tiles, " in capsys.readouterr().out
+    (result,) = json.loads((data / "out/hwa.json").read_text())["results"]
+    assert "tiles" not in result["recipes"]["configured"]
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ValueError("it branches on its input")
+
+    monkeypatch.setattr(at, "map_to_chip", refuse)
+    bench()
+    printed = capsys.readouterr().out
+    assert "chip hermes64, 2 tiles, " in printed
+    assert "takes 2 tiles at most, one for each of its blocks, and has no floorplan" in printed
 
 
 def test_times_are_chosen_of_what_is_kept_and_what_lacks_is_measured(

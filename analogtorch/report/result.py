@@ -40,7 +40,7 @@ class Result:
     chip: str
     """Name of the chip."""
     tiles: int
-    """Number of tiles that the net takes."""
+    """Number of tiles that the net takes; at most, where a note says that it was not mapped."""
     data: dict[str, Any]
     """Name of the data source, and number of clips per split."""
     seed: int

@@ -87,11 +87,19 @@ def examined(
 
 
 def placed(network: nn.Module, task: Task) -> dict[str, Any]:
-    """Return the mapping of a converted network and its cost, or a note that says why not."""
+    """Return the mapping of a converted network, its cost and its number of tiles.
+
+    Where it cannot be mapped: an upper bound of the tiles, and a note that says so and why.
+    """
     try:
         mapping = at.map_to_chip(network, task.test[0][:1], num_chips=None)
     except ValueError as error:
-        return {"notes": (f"The net has no floorplan, no latency and no energy: {error}",)}
+        tiles = at.summary(network).tiles
+        note = (
+            f"The net takes {tiles} tiles at most, one for each of its blocks, and has no "
+            f"floorplan, no latency and no energy: {error}"
+        )
+        return {"tiles": tiles, "notes": (note,)}
     cost = None if mapping.chip.cost is None else at.cost(mapping)
     return {"mapping": mapping, "cost": cost, "tiles": mapping.tiles_used}
 

@@ -138,7 +138,6 @@ def run(
                 direct=direct,
                 hwa=hwa,
                 chip=config.chip.build().name,
-                tiles=more.pop("tiles", at.summary(trained).tiles),
                 data={
                     "source": config.data.source,
                     "classes": list(task.classes),

@@ -141,6 +141,7 @@ def notes(results: Sequence[dict[str, Any]], config: KWSConfig, seconds: float) 
         f"Network {config.model.name}; {len(results)} training seeds; {config.sweep.num_chips} "
         f"chips, the same for all nets; chip {config.chip.build().name}, {results[0]['tiles']} "
         f"tiles, compensation {config.chip.compensation}.",
+        *results[0]["notes"],
         "Loss: below the control's digital accuracy. The control has the epochs and the teacher of "
         "the HWA net. Gain: above the control mapped directly.",
         "Intervals are over seeds, on one test part by people who are not in the training part; in "

@@ -18,7 +18,8 @@ from analogtorch.speech import kws
 from analogtorch.speech.ablation import Variant, variants
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.data import Clips, fingerprint
-from analogtorch.speech.on_chips import measure
+from analogtorch.speech.examine import placed
+from analogtorch.speech.on_chips import converted, measure
 from analogtorch.speech.rundir import RunFolder
 from analogtorch.speech.task import Task, prepare
 from analogtorch.speech.validation import validated
@@ -109,12 +110,23 @@ class _Recipes(Seed):
         for of in self.recipes:
             recipes[of.name] = self._of(of.key, functools.partial(self._recipe, of))
         self.run.finish()
-        return found | {"recipes": recipes}
+        return found | self._tiles() | {"recipes": recipes}
+
+    def _tiles(self) -> Result:
+        """Return the number of tiles as the report of a run has it, with its notes.
+
+        It is not kept: earlier versions kept one for each block.
+        """
+        task = self.task
+        network = kws.untrained(self.config, task.classes, task.val[0][:2])
+        found = placed(converted(self.config, network), task)
+        return {"tiles": found["tiles"], "notes": list(found.get("notes", ()))}
 
     def _of(self, name: str, make: Callable[[Result], Result]) -> Result:
         """Return a result at the times of the configuration; what is kept may have more."""
         times = self.config.sweep.times
         found = self.kept(name, make, lambda kept: self._rows(kept).keys() >= set(times))
+        found.pop("tiles", None)  # of an earlier version
         return found | {"on_chip": {time: found["on_chip"][time] for time in times}}
 
     def _rows(self, kept: Result) -> Result:
@@ -145,7 +157,7 @@ class _Recipes(Seed):
         return self._on_chip(of.config, net, kept)
 
     def _on_chip(self, config: KWSConfig, net: nn.Module, kept: Result) -> Result:
-        """Return accuracies of a net on chips, on test and validation parts, and its tiles.
+        """Return accuracies of a net on chips, on test and validation parts.
 
         Args:
             config: the configuration of the net.
@@ -161,5 +173,4 @@ class _Recipes(Seed):
         return {
             "on_chip": found,
             "validation": validated(config, self.task, net).values.mean().item(),
-            "tiles": at.summary(net).tiles,
         }
