@@ -1,6 +1,5 @@
 """What benchmarks say of means over training seeds: no gain by rounding, no verdict of few."""
 
-import itertools
 from typing import Any
 
 import pytest
@@ -20,16 +19,13 @@ def result(control: float, direct: float, *recipes: float) -> dict[str, Any]:
     return {"digital": control, "control": control, **chips[0], "recipes": named}
 
 
-def mean(*values: float) -> float:
-    return torch.tensor(values, dtype=torch.float64).mean().item()
+ROUNDED = torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64).mean().item()
+"""A mean over chips that differs from 0.2 in the last bit."""
 
 
-CLIPS = [(22 / 48, 23 / 48, 24 / 48), (23 / 48,) * 3]
-EQUAL = [*itertools.permutations([mean(*each) for each in CLIPS]), (0.2, mean(0.1, 0.2, 0.3))]
-"""Means over chips that all have as many clips right, and differ in the last bit."""
-
-
-@pytest.mark.parametrize(("trained", "direct"), [*EQUAL, (0.2 + 3e-17, 0.2), (0.2, 0.2 + 3e-17)])
+@pytest.mark.parametrize(
+    ("trained", "direct"), [(0.2, 0.2), (0.2, ROUNDED), (ROUNDED, 0.2)], ids=str
+)
 def test_equal_accuracies_gain_nothing_whatever_their_rounding(
     trained: float, direct: float
 ) -> None:
