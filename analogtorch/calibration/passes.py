@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from analogtorch.chips import Chip, Slices, TrainingNoise
+from analogtorch.conversion.caches import fresh
 from analogtorch.conversion.example import is_one_input, takes_one
 from analogtorch.conversion.kinds import analog_layers, check_module
 from analogtorch.conversion.unread import quiet
@@ -209,7 +210,8 @@ def one_pass(
 ) -> Any:
     """Return what ``model`` returns for a batch, of that ``number`` if it has one; see ``run``.
 
-    Compiled parts run as written: they would compile taps and hooks, or not call them.
+    Compiled parts run as written: they would compile taps and hooks, or not call them. The model
+    gets a copy of the caches of transformers in the batch.
     """
     with eager():
         return passed(caller, model, batch, forward, number)
@@ -220,14 +222,15 @@ def passed(
 ) -> Any:
     """Return what ``one_pass`` does, with compiled parts as they are."""
     with noted(caller, model, batch, forward, number):
+        given = fresh(batch)
         if forward is not None:
-            return forward(model, batch)
-        if is_one_input(model, batch):
-            return model(batch)
-        if isinstance(batch, (tuple, list)) and batch:
-            return model(batch[0])
-        if isinstance(batch, Mapping):
-            return model(**batch)
+            return forward(model, given)
+        if is_one_input(model, given):
+            return model(given)
+        if isinstance(given, (tuple, list)) and given:
+            return model(given[0])
+        if isinstance(given, Mapping):
+            return model(**given)
     raise TypeError(
         f"{caller}: a batch must be a tensor, a PackedSequence, a tuple, a list or a mapping, got "
         f"{type(batch).__name__}; pass forward="

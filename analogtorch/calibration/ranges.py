@@ -137,6 +137,7 @@ def calibrate(
         batches: inputs, read once and kept in memory. A tensor or a ``PackedSequence`` is passed to
             the model, of a tuple or list its first element, and a mapping as keyword arguments, or
             as it is if ``forward`` of the model has one argument, of another name than all keys.
+            Each run has a copy of the caches of transformers in a batch, to which it appends.
         effort: ``ranges``, ``default`` or ``search``, as described above; a search takes no
             ``method`` and ``per``, and needs three batches.
         method: ``mse`` measures, as described above. The others use the magnitudes of the inputs

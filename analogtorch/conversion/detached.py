@@ -1,6 +1,7 @@
 """Copies of models whose modules keep tensors with a history of gradients."""
 
 import copy
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -19,11 +20,16 @@ def detached(model: nn.Module) -> dict[int, Tensor]:
     Pruning and the weight norm of ``torch.nn.utils`` keep a weight that is computed from
     Parameters, and compute it anew in each run; other modules keep outputs of their last run.
     """
-    waiting: list[Any] = [vars(module) for module in model.modules()]
+    return results(map(vars, model.modules()))
+
+
+def results(held: Iterable[dict[str, Any]]) -> dict[int, Tensor]:
+    """Return copies of the tensors with a history in these, and in what they hold, by ``id``."""
+    waiting: list[Any] = list(held)
     seen, found = set[int](), dict[int, Tensor]()
     while waiting:  # lists may hold themselves, and be deep
-        held = waiting.pop()
-        for item in held.values() if isinstance(held, dict) else held:
+        group = waiting.pop()
+        for item in group.values() if isinstance(group, dict) else group:
             if isinstance(item, Tensor) and not item.is_leaf and id(item) not in found:
                 found[id(item)] = item.detach().clone()
             elif isinstance(item, dict | list | tuple) and id(item) not in seen:

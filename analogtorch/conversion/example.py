@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from analogtorch.conversion.caches import fresh
 from analogtorch.nn.adapters import unwrapped
 
 Example = Tensor | tuple[Any, ...] | Mapping[str, Any]
@@ -51,18 +52,23 @@ def parameters(model: nn.Module) -> list[inspect.Parameter]:
         return []
 
 
+def call(model: nn.Module, example: Example) -> Any:
+    """Return what a model gives for the example, into which it may write."""
+    if is_one_input(model, example):
+        return model(example)
+    return model(**example) if isinstance(example, Mapping) else model(*example)
+
+
 def runner(caller: str, example: Any, remedy: str = "") -> Callable[[nn.Module], Any]:
     """Return a function that runs a model on the example; the error ends with ``remedy``.
+
+    Each run has a copy of the caches of transformers in it.
 
     Raises:
         TypeError: the example is of another type.
     """
-    if isinstance(example, Tensor):
-        return lambda model: model(example)
-    if isinstance(example, tuple):
-        return lambda model: model(example) if is_one_input(model, example) else model(*example)
-    if isinstance(example, Mapping):
-        return lambda model: model(example) if is_one_input(model, example) else model(**example)
+    if isinstance(example, Tensor | tuple | Mapping):
+        return lambda model: call(model, fresh(example))
     raise TypeError(
         f"{caller}: example must be the model's input: a tensor, a tuple of arguments or a "
         f"dictionary of keyword arguments, got {type(example).__name__}{remedy}"

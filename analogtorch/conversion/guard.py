@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from analogtorch.conversion.caches import fresh
 from analogtorch.conversion.example import Example, runner
 from analogtorch.conversion.kinds import check_module, some_layers
 from analogtorch.conversion.multiplied import multiplied
@@ -150,7 +151,7 @@ def guard(
         given = forward
 
         def run(model: nn.Module) -> Any:
-            return given(model, example)
+            return given(model, fresh(example))
 
     with routed_as_before_on_error(model):
         with quiet():

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_leaves
 
+from analogtorch.conversion.caches import fresh
 from analogtorch.conversion.detached import detached
 from analogtorch.conversion.digital_bits import quantise_inputs, watch_rounding
-from analogtorch.conversion.example import Example, runner
+from analogtorch.conversion.example import Example, call, runner
 from analogtorch.conversion.fast_path import restore
 from analogtorch.conversion.kinds import (
     analog_layers,
@@ -180,7 +181,7 @@ class _Run:
                 # inference mode: operators arrive whole, such as linear and lstm, before autograd
                 # takes them apart
                 with torch.inference_mode(), running.hooked(), tracer:
-                    returned = runner("map_to_chip", example)(twin)
+                    returned = call(twin, example)
             except Exception as error:  # the model's code may raise anything
                 if tracer.recording:
                     raise
@@ -315,7 +316,7 @@ def _fresh(example: Any, device: torch.device) -> tuple[Any, list[Tensor]]:
             memo[id(t)] = torch.zeros_like(t, device=device)
         else:
             memo[id(t)] = t.detach().to(device, copy=True)
-    return copy.deepcopy(example, memo), [t for t in memo.values() if isinstance(t, Tensor)]
+    return copy.deepcopy(fresh(example), memo), [t for t in memo.values() if isinstance(t, Tensor)]
 
 
 def _in_fields(returned: Any) -> list[Tensor]:

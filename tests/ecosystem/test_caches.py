@@ -1,0 +1,179 @@
+"""Batches and examples with a cache of transformers, to which a model appends as it runs."""
+
+import copy
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+
+import analogtorch as at
+from analogtorch.conversion.caches import fresh
+
+pytestmark = pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")
+CHIP = at.chips.hermes64()
+LENGTH = 5
+"""Tokens in each cache."""
+TIMES = ["1 day"]
+
+
+def _llama() -> nn.Module:
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=1,
+        num_attention_heads=2, bos_token_id=0, eos_token_id=1, pad_token_id=2,
+    )  # fmt: skip
+    return transformers.LlamaForCausalLM(config).eval()
+
+
+def _ids(seed: int, length: int) -> Tensor:
+    return torch.randint(3, 40, (4, length), generator=torch.Generator().manual_seed(seed))
+
+
+def _batch(net: nn.Module, seed: int) -> dict[str, Any]:
+    with torch.no_grad():
+        cache = net(input_ids=_ids(seed, LENGTH), use_cache=True).past_key_values
+    return {"input_ids": _ids(seed + 50, 3), "past_key_values": cache}
+
+
+def _batches(net: nn.Module, count: int = 4) -> list[dict[str, Any]]:
+    return [_batch(net, seed) for seed in range(count)]
+
+
+def _explicit(model: nn.Module, batch: dict[str, Any]) -> Tensor:
+    output: Tensor = model(**copy.deepcopy(batch)).logits
+    return output
+
+
+def _lengths(batches: list[dict[str, Any]]) -> set[int]:
+    return {batch["past_key_values"].get_seq_length() for batch in batches}
+
+
+def test_ranges_are_those_of_batches_whose_cache_is_copied_by_hand() -> None:
+    found = []
+    for forward in (None, _explicit):
+        net = _llama()
+        batches, reports = _batches(net), list[Any]()
+        model = at.convert(net, CHIP)
+        at.calibrate(model, batches, forward=forward, report=reports.append)
+        assert _lengths(batches) == {LENGTH}
+        found.append((at.summary(model), reports[0].errors))
+    assert str(found[0][0]) == str(found[1][0])
+    assert found[0][1] == pytest.approx(found[1][1], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "forward", [None, lambda model, x: model(**x).logits], ids=["rule", "forward"]
+)
+def test_a_metric_measures_the_same_again(forward: Callable[..., Any] | None) -> None:
+    net = _llama()
+    (x,) = _batches(net, 1)
+    pairs = [(x, _ids(9, 3))]
+    metric = at.metrics.perplexity(pairs, forward=forward)
+    expected = at.metrics.perplexity(pairs, forward=_explicit)(net)
+    assert metric(net) == metric(net) == pytest.approx(expected, rel=1e-6)
+    assert at.accuracy(net, pairs, forward=forward) == at.accuracy(net, pairs, forward=_explicit)
+    model = at.convert(net, CHIP)
+    first, again = (at.sweep(model, metric, num_chips=2, times=TIMES) for _ in range(2))
+    assert torch.equal(first.values, again.values)
+    assert _lengths([x]) == {LENGTH}
+
+
+def test_columns_are_those_of_batches_whose_cache_is_copied_by_hand() -> None:
+    net = _llama()
+    batches = _batches(net)
+    model = at.convert(net, CHIP)
+    found = []
+    for forward in (None, _explicit):
+        view = at.program(model, seed=0).at("1 day")
+        at.Recovery(batches=batches, forward=forward).correct(view)
+        found.append(_explicit(view, batches[0]))
+    assert torch.allclose(*found, atol=1e-6)
+    assert _lengths(batches) == {LENGTH}
+
+
+def test_adapt_leaves_the_caches() -> None:
+    net = _llama()
+    batches = _batches(net)
+    options = {"steps": 1, "num_chips": 1, "times": TIMES, "calibration": {"effort": "ranges"}}
+    found = [
+        at.hwa.adapt(net, batches, chip=CHIP, forward=forward, **options)
+        for forward in (None, _explicit)
+    ]
+    first, second = ([stage.reading.mean for stage in each.stages] for each in found)
+    assert first == pytest.approx(second, rel=1e-4)
+    assert _lengths(batches) == {LENGTH}
+
+
+def test_examples_keep_the_length_of_their_caches() -> None:
+    net = _llama()
+    example = _batch(net, 0)
+    model = at.convert(net, CHIP, example=example)
+    at.guard(model, example)
+    at.guard(model, example, forward=lambda model, x: model(**x))
+    # ids, mask, positions, cache
+    at.guard(model, (example["input_ids"], None, None, example["past_key_values"]))
+    assert _lengths([example]) == {LENGTH}
+
+
+def test_an_encoder_and_a_decoder_have_a_cache_each() -> None:
+    torch.manual_seed(0)
+    config = transformers.T5Config(
+        vocab_size=40, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2,
+        decoder_start_token_id=2, pad_token_id=2, eos_token_id=1,
+    )  # fmt: skip
+    net = transformers.T5ForConditionalGeneration(config).eval()
+    given = net(input_ids=_ids(0, 6), decoder_input_ids=_ids(1, LENGTH), use_cache=True)
+    cache = given.past_key_values
+    assert isinstance(cache, transformers.EncoderDecoderCache)
+    x = {
+        "encoder_outputs": (given.encoder_last_hidden_state.detach(),),
+        "decoder_input_ids": _ids(2, 1),
+        "past_key_values": cache,
+    }
+    metric = at.metrics.perplexity([(x, _ids(3, 1))])
+    assert metric(net) == metric(net)
+    assert cache.get_seq_length() == LENGTH
+
+
+def test_a_cache_may_have_a_history_of_gradients() -> None:
+    net = _llama()
+    cache = net(input_ids=_ids(0, LENGTH), use_cache=True).past_key_values
+    assert cache.layers[0].keys.grad_fn is not None
+    example = {"input_ids": _ids(1, 3), "past_key_values": cache}
+    model = at.convert(net, CHIP, example=example)
+    assert at.map_to_chip(model, example).digital
+    assert cache.get_seq_length() == LENGTH
+
+
+class _Named(NamedTuple):
+    x: Any
+    cache: Any
+
+
+def test_only_caches_and_what_holds_them_are_copied() -> None:
+    cache, x, other = _batch(_llama(), 0)["past_key_values"], torch.ones(2), object()
+    keys = cache.layers[0].keys
+    given = [
+        transformers.BatchEncoding({"x": x, "cache": cache, "keys": keys}),
+        MappingProxyType({"x": x, "cache": cache, "other": other}),
+        (_Named(x, cache), [other, {"inner": (cache,)}]),
+    ]
+    encoding, proxy, (named, (first, nested)) = fresh(given)
+    assert type(encoding) is transformers.BatchEncoding
+    assert encoding["x"] is proxy["x"] is named.x is x
+    assert encoding["keys"] is keys
+    assert proxy["other"] is first is other
+    # a batch that holds one cache in several places does so in its copy
+    assert encoding["cache"] is proxy["cache"] is named.cache is nested["inner"][0]
+    assert encoding["cache"] is not cache
+    assert torch.equal(encoding["cache"].layers[0].keys, keys)
+    assert given[0]["cache"] is cache
+    for without in ({"x": [x, {"other": other}]}, (x, [1, "a"]), x, None):
+        assert fresh(without) is without
+    of_itself: list[Any] = [x]
+    of_itself.append(of_itself)
+    assert fresh(of_itself) is of_itself
