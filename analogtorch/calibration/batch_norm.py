@@ -15,8 +15,8 @@ from analogtorch.calibration.passes import (
     as_before_on_error,
     check_finite,
     check_given,
-    check_ran,
     exactly,
+    name_silent,
     run,
 )
 from analogtorch.conversion import analog_layers
@@ -84,14 +84,18 @@ def reestimate_batch_norm(
         progress: if True, show a progress bar.
 
     Returns:
-        Names of the norms.
+        Names of the norms that ran.
 
     Raises:
         TypeError: ``model`` is no module, such as a programmed chip without its time, or
             ``batches`` is one batch.
         ValueError: no batch norm tracks statistics; one has none yet to be ``relative`` to; there
-            are no batches; a norm never ran or got NaN or infinity; or a batch has one value per
+            are no batches; no norm ran; one got NaN or infinity; or a batch has one value per
             channel. The model is unchanged.
+
+    Warns:
+        UserWarning: some norms did not run, and keep their statistics; once for all chips of a
+            model.
 
     Example:
         >>> net = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.BatchNorm1d(32))
@@ -106,32 +110,36 @@ def reestimate_batch_norm(
     norms = norms_of(model)
     digital = {norm: _digital(norm) for norm in norms.values()}
     if relative:
-        _check_statistics(norms, digital)
         batches = list(batches)
 
-    def averages() -> dict[Any, tuple[Tensor, Tensor]]:
+    def averages() -> dict[str, tuple[Tensor, Tensor]]:
         ran: set[str] = set()
         with evaluating(model), _averaging(norms, ran), noise_in_turn(seed):
             for _, layer in analog_layers(model):
                 layer.training = layer.programmed is None
             run("reestimate_batch_norm", model, batches, forward, progress)
-        check_ran("reestimate_batch_norm", norms, ran, "batch norms", "remove them")
-        return {m: (m.running_mean.clone(), m.running_var.clone()) for m in norms.values()}
+        return {n: (norms[n].running_mean.clone(), norms[n].running_var.clone()) for n in ran}
 
     with statistics_on_error(norms) as before, as_before_on_error(model):
-        if not relative:
-            averages()
-            return list(norms)
-        with exactly(model):
-            exact = averages()
-        averages()
-        for norm, (*_, count) in before.items():
-            mean, var = digital[norm]
-            norm.running_mean.copy_(mean + (norm.running_mean - exact[norm][0]))
-            norm.running_var.copy_(_moved(var, exact[norm][1], norm.running_var))
-            norm.num_batches_tracked.copy_(count)
-            _remember(norm, mean, var)
-    return list(norms)
+        exact = dict[str, tuple[Tensor, Tensor]]()
+        if relative:
+            with exactly(model):
+                exact = averages()
+            _check_statistics({name: norms[name] for name in exact}, digital)
+        found = averages()
+        ran = found.keys() & exact.keys() if relative else set(found)
+        kept = "the statistics that they have"
+        name_silent("reestimate_batch_norm", model, norms, ran, kept, "batch norms", "remove them")
+        for name, norm in norms.items():
+            if name not in ran:
+                _take(norm, before[norm])
+            elif relative:
+                (mean, var), (exact_mean, exact_var) = digital[norm], exact[name]
+                norm.running_mean.copy_(mean + (norm.running_mean - exact_mean))
+                norm.running_var.copy_(_moved(var, exact_var, norm.running_var))
+                norm.num_batches_tracked.copy_(before[norm][-1])
+                _remember(norm, mean, var)
+    return [name for name in norms if name in ran]
 
 
 def norms_of(model: nn.Module) -> dict[str, Any]:
@@ -217,9 +225,13 @@ def statistics_on_error(norms: dict[str, Any]) -> Iterator[dict[Any, list[Tensor
             if values is not None:
                 vars(norm)[_KEPT] = values
         for norm, statistics in before.items():
-            for name, value in zip(_STATISTICS, statistics, strict=True):
-                getattr(norm, name).copy_(value)
+            _take(norm, statistics)
         raise
+
+
+def _take(norm: Any, statistics: list[Tensor]) -> None:
+    for name, value in zip(_STATISTICS, statistics, strict=True):
+        getattr(norm, name).copy_(value)
 
 
 def _remember(norm: Any, mean: Tensor, var: Tensor) -> None:

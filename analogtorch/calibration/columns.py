@@ -12,8 +12,8 @@ from analogtorch.calibration.passes import (
     as_before_on_error,
     check_finite,
     check_given,
-    check_ran,
     few_threads,
+    name_silent,
     run,
     shares,
 )
@@ -77,7 +77,8 @@ def correct_columns(
     or so these are guesses too. Inputs that repeat most of a batch count once, and of a single one
     nothing is corrected.
 
-    Embeddings are left as they are: each of their outputs comes from a single cell.
+    Embeddings are left as they are: each of their outputs comes from a single cell. So are layers
+    that the batches do not reach.
 
     Adapters that were trained on this chip have learnt the errors of its columns, and may make
     outputs worse once these are corrected: correct columns first, and train adapters after, or on.
@@ -98,9 +99,12 @@ def correct_columns(
     Raises:
         TypeError: the view is no module, such as a programmed chip without its time, or ``batches``
             is one batch.
-        ValueError: the model is not programmed; there are no batches; a layer never ran; inputs or
+        ValueError: the model is not programmed; there are no batches; no layer ran; inputs or
             outputs of a layer are NaN or infinite; or an option is not allowed. The view is
             unchanged.
+
+    Warns:
+        UserWarning: some layers did not run; once for all chips of a model.
 
     Example:
         >>> aged = at.correct_columns(at.program(model, seed=7).at("1 day"), [x])
@@ -121,11 +125,14 @@ def correct_columns(
         raise ValueError(f"correct_columns: fit must be one of {get_args(Fit)}, got {fit!r}")
     if type(rounds) is not int or rounds < 1:
         raise ValueError(f"correct_columns: rounds must be an integer >= 1, got {rounds!r}")
-    batches = list(batches)
+    batches, ran = list(batches), set[str]()
     with as_before_on_error(physical_view):
         for _ in range(rounds):
             for name, sums in _read(physical_view, layers, batches, forward, progress).items():
-                _correct(layers[name], *sums.solve(fit))
+                if sums.seen.any():
+                    _correct(layers[name], *sums.solve(fit))
+                    ran.add(name)
+        name_silent("correct_columns", physical_view, layers, ran, "the columns that they have")
     return physical_view
 
 
@@ -168,7 +175,6 @@ def _read(
     }
     with evaluating(model), tapped(taps), quiet():
         run("correct_columns", model, batches, forward, progress)
-    check_ran("correct_columns", layers, {name for name in layers if sums[name].n.any()})
     return sums
 
 

@@ -15,6 +15,7 @@ from analogtorch.chips import Chip, Slices, TrainingNoise
 from analogtorch.conversion.caches import fresh
 from analogtorch.conversion.example import is_one_input, takes_one
 from analogtorch.conversion.kinds import analog_layers, check_module
+from analogtorch.conversion.unread import named as named_in_chips
 from analogtorch.conversion.unread import quiet
 from analogtorch.conversion.watch import eager
 from analogtorch.devices import DifferentialPair
@@ -23,6 +24,7 @@ from analogtorch.nn.execution import Execution
 from analogtorch.ops import Plan
 from analogtorch.ops.operands import Operands
 from analogtorch.values.progress import Progress
+from analogtorch.values.warned import warn
 
 Forward = Callable[[nn.Module, Any], Any]
 
@@ -305,6 +307,8 @@ def check_finite(caller: str, what: str, x: Tensor) -> None:
         raise ValueError(f"{caller}: {what} has NaN or infinite values")
 
 
+_SHOWN = 5
+"""Most names that a message lists; the others are counted."""
 EXCLUDE = "leave them digital with convert(..., exclude=...)"
 
 
@@ -320,6 +324,50 @@ def check_ran(
     if silent := [name for name in names if name not in ran]:
         raise ValueError(
             f"{caller}: {len(silent)} of {len(names)} {kind} never ran: "
-            f"{', '.join(map(repr, silent[:5]))}. Either the batches do not reach them, or the "
+            f"{_some(silent)}. Either the batches do not reach them, or the "
             f"model uses their weights without calling them; {remedy}"
         )
+
+
+def name_silent(
+    caller: str,
+    model: nn.Module,
+    names: Iterable[str],
+    ran: set[str],
+    kept: str,
+    kind: str = "analog layers",
+    remedy: str = EXCLUDE,
+) -> None:
+    """Warn of those of ``names`` that are not in ``ran``, once for all chips of a model.
+
+    Args:
+        caller: the function of messages.
+        model: the model that ran, or a programmed chip at a time.
+        names: what could have run.
+        ran: what did.
+        kept: what the others keep, as a part of the sentence.
+        kind: what they are.
+        remedy: the end of the error.
+
+    Raises:
+        ValueError: none of them ran.
+    """
+    names = list(names)
+    if not ran:
+        check_ran(caller, names, ran, kind, remedy)
+    silent = [name for name in names if name not in ran]
+    # beside those that another warning names: here they ran in none of the batches
+    found, known = {f"{caller}: {name}" for name in silent}, named_in_chips(model)
+    if not known.issuperset(found):
+        known.update(found)
+        warn(
+            f"{caller}: {len(silent)} of {len(names)} {kind} did not run, and keep {kept}: "
+            f"{_some(silent)}. Either the batches do not reach them, as for heads that run in "
+            "training only and experts that no sample is routed to, or the model uses their "
+            "weights without calling them. Where they run later, give batches that reach them"
+        )
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{', '.join(map(repr, names[:_SHOWN]))}{more}"

@@ -172,7 +172,7 @@ def convert(
     remember(converted)
     watch_adapters(converted)
     if new and example is None:
-        name_unread(converted, set())
+        name_unread(converted)
     if new:
         logger.info("converted %d layers for chip %s", len(new), chip.name)
     return converted

@@ -19,12 +19,14 @@ from analogtorch.values.warned import warn
 _SHOWN = 5
 """Most layers that the warning lists; the others are counted."""
 _NAMED: "WeakKeyDictionary[nn.Module, set[str]]" = WeakKeyDictionary()
-"""Layers that a warning has named in chips, by the model that they are programmed from."""
+"""What warnings have named in chips, by the model that they are programmed from and by view."""
 _QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
 
 
 def named(model: nn.Module) -> set[str]:
     """Return the layers that a warning has named in any chip programmed from ``model``.
+
+    ``model`` may be a view of such a chip, too: all have one set.
 
     What it has named in the model itself does not count: a chip can be run by others, far later.
     """
@@ -41,13 +43,14 @@ def quiet() -> Iterator[None]:
         _QUIET.reset(token)
 
 
-def name_unread(model: nn.Module, named: set[str]) -> None:
+def name_unread(model: nn.Module, named: set[str] | None = None) -> None:
     """Warn after the next call of ``model``, converted or a chip at a time, of layers not reached.
 
-    ``named`` holds the layers that a warning has named already.
+    ``named`` holds the layers that a warning has named in chips already; None: it is no chip.
     """
     forget_unread(model)
-    model.register_forward_hook(_FirstRun(named))
+    known = set() if named is None else _NAMED.setdefault(model, named)
+    model.register_forward_hook(_FirstRun(known))
 
 
 def forget_unread(model: nn.Module) -> None:

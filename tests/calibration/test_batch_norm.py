@@ -340,11 +340,32 @@ class _Skips(nn.Module):
         return self.norm(self.conv(x))
 
 
-def test_norms_that_never_run_and_models_without_them_are_refused() -> None:
+@pytest.mark.parametrize("relative", [True, False])
+def test_norms_that_never_run_keep_their_statistics(relative: bool) -> None:
+    """That they have none yet is no error then."""
+    net = _Skips().train()
+    net(BATCHES[0])
+    model = at.convert(net.eval(), CHIP)
+    before = _state(model)
+    with pytest.warns(
+        UserWarning,
+        match="reestimate_batch_norm: 1 of 2 batch norms did not run, and keep .*: 'unused'",
+    ):
+        at.reestimate_batch_norm(model, BATCHES, relative=relative)
+    assert at.reestimate_batch_norm(model, BATCHES, relative=relative) == ["norm"]  # it is known
+    after, each = _state(model), len(STATISTICS)
+    assert not _same(after[:each], before[:each])
+    assert _same(after[each:], before[each:])
+
+
+def test_models_whose_norms_never_run_or_that_have_none_are_refused() -> None:
     model = at.convert(_Skips(), CHIP)
     before = _state(model)
-    with pytest.raises(ValueError, match="1 of 2 batch norms never ran: 'unused'"):
-        at.reestimate_batch_norm(model, BATCHES, relative=False)
+    for relative in (True, False):
+        with pytest.raises(ValueError, match="2 of 2 batch norms never ran: 'norm', 'unused'"):
+            at.reestimate_batch_norm(
+                model, BATCHES, relative=relative, forward=lambda model, x: model.conv(x)
+            )
     assert _same(_state(model), before)
     for net in (nn.Linear(3, 3), nn.BatchNorm2d(3, track_running_stats=False)):
         with pytest.raises(ValueError, match="no batch norm that tracks statistics"):

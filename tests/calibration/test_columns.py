@@ -440,13 +440,49 @@ def test_more_corrections_add_up() -> None:
     assert _error(view, digital, x) == pytest.approx(error, rel=0.05)
 
 
-class _Skips(nn.Module):
+class _Routed(nn.Module):
+    """Two experts, of which the second gets batches of large numbers."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.used, self.unused = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.used(x)
+        return self.second(x) if x.abs().max() > 20 else self.first(x)
+
+
+_LEFT = r"correct_columns: 1 of 2 analog layers did not run, and keep the columns .*: 'second'"
+
+
+def test_layers_that_no_batch_reaches_stay_and_are_named_once() -> None:
+    model = at.convert(_Routed(), CHIP)
+    small, large = _x(40, 8), 20 * _x(40, 8, seed=2)
+    view = at.program(model, seed=1).at("1 h")
+    held = view.second.programmed
+    with pytest.warns(UserWarning, match=_LEFT) as caught:
+        at.correct_columns(view, [small], rounds=2)
+    assert len(caught) == 1
+    assert view.second.programmed is held
+    assert view.first.programmed.offset is not None
+    # the first is corrected as it is where another batch reaches the second: no warning then
+    both = at.correct_columns(at.program(model, seed=1).at("1 h"), [large, small], rounds=2)
+    assert torch.equal(both.first.programmed.gains[0], view.first.programmed.gains[0])
+    assert both.second.programmed.offset is not None
+
+
+@pytest.mark.filterwarnings("ignore:1 of 2 analog layers of this programmed chip did not run")
+def test_a_recovery_of_many_chips_names_them_once() -> None:
+    model, x = at.convert(_Routed(), CHIP), _x(40, 8)
+    at.program(model, seed=5).at("1 h")(x)  # what did not run there may run elsewhere
+    with pytest.warns(UserWarning, match=_LEFT) as caught:
+        at.sweep(
+            model, lambda view: view(x).mean().item(), num_chips=3, times=["1 h", "1 day"],
+            higher_is_better=True, recovery=at.Recovery(batches=[x]),
+        )  # fmt: skip
+    assert len([each for each in caught if "correct_columns" in str(each.message)]) == 1
+    copied = copy.deepcopy(model)  # another model, of which nothing is known
+    with pytest.warns(UserWarning, match=_LEFT):
+        at.correct_columns(at.program(copied, seed=0).at("1 h"), [x])
 
 
 def _view_of(net: nn.Module) -> nn.Module:
@@ -469,10 +505,10 @@ BAD: dict[str, tuple[Callable[[], nn.Module], list, dict, str]] = {
         "rounds must be an integer >= 1",
     ),
     "never ran": (
-        lambda: _view_of(_Skips()),
+        lambda: _view_of(_Routed()),
         [_x(3, 8)],
-        {},
-        "1 of 2 analog layers never ran: 'unused'",
+        {"forward": lambda model, x: x},
+        "2 of 2 analog layers never ran: 'first', 'second'",
     ),
     "not programmed": (
         lambda: at.convert(nn.Linear(8, 8), CHIP),
