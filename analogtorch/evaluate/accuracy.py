@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from analogtorch.calibration.passes import Forward, noted, passed
 from analogtorch.conversion.kinds import check_module
 from analogtorch.conversion.watch import evaluating
+from analogtorch.evaluate.task_metric import logits_of
 from analogtorch.values import checks
 
 
@@ -21,7 +22,8 @@ def accuracy(
     The model runs in evaluation mode; its mode is restored afterwards.
 
     Args:
-        model: a module that returns (N, classes) or (N, positions, classes) for an input.
+        model: a module that returns (N, classes) or (N, positions, classes) for an input, or an
+            output of transformers with such ``logits``.
         batches: pairs of an input and its labels, which are integers in [0, classes) of shape (N,)
             or (N, positions). They are read once.
         forward: returns these outputs of ``model`` for an input, ``forward(model, x)``. None: the
@@ -46,7 +48,7 @@ def accuracy(
     right = total = 0
     with evaluating(model):
         for number, (x, y) in enumerate(_pairs(batches)):
-            outputs = passed("accuracy", model, x, forward, number)
+            outputs = logits_of(passed("accuracy", model, x, forward, number))
             with noted("accuracy", model, x, forward):
                 predicted = _predicted(outputs, y, f"batch {number}")
             right += int((predicted == y.to(predicted.device)).sum())

@@ -76,7 +76,8 @@ class TaskMetric:
             for number, batch in enumerate(self.batches):
                 x, targets = _pair(caller, batch, number)
                 where = f"{caller}: batch {number}"
-                found = _on_cpu(one_pass(caller, model, x, self.forward, number), where)
+                given = one_pass(caller, model, x, self.forward, number)
+                found = _on_cpu(logits_of(given), where)
                 kept.append(self.keep(found, _on_cpu(targets, where), where))
         if not kept:
             raise ValueError(f"{caller}: batches is empty; pass pairs such as [(x, targets)]")
@@ -92,9 +93,13 @@ def _pair(caller: str, batch: Any, number: int) -> tuple[Any, Any]:
     return batch[0], batch[1]
 
 
+def logits_of(output: Any) -> Any:
+    """Return the logits of an output of transformers, any other output as it is."""
+    return getattr(output, "logits", output)
+
+
 def _on_cpu(given: Any, where: str) -> Any:
-    """Return outputs or targets, of an output of transformers its logits, on the CPU."""
-    given = getattr(given, "logits", given)
+    """Return outputs or targets on the CPU."""
     if not isinstance(given, Tensor):
         return given
     if given.isnan().any():

@@ -253,6 +253,17 @@ def test_what_has_no_accuracy_is_refused(model, batches, error, message) -> None
         at.accuracy(model, batches)
 
 
+def test_accuracy_takes_the_logits_of_an_output_as_metrics_do() -> None:
+    class Output(nn.Linear):
+        def forward(self, x: torch.Tensor) -> Any:
+            return type("Output", (), {"logits": super().forward(x)})
+
+    model = Output(12, 4)
+    y = model(X).logits.argmax(-1)
+    y[:16] = (y[:16] + 1) % 4
+    assert at.accuracy(model, [(X, y)]) == at.metrics.accuracy([(X, y)])(model) == 0.75
+
+
 def test_accuracy_of_every_position() -> None:
     model = nn.Linear(12, 4)
     x = X.view(16, 4, 12)
