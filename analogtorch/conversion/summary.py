@@ -21,6 +21,7 @@ from analogtorch.conversion.kinds import (
     makers,
     packed,
     reason,
+    refuse_flat,
     some_layers,
 )
 from analogtorch.conversion.multiplied import multiplied
@@ -265,9 +266,10 @@ def summary(model: nn.Module) -> Summary:
 
     Raises:
         TypeError: ``model`` is no module.
-        ValueError: the model has no analog layer.
+        ValueError: the model has no analog layer, or is sharded by ``FullyShardedDataParallel``.
     """
     check_module("summary", model)
+    refuse_flat(model, "summary", "call it before that")
     layers = some_layers(model, "summary")
     chips = {id(layer.chip): layer.chip for layer in layers.values()}.values()
     rows = tuple(_row(name, layer, unit_cells(layer.chip, chips)) for name, layer in layers.items())

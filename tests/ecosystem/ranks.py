@@ -207,6 +207,7 @@ def _flat(path: Path, original: bool) -> None:
         ("fully_shard", lambda model: at.hwa.parameter_groups(model, 0.1)),
         ("summon_full_params", lambda model: at.save(model, path)),
         ("convert and calibrate", lambda model: at.program(model, seed=1)),
+        ("before that", at.summary),
     )
     for remedy, call in calls:
         for model in (sharded, net, net.layer.module):  # also from inside
@@ -266,9 +267,8 @@ def validated(rank: int) -> None:
         assert torch.equal(*both) == same
 
 
-def run(rank: int, path: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
+def sharded(rank: int, path: str) -> None:
+    """Training and programming of all models, over processes that share them or parts of them."""
     for check in (ddp, fsdp):
         for entry in ENTRIES:
             try:
@@ -281,9 +281,22 @@ def run(rank: int, path: str) -> None:
     gathered(rank)
     refused()
     flat(Path(f"{path}-saved-{rank}"))
-    validated(rank)
+
+
+CHECKS: dict[str, Callable[[int, str], None]] = {
+    "sharded": sharded,
+    # alone: after the others the threads of torch sometimes abort a process as it ends
+    "validated": lambda rank, path: validated(rank),
+}
+"""What two processes can check, by name."""
+
+
+def run(check: str, rank: int, path: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
+    CHECKS[check](rank, path)
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    run(int(sys.argv[1]), sys.argv[2])
+    run(sys.argv[1], int(sys.argv[2]), sys.argv[3])

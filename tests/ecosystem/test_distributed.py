@@ -8,11 +8,12 @@ import pytest
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("check", ["sharded", "validated"])
+def test_two_processes_train_as_one(check: str, tmp_path: Path) -> None:
     command, root = [sys.executable, "-m", "tests.ecosystem.ranks"], Path(__file__).parents[2]
     ranks = [
         subprocess.Popen(
-            [*command, str(rank), str(tmp_path / "meeting")],
+            [*command, check, str(rank), str(tmp_path / "meeting")],
             stderr=subprocess.PIPE,
             text=True,
             cwd=root,
