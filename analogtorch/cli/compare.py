@@ -61,6 +61,7 @@ def _named(given: Sequence[str]) -> dict[str, Chip]:
         ValueError: a chip is given twice, there is no such preset, or a file holds no chip.
         OSError: a file cannot be read.
     """
+    given = [name for text in given for name in _separated(text)]
     files = {text: Path(text).resolve() if in_file(text) else text for text in given}
     if len(set(files.values())) < len(given):
         raise ValueError(f"--chips: each chip once, got {' '.join(given)}")
@@ -68,6 +69,11 @@ def _named(given: Sequence[str]) -> dict[str, Chip]:
     names = stems if len(set(stems)) == len(given) else given
     chips = (chip_named(text, option="--chips") for text in given)
     return dict(zip(names, chips, strict=True))
+
+
+def _separated(text: str) -> list[str]:
+    """Return the chips in a text, which commas separate; a file may have them in its name."""
+    return [text] if "," not in text or Path(text).exists() else text.strip(",").split(",")
 
 
 def _of_model(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Comparison:

@@ -7,6 +7,7 @@ import functools
 import importlib
 import inspect
 import random
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -59,7 +60,10 @@ def run(arguments: Sequence[str]) -> tuple[ChipMapping, CostReport | None]:
         spread=given.spread,
         progress=sys.stderr.isatty(),
     )
-    mapping = on_model(given.model, given.input, map_it)
+    try:
+        mapping = on_model(given.model, given.input, map_it)
+    except ValueError as error:
+        raise ValueError(_with_options(str(error))) from error
     report = None if chip.cost is None else cost(mapping)
     command = shlex.join(["analogtorch", "map", *arguments])
     page = None
@@ -247,6 +251,18 @@ def _tensor(text: str) -> torch.Tensor:
             f"--input takes sizes and a type such as 1,3,224,224 or 1,128:int64, got {text!r}"
         )
     return torch.zeros([int(s) for s in sizes], dtype=dtype, device="meta")
+
+
+def _with_options(message: str) -> str:
+    """Return a message of ``map_to_chip`` with options in place of the arguments that it names."""
+    message = message.replace("num_chips=None", "--chips auto").replace("num_chips=", "--chips ")
+    message = message.replace("copies in duplicate", "copies in --duplicate")
+    return re.sub(r"exclude=\[('.*?')\]", _excluded, message)
+
+
+def _excluded(names: re.Match[str]) -> str:
+    given = names[1].split(", ")
+    return " ".join("..." if name == "'...'" else f"--exclude {name}" for name in given)
 
 
 def _num_chips(text: str) -> int | None:

@@ -2,6 +2,7 @@ import random
 import re
 import shlex
 import sys
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,13 @@ class Draws(nn.Module):
         for _ in range(random.randint(1, 9) if self.layer(x).sum() != 0 else 1):
             y = self.layer(x)
         return y
+
+
+class Deep(nn.Sequential):
+    """Eight layers that fill a tile each."""
+
+    def __init__(self) -> None:
+        super().__init__(OrderedDict((f"block[{i}]", nn.Linear(256, 256)) for i in range(8)))
 
 
 def test_writes_table_page_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,6 +164,25 @@ def test_a_model_of_torchvision_that_does_not_fit_writes_nothing(tmp_path, capsy
     )
     assert "181 used, at least 179 needed" in capsys.readouterr().out
     assert page.exists()
+
+
+@pytest.mark.parametrize(
+    ("tiles", "advice"),
+    [
+        (14, "Give --chips 2 (or --chips auto for as many as needed), leave the largest digital "
+         "with --exclude 'block[0]', ask for fewer copies in --duplicate, or"),
+        (4, "Give --chips 4 (or --chips auto for as many as needed), leave the largest digital "
+         "with --exclude 'block[0]' --exclude 'block[1]' --exclude 'block[2]' --exclude 'block[3]' "
+         "--exclude 'block[4]' ... (6 layers), ask for fewer copies in --duplicate, or"),
+    ],
+)  # fmt: skip
+def test_advice_names_the_options_of_the_command(
+    tiles: int, advice: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chip = at.chips.save(at.chips.hermes64().replace(array={"tiles": tiles}), tmp_path / "c.json")
+    options = ["--input", "1,256", "--chip", str(chip), "--duplicate", "*=2"]
+    assert main(["map", "--model", "tests.cli.test_map.Deep", *options]) == 2
+    assert advice in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("suffix", [".yaml", ".yml", ".json", ".YAML"])
