@@ -21,7 +21,15 @@ from analogtorch.cost_model import ReadCost
 from analogtorch.devices import seconds
 from analogtorch.devices.time import SECONDS, duration
 from analogtorch.evaluate.look import Look
-from analogtorch.evaluate.metric import Metric, check_metric, direction, finite, measure
+from analogtorch.evaluate.metric import (
+    Metric,
+    bounds_of,
+    check_metric,
+    checked_limit,
+    direction,
+    finite,
+    measure,
+)
 from analogtorch.evaluate.sweep import checked_defects, checked_method, chip_seeds
 from analogtorch.mapping import ChipMapping
 from analogtorch.simulate.chip import ProgrammedChip, beyond_data, program
@@ -88,7 +96,7 @@ class Field:
         refuse_programmed(model, caller)
         refuse_distributed(model, caller)
         check_metric(caller, metric)
-        checks.number(f"{caller}: limit", limit)
+        limit = checked_limit(f"{caller}: limit", limit, bounds_of(caller, metric))
         if recovery is not None:
             example = "at.Recovery(batches=batches), or None"
             checks.instance(f"{caller}: recovery", recovery, Recovery, example)
@@ -110,7 +118,7 @@ class Field:
             caller=caller,
             model=model,
             metric=metric,
-            limit=float(limit),
+            limit=limit,
             start=start,
             last=end,
             seeds=chip_seeds(seed, checks.count(f"{caller}: num_chips", num_chips)),

@@ -124,7 +124,7 @@ def lifetime(
     Args:
         model: a converted model.
         metric: a function of the model on a chip that returns a number, such as the accuracy.
-        limit: value that the metric must not fall below.
+        limit: value that the metric must not fall below, within its bounds if it has some.
         recalibration: schedule of the reads of the drift compensation.
         recovery: corrections at each of these reads, the first included; None: none.
         longest: time after programming up to which to look, as ``ProgrammedChip.at`` takes it;
@@ -150,7 +150,8 @@ def lifetime(
         draws them.
 
     Raises:
-        ValueError: ``num_chips`` is below 1, ``limit`` is no finite number, ``longest`` is not
+        ValueError: ``num_chips`` is below 1, ``limit`` is no finite number
+            within the bounds of the metric, ``longest`` is not
             after the chips begin to serve, the compensation is ``none``, ``program`` or ``at``
             refuses its arguments, or the recovery fails on a chip.
         TypeError: the model is no module, the metric cannot be called or returns no number, or

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from analogtorch.devices import Cell
+from analogtorch.evaluate.interval import UNBOUNDED, Bounds
+from analogtorch.evaluate.metric import checked_limit
 from analogtorch.evaluate.suggestion import Suggestion, suggest
 from analogtorch.files.figures import draw
-from analogtorch.values import checks
 from analogtorch.values.shown import Shown
 
 Effect = Literal["bits", "output_noise", "noise", "drift"]
@@ -64,6 +65,8 @@ class Sensitivity(Shown):
     note: str = ""
     """A caveat of ``time``, such as that the devices' data end before it; empty if there is
     none."""
+    bounds: Bounds = UNBOUNDED
+    """Smallest and largest number that the metric can be, infinite if it is not known."""
 
     @property
     def sum(self) -> dict[Effect, float]:
@@ -106,7 +109,8 @@ class Sensitivity(Shown):
         """Estimate which change keeps the loss within ``budget``.
 
         Args:
-            budget: the largest loss to accept, in the units of the metric, >= 0.
+            budget: the largest loss to accept, in the units of the metric, >= 0, and at most the
+                width of ``bounds``.
             effect: the effect whose loss counts; by default the last of ``effects``, which includes
                 the others.
 
@@ -115,10 +119,11 @@ class Sensitivity(Shown):
             ``analogtorch.evaluate.suggestion`` describes the estimate.
 
         Raises:
-            ValueError: the budget is negative or infinite, or the effect was not measured.
+            ValueError: the budget is no number or out of range, or the effect was not measured.
         """
-        budget = checks.number(
-            "suggest: budget", budget, least=0, what="finite number", remedy="in the metric's units"
+        widest = self.bounds[1] - self.bounds[0]
+        budget = checked_limit(
+            "suggest: budget", budget, (0, widest), "finite number", "in the metric's units"
         )
         if effect is not None and effect not in self.effects:
             raise ValueError(

@@ -99,6 +99,26 @@ def bounds_of(caller: str, metric: Any) -> Bounds:
     return low, high
 
 
+def checked_limit(
+    name: str, limit: Any, bounds: Bounds, what: str = "number", remedy: str = ""
+) -> float:
+    """Return a limit of a metric, which must be a number that the metric can be.
+
+    Args:
+        name: what messages call it.
+        limit: the limit.
+        bounds: the smallest and largest number that it can be, as ``bounds_of`` returns them.
+        what: the noun that the message uses.
+        remedy: what to write instead, where the metric is no share.
+
+    Raises:
+        ValueError: it is no number, or out of bounds.
+    """
+    least, most = (each if math.isfinite(each) else None for each in bounds)
+    remedy = "0.75 is 75 %" if most == 1 else remedy
+    return checks.number(name, limit, least=least, most=most, what=what, remedy=remedy)
+
+
 def title(metric: Any) -> str:
     """Return the name of a metric in tables and plots; empty if it has none, as a lambda."""
     name = getattr(metric, "__name__", "")

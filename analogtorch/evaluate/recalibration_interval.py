@@ -104,7 +104,7 @@ def recalibration_interval(
     Args:
         model: a converted model.
         metric: a function of the model on a chip that returns a number, such as the accuracy.
-        limit: value that the metric must not fall below.
+        limit: value that the metric must not fall below, within its bounds if it has some.
         life: time after programming up to which it must not, as ``ProgrammedChip.at`` takes it;
             after the chips begin to serve, as ``lifetime`` has it.
         intervals: times between two recalibrations to look at, > 0; None: the life, its half, its

@@ -24,7 +24,7 @@ from analogtorch.evaluate.journal import Journal, Unkept
 from analogtorch.evaluate.journal import key as time_key
 from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.losses import EFFECTS, SINGLE, Effect, LayerLoss, Loss, Sensitivity
-from analogtorch.evaluate.metric import Metric, check_metric, direction
+from analogtorch.evaluate.metric import Metric, bounds_of, check_metric, direction
 from analogtorch.evaluate.metric_identity import kept_of
 from analogtorch.evaluate.sweep import checked_defects, checked_method, chip_seeds, label
 from analogtorch.nn import AnalogLayer
@@ -119,6 +119,7 @@ def sensitivity(
     method = checked_method("sensitivity", method)
     defects = checked_defects("sensitivity", defects)
     higher_is_better = direction("sensitivity", metric, higher_is_better)
+    bounds = bounds_of("sensitivity", metric)
     end = seconds(time)  # it must be a time, whatever the effects
     notes = beyond_data(model, end) if "drift" in chosen else []
     seeds = chip_seeds(seed, num_chips)
@@ -157,6 +158,7 @@ def sensitivity(
         time=label(time),
         note="; ".join(notes),
         seeds=seeds,
+        bounds=bounds,
     )
 
 

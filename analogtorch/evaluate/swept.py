@@ -19,6 +19,7 @@ from analogtorch.evaluate.interval import (
     same_but_for_rounding,
     share,
 )
+from analogtorch.evaluate.metric import checked_limit
 from analogtorch.files import comma_separated, parquet
 from analogtorch.files.figures import draw
 from analogtorch.values import checks
@@ -143,13 +144,14 @@ class Sweep(Shown):
         The interval is that of Clopper and Pearson (``analogtorch.evaluate.share``).
 
         Args:
-            limit: the metric that a chip must have at least; at most, if lower is better.
+            limit: the metric that a chip must have at least; at most, if lower is better. It lies
+                within ``bounds``.
             confidence: confidence of the interval, in [0.5, 0.999].
 
         Raises:
             ValueError: an argument is out of range.
         """
-        limit = checks.number("Sweep.chip_yield: limit", limit)
+        limit = checked_limit("Sweep.chip_yield: limit", limit, self.bounds)
         return self._each(
             lambda values: share(
                 sum(self._keeps(v, limit) for v in values), len(values), confidence
@@ -164,7 +166,8 @@ class Sweep(Shown):
         the other, so that a verdict may be ``not settled``; more chips settle it.
 
         Args:
-            limit: the metric that the mean must have at least; at most, if lower is better.
+            limit: the metric that the mean must have at least; at most, if lower is better. It lies
+                within ``bounds``.
             confidence: the confidence, one-sided and by Student's t, that ``yes`` and ``no`` take,
                 in [0.5, 0.999]. Chips with equal values show no spread: the sign test then tells
                 how sure it is that most chips keep the limit, which takes 5 chips for 0.95.
@@ -172,7 +175,7 @@ class Sweep(Shown):
         Raises:
             ValueError: an argument is out of range.
         """
-        limit = checks.number("Sweep.keeps: limit", limit)
+        limit = checked_limit("Sweep.keeps: limit", limit, self.bounds)
         confidence = checked_confidence("Sweep.keeps", confidence)
         sign = 1 if self.higher_is_better else -1
 
@@ -280,8 +283,13 @@ class Sweep(Shown):
             path: see ``analogtorch.files.figures.draw``.
             limit: a value of the metric to mark, such as that of the digital model; None: none.
 
-        Errors are those of ``analogtorch.files.figures.draw``.
+        Raises:
+            ValueError: ``limit`` is no number within ``bounds``.
+
+        Other errors are those of ``analogtorch.files.figures.draw``.
         """
+        if limit is not None:
+            limit = checked_limit("Sweep.plot: limit", limit, self.bounds)
         return draw(self, path, limit=limit)
 
     def _repr_html_(self) -> str:

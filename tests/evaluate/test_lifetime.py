@@ -208,6 +208,13 @@ def test_a_loss_must_not_rise_and_data_that_end_are_noted() -> None:
     assert found.once.isinf().all()
     assert "> 3,650" in str(found)
     assert "beyond the device's data" in found.note
+    bounded = at.metrics.accuracy([(torch.zeros(1, 8), torch.zeros(1, dtype=torch.long))])
+    with pytest.raises(
+        ValueError, match=r"lifetime: limit must be a number in \[0, 1\], got 85; 0"
+    ):
+        at.lifetime(model, bounded, limit=85, recalibration=MONTHLY)
+    with pytest.raises(ValueError, match=r"recalibration_interval: limit .* got 85; 0.75 is 75 %"):
+        at.recalibration_interval(model, bounded, limit=85)
     never = at.lifetime(model, metric, limit=2.0, recalibration=MONTHLY, num_chips=1)
     assert never.once.tolist() == never.recalibrated.tolist() == [0.0]
     free, metric = _model(at.chips.ideal())

@@ -630,6 +630,15 @@ def test_budgets_that_are_none_are_refused(found: Sensitivity, budget: float) ->
         found.suggest(budget)
 
 
+def test_budgets_beyond_the_bounds_of_the_metric_are_refused() -> None:
+    metric = at.metrics.accuracy([(X, torch.zeros(len(X), dtype=torch.long))])
+    found = at.sensitivity(_analog(), metric, effects="noise", num_chips=1)
+    assert found.bounds == (0, 1)
+    with pytest.raises(ValueError, match=r"budget must be a .* in \[0, 1\], got 50; 0.75 is 75 %"):
+        found.suggest(50)
+    assert found.suggest(1).budget == 1
+
+
 def test_effects_that_were_not_measured_are_refused() -> None:
     found = _made({"a": 0.1}, total=0.1)
     with pytest.raises(ValueError, match="effect 'drift' was not measured"):

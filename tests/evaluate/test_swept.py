@@ -51,6 +51,20 @@ def test_intervals_are_of_the_mean_at_each_time() -> None:
     assert sweep([0.9, 0.8]).interval()[0].ends is None
 
 
+@pytest.mark.parametrize("method", ["keeps", "chip_yield", "plot"])
+def test_limits_that_a_metric_cannot_be_are_refused(method: str) -> None:
+    share, loss = sweep([0.9, 0.8], bounds=(0, 1)), sweep([3.0, 4.0], bounds=(1, math.inf))
+    percent = rf"Sweep.{method}: limit must be a number in \[0, 1\], got 75; 0.75 is 75 %"
+    with pytest.raises(ValueError, match=percent):
+        getattr(share, method)(limit=75)
+    with pytest.raises(ValueError, match=r"must be a number in \[-1, 1\], got -2; 0.75 is"):
+        getattr(share.minus(share), method)(limit=-2)
+    with pytest.raises(ValueError, match="must be a number >= 1, got 0.5$"):
+        getattr(loss, method)(limit=0.5)
+    for found, limit in ((share, 0), (share, 1), (share.minus(share), -1), (loss, 75), (GOOD, 75)):
+        getattr(found, method)(limit=limit)
+
+
 def test_yield_counts_the_chips_that_keep_a_limit() -> None:
     first, later = GOOD.chip_yield(0.9059)
     assert (first.mean, later.mean) == (0.7, 0.0)
