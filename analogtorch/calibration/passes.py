@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
+from torch.utils.data import Dataset, IterableDataset
 
 from analogtorch.chips import Chip, Slices, TrainingNoise
 from analogtorch.conversion.caches import fresh
@@ -40,11 +41,25 @@ def check_given(caller: str, model: Any, batches: Any) -> None:
 
 def check_batches(caller: str, batches: Any) -> None:
     """Raise TypeError if ``batches`` holds no batches, or is a single one."""
+    refuse_dataset(caller, batches)
     several = hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")
     if not several or isinstance(batches, Tensor | PackedSequence | Mapping | str):
         raise TypeError(
             f"{caller}: batches must be an iterable of batches, such as a DataLoader or a list, "
             f"got {type(batches).__name__}{'; pass [batch]' if several else ''}"
+        )
+
+
+def refuse_dataset(caller: str, batches: Any) -> None:
+    """Raise TypeError if ``batches`` is a dataset that gives samples by their number.
+
+    An ``IterableDataset`` may give batches.
+    """
+    if isinstance(batches, Dataset) and not isinstance(batches, IterableDataset):
+        raise TypeError(
+            f"{caller}: batches must be an iterable of batches, such as a DataLoader or a list, "
+            f"got {type(batches).__name__}, a dataset of samples; pass DataLoader(dataset, "
+            "batch_size=64), with batch_size=None if each of its items is a batch"
         )
 
 

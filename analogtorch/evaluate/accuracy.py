@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from analogtorch.calibration.passes import Forward, noted, passed
+from analogtorch.calibration.passes import Forward, noted, passed, refuse_dataset
 from analogtorch.conversion.kinds import check_module
 from analogtorch.conversion.watch import evaluating
 from analogtorch.evaluate.task_metric import logits_of
@@ -61,6 +61,7 @@ def accuracy(
 
 
 def _pairs(batches: Any) -> Iterable[tuple[Any, Tensor]]:
+    refuse_dataset("accuracy", batches)
     if isinstance(batches, Tensor | str) or not isinstance(batches, Iterable):
         raise TypeError(
             "accuracy: batches must be pairs of input and labels such as [(x, y)], got "

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import IterableDataset, TensorDataset
 from transformers.pytorch_utils import Conv1D
 
 import analogtorch as at
@@ -444,6 +445,34 @@ def test_a_call_that_is_routed_is_so_no_longer_when_the_calibration_fails(
     assert not any(layer.calibrated for _, layer in at.analog_layers(model))
     at.calibrate(model, _batches())
     assert "forward" in vars(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("calibrate", at.calibrate),
+        ("correct_columns", at.correct_columns),
+        ("adapt", at.hwa.adapt),
+        ("Recovery", lambda model, batches: at.Recovery(batches=batches)),
+        ("accuracy", at.accuracy),
+        ("metrics.accuracy", lambda model, batches: at.metrics.accuracy(batches)),
+    ],
+)
+def test_a_dataset_of_samples_is_refused(name: str, call: Callable) -> None:
+    dataset = TensorDataset(torch.cat(_batches()), torch.zeros(256, dtype=torch.long))
+    with pytest.raises(
+        TypeError, match=rf"{name}: .* got TensorDataset, a dataset .*; pass DataLoader\(dataset, "
+    ):
+        call(_model(), dataset)
+
+
+def test_a_dataset_that_yields_batches_gives_the_ranges_of_their_list() -> None:
+    class Yields(IterableDataset):
+        def __iter__(self) -> Iterator[torch.Tensor]:
+            return iter(_batches())
+
+    models = [at.calibrate(_model(), given) for given in (Yields(), _batches())]
+    assert _ranges(models[0]) == _ranges(models[1])
 
 
 @pytest.mark.parametrize("call", [at.calibrate, at.correct_columns, at.reestimate_batch_norm])
