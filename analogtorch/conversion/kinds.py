@@ -130,6 +130,8 @@ def check_module(caller: str, model: Any) -> None:
         hint = ""
         if hasattr(model, "yield_map"):
             hint = "; a programmed chip is a model at a time: physical.at('1 day')"
+        elif isinstance(getattr(model, "model", None), nn.Module):
+            hint = "; pass its .model"
         elif isinstance(model, type) and issubclass(model, nn.Module):
             hint = f" {model.__name__} itself; call it: {model.__name__}(...)"
         raise TypeError(

@@ -1,6 +1,9 @@
 """Times after programming, as text and in seconds."""
 
 import re
+from datetime import timedelta
+
+from torch import Tensor
 
 from analogtorch.values import checks
 
@@ -34,19 +37,19 @@ def seconds(time: str | float) -> float | None:
 
     Args:
         time: a number of seconds, also as text, or a text such as ``"1 h"``, ``"30 days"`` or
-            ``"1 year"``. A month has 2,592,000 s, a year 31,536,000 s.
+            ``"1 year"``, also in capitals. A month has 2,592,000 s, a year 31,536,000 s.
 
     Returns:
         The time in seconds, to 12 significant digits, or None for ``"programmed"``: right after
         programming, before any read.
 
     Raises:
-        ValueError: the time is negative, infinite or a text of another form.
+        ValueError: the time is negative or infinite, a text of another form, or of another type.
     """
     if isinstance(time, str):
-        if time.strip() == "programmed":
+        if time.strip().lower() == "programmed":
             return None
-        match = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*([a-z]*)\s*", time)
+        match = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*([a-z]*)\s*", time.lower())
         unit = _unit(match[2] or "s") if match else None
         if match is None or unit is None:
             raise ValueError(
@@ -57,7 +60,12 @@ def seconds(time: str | float) -> float | None:
             time = float(match[1]) * SECONDS[unit]
         except ValueError as error:
             raise ValueError(f"time {time!r} does not start with a number") from error
-    given = float(checks.number("time", time, least=0, what="finite number of seconds"))
+    remedy = "texts such as '1 day' are times too"
+    if isinstance(time, timedelta):
+        remedy = "write its .total_seconds()"
+    elif isinstance(time, Tensor):
+        remedy = "write its .item()"
+    given = checks.number("time", time, least=0, what="finite number of seconds", remedy=remedy)
     # 1.1 h and 66 min are one time: it names the noise of a read
     return float(f"{given:.{_DIGITS}g}") + 0.0
 

@@ -1,6 +1,7 @@
 import copy
 import dataclasses
 import pickle
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ def _model(chip: at.Chip = CHIP) -> nn.Module:
     [
         ("0 s", 0), ("1 h", 3600), ("1 day", 86400), ("30 days", 2592000), ("1 month", 2592000),
         ("1 year", 31536000), ("2 weeks", 1209600), ("1.5h", 5400), ("10min", 600), ("1e3 s", 1000),
+        ("1 DAY", 86400), ("2 Weeks", 1209600), ("1E3 S", 1000), ("Programmed", None),
         ("3600", 3600), (12, 12), (np.int64(60), 60), ("programmed", None),
     ],
 )  # fmt: skip
@@ -43,6 +45,29 @@ def test_times(text, expected) -> None:
 def test_bad_times_are_refused(time) -> None:
     with pytest.raises(ValueError, match="time"):
         seconds(time)
+
+
+def test_what_adapt_returns_is_refused_with_the_model_to_pass() -> None:
+    adapted = at.hwa.Adapted(
+        model=_model(), times=(), seeds=(), compared="values", ways=(), stages=(), steps=(),
+        seconds=0.0, stopped="",
+    )  # fmt: skip
+    with pytest.raises(TypeError, match="program: model must be .*, got Adapted; pass its .model$"):
+        at.program(adapted, seed=7)
+    at.program(adapted.model, seed=7)
+
+
+@pytest.mark.parametrize(
+    ("time", "remedy"),
+    [
+        (None, "texts such as '1 day' are times too"),
+        (timedelta(days=1), r"write its .total_seconds\(\)"),
+        (torch.tensor(86400.0), r"write its .item\(\)"),
+    ],
+)
+def test_times_of_other_types_are_refused_with_what_to_write(time: object, remedy: str) -> None:
+    with pytest.raises(ValueError, match=f"finite number of seconds >= 0, got .*; {remedy}$"):
+        at.program(_model(), seed=7).at(time)
 
 
 def test_the_model_is_untouched_and_later_training_does_not_reach_the_chip() -> None:
