@@ -53,10 +53,29 @@ def parameters(model: nn.Module) -> list[inspect.Parameter]:
 
 
 def call(model: nn.Module, example: Example) -> Any:
-    """Return what a model gives for the example, into which it may write."""
-    if is_one_input(model, example):
-        return model(example)
-    return model(**example) if isinstance(example, Mapping) else model(*example)
+    """Return what a model gives for the example, into which it may write.
+
+    Raises:
+        Exception: what the model raises, with a note if the example is but a shape.
+    """
+    try:
+        if is_one_input(model, example):
+            return model(example)
+        return model(**example) if isinstance(example, Mapping) else model(*example)
+    except Exception as error:
+        if remedy := of_shape(example):
+            error.add_note(f"The example holds integers alone: {remedy}")
+        raise
+
+
+def of_shape(example: Any) -> str:
+    """Return how to give a tensor of the shape that an example is; empty: it is none.
+
+    A model may take integers, so that this is for messages once it has refused them.
+    """
+    if isinstance(example, tuple) and example and all(type(size) is int for size in example):
+        return f"give a tensor, such as torch.zeros({', '.join(map(str, example))})"
+    return ""
 
 
 def runner(caller: str, example: Any, remedy: str = "") -> Callable[[nn.Module], Any]:

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from analogtorch.conversion.caches import fresh
 from analogtorch.conversion.detached import detached
 from analogtorch.conversion.digital_bits import quantise_inputs, watch_rounding
-from analogtorch.conversion.example import Example, call, runner
+from analogtorch.conversion.example import Example, call, of_shape, runner
 from analogtorch.conversion.fast_path import restore
 from analogtorch.conversion.kinds import (
     analog_layers,
@@ -44,6 +44,7 @@ from analogtorch.graph.tracer import Tracer
 from analogtorch.graph.types import Matrix, Operation
 from analogtorch.graph.unreached import unreached
 from analogtorch.nn import AnalogEmbedding
+from analogtorch.values import checks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,14 +197,15 @@ class _Run:
         text = str(failed.error)
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         what = lines[0] if lines else type(failed.error).__name__
-        remedy = "give an example that the model accepts: model(*example) must run"
+        remedy = of_shape(self.example)
+        remedy = remedy or "give an example that the model accepts: model(*example) must run"
         if self.is_meta and _needs_numbers(failed.error):
             remedy = (
                 "its forward decides by the values of a tensor, which weights on the meta device "
                 "do not have: give the model its weights (build it outside of "
                 "torch.device('meta')), or write it with torch.where"
             )
-        given = ", ".join(_shapes(self.example)) or "no tensor"
+        given = ", ".join(_shapes(self.example)) or f"no tensor, {checks.shown(self.example)}"
         error = type(failed.error).__name__
         return (
             f"map_to_chip: could not trace {where} with an example of {given}: {remedy}. "

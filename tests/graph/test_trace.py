@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 
 import pytest
@@ -402,3 +403,27 @@ def test_weights_computed_of_weights_are_one_matrix() -> None:
             return F.linear(x, self.base.weight + self.b.weight @ self.a.weight, self.base.bias)
 
     assert _sizes(trace(Merged(), torch.zeros(1, 6))) == {"base": (6, 4, 1, 1)}
+
+
+@pytest.mark.parametrize("example", [(1, 6), torch.Size([1, 6])])
+def test_a_shape_is_refused_with_the_tensor_to_give(example: tuple[int, ...]) -> None:
+    model = at.convert(nn.Sequential(nn.Linear(6, 4)), at.chips.hermes64())
+    remedy = r"give a tensor, such as torch.zeros\(1, 6\)"
+    with pytest.raises(ValueError, match=rf"an example of no tensor, .*1, 6.*: {remedy}. \(Ty"):
+        at.map_to_chip(model, example)
+    with pytest.raises(TypeError, match="takes 2 positional arguments") as caught:
+        at.guard(model, example)
+    assert re.search(remedy, "".join(caught.value.__notes__))
+
+
+def test_a_model_may_take_integers() -> None:
+    class Grid(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(2, 3)
+
+        def forward(self, rows: int, columns: int) -> Tensor:
+            return self.layer(torch.cartesian_prod(torch.arange(rows), torch.arange(columns)) * 1.0)
+
+    model = at.convert(Grid(), at.chips.hermes64(), example=(2, 3))
+    assert _mvms(trace(model, (2, 3)))["layer"].vectors == 6
