@@ -150,10 +150,9 @@ def lifetime(
         draws them.
 
     Raises:
-        ValueError: ``num_chips`` is below 1, ``limit`` is no finite number
-            within the bounds of the metric, ``longest`` is not
-            after the chips begin to serve, the compensation is ``none``, ``program`` or ``at``
-            refuses its arguments, or the recovery fails on a chip.
+        ValueError: ``num_chips`` is below 1, ``limit`` is no finite number within the bounds of the
+            metric, ``longest`` is not after the chips begin to serve, the compensation is ``none``,
+            ``program`` or ``at`` refuses its arguments, or the recovery fails on a chip.
         TypeError: the model is no module, the metric cannot be called or returns no number, or
             ``recalibration``, ``recovery``, ``method`` or ``defects`` is of another type.
 
