@@ -101,7 +101,8 @@ def plan(
             sample. Calls such as ``F.linear(x, self.qkv.weight)`` that its run shows are routed to
             their layers, as ``convert(example=...)`` does.
         chip: the chip to convert for; None: that of the analog layers, which must all have the
-            same. A search by ``calibrate`` may have given them several.
+            same. A search by ``calibrate`` may have given them several. None may have several times
+            the devices: ``plan`` chooses them.
         prepare: a function that gets each model after ``convert`` and changes it in place, such as
             ``lambda m: at.calibrate(m, batches)``. None: nothing; a calibrated model needs it.
         cheapest: what the best plan has least of: ``energy`` or ``latency`` of an inference, or
@@ -144,7 +145,8 @@ def plan(
         FloorNotReached: no plan keeps the floor; its ``plan`` holds what was measured. It is a
             ValueError.
         ValueError: the floor is not in (0, 1]; the model is no converted one, is programmed, has
-            layers on several chips and no ``chip``, or is calibrated while ``prepare`` is missing;
+            layers on several chips and no ``chip``, layers whose weights take several unit cells,
+            or is calibrated while ``prepare`` is missing;
             the chip has no ``cost``; a pattern matches nothing; ``also`` has more plans than
             ``max_plans`` has room for; no plan takes as few chips as
             ``max_chips``; the metric is NaN, infinite, or not above 0 with all layers exact;

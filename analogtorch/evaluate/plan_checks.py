@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from analogtorch.chips import Chip
+from analogtorch.chips.unit_cells import unit_cells
 from analogtorch.conversion import analog_layers
 from analogtorch.conversion.kinds import (
     check_module,
@@ -28,7 +29,8 @@ def chip_for(model: nn.Module, metric: Any, prepare: Any, chip: Chip | None) -> 
 
     Raises:
         ValueError: the model has no analog layer, is programmed or calibrated without ``prepare``,
-            or is on several chips of which none is chosen.
+            is on several chips of which none is chosen, or has layers of several unit cells per
+            weight.
         TypeError: the model is no module, or a function cannot be called.
     """
     check_module("plan", model)
@@ -37,15 +39,29 @@ def chip_for(model: nn.Module, metric: Any, prepare: Any, chip: Chip | None) -> 
     refuse_distributed(model, "plan")
     some_layers(model, "plan")
     check_prepare("plan", model, prepare)
-    if chip is not None:
-        return checks.instance("plan: chip", chip, Chip, "at.chips.hermes64()")
-    try:
-        return chip_of(model)
-    except ValueError as error:
-        raise ValueError(
-            "plan: the layers of the model are on several chips; name the one to convert for in "
-            "chip, and others in devices, which plan tries by layer"
-        ) from error
+    if chip is None:
+        try:
+            chip = chip_of(model)
+        except ValueError as error:
+            raise ValueError(
+                "plan: the layers of the model are on several chips; name the one to convert for "
+                "in chip, and others in devices, which plan tries by layer"
+            ) from error
+    checks.instance("plan: chip", chip, Chip, "at.chips.hermes64()")
+    _check_cells(model, chip)
+    return chip
+
+
+def _check_cells(model: nn.Module, chip: Chip) -> None:
+    """Raise ValueError if a weight takes several unit cells; the models of a plan keep none."""
+    for name, layer in analog_layers(model):
+        if (cells := unit_cells(layer.chip, [chip])) > 1:
+            raise ValueError(
+                f"plan: each weight of layer {name!r} takes {cells} unit cells of {chip.name}, but "
+                "plan chooses the devices of each layer itself; give a model that was converted "
+                "without them in per_layer, and the cells to try in devices, such as "
+                f"devices={{{cells}: {{'cell': chip.cell.enlarged({cells})}}}}"
+            )
 
 
 def check_prepare(caller: str, model: nn.Module, prepare: Any) -> None:

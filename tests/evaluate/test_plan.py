@@ -134,6 +134,14 @@ def test_a_layer_that_was_excluded_stays_excluded_and_is_charged() -> None:
         assert p.cost.digital_macs >= 40 * 6
 
 
+@pytest.mark.parametrize("chip", [None, CHIP])
+def test_layers_with_more_devices_are_refused_as_plan_chooses_them(chip: at.Chip | None) -> None:
+    model = at.convert(_digital(), CHIP, per_layer={"0": {"cell": CHIP.cell.enlarged(2)}})
+    text = r"layer '0' takes 2 unit cells of .*without them in per_layer, .* devices=\{2: "
+    with pytest.raises(ValueError, match=text):
+        _plan(model, chip=chip)
+
+
 class _ByWeight(nn.Sequential):
     """Computes with the weight of its first layer and does not call it."""
 
