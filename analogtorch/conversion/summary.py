@@ -15,6 +15,7 @@ from analogtorch.chips.unit_cells import unit_cells
 from analogtorch.conversion.fast_path import reader
 from analogtorch.conversion.kinds import (
     added,
+    analog_layers,
     check_module,
     lazy_layers,
     left_digital,
@@ -271,8 +272,8 @@ def summary(model: nn.Module) -> Summary:
     check_module("summary", model)
     refuse_flat(model, "summary", "call it before that")
     layers = some_layers(model, "summary")
-    chips = {id(layer.chip): layer.chip for layer in layers.values()}.values()
-    rows = tuple(_row(name, layer, unit_cells(layer.chip, chips)) for name, layer in layers.items())
+    cells = cells_of(model)
+    rows = tuple(_row(name, layer, cells[name]) for name, layer in layers.items())
     swapped, made = taken(model), makers(model)
     used = {name: (why, count) for name, _, why, count in multiplied(model)}
     skipped = []
@@ -301,6 +302,13 @@ def summary(model: nn.Module) -> Summary:
         ranges=sum(ranges.values()),
         lazy=tuple(name or "(root)" for name in lazy_layers(model)),
     )
+
+
+def cells_of(model: nn.Module) -> dict[str, int]:
+    """Return how many unit cells hold a weight of each analog layer, by the layers with fewer."""
+    layers = dict(analog_layers(model))
+    chips = {id(layer.chip): layer.chip for layer in layers.values()}.values()
+    return {name: unit_cells(layer.chip, chips) for name, layer in layers.items()}
 
 
 def _left(model: nn.Module, name: str) -> str:

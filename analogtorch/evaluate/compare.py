@@ -16,6 +16,7 @@ from analogtorch.conversion.detached import deep_copy
 from analogtorch.conversion.example import Example
 from analogtorch.conversion.kinds import check_module, refuse_distributed, refuse_programmed
 from analogtorch.conversion.patterns import candidates, names_of, units
+from analogtorch.conversion.summary import cells_of
 from analogtorch.cost_model import CostReport, cost
 from analogtorch.cost_model.steps import Mode
 from analogtorch.evaluate.comparison import ComparedChip, Comparison
@@ -34,12 +35,14 @@ from analogtorch.evaluate.sweep import (
 )
 from analogtorch.evaluate.swept import Sweep
 from analogtorch.mapping import ChipMapping, map_to_chip
+from analogtorch.mapping.chosen import chips_of, described
 from analogtorch.nn import AnalogEmbedding
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.recovery import Recovery
 from analogtorch.simulate.writing import Method
 from analogtorch.values import checks
+from analogtorch.values.warned import warn
 
 
 def compare(
@@ -72,7 +75,9 @@ def compare(
 
     Args:
         model: a digital model, or a converted one, whose digital layers stay digital. It stays as
-            it is.
+            it is. Layers with ``n`` times the devices of others, as those of a plan, get ``n``
+            times those of each chip (``cell.enlarged``); what else differs between the chips of its
+            layers is left out, with a warning.
         chips: the chips, as names of presets or as ``Chip``: ``["hermes64", my_chip]``. A
             dictionary gives them other names: ``{"1 phase": at.chips.hermes64(phases=1)}``.
         metric: a function of a model in evaluation mode that returns a number, such as the
@@ -106,6 +111,9 @@ def compare(
 
     Returns:
         The chips side by side; print it for a table.
+
+    Warns:
+        UserWarning: the layers of the model are on several chips.
 
     Raises:
         ValueError: there is no chip, two have the same name, or one is unknown or cannot take the
@@ -154,6 +162,7 @@ def compare(
             processes=processes,
         )
     named, bench = _named(chips), _Bench(model)
+    _warn_of_several(model)
     charged: dict[str, Any] = {"mode": mode, "signed_inputs": signed_inputs}
     ready = {
         name: bench.on(name, chip, example, charged, prepare, routes=metric is not None)
@@ -204,6 +213,16 @@ def _check_idle(**given: Any) -> None:
             )
 
 
+def _warn_of_several(model: nn.Module) -> None:
+    """Warn of what differs between the chips of layers, of which no chip keeps anything."""
+    if any(True for _ in analog_layers(model)) and len(several := chips_of(model, "compare")) > 1:
+        warn(
+            f"compare: the layers of the model are on {len(several)} chips: {described(several)}. "
+            "All are put on each of the chips to compare alike, without these differences; give "
+            "chips that have what all layers need"
+        )
+
+
 class _Bench:
     """Puts the digital model on chips."""
 
@@ -214,6 +233,8 @@ class _Bench:
         self.arguments: dict[str, Any] = {"embeddings": True} if embeddings else {}
         if analog and (left := [glob.escape(name) for name in could if name not in analog]):
             self.arguments["exclude"] = left
+        self.cells = {name: n for name, n in cells_of(model).items() if n > 1}
+        """Unit cells per weight of layers that have several."""
         self.digital = to_digital(deep_copy(model)).eval()
         tensors = (*model.parameters(), *model.buffers())
         self.devices = sorted({t.device.index for t in tensors if t.device.type == "cuda"})
@@ -234,8 +255,12 @@ class _Bench:
         """
         try:
             with torch.random.fork_rng(devices=self.devices):
+                larger = {
+                    glob.escape(layer): {"cell": chip.cell.enlarged(n)}
+                    for layer, n in self.cells.items()
+                }
                 model = deep_copy(self.digital)
-                model = convert(model, chip, **self.arguments)
+                model = convert(model, chip, per_layer=larger or None, **self.arguments)
                 if routes:
                     route_calls("compare", model, example)  # map_to_chip warns of what is left
                 if prepare is not None:

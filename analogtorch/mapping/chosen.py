@@ -102,15 +102,19 @@ def chip_of(model: nn.Module) -> Chip:
         ValueError: no layer is analog, or they are on several chips, which the error names.
     """
     several = chips_of(model, "map_to_chip")
-    (chip, _), *others = several
-    if others:
+    if len(several) > 1:
         raise ValueError(
             f"map_to_chip: the layers of {type(model).__name__} are on {len(several)} chips: "
-            f"{'; '.join(_named(other, names, chip) for other, names in several)}. Give the one to "
+            f"{described(several)}. Give the one to "
             "place all of them on, map_to_chip(model, example, chip=...), or take one mapping of "
             "each, analogtorch.mapping.map_by_chip(model, example)"
         )
-    return chip
+    return several[0][0]
+
+
+def described(several: Sequence[tuple[Chip, list[str]]]) -> str:
+    """Return the chips in words, with what of them differs from the first, and their layers."""
+    return "; ".join(_named(chip, names, several[0][0]) for chip, names in several)
 
 
 def with_cells(chosen: Chosen, traced: Trace, model: nn.Module, chip: Chip) -> Chosen:

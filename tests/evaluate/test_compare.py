@@ -69,6 +69,33 @@ def test_inputs_without_a_sign_take_fewer_passes() -> None:
         at.compare(Net(), chips, example=X[:1], signed_inputs=["1"])
 
 
+def test_layers_with_more_devices_have_them_on_every_chip() -> None:
+    chip = at.chips.neurram48()
+    larger = {"0": {"cell": chip.cell.enlarged(2)}}
+    model = at.convert(Net().eval(), chip, per_layer=larger)
+    found = at.compare(model, ["neurram48", "hermes64"], square, **HOW)
+    alone = at.sweep(model, square, num_chips=2, times=HOW["times"])
+    assert torch.equal(found["neurram48"].sweep.values, alone.values)
+    mapping = at.map_to_chip(model, X[:1])
+    assert found["neurram48"].mapping == mapping
+    assert found["neurram48"].cost.energy == at.cost(mapping).energy
+    assert {m.name: m.cells for m in found["hermes64"].mapping.matrices} == {"0": 2, "2": 1}
+    pairs = at.devices.SignificancePairs(device=at.devices.hermes_one_device())
+    with pytest.raises(ValueError, match="cannot be put on 'pairs': .*more devices"):
+        at.compare(model, {"pairs": chip.replace(cell=pairs)}, example=X[:1])
+
+
+def test_what_else_differs_between_layers_is_left_out_with_a_warning() -> None:
+    chip = at.chips.hermes64()
+    model = at.convert(Net().eval(), chip, per_layer={"2": {"adc": {"noise": 0.5}}})
+    text = r"compare: the layers of the model are on 2 chips: hermes64 \('0'\); hermes64, " + (
+        r"differing in adc.noise 0.5 \('2'\). All are put on each"
+    )
+    with pytest.warns(UserWarning, match=text):
+        found = at.compare(model, [chip], example=X[:1])
+    assert found["hermes64"].mapping == at.map_to_chip(model, X[:1], chip=chip)
+
+
 def test_chips_with_defects_are_those_of_a_sweep_with_defects() -> None:
     defects = at.Defects(stuck_on=0.05)
     found = at.compare(Net(), ["hermes64"], square, prepare=prepare, defects=defects, **HOW)
