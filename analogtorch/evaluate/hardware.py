@@ -125,6 +125,9 @@ class HardwarePlan(Shown):
     higher_is_better: bool
     sensitivity: Sensitivity
     """The losses of the layers, from which the candidates were chosen."""
+    signed: tuple[str, ...] = ()
+    """Matrices whose signed inputs are charged more than one pass, where their layers are on the
+    chip."""
     unmeasured: int = 0
     """Number of candidates that were not measured: ``max_plans`` had no room for them, or the floor
     was found between others."""

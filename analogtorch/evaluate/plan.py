@@ -2,7 +2,7 @@
 
 import dataclasses
 import glob
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -32,7 +32,7 @@ from analogtorch.evaluate.plan_bench import (
     search,
 )
 from analogtorch.evaluate.plan_checks import chip_for, device_changes, further
-from analogtorch.evaluate.plan_cost import Costs
+from analogtorch.evaluate.plan_cost import Costs, costs_of
 from analogtorch.evaluate.plan_folder import check_folder
 from analogtorch.evaluate.routed import route_calls
 from analogtorch.evaluate.sensitivity import sensitivity as measured_sensitivity
@@ -64,6 +64,7 @@ def plan(
     devices: Mapping[int, Change] | None = None,
     digital: Digital = "int8",
     memory: WeightMemory | None = None,
+    signed_inputs: Collection[str] | None = None,
     max_chips: int | None = None,
     max_plans: int = 32,
     sensitivity: Sensitivity | None = None,
@@ -115,6 +116,8 @@ def plan(
         digital: how layers that are digital compute: ``int8``, by ``quantise_digital``; or
             ``float``, which costs more than the int8 that is charged all the same.
         memory: the memory of digital weights; None: ``WeightMemory()``, which is assumed.
+        signed_inputs: names of the matrices whose inputs have both signs, as ``cost`` takes them;
+            None means all. Those of layers that a plan keeps digital have no effect on it.
         max_chips: largest number of chips of a plan; None: as many as needed.
         max_plans: largest number of models to measure, >= 12 and >= 10 more than those of ``also``.
             The model without a chip and the sensitivities are not among them. Long walks are
@@ -151,7 +154,7 @@ def plan(
             ``max_plans`` has room for; no plan takes as few chips as
             ``max_chips``; the metric is NaN, infinite, or not above 0 with all layers exact;
             ``sensitivity`` is of other layers; the folder holds something else; or ``convert``,
-            ``map_to_chip`` or ``sweep`` refuse their arguments.
+            ``map_to_chip``, ``cost`` or ``sweep`` refuse their arguments.
         TypeError: an argument is of another type, or the metric returns no number.
         OSError: the folder cannot be written.
 
@@ -189,7 +192,7 @@ def plan(
     asked = further(model, also)
     _check_room(len(set(asked)), max_plans)
     changes = device_changes(chip, devices)
-    costs = _costs(model, example, chip, memory)
+    costs = costs_of(model, example, chip, memory, signed_inputs)
     model = _routed(model, example)
     found = _sensitivity(model, how, bool(changes), sensitivity, progress)
     slack = (1 - floor) if higher_is_better else (1 / floor - 1)
@@ -207,6 +210,7 @@ def plan(
             digital=digital,
             digital_metric=bench.all_digital(),
             digital_cost=costs.all_digital(),
+            signed=costs.signed(),
             cheapest=cheapest,
             times=tuple(map(label, how.times)),
             seeds=chip_seeds(seed, num_chips),
@@ -241,17 +245,6 @@ def _check_room(asked: int, max_plans: int) -> None:
             f"{_WALKS} that the search may need in any case; write max_plans={asked + _WALKS}, or "
             "drop some"
         )
-
-
-def _costs(model: nn.Module, example: Example, chip: Chip, memory: WeightMemory | None) -> Costs:
-    """Return the costs; what they refuse is so known before anything is measured."""
-    memory = WeightMemory() if memory is None else memory
-    checks.instance("plan: memory", memory, WeightMemory, "at.cost_model.WeightMemory()")
-    costs = Costs(model, example, chip, memory)
-    costs.of(Candidate(()))
-    for name, _ in analog_layers(model):  # a layer that the example does not reach has no cost
-        costs.one(name, DIGITAL)
-    return costs
 
 
 def _routed(model: nn.Module, example: Example) -> nn.Module:

@@ -2,6 +2,7 @@
 
 import copy
 import glob
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -14,14 +15,16 @@ from analogtorch.conversion.digital_bits import quantise_inputs, quantised
 from analogtorch.conversion.example import Example
 from analogtorch.conversion.int8 import quantise_digital
 from analogtorch.conversion.route import route, routes
-from analogtorch.cost_model import WeightMemory, cost
+from analogtorch.cost_model import CostReport, WeightMemory, cost
 from analogtorch.cost_model.efficiency import OPERATIONS_PER_MAC
 from analogtorch.evaluate.routed import accepted, placed
-from analogtorch.evaluate.walks import Candidate
+from analogtorch.evaluate.walks import DIGITAL, Candidate
 from analogtorch.graph.trace import Trace, trace
 from analogtorch.graph.types import ROUNDING, Matrix, Operation
+from analogtorch.mapping import ChipMapping
 from analogtorch.mapping.map import map_traced
 from analogtorch.mapping.types import Placement
+from analogtorch.values import checks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +61,15 @@ class Costs:
     """
 
     def __init__(
-        self, model: nn.Module, example: Example, chip: Chip, memory: WeightMemory
+        self,
+        model: nn.Module,
+        example: Example,
+        chip: Chip,
+        memory: WeightMemory,
+        signed_inputs: Collection[str] | None = None,
     ) -> None:
         self.model, self.chip, self.memory = model, chip, memory
+        self.signed_inputs = signed_inputs
         self.traced = trace(model, example)
         matrices = {m.name: m for m in self.traced.matrices}
         # by matrix: the weights that are read, and the MACs, if it is digital
@@ -88,7 +97,12 @@ class Costs:
             self.known[candidate] = self._of(candidate)
         return self.known[candidate]
 
-    def _of(self, candidate: Candidate) -> PlanCost:
+    def signed(self) -> tuple[str, ...]:
+        """Return the matrices whose inputs are charged as signed, with all layers on the chip."""
+        return self._charged(Candidate(()))[1].schedule.signed
+
+    def _charged(self, candidate: Candidate) -> tuple[ChipMapping, CostReport]:
+        """Return the layers that a candidate has on the chip, and what these cost."""
         times = {glob.escape(name): n for name, n in candidate.devices.items()}
         left = [glob.escape(name) for name in candidate.digital]
         analog = [name for name in self.layers if name not in candidate.digital]
@@ -96,7 +110,14 @@ class Costs:
         mapping = map_traced(self.model, traced, self.chip, duplicate=times, exclude=left)
         copies = mapping.copies
         matrices = tuple(replace(m, cells=copies[m.name]) for m in mapping.matrices)
-        report = cost(_Mapped(self.chip, mapping.operations, matrices, mapping.placements))
+        signed = self.signed_inputs
+        if signed is not None and candidate.digital:
+            signed = copies.keys() & signed
+        mapped = _Mapped(self.chip, mapping.operations, matrices, mapping.placements)
+        return mapping, cost(mapped, signed_inputs=signed)
+
+    def _of(self, candidate: Candidate) -> PlanCost:
+        mapping, report = self._charged(candidate)
         kept = {m.name for m in mapping.matrices}
         digital = [name for name in self.weights if name not in kept]
         read, waited = self.memory.read(sum(self.weights[name] for name in digital))
@@ -148,6 +169,23 @@ class Costs:
             macs=macs,
             digital_macs=macs,
         )
+
+
+def costs_of(
+    model: nn.Module,
+    example: Example,
+    chip: Chip,
+    memory: WeightMemory | None,
+    signed_inputs: Collection[str] | None,
+) -> Costs:
+    """Return the costs; what they refuse is so known before anything is measured."""
+    memory = WeightMemory() if memory is None else memory
+    checks.instance("plan: memory", memory, WeightMemory, "at.cost_model.WeightMemory()")
+    costs = Costs(model, example, chip, memory, signed_inputs)
+    costs.of(Candidate(()))
+    for name, _ in analog_layers(model):  # a layer that the example does not reach has no cost
+        costs.one(name, DIGITAL)
+    return costs
 
 
 def _rounding(model: nn.Module, digital: nn.Module) -> nn.Module:

@@ -10,7 +10,7 @@ from analogtorch.evaluate import Interval
 from analogtorch.evaluate.comparison import ComparedChip, Comparison, Entry
 from analogtorch.files.figures import new_figure
 from analogtorch.report.columns import SPAN, aligned, html_table
-from analogtorch.report.cost import si
+from analogtorch.report.cost import si, signed_note
 from analogtorch.report.floorplan import short
 from analogtorch.report.sweep import BEYOND, decimals, ordered, time_axis
 from analogtorch.values.shown import as_figure, as_html, as_text
@@ -148,10 +148,9 @@ def _notes(found: Comparison) -> list[str]:
         notes += [
             f"costs are of {'; '.join(bits)}",
             *(
-                f"{c.name}: inputs of all matrices are charged as signed, in "
-                f"{c.chip.cost.signed_passes} passes"
+                f"{c.name}: {note}"
                 for c in found.chips
-                if c.cost is not None and c.chip.cost is not None and c.cost.schedule.signed
+                for note in (signed_note(c.chip, c.cost.schedule.signed) if c.cost else ())
             ),
             "energy of one inference: tile is input encoding, cells and output encoding; chip adds "
             "its digital operations and transport; system adds ports and host",

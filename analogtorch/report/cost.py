@@ -1,8 +1,10 @@
 """The cost report as text."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
+from analogtorch.chips import Chip
 from analogtorch.cost_model import CostReport, Efficiency
 from analogtorch.values.shown import as_text
 
@@ -81,14 +83,22 @@ def _facts(report: CostReport) -> list[str]:
         f"{sum(r.mvms for r in plan.runs):,} MVMs of tiles, {si(report.energy.system, 'J')}, mean "
         f"power {si(report.power, 'W')}",
     ]
-    if plan.signed:
-        lines.append(
-            f"signed inputs, {costs.signed_passes} passes each: {len(plan.signed)} matrices "
-            "(signed_inputs=[...] names those that have them; the others take one)"
-        )
+    lines += signed_note(report.chip, plan.signed)
     if report.chip.adc.asymmetry_balance:
         lines.append("asymmetry balance: each MVM is read twice, at twice the time and energy")
     return lines
+
+
+def signed_note(chip: Chip, signed: Sequence[str]) -> list[str]:
+    """Return a text about the matrices whose inputs are charged as signed; empty if none is."""
+    if not signed:
+        return []
+    assert chip.cost is not None
+    return [
+        f"signed inputs, {chip.cost.signed_passes} passes each: {len(signed)} "
+        f"{'matrix' if len(signed) == 1 else 'matrices'} "
+        "(signed_inputs=[...] names those that have them; the others take one)"
+    ]
 
 
 def _energies(report: CostReport) -> list[str]:

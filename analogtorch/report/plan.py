@@ -7,6 +7,7 @@ from analogtorch.evaluate.hardware import HardwarePlan, HardwarePoint
 from analogtorch.evaluate.plan_cost import PlanCost
 from analogtorch.files.figures import new_figure
 from analogtorch.report.columns import aligned, html_table
+from analogtorch.report.cost import signed_note
 from analogtorch.report.floorplan import energy_unit, short
 from analogtorch.values.shown import as_figure, as_html, as_text
 
@@ -138,6 +139,7 @@ def _notes(found: HardwarePlan) -> list[str]:
             f"{len(found.further_seeds)} further ones: "
             + "; ".join(f"{p.name} ({p.judged.metric.shown(4)})" for p in found.refuted)
         )
+    notes += signed_note(found.chip, found.signed)
     cost = found.chip.cost
     assert cost is not None
     host = cost.host.energy

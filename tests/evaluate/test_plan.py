@@ -142,6 +142,29 @@ def test_layers_with_more_devices_are_refused_as_plan_chooses_them(chip: at.Chip
         _plan(model, chip=chip)
 
 
+def test_inputs_without_a_sign_take_one_pass_and_the_table_tells_of_the_others() -> None:
+    chip = at.chips.ibm_speech34()
+    model = at.convert(_digital(), chip)
+    how = {"prepare": None, "devices": {}, "max_plans": 12, "num_chips": 1, "confirm": 0}
+    both = _plan(model, 0.1, **how)
+    found = _plan(model, 0.1, signed_inputs=["0"], sensitivity=both.sensitivity, **how)
+    for plan, passes in ((both, "2 passes each: 3 matrices"), (found, "2 passes each: 1 matrix")):
+        assert f"signed inputs, {passes} (signed_inputs=[...]" in str(plan)
+    assert found.signed == ("0",)
+    for point in found.points:
+        left = at.convert(_digital(), **point.convert_arguments())
+        mapping = at.map_to_chip(at.quantise_digital(left, example=X[:1]), X[:1])
+        signed = [m.name for m in mapping.matrices if m.name == "0"]
+        alone = at.cost(mapping, signed_inputs=signed)
+        read, _ = WeightMemory().read(sum(left[int(n)].weight.numel() for n in point.digital))
+        assert point.cost.energy == pytest.approx(alone.energy.system + read)
+    dear, cheap = ({p.name: p.cost.energy for p in plan.points} for plan in (both, found))
+    assert cheap["all analog"] < dear["all analog"]
+    assert "signed" not in str(_plan(model, 0.1, signed_inputs=(), **how))
+    with pytest.raises(ValueError, match=r"signed_inputs names \['1'\], which are no matrices"):
+        _plan(model, signed_inputs=["1"], **how)
+
+
 class _ByWeight(nn.Sequential):
     """Computes with the weight of its first layer and does not call it."""
 
