@@ -184,7 +184,8 @@ class HardwarePlan(Shown):
 
         They are for ``at.to_digital(model)``: ``chip``, ``exclude`` and ``per_layer``. Then come
         ``at.quantise_digital`` with the example of the plan, if digital layers are ``int8``, and
-        what ``prepare`` did.
+        what ``prepare`` did. Where all layers of ``best`` have more devices, costs are those of the
+        plan with ``at.map_to_chip(..., chip=plan.chip)``, also as the ``mapping`` of ``program``.
 
         Raises:
             FloorNotReached: no point keeps the floor.

@@ -128,6 +128,11 @@ def _notes(found: HardwarePlan) -> list[str]:
         if len(best.digital) > 5:
             notes.append(f"  digital: {', '.join(best.digital)}")
         notes.append("  at.convert(at.to_digital(model), **found.convert_arguments())")
+        if best.devices.keys() >= set(best.analog):
+            notes.append(
+                "  and map it by at.map_to_chip(..., chip=found.chip), for program(mapping=...) "
+                "too: all its layers have more cells, and the chip says what one is"
+            )
         if found.digital_cost.energy < best.cost.energy:
             times = best.cost.energy / found.digital_cost.energy
             notes.append(

@@ -36,7 +36,7 @@ from analogtorch.simulate.carried import check_corrected, keyed
 from analogtorch.simulate.compensation import Compensation, Readout
 from analogtorch.simulate.copied import copied, view_of
 from analogtorch.simulate.defects import Defects
-from analogtorch.simulate.field_cost import batch_reads, recalibration_cost
+from analogtorch.simulate.field_cost import batch_reads, of_all_cells, recalibration_cost
 from analogtorch.simulate.full_precision import full_precision
 from analogtorch.simulate.held import held
 from analogtorch.simulate.moment import compensated, warmth
@@ -246,6 +246,7 @@ class ProgrammedChip:
         a ``recovery``, the MVMs of its batches are added, as for inputs of both signs. Blocks are
         on the tiles of the ``mapping`` that ``program`` was given, and those on one tile are read
         one after the other; without it each has a tile of its own, all of which are read at once.
+        Where the weights of all layers take several unit cells of the chip, the mapping says so.
 
         Raises:
             ValueError: the compensation is unknown, the chip has no ``cost``, the layers are on
@@ -254,13 +255,14 @@ class ProgrammedChip:
         """
         checks.choice("recalibration_cost: compensation", compensation, get_args(Compensation))
         more: Iterable[Reads] = ()
+        spots = of_all_cells(self._model, self._spots, self.mapping)
         if recovery is not None:
             checks.instance(
                 "recalibration_cost: recovery", recovery, Recovery, "at.Recovery(batches=batches)"
             )
-            more = batch_reads(self.at("0 s", compensation="none"), recovery, self._spots)
+            more = batch_reads(self.at("0 s", compensation="none"), recovery, spots)
         layers = dict(analog_layers(self._model))
-        return recalibration_cost(layers, self._spots, compensation, more)
+        return recalibration_cost(layers, spots, compensation, more)
 
     @torch.inference_mode(False)
     @full_precision()

@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +25,10 @@ from analogtorch.ops.operands import Operands
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.readout import compensation_mvms
 from analogtorch.simulate.recovery import Recovery
-from analogtorch.simulate.tiles import Spot
+from analogtorch.simulate.tiles import Spot, mapped_cells
+
+if TYPE_CHECKING:
+    from analogtorch.mapping import ChipMapping
 
 
 def recalibration_cost(
@@ -34,6 +39,7 @@ def recalibration_cost(
 ) -> ReadCost:
     """Return the cost of a read of all layers; see ``ProgrammedChip.recalibration_cost``.
 
+    ``spots`` are those of all unit cells.
     ``more`` are MVMs that come on top.
     """
     chip, *others = list(dict.fromkeys(layer.chip for layer in layers.values()))
@@ -43,25 +49,38 @@ def recalibration_cost(
             "chip at a time"
         )
     reads = (
-        read
-        for name, layer in layers.items()
-        for read in _of_all_cells(_reads(layer, spots[name], compensation), layer, layers.values())
+        read for name, layer in layers.items() for read in _reads(layer, spots[name], compensation)
     )
     return read_cost(chip, (*reads, *more))
 
 
-def _of_all_cells(
-    reads: Iterable[Reads], layer: AnalogLayer, layers: Iterable[AnalogLayer]
-) -> Iterator[Reads]:
-    """Yield the reads for each unit cell of a weight; the further ones lie on tiles of their own.
+def of_all_cells(
+    model: nn.Module, spots: Mapping[str, list[list[Spot]]], mapping: "ChipMapping | None"
+) -> dict[str, list[list[Spot]]]:
+    """Return the spots of each unit cell of the weights, per layer and section.
 
-    These tiles have numbers beyond those of the chip.
+    ``spots`` has those of the first. Further ones that no mapping has lie on tiles of their own,
+    with numbers beyond those of the chip.
     """
-    cells = unit_cells(layer.chip, {id(each.chip): each.chip for each in layers}.values())
-    for read in reads:
-        for i in range(cells):
-            number, tile = read.tile
-            yield replace(read, tile=(number, tile + i * layer.chip.array.tiles))
+    layers = dict(analog_layers(model))
+    if mapping is None:
+        placed = {name: [of_layer] for name, of_layer in spots.items()}
+        chips = list({id(layer.chip): layer.chip for layer in layers.values()}.values())
+    else:
+        placed, chips = mapped_cells(model, mapping), [mapping.chip]
+    for name, cells in placed.items():
+        chip = layers[name].chip
+        cells += [
+            [
+                [replace(spot, tile=spot.tile + i * chip.array.tiles) for spot in of_section]
+                for of_section in spots[name]
+            ]
+            for i in range(len(cells), unit_cells(chip, chips))
+        ]
+    return {
+        name: [list(chain(*of_section)) for of_section in zip(*cells, strict=True)]
+        for name, cells in placed.items()
+    }
 
 
 @torch.no_grad()
@@ -91,8 +110,7 @@ def batch_reads(
         run("recalibration_cost", view, recovery.batches, recovery.forward, False)
     for name, layer in layers.items():
         for outputs, vectors in counts[name].items():
-            reads = _of_outputs(layer, spots[name], outputs, vectors)
-            yield from _of_all_cells(reads, layer, layers.values())
+            yield from _of_outputs(layer, spots[name], outputs, vectors)
 
 
 def _of_outputs(

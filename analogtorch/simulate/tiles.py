@@ -71,7 +71,18 @@ def mapped(model: nn.Module, mapping: "ChipMapping") -> dict[str, list[list[Spot
     Raises:
         ValueError: the mapping belongs to another chip, lacks a layer, or cuts it in another way.
     """
-    listed = list(analog_layers(model))
+    found = mapped_cells(model, mapping)
+    _warn_of_copies(mapping)
+    return {name: cells[0] for name, cells in found.items()}
+
+
+def mapped_cells(model: nn.Module, mapping: "ChipMapping") -> dict[str, list[list[list[Spot]]]]:
+    """Return what ``mapped`` does for each unit cell of a weight, per layer, cell and section.
+
+    Raises:
+        ValueError: as ``mapped`` does.
+    """
+    listed, cells = list(analog_layers(model)), {m.name: m.cells for m in mapping.matrices}
     found = {}
     for name, layer in listed:
         sizes = [
@@ -86,8 +97,10 @@ def mapped(model: nn.Module, mapping: "ChipMapping") -> dict[str, list[list[Spot
                 "map the model onto the chip that it was converted for"
             )
         matrices = _matrices(name, layer, listed, model, mapping)
-        found[name] = [_section(name, matrices, section, mapping) for section in layer.sections]
-    _warn_of_copies(mapping)
+        found[name] = [
+            [_section(name, matrices, section, mapping, cell) for section in layer.sections]
+            for cell in range(cells[matrices[0][0]])
+        ]
     return found
 
 
@@ -157,7 +170,11 @@ def _parts(layer: str, matrices: Iterable["Matrix"], outputs: int) -> list[tuple
 
 
 def _section(
-    name: str, matrices: list[tuple[str, int]], section: Section, mapping: "ChipMapping"
+    name: str,
+    matrices: list[tuple[str, int]],
+    section: Section,
+    mapping: "ChipMapping",
+    copy: int,
 ) -> list[Spot]:
     starts = {section.first_row + start: block for block, start in enumerate(section.bounds[:-1])}
     first, last = section.adcs.start, section.adcs.stop
@@ -165,7 +182,7 @@ def _section(
     for matrix, begin in matrices:
         for p in mapping.matrix_blocks(matrix):
             col = begin * section.slicing.columns + p.block.col
-            if p.block.copy or not (first <= col < last) or p.block.row not in starts:
+            if p.block.copy != copy or not (first <= col < last) or p.block.row not in starts:
                 continue
             outputs = slice(col - first, col - first + p.block.cols)
             spots.append(Spot(starts[p.block.row], outputs, p.chip, p.tile, p.row, p.col))

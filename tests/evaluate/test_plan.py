@@ -615,6 +615,16 @@ def test_what_was_measured_can_be_given(found: HardwarePlan) -> None:
         _plan(other, sensitivity=found.sensitivity, prepare=None)
 
 
+def test_the_table_says_how_to_map_a_model_whose_layers_all_have_more_devices(
+    found: HardwarePlan,
+) -> None:
+    best, text = found.best, "at.map_to_chip(..., chip=found.chip)"
+    assert best is not None
+    for devices in ({}, dict.fromkeys(best.analog, 2)):
+        plan = dataclasses.replace(found, points=(dataclasses.replace(best, devices=devices),))
+        assert (text in str(plan)) == bool(devices)
+
+
 def test_table_page_csv_and_plot(found: HardwarePlan, tmp_path: Path) -> None:
     text, best = str(found), found.best
     assert best is not None

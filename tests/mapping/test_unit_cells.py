@@ -65,6 +65,27 @@ def test_the_chip_says_what_a_unit_cell_is_where_all_layers_have_more() -> None:
     assert at.map_to_chip(model, X).cells == 12_400
 
 
+def test_reads_are_those_of_all_cells_that_a_mapping_has() -> None:
+    single, all_double = _net(), _net(_0=DOUBLED, _2=DOUBLED)
+    once = at.program(single, seed=1, mapping=at.map_to_chip(single, X))
+    mapping = at.map_to_chip(all_double, X, chip=CHIP)
+    twice = at.program(all_double, seed=1, mapping=mapping)
+    recovery = at.Recovery(batches=[X])
+    for options in ({}, {"compensation": "column"}, {"recovery": recovery}):
+        costs = [physical.recalibration_cost(**options) for physical in (once, twice)]
+        assert costs[1].mvms == 2 * costs[0].mvms
+        assert costs[1].joules == pytest.approx(2 * costs[0].joules)
+    # tiles that hold several blocks read them one after the other
+    of_tiles = [sum(p.tile == tile for p in mapping.placements) for tile in range(6)]
+    seconds = twice.recalibration_cost().seconds
+    assert seconds == pytest.approx(256 * max(of_tiles) * CHIP.cost.mvm_time.value)
+    assert max(of_tiles) > 1
+    # a mapping of the digital model has no further cells; they lie on tiles of their own
+    digital = at.map_to_chip(at.to_digital(_net()), X, chip=CHIP)
+    elsewhere = at.program(all_double, seed=1, mapping=digital).recalibration_cost()
+    assert elsewhere.mvms == twice.recalibration_cost().mvms
+
+
 def test_what_software_chooses_is_no_other_cell_and_other_devices_are() -> None:
     timed = CHIP.drift_aware("1 day").replace(training=at.chips.ideal().training)
     large = timed.replace(cell=timed.cell.enlarged(3))
