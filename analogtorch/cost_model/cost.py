@@ -12,6 +12,9 @@ The report prints these conventions, or its fields name them:
   chips, every efficiency carries a range: from each MVM charged as a full tile to each charged in
   proportion to its columns.
 - Only the cells' share falls with their conductance.
+- The operations with which the digital side scales each input vector of a layer without a fixed DAC
+  range, and its outputs, are left out: a mapping does not have the ranges. ``summary`` names such
+  layers.
 - A weight of several unit cells (``Matrix.cells``) takes the MVMs of each, whose results are added.
 """
 
@@ -138,6 +141,9 @@ def cost(
     signed_inputs: Collection[str] | None = None,
 ) -> CostReport:
     """Compute time and energy of one inference of a mapped model.
+
+    What the digital side computes for layers that scale each input vector is left out: 2 ``n`` +
+    ``m`` operations per vector of ``n`` inputs and ``m`` outputs. ``summary`` names these layers.
 
     Args:
         mapping: a ``ChipMapping``, or anything with ``chip``, ``operations``, ``matrices`` and

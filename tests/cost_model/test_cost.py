@@ -248,6 +248,7 @@ def test_report_says_everything_that_an_efficiency_needs() -> None:
         "76% of their cells",
         "without",
         "assumed",
+        "Left out: for layers that scale each input vector",
     ):
         assert part in text
     assert "chip / tile 0.62, system / chip 0.56" in text
