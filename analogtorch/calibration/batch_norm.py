@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -120,7 +120,8 @@ def reestimate_batch_norm(
             run("reestimate_batch_norm", model, batches, forward, progress)
         return {n: (norms[n].running_mean.clone(), norms[n].running_var.clone()) for n in ran}
 
-    with statistics_on_error(norms) as before, as_before_on_error(model):
+    before = {norm: _statistics(norm) for norm in norms.values()}
+    with statistics_on_error(norms), as_before_on_error(model):
         exact = dict[str, tuple[Tensor, Tensor]]()
         if relative:
             with exactly(model):
@@ -211,22 +212,32 @@ def _check_statistics(norms: dict[str, Any], digital: dict[Any, tuple[Tensor, Te
 
 
 @contextlib.contextmanager
-def statistics_on_error(norms: dict[str, Any]) -> Iterator[dict[Any, list[Tensor]]]:
-    """Give the statistics that the norms have now, which an error inside brings back."""
-    before = {
-        norm: [getattr(norm, name).clone() for name in _STATISTICS] for norm in norms.values()
-    }
-    kept = {norm: _kept(norm) for norm in norms.values()}
+def statistics_on_error(norms: dict[str, Any]) -> Iterator[None]:
+    """Bring back, if there is an error inside, the statistics that the norms have now."""
+    undo = statistics_as_now(norms)
     try:
-        yield before
+        yield
     except BaseException:
-        for norm, values in kept.items():
-            vars(norm).pop(_KEPT, None)
-            if values is not None:
-                vars(norm)[_KEPT] = values
-        for norm, statistics in before.items():
-            _take(norm, statistics)
+        undo()
         raise
+
+
+def statistics_as_now(norms: dict[str, Any]) -> Callable[[], None]:
+    """Return what brings back the statistics of norms, and what they remember."""
+    before = [(norm, _statistics(norm), _kept(norm)) for norm in norms.values()]
+
+    def undo() -> None:
+        for norm, statistics, kept in before:
+            _take(norm, statistics)
+            vars(norm).pop(_KEPT, None)
+            if kept is not None:
+                vars(norm)[_KEPT] = kept
+
+    return undo
+
+
+def _statistics(norm: Any) -> list[Tensor]:
+    return [getattr(norm, name).clone() for name in _STATISTICS]
 
 
 def _take(norm: Any, statistics: list[Tensor]) -> None:

@@ -8,17 +8,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
 from analogtorch.calibration import calibrate, reestimate_batch_norm
-from analogtorch.calibration.batch_norm import digital_statistics, remember_digital, tracking
+from analogtorch.calibration.batch_norm import (
+    digital_statistics,
+    remember_digital,
+    statistics_as_now,
+    tracking,
+)
 from analogtorch.calibration.settings import undone
 from analogtorch.chips import Chip, from_dict, to_dict
 from analogtorch.conversion import analog_layers
 from analogtorch.hwa.adapted import Generalisation, Stage, Step
 from analogtorch.hwa.on_chips import OnChips, Reading
 from analogtorch.hwa.run_folder import RunFolder
-from analogtorch.hwa.training import Training, state_of
+from analogtorch.hwa.training import Training
 from analogtorch.hwa.twin import Twin
 from analogtorch.simulate.recovery import Recovery
 from analogtorch.values.progress import Progress
@@ -85,7 +91,9 @@ class Adaptation:
             _as_begun(self.twin.student, state["chips"], self.learning)
             digital = digital_statistics(self.twin.student)
             training.load_state_dict(state["training"])
-            remember_digital(self.twin.student, digital)
+            now = digital_statistics(self.twin.student)
+            moved = {n: d for n, d in digital.items() if not all(map(torch.equal, d, now[n]))}
+            remember_digital(self.twin.student, moved)
             self.stages = [_stage(kept) for kept in state["stages"]]
             self.learnt = state.get("learnt")  # a run of an earlier version has none
             if (found := state.get("generalisation")) is not None:
@@ -262,16 +270,10 @@ class Adaptation:
 
     def _move_norms(self, error: float) -> float:
         """Move statistics of batch norms, if there are some, unless the error becomes larger."""
-        student = self.twin.student
-        if not tracking(student):
+        if not (norms := tracking(self.twin.student)):
             return error
-        before = state_of(student)
-        return self._tried(
-            "batch norm re-estimated",
-            self._reestimate,
-            lambda: student.load_state_dict(before),
-            error,
-        )
+        undo = statistics_as_now(norms)
+        return self._tried("batch norm re-estimated", self._reestimate, undo, error)
 
     def _tried(
         self, name: str, change: Callable[[], None], undo: Callable[[], Any], error: float

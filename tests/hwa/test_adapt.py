@@ -17,9 +17,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import analogtorch as at
+from analogtorch.calibration.batch_norm import digital_statistics
+from analogtorch.evaluate.identity import structure_digest
 from analogtorch.hwa import adaptation
 from analogtorch.hwa.adapted import Stage
 from analogtorch.hwa.clip import clip, tails
+from analogtorch.hwa.on_chips import OnChips, Reading
 from analogtorch.hwa.schedule import Schedule, relative_adam
 from analogtorch.report.adapted import plot
 from tests.crossbar import crossbar
@@ -235,6 +238,42 @@ def test_batch_norm_is_moved_before_and_after_the_training_where_that_helps() ->
             least = min(least, stage.reading.mean)
     moved = any(adapted.stages[n].kept for n in moves)
     assert torch.equal(adapted.model[1].running_mean, model[1].running_mean) != moved
+
+
+@pytest.mark.parametrize("undone", [{2}, {1, 2}])
+def test_norms_whose_last_move_is_undone_remember_the_digital_statistics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undone: set[int]
+) -> None:
+    reestimate, measure = at.reestimate_batch_norm, OnChips.measure
+    moves, looks = itertools.count(1), itertools.count(1)
+    moved = 0
+
+    def move(*given: Any, **options: Any) -> list[str]:
+        nonlocal moved
+        moved = next(moves)
+        return reestimate(*given, **options)
+
+    def worse(chips: OnChips, *given: Any) -> Reading:
+        error = torch.full((1, 2), 1 / next(looks) + (moved in undone))
+        return dataclasses.replace(measure(chips, *given), error=error)
+
+    monkeypatch.setattr(adaptation, "reestimate_batch_norm", move)
+    monkeypatch.setattr(OnChips, "measure", worse)
+    given = _net(norm=True)
+    options: dict[str, Any] = {"chip": CHIP, "steps": 2, "num_chips": 1, "folder": tmp_path / "run"}
+    first = at.hwa.adapt(given, _batches(), **options)
+    kept = [stage.kept for stage in first.stages if stage.name == "batch norm re-estimated"]
+    assert kept == [number not in undone for number in (1, 2)]
+    again = at.hwa.adapt(given, _batches(), **options)
+    for found in (first.model, again.model):
+        assert torch.equal(found[1].running_mean, given[1].running_mean) == (1 in undone)
+        start = digital_statistics(found)["1"]
+        assert torch.equal(start[0], given[1].running_mean)
+        assert torch.equal(start[1], given[1].running_var)
+    assert structure_digest(first.model) == structure_digest(again.model)
+    for found in (first.model, again.model):
+        reestimate(found, _batches())
+    assert _same(_state(first.model), _state(again.model))
 
 
 @pytest.mark.parametrize(("count", "learnt"), [(3, 3), (8, 6), (24, 20)])
