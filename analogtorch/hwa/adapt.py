@@ -38,6 +38,7 @@ from analogtorch.hwa.reached import refuse_silent, route_calls
 from analogtorch.hwa.recipe import Recipe
 from analogtorch.hwa.run_folder import RunFolder, goes_on
 from analogtorch.hwa.twin import Twin
+from analogtorch.nn.learning import expect
 from analogtorch.ops import fold, seed_number, seed_tensor, stream
 from analogtorch.simulate.chip import beyond_data
 from analogtorch.values import checks
@@ -183,6 +184,8 @@ def adapt(
         progress=progress,
     )
     training = adaptation.run(steps, minutes)
+    for _, layer in analog_layers(student):
+        expect(layer)  # whoever trains it on needs noise, too
     return Adapted(
         model=student.eval(),
         times=tuple(names.values()),

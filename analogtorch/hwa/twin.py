@@ -84,8 +84,6 @@ class Twin:
         self.names = comparable_layers(student, teacher, bool(self.recipe.layers))
         """The layers that both have, by their names without adapters. Their outputs are compared
         where they have one shape."""
-        for _, layer in analog_layers(student):
-            noisy_in_evaluation(layer)
         self.numbers: Mapping[int, int] = {}
         """The number of each batch by its id, for errors; empty: they have none."""
         self.comparison = Comparison(self.recipe)
@@ -245,6 +243,7 @@ class Twin:
         with evaluating(self.student), self.training_noise():
             for _, layer in analog_layers(self.student):
                 layer.training = True
+                noisy_in_evaluation(layer)  # as it will be in when the optimizer steps
             yield
 
     @contextlib.contextmanager

@@ -76,6 +76,10 @@ class AnalogLayer(SamplesFirst, PlacedMixin, ProgrammedMixin):
         self.chip = chip
         expect(self)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        expect(self)  # a copy has not been trained yet
+
     def to_digital(self) -> nn.Module:
         """Return the digital layer of ``from_digital``, with the current Parameters."""
         old = reborn(self, self.digital_class, self.layer_name)

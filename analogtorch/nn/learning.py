@@ -5,6 +5,7 @@ An optimizer that is made before ``convert`` does not know the DAC ranges. A mod
 """
 
 import functools
+import threading
 from typing import Any
 from weakref import WeakSet
 
@@ -19,6 +20,8 @@ _SHOWN = 3
 """Layers that the warning lists; it counts the others."""
 _PENDING: "WeakSet[Any]" = WeakSet()
 """Analog layers that no optimizer has trained yet."""
+_CHANGING = threading.Lock()
+"""Held while ``_PENDING`` changes or is listed: other threads may copy models meanwhile."""
 _WARNED: "WeakSet[Optimizer]" = WeakSet()
 """Optimizers that no more warnings about ranges are given of."""
 _NOISY: "WeakSet[Any]" = WeakSet()
@@ -26,9 +29,14 @@ _NOISY: "WeakSet[Any]" = WeakSet()
 
 
 def expect(layer: nn.Module) -> None:
-    """Warn at the first step that trains the weight of the analog ``layer`` but not its range."""
+    """Warn at the next step that trains the weight of the analog ``layer``, if it misses something.
+
+    Its DAC range does not learn, or the layer has no noise.
+    """
     _register()
-    _PENDING.add(layer)
+    _NOISY.discard(layer)
+    with _CHANGING:
+        _PENDING.add(layer)
 
 
 def leave(optimizer: Optimizer) -> None:
@@ -50,14 +58,16 @@ def _look(optimizer: Optimizer, *_: Any) -> None:
     """Look after a step at the layers whose weight it changed, and warn of what they miss."""
     if torch.compiler.is_compiling():
         return
-    layers = list(_PENDING)
+    with _CHANGING:  # a programmed layer has the noise of its chip; adapters learn beside it
+        layers = [layer for layer in _PENDING if layer.programmed is None]
     pairs = ((layer, layer.input_range) for layer in layers)
     learning = [layer for layer, r in pairs if r.requires_grad and r.grad is not None]
     if not learning:
         return
     known = {id(p) for group in optimizer.param_groups for p in group["params"]}
     trained = [x for x in learning if id(x.input_range) in known or id(x.weight) in known]
-    _PENDING.difference_update(trained)
+    with _CHANGING:
+        _PENDING.difference_update(trained)
     this = f"this {type(optimizer).__name__} trains"
     if exact := [x for x in trained if id(x.weight) in known and _without_noise(x)]:
         warn(

@@ -1,5 +1,6 @@
 import copy
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,43 @@ def test_distillation_adds_noise_in_evaluation_mode() -> None:
     optimizer = SGD(model.parameters(), lr=0.1)
     at.hwa.Twin(model, teacher).total(X).backward()
     optimizer.step()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, copy.copy])
+def test_copies_are_warned_of_as_what_they_are_of(copied: Callable[[nn.Module], nn.Module]) -> None:
+    layer = at.calibrate(at.convert(nn.Linear(8, 4).eval(), CHIP), [X], method="absmax")
+    _step(layer.train(), SGD(layer.parameters(), lr=0.1))
+    other = copied(layer).eval()
+    with pytest.warns(UserWarning) as caught:
+        optimizer = SGD([other.weight], lr=0.1)
+        _step(other, optimizer)
+    _step(other, optimizer)
+    texts = [str(warning.message) for warning in caught]
+    assert len(texts) == 2
+    assert "in evaluation mode" in texts[0]
+    assert "not their DAC ranges" in texts[1]
+
+
+def test_copies_train_as_what_they_are_of_in_silence() -> None:
+    teacher = _net().eval()
+    model = at.calibrate(at.convert(copy.deepcopy(teacher), CHIP), [X], method="absmax")
+    twin = copy.deepcopy(at.hwa.Twin(model, teacher))  # as EMA copies a Lightning module
+    twin.total(X).backward()
+    SGD(twin.student.parameters(), lr=0.1).step()
+    view = copy.deepcopy(at.program(model, seed=0).at("1 day")).requires_grad_(True)
+    net = nn.Sequential(nn.Linear(8, 8), view)
+    _step(net, SGD(net.parameters(), lr=0.1))
+
+
+def test_an_adapted_model_that_trains_on_without_noise_is_warned_of() -> None:
+    options = {"steps": 1, "num_chips": 1, "times": ["0 s"], "calibration": {"effort": "ranges"}}
+    adapted = at.hwa.adapt(_net().eval(), [X], chip=CHIP, **options)
+    model = at.hwa.adapt(adapted.model, [X], **options).model  # it adds noise, and is silent
+    optimizer = SGD(model.parameters(), lr=0.1)
+    with pytest.warns(UserWarning, match="in evaluation mode"):
+        _step(model, optimizer)
+    _step(model, optimizer)
+    _step(adapted.model.train(), SGD(adapted.model.parameters(), lr=0.1))
 
 
 def test_a_compiled_step_runs_in_silence() -> None:
