@@ -1,6 +1,7 @@
 """How far a model is from its digital twin on programmed chips, on batches held back."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ class Reading:
     """What was measured on chips; each is of shape (chips, times), in float64."""
 
     error: Tensor
-    """Root of the mean of what the recipe compares outputs by (``Twin.compare``)."""
+    """Root of the mean over samples of what the recipe compares outputs by (``Twin.compare``)."""
     agreement: Tensor
     """Share of the output vectors whose largest number is where the teacher's is, of images and the
     like at each of their positions; of outputs of one number, of those within a tenth of their
@@ -127,7 +128,7 @@ class OnChips:
             return float(given)
 
     def _compare(self, view: nn.Module) -> tuple[float, float]:
-        errors, same, count = [], 0, 0
+        errors, same, sizes = list[Tensor](), 0, list[tuple[int, int]]()
         with evaluating(view):
             for batch, exact in zip(self.held, self.exact, strict=True):
                 outputs = self.twin.outputs(view, batch)
@@ -136,6 +137,23 @@ class OnChips:
                     errors.append(self.twin.compare(y, t, which))
                     moved = self.twin.comparison.moved(y, t, which)
                     same += int((~moved).sum())
-                    count += moved.shape[0]
+                    sizes.append((which, moved.shape[0]))
+        shares = torch.stack(errors).new_tensor(_shares(sizes))
         # rounding may leave a divergence of almost nothing below 0
-        return torch.stack(errors).mean().clamp_min(0).sqrt().item(), same / count
+        error = (shares * torch.stack(errors)).mean().clamp_min(0).sqrt().item()
+        return error, same / sum(size for _, size in sizes)
+
+
+def _shares(sizes: Sequence[tuple[int, int]]) -> list[float]:
+    """Return the weight of each error in their mean: 1 where batches are of one size.
+
+    Each output counts alike, and each of its vectors.
+
+    Args:
+        sizes: the number of the output and that of its vectors, for each error.
+    """
+    total, batches = Counter[int](), Counter[int]()
+    for which, size in sizes:
+        total[which] += size
+        batches[which] += 1
+    return [size * batches[which] / max(1, total[which]) for which, size in sizes]

@@ -24,6 +24,7 @@ from analogtorch.hwa.adapted import Stage
 from analogtorch.hwa.clip import clip, tails
 from analogtorch.hwa.on_chips import OnChips, Reading
 from analogtorch.hwa.schedule import Schedule, relative_adam
+from analogtorch.hwa.twin import Twin
 from analogtorch.report.adapted import plot
 from tests.crossbar import crossbar
 
@@ -294,6 +295,36 @@ def test_the_last_quarter_is_held_back_at_most_four_batches(count: int, learnt: 
     assert ("agrees, on batches held back" in str(adapted)) == (learnt < count)
     few = "agrees, on batches that were learnt from; give at least 4 to hold some back"
     assert (few in str(adapted)) == (learnt == count)
+
+
+class _TwoOutputs(nn.Module):
+    """Of the second output each sample has two vectors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = _net()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y: Tensor = self.net(x)
+        return y, torch.stack([y, y - 1], 1)
+
+
+@pytest.mark.parametrize("sizes", [(8, 8), (15, 1)])
+def test_every_sample_counts_alike_in_the_error(sizes: tuple[int, int]) -> None:
+    net = _TwoOutputs()
+    twin = Twin(at.convert(copy.deepcopy(net), CHIP), net, at.hwa.Recipe(outputs="error"))
+    parts = torch.randn(16, 12, generator=torch.Generator().manual_seed(3)).split(sizes)
+    found = OnChips(twin, parts, [1], ["1 day"]).measure().mean
+    view, errors = at.program(twin.student, seed=1).at("1 day"), []
+    with torch.no_grad():
+        for part in parts:
+            pairs = zip(twin.outputs(view, part), twin.exact(part), strict=True)
+            errors.append(torch.stack([twin.compare(y, t, n) for n, (y, t) in enumerate(pairs)]))
+    alike = torch.stack(errors).mean().sqrt().item()
+    weights = torch.tensor(sizes)[:, None] / 16
+    expected = (weights * torch.stack(errors)).sum(0).mean().sqrt().item()
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert (found == alike) == (sizes[0] == sizes[1])  # to the last bit
 
 
 def test_a_batch_norm_without_statistics_costs_no_training() -> None:

@@ -125,9 +125,10 @@ def test_copies_train_as_what_they_are_of_in_silence() -> None:
 
 
 def test_an_adapted_model_that_trains_on_without_noise_is_warned_of() -> None:
-    options = {"steps": 1, "num_chips": 1, "times": ["0 s"], "calibration": {"effort": "ranges"}}
-    adapted = at.hwa.adapt(_net().eval(), [X], chip=CHIP, **options)
-    model = at.hwa.adapt(adapted.model, [X], **options).model  # it adds noise, and is silent
+    given = at.calibrate(at.convert(_net().eval(), CHIP), [X], method="absmax")
+    adapted = at.hwa.adapt(given, [X], steps=1, num_chips=1, times=["0 s"])
+    # it adds noise, and is silent
+    model = at.hwa.adapt(adapted.model, [X], steps=1, num_chips=1, times=["0 s"]).model
     optimizer = SGD(model.parameters(), lr=0.1)
     with pytest.warns(UserWarning, match="in evaluation mode"):
         _step(model, optimizer)
