@@ -81,7 +81,9 @@ def adapt(
     larger is undone. A model that is only converted does not round the outputs of its tiles, as
     chips such as ``hermes64`` do: where calibration loses to that, it is compared with ranges per
     vector and outputs that are rounded, and the better one is kept. So the result is never worse
-    there than the model that is only converted, on the same hardware. The given model stays as it
+    there than the model that is only converted, on the same hardware. As it is chosen on these
+    chips and batches, the last stages look a little better than others will: ``sweep`` the model
+    with another seed, on data held back from this call. The given model stays as it
     is, and is the teacher.
 
     The same arguments give the same model, also after an interruption, if ``folder`` is given.

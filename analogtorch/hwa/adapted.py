@@ -84,7 +84,9 @@ class Adapted(Shown):
     ways: tuple[Way, ...]
     """How each output is: whether as scores, and the dimension of their classes."""
     stages: tuple[Stage, ...]
-    """What was measured after each step, in order."""
+    """What was measured after each step, in order. The model is chosen on the same chips and
+    batches, so that the last ones are a little optimistic: ``sweep`` it with another seed, on data
+    held back from ``adapt``."""
     steps: tuple[Step, ...]
     """The steps of the training."""
     seconds: float

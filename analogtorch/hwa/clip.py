@@ -108,6 +108,9 @@ def clip_after_step(
     first step that finds it, and one whose numbers are all equal once they differ. With ``bound``
     the limit is that.
 
+    Layers with a weight scale per column, which ``summary`` names and ``calibrate`` may choose, are
+    clipped output by output in ``adapt``: give ``per_channel=True`` for that, after ``calibrate``.
+
     Weights that require no gradient stay as they are. The result is a projected gradient step. A
     hook of ``torch.optim`` makes the calls; it is not part of the optimizer's ``state_dict``: after
     a resume, call this function again before the state of the model is loaded, for the limits to
