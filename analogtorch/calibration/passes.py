@@ -372,7 +372,8 @@ def name_silent(
         check_ran(caller, names, ran, kind, remedy)
     silent = [name for name in names if name not in ran]
     # beside those that another warning names: here they ran in none of the batches
-    found, known = {f"{caller}: {name}" for name in silent}, named_in_chips(model)
+    where = "chip" if any(x.programmed is not None for _, x in analog_layers(model)) else "model"
+    found, known = {f"{caller}, {where}: {name}" for name in silent}, named_in_chips(model)
     if not known.issuperset(found):
         known.update(found)
         warn(

@@ -129,8 +129,9 @@ def calibrate(
 
     What an earlier call chose for the chips, a later one takes back before it chooses: it starts
     from the chip of the conversion, or that was assigned since (``given_chip`` of the layer), so
-    that the last call alone decides, and its report names what is gone. ``effort="ranges"`` and
-    the other methods keep the choices, for which a net may have been trained.
+    that the last call alone decides, and its report names what is gone. Layers that it does not
+    reach (``allow_unused``) keep theirs. ``effort="ranges"`` and the other methods keep the
+    choices, for which a net may have been trained.
 
     Args:
         model: a converted model.

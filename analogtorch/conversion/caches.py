@@ -2,7 +2,8 @@
 
 import copy
 import sys
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections import UserDict
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from analogtorch.conversion.detached import results
@@ -41,15 +42,16 @@ def _fresh(given: Any, kind: type, memo: dict[int, Any]) -> Any:
 
 def _replaced(given: Any, found: dict[Any, Any], changed: dict[Any, Any]) -> Any:
     """Return a container with the parts ``found``, of which some have ``changed``."""
-    if isinstance(given, MutableMapping):
+    if isinstance(given, dict | UserDict | list):
         copied = copy.copy(given)
-        copied.update(changed)
+        for key, part in changed.items():  # an output of transformers refuses update
+            copied[key] = part
         return copied
-    if isinstance(given, Mapping):
+    if isinstance(given, Mapping):  # its copy may write into the one that was given
         return found
     if hasattr(given, "_make"):
         return given._make(found.values())
-    return type(given)(found.values())
+    return tuple.__new__(type(given), found.values())
 
 
 def _parts(cache: Any, kind: type) -> Iterable[Any]:

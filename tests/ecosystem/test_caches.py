@@ -1,7 +1,7 @@
 """Batches and examples with a cache of transformers, to which a model appends as it runs."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, MutableMapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 from torch import Tensor, nn
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 import analogtorch as at
 from analogtorch.conversion.caches import fresh
@@ -154,6 +155,42 @@ class _Named(NamedTuple):
     cache: Any
 
 
+class _Chunks(list):
+    """A list that is made of something else."""
+
+    def __init__(self, first: Tensor, cache: Any) -> None:
+        super().__init__([first, cache])
+
+
+class _Wrapped(MutableMapping):
+    """A mapping whose shallow copy has the parts of the one that was given."""
+
+    def __init__(self, parts: dict[str, Any]) -> None:
+        self.parts = parts
+
+    def __getitem__(self, key: str) -> Any:
+        return self.parts[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.parts[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        del self.parts[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.parts)
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+
+def test_a_wrapped_mapping_keeps_the_cache_that_it_has() -> None:
+    cache = _batch(_llama(), 0)["past_key_values"]
+    given = _Wrapped({"cache": cache})
+    assert fresh(given)["cache"] is not cache
+    assert given["cache"] is cache
+
+
 def test_only_caches_and_what_holds_them_are_copied() -> None:
     cache, x, other = _batch(_llama(), 0)["past_key_values"], torch.ones(2), object()
     keys = cache.layers[0].keys
@@ -172,6 +209,17 @@ def test_only_caches_and_what_holds_them_are_copied() -> None:
     assert encoding["cache"] is not cache
     assert torch.equal(encoding["cache"].layers[0].keys, keys)
     assert given[0]["cache"] is cache
+    output, wrapped, chunks = fresh(
+        (
+            CausalLMOutputWithPast(logits=x, past_key_values=cache),
+            _Wrapped({"x": x, "cache": cache}),
+            _Chunks(x, cache),
+        )
+    )
+    assert output.past_key_values is output["past_key_values"] is wrapped["cache"] is chunks[1]
+    assert output.past_key_values is not cache
+    assert output.logits is wrapped["x"] is chunks[0] is x
+    assert type(chunks) is _Chunks
     for without in ({"x": [x, {"other": other}]}, (x, [1, "a"]), x, None):
         assert fresh(without) is without
     of_itself: list[Any] = [x]
