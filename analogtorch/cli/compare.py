@@ -73,7 +73,9 @@ def _named(given: Sequence[str]) -> dict[str, Chip]:
 
 def _separated(text: str) -> list[str]:
     """Return the chips in a text, which commas separate; a file may have them in its name."""
-    return [text] if "," not in text or Path(text).exists() else text.strip(",").split(",")
+    if "," not in text or Path(text).exists():
+        return [text]
+    return [name for part in text.split(",") if (name := part.strip())] or [text]
 
 
 def _of_model(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Comparison:

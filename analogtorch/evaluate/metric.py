@@ -116,7 +116,7 @@ def checked_limit(
     """
     least, most = (each if math.isfinite(each) else None for each in bounds)
     remedy = "0.75 is 75 %" if most == 1 else remedy
-    return checks.number(name, limit, least=least, most=most, what=what, remedy=remedy)
+    return float(checks.number(name, limit, least=least, most=most, what=what, remedy=remedy))
 
 
 def title(metric: Any) -> str:

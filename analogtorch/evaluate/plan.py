@@ -366,7 +366,8 @@ def _walks(losses: Table, costs: Costs, cheapest: Cheapest) -> list[list[Candida
 
 def _suggested(found: Sensitivity, slack: float, cells: tuple[int, ...]) -> list[Candidate]:
     """Return what ``suggest`` offers for a loss of ``slack``, where ``plan`` can make it."""
-    offered = found.suggest(slack)
+    low, high = found.bounds
+    offered = found.suggest(min(slack, high - low))
     names = {glob.escape(row.name): row.name for row in found.rows}
     choices = [dict.fromkeys(map(names.__getitem__, offered.exclude), DIGITAL)]
     if offered.multiple in cells:

@@ -75,17 +75,17 @@ def chips_of(model: nn.Module, caller: str) -> list[tuple[Chip, list[str]]]:
     Raises:
         ValueError: no layer is analog.
     """
-    several: list[tuple[Chip, list[str]]] = []
-    for name, layer in analog_layers(model):
-        for i, (chip, names) in enumerate(several):
-            if chip is layer.chip or on_hardware_of(layer.chip, chip):
-                names.append(name or "(root)")
-                break
-            if on_hardware_of(chip, layer.chip):
-                several[i] = layer.chip, [*names, name or "(root)"]
-                break
-        else:
-            several.append((layer.chip, [name or "(root)"]))
+    layers = list(analog_layers(model))
+    bases: list[Chip] = []
+    for _, layer in sorted(layers, key=lambda each: each[1].chip.cell.devices):
+        if not any(base is layer.chip or on_hardware_of(layer.chip, base) for base in bases):
+            bases.append(layer.chip)
+    found: dict[int, list[str]] = {}  # in the order of the layers
+    for name, layer in layers:
+        chip = layer.chip
+        of = next(i for i, base in enumerate(bases) if base is chip or on_hardware_of(chip, base))
+        found.setdefault(of, []).append(name or "(root)")
+    several = [(bases[of], names) for of, names in found.items()]
     if not several:
         raise ValueError(
             f"{caller}: {type(model).__name__} has no analog layer, and so no chip. Give it "

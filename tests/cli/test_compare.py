@@ -63,10 +63,15 @@ def test_the_table_is_printed_if_a_file_cannot_be_written(
 def test_chips_are_separated_by_spaces_or_commas(tmp_path: Path, capsys) -> None:
     of_both = tmp_path / "a,b.json"
     at.chips.save(at.chips.ideal(), of_both)
-    for given in (["ideal,hermes64"], ["ideal,", "hermes64"], [str(of_both), "hermes64"]):
+    for given in (
+        ["ideal,hermes64"],
+        ["ideal,", "hermes64"],
+        ["ideal, ,hermes64"],
+        [str(of_both), "hermes64"],
+    ):
         assert main([*MODEL, "--chips", *given]) == 0
     tables = capsys.readouterr().out
-    assert tables.count("hermes64") >= 3
+    assert tables.count("hermes64") >= 4
     assert "a,b" in tables
 
 
@@ -79,6 +84,7 @@ def test_chips_are_separated_by_spaces_or_commas(tmp_path: Path, capsys) -> None
         ([*MODEL, "--chips", "ideal", "ideal"], "--chips: each chip once, got ideal ideal"),
         ([*MODEL, "--chips", "ideal,ideal"], "--chips: each chip once, got ideal ideal"),
         ([*MODEL, "--chips", "hermes64,neurram84"], "unknown chip 'neurram84', did you mean"),
+        ([*MODEL, "--chips", ","], "unknown chip ','"),
         ([*MODEL, "--plot", "x.txt"], "must end in .png"),
         ([*MODEL[:3], "--chips", "ideal"], "its input is not known; add --input with its shape"),
         ([*MODEL, "--times", "1 day"], "--times has no effect with --model; leave it out"),

@@ -517,6 +517,19 @@ def test_an_error_may_rise_to_the_digital_one_over_the_floor() -> None:
     assert "at most" in str(found)
 
 
+def test_a_floor_may_allow_more_than_a_bounded_error_can_be() -> None:
+    def error(model: nn.Module) -> float:
+        model(X)
+        return 0.6
+
+    error.bounds, error.higher_is_better = (0, 1), False  # type: ignore[attr-defined]
+    found = at.plan(
+        _analog(), error, 0.3, example=X[:1], prepare=_calibrate, num_chips=1, max_plans=12
+    )
+    assert found.best is not None
+    assert found.threshold == pytest.approx(0.6 / 0.3)
+
+
 @pytest.mark.parametrize("stop", [4, 8])  # in the sensitivities, the second to the fifth; later
 def test_an_interrupted_plan_goes_on_and_gives_the_same(tmp_path: Path, stop: int) -> None:
     small: dict[str, object] = {"devices": {}, "max_plans": 12, "num_chips": 1}

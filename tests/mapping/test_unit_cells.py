@@ -1,5 +1,6 @@
 """Weights that take several unit cells of their chip: counted by map, cost, summary and reads."""
 
+import itertools
 import json
 
 import pytest
@@ -12,6 +13,7 @@ from analogtorch.cost_model import WeightMemory
 from analogtorch.evaluate.plan_cost import Costs
 from analogtorch.evaluate.walks import Candidate
 from analogtorch.mapping import ChipMapping, map_by_chip
+from analogtorch.mapping.chosen import chips_of
 
 CHIP = at.chips.hermes64()
 DOUBLED = {"cell": CHIP.cell.enlarged(2)}
@@ -84,6 +86,18 @@ def test_reads_are_those_of_all_cells_that_a_mapping_has() -> None:
     digital = at.map_to_chip(at.to_digital(_net()), X, chip=CHIP)
     elsewhere = at.program(all_double, seed=1, mapping=digital).recalibration_cost()
     assert elsewhere.mvms == twice.recalibration_cost().mvms
+
+
+@pytest.mark.parametrize("times", list(itertools.permutations((1, 2, 3))))
+def test_layers_in_any_order_are_on_the_chip_of_the_smallest(times: tuple[int, ...]) -> None:
+    net = nn.Sequential(*(nn.Linear(8, 8) for _ in times)).eval()
+    larger = {str(i): {"cell": CHIP.cell.enlarged(n)} for i, n in enumerate(times) if n > 1}
+    model = at.convert(net, CHIP, per_layer=larger)
+    assert [(chip.cell, names) for chip, names in chips_of(model, "test")] == [
+        (CHIP.cell, ["0", "1", "2"])
+    ]
+    found = at.compare(model, [CHIP], example=torch.rand(1, 8))  # without a warning
+    assert [m.cells for m in found.chips[0].mapping.matrices] == list(times)
 
 
 def test_what_software_chooses_is_no_other_cell_and_other_devices_are() -> None:
