@@ -35,8 +35,9 @@ class ValidateOnChips(TrainerCallback):
     It is in the Trainer's ``log_history`` as ``chips/1 day`` and so on, and so in
     ``trainer_state.json``, and among the metrics of an evaluation after the same step:
     ``TrainingArguments(metric_for_best_model="chips/1 day", greater_is_better=True)`` keeps the
-    model that is best on chips if ``eval_steps`` is a multiple of ``every``. A callback cannot log
-    by the Trainer: trackers, such as TensorBoard, do not get the numbers.
+    model that is best on chips if ``eval_steps`` is a multiple of ``every``. Give it before an
+    ``EarlyStoppingCallback``, which would not find the numbers yet. A callback cannot log by the
+    Trainer: trackers, such as TensorBoard, do not get them.
 
     Args:
         metric: a function of the model on a chip that returns a number, such as the accuracy.
@@ -62,6 +63,10 @@ class ValidateOnChips(TrainerCallback):
         self.measure = Validation(metric, times, num_chips, seed)
         self.every = checks.count("ValidateOnChips: every", every)
         self._last: dict[str, float] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Forget what a run that was interrupted has measured."""
+        self._last = {}
 
     def on_step_end(
         self, args: Any, state: TrainerState, control: Any, model: Any = None, **_: Any

@@ -25,7 +25,7 @@ class Reading:
     """What was measured on chips; each is of shape (chips, times), in float64."""
 
     error: Tensor
-    """Root of the mean over samples of what the recipe compares outputs by (``Twin.compare``)."""
+    """Root of the mean over output vectors of what the recipe compares by (``Twin.compare``)."""
     agreement: Tensor
     """Share of the output vectors whose largest number is where the teacher's is, of images and the
     like at each of their positions; of outputs of one number, of those within a tenth of their

@@ -59,7 +59,8 @@ def _look(optimizer: Optimizer, *_: Any) -> None:
     if torch.compiler.is_compiling():
         return
     with _CHANGING:  # a programmed layer has the noise of its chip; adapters learn beside it
-        layers = [layer for layer in _PENDING if layer.programmed is None]
+        _PENDING.difference_update([x for x in _PENDING if x.programmed is not None])
+        layers = list(_PENDING)
     pairs = ((layer, layer.input_range) for layer in layers)
     learning = [layer for layer, r in pairs if r.requires_grad and r.grad is not None]
     if not learning:
