@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    EarlyStoppingCallback,
     TrainerCallback,
     TrainingArguments,
 )
@@ -166,6 +167,18 @@ def test_the_best_model_on_chips_is_kept(tmp_path: Path) -> None:
     )
     # the model is that of step 4 now, on which this Trainer measures nothing
     assert "eval_chips/1 day" not in trainer.evaluate()
+
+
+@pytest.mark.filterwarnings("ignore:this state_dict carries no DAC ranges")
+def test_a_run_stops_early_by_the_numbers_of_chips(tmp_path: Path) -> None:
+    validate = huggingface.ValidateOnChips(lambda chip: 0.5, every=1, num_chips=1)
+    trainer = _trainer(
+        tmp_path, _student(), _bert(), [validate, EarlyStoppingCallback(1)], max_steps=6,
+        save_steps=1, eval_steps=1, eval_strategy="steps", eval_dataset=_rows(8),
+        load_best_model_at_end=True, metric_for_best_model="chips/1 day", greater_is_better=True,
+    )  # fmt: skip
+    trainer.train()
+    assert trainer.state.global_step == 2
 
 
 def test_an_evaluation_between_two_measurements_has_none(tmp_path: Path) -> None:
