@@ -300,9 +300,9 @@ _SPREADS = (4.0, 6.0, 24.0)
 """Least, usual largest and largest range of a column with 8 bits, in units of its root mean square;
 in between it is the largest sum. A Gaussian column needs 4 for the least error, a Laplacian one 7,
 and a few hundred vectors do not reach that. With the largest sum alone, the head of SmolLM2 clipped
-tokens that it had not been calibrated on. Its perplexity behind the converters cannot decide: the
-last bits of the ranges move it between 19.3 and 20.5 (``python -m benchmarks.convert --table
-language --designs calibrated``).
+tokens that it had not been calibrated on. Its perplexity on 256 tokens behind the converters cannot
+decide: the last bits of the ranges move it between 19.3 and 20.5 (``python -m benchmarks.convert
+--table language --designs calibrated``).
 
 Where most vectors are nearly silent, as pauses between words, the root mean square says little of
 the others. The largest range is 6 times the one that weighs each sum by its square, over the square

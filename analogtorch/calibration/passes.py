@@ -24,6 +24,7 @@ from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.nn.execution import Execution
 from analogtorch.ops import Plan
 from analogtorch.ops.operands import Operands
+from analogtorch.values.listed import listed
 from analogtorch.values.progress import Progress
 from analogtorch.values.warned import warn
 
@@ -322,8 +323,6 @@ def check_finite(caller: str, what: str, x: Tensor) -> None:
         raise ValueError(f"{caller}: {what} has NaN or infinite values")
 
 
-_SHOWN = 5
-"""Most names that a message lists; the others are counted."""
 EXCLUDE = "leave them digital with convert(..., exclude=...)"
 
 
@@ -339,7 +338,7 @@ def check_ran(
     if silent := [name for name in names if name not in ran]:
         raise ValueError(
             f"{caller}: {len(silent)} of {len(names)} {kind} never ran: "
-            f"{_some(silent)}. Either the batches do not reach them, or the "
+            f"{listed(map(repr, silent))}. Either the batches do not reach them, or the "
             f"model uses their weights without calling them; {remedy}"
         )
 
@@ -378,12 +377,7 @@ def name_silent(
         known.update(found)
         warn(
             f"{caller}: {len(silent)} of {len(names)} {kind} did not run, and keep {kept}: "
-            f"{_some(silent)}. Either the batches do not reach them, as for heads that run in "
-            "training only and experts that no sample is routed to, or the model uses their "
-            "weights without calling them. Where they run later, give batches that reach them"
+            f"{listed(map(repr, silent))}. Either the batches do not reach them, as for heads "
+            "that run in training only and experts that no sample is routed to, or the model uses "
+            "their weights without calling them. Where they run later, give batches that reach them"
         )
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{', '.join(map(repr, names[:_SHOWN]))}{more}"

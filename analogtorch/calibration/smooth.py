@@ -38,6 +38,7 @@ from analogtorch.conversion.kinds import analog_layers
 from analogtorch.conversion.watch import evaluating
 from analogtorch.nn.tap import hooked
 from analogtorch.values import checks
+from analogtorch.values.listed import listed
 from analogtorch.values.shown import Shown
 
 NEAR = 6
@@ -61,8 +62,7 @@ class Smoothed(Shown):
         lines = [f"{count} of {count + len(self.left)} linear layers took the scales of channels"]
         for why in dict.fromkeys(self.left.values()):
             names = [name for name, reason in self.left.items() if reason == why]
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            lines.append(f"left: {', '.join(names[:3])}{more}: {why}")
+            lines.append(f"left: {listed(names, 3)}: {why}")
         return "\n".join(lines)
 
 

@@ -31,6 +31,7 @@ from analogtorch.conversion.share import Share, share
 from analogtorch.conversion.taken import taken
 from analogtorch.nn import AnalogComposite, AnalogLayer, AnalogMultiheadAttention
 from analogtorch.nn.converters import adc_ranges_text, dac_text
+from analogtorch.values.listed import listed
 from analogtorch.values.shown import Shown
 
 
@@ -139,8 +140,7 @@ class Summary(Shown):
 
     def _some(self, rows: list[LayerRow]) -> str:
         names = [row.name for row in rows]
-        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-        return f"{len(names)} of {len(self.layers)} layers ({shown})"
+        return f"{len(names)} of {len(self.layers)} layers ({listed(names)})"
 
     def _choices(self) -> list[str]:
         """Return texts about what software, such as ``calibrate``, has chosen of the chips."""

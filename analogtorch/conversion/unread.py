@@ -14,10 +14,9 @@ from torch import nn
 
 from analogtorch.conversion.kinds import analog_layers
 from analogtorch.nn.adapters import COMPILED
+from analogtorch.values.listed import listed
 from analogtorch.values.warned import warn
 
-_SHOWN = 5
-"""Most layers that the warning lists; the others are counted."""
 _NAMED: "WeakKeyDictionary[nn.Module, set[str]]" = WeakKeyDictionary()
 """What warnings have named in chips, by the model that they are programmed from and by view."""
 _QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
@@ -86,13 +85,12 @@ class _FirstRun:
         if self.named.issuperset(silent):
             return
         self.named.update(silent)
-        more = f" and {len(silent) - _SHOWN} more" if len(silent) > _SHOWN else ""
         chip = any(layer.programmed is not None for layer in layers.values())
         does = "finds out" if chip else "routes to a layer what it computes, and names the rest"
         warn(
             f"{len(silent)} of {len(layers)} analog layers of this "
             f"{'programmed chip' if chip else type(model).__name__} did not run: "
-            f"{', '.join(map(repr, silent[:_SHOWN]))}{more}. Either this input does not reach "
+            f"{listed(map(repr, silent))}. Either this input does not reach "
             "them, as for experts and heads that run sometimes only, or the model computes with "
             f"their weights without calling them, which is digital. analogtorch.guard(model, "
             f"example) {does}; convert(..., exclude=...) leaves them digital"

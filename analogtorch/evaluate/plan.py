@@ -149,12 +149,11 @@ def plan(
             ValueError.
         ValueError: the floor is not in (0, 1]; the model is no converted one, is programmed, has
             layers on several chips and no ``chip``, layers whose weights take several unit cells,
-            or is calibrated while ``prepare`` is missing;
-            the chip has no ``cost``; a pattern matches nothing; ``also`` has more plans than
-            ``max_plans`` has room for; no plan takes as few chips as
-            ``max_chips``; the metric is NaN, infinite, or not above 0 with all layers exact;
-            ``sensitivity`` is of other layers; the folder holds something else; or ``convert``,
-            ``map_to_chip``, ``cost`` or ``sweep`` refuse their arguments.
+            or is calibrated while ``prepare`` is missing; the chip has no ``cost``; a pattern
+            matches nothing; ``also`` has more plans than ``max_plans`` has room for; no plan takes
+            as few chips as ``max_chips``; the metric is NaN, infinite, or not above 0 with all
+            layers exact; ``sensitivity`` is of other layers; the folder holds something else; or
+            ``convert``, ``map_to_chip``, ``cost`` or ``sweep`` refuse their arguments.
         TypeError: an argument is of another type, or the metric returns no number.
         OSError: the folder cannot be written.
 

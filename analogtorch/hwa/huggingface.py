@@ -76,17 +76,9 @@ class ValidateOnChips(TrainerCallback):
         if self._last:
             state.log_history.append({"step": state.global_step, **self._last})
 
-    def on_evaluate(
-        self,
-        args: Any,
-        state: Any,
-        control: Any,
-        metrics: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Add what was measured after this step to the metrics of the evaluation."""
-        if metrics is not None:
-            metrics |= {f"eval_{name}": value for name, value in self._last.items()}
+        given["metrics"] |= {f"eval_{name}": value for name, value in self._last.items()}
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Forget it: the Trainer may have loaded the best model."""

@@ -8,13 +8,11 @@ from torch import Tensor, nn
 
 from analogtorch.conversion.kinds import is_analog
 from analogtorch.nn.adapters import plain_name
+from analogtorch.values.listed import listed
 from analogtorch.values.warned import warn
 
 Shapes = tuple[torch.Size, torch.Size]
 """Those of an output of the student's layer and of the teacher's."""
-
-_SHOWN = 5
-"""Most layers that a message lists; it counts the others."""
 
 OUTPUTS_ALONE = "pass recipe=at.hwa.Recipe(layers=0) to compare the outputs of the model alone"
 """What helps wherever layers cannot be compared."""
@@ -45,16 +43,16 @@ def comparable_layers(student: nn.Module, teacher: nn.Module, asked: bool) -> li
 
 def _name_others(names: list[str], count: int) -> None:
     """Warn of layers that the teacher lacks, of ``count`` layers; raise ValueError if all are."""
-    listed = _listed([repr(name or "(root)") for name in names])
+    shown = listed(repr(name or "(root)") for name in names)
     remedy = f"name the teacher's layers as the model's, or {OUTPUTS_ALONE}"
     if len(names) == count:
         raise ValueError(
             f"adapt: no layer of the model has the name of a module of the teacher, so that none "
-            f"could be compared: {listed}; {remedy}"
+            f"could be compared: {shown}; {remedy}"
         )
     warn(
         f"adapt: the outputs of {len(names)} of {count} analog layers are not compared, as the "
-        f"teacher has no module of their names: {listed}; {remedy}"
+        f"teacher has no module of their names: {shown}; {remedy}"
     )
 
 
@@ -85,13 +83,11 @@ def name_unlike(shapes: Mapping[str, Shapes], count: int, alike: bool) -> None:
     Raises:
         ValueError: none can.
     """
-    listed = _listed(
-        [
-            f"{name or '(root)'!r} {tuple(of_student)} and {tuple(of_teacher)}"
-            for name, (of_student, of_teacher) in shapes.items()
-        ]
+    shown = listed(
+        f"{name or '(root)'!r} {tuple(of_student)} and {tuple(of_teacher)}"
+        for name, (of_student, of_teacher) in shapes.items()
     )
-    differ = f"differ in shape from those of the teacher's layers of their names: {listed}"
+    differ = f"differ in shape from those of the teacher's layers of their names: {shown}"
     remedy = f"give a teacher with layers as wide, or {OUTPUTS_ALONE}"
     if not alike:
         raise ValueError(f"adapt: the outputs of all layers that ran {differ}; {remedy}")
@@ -99,11 +95,6 @@ def name_unlike(shapes: Mapping[str, Shapes], count: int, alike: bool) -> None:
         f"adapt: outputs of {len(shapes)} of {count} analog layers are not compared, as they "
         f"{differ}; {remedy}"
     )
-
-
-def _listed(items: list[str]) -> str:
-    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
-    return ", ".join(items[:_SHOWN]) + more
 
 
 def by_layer(model: nn.Module) -> dict[str, nn.Module]:

@@ -18,6 +18,7 @@ from analogtorch.hwa.schedule import Schedule, relative_adam
 from analogtorch.hwa.twin import Losses, Twin
 from analogtorch.ops import fold, seed_tensor, stream
 from analogtorch.ops.scope import noise_in_turn
+from analogtorch.values.listed import listed
 from analogtorch.values.warned import warn
 
 _KEPT = (
@@ -149,8 +150,7 @@ class Training:
             return ""
         # the norm of finite numbers may be infinite
         names = [name for name, grad in grads.items() if not grad.isfinite().all()]
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        shown = ", ".join(map(repr, names[:_NAMED])) + more
+        shown = listed(map(repr, names), _NAMED)
         return f"gradients were NaN or infinite at step {self.step}: of {shown}" if names else ""
 
     def _looks(self) -> bool:

@@ -14,6 +14,7 @@ from analogtorch.conversion.summary import differences
 from analogtorch.graph.trace import Trace
 from analogtorch.graph.types import Matrix, Operation
 from analogtorch.values import checks
+from analogtorch.values.listed import listed
 from analogtorch.values.warned import warn
 
 _SHOWN = 5
@@ -143,8 +144,7 @@ def _named(chip: Chip, names: list[str], first: Chip) -> str:
         if chip.name == first.name and chip is not first
         else ""
     )
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"{chip.name}{differs} ({', '.join(map(repr, names[:3]))}{more})"
+    return f"{chip.name}{differs} ({listed(map(repr, names), 3)})"
 
 
 def warn_of(caller: str, model: nn.Module, traced: Trace, matrices: Sequence[Matrix]) -> None:

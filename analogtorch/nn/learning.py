@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from analogtorch.values.listed import listed
 from analogtorch.values.warned import warn
 
 _SHOWN = 3
@@ -97,5 +98,4 @@ def _without_noise(layer: Any) -> bool:
 
 def _named(layers: list[Any]) -> str:
     names = sorted(layer.layer_name or "(root)" for layer in layers)
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(map(repr, names[:_SHOWN])) + more
+    return listed(map(repr, names), _SHOWN)

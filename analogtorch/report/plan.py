@@ -131,7 +131,7 @@ def _notes(found: HardwarePlan) -> list[str]:
         if best.devices.keys() >= set(best.analog):
             notes.append(
                 "  and map it by at.map_to_chip(..., chip=found.chip), for program(mapping=...) "
-                "too: all its layers have more cells, and the chip says what one is"
+                "too: all its layers have more cells, and a cell of the chip is one"
             )
         if found.digital_cost.energy < best.cost.energy:
             times = best.cost.energy / found.digital_cost.energy

@@ -246,7 +246,8 @@ class ProgrammedChip:
         a ``recovery``, the MVMs of its batches are added, as for inputs of both signs. Blocks are
         on the tiles of the ``mapping`` that ``program`` was given, and those on one tile are read
         one after the other; without it each has a tile of its own, all of which are read at once.
-        Where the weights of all layers take several unit cells of the chip, the mapping says so.
+        Only a mapping knows that the weights of all layers take several unit cells of the chip:
+        without it one is counted.
 
         Raises:
             ValueError: the compensation is unknown, the chip has no ``cost``, the layers are on

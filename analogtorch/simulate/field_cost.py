@@ -39,8 +39,7 @@ def recalibration_cost(
 ) -> ReadCost:
     """Return the cost of a read of all layers; see ``ProgrammedChip.recalibration_cost``.
 
-    ``spots`` are those of all unit cells.
-    ``more`` are MVMs that come on top.
+    ``spots`` are those of all unit cells; ``more`` are MVMs that come on top.
     """
     chip, *others = list(dict.fromkeys(layer.chip for layer in layers.values()))
     if any((each.cost, each.array) != (chip.cost, chip.array) for each in others):

@@ -89,7 +89,7 @@ def examined(
 def placed(network: nn.Module, task: Task) -> dict[str, Any]:
     """Return the mapping of a converted network, its cost and its number of tiles.
 
-    Where it cannot be mapped: an upper bound of the tiles, and a note that says so and why.
+    For a network that cannot be mapped, it is an upper bound, and a note has the reason.
     """
     try:
         mapping = at.map_to_chip(network, task.test[0][:1], num_chips=None)
