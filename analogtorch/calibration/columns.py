@@ -1,7 +1,8 @@
 """Digital gain and offset of every output of a programmed chip, fitted to the exact weights."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -17,7 +18,6 @@ from analogtorch.calibration.passes import (
     run,
     shares,
 )
-from analogtorch.chips.slices import Slicing
 from analogtorch.conversion import analog_layers
 from analogtorch.conversion.unread import quiet
 from analogtorch.conversion.watch import evaluating
@@ -36,6 +36,9 @@ _CLIPPED = 1e-3
 
 _FEW = 10
 """Outputs of a column that clipping must leave, below which its correction is a guess."""
+
+_CACHED = 2**15
+"""Numbers of a part of the vectors, few enough for caches."""
 
 _LEAST = 4
 """Outputs below which a gain makes chips worse."""
@@ -162,10 +165,11 @@ def _read(
                 again = product(inputs._replace(output_keys=keys), plan)
             sums[name].add(
                 outputs,
-                first=_columns(y, plan, bias),
-                second=_columns(again, plan, bias),
+                first=_columns(y, plan),
+                second=_columns(again, plan),
                 target=_columns(_exact(layer, inputs, plan, outputs), plan),
                 clipped=_saturated(inputs, plan),
+                bias=bias,
             )
 
         return look
@@ -186,32 +190,8 @@ def _exact(layer: AnalogLayer, inputs: Operands, plan: Plan, outputs: slice) -> 
     """
     section = next(s for s in layer.sections if s.outputs.start <= outputs.start < s.outputs.stop)
     weight, first = section.weight(layer.placed_matrix(layer.weight)), section.outputs.start
-    plan = dataclasses.replace(
-        _unconverted(plan),
-        columns=(),
-        slicing=Slicing(),
-        first_output=outputs.start,
-        total_outputs=0,
-        phases=1,
-        balanced=0,
-    )
     weight = weight[outputs.start - first : outputs.stop - first].to(inputs.w.dtype)
-    return mvm(inputs.x, inputs.input_range, weight, plan)
-
-
-def _unconverted(plan: Plan) -> Plan:
-    """Return a plan without noise, ADCs and digital unit."""
-    return dataclasses.replace(
-        plan,
-        output_bits=0,
-        output_steps=0,
-        floors=0,
-        unit_bits=0,
-        output_noise=0.0,
-        read_noise=0.0,
-        jitter=0.0,
-        shot=0.0,
-    )
+    return mvm(inputs.x, inputs.input_range, weight, plan.digital())
 
 
 def _saturated(inputs: Operands, plan: Plan) -> Tensor | None:
@@ -221,7 +201,7 @@ def _saturated(inputs: Operands, plan: Plan) -> Tensor | None:
     """
     if not plan.steps and not plan.unit_bits:
         return None
-    exact = _unconverted(plan)
+    exact = plan.unconverted()
     fine = dataclasses.replace(
         exact,
         output_steps=_FINE if plan.steps else 0,
@@ -230,14 +210,14 @@ def _saturated(inputs: Operands, plan: Plan) -> Tensor | None:
     inputs = inputs._replace(bias=None, adc_errors=None, adc_inl=None)
     whole = _columns(product(inputs, exact), plan)
     change = (_columns(product(inputs, fine), plan) - whole).abs()
-    eps = 4 * torch.finfo(inputs.w.dtype).eps
-    return change > _CLIPPED * whole.abs().amax(0) + eps * whole.abs() + _rounding(inputs, fine)
+    eps, sizes = 4 * torch.finfo(whole.dtype).eps, whole.abs()
+    return change > _CLIPPED * sizes.amax(0) + _rounding(inputs, fine).to(sizes) + eps * sizes
 
 
-def _rounding(inputs: Operands, fine: Plan) -> Tensor | float:
+def _rounding(inputs: Operands, fine: Plan) -> Tensor:
     """Return twice what fine converters round each output by at most; 0 for sliced weights."""
     if inputs.scale is None or fine.slicing.on:
-        return 0.0
+        return inputs.w.new_zeros(())
     halves = torch.zeros_like(inputs.scale, dtype=torch.float64)
     if fine.steps:
         ranges = fine.adc_range if inputs.adc_ranges is None else inputs.adc_ranges
@@ -250,10 +230,9 @@ def _rounding(inputs: Operands, fine: Plan) -> Tensor | float:
     return 2 * fine.phases * (full * inputs.scale * halves).sum(0)
 
 
-def _columns(y: Tensor, plan: Plan, bias: Tensor | None = None) -> Tensor:
-    """Return an output without its bias, as float64 of shape (vectors, outputs)."""
-    flat = (y.movedim(1, -1) if plan.dims else y).reshape(-1, y.shape[1 if plan.dims else -1])
-    return flat.double() if bias is None else flat.double() - bias.double()
+def _columns(y: Tensor, plan: Plan) -> Tensor:
+    """Return an output as (vectors, outputs)."""
+    return (y.movedim(1, -1) if plan.dims else y).reshape(-1, y.shape[1 if plan.dims else -1])
 
 
 @torch.inference_mode(False)  # the view serves outside too
@@ -296,30 +275,53 @@ class _Sums:
         second: Tensor,
         target: Tensor,
         clipped: Tensor | None,
+        bias: Tensor | None,
     ) -> None:
         """Count outputs of both MVMs and the target, each (vectors, outputs), by Chan's update.
+
+        The outputs contain a ``bias``, unless it is None.
 
         Those that are ``clipped``, of the same shape, are left out; None: none is. Targets that
         repeat most of the others count once together: a line through few is exact by chance.
         """
-        z = torch.stack((first, second, target))
-        if z.shape[1] == 0:
+        if len(target) == 0:
             return
-        if clipped is None:
-            clipped = torch.zeros((), dtype=torch.bool, device=z.device)
         counts = shares(target)
-        if counts is None:
-            counts = z.new_ones(z.shape[1])
-        counts = counts.unsqueeze(1)
-        m, n = (counts * ~clipped.expand(z.shape[1:])).sum(0), self.n[outputs]
-        mean = (counts * z.masked_fill(clipped, 0.0)).sum(1) / torch.where(m > 0, m, 1.0)
-        z, step = (z - mean.unsqueeze(1)).masked_fill_(clipped, 0.0), mean - self.mean[:, outputs]
+        weights = None if counts is None else counts.unsqueeze(1)
+        self.seen[outputs] += len(target) if counts is None else counts.sum()
+        if clipped is not None and clipped.any():
+            weights = (~clipped).double() if weights is None else weights * ~clipped
+        rows = max(1, _CACHED // target.shape[1])
+        parts = [None] * -(-len(target) // rows) if weights is None else weights.split(rows)
+        bias = None if bias is None else bias.double()
+        of_parts = zip(
+            first.split(rows), second.split(rows), target.split(rows), parts, strict=True
+        )
+        for *outs, exact, part in of_parts:  # in double precision part by part: memory is slow
+            y = [out.double() if bias is None else out.double() - bias for out in outs]
+            self._add(outputs, (*y, exact.double()), part)
+
+    def _add(self, outputs: slice, z: Sequence[Tensor], weights: Tensor | None) -> None:
+        """Count some vectors; ``weights``, (vectors, outputs or 1), None: each counts once."""
+        like = z[0]
+        m = like.new_full(like.shape[1:], len(like))
+        if weights is not None:
+            m = weights.expand_as(like).sum(0)
+        deviations, weighed, mean = [], [], []
+        for values in z:
+            total = (values if weights is None else weights * values).sum(0)
+            mean.append(total / torch.where(m > 0, m, 1.0))
+            deviations.append(values - mean[-1])
+            weighed.append(deviations[-1] if weights is None else weights * deviations[-1])
+        within = self.moments.new_empty(3, 3, like.shape[1])
+        for i, j in itertools.combinations_with_replacement(range(3), 2):
+            within[i, j] = within[j, i] = (weighed[i] * deviations[j]).sum(0)
+        n, step = self.n[outputs], torch.stack(mean) - self.mean[:, outputs]
         share = m / torch.where(m > 0, n + m, 1.0)
         between = step.unsqueeze(0) * step.unsqueeze(1) * (n * share)
-        self.moments[..., outputs] += torch.einsum("irk,jrk->ijk", counts * z, z) + between
+        self.moments[..., outputs] += within + between
         self.mean[:, outputs] += step * share
         self.n[outputs] += m
-        self.seen[outputs] += counts.sum()
 
     def solve(self, fit: Fit) -> tuple[Tensor, Tensor]:
         """Return gain and offset of each output; 1 and 0 where nothing was counted.

@@ -54,6 +54,15 @@ class TrainingNoise:
     samples, in recurrent layers that of the batch. Each sample is a separate product, which takes
     as many times longer to draw."""
 
+    corrected: bool = False
+    """Whether gain and offset of each output are fitted to the product of the exact weights in
+    every forward, as ``at.correct_columns`` and ``at.Recovery`` do on a chip: a model for such
+    chips is better for it, and one for chips as they are programmed worse. The fit takes up to
+    1,024 vectors of the forward, or 16 samples if these have more, spread over it, without
+    converters and output noise; with fewer than 10 nothing is corrected. It depends on the samples
+    of a forward, as batch norm does, and gradients treat it as a constant. Not with
+    ``per_sample``."""
+
     def __post_init__(self) -> None:
         checks.choice("TrainingNoise.weight", self.weight, get_args(WeightNoise))
         if self.weight == "gaussian" and self.scale is None:
@@ -90,8 +99,13 @@ class TrainingNoise:
             what="probability",
             remedy="write one such as 0.01",
         )
-        for name in ("output", "per_sample"):
+        for name in ("output", "per_sample", "corrected"):
             checks.flag(f"TrainingNoise.{name}", getattr(self, name))
+        if self.corrected and self.per_sample:
+            raise ValueError(
+                "TrainingNoise(corrected=True, per_sample=True): columns are fitted to all samples "
+                "of a forward, and each has its own chip; leave one of them out"
+            )
 
     def within(self, device: Device) -> "TrainingNoise":
         """Return this noise; times at which a device's data have ended become their end."""

@@ -31,7 +31,7 @@ from analogtorch.evaluate.identity import (
 from analogtorch.evaluate.metric import Metric, check_metric
 from analogtorch.evaluate.metric_identity import kept_of
 from analogtorch.evaluate.sweep import checked_times, chip_seeds
-from analogtorch.hwa.adaptation import Adaptation
+from analogtorch.hwa.adaptation import Adaptation, recovering
 from analogtorch.hwa.adapted import Adapted
 from analogtorch.hwa.on_chips import OnChips
 from analogtorch.hwa.reached import refuse_silent, route_calls
@@ -175,10 +175,11 @@ def adapt(
         head |= {**kept_of(metric), "metric": name_of(metric)}
         run = RunFolder(folder, head | _digests(student, exact, batches))
     student.eval()
+    recovery = recovering(twin, fitted) if twin.corrected else None
     adaptation = Adaptation(
         twin=twin,
         fitted=fitted,
-        chips=OnChips(twin, held, seeds, list(names.values()), metric),
+        chips=OnChips(twin, held, seeds, list(names.values()), metric, recovery),
         options=options,
         seed=_key(seed, "training"),
         folder=run,
@@ -202,6 +203,7 @@ def adapt(
         held_back=held is not fitted,
         with_teacher=exact is not model,
         generalisation=adaptation.generalisation,
+        corrected=recovery is not None,
         recovered=adaptation.recovered,
     )
 

@@ -32,6 +32,9 @@ from analogtorch.values.warned import warn
 
 CALIBRATED = 32
 """Most batches that calibrate: a search passes over them for each thing that it tries."""
+_CORRECTING = 2
+"""Most batches by which chips correct their columns at a look: to correct takes a chip about six
+times as long as a forward of the same batches."""
 _PROBES = 3
 """Steps whose time is measured to find how many fit into the time that is given."""
 _AFTER = 10
@@ -216,7 +219,9 @@ class Adaptation:
         if any(a is b for a in held for b in self.fitted):
             return None
         some = _spread(self.fitted, len(held))
-        return OnChips(self.twin, some, self.chips.seeds, self.chips.times).measure().mean
+        chips = self.chips
+        found = OnChips(self.twin, some, chips.seeds, chips.times, recovery=chips.recovery)
+        return found.measure().mean
 
     def _train(self, training: Training) -> None:
         with Progress(
@@ -246,9 +251,11 @@ class Adaptation:
 
     def _recover(self) -> None:
         """Measure what chips gain that correct their columns; it changes nothing."""
-        some = _spread(self.fitted, len(self.chips.held))
-        recovery = Recovery(batches=some, forward=self.twin.forward)
+        if self.chips.recovery is not None:
+            return
         try:
+            some = _spread(self.fitted, len(self.chips.held))
+            recovery = Recovery(batches=some, forward=self.twin.forward)
             self.recovered = self.chips.measure(recovery)
         except ValueError as refused:
             warn(f"adapt: chips with corrected columns are not measured: {refused}")
@@ -330,6 +337,12 @@ class Adaptation:
 def calibrating(fitted: Sequence[Any]) -> list[Any]:
     """Return those of the batches that calibrate."""
     return _spread(fitted, min(CALIBRATED, len(fitted)))
+
+
+def recovering(twin: Twin, fitted: Sequence[Any]) -> Recovery:
+    """Return how chips correct their columns at each look, of which there are many."""
+    some = _spread(fitted, min(_CORRECTING, len(fitted)))
+    return Recovery(batches=some, rounds=1, forward=twin.forward)
 
 
 def _spread(batches: Sequence[Any], count: int) -> list[Any]:

@@ -103,10 +103,13 @@ class Adapted(Shown):
     generalisation: Generalisation | None = None
     """Whether it learnt more than its batches; None: there were too few to hold some back, or the
     training is undone."""
+    corrected: bool = False
+    """Whether the chips of the stages correct gain and offset of their columns, as the training
+    noise does (``TrainingNoise.corrected``), once, from two of the batches."""
     recovered: Reading | None = None
     """What the same chips have that correct gain and offset of their columns from as many batches
     as the stages are measured on (``at.Recovery``). The model does not include it: ``sweep`` takes
-    ``recovery=``. None: it is not known."""
+    ``recovery=``. None: it is not known, or all stages have it (``corrected``)."""
     note: str = ""
     """A caveat of the times, such as that the devices' data end before one; empty if there is
     none."""
@@ -127,6 +130,7 @@ class Adapted(Shown):
             "stopped": self.stopped,
             "held_back": self.held_back,
             "with_teacher": self.with_teacher,
+            "corrected": self.corrected,
             **({"generalisation": vars(self.generalisation)} if self.generalisation else {}),
             **({"recovered": self.recovered.to_dict()} if self.recovered else {}),
             **({"note": self.note} if self.note else {}),

@@ -79,6 +79,7 @@ class OnChips:
         seeds: seed of each chip.
         times: times after programming, as ``ProgrammedChip.at`` takes them.
         metric: a function of the model on a chip that returns a number, or None.
+        recovery: how the chips correct themselves at each time; None: they do not.
     """
 
     def __init__(
@@ -88,15 +89,16 @@ class OnChips:
         seeds: Sequence[int],
         times: Sequence[str | float],
         metric: Metric | None = None,
+        recovery: Recovery | None = None,
     ) -> None:
         self.twin, self.held, self.seeds, self.times = twin, list(held), seeds, times
-        self.metric, self._warned = metric, False
+        self.metric, self.recovery, self._warned = metric, recovery, False
         self.exact = [twin.exact(batch) for batch in self.held]
 
     @torch.no_grad()
     def measure(self, recovery: Recovery | None = None) -> Reading:
-        """Measure the student on chips that correct themselves first, if there is a recovery."""
-        rows = [self._on_chip(seed, recovery) for seed in self.seeds]
+        """Measure the student; a ``recovery`` stands for that of the chips."""
+        rows = [self._on_chip(seed, recovery or self.recovery) for seed in self.seeds]
         error, agreement, metric = torch.tensor(rows, dtype=torch.float64, device="cpu").unbind(-1)
         return Reading(
             error=error, agreement=agreement, metric=None if self.metric is None else metric

@@ -93,6 +93,13 @@ class Twin:
         self._taps: dict[AnalogLayer, tuple[Executions, Tap]] = {}
 
     @property
+    def corrected(self) -> bool:
+        """Whether the student learns for chips that correct their columns."""
+        if (noise := self.recipe.training) is not None:
+            return noise.corrected
+        return any(layer.chip.training.corrected for _, layer in analog_layers(self.student))
+
+    @property
     def compared(self) -> Outputs:
         """How outputs are compared; the teacher's first outputs decide what the recipe does not."""
         return self.comparison.kind

@@ -172,6 +172,7 @@ class Execution:
         operands = Operands(x, input_range, bias=bias, **given)
         if drop is not None:
             operands = operands._replace(drops=drops(operands, plan, drop))
+        operands = self.corrected(layer, index, operands, outputs)
         y = product(operands, plan)
         y = y if y.dtype == dtype else y.to(dtype)
         for tap in layer.taps:
@@ -197,6 +198,19 @@ class Execution:
             self.shared[index, dtype, run] = found
         found = dict(self.shared[index, dtype, run])
         return found | ({"samples": samples} if "samples" in found else {})
+
+    def corrected(
+        self, layer: "AnalogLayer", index: int, operands: Operands, outputs: slice | None
+    ) -> Operands:
+        """Return the operands of a section with the gains and offsets that depend on the inputs.
+
+        Args:
+            layer: the layer, for its exact weights.
+            index: index of the section.
+            operands: those of the product.
+            outputs: run of outputs that is computed alone; None: all.
+        """
+        return operands
 
     def bias(self, layer: "AnalogLayer") -> Tensor | None:
         """Return the bias that is added digitally to the summed ADC outputs."""

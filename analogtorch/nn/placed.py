@@ -10,6 +10,7 @@ from analogtorch.chips import Chip
 from analogtorch.chips.tiling import Section, sections
 from analogtorch.devices import Spread
 from analogtorch.nn.converters import ConvertersMixin
+from analogtorch.nn.corrected import Plans
 from analogtorch.nn.drawn import needs_torch
 from analogtorch.nn.execution import Exact, Execution, Quantised
 from analogtorch.nn.programmed import OnChip
@@ -192,11 +193,17 @@ class PlacedMixin(ConvertersMixin):
         resistive = fraction > 0 and not chip.wires.ideal
         if not (plans[0].noisy or in_torch or resistive):
             return self._noiseless(chip, placed, plans)
+        placing = self._planned(chip, placed, plans)
+        corrects: dict[tuple[int, int] | None, tuple[Plans, ...]] = {}
+        if noise.corrected and (drawn or in_torch or resistive):
+            runs = {None: plans, **placing["run_plans"]}
+            corrects = {run: tuple(map(Plans.of, of_run)) for run, of_run in runs.items()}
         moments = noise.moments(chip.cell.device)
         # hashed here, because torch.compile cannot trace a hash
         adcs = (stream(Noise.OUTPUT, self.layer_name, i) for i in range(_row_blocks(placed)))
         return Training(
-            **self._planned(chip, placed, plans),
+            **placing,
+            corrects=corrects,
             streams=(stream(Noise.TRAINING, self.layer_name), *adcs),
             fraction=fraction,
             in_torch=in_torch,

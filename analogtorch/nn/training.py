@@ -1,5 +1,6 @@
 """The execution of a layer in hardware-aware training."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -7,12 +8,13 @@ import torch
 from torch import Tensor
 
 from analogtorch.devices.fluctuation import Fluctuations
+from analogtorch.nn.corrected import Plans, corrected, measured
 from analogtorch.nn.drawn import drawn, keys_by_sample, read_variances
 from analogtorch.nn.execution import Execution
 from analogtorch.nn.kept import held
 from analogtorch.nn.reborn import cut
 from analogtorch.nn.wired import wired
-from analogtorch.ops import draw_keys, number_samples
+from analogtorch.ops import Operands, draw_keys, number_samples
 from analogtorch.ops.device_noise import DeviceNoise
 
 if TYPE_CHECKING:
@@ -38,6 +40,10 @@ class Training(Execution):
     """The read noise of every MVM; None: there is none."""
     moments: tuple[float | None, ...]
     """Those of ``chip.training``, parsed in advance, as torch.compile cannot trace the parsing."""
+
+    corrects: Mapping[tuple[int, int] | None, tuple[Plans, ...]]
+    """What outputs are corrected by (``TrainingNoise.corrected``), per section, by the run of
+    outputs that is computed alone, None for all; empty: they are not."""
 
     @property
     def noisy(self) -> bool:
@@ -93,3 +99,26 @@ class Training(Execution):
                 noise["drop"] = drop._replace(lost=cut(drop.lost, outputs))
         known = {name: cut(t, outputs, 1) for name, t in known.items()}
         return noise | {"w": cut(weight, outputs).to(dtype)} | known
+
+    def corrected(
+        self, layer: "AnalogLayer", index: int, operands: Operands, outputs: slice | None
+    ) -> Operands:
+        """Return the operands with the gains and offsets that fit outputs to the exact ones.
+
+        The steps of a recurrent layer share their weights, and so what they show: it is measured at
+        the first, second, fourth, eighth step and so on.
+        """
+        if not self.corrects:
+            return operands
+        run = None if outputs is None else (outputs.start, outputs.stop)
+        calls, found = 0, None
+        if self.shared is not None:
+            so_far = self.shared.setdefault(("corrected", index, run), {"calls": 0, "found": None})
+            calls, found = so_far["calls"], so_far["found"]
+        if (calls + 1).bit_count() == 1:
+            section = self.sections[index]
+            weight = section.weight(layer.placed_matrix(layer.weight.detach(), self.chip))
+            found = measured(operands, cut(weight, outputs), self.corrects[run][index], found)
+        if self.shared is not None:
+            so_far |= {"calls": calls + 1, "found": found}
+        return corrected(operands, found, self.sections[index].slicing.columns)

@@ -148,6 +148,25 @@ class Plan(Layout):
         """Whether the product is the digital one: no converter, no noise."""
         return not (self.input_bits or self.saturates or self.noisy or self.slicing.on)
 
+    def unconverted(self) -> "Plan":
+        """Return the plan without ADCs, digital unit and the noise of MVMs."""
+        return replace(
+            self,
+            output_bits=0,
+            output_steps=0,
+            floors=0,
+            unit_bits=0,
+            output_noise=0.0,
+            read_noise=0.0,
+            jitter=0.0,
+            shot=0.0,
+        )
+
+    def digital(self) -> "Plan":
+        """Return the plan of exact weights behind the same DACs: the target of corrections."""
+        exact = replace(self.unconverted(), columns=(), slicing=Slicing(), phases=1, balanced=0)
+        return replace(exact, first_output=0, total_outputs=0, weight_noise=0.0)
+
     @property
     def saturates(self) -> bool:
         """Whether a converter may clip an output: the ADC, or the digital unit."""

@@ -14,6 +14,10 @@ from analogtorch.values.shown import as_figure, as_text
 _RECOVERED = "columns corrected (at.Recovery)"
 
 
+_OTHER_CHIPS = (
+    "chips that correct their columns keep more of a model that learns for them: "
+    'Recipe(training=TrainingNoise(weight="device", corrected=True))'
+)
 _LEARNT = "batches that were learnt from; give at least 4 to hold some back"
 _UNTRAINED = "no look of the training was better than its start, so that it is undone"
 
@@ -32,6 +36,7 @@ def table(found: Adapted) -> str:
         rows.append([stage, *values, kept])
     lines = aligned(rows)
     chips = f"{len(found.seeds)} chip{'s' * (len(found.seeds) != 1)}"
+    chips += " that correct their columns (at.Recovery)" * found.corrected
     exact = "those of the teacher" if found.with_teacher else "the digital ones"
     notes = [
         f"error of the outputs on {chips} to {exact}, {_compared(found)}, and "
@@ -40,6 +45,7 @@ def table(found: Adapted) -> str:
         f"{len(found.steps)} steps, {found.seconds:,.0f} s: {found.stopped}",
         *([] if _trained(found) else [_UNTRAINED]),
         *([_generalised(found.generalisation)] if found.generalisation else []),
+        *([_OTHER_CHIPS] if found.recovered is not None else []),
         *([found.note] if found.note else []),
     ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *notes])
@@ -89,6 +95,8 @@ def _generalised(found: Generalisation) -> str:
         f"left of the error on chips: {found.learnt:.0%} on batches that were learnt from, "
         f"{found.held:.0%} on those held back"
     )
+    if found.learnt > 1:
+        return f"{text}; those held back are unlike the others: shuffle the samples before batching"
     return f"{text}; more batches would help" if found.needs_more else text
 
 

@@ -28,6 +28,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 NOISES = {
     "default": at.TrainingNoise(weight="device"),
+    "corrected": at.TrainingNoise(weight="device", corrected=True),
     "programming": at.TrainingNoise(),
     "1 day": at.TrainingNoise(weight="device", time="1 day"),
     "1 week": at.TrainingNoise(weight="device", time="1 week"),

@@ -31,6 +31,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "devices, 1 year": _devices("1 year"),
     "devices, 0 s or 1 month": _devices(("0 s", "1 month")),
     "devices, 1 month, 1.5 times as far": _devices("1 month", scale=1.5),
+    "columns corrected in training": {"chip.training.corrected": True},
     "1 % of cells fail": {"chip.training.drop_connect": 0.01},
     "noise that grows": {"hwa.ramp": 0.3},
     "no clipping": {"hwa.clip_sigma": None},

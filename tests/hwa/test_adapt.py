@@ -20,7 +20,7 @@ import analogtorch as at
 from analogtorch.calibration.batch_norm import digital_statistics
 from analogtorch.evaluate.identity import structure_digest
 from analogtorch.hwa import adaptation
-from analogtorch.hwa.adapted import Stage
+from analogtorch.hwa.adapted import Generalisation, Stage
 from analogtorch.hwa.clip import clip, tails
 from analogtorch.hwa.on_chips import OnChips, Reading
 from analogtorch.hwa.schedule import Schedule, relative_adam
@@ -679,6 +679,71 @@ def test_the_report_says_what_chips_gain_that_correct_their_columns(tmp_path: Pa
     assert adapted.recovered.metric[:, 0].tolist() == pytest.approx(wanted)
     again = at.hwa.adapt(net, batches, calibration={}, **options)
     assert again.to_dict()["recovered"] == adapted.to_dict()["recovered"]
+
+
+CORRECTED = at.TrainingNoise(weight="device", corrected=True)
+
+
+@pytest.mark.parametrize("of_chip", [False, True])
+def test_stages_are_of_chips_that_correct_their_columns_if_the_noise_does(of_chip: bool) -> None:
+    net, batches = _net(), _batches()
+    chip = CHIP.replace(training=CORRECTED) if of_chip else CHIP
+    recipe = at.hwa.Recipe(training=None if of_chip else CORRECTED)
+    options: dict[str, Any] = {"steps": 2, "num_chips": 2, "times": ["1 day"], "recipe": recipe}
+    options |= {"metric": lambda chip: chip(batches[7]).sum().item()}
+    adapted = at.hwa.adapt(net, batches, chip=chip, **options)
+    assert adapted.corrected
+    assert adapted.recovered is None
+    recovery = at.Recovery(batches=[batches[0], batches[3]], rounds=1)
+    chips = [at.program(adapted.model, seed=seed).at("1 day") for seed in adapted.seeds]
+    wanted = [options["metric"](recovery.correct(chip)) for chip in chips]
+    last = [stage for stage in adapted.stages if stage.kept][-1].reading
+    assert last.metric is not None
+    assert last.metric[:, 0].tolist() == pytest.approx(wanted)
+    assert "on 2 chips that correct their columns (at.Recovery) to the digital ones" in str(adapted)
+    assert adapted.to_dict()["corrected"] is True
+
+
+def test_a_net_that_learns_for_corrected_columns_keeps_its_own_outputs() -> None:
+    """One that learns without them makes up for errors that they take away, and is off by that."""
+    torch.manual_seed(1)
+    x = torch.randn(2048, 20)
+    wave = 3 * torch.sin(x @ torch.randn(20) / 3) + x[:, 0]
+    y = (2.7 + (wave - wave.mean()) / wave.std()).unsqueeze(1)  # as ages or prices, not about 0
+    net = nn.Sequential(
+        nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1)
+    )
+    optimizer = torch.optim.Adam(net.parameters(), lr=5e-3)
+    for step in range(600):
+        part = slice(64 * (step % 32), 64 * (step % 32 + 1))
+        nn.functional.mse_loss(net(x[part]), y[part]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    batches, exact = list(x.split(64)), net(x).detach()
+    found = {}
+    for name, noise in (("plain", at.TrainingNoise(weight="device")), ("corrected", CORRECTED)):
+        recipe = at.hwa.Recipe(training=noise, patience=None)
+        chip = at.chips.hermes64()
+        adapted = at.hwa.adapt(net, batches, chip=chip, recipe=recipe, steps=150, num_chips=2)
+        own = at.to_digital(copy.deepcopy(adapted.model))(x).detach()
+        recovery, errors = at.Recovery(batches=batches[:4]), []
+        for seed in range(50, 54):
+            view = recovery.correct(at.program(adapted.model, seed=seed).at("1 day"))
+            errors.append((view(x).detach() - exact).square().mean())
+        found[name] = (own - exact).mean().abs(), torch.stack(errors).mean().sqrt()
+    assert found["corrected"][0] < 0.5 * found["plain"][0]
+    assert found["corrected"][1] < 0.9 * found["plain"][1]
+
+
+def test_batches_held_back_that_are_unlike_the_others_are_told() -> None:
+    adapted = at.hwa.adapt(_net_of(_net()), _batches(), calibration={}, steps=1, num_chips=1)
+    found = {}
+    for learnt in (1.2, 0.9, 0.5):
+        left = Generalisation(learnt=learnt, held=0.9)
+        found[learnt] = str(dataclasses.replace(adapted, generalisation=left))
+    assert "are unlike the others: shuffle the samples before batching" in found[1.2]
+    assert not any("unlike" in found[learnt] for learnt in (0.9, 0.5))
+    assert "more batches would help" in found[0.5]
 
 
 def test_batches_learnt_by_heart_are_told(tmp_path: Path) -> None:

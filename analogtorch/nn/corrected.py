@@ -1,0 +1,121 @@
+"""Gain and offset of each output in hardware-aware training, corrected as a chip corrects its own.
+
+A chip that corrects its columns (``analogtorch.correct_columns``) takes away what the errors of all
+its cells have in common. A model that learns without that learns to counter it, and is off by as
+much on such a chip.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from analogtorch.ops import Operands, Plan, mvm, product
+
+_SAMPLES, _VECTORS = 16, 1024
+"""Samples and vectors of a forward that the fit takes at least, spread over it, if there are so
+many: more change it by less than a chip's own fit to some batches is off."""
+_LEAST = 10
+"""Vectors below which nothing is corrected: a line through so few hides their errors."""
+
+
+class Plans(NamedTuple):
+    """The plans of a section of which outputs are fitted to which."""
+
+    noisy: Plan
+    """The weights with their noise, without the converters and the noise of MVMs."""
+    exact: Plan
+    """The exact weights."""
+
+    @classmethod
+    def of(cls, plan: Plan) -> "Plans":
+        """Return those of a plan of training."""
+        noisy = plan.unconverted()
+        return cls(noisy, noisy.digital())
+
+
+class Sums(NamedTuple):
+    """What the vectors of some forwards with the same weights have shown."""
+
+    vectors: int
+    sums: Tensor
+    """Of the outputs, of the exact ones, of the squares and of the products, (4, outputs)."""
+
+
+@torch.no_grad()
+def measured(given: Operands, weight: Tensor, plans: Plans, before: Sums | None) -> Sums | None:
+    """Return what some of the vectors of a forward show, and those ``before``.
+
+    Args:
+        given: the operands, with the noise of the weights.
+        weight: the exact weights, of the shape of ``given.w``.
+        plans: those of the section.
+        before: the forwards before, with the same weights; None: there were none.
+    """
+    few = _few(given, plans.noisy)
+    if few is None:
+        return before
+    exact = mvm(few.x, few.input_range, weight.to(few.w.dtype), plans.exact)
+    y, t = (_vectors(found, plans.noisy) for found in (product(few, plans.noisy), exact))
+    sums = torch.stack((y.sum(0), t.sum(0), y.square().sum(0), (y * t).sum(0)))
+    if before is None:
+        return Sums(len(y), sums)
+    return Sums(before.vectors + len(y), before.sums + sums)
+
+
+def corrected(given: Operands, found: Sums | None, columns: int) -> Operands:
+    """Return the operands of a product whose outputs fit the exact ones.
+
+    Args:
+        given: the operands.
+        found: what ``measured`` has returned.
+        columns: columns of the tile that hold each output.
+    """
+    if found is None or found.vectors < _LEAST:
+        return given
+    with torch.no_grad():
+        y, t, square, both = found.sums / found.vectors
+        variance, agreement = square - y * y, both - y * t
+        varies = (variance > 1e-9 * square) & (agreement > 0)
+        gain = torch.where(varies, agreement / torch.where(varies, variance, 1.0), 1.0)
+        offset, kind = (t - gain * y).to(given.w.dtype), given.w.dtype
+        gains = gain.to(kind if given.gain is None else given.gain.dtype).unsqueeze(0)
+        gains = gains.repeat_interleave(columns, 1)
+        gains = gains * given.gain if given.gain is not None else gains
+    bias = offset if given.bias is None else given.bias + offset
+    return given._replace(gain=gains, bias=bias)
+
+
+def _few(given: Operands, plan: Plan) -> Operands | None:
+    """Return operands for some samples of the product, without bias and noise of MVMs.
+
+    None: there is a single vector.
+    """
+    x, limit = given.x, given.input_range
+    if x.dim() < 2 or x.numel() == 0:
+        return None
+    sizes = x.shape[2:] if plan.dims else x.shape[1:-1]
+    stride = plan.stride or (1,) * len(sizes)
+    vectors = 1  # of a sample; written out, as compilers cannot trace math.prod
+    for size, step in zip(sizes, stride, strict=True):
+        vectors *= max(size // step, 1)
+    count = min(len(x), max(_SAMPLES, -(-_VECTORS // vectors)))
+    every = len(x) // count
+    chosen = slice(None, count * every, every)
+    by_sample = limit.dim() == x.dim() and len(limit) == len(x)
+    return given._replace(
+        x=x[chosen],
+        input_range=limit[chosen] if by_sample else limit,
+        bias=None,
+        output_keys=None,
+        samples=None,
+        adc_ranges=None,
+        output_ranges=None,
+        read_variances=None,
+        drops=None if given.drops is None else given.drops[:, :, chosen],
+    )
+
+
+def _vectors(y: Tensor, plan: Plan) -> Tensor:
+    """Return outputs as float64 of shape (vectors, outputs)."""
+    return (y.movedim(1, -1) if plan.dims else y).flatten(0, -2).double()
