@@ -178,15 +178,17 @@ def traffic(
     rows = matrix.rows * (1 if chip.array.grouped == "sequential" else matrix.groups)
     for source, wanted in _needed(op, matrix, sources):
         entered: set[tuple[int, ...]] = set()
+        reached: set[tuple[Tile, tuple[int, ...]]] = set()
         for p in placed:
             share = p.block.rows / rows * matrix.cells / copies
             rows_of: tuple[int, ...] = (p.chip, p.block.copy // matrix.cells, p.block.row)
             if chip.array.grouped == "sequential":  # the inputs of its columns' groups only
                 share *= groups_of(p.block, matrix, chip) / matrix.groups
                 rows_of += (p.block.col if matrix.groups > 1 else 0,)
-            moved.send(
-                wanted * share, source, tile_of(p, chip), columns, port=rows_of not in entered
-            )
+            tile = tile_of(p, chip)
+            if (tile, rows_of) not in reached:  # once for all of its blocks with these rows
+                moved.send(wanted * share, source, tile, columns, port=rows_of not in entered)
+            reached.add((tile, rows_of))
             entered.add(rows_of)
     _gather(moved, op, matrix, placed, chip, copies)
     return moved

@@ -90,7 +90,7 @@ def plan(
     Digital layers are charged two operations of ``chip.cost.host`` per multiply-accumulate (MAC),
     those that round their inputs to int8 (``quantise_digital``), what they send and receive through
     the ports, and one read of each weight as a byte (``memory``). A layer with ``n`` times the
-    cells is charged as ``n`` copies that take every vector.
+    cells is charged ``n`` MVMs for each, one after another where these share a tile.
 
     Args:
         model: a converted model. It stays as it is.

@@ -4,7 +4,6 @@ import copy
 import glob
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from torch import nn
 
@@ -20,10 +19,9 @@ from analogtorch.cost_model.efficiency import OPERATIONS_PER_MAC
 from analogtorch.evaluate.routed import accepted, placed
 from analogtorch.evaluate.walks import DIGITAL, Candidate
 from analogtorch.graph.trace import Trace, trace
-from analogtorch.graph.types import ROUNDING, Matrix, Operation
+from analogtorch.graph.types import ROUNDING
 from analogtorch.mapping import ChipMapping
 from analogtorch.mapping.map import map_traced
-from analogtorch.mapping.types import Placement
 from analogtorch.values import checks
 
 
@@ -45,13 +43,6 @@ class PlanCost:
     """Number of multiply-accumulates (MACs) of the weights."""
     digital_macs: int
     """The MACs that are digital."""
-
-
-class _Mapped(NamedTuple):
-    chip: Chip
-    operations: tuple[Operation, ...]
-    matrices: tuple[Matrix, ...]
-    placements: tuple[Placement, ...]
 
 
 class Costs:
@@ -103,18 +94,14 @@ class Costs:
 
     def _charged(self, candidate: Candidate) -> tuple[ChipMapping, CostReport]:
         """Return the layers that a candidate has on the chip, and what these cost."""
-        times = {glob.escape(name): n for name, n in candidate.devices.items()}
         left = [glob.escape(name) for name in candidate.digital]
         analog = [name for name in self.layers if name not in candidate.digital]
         traced = self._traced([name for name in self.int8 if not _holds(name, analog)])
-        mapping = map_traced(self.model, traced, self.chip, duplicate=times, exclude=left)
-        copies = mapping.copies
-        matrices = tuple(replace(m, cells=copies[m.name]) for m in mapping.matrices)
+        mapping = map_traced(self.model, traced, self.chip, exclude=left, cells=candidate.devices)
         signed = self.signed_inputs
         if signed is not None and candidate.digital:
-            signed = copies.keys() & signed
-        mapped = _Mapped(self.chip, mapping.operations, matrices, mapping.placements)
-        return mapping, cost(mapped, signed_inputs=signed)
+            signed = {m.name for m in mapping.matrices}.intersection(signed)
+        return mapping, cost(mapping, signed_inputs=signed)
 
     def _of(self, candidate: Candidate) -> PlanCost:
         mapping, report = self._charged(candidate)

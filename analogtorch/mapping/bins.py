@@ -49,12 +49,10 @@ class Bin:
         """Return a copy that can be changed independently."""
         return Bin(free=list(self.free), placed=list(self.placed), slot=self.slot)
 
-    def takes(self, block: Block) -> bool:
-        """Return whether ``block`` may lie on this tile.
-
-        Copies of a matrix work at the same time, so they never share a tile.
-        """
-        return all(b.matrix != block.matrix or b.copy == block.copy for b, _, _ in self.placed)
+    @property
+    def blocks(self) -> list[Block]:
+        """The blocks on the tile."""
+        return [block for block, _, _ in self.placed]
 
     def best(self, rows: int, cols: int, *, area: bool) -> tuple[Score, int] | None:
         """Return the score and index of the free rectangle that fits best, or None.

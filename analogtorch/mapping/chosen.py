@@ -118,23 +118,27 @@ def described(several: Sequence[tuple[Chip, list[str]]]) -> str:
     return "; ".join(_named(chip, names, several[0][0]) for chip, names in several)
 
 
-def with_cells(chosen: Chosen, traced: Trace, model: nn.Module, chip: Chip) -> Chosen:
+def with_cells(
+    chosen: Chosen,
+    traced: Trace,
+    model: nn.Module,
+    chip: Chip,
+    planned: Mapping[str, int] | None = None,
+) -> Chosen:
     """Return what is mapped onto ``chip`` with the unit cells that each weight takes.
 
-    Each is a copy of the matrix that multiplies every vector.
+    Each is a copy of the matrix that multiplies every vector. ``planned`` has those of layers, by
+    name, that are to get more than they have in ``model``.
     """
-    layers = {layer.parameter_name(name): layer for name, layer in analog_layers(model)}
-    cells = {
-        m.name: unit_cells(layers[source].chip, [chip])
-        for m in chosen.matrices
-        if (source := traced.sources[m.name][0]) in layers
+    of_layer = {
+        layer.parameter_name(name): (planned or {}).get(name) or unit_cells(layer.chip, [chip])
+        for name, layer in analog_layers(model)
     }
+    cells = {m.name: of_layer.get(traced.sources[m.name][0], 1) for m in chosen.matrices}
     return replace(
         chosen,
-        matrices=tuple(replace(m, cells=cells.get(m.name, 1)) for m in chosen.matrices),
-        copies={
-            m.name: chosen.copies.get(m.name, 1) * cells.get(m.name, 1) for m in chosen.matrices
-        },
+        matrices=tuple(replace(m, cells=cells[m.name]) for m in chosen.matrices),
+        copies={name: chosen.copies.get(name, 1) * count for name, count in cells.items()},
     )
 
 

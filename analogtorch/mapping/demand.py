@@ -1,7 +1,7 @@
 """How much blocks on one tile would wait for each other, and exchanges that reduce the waiting."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from analogtorch.graph.types import Operation
 from analogtorch.mapping.bins import Bin
@@ -20,16 +20,36 @@ class Demand:
     """Position of each matrix in the order of the model."""
     vectors: dict[str, int]
     """Number of input vectors of each matrix."""
+    cells: Mapping[str, int] = field(default_factory=dict)
+    """``Matrix.cells`` of each matrix; 1 for those that are not among them."""
 
     @classmethod
-    def of(cls, matrices: Iterable[str], operations: Iterable[Operation] = ()) -> "Demand":
+    def of(
+        cls,
+        matrices: Iterable[str],
+        operations: Iterable[Operation] = (),
+        cells: Mapping[str, int] | None = None,
+    ) -> "Demand":
         """Return the demand of ``matrices``, given by name in the order of the model."""
         rank = {name: i for i, name in enumerate(matrices)}
         vectors = dict.fromkeys(rank, 0)
         for op in operations:
             if op.matrix in vectors:
                 vectors[op.matrix] += op.vectors
-        return cls(rank=rank, vectors={name: max(1, count) for name, count in vectors.items()})
+        vectors = {name: max(1, count) for name, count in vectors.items()}
+        return cls(rank=rank, vectors=vectors, cells=cells or {})
+
+    def apart(self, block: Block, others: Iterable[Block]) -> bool:
+        """Return whether ``block`` must not lie on the tile of ``others``.
+
+        Copies that share the vectors of a matrix never share a tile, as they are there to compute
+        at the same time. The unit cells of one weight may.
+        """
+        cells = self.cells.get(block.matrix, 1)
+        return any(
+            other.matrix == block.matrix and other.copy // cells != block.copy // cells
+            for other in others
+        )
 
     def contention(self, block: Block, others: Iterable[Block]) -> int:
         """Return how much ``block`` would wait for ``others`` on its tile, in vectors squared.
@@ -103,12 +123,7 @@ def _try(first: Bin, i: int, second: Bin, j: int, demand: Demand) -> bool:
     beside_b = [block for n, (block, _, _) in enumerate(second.placed) if n != j]
     before = demand.contention(a, beside_a) + demand.contention(b, beside_b)
     after = demand.contention(b, beside_a) + demand.contention(a, beside_b)
-    if after >= before or _clash(b, beside_a) or _clash(a, beside_b):
+    if after >= before or demand.apart(b, beside_a) or demand.apart(a, beside_b):
         return False
     first.placed[i], second.placed[j] = (b, at_a[0], at_a[1]), (a, at_b[0], at_b[1])
     return True
-
-
-def _clash(block: Block, others: Iterable[Block]) -> bool:
-    """Return whether a copy of the block's matrix is among the others."""
-    return any(other.matrix == block.matrix and other.copy != block.copy for other in others)

@@ -38,7 +38,9 @@ def fitted(
     out.check(chip, num_chips)
     blocks = all_blocks(matrices, chip, copies)
     try:
-        demand = Demand.of((m.name for m in matrices), operations)
+        demand = Demand.of(
+            (m.name for m in matrices), operations, {m.name: m.cells for m in matrices}
+        )
         placements, used = place(blocks, chip, num_chips, demand, out, spread_out=spread)
     except TooLarge as error:
         raise ValueError(
@@ -99,7 +101,10 @@ def _too_large(
         else f"exclude={[*excluded[:5], '...']} ({len(excluded)} layers)"
     )
     enough = -(-(needed + len(out.tiles)) // chip.array.tiles)
-    fewer = "ask for fewer copies in duplicate, " if max(copies.values(), default=1) > 1 else ""
+    shared = any(copies.get(m.name, 1) > m.cells for m in matrices)
+    fewer = "ask for fewer copies in duplicate, " if shared else ""
+    if large := [m.name for m in largest if m.cells > 1]:
+        fewer += f"give {large[0]!r} fewer devices in convert(per_layer=...), "
     return (
         f"map_to_chip: {sum(m.weights for m in matrices):,} weights in {sum(size.values()):,} "
         f"cells need {needed} tiles of {chip.array.rows}x{chip.array.columns}; {num_chips} x "

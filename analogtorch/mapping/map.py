@@ -121,19 +121,23 @@ def map_traced(
     chip: Chip,
     *,
     num_chips: int | None = None,
-    duplicate: Mapping[str, int] | None,
+    duplicate: Mapping[str, int] | None = None,
     exclude: str | Iterable[str] | None,
     retired: Iterable[tuple[int, int]] = (),
     retired_columns: Iterable[tuple[int, int, int]] = (),
     spread: bool = False,
+    cells: Mapping[str, int] | None = None,
 ) -> ChipMapping:
     """Map a model that was traced; the arguments are those of ``map_to_chip``.
+
+    ``cells`` are numbers of unit cells per weight, by name of the layer; those of the model if it
+    is not among them.
 
     Raises:
         ValueError: as ``map_to_chip`` does.
     """
     chosen = choose(model, traced, exclude, duplicate)
-    chosen = expand(with_cells(chosen, traced, model, chip), model, chip)
+    chosen = expand(with_cells(chosen, traced, model, chip, cells), model, chip)
     return fitted(
         model=type(model).__name__,
         chip=chip,

@@ -60,9 +60,9 @@ def pack(blocks: Sequence[Block], rows: int, cols: int, demand: Demand, unit: in
                 return best
     assert best is not None
     least = max(unit, cols // 16)
-    best = empty_tiles(best, least=least, goal=bound, price=GENTLE, unit=unit)
+    best = empty_tiles(best, demand, least=least, goal=bound, price=GENTLE, unit=unit)
     if bound >= _LARGE:
-        best = empty_tiles(best, least=least, goal=int(_OVER * bound), unit=unit)
+        best = empty_tiles(best, demand, least=least, goal=int(_OVER * bound), unit=unit)
     exchange(best, demand)
     return best
 
@@ -98,22 +98,29 @@ def _choose(
         if (
             fit is None
             or (found is not None and fit[0] > found[0][:2])
-            or not candidate.takes(block)
+            or demand.apart(block, candidate.blocks)
         ):
             continue
-        key = (*fit[0], demand.contention(block, (b for b, _, _ in candidate.placed)))
+        key = (*fit[0], demand.contention(block, candidate.blocks))
         if found is None or key < found[0]:
             found = (key, candidate, fit[1])
     return None if found is None else found[1:]
 
 
 def empty_tiles(
-    bins: list[Bin], *, least: int, goal: int, price: int | None = None, unit: int = 1
+    bins: list[Bin],
+    demand: Demand,
+    *,
+    least: int,
+    goal: int,
+    price: int | None = None,
+    unit: int = 1,
 ) -> list[Bin]:
     """Empty tiles by cutting their blocks along columns into the free cells of other tiles.
 
     Args:
         bins: all tiles.
+        demand: the demand of the matrices, which says what must not share a tile.
         least: smallest number of columns of a piece.
         goal: number of tiles at which to stop.
         price: most further pieces that emptying one tile may cost; None allows any number.
@@ -124,7 +131,8 @@ def empty_tiles(
     """
     while len(bins) > goal:
         for victim in sorted(range(len(bins)), key=lambda i: (bins[i].used, i))[:_VICTIMS]:
-            moved = move(bins[victim], bins[:victim] + bins[victim + 1 :], least, price, unit)
+            others = bins[:victim] + bins[victim + 1 :]
+            moved = move(bins[victim], others, demand, least, price, unit)
             if moved is not None:
                 bins = moved
                 break
@@ -134,7 +142,12 @@ def empty_tiles(
 
 
 def move(
-    victim: Bin, others: Sequence[Bin], least: int, price: int | None = None, unit: int = 1
+    victim: Bin,
+    others: Sequence[Bin],
+    demand: Demand,
+    least: int,
+    price: int | None = None,
+    unit: int = 1,
 ) -> list[Bin] | None:
     """Return ``others`` with the blocks of ``victim``, cut along columns.
 
@@ -144,7 +157,7 @@ def move(
     for block, _, _ in sorted(victim.placed, key=lambda p: (-p[0].rows, -p[0].cols)):
         rest: Block | None = block
         while rest is not None:
-            found = _widest(rest, result, least, unit)
+            found = _widest(rest, result, demand, least, unit)
             if found is None:
                 return None
             number, index, width = found
@@ -163,7 +176,7 @@ def move(
 
 
 def _widest(
-    block: Block, bins: Sequence[Bin], least: int, unit: int
+    block: Block, bins: Sequence[Bin], demand: Demand, least: int, unit: int
 ) -> tuple[int, int, int] | None:
     """Return tile, free rectangle and number of columns where most of ``block`` fits.
 
@@ -179,7 +192,7 @@ def _widest(
             if h < block.rows or width < min(least, block.cols) or width < 1:
                 continue
             key = (-width, w, h, number, index)
-            if (best is None or key < best[0]) and target.takes(block):
+            if (best is None or key < best[0]) and not demand.apart(block, target.blocks):
                 best = (key, width)
     return None if best is None else (best[0][3], best[0][4], best[1])
 

@@ -82,7 +82,7 @@ def place(
     bins = pack(blocks, chip.array.rows, chip.array.columns, demand, unit)
     count = num_chips or max(1, -(-(len(bins) - chip.array.tiles) // chip.array.tiles))
     while True:
-        filled = _fit(bins, chip, count, retired)
+        filled = _fit(bins, chip, count, retired, demand)
         if filled is not None:
             break
         if num_chips is not None or count > _MOST_CHIPS:
@@ -132,7 +132,9 @@ def moved(
     return tuple(replace(p, chip=c, tile=t) for p, (c, t) in zip(placements, where, strict=True))
 
 
-def _fit(bins: list[Bin], chip: Chip, num_chips: int, retired: Retired) -> list[Bin] | None:
+def _fit(
+    bins: list[Bin], chip: Chip, num_chips: int, retired: Retired, demand: Demand
+) -> list[Bin] | None:
     """Return the tiles to fill, or None if the chips have too few.
 
     They are at most as many as there are whole tiles, and damaged tiles that help.
@@ -141,14 +143,14 @@ def _fit(bins: list[Bin], chip: Chip, num_chips: int, retired: Retired) -> list[
     if len(bins) <= whole:
         return bins
     unit = chip.slices.slicing.columns
-    bins = empty_tiles(bins, least=unit, goal=whole, unit=unit)
+    bins = empty_tiles(bins, demand, least=unit, goal=whole, unit=unit)
     damaged = _damaged(chip, num_chips, retired)
     if len(bins) > whole + len(damaged):
         return None
     while len(bins) > whole:
         for victim in sorted(range(len(bins)), key=lambda i: (bins[i].used, i)):
             others = [*bins[:victim], *bins[victim + 1 :], *damaged]
-            moved = move(bins[victim], others, least=unit, unit=unit)
+            moved = move(bins[victim], others, demand, least=unit, unit=unit)
             if moved is not None:
                 bins, damaged = moved[: len(bins) - 1], moved[len(bins) - 1 :]
                 break
@@ -158,7 +160,7 @@ def _fit(bins: list[Bin], chip: Chip, num_chips: int, retired: Retired) -> list[
 
 
 def _first(target: Bin, demand: Demand) -> int:
-    return min(demand.rank[block.matrix] for block, _, _ in target.placed)
+    return min(demand.rank[block.matrix] for block in target.blocks)
 
 
 def _slots(chip: Chip, num_chips: int, retired: Retired) -> list[tuple[int, int]]:

@@ -17,7 +17,8 @@ class Block:
     rows: int
     cols: int
     copy: int = 0
-    """Number of the copy, from 0; copies of a matrix raise throughput."""
+    """Number of the copy, from 0. As many as ``Matrix.cells`` in turn hold the weights together;
+    further ones share the vectors, which raises throughput."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -417,6 +417,26 @@ def test_each_unit_cell_of_a_weight_gets_the_inputs_and_its_results_are_added() 
     assert (b.port_elements, b.element_hops, b.operations) == (0, 5 * 256 * (2 + 3) + 500, 500)
 
 
+def test_a_tile_gets_the_inputs_once_for_all_of_its_blocks_with_the_same_rows() -> None:
+    chip = at.chips.hermes64()
+    operations = [mvm("a", 100, vectors=5), mvm("b", 10, "a", vectors=5)]
+    matrices = [matrix("a", 4, 100), dataclasses.replace(matrix("b", 100, 10), cells=2)]
+    blocks = [
+        put(0, "a", 4, 100),
+        put(1, "b", 60, 10), put(1, "b", 60, 10, copy=1),
+        put(2, "b", 40, 10, row=60), put(2, "b", 40, 10, row=60, copy=1),
+    ]  # fmt: skip
+    _, b, _ = schedule(mapping(chip, operations, matrices, blocks)).steps
+    # 60 inputs to tile 1 and 40 to tile 2, from where the sums of both cells go to tile 1
+    assert b.element_hops == pytest.approx(5 * (60 * 1 + 40 * 2 + 2 * 10 * 1))
+    assert b.operations == 5 * 3 * 10
+    # the blocks of a tile compute one after the other, the tiles at once
+    assert b.mvms == 5 * 4
+    assert b.compute == pytest.approx(
+        5 * 2 * at.chips.mvm_time(chip).value + b.operations / chip.cost.on_chip.rate.value
+    )
+
+
 @pytest.mark.parametrize("on_chip", [True, False])
 def test_a_second_recurrent_layer_takes_its_own_results_too(on_chip: bool) -> None:
     chip = at.chips.hermes64()

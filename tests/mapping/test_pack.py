@@ -34,6 +34,10 @@ def check(mapping: ChipMapping) -> None:
         assert painted.shape == (p.block.rows, p.block.cols)
         painted += 1
     assert all(tile.max() <= 1 for tile in tiles.values())
+    for tile in tiles:  # of a matrix, only the unit cells of one copy share a tile
+        for matrix in mapping.matrices:
+            on_tile = (p for p in mapping.matrix_blocks(matrix.name) if (p.chip, p.tile) == tile)
+            assert len({p.block.copy // matrix.cells for p in on_tile}) <= 1
     for matrix in mapping.matrices:
         per_group, diagonal = matrix.cols // matrix.groups, chip.array.grouped == "block_diagonal"
         for copy in range(mapping.copies[matrix.name]):
@@ -94,11 +98,12 @@ def _models(draw: st.DrawFn) -> nn.Module:
     tiles=st.integers(1, 8),
     grouped=st.sampled_from(["sequential", "block_diagonal"]),
     copies=st.integers(1, 2),
+    cells=st.integers(1, 3),
     planes=st.sampled_from([1, 2]),
     spread=st.booleans(),
 )
 def test_every_weight_has_one_place(
-    model, rows, cols, tiles, grouped, copies, planes, spread
+    model, rows, cols, tiles, grouped, copies, cells, planes, spread
 ) -> None:
     chip = at.chips.ideal().replace(
         array={
@@ -109,8 +114,11 @@ def test_every_weight_has_one_place(
             "grouped": grouped,
         }
     )
+    larger = chip.replace(cell=chip.cell.enlarged(cells)) if cells > 1 else chip
+    model = at.convert(model, larger)
     arguments = dict(num_chips=None, duplicate={"*": copies}, retired=[(0, 0)], spread=spread)
     mapping = map_to_chip(model, torch.zeros(1, 4, 5), chip=chip, **arguments)
+    assert set(mapping.copies.values()) == {copies * cells}
     check(mapping)
     assert mapping.tiles_used >= mapping.tiles_lower_bound
     assert (0, 0) not in mapping.tile_utilisation
@@ -193,6 +201,12 @@ def test_copies_never_share_a_tile() -> None:
         [_block("a", 2, 2, 0), _block("a", 2, 2, 1), _block("b", 2, 2)], 10, 10, Demand.of("ab")
     )
     assert len(bins) == 2
+
+
+def test_the_unit_cells_of_a_weight_may_share_a_tile_and_its_copies_may_not() -> None:
+    demand = Demand.of("a", cells={"a": 2})
+    bins = pack([_block("a", 10, 3, copy) for copy in range(4)], 10, 10, demand)
+    assert sorted(sorted(block.copy for block in b.blocks) for b in bins) == [[0, 1], [2, 3]]
 
 
 def test_of_tiles_that_fit_equally_well_the_one_without_neighbours_is_taken() -> None:

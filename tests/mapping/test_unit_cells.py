@@ -1,5 +1,6 @@
 """Weights that take several unit cells of their chip: counted by map, cost, summary and reads."""
 
+import copy
 import itertools
 import json
 
@@ -45,6 +46,42 @@ def test_map_and_cost_are_those_of_the_plan() -> None:
     twice = at.map_to_chip(model, X, duplicate={"0": 3})
     assert twice.copies == {"0": 6, "2": 1}
     assert at.cost(twice).latency < report.latency
+
+
+def test_the_unit_cells_of_a_weight_lie_on_one_tile_where_there_is_room() -> None:
+    chip, x = at.chips.sonos40(), torch.zeros(1, 16)  # of one tile
+    assert chip.cost is not None
+    net = nn.Sequential(nn.Linear(16, 96), nn.Tanh(), nn.Linear(96, 4))
+    plain = at.convert(copy.deepcopy(net), chip)
+    double = at.convert(net, chip, per_layer={"2": {"cell": chip.cell.enlarged(2)}})
+    before, after = (at.cost(at.map_to_chip(m, x)) for m in (plain, double))
+    added = [run for run in after.schedule.runs if run.operation == "2"]
+    assert [(run.mvms, run.rows, run.cols, run.weights) for run in added] == 2 * [(1, 96, 4, 384)]
+    # one MVM more, after the other; its results are added, and nothing travels
+    rows, columns = chip.array.rows, chip.array.columns
+    mvm = chip.cost.mvm(rows=96 / rows, cols=4 / columns, cells=384 / (rows * columns)).total
+    sums = 4 * chip.cost.on_chip.energy.value
+    assert after.energy.system == pytest.approx(before.energy.system + mvm + sums)
+    later = at.chips.mvm_time(chip).value + 4 / chip.cost.on_chip.rate.value
+    assert after.latency == pytest.approx(before.latency + later)
+    planned = Costs(plain, x, chip, WeightMemory()).of(Candidate.of({"2": 2}, ["0", "2"]))
+    assert (planned.chips, planned.tiles) == (1, 1)
+    assert (planned.energy, planned.latency) == (after.energy.system, after.latency)
+
+
+def test_advice_for_what_does_not_fit_is_about_devices_or_copies() -> None:
+    chip = at.chips.sonos40()
+    double = {"0": {"cell": chip.cell.enlarged(2)}}
+    model = at.convert(
+        nn.Sequential(nn.Linear(1000, 400), nn.Linear(400, 4)), chip, per_layer=double
+    )
+    with pytest.raises(ValueError, match="Nothing was placed") as error:
+        at.map_to_chip(model, torch.zeros(1, 1000), chip=chip)
+    assert "give '0' fewer devices in convert(per_layer=...), or" in str(error.value)
+    assert "duplicate" not in str(error.value)
+    with pytest.raises(ValueError, match="ask for fewer copies in duplicate, or") as error:
+        at.map_to_chip(at.to_digital(model), torch.zeros(1, 1000), chip=chip, duplicate={"0": 2})
+    assert "per_layer" not in str(error.value)
 
 
 def test_summary_and_reads_count_them() -> None:
