@@ -247,7 +247,7 @@ class ProgrammedChip:
         on the tiles of the ``mapping`` that ``program`` was given, and those on one tile are read
         one after the other; without it each has a tile of its own, all of which are read at once.
         Only a mapping knows that the weights of all layers take several unit cells of the chip:
-        without it one is counted.
+        without it one is counted. A chip that senses light is not read.
 
         Raises:
             ValueError: the compensation is unknown, the chip has no ``cost``, the layers are on
@@ -297,11 +297,12 @@ class ProgrammedChip:
                 per block, which fits MVMs of 256 random inputs best to those of the target weights.
                 ``global``: one factor per block, the mean magnitude of its cells as read now over
                 that as read after programming (Joshi et al. 2020). ``column``: the same per output
-                of the block. ``none``: no correction. On a chip of 256x256 Gaussian weights, the
-                MVM error after a day and a year is 18.7 and 22.9 % by ``least_squares``, 19.0 and
-                24.0 by ``global``, 33.8 and 53.1 by ``none``; where all columns share an offset,
-                ``global`` is better. The best fit to noisy weights makes outputs a little smaller,
-                which adds up in deep nets without normalisation.
+                of the block. ``none``: no correction, as on chips that sense light in any case: in
+                the field they see no known inputs, and photodiodes do not drift. On a chip of
+                256x256 Gaussian weights, the MVM error after a day and a year is 18.7 and 22.9 % by
+                ``least_squares``, 19.0 and 24.0 by ``global``, 33.8 and 53.1 by ``none``; where all
+                columns share an offset, ``global`` is better. The best fit to noisy weights makes
+                outputs a little smaller, which adds up in deep nets without normalisation.
             readout: how the compensation reads the block. ``chip``: through the block's ADCs and
                 noise, with as many reads of a single cell as the ADC step needs. ``ideal``:
                 exactly.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from analogtorch.ops.drift import fit_sums, magnitude_sums, ratio
-from analogtorch.simulate.readout import Block
+from analogtorch.simulate.readout import Block, compensates
 
 if TYPE_CHECKING:
     from analogtorch.simulate.section import ProgrammedSection
@@ -45,7 +45,7 @@ def drift_gains(
         readout: as ``ProgrammedChip.at`` takes it.
         t: seconds after programming.
     """
-    if compensation == "none":
+    if not compensates(section.chip, compensation):
         return torch.ones_like(section.scale)
     sums = now.new_empty(2, *section.scale.shape)
     for number, outputs, index in section.pieces():

@@ -27,6 +27,11 @@ INPUTS = 256
 256 rows."""
 
 
+def compensates(chip: Chip, compensation: str) -> bool:
+    """Return whether a chip reads its drift: a sensor in the field sees scenes, no known inputs."""
+    return compensation != "none" and not chip.light.on
+
+
 def compensation_mvms(chip: Chip, compensation: str, rows: int) -> tuple[int, int]:
     """Return the MVMs that read a block for its compensation, and the rows that each drives.
 
@@ -38,7 +43,7 @@ def compensation_mvms(chip: Chip, compensation: str, rows: int) -> tuple[int, in
         compensation: as ``ProgrammedChip.at`` takes it.
         rows: rows of the block.
     """
-    if compensation == "none":
+    if not compensates(chip, compensation):
         return 0, 0
     if compensation == "least_squares":
         return INPUTS * chip.adc.reads * (2 if chip.adc.noise > 0 else 1), rows
@@ -125,9 +130,10 @@ class Block:
         return x @ self.w.T
 
     def inputs(self) -> Tensor:
-        """Random full-scale inputs of either sign: (``INPUTS``, rows)."""
+        """Random full-scale inputs of either sign, or of light or none: (``INPUTS``, rows)."""
         z = self.normals("inputs", slice(0, INPUTS), self._rows)
-        return torch.ones_like(z).copysign(z).to(self.w.dtype)
+        x = z > 0 if self.chip.light.on else torch.ones_like(z).copysign(z)
+        return x.to(self.w.dtype)
 
     def two_mvms(self, weights: Tensor, x: Tensor, name: str) -> tuple[Tensor, Tensor]:
         """Return the ADC outputs of two MVMs with independent noise, each (inputs, outputs).

@@ -168,6 +168,31 @@ def test_a_subclass_of_conv2d_goes_into_the_sensor(tmp_path: Path) -> None:
     assert torch.equal(again(IMAGES), model(IMAGES))
 
 
+@pytest.mark.filterwarnings("ignore:.*beyond the device's data")
+def test_a_sensor_reads_no_compensation() -> None:
+    """It would take known inputs, of either sign, and photodiodes do not drift."""
+    chip = at.chips.photodiode_sensor(spread=0.2).without("adc", "shot_noise", "dark_current")
+    physical = at.program(at.convert(nn.Sequential(filters()), chip), seed=1)
+    views = [
+        physical.at(time, compensation=compensation)
+        for time in ("0 s", "10 years")
+        for compensation in ("least_squares", "global", "column", "none")
+    ]
+    for view in views:
+        assert all((gains == 1).all() for gains in view[0].programmed.gains)
+        assert torch.equal(view(IMAGES), views[0](IMAGES))
+    cost = physical.recalibration_cost()
+    assert (cost.mvms, cost.seconds, cost.joules) == (0, 0, 0)
+
+
+def test_columns_of_a_sensor_are_calibrated_in_light_that_there_is() -> None:
+    chip = NOISY.replace(periphery={"column_calibration": True})
+    physical = at.program(at.convert(nn.Sequential(filters()), chip), seed=1)
+    for section in physical._placed["0"]:
+        x = section.block(0, slice(0, 1)).inputs()
+        assert set(x.unique().tolist()) == {0.0, 1.0}
+
+
 @pytest.mark.parametrize("name", at.chips.FILTERS)
 def test_each_filter_responds_within_5_percent(name: str) -> None:
     """Of its ideal response at the preset's light: that of Jang 2022 is not in the sources used.
