@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from analogtorch.chips import Chip, mvm_time
+from analogtorch.chips import Array, Chip, Cost, Figure, mvm_time
 from analogtorch.chips.cost import Kind
 from analogtorch.cost_model.efficiency import weakest
 
@@ -12,6 +12,8 @@ from analogtorch.cost_model.efficiency import weakest
 class Reads:
     """MVMs of one block of a matrix."""
 
+    chip: Chip
+    """The chip that they are on, for its cost."""
     tile: tuple[int, int]
     """Chip and tile of the block."""
     mvms: int
@@ -46,29 +48,25 @@ class ReadCost:
         )
 
 
-def read_cost(chip: Chip, reads: Iterable[Reads]) -> ReadCost:
-    """Return time and energy of reads.
-
-    Args:
-        chip: the chip of all blocks.
-        reads: the MVMs of each block.
+def read_cost(reads: Iterable[Reads]) -> ReadCost:
+    """Return time and energy of the MVMs of blocks, of which there must be one.
 
     Raises:
-        ValueError: the chip has no ``cost``.
+        ValueError: a chip has no ``cost``.
     """
-    costs = chip.cost
-    if costs is None:
-        raise ValueError(
-            f"chip {chip.name!r} has no cost; give it one: chip.replace(cost=...), or take a preset"
-        )
-    busy: dict[tuple[int, int], int] = {}
-    mvms, joules, figures = 0, 0.0, [costs.mvm_energy]
+    busy: dict[tuple[Cost, Array, int, int], float] = {}
+    mvms, joules, figures = 0, 0.0, set[Figure]()
     for each in reads:
+        chip, costs = each.chip, each.chip.cost
+        if costs is None:
+            raise ValueError(
+                f"chip {chip.name!r} has no cost; give it one: chip.replace(cost=...), or take a "
+                "preset"
+            )
         number = each.mvms * (costs.signed_passes if each.signed else 1)
-        converters = (each.tile[0], each.tile[1] // chip.array.planes)
-        busy[converters] = busy.get(converters, 0) + number
+        converters = (costs, chip.array, each.tile[0], each.tile[1] // chip.array.planes)
+        busy[converters] = busy.get(converters, 0.0) + number * mvm_time(chip).value
         mvms += number
-        figures += costs.shares.figures if each.cells < 1 else ()
+        figures |= {costs.mvm_energy, *(costs.shares.figures if each.cells < 1 else ())}
         joules += number * costs.mvm(rows=each.rows, cols=each.columns, cells=each.cells).total
-    seconds = mvm_time(chip).value * max(busy.values(), default=0)
-    return ReadCost(mvms=mvms, seconds=seconds, joules=joules, kind=weakest(figures))
+    return ReadCost(mvms=mvms, seconds=max(busy.values()), joules=joules, kind=weakest(figures))

@@ -12,6 +12,7 @@ from torch import nn
 
 from analogtorch.chips.choices import Choices
 from analogtorch.conversion.kinds import (
+    analog_layers,
     check_module,
     refuse_distributed,
     refuse_programmed,
@@ -168,11 +169,10 @@ class Field:
         return holds
 
     def cost(self, physical: ProgrammedChip, recovery: Recovery | None = None) -> ReadCost | None:
-        """Return the cost of one recalibration; None: it is not known."""
-        try:
-            return physical.recalibration_cost(self.compensation, recovery)
-        except ValueError:  # the chip has no cost, or there are several
+        """Return the cost of one recalibration; None: a chip of the model has no cost."""
+        if any(layer.chip.cost is None for _, layer in analog_layers(self.model)):
             return None
+        return physical.recalibration_cost(self.compensation, recovery)
 
 
 def served(schedule: Recalibration, start: float) -> Recalibration:

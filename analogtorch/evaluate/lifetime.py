@@ -42,7 +42,7 @@ class Lifetime(Shown):
     reads: int
     """Number of reads of the compensation from ``start`` on, before ``longest``."""
     cost: ReadCost | None
-    """Cost of one read; None: the chip's is not known."""
+    """Cost of one read; None: a chip has no cost."""
     seeds: tuple[int, ...]
     """Seed of each chip: ``program(model, seed=seeds[i])`` programs it again."""
     note: str = ""
@@ -53,7 +53,7 @@ class Lifetime(Shown):
     recovery: Recovery | None = None
     """What was corrected at each read, beside the drift compensation."""
     recovery_cost: ReadCost | None = None
-    """Cost of one read with its recovery; None: there was none, or the chip's is not known."""
+    """Cost of one read with its recovery; None: there was none, or a chip has no cost."""
     start: float = 0.0
     """Time from which on chips serve, s: that at which the targets of their devices are right."""
 

@@ -41,7 +41,7 @@ class RecalibrationInterval(Shown):
     """The longest interval with which a chip stays within the limit, s, by chip (float64); 0: none
     does."""
     cost: ReadCost | None
-    """Cost of one recalibration, recovery included; None: the chip's is not known."""
+    """Cost of one recalibration, recovery included; None: a chip has no cost."""
     seeds: tuple[int, ...]
     """Seed of each chip: ``program(model, seed=seeds[i])`` programs it again."""
     recovery: Recovery | None = None

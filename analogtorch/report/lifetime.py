@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from analogtorch.cost_model import ReadCost
 from analogtorch.devices.time import SECONDS, duration
 from analogtorch.evaluate.field import useful_reads
 from analogtorch.evaluate.lifetime import Lifetime
@@ -16,6 +17,8 @@ from analogtorch.report.columns import aligned
 from analogtorch.values.shown import as_figure, as_text
 
 _DAY = SECONDS["day"]
+MISSED = "looks are a factor of about 2 in time apart: a dip between them is missed"
+"""A note on ``analogtorch.evaluate.field.looks``."""
 _FIRST = 60.0  # s; the axis is logarithmic, and earlier times are drawn here
 
 
@@ -30,13 +33,13 @@ def table(found: Lifetime) -> str:
         days = [_days(each, found.longest) for each in (middle, ordered[:1], ordered[-1:])]
         rows.append((name, *days, f"{ordered.count(math.inf)} of {len(ordered)}"))
     lines = aligned(rows)
-    cost = "" if found.cost is None else f"; one takes {found.cost}"
     notes = [
         f"until the metric crosses {found.limit:g}, looked at {since(found.start)}up to "
         f"{duration(found.longest)}",
-        f"{found.reads:,} reads of the compensation in that time{cost}",
+        f"{found.reads:,} reads of the compensation in that time; {takes('one', found.cost)}",
         *([] if found.recovery_cost is None else [f"with recovery: {found.recovery_cost}"]),
         *([found.note] if found.note else []),
+        MISSED,
     ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *notes])
 
@@ -71,6 +74,11 @@ def plot(found: Lifetime) -> Any:
 def since(start: float) -> str:
     """Return from when on chips serve, unless from the beginning: ``from 1 day, ... , ``."""
     return f"from {duration(start)}, when their targets are right, " if start else ""
+
+
+def takes(what: str, cost: ReadCost | None) -> str:
+    """Return what a recalibration takes, in words, or why that is not known."""
+    return f"{what} takes {cost or 'what is not known, as a chip has no cost'}"
 
 
 def _schedules(found: Lifetime) -> dict[str, Tensor]:

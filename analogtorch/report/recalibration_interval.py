@@ -3,7 +3,7 @@
 from analogtorch.devices.time import duration
 from analogtorch.evaluate.recalibration_interval import RecalibrationInterval
 from analogtorch.report.columns import aligned
-from analogtorch.report.lifetime import since
+from analogtorch.report.lifetime import MISSED, since, takes
 from analogtorch.values.shown import as_text
 
 
@@ -34,8 +34,9 @@ def table(found: RecalibrationInterval) -> str:
     notes = [
         f"{answer} within {found.limit:g} {since(found.start) or 'for '}"
         f"{'to ' if found.start else ''}{duration(found.life)}",
-        *([] if found.cost is None else [f"one recalibration takes {found.cost}"]),
+        takes("one recalibration", found.cost),
         *([found.note] if found.note else []),
+        MISSED,
     ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *notes])
 

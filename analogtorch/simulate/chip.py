@@ -247,11 +247,12 @@ class ProgrammedChip:
         on the tiles of the ``mapping`` that ``program`` was given, and those on one tile are read
         one after the other; without it each has a tile of its own, all of which are read at once.
         Only a mapping knows that the weights of all layers take several unit cells of the chip:
-        without it one is counted. A chip that senses light is not read.
+        without it one is counted. Layers on several chips are charged by the cost of their own;
+        the chips are read at once. A chip that senses light is not read.
 
         Raises:
-            ValueError: the compensation is unknown, the chip has no ``cost``, the layers are on
-                chips of different costs, or the batches do not run.
+            ValueError: the compensation is unknown, a chip has no ``cost``, or the batches do not
+                run.
             TypeError: ``recovery`` is of another type.
         """
         checks.choice("recalibration_cost: compensation", compensation, get_args(Compensation))

@@ -41,16 +41,10 @@ def recalibration_cost(
 
     ``spots`` are those of all unit cells; ``more`` are MVMs that come on top.
     """
-    chip, *others = list(dict.fromkeys(layer.chip for layer in layers.values()))
-    if any((each.cost, each.array) != (chip.cost, chip.array) for each in others):
-        raise ValueError(
-            "recalibration_cost: the layers are on chips of different costs; program those of one "
-            "chip at a time"
-        )
     reads = (
         read for name, layer in layers.items() for read in _reads(layer, spots[name], compensation)
     )
-    return read_cost(chip, (*reads, *more))
+    return read_cost((*reads, *more))
 
 
 def of_all_cells(
@@ -125,6 +119,7 @@ def _of_outputs(
                 block = _block(section, spot, columns)
                 use = use_of(block, matrix, layer.chip)
                 yield Reads(
+                    layer.chip,
                     (spot.chip, spot.tile),
                     vectors * layer.chip.mvms * use.mvms,
                     rows=block.rows / array.rows,
@@ -145,6 +140,7 @@ def _reads(
             use = use_of(block, matrix, layer.chip)
             cells = use.mvms * use.cells * driven / block.rows
             yield Reads(
+                layer.chip,
                 (spot.chip, spot.tile),
                 mvms,
                 rows=driven / array.rows,

@@ -138,6 +138,7 @@ def test_table_plot_and_json(tmp_path) -> None:
     assert "every 30 days" in text
     assert "13 reads of the compensation" in text
     assert "until the metric crosses 0.8, looked at up to 1 year" in text
+    assert "a dip between them is missed" in text
     data = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert data["seeds"] == list(found.seeds)
     assert data["reads"] == 13
@@ -218,7 +219,9 @@ def test_a_loss_must_not_rise_and_data_that_end_are_noted() -> None:
     never = at.lifetime(model, metric, limit=2.0, recalibration=MONTHLY, num_chips=1)
     assert never.once.tolist() == never.recalibrated.tolist() == [0.0]
     free, metric = _model(at.chips.ideal())
-    assert at.lifetime(free, metric, limit=0.5, recalibration=MONTHLY, num_chips=1).cost is None
+    unknown = at.lifetime(free, metric, limit=0.5, recalibration=MONTHLY, num_chips=1)
+    assert unknown.cost is None
+    assert "one takes what is not known, as a chip has no cost" in str(unknown)
 
 
 @pytest.mark.parametrize(

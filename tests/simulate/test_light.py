@@ -193,6 +193,39 @@ def test_columns_of_a_sensor_are_calibrated_in_light_that_there_is() -> None:
         assert set(x.unique().tolist()) == {0.0, 1.0}
 
 
+def test_reads_of_a_sensor_and_the_chip_behind_it_are_charged_by_their_own_costs() -> None:
+    hermes, images = at.chips.hermes64(), IMAGES[:5]
+    layers = nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 3)
+    model = at.convert(nn.Sequential(*layers), hermes, sensor="0")
+    at.calibrate(model, [images])
+    alone = at.program(at.convert(nn.Sequential(layers[2]), hermes), seed=1).recalibration_cost()
+    physical = at.program(model.eval(), seed=1)
+    assert physical.recalibration_cost() == alone  # the sensor is not read
+    # the batches of a recovery take 36 exposures of each of 4 filters, and an MVM of the other
+    recovery = at.Recovery(batches=[images], columns=None, batch_norm=True)
+    found = physical.recalibration_cost("none", recovery)
+    assert found.mvms == 5 * (4 * 36 + 1)
+    sensor = model[0].chip
+    assert found.seconds == pytest.approx(5 * 36 * sensor.light.exposure)
+    of_chip = hermes.cost.mvm(rows=144 / 256, cols=3 / 256, cells=144 * 3 / 256**2).total
+    of_sensor = sensor.cost.mvm(rows=1, cols=1, cells=1).total
+    assert found.joules == pytest.approx(5 * (4 * 36 * of_sensor + of_chip))
+
+    def metric(view: nn.Module) -> float:
+        return float(torch.isfinite(view(images)).all())
+
+    lasting = at.lifetime(
+        model, metric, limit=0.5, recalibration=at.Recalibration(every="1 year"), num_chips=1
+    )
+    assert lasting.cost == alone
+    assert f"one takes {alone}" in str(lasting)
+    interval = at.recalibration_interval(
+        model, metric, limit=0.5, intervals=["180 days"], num_chips=1
+    )
+    assert interval.cost == alone
+    assert f"one recalibration takes {alone}" in str(interval)
+
+
 @pytest.mark.parametrize("name", at.chips.FILTERS)
 def test_each_filter_responds_within_5_percent(name: str) -> None:
     """Of its ideal response at the preset's light: that of Jang 2022 is not in the sources used.
