@@ -78,7 +78,9 @@ def since(start: float) -> str:
 
 def takes(what: str, cost: ReadCost | None) -> str:
     """Return what a recalibration takes, in words, or why that is not known."""
-    return f"{what} takes {cost or 'what is not known, as a chip has no cost'}"
+    if cost is None:
+        return f"what {what} takes is not known, as a chip has no cost"
+    return f"{what} takes {cost}"
 
 
 def _schedules(found: Lifetime) -> dict[str, Tensor]:

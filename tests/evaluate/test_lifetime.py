@@ -221,7 +221,7 @@ def test_a_loss_must_not_rise_and_data_that_end_are_noted() -> None:
     free, metric = _model(at.chips.ideal())
     unknown = at.lifetime(free, metric, limit=0.5, recalibration=MONTHLY, num_chips=1)
     assert unknown.cost is None
-    assert "one takes what is not known, as a chip has no cost" in str(unknown)
+    assert "what one takes is not known, as a chip has no cost" in str(unknown)
 
 
 @pytest.mark.parametrize(
