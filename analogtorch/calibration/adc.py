@@ -1,6 +1,7 @@
 """Full scales behind the array, those of ADC and digital unit, found from the partial sums."""
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,12 +15,12 @@ from analogtorch.calibration.passes import Forward, check_finite, few_threads, r
 from analogtorch.chips import Chip
 from analogtorch.conversion.watch import evaluating
 from analogtorch.devices.drift_aware import kernel_spread
-from analogtorch.nn import AnalogLayer, Tap, tapped
+from analogtorch.nn import AnalogEmbedding, AnalogLayer, Tap, tapped
 from analogtorch.ops import Plan, block_scales, over_rows
 from analogtorch.ops.converters import adc, dac
 from analogtorch.ops.operands import Operands, per_block
 from analogtorch.ops.partial_sums import part
-from analogtorch.ops.physics import phases, relative, weight_sigma
+from analogtorch.ops.physics import phases, relative, weight_sigma, wide
 from analogtorch.ops.slices import unfolded
 from analogtorch.ops.variances import read_variances
 
@@ -81,6 +82,28 @@ def limits(
     with evaluating(model), tapped(taps):
         run("calibrate ADC", model, batches, forward, progress)
     return {name: seen.limits() for name, seen in sums.items()}
+
+
+def ranges_of_table(name: str, layer: AnalogEmbedding) -> Tensor | None:
+    """Return the ranges of the digital unit for an embedding, (row blocks, outputs).
+
+    Each of its outputs is one row of its table, so that no run is needed. None: the unit of its
+    chip does not round, or all rows are zero.
+
+    Raises:
+        ValueError: the table has NaN or infinite values.
+    """
+    if layer.chip.periphery.output_bits is None:
+        return None
+    check_finite("calibrate", f"the weight of layer {name!r}", layer.weight)
+    execution = layer.executions.evaluation
+    plan, dtype = execution.plans[0], wide(layer.weight.dtype)
+    cells = execution.weights(layer, 0, None, None, dtype, None)["w"]
+    scale = block_scales(cells, plan.bounds, plan.columns)
+    unit = [_Columns(cells.shape[0]) for _ in range(plan.blocks)]
+    for columns, full, span in zip(unit, scale, itertools.pairwise(plan.bounds), strict=True):
+        columns.add(relative(cells[:, slice(*span)].T, full), 0)
+    return _unit_ranges(unit, layer.chip)
 
 
 class _PartialSums:
@@ -216,15 +239,12 @@ class _PartialSums:
     def limits(self) -> Limits:
         """Return the full scales that suit the sums."""
         chip, wanted = self._chip, self._wanted
-        bounds = ranges = None
+        bounds = None
         if wanted is not None and chip.adc.levels:
             # rounding toward zero errs as steps that are twice as large do: LSB^2 / 3
             steps = chip.adc.levels / (2 if chip.adc.rounding == "floor" else 1)
             bounds = self._found(wanted.method, steps, wanted.percentile)
-        if self._unit:
-            noise = chip.adc.noise * math.sqrt(chip.phases / chip.adc.reads)
-            ranges = torch.stack([columns.ranges(noise) for columns in self._unit])
-            ranges = torch.where(ranges > 0, ranges, ranges.max()) if ranges.any() else None
+        ranges = _unit_ranges(self._unit, chip) if self._unit else None
         sums = self._squares["sums"] or math.inf
         return Limits(
             bounds, ranges, *(math.sqrt(self._squares[name] / sums) for name in ("adc", "others"))
@@ -256,6 +276,13 @@ class _PartialSums:
                 "use a larger percentile or another adc"
             )
         return torch.where(found > 0, found, found.max())
+
+
+def _unit_ranges(unit: "list[_Columns]", chip: Chip) -> Tensor | None:
+    """Return the ranges of the digital unit, (row blocks, outputs); None: all sums are zero."""
+    noise = chip.adc.noise * math.sqrt(chip.phases / chip.adc.reads)
+    ranges = torch.stack([columns.ranges(noise) for columns in unit])
+    return torch.where(ranges > 0, ranges, ranges.max()) if ranges.any() else None
 
 
 def _flat(sums: Tensor, plan: Plan) -> Tensor:

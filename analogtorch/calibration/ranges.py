@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from analogtorch.calibration import adc as converters
 from analogtorch.calibration.adc import Wanted
@@ -29,7 +29,7 @@ from analogtorch.conversion.kinds import (
 from analogtorch.conversion.route import routed_as_before_on_error
 from analogtorch.conversion.taken import refuse_taken
 from analogtorch.conversion.watch import same_random
-from analogtorch.nn import AnalogLayer
+from analogtorch.nn import AnalogEmbedding, AnalogLayer
 from analogtorch.values import checks
 from analogtorch.values.warned import warn
 
@@ -124,8 +124,9 @@ def calibrate(
     The call also checks that nothing bypasses the analog layers. Where the model calls a layer by
     its weight, the call is routed to the layer, as by ``analogtorch.guard``. A layer that never ran
     is an error; a warning names those that run and by whose weights the model also multiplies
-    elsewhere. Embeddings need no calibration. Training mode, weights and random state are as
-    before; calibrating again replaces all ranges.
+    elsewhere. Embeddings have no DAC range, and their outputs are the rows of their table: where
+    the digital unit rounds, its ranges come from all of these, whatever the batches hold. Training
+    mode, weights and random state are as before; calibrating again replaces all ranges.
 
     What an earlier call chose for the chips, a later one takes back before it chooses: it starts
     from the chip of the conversion, or that was assigned since (``given_chip`` of the layer), so
@@ -221,8 +222,10 @@ def calibrate(
     else:
         fitted, judged = held_back(batches, JUDGED) if method == "mse" else (batches, batches)
     whole = Calibration(model, layers, fitted, judged, wanted, forward, progress)
-    with routed_as_before_on_error(model), _as_before(layers), same_random():
+    tables = _tables(model)
+    with routed_as_before_on_error(model), _as_before([*layers.values(), *tables]), same_random():
         whole.forget()
+        _round(tables)
         if effort == "search" or (effort == "default" and method == "mse"):
             whole.take_back()
         with whole.without_converters():
@@ -246,6 +249,7 @@ def calibrate(
             notes = (*found.notes, *taken_back(chosen, before))
             report(dataclasses.replace(found, notes=notes))
     ran.apply(chosen)
+    _round(tables)
     return model
 
 
@@ -314,8 +318,11 @@ def _check_values(
 def _checked(
     model: nn.Module, method: str | None, per: str, adc: str | None
 ) -> dict[str, AnalogLayer]:
-    layers = {name: layer for name, layer in analog_layers(model) if layer.takes_range}
-    if not layers:
+    found = dict(analog_layers(model))
+    layers = {name: layer for name, layer in found.items() if layer.takes_range}
+    tables = [layer for layer in found.values() if isinstance(layer, AnalogEmbedding)]
+    rounds = any(x.chip.periphery.output_bits for x in (*layers.values(), *tables))
+    if not layers and not rounds:
         raise ValueError(
             "calibrate: the model has no analog layer with a DAC range (sensors and embeddings "
             "have none); call analogtorch.convert(model, chip) first"
@@ -325,10 +332,9 @@ def _checked(
     refuse_unloaded(model, "calibrate")
     if adc is not None and all(layer.chip.adc.levels == 0 for layer in layers.values()):
         raise ValueError(
-            f"calibrate: adc={adc!r} needs an ADC, but the chips of all layers have none; leave "
-            "adc out"
+            f"calibrate: adc={adc!r} needs an ADC, but the chips of all layers with a DAC range "
+            "have none; leave adc out"
         )
-    rounds = any(layer.chip.periphery.output_bits for layer in layers.values())
     if method is None and (per != "layer" or (adc is None and not rounds)):
         raise ValueError(
             "calibrate: method=None fixes no DAC range, so that it takes no per='tile', and on "
@@ -338,10 +344,24 @@ def _checked(
     return layers
 
 
+def _tables(model: nn.Module) -> dict[AnalogLayer, Tensor | None]:
+    """Return the embeddings of a model, with the ranges in which the digital unit is to round."""
+    return {
+        layer: converters.ranges_of_table(name, layer)
+        for name, layer in analog_layers(model)
+        if isinstance(layer, AnalogEmbedding)
+    }
+
+
+def _round(tables: Mapping[AnalogLayer, Tensor | None]) -> None:
+    for layer, ranges in tables.items():
+        layer.set_output_ranges(ranges)
+
+
 @contextlib.contextmanager
-def _as_before(layers: dict[str, AnalogLayer]) -> Iterator[None]:
+def _as_before(layers: Iterable[AnalogLayer]) -> Iterator[None]:
     """Restore ranges, whether they are known, and ADC ranges at the end of the context."""
-    undo = undone(layers.values())
+    undo = undone(layers)
     try:
         yield
     finally:

@@ -253,7 +253,7 @@ def reason(model: nn.Module, name: str, module: nn.Module, embeddings: bool = Fa
     if kind is None:
         return f"no analog layer for {type(module).__name__}{_own_matrix(module)}"
     if kind.on_request and not embeddings:
-        return "digital unless convert(..., embeddings=True)"
+        return "digital unless convert(..., embeddings=True) takes it"
     if (attention := reader(model, name)) and (why := reason(model, *attention)):
         user = attention[0] or "(root)"
         return f"{user!r} reads its weight without calling it, and stays digital: {why}"

@@ -275,6 +275,7 @@ def summary(model: nn.Module) -> Summary:
     cells = cells_of(model)
     rows = tuple(_row(name, layer, cells[name]) for name, layer in layers.items())
     swapped, made = taken(model), makers(model)
+    asked = any(layer.on_request for layer in layers.values())
     used = {name: (why, count) for name, _, why, count in multiplied(model)}
     skipped = []
     for name, module in model.named_modules():
@@ -282,7 +283,7 @@ def summary(model: nn.Module) -> Summary:
         analog = isinstance(module, AnalogLayer | AnalogComposite) or module in made
         if weights and not analog:
             why = swapped.get(name) or used.pop(name or "(root)", ("",))[0]
-            why = why or reason(model, name, module) or _left(model, name)
+            why = why or reason(model, name, module, asked) or _left(model, name)
             skipped.append((name or "(root)", why, _count(weights)))
     skipped += [(name, _added(layer), p.numel()) for name, layer, p in added(model)]
     skipped += [(name, *of) for name, of in used.items()]

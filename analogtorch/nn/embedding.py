@@ -49,7 +49,8 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
 
     The input holds token numbers in any shape, the output is ``(*, embedding_dim)``. Each token
     costs one ADC output per dimension. The one-hot drives the DAC at full scale, so there is no
-    range to calibrate. A tied head is a separate layer with separate cells.
+    DAC range to calibrate; where the chip's digital unit rounds, ``calibrate`` finds its ranges
+    from all rows. A tied head is a separate layer with separate cells.
     """
 
     channel_dim = -1

@@ -225,9 +225,8 @@ def test_it_is_named_with_its_place_and_share() -> None:
     model.use = lambda m, h: h
     at.guard(model, X)
     assert at.summary(model).share.digital == {}
-    assert "digital: table (64 weights; digital unless convert(..., embeddings=True))" in str(
-        at.summary(model)
-    )
+    reason = "digital unless convert(..., embeddings=True) takes it"
+    assert f"digital: table (64 weights; {reason})" in str(at.summary(model))
 
 
 class Gabor(nn.Module):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import T5Config, T5ForConditionalGeneration
 
 import analogtorch as at
 from analogtorch.ops import Plan, block_scales, fold, mvm, normal, seed_tensor
@@ -36,7 +37,7 @@ def test_it_is_converted_on_request_only() -> None:
     at.convert(model, SMALL)
     assert [name for name, _ in at.analog_layers(model)] == ["1"]
     assert at.summary(model).skipped == (
-        ("0", "digital unless convert(..., embeddings=True)", TOKENS * WIDTH),
+        ("0", "digital unless convert(..., embeddings=True) takes it", TOKENS * WIDTH),
     )
     at.convert(model, SMALL, embeddings=True)
     assert [name for name, _ in at.analog_layers(model)] == ["0", "1"]
@@ -48,6 +49,31 @@ def test_it_is_converted_on_request_only() -> None:
         at.convert(nn.Sequential(_digital(), nn.Linear(WIDTH, 4)), SMALL, include="0")
     with pytest.raises(ValueError, match=r"nothing to convert.*digital unless"):
         at.convert(_digital(), SMALL)
+
+
+def test_the_reason_of_an_excluded_table_is_true() -> None:
+    options = {"embeddings": True, "exclude": "0"}
+    model = at.convert(nn.Sequential(_digital(), nn.Linear(WIDTH, 4)), SMALL, **options)
+    why = "digital unless convert(..., embeddings=True) takes it"  # which exclude kept from it
+    assert at.summary(model).skipped == (("0", why, TOKENS * WIDTH),)
+    model = nn.Sequential(_digital(), nn.Linear(WIDTH, 4), _digital(), _digital(max_norm=1.0))
+    at.convert(model, SMALL, **options)
+    assert [row.name for row in at.summary(model).layers] == ["1", "2"]
+    why = [why for _, why, _ in at.summary(model).skipped]
+    assert why[0] == "not converted"
+    assert why[1].startswith("its max_norm rescales stored rows")
+
+
+def test_a_table_that_only_holds_tied_weights_is_excluded() -> None:
+    sizes = {"vocab_size": 40, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1}
+    model = T5ForConditionalGeneration(T5Config(**sizes, num_heads=2)).eval()
+    tokens = torch.randint(0, 40, (2, 5), generator=torch.Generator().manual_seed(0))
+    example = {"input_ids": tokens, "decoder_input_ids": tokens}
+    with pytest.raises(ValueError, match=r"1 of 22 analog layers did not run: 'shared'.*exclude="):
+        at.convert(model, SMALL, embeddings=True, example=example)
+    at.convert(model, SMALL, embeddings=True, exclude="shared", example=example)
+    assert at.summary(model).skipped[0] == ("shared", "not converted", 40 * 16)
+    assert at.summary(model).share.digital == {}
 
 
 @pytest.mark.parametrize(
@@ -299,6 +325,58 @@ def test_its_range_is_that_of_the_one_hot() -> None:
     empty.load_state_dict(_digital_state(), assign=True)
     assert empty[0].input_range.item() == 1
     assert torch.equal(empty.eval()(X), _analog().eval()(X))
+
+
+@pytest.mark.parametrize("effort", ["ranges", "default"])
+def test_calibrate_finds_the_ranges_of_the_digital_unit_from_all_rows(
+    effort: str, tmp_path: Path
+) -> None:
+    chip = at.chips.hermes64().replace(array={"rows": 24})
+    model = nn.Sequential(_digital(), nn.Linear(WIDTH, 4)).eval()
+    model = at.convert(model, chip, embeddings=True)
+    table, before = model[0], model[0](X)
+    assert "(0, 1) do not round" in str(at.summary(model))
+    at.calibrate(model, [X, X % 5], effort=effort)  # some rows are in no batch
+    assert "do not round" not in str(at.summary(model))
+    ranges, rows = table.output_ranges, torch.tensor([24, 24, 2])
+    assert ranges.shape == (3, WIDTH)
+    blocks = table.weight.detach().split(rows.tolist())
+    scale = torch.stack([block.abs().max() for block in blocks]).unsqueeze(1)
+    assert all((w.abs() <= r).all() for w, r in zip(blocks, ranges * scale, strict=True))
+    step = (ranges * scale / 127).repeat_interleave(rows, 0)[X]
+    unrounded = (table(X) / step - (table(X) / step).round()).abs()
+    assert unrounded.max() < 1e-3
+    assert ((table(X) - before).abs() <= 0.51 * step).all()
+    at.save(model, tmp_path / "net.safetensors")
+    loaded = at.load(tmp_path / "net.safetensors", nn.Sequential(_digital(), nn.Linear(WIDTH, 4)))
+    assert torch.equal(loaded[0].output_ranges, ranges)
+    chips = [at.program(m, seed=1).at("1 day") for m in (model, loaded)]
+    assert torch.equal(chips[0](X), chips[1](X))
+    assert torch.equal(chips[0][0].output_ranges, ranges)
+    again = at.calibrate(copy.deepcopy(model), [X, X % 5], effort=effort)
+    assert torch.equal(again(X), model(X))
+    assert type(at.to_digital(model)[0]) is nn.Embedding
+
+
+def test_a_table_alone_is_calibrated_where_its_chip_rounds() -> None:
+    model = at.convert(nn.Sequential(_digital()), at.chips.hermes64(), embeddings=True)
+    at.calibrate(model, [X])
+    assert "do not round" not in str(at.summary(model))
+    assert model[0].output_ranges.shape == (1, WIDTH)
+
+
+def test_a_calibration_that_fails_leaves_tables_as_they_are() -> None:
+    model = nn.Sequential(_digital(), nn.Linear(WIDTH, 4))
+    at.convert(model, at.chips.hermes64(), embeddings=True)
+    with torch.no_grad():
+        model[1].weight[0] = torch.nan
+    with pytest.raises(ValueError, match="NaN"):
+        at.calibrate(model, [X])
+    assert model[0].output_ranges is None
+    with torch.no_grad():
+        model[0].weight[3] = torch.inf
+    with pytest.raises(ValueError, match="the weight of layer '0' has NaN or infinite values"):
+        at.calibrate(model, [X])
 
 
 def _digital_state() -> dict:
