@@ -31,6 +31,11 @@ from analogtorch.nn import AnalogComposite, AnalogLayer
 _MULTIPLIED = "_analogtorch_multiplied"
 """Attribute of modules, which copies keep: names of such tensors, and what multiplied by them in
 the last run watched."""
+_ADDED = "_analogtorch_added"
+"""Attribute of modules, which copies keep: names of the Parameters that the last run watched added
+to data, and did nothing else with."""
+_SUMS = frozenset({"add", "sub", "rsub"})
+"""Operators that add what they read."""
 
 
 @dataclass(frozen=True)
@@ -64,17 +69,30 @@ class Use:
     """What it computed; None: the factor is a tensor that a module holds."""
 
 
-def remember(model: nn.Module, found: Mapping[tuple[nn.Module, str], Use]) -> None:
-    """Remember what a run multiplied by: modules, and names of tensors or ``computed from ...``."""
+def remember(
+    model: nn.Module,
+    found: Mapping[tuple[nn.Module, str], Use],
+    added: Iterable[tuple[nn.Module, str]],
+) -> None:
+    """Remember what a run multiplied by, and what it only added.
+
+    Args:
+        model: the model.
+        found: modules, and names of tensors or ``computed from ...``.
+        added: modules, and names of their Parameters.
+    """
     for module in model.modules():
         forget_multiplied(module)
     for (module, own), use in found.items():
         vars(module).setdefault(_MULTIPLIED, {})[own] = use
+    for module, own in added:
+        vars(module).setdefault(_ADDED, set()).add(own)
 
 
 def forget_multiplied(module: nn.Module) -> None:
     """Undo ``remember`` for a module alone."""
     vars(module).pop(_MULTIPLIED, None)
+    vars(module).pop(_ADDED, None)
 
 
 def multiplied(model: nn.Module) -> Iterator[tuple[str, Tensor | None, str, int]]:
@@ -93,8 +111,11 @@ def multiplied(model: nn.Module) -> Iterator[tuple[str, Tensor | None, str, int]
                 yield named, t, use.why, t.numel()
 
 
-def replaced(model: nn.Module) -> set[int]:
-    """Return the ``id`` of tensors in place of which the weights count that a run computed."""
+def no_factors(model: nn.Module) -> set[int]:
+    """Return the ``id`` of tensors that the last run that was watched did not multiply by.
+
+    It only added them, or computed weights from them, which count in their place.
+    """
     held = {
         f"{name}.{own}".lstrip("."): t
         for name, module in model.named_modules()
@@ -102,6 +123,7 @@ def replaced(model: nn.Module) -> set[int]:
     }
     found = set[int]()
     for module in model.modules():
+        found.update(id(_tensors(module).get(own)) for own in vars(module).get(_ADDED, ()))
         uses: Iterable[Use] = vars(module).get(_MULTIPLIED, {}).values()
         for own in chain.from_iterable(use.computed.sources for use in uses if use.computed):
             found.add(id(_tensors(module).get(own, held.get(own))))
@@ -143,6 +165,7 @@ class Stored:
         self._held: dict[str, tuple[nn.Module, str, Tensor]] = {}
         self._written, self._made = set[Storage](), set[Storage]()
         self._as_they_are = set[str]()
+        self._added, self._used = set[str](), set[str]()
         for name, module in model.named_modules():
             for own, t in _tensors(module).items():
                 self._weights.add(full := f"{name}.{own}", t)
@@ -170,6 +193,8 @@ class Stored:
         ):
             self._derive(func, read, result)
             return None
+        met = self._added if name in _SUMS else self._used
+        met.update(known for t in read for region in self._of(t) for known in region.names)
         self._written.update(map(storage, accessed(func, args, kwargs, written=True)))
         if pair is None:
             return None
@@ -177,6 +202,16 @@ class Stored:
         if bool(left) == bool(right):
             return None
         return self._factor(pair[0] if left else pair[1], left or right, user)
+
+    def added(self) -> Iterator[tuple[nn.Module, str]]:
+        """Yield the Parameters that the run only added to data: module, and name there.
+
+        Indexing of a table, as for positions, and other operators without data may come before.
+        """
+        for name in self._added - self._used:
+            module, own, t = self._held[name]
+            if isinstance(t, nn.Parameter):
+                yield module, own
 
     def made(self, result: Any) -> None:
         """Remember tensors of the run that hold no data yet, such as ``torch.zeros(4)``."""

@@ -8,7 +8,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
 from analogtorch.conversion.kinds import added, analog_layers, kind_of, left_digital, makers, packed
-from analogtorch.conversion.multiplied import multiplied, replaced
+from analogtorch.conversion.multiplied import multiplied, no_factors
 from analogtorch.nn import AnalogComposite, AnalogLayer
 
 _LOOKED_UP = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm)
@@ -23,8 +23,9 @@ class Share:
     counts beside an analog one that it shares its weight with; of several digital ones, the first.
 
     A Parameter that is not of the layer's kind, or is of a module that AnalogTorch does not know,
-    counts if it is one matrix or several, as its use cannot be seen. So the analog share is a lower
-    bound if such modules add or look up their Parameters, or compute other weights from them.
+    counts if it is one matrix or several, until a run that is watched, as by ``guard``, shows that
+    the model only adds it, as it does tables of positions. So the analog share is a lower bound
+    before such a run, and where modules scale their Parameters or compute other weights from them.
     Weights of embeddings, buffers and other tensors, and weights that the model computes from such
     tensors, count once ``guard`` has seen that the model multiplies by them; computed ones count in
     place of what they come from, if that has fewer numbers.
@@ -54,11 +55,11 @@ class Share:
 
 def share(model: nn.Module) -> Share:
     """Return the weights that multiply in ``model``, analog and digital."""
-    computed_from = replaced(model)
+    without = no_factors(model)
     found = {
         name: left
         for name, of in known(model).items()
-        if (left := [t for t in of if id(t) not in computed_from])
+        if (left := [t for t in of if id(t) not in without])
     }
     seen = {id(t) for of in found.values() for t in of}
     counts = {name: sum(t.numel() for t in of) for name, of in found.items()}

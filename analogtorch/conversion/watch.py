@@ -122,7 +122,7 @@ class Watch(Observer):
         """Watch the run in the context."""
         with self.counting(), eager(), self.running.hooked(), self:
             yield
-            remember(self.model, self.multiplied())
+            remember(self.model, self.multiplied(), self.stored.added())
 
     def counting(self) -> contextlib.AbstractContextManager[None]:
         """Count the runs of the layers, with direct calls of ``forward``."""

@@ -1,8 +1,9 @@
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.ao.nn import quantized
 from torch.ao.nn.quantized import dynamic
 from torch.nn import functional as F
@@ -92,6 +93,55 @@ def test_the_guard_prints_it_too() -> None:
     report = at.guard(model, torch.randn(2, 8))
     assert (report.share.analog, report.share.total) == (64, 256)
     assert str(report).endswith("64 of 256 weights that multiply are on the chip (25.0 %).")
+
+
+class Positions(nn.Module):
+    """Attention with a table of relative positions, in which ``use`` sees scores and the table."""
+
+    def __init__(self, use: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.q, self.use = nn.Linear(8, 8), use
+        self.table = nn.Parameter(torch.randn(7, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = self.q(x)
+        return self.use(q @ x.mT, self.table).softmax(-1) @ x
+
+
+@pytest.mark.parametrize(
+    ("use", "digital"),
+    [
+        (lambda scores, table: scores + 16 * table.sigmoid()[:4], {}),
+        (lambda scores, table: scores + table[torch.arange(16).view(4, 4) % 7].mean(-1), {}),
+        (lambda scores, table: scores.add_(table[:4]), {}),
+        (lambda scores, table: (scores - table[:4]).relu() - table[3:], {}),
+        (lambda scores, table: scores + table[:4] @ table[3:].mT, {}),
+        (lambda scores, table: scores, {"0": 28}),  # what the run does not show
+        (lambda scores, table: scores @ table[:4] + table[:4], {"0": 28}),
+        (lambda scores, table: (scores.unsqueeze(-1) * table[:4]).sum(-2), {"0": 28}),
+        (lambda scores, table: table[scores.argmax(-1)] + table[:4], {"0": 28}),
+    ],
+)
+def test_a_table_that_a_run_only_adds_does_not_count(
+    use: Callable[[Tensor, Tensor], Tensor], digital: dict[str, int]
+) -> None:
+    model = at.convert(nn.Sequential(Positions(use)), CHIP)
+    assert at.summary(model).share.digital == {"0": 28}
+    x = torch.randn(2, 4, 8)
+    assert at.guard(model, x).share == Share(64, digital) == at.summary(model).share
+    assert at.summary(copy.deepcopy(model)).share.digital == digital
+    view = at.program(model, seed=1).at("1 day")
+    assert at.summary(view).share.digital == digital
+    model[0].use = lambda scores, table: scores @ table[:4]
+    assert at.guard(model, x).share.digital == {"0": 28}
+
+
+def test_digital_models_do_not_keep_what_a_run_added() -> None:
+    model = nn.Sequential(Positions(lambda scores, table: scores + table[:4]))
+    before = set(vars(model[0]))
+    at.convert(model, CHIP, example=torch.randn(2, 4, 8))
+    assert at.summary(model).share.digital == {}
+    assert set(vars(at.to_digital(model)[0])) == before
 
 
 def test_ranges_are_no_parameters_of_the_model() -> None:
