@@ -34,9 +34,9 @@ def finished(
         others: other networks that the command uses where the run has them; they are checked too.
 
     Raises:
-        ValueError: the folder has no finished run, or names code that is not allowed; or the
-            configuration, the recordings, that code or the weights are others than those of the
-            run.
+        ValueError: the folder has no finished run, or names code that is not allowed or not to be
+            found from the current folder; or the configuration, the recordings, that code or the
+            weights are others than those of the run.
         OSError: a file is missing.
     """
     config = _configuration(command, run, network, allow_code, others)
@@ -103,6 +103,11 @@ def _configuration(
         config = parse([f"--config={file}", *["--allow-code"] * allow_code]).config
     except ValueError as error:
         raise ValueError(f"{command}: cannot go on with {run}: {error}") from error
+    except (FileNotFoundError, ImportError) as error:
+        raise ValueError(
+            f"{command}: cannot go on with {run}: {error}. A run's own code is looked for from the "
+            f"current folder; start {command} in the one where the run was started"
+        ) from error
     if not (weights := run / f"{network}.pt").is_file():
         raise ValueError(
             f"{command}: {weights} is missing: the run has not finished; continue it with "

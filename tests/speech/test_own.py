@@ -208,6 +208,20 @@ def test_code_that_the_command_line_allows_is_run(finished: Path, tmp_path: Path
     assert {path.name for path in tmp_path.glob("*.json")} == {"budget.json", "chip-00000.json"}
 
 
+@pytest.mark.parametrize(
+    "command", [["budget"], ["compare"], ["listen", "a.wav"]], ids=lambda command: command[0]
+)
+def test_a_command_elsewhere_says_where_the_code_of_a_run_is_found(
+    command: list[str], finished: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(16_000), 16_000)
+    monkeypatch.chdir(tmp_path)
+    assert main([command[0], str(finished), *command[1:], "--allow-code"]) == 2
+    printed = capsys.readouterr().err
+    assert f"{command[0]}: cannot go on with {finished}: features.name: there is no file" in printed
+    assert f"start {command[0]} in the one where the run was started" in printed
+
+
 def test_the_command_of_the_report_finds_code_and_recordings_of_relative_paths(
     finished: Path,
 ) -> None:
