@@ -18,22 +18,32 @@ _CORPUS = "^(.+)_nohash_"  # how file names of Speech Commands name the speaker
 def read_manifest(source: str, data: bytes) -> list[Row]:
     """Return the rows of a manifest with these contents; ``source`` names it in messages.
 
-    Spaces around a cell do not count.
+    Spaces around a cell, of the first line too, do not count.
 
     Raises:
-        ValueError: it is no CSV file in UTF-8, lacks a column, or a row cannot be used.
+        ValueError: it is no CSV file in UTF-8, lacks a column or has it twice, or a row cannot be
+            used.
     """
     try:
         reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""))
-        if missing := [column for column in COLUMNS if column not in (reader.fieldnames or ())]:
-            raise ValueError(
-                f"{source}: no column {missing[0]!r} (its first line: {reader.fieldnames}); "
-                f"a manifest needs {', '.join(COLUMNS)}, separated by commas, not by semicolons or "
-                "tabs"
-            )
+        reader.fieldnames = _columns(source, [name.strip() for name in reader.fieldnames or ()])
         return [_row(f"{source}:{reader.line_num}", cells) for cells in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{source}: not a CSV file in UTF-8 ({error})") from error
+
+
+def _columns(source: str, given: list[str]) -> list[str]:
+    """Return the columns of a manifest, each of ``COLUMNS`` once."""
+    what = f"(its first line: {', '.join(given) or 'none'}); a manifest needs {', '.join(COLUMNS)}"
+    for column in COLUMNS:
+        if given.count(column) > 1:
+            raise ValueError(f"{source}: the column {column!r} is there twice {what}, each once")
+        if column not in given:
+            how = "separated by commas, not by semicolons or tabs"
+            if column in map(str.casefold, given):
+                how = "in small letters"
+            raise ValueError(f"{source}: no column {column!r} {what}, {how}")
+    return given
 
 
 def _row(where: str, cells: dict[str, str | None]) -> Row:

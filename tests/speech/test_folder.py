@@ -72,6 +72,8 @@ def test_other_columns_and_a_byte_order_mark_do_no_harm(tmp_path: Path) -> None:
 def test_spaces_around_a_cell_do_not_count(tmp_path: Path) -> None:
     fill(tmp_path, ["yes/a.wav , yes, ann ,train ", *ROWS[1:]])
     assert folder(tmp_path).load()["train"].speakers == ("ann",)
+    fill(tmp_path, ROWS, header="path , label, speaker, split")
+    assert folder(tmp_path).load()["train"].speakers == ("ann",)
     fill(tmp_path, [*ROWS, "yes/d.wav, yes,ann ,test"])
     with pytest.raises(ValueError, match=r"speaker 'ann' is in two splits"):
         folder(tmp_path).load()
@@ -199,6 +201,20 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"manifest\.csv: no column 'speaker' .*needs path, label, speaker, split"
     ):
+        folder(tmp_path).load()
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("Path,Label,Speaker,Split", r"csv: no column 'path' .*, in small letters"),
+        ("path,label,speaker,Split", r"csv: no column 'split' .*, in small letters"),
+        (HEADER + ", label", r"csv: the column 'label' is there twice .*, each once"),
+    ],
+)
+def test_a_column_in_capitals_or_twice_is_named(header: str, message: str, tmp_path: Path) -> None:
+    fill(tmp_path, [f"{row},yes" for row in ROWS], header=header)
+    with pytest.raises(ValueError, match=message):
         folder(tmp_path).load()
 
 
