@@ -189,9 +189,9 @@ def _name(audio: str | Path | bytes) -> str:
 def _is_cut_short(audio: Path | bytes, missing: int) -> bool:
     """Return whether a file announces more than it has, of which libsndfile says nothing.
 
-    It goes by the bytes of WAV and AIFF, the samples of an MP3 with the header of Xing or LAME, and
-    the page of OGG that is marked as the last (RFC 3533). An MP3 without that header announces
-    nothing: its length is estimated.
+    It goes by the bytes of WAV and AIFF, the whole and the chunk of samples, the samples of an MP3
+    with the header of Xing or LAME, and the page of OGG that is marked as the last (RFC 3533). An
+    MP3 without that header announces nothing: its length is estimated.
 
     Args:
         audio: the file.
@@ -206,8 +206,13 @@ def _is_cut_short(audio: Path | bytes, missing: int) -> bool:
 def _ends_early(audio: bytes | mmap, missing: int) -> bool:
     kind = audio[:4]
     if kind in (b"RIFF", b"FORM"):
-        announced = int.from_bytes(audio[4:8], "little" if kind == b"RIFF" else "big")
-        return _UNKNOWN_SIZE > announced > len(audio) - 8
+        order: Literal["little", "big"] = "little" if kind == b"RIFF" else "big"
+        end, start = 8 + int.from_bytes(audio[4:8], order), 12
+        while (name := audio[start : start + 4]) not in (b"data", b"SSND", b""):
+            length = int.from_bytes(audio[start + 4 : start + 8], order)
+            start += 8 + length + length % 2
+        samples = start + 8 + int.from_bytes(audio[start + 4 : start + 8], order) if name else 0
+        return any(len(audio) < each < _UNKNOWN_SIZE for each in (end, samples))
     if kind == b"OggS":
         page = audio[audio.rfind(b"OggS") :]
         flags, segments = page[5:6], page[26:27]
