@@ -1,10 +1,11 @@
 """The noise of hardware-aware (HWA) training."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from analogtorch.devices import Device, DriftAware, register, seconds
 from analogtorch.devices.device import beyond
+from analogtorch.devices.serial import LATER
 from analogtorch.values import checks
 
 WeightNoise = Literal["none", "gaussian", "programming", "device"]
@@ -54,7 +55,7 @@ class TrainingNoise:
     samples, in recurrent layers that of the batch. Each sample is a separate product, which takes
     as many times longer to draw."""
 
-    corrected: bool = False
+    corrected: bool = field(default=False, metadata={LATER: True})
     """Whether gain and offset of each output are fitted to the product of the exact weights in
     every forward, as ``at.correct_columns`` and ``at.Recovery`` do on a chip: a model for such
     chips is better for it, and one for chips as they are programmed worse. The fit takes up to

@@ -9,6 +9,10 @@ from analogtorch.devices.registry import registered
 from analogtorch.values import checks
 from analogtorch.values.sources import Sources
 
+LATER = "later"
+"""Key of the metadata of a field that came later than files and folders of earlier versions: its
+default is not written, so that these read, and find, what they know."""
+
 
 def encode(value: Any, where: str) -> Any:
     """Return ``value`` as JSON-ready types.
@@ -26,6 +30,7 @@ def encode(value: Any, where: str) -> Any:
         fields = {
             f.name: encode(getattr(value, f.name), f"{where}.{f.name}")
             for f in dataclasses.fields(value)
+            if not (f.metadata.get(LATER) and getattr(value, f.name) == f.default)
         }
         return {"type": kind.__name__, **fields}
     if isinstance(value, Sources):

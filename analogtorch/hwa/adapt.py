@@ -170,7 +170,7 @@ def adapt(
     run = None
     if folder is not None:
         head: dict[str, Any] = {"seed": seed_number(seed), "num_chips": num_chips, "steps": steps}
-        head |= {"times": list(names.values()), "minutes": minutes, "recipe": asdict(recipe)}
+        head |= {"times": list(names.values()), "minutes": minutes, "recipe": _fields(recipe)}
         head |= {"calibration": _recorded(options), "forward": name_of(forward)}
         head |= {**kept_of(metric), "metric": name_of(metric)}
         run = RunFolder(folder, head | _digests(student, exact, batches))
@@ -288,6 +288,14 @@ def _options(model: nn.Module, calibration: Mapping[str, Any] | None) -> dict[st
     if any(layer.ranged for layer in layers):
         return None
     return None if layers and not any(layer.takes_range for layer in layers) else {}
+
+
+def _fields(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe as a file keeps it, without what earlier versions did not have."""
+    found = asdict(recipe)
+    if (noise := found["training"]) is not None and not noise["corrected"]:
+        del noise["corrected"]
+    return found
 
 
 def _recorded(options: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -151,3 +151,13 @@ def test_mappings_checkpoints_and_programmed_chips_that_hold_them_load() -> None
     assert programmed.mapping == mapping
     expected = torch.tensor([[-0.2339, 0.0492, 0.1873], [-0.3215, 0.1969, -0.5048]])
     assert torch.allclose(programmed.at("1 day")(X), expected, atol=1e-4)
+
+
+def test_a_field_that_came_later_is_written_where_it_counts() -> None:
+    """Versions without it read the others, and folders of their runs go on."""
+    plain = at.chips.hermes64()
+    assert "corrected" not in at.chips.to_dict(plain)["training"]
+    chip = plain.replace(training=at.TrainingNoise(weight="device", corrected=True))
+    assert at.chips.to_dict(chip)["training"]["corrected"] is True
+    assert at.chips.from_dict(at.chips.to_dict(chip)) == chip
+    assert at.chips.from_dict(at.chips.to_dict(plain)) == plain

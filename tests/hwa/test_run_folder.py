@@ -240,3 +240,19 @@ def test_a_damaged_folder_is_refused_with_a_remedy_and_its_log_is_written_anew(
             run()
         (tmp_path / name).write_bytes(whole)
     assert run().steps == first.steps
+
+
+def test_what_earlier_versions_did_not_have_is_kept_where_it_counts(tmp_path: Path) -> None:
+    for corrected in (False, True):
+        folder = tmp_path / str(corrected)
+        noise = at.TrainingNoise(weight="device", corrected=corrected)
+        recipe = at.hwa.Recipe(looks=1, training=noise)
+        options: dict[str, Any] = {"steps": 1, "num_chips": 1, "folder": folder}
+        at.hwa.adapt(_given(), BATCHES, recipe=recipe, **options)
+        head = json.loads((folder / "adapt.json").read_text())
+        assert head["recipe"]["training"].get("corrected") is (corrected or None)
+        other = at.hwa.Recipe(
+            looks=1, training=at.TrainingNoise(weight="device", corrected=not corrected)
+        )
+        with pytest.raises(ValueError, match="another run, which differs in recipe"):
+            at.hwa.adapt(_given(), BATCHES, recipe=other, **options)
