@@ -207,10 +207,12 @@ class Stored:
         """Yield the Parameters that the run only added to data: module, and name there.
 
         Indexing of a table, as for positions, and other operators without data may come before.
+        Weights of digital layers are none of them: a layer that did not run multiplies all the same.
         """
+        of_layers = {id(t) for name, (_, _, t) in self._held.items() if self._is_of_layer(name)}
         for name in self._added - self._used:
             module, own, t = self._held[name]
-            if isinstance(t, nn.Parameter):
+            if isinstance(t, nn.Parameter) and id(t) not in of_layers:
                 yield module, own
 
     def made(self, result: Any) -> None:

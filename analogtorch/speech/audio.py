@@ -205,7 +205,7 @@ def _is_cut_short(audio: Path | bytes, missing: int) -> bool:
 
 def _ends_early(audio: bytes | mmap, missing: int) -> bool:
     kind = audio[:4]
-    if kind in (b"RIFF", b"FORM"):
+    if kind in (b"RIFF", b"RIFX", b"FORM"):
         order: Literal["little", "big"] = "little" if kind == b"RIFF" else "big"
         end, start = 8 + int.from_bytes(audio[4:8], order), 12
         while (name := audio[start : start + 4]) not in (b"data", b"SSND", b""):

@@ -136,6 +136,26 @@ def test_a_table_that_a_run_only_adds_does_not_count(
     assert at.guard(model, x).share.digital == {"0": 28}
 
 
+class Added(nn.Module):
+    """A layer whose weight is added in a run that leaves the layer out."""
+
+    def __init__(self, tied: bool) -> None:
+        super().__init__()
+        self.on_chip, self.digital = nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False)
+        self.same = self.digital.weight if tied else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.on_chip(x) + self.digital.weight[0]
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_weights_of_digital_layers_count_whatever_a_run_adds(tied: bool) -> None:
+    model = at.convert(Added(tied), CHIP, exclude="digital")
+    expected = at.summary(model).share
+    assert (expected.analog, *expected.digital.values()) == (64, 64)
+    assert at.guard(model, torch.randn(4, 8)).share == expected == at.summary(model).share
+
+
 def test_digital_models_do_not_keep_what_a_run_added() -> None:
     model = nn.Sequential(Positions(lambda scores, table: scores + table[:4]))
     before = set(vars(model[0]))

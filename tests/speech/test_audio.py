@@ -162,6 +162,11 @@ def test_a_truncated_wav_is_an_error_and_never_padded(tmp_path: Path, fit: str) 
         read_clip(bytes(half), fit=fit)  # type: ignore[arg-type]
     for tail in (b"LIST\x03\0\0\0abc\0", b"\0", b"a tail that is no chunk"):
         assert torch.equal(read_clip(file.read_bytes() + tail), read_clip(file))
+    big = io.BytesIO()
+    soundfile.write(big, tone(), 16_000, format="WAV", subtype="PCM_16", endian="BIG")
+    assert torch.equal(read_clip(big.getvalue()), read_clip(file))
+    with pytest.raises(ValueError, match="cut short"):
+        read_clip(big.getvalue()[:-5_000], fit=fit)  # type: ignore[arg-type]
     stream = bytearray(file.read_bytes())  # as ffmpeg writes it into a pipe
     stream[4:8] = stream[40:44] = b"\xff" * 4
     assert torch.equal(read_clip(bytes(stream)), read_clip(file))
