@@ -207,7 +207,7 @@ class Stored:
         """Yield the Parameters that the run only added to data: module, and name there.
 
         Indexing of a table, as for positions, and other operators without data may come before.
-        Weights of digital layers are none of them: a layer that did not run multiplies all the same.
+        Weights of digital layers are none of them: one that did not run multiplies all the same.
         """
         of_layers = {id(t) for name, (_, _, t) in self._held.items() if self._is_of_layer(name)}
         for name in self._added - self._used:

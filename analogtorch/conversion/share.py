@@ -24,8 +24,9 @@ class Share:
 
     A Parameter that is not of the layer's kind, or is of a module that AnalogTorch does not know,
     counts if it is one matrix or several, until a run that is watched, as by ``guard``, shows that
-    the model only adds it, as it does tables of positions; the last such run decides. So the analog share is a lower bound
-    before such a run, and where modules scale their Parameters or compute other weights from them.
+    the model only adds it, as it does tables of positions; the last such run decides. So the analog
+    share is a lower bound before such a run, and where modules scale their Parameters or compute
+    other weights from them.
     Weights of embeddings, buffers and other tensors, and weights that the model computes from such
     tensors, count once ``guard`` has seen that the model multiplies by them; computed ones count in
     place of what they come from, if that has fewer numbers.
