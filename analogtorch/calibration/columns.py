@@ -24,6 +24,7 @@ from analogtorch.conversion.watch import evaluating
 from analogtorch.nn import AnalogEmbedding, AnalogLayer, Tap, tapped
 from analogtorch.ops import Noise, Plan, fold, mvm, product, stream
 from analogtorch.ops.operands import Operands
+from analogtorch.ops.physics import wide
 from analogtorch.values import checks
 
 Fit = Literal["affine", "gain", "offset"]
@@ -208,9 +209,10 @@ def _saturated(inputs: Operands, plan: Plan) -> Tensor | None:
         unit_bits=16 if plan.unit_bits else 0,
     )
     inputs = inputs._replace(bias=None, adc_errors=None, adc_inl=None)
-    whole = _columns(product(inputs, exact), plan)
-    change = (_columns(product(inputs, fine), plan) - whole).abs()
-    eps, sizes = 4 * torch.finfo(whole.dtype).eps, whole.abs()
+    kind = wide(inputs.w.dtype)
+    whole = _columns(product(inputs, exact), plan).to(kind)
+    change = (_columns(product(inputs, fine), plan).to(kind) - whole).abs()
+    eps, sizes = 4 * torch.finfo(inputs.w.dtype).eps, whole.abs()
     return change > _CLIPPED * sizes.amax(0) + _rounding(inputs, fine).to(sizes) + eps * sizes
 
 

@@ -59,10 +59,10 @@ class TrainingNoise:
     """Whether gain and offset of each output are fitted to the product of the exact weights in
     every forward, as ``at.correct_columns`` and ``at.Recovery`` do on a chip: a model for such
     chips is better for it, and one for chips as they are programmed worse. The fit takes up to
-    1,024 vectors of the forward, or 16 samples if these have more, spread over it, without
-    converters and output noise; with fewer than 10 nothing is corrected. It depends on the samples
-    of a forward, as batch norm does, and gradients treat it as a constant. Not with
-    ``per_sample``."""
+    1,024 vectors of the forward, or 16 samples if these have more, spread over it, without output
+    noise and ADCs, but for those of slices; with fewer than 10 nothing is corrected, nor are
+    embeddings. It depends on the samples of a forward, as batch norm does, and gradients treat it
+    as a constant. Not with ``per_sample``."""
 
     def __post_init__(self) -> None:
         checks.choice("TrainingNoise.weight", self.weight, get_args(WeightNoise))

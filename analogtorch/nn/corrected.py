@@ -23,15 +23,16 @@ class Plans(NamedTuple):
     """The plans of a section of which outputs are fitted to which."""
 
     noisy: Plan
-    """The weights with their noise, without the converters and the noise of MVMs."""
+    """The weights with their noise, without the noise of MVMs, and without ADCs and digital unit
+    unless slices are read one by one: those ADCs round away most of the errors of their cells."""
     exact: Plan
     """The exact weights."""
 
     @classmethod
     def of(cls, plan: Plan) -> "Plans":
         """Return those of a plan of training."""
-        noisy = plan.unconverted()
-        return cls(noisy, noisy.digital())
+        noisy = plan.noiseless() if plan.slicing.on else plan.unconverted()
+        return cls(noisy, plan.digital())
 
 
 class Sums(NamedTuple):
@@ -109,8 +110,6 @@ def _few(given: Operands, plan: Plan) -> Operands | None:
         bias=None,
         output_keys=None,
         samples=None,
-        adc_ranges=None,
-        output_ranges=None,
         read_variances=None,
         drops=None if given.drops is None else given.drops[:, :, chosen],
     )

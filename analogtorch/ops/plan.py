@@ -148,19 +148,13 @@ class Plan(Layout):
         """Whether the product is the digital one: no converter, no noise."""
         return not (self.input_bits or self.saturates or self.noisy or self.slicing.on)
 
+    def noiseless(self) -> "Plan":
+        """Return the plan without the noise of MVMs."""
+        return replace(self, output_noise=0.0, read_noise=0.0, jitter=0.0, shot=0.0)
+
     def unconverted(self) -> "Plan":
-        """Return the plan without ADCs, digital unit and the noise of MVMs."""
-        return replace(
-            self,
-            output_bits=0,
-            output_steps=0,
-            floors=0,
-            unit_bits=0,
-            output_noise=0.0,
-            read_noise=0.0,
-            jitter=0.0,
-            shot=0.0,
-        )
+        """Return the plan without the noise of MVMs, ADCs and digital unit."""
+        return replace(self.noiseless(), output_bits=0, output_steps=0, floors=0, unit_bits=0)
 
     def digital(self) -> "Plan":
         """Return the plan of exact weights behind the same DACs: the target of corrections."""

@@ -15,8 +15,8 @@ _RECOVERED = "columns corrected (at.Recovery)"
 
 
 _OTHER_CHIPS = (
-    "chips that correct their columns keep more of a model that learns for them: "
-    'Recipe(training=TrainingNoise(weight="device", corrected=True))'
+    "chips that correct their columns keep more of a model that learns for them, by training noise "
+    "with corrected=True"
 )
 _LEARNT = "batches that were learnt from; give at least 4 to hold some back"
 _UNTRAINED = "no look of the training was better than its start, so that it is undone"
@@ -45,7 +45,7 @@ def table(found: Adapted) -> str:
         f"{len(found.steps)} steps, {found.seconds:,.0f} s: {found.stopped}",
         *([] if _trained(found) else [_UNTRAINED]),
         *([_generalised(found.generalisation)] if found.generalisation else []),
-        *([_OTHER_CHIPS] if found.recovered is not None else []),
+        *([_OTHER_CHIPS] if _gains_by_correction(found) else []),
         *([found.note] if found.note else []),
     ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *notes])
@@ -84,6 +84,11 @@ def _compared(found: Adapted) -> str:
     if len(set(kinds)) == 1:
         return kinds[0]
     return "; ".join(f"output {number} {kind}" for number, kind in enumerate(kinds))
+
+
+def _gains_by_correction(found: Adapted) -> bool:
+    last = [stage.reading for stage in found.stages if stage.kept][-1]
+    return found.recovered is not None and found.recovered.mean < last.mean
 
 
 def _trained(found: Adapted) -> bool:
