@@ -193,8 +193,8 @@ class Stored:
         ):
             self._derive(func, read, result)
             return None
-        met = self._added if name in _SUMS else self._used
-        met.update(known for t in read for region in self._of(t) for known in region.names)
+        names = self._added if name in _SUMS else self._used
+        names.update(known for t in read for region in self._of(t) for known in region.names)
         self._written.update(map(storage, accessed(func, args, kwargs, written=True)))
         if pair is None:
             return None

@@ -735,7 +735,7 @@ def test_a_net_that_learns_for_corrected_columns_keeps_its_own_outputs() -> None
     assert found["corrected"][1] < 0.9 * found["plain"][1]
 
 
-def test_batches_held_back_that_are_unlike_the_others_are_told() -> None:
+def test_the_report_names_batches_held_back_that_are_unlike_the_others() -> None:
     adapted = at.hwa.adapt(_net_of(_net()), _batches(), calibration={}, steps=1, num_chips=1)
     found = {}
     for learnt in (1.2, 0.9, 0.5):
