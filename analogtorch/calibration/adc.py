@@ -19,7 +19,7 @@ from analogtorch.nn import AnalogEmbedding, AnalogLayer, Tap, tapped
 from analogtorch.ops import Plan, block_scales, over_rows
 from analogtorch.ops.converters import adc, dac
 from analogtorch.ops.operands import Operands, per_block
-from analogtorch.ops.partial_sums import part
+from analogtorch.ops.partial_sums import by_vector, part
 from analogtorch.ops.physics import phases, relative, weight_sigma, wide
 from analogtorch.ops.slices import unfolded
 from analogtorch.ops.variances import read_variances
@@ -153,7 +153,7 @@ class _PartialSums:
             span = plan.span(block, weight.shape[1:])
             r = ranges[block : block + 1] if by_block else ranges
             sums = [part(phase.x, phase.w, span, plan, r if by_block else None) for phase in parts]
-            vs = torch.stack([_flat(p, plan).to(scale.dtype) for p in sums])
+            vs = torch.stack([by_vector(p, plan).to(scale.dtype) for p in sums])
             # one range for the layer, or one for each vector or sample
             r = r.reshape(-1, 1).to(scale.dtype)
             if len(r) > 1:
@@ -224,7 +224,7 @@ class _PartialSums:
         off = adc(vs, bound, steps, self._chip.adc.rounding == "floor") - vs
         off = (signs * off).sum(0)
         v = (signs * vs).sum(0)
-        others = (_flat(part(x, w, span, plan), plan) - v * full).square()
+        others = (by_vector(part(x, w, span, plan), plan) - v * full).square()
         noise = self._chip.adc.noise / math.sqrt(self._chip.adc.reads)
         others = others + plan.phases * (noise * full).square()
         of_weights = [part(given.square(), variance, span, plan) for variance in variances]
@@ -283,12 +283,6 @@ def _unit_ranges(unit: "list[_Columns]", chip: Chip) -> Tensor | None:
     noise = chip.adc.noise * math.sqrt(chip.phases / chip.adc.reads)
     ranges = torch.stack([columns.ranges(noise) for columns in unit])
     return torch.where(ranges > 0, ranges, ranges.max()) if ranges.any() else None
-
-
-def _flat(sums: Tensor, plan: Plan) -> Tensor:
-    """Return partial sums of a row block as (vectors, outputs)."""
-    outputs = sums.shape[1 if plan.dims else -1]
-    return (sums.movedim(1, -1) if plan.dims else sums).reshape(-1, outputs)
 
 
 def _variances(weight: Tensor, scale: Tensor | None, chip: Chip, plan: Plan) -> Iterator[Tensor]:

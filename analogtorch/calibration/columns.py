@@ -24,6 +24,7 @@ from analogtorch.conversion.watch import evaluating
 from analogtorch.nn import AnalogEmbedding, AnalogLayer, Tap, tapped
 from analogtorch.ops import Noise, Plan, fold, mvm, product, stream
 from analogtorch.ops.operands import Operands
+from analogtorch.ops.partial_sums import by_vector
 from analogtorch.ops.physics import wide
 from analogtorch.values import checks
 
@@ -166,9 +167,9 @@ def _read(
                 again = product(inputs._replace(output_keys=keys), plan)
             sums[name].add(
                 outputs,
-                first=_columns(y, plan),
-                second=_columns(again, plan),
-                target=_columns(_exact(layer, inputs, plan, outputs), plan),
+                first=by_vector(y, plan),
+                second=by_vector(again, plan),
+                target=by_vector(_exact(layer, inputs, plan, outputs), plan),
                 clipped=_saturated(inputs, plan),
                 bias=bias,
             )
@@ -210,8 +211,8 @@ def _saturated(inputs: Operands, plan: Plan) -> Tensor | None:
     )
     inputs = inputs._replace(bias=None, adc_errors=None, adc_inl=None)
     kind = wide(inputs.w.dtype)
-    whole = _columns(product(inputs, exact), plan).to(kind)
-    change = (_columns(product(inputs, fine), plan).to(kind) - whole).abs()
+    whole = by_vector(product(inputs, exact), plan).to(kind)
+    change = (by_vector(product(inputs, fine), plan).to(kind) - whole).abs()
     eps, sizes = 4 * torch.finfo(inputs.w.dtype).eps, whole.abs()
     return change > _CLIPPED * sizes.amax(0) + _rounding(inputs, fine).to(sizes) + eps * sizes
 
@@ -230,11 +231,6 @@ def _rounding(inputs: Operands, fine: Plan) -> Tensor:
         halves *= inputs.gain.abs()
     full = inputs.input_range.abs().max()
     return 2 * fine.phases * (full * inputs.scale * halves).sum(0)
-
-
-def _columns(y: Tensor, plan: Plan) -> Tensor:
-    """Return an output as (vectors, outputs)."""
-    return (y.movedim(1, -1) if plan.dims else y).reshape(-1, y.shape[1 if plan.dims else -1])
 
 
 @torch.inference_mode(False)  # the view serves outside too

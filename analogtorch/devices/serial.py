@@ -14,6 +14,15 @@ LATER = "later"
 default is not written, so that these read, and find, what they know."""
 
 
+def written(value: Any) -> list[dataclasses.Field[Any]]:
+    """Return the fields of a dataclass that a file has: all but defaults that came later."""
+    return [
+        f
+        for f in dataclasses.fields(value)
+        if not (f.metadata.get(LATER) and getattr(value, f.name) == f.default)
+    ]
+
+
 def encode(value: Any, where: str) -> Any:
     """Return ``value`` as JSON-ready types.
 
@@ -28,9 +37,7 @@ def encode(value: Any, where: str) -> Any:
     kind = type(value)
     if registered().get(kind.__name__) is kind:
         fields = {
-            f.name: encode(getattr(value, f.name), f"{where}.{f.name}")
-            for f in dataclasses.fields(value)
-            if not (f.metadata.get(LATER) and getattr(value, f.name) == f.default)
+            f.name: encode(getattr(value, f.name), f"{where}.{f.name}") for f in written(value)
         }
         return {"type": kind.__name__, **fields}
     if isinstance(value, Sources):

@@ -20,6 +20,7 @@ from analogtorch.conversion.kinds import (
     refuse_programmed,
     refuse_unloaded,
 )
+from analogtorch.devices.serial import written
 from analogtorch.evaluate.batches import batches_digest
 from analogtorch.evaluate.identity import (
     attribute_digests,
@@ -291,11 +292,10 @@ def _options(model: nn.Module, calibration: Mapping[str, Any] | None) -> dict[st
 
 
 def _fields(recipe: Recipe) -> dict[str, Any]:
-    """Return a recipe as a file keeps it, without what earlier versions did not have."""
-    found = asdict(recipe)
-    if (noise := found["training"]) is not None and not noise["corrected"]:
-        del noise["corrected"]
-    return found
+    """Return a recipe as a file keeps it."""
+    noise = recipe.training
+    training = noise and {f.name: getattr(noise, f.name) for f in written(noise)}
+    return asdict(recipe) | {"training": training}
 
 
 def _recorded(options: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from analogtorch.ops import Operands, Plan, mvm, product
+from analogtorch.ops.partial_sums import by_vector
 
 _SAMPLES, _VECTORS = 16, 1024
 """Samples and vectors of a forward that the fit takes at least, spread over it, if there are so
@@ -57,7 +58,7 @@ def measured(given: Operands, weight: Tensor, plans: Plans, before: Sums | None)
     if few is None:
         return before
     exact = mvm(few.x, few.input_range, weight.to(few.w.dtype), plans.exact)
-    y, t = (_vectors(found, plans.noisy) for found in (product(few, plans.noisy), exact))
+    y, t = (by_vector(found, plans.noisy).double() for found in (product(few, plans.noisy), exact))
     sums = torch.stack((y.sum(0), t.sum(0), y.square().sum(0), (y * t).sum(0)))
     if before is None:
         return Sums(len(y), sums)
@@ -113,8 +114,3 @@ def _few(given: Operands, plan: Plan) -> Operands | None:
         read_variances=None,
         drops=None if given.drops is None else given.drops[:, :, chosen],
     )
-
-
-def _vectors(y: Tensor, plan: Plan) -> Tensor:
-    """Return outputs as float64 of shape (vectors, outputs)."""
-    return (y.movedim(1, -1) if plan.dims else y).flatten(0, -2).double()

@@ -40,7 +40,6 @@ class Training(Execution):
     """The read noise of every MVM; None: there is none."""
     moments: tuple[float | None, ...]
     """Those of ``chip.training``, parsed in advance, as torch.compile cannot trace the parsing."""
-
     corrects: Mapping[tuple[int, int] | None, tuple[Plans, ...]]
     """What outputs are corrected by (``TrainingNoise.corrected``), per section, by the run of
     outputs that is computed alone, None for all; empty: they are not."""

@@ -131,3 +131,9 @@ def read_shape(shape: torch.Size, plan: Plan) -> tuple[int, int, int]:
         # Size.numel() would fix a batch size that is traced
         return shape[0], shape[1], math.prod(shape[2:])
     return math.prod(shape[:-1]), shape[-1], 1
+
+
+def by_vector(y: Tensor, plan: Plan) -> Tensor:
+    """Return outputs of a product, or its partial sums, as (vectors, outputs)."""
+    outputs = y.shape[1 if plan.dims else -1]
+    return (y.movedim(1, -1) if plan.dims else y).reshape(-1, outputs)

@@ -12,8 +12,6 @@ from analogtorch.report.columns import aligned
 from analogtorch.values.shown import as_figure, as_text
 
 _RECOVERED = "columns corrected (at.Recovery)"
-
-
 _OTHER_CHIPS = (
     "chips that correct their columns keep more of a model that learns for them, by training noise "
     "with corrected=True"
