@@ -23,6 +23,7 @@ from analogtorch.hwa.recipe import Recipe
 from analogtorch.hwa.schedule import Schedule, relative_adam
 from analogtorch.hwa.twin import Twin
 from analogtorch.ops.scope import noise
+from analogtorch.simulate.recovery import Recovery
 from analogtorch.values import checks
 from analogtorch.values.warned import warn
 
@@ -45,9 +46,10 @@ class ValidateOnChips(TrainerCallback):
         times: times after programming, as ``ProgrammedChip.at`` takes them.
         num_chips: number of chips, >= 1, the same each time.
         seed: seed of the chips, as ``sweep`` takes it.
+        recovery: how the chips correct themselves at each time; None: they do not.
 
     Raises:
-        TypeError: the metric cannot be called.
+        TypeError: the metric cannot be called, or the recovery is no ``Recovery``.
         ValueError: another option is not allowed.
     """
 
@@ -59,8 +61,9 @@ class ValidateOnChips(TrainerCallback):
         times: Sequence[str | float] = ("1 day",),
         num_chips: int = 3,
         seed: int = 0,
+        recovery: Recovery | None = None,
     ) -> None:
-        self.measure = Validation(metric, times, num_chips, seed)
+        self.measure = Validation(metric, times, num_chips, seed, recovery)
         self.every = checks.count("ValidateOnChips: every", every)
         self._last: dict[str, float] = {}
 

@@ -23,6 +23,7 @@ from analogtorch.hwa.recipe import Recipe
 from analogtorch.hwa.schedule import Schedule, relative_adam
 from analogtorch.hwa.twin import Twin
 from analogtorch.ops import fold, seed_tensor, stream
+from analogtorch.simulate.recovery import Recovery
 from analogtorch.values import checks
 
 __all__ = [
@@ -167,9 +168,10 @@ class ValidateOnChips(Ordered):
         times: times after programming, as ``ProgrammedChip.at`` takes them.
         num_chips: number of chips, >= 1, the same each time.
         seed: seed of the chips, as ``sweep`` takes it.
+        recovery: how the chips correct themselves at each time; None: they do not.
 
     Raises:
-        TypeError: the metric cannot be called.
+        TypeError: the metric cannot be called, or the recovery is no ``Recovery``.
         ValueError: another option is not allowed; or, when the fit starts, the module has no such
             network.
     """
@@ -185,8 +187,9 @@ class ValidateOnChips(Ordered):
         times: Sequence[str | float] = ("1 day",),
         num_chips: int = 3,
         seed: int = 0,
+        recovery: Recovery | None = None,
     ) -> None:
-        self.measure = Validation(metric, times, num_chips, seed)
+        self.measure = Validation(metric, times, num_chips, seed, recovery)
         self.every = checks.count("ValidateOnChips: every", every)
         checks.instance("ValidateOnChips: network", network, str, "network='student'")
         self.network = network

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from analogtorch.conversion.watch import evaluating
 from analogtorch.devices import seconds
+from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.metric import Metric, check_metric, finite, measure
 from analogtorch.evaluate.sweep import checked_times, sweep
 from analogtorch.hwa.twin import Twin, check_shapes
@@ -55,9 +56,11 @@ class Validation:
     times: Sequence[str | float] = ("1 day",)
     num_chips: int = 3
     seed: int = 0
+    recovery: Recovery | None = None
 
     def __post_init__(self) -> None:
         check_metric("ValidateOnChips", self.metric)
+        Look(recovery=self.recovery).check("ValidateOnChips")
         checks.count("ValidateOnChips: num_chips", self.num_chips)
         checked_times("ValidateOnChips", self.times)
 
@@ -65,7 +68,12 @@ class Validation:
         """Return the mean over the chips at each time, by names such as ``chips/1 day``."""
         with torch.no_grad():
             found = sweep(
-                model, self.metric, num_chips=self.num_chips, times=self.times, seed=self.seed
+                model,
+                self.metric,
+                num_chips=self.num_chips,
+                times=self.times,
+                seed=self.seed,
+                recovery=self.recovery,
             )
         return {f"chips/{time}": row["mean"] for time, row in found.to_dict().items()}
 

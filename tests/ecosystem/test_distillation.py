@@ -94,6 +94,19 @@ def test_what_a_loader_of_the_metric_draws_changes_no_training() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_chips_that_correct_themselves_are_measured_so() -> None:
+    student, exact = at.convert(_teacher(), CHIP), _teacher()(X)
+    recovery = at.Recovery(batches=[X])
+
+    def error(chip: nn.Module) -> float:
+        return (chip(X) - exact).norm().item()
+
+    corrected = Validation(error, ["1 year"], num_chips=3, recovery=recovery)(student)
+    swept = at.sweep(student, error, num_chips=3, times=["1 year"], recovery=recovery)
+    assert corrected == {"chips/1 year": swept.mean.item()}
+    assert corrected["chips/1 year"] < Validation(error, ["1 year"])(student)["chips/1 year"]
+
+
 def _fitted(data: Any = X, recipe: at.hwa.Recipe | None = None, **options: Any) -> nn.Module:
     student = at.calibrate(at.convert(_teacher(), CHIP), [X], effort="ranges")
     trainer = L.Trainer(
@@ -390,3 +403,5 @@ def test_wrong_options_are_refused() -> None:
             module.ValidateOnChips(lambda chip: 1.0, every=0)
         with pytest.raises(ValueError, match="num_chips must be an integer"):
             module.ValidateOnChips(lambda chip: 1.0, num_chips=0)
+        with pytest.raises(TypeError, match="recovery must be a Recovery such as"):
+            module.ValidateOnChips(lambda chip: 1.0, recovery=[X])
