@@ -50,6 +50,8 @@ class Limits:
     other_error: float = 0.0
     """Root of the squared error of all else, relative to them: DAC, programming, output noise and
     read noise of every MVM."""
+    clips: bool = False
+    """Whether most of the squared error of the chip's own ADC is that of sums beyond its range."""
 
 
 def limits(
@@ -114,7 +116,7 @@ class _PartialSums:
         self._parts = [] if wanted is None else self._divided(wanted.per)
         blocks, outputs = layer.adc_shape if layer.chip.periphery.output_bits else (0, 0)
         self._unit = [_Columns(outputs) for _ in range(blocks)]
-        self._squares = dict.fromkeys(("sums", "adc", "others"), 0.0)
+        self._squares = dict.fromkeys(("sums", "adc", "clipped", "others"), 0.0)
         self._summed: dict[int, list[Tensor]] = {}
         """Variances of each part of the matrix by its first output; see ``_variances``."""
 
@@ -223,6 +225,7 @@ class _PartialSums:
         bound, steps = vs.new_tensor(self._chip.adc.range), self._chip.adc.levels
         off = adc(vs, bound, steps, self._chip.adc.rounding == "floor") - vs
         off = (signs * off).sum(0)
+        clipped = (vs.abs() > bound).any(0)
         v = (signs * vs).sum(0)
         others = (by_vector(part(x, w, span, plan), plan) - v * full).square()
         noise = self._chip.adc.noise / math.sqrt(self._chip.adc.reads)
@@ -231,6 +234,7 @@ class _PartialSums:
         for name, squares in (
             ("sums", (v * full).square()),
             ("adc", (off * full).square()),
+            ("clipped", (off * full).square() * clipped),
             ("others", others),
             *(("others", squares) for squares in of_weights),
         ):
@@ -245,9 +249,14 @@ class _PartialSums:
             steps = chip.adc.levels / (2 if chip.adc.rounding == "floor" else 1)
             bounds = self._found(wanted.method, steps, wanted.percentile)
         ranges = _unit_ranges(self._unit, chip) if self._unit else None
-        sums = self._squares["sums"] or math.inf
+        squares = self._squares
+        sums = squares["sums"] or math.inf
         return Limits(
-            bounds, ranges, *(math.sqrt(self._squares[name] / sums) for name in ("adc", "others"))
+            bounds,
+            ranges,
+            adc_error=math.sqrt(squares["adc"] / sums),
+            other_error=math.sqrt(squares["others"] / sums),
+            clips=2 * squares["clipped"] > squares["adc"],
         )
 
     def _found(self, method: Adc, steps: float, percentile: float) -> Tensor:

@@ -85,6 +85,7 @@ class Default:
                 chips, least = self._changed(chips, change, ranges, least, asked)
             if ranges is not None:  # ranges per vector serve all the same, if they clip less
                 least = min(least, self._bare_on(chips), key=lambda errors: errors.mean().item())
+        costly: tuple[dict[str, Setting], Tensor] | None = None
         ways: tuple[Way, ...] = (self.way, "vector")
         for way in ways:
             found = self._settings(way, chips)
@@ -93,7 +94,11 @@ class Default:
             if least is not None:
                 new = self._felt(found, way, chips, errors)
                 if way != "vector" and exceeds(new, least):
+                    costly = found, new
                     continue
+                if costly is not None and not worth(new, costly[1]):  # rounding costs both
+                    found, way = costly[0], self.way
+                    errors[self.effort] = costly[1].mean().item()
             return found, self._report(found, way, errors, self.effort)
         left, kept = self._left(chips, ranges, least)
         if left is not None:  # rounding may move more outputs than none does, and devices far more

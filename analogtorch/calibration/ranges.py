@@ -368,24 +368,32 @@ def _as_before(layers: Iterable[AnalogLayer]) -> Iterator[None]:
         undo()
 
 
-def _warn_of_adc(chosen: Mapping[str, Setting]) -> None:
-    """Name the layers whose error the range of the ADC decides.
+_SCALED = (
+    "weights scaled by column, by chip.replace(periphery={'weight_scale': 'column'}) before convert"
+)
+_LARGER = (
+    "DAC ranges beyond the largest input, which make the sums smaller: method='mse' tries them, "
+    "and set_input_range of the layer sets one"
+)
 
-    Their partial sums use little of that range.
-    """
-    found = {name: setting.limits for name, setting in chosen.items()}
+
+def _warn_of_adc(chosen: Mapping[str, Setting]) -> None:
+    """Name the layers whose error the range of the ADC decides, too wide or too narrow for them."""
     coarse = {
-        name: x.adc_error
-        for name, x in found.items()
+        name: (x.adc_error, x.clips)
+        for name, x in ((name, setting.limits) for name, setting in chosen.items())
         if x.adc_error > max(ADC_ERROR, x.other_error)
     }
-    if coarse:
-        worst = sorted(coarse, key=coarse.__getitem__, reverse=True)
-        shown = ", ".join(f"{name!r} ({100 * coarse[name]:.0f} %)" for name in worst[:5])
-        warn(
-            f"calibrate: the fixed range of the ADC decides the error of {len(coarse)} of "
-            f"{len(chosen)} layers, whose partial sums use little of it or are clipped: relative "
-            f"error of {shown}. A chip whose ADC range can be set helps, by calibrate(adc='mse', "
-            "adc_per='column'), or weights scaled by column, by "
-            "chip.replace(periphery={'weight_scale': 'column'}) before convert"
-        )
+    for clips, why, remedy in (
+        (False, "use little of it", _SCALED),
+        (True, "exceed it", _LARGER),
+    ):
+        worst = sorted((e, name) for name, (e, c) in coarse.items() if c == clips)[::-1]
+        if worst:
+            shown = ", ".join(f"{name!r} ({100 * error:.0f} %)" for error, name in worst[:5])
+            warn(
+                f"calibrate: the fixed range of the ADC decides the error of {len(worst)} of "
+                f"{len(chosen)} layers, whose partial sums {why}: relative error of {shown}. A "
+                "chip whose ADC range can be set helps, by calibrate(adc='mse', "
+                f"adc_per='column'), or {remedy}"
+            )

@@ -20,7 +20,8 @@ def mean_conductance(cell: Cell, t: float, weights: Tensor | None = None) -> flo
 
     It is 1 for cells that were just written to their weights, and more for those whose targets
     allow for drift (``Chip.drift_aware``), as these are larger. All devices drift with the mean
-    drift exponent of their target. Noise is left out, as its mean is nearly 0.
+    drift exponent of their target. Noise is left out: its mean is 0, but for devices that are to
+    conduct nothing and cannot conduct less, by which PCM has 1 to 2 % more.
 
     Args:
         cell: the unit cell.

@@ -338,6 +338,41 @@ def test_ranges_that_avoid_clipping_are_compared_with_those_of_each_vector() -> 
     assert len(set(tried)) >= len(tried) - 1  # the ranges behind the array come with the last
 
 
+def test_ranges_that_avoid_clipping_stay_though_the_digital_unit_rounds() -> None:
+    """Rounding costs a range of each vector as much, which is no reason to let the ADC clip."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(128, 64, bias=False))
+    nn.init.uniform_(net[0].weight)
+    model, x = at.convert(copy.deepcopy(net), HERMES), torch.rand(512, 128)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        at.calibrate(model, [x], report=None)
+    assert model[0].input_ranges is not None
+    assert (model(x) - net(x)).norm() < 0.05 * net(x).norm()
+
+
+@pytest.mark.parametrize(
+    ("std", "remedy"),
+    [
+        (0.0, "exceed it: .* or DAC ranges beyond the largest"),
+        (1e-3, "use little of it: .* scaled"),
+    ],
+)
+def test_the_warning_of_the_adc_tells_sums_beyond_its_range_from_small_ones(
+    std: float, remedy: str
+) -> None:
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(256, 4, bias=False)), torch.rand(64, 256)
+    chip = HERMES.without("programming_noise", "read_noise", "output_noise")
+    if std:  # beside a weight whose input is 0
+        nn.init.normal_(net[0].weight, std=std)
+        net[0].weight.data[0, 0], x[:, 0] = 1.0, 0.0
+    else:
+        nn.init.ones_(net[0].weight)
+    with pytest.warns(UserWarning, match=f"decides the error of 1 of 1 layers, whose .* {remedy}"):
+        at.calibrate(at.convert(net, chip), [x], method="absmax")
+
+
 def test_a_scale_is_worth_a_tenth_of_the_error_and_a_range_costs_less() -> None:
     before = 1 + torch.rand(400, generator=torch.Generator().manual_seed(0))
     assert saves(0.89 * before, before)
