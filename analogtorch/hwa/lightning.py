@@ -25,6 +25,7 @@ from analogtorch.hwa.twin import Twin
 from analogtorch.ops import fold, seed_tensor, stream
 from analogtorch.simulate.recovery import Recovery
 from analogtorch.values import checks
+from analogtorch.values.warned import warn
 
 __all__ = [
     "Clip",
@@ -152,7 +153,9 @@ class NoiseRamp(Ordered):
 class ValidateOnChips(Ordered):
     """Log a metric of a converted network on programmed chips, every ``every`` optimizer steps.
 
-    It is logged as ``chips/1 day`` and so on, which ``ModelCheckpoint(monitor=...)`` can watch.
+    It is logged as ``chips/1 day`` and so on, which ``ModelCheckpoint(monitor=...)`` and
+    ``EarlyStopping`` can watch. By default they look at the end of an epoch: let ``every`` divide
+    its steps, or they take the last number, of earlier weights, with a warning, or find none yet.
     Every logger gets it at once, at its own step, whatever ``log_every_n_steps`` of the Trainer is.
     It is measured after the ``WeightClip`` or ``Clip`` of the step, in whatever order they are
     given; give callbacks of yours that clip before this one. With ``WeightAveraging`` of Lightning
@@ -193,7 +196,8 @@ class ValidateOnChips(Ordered):
         self.every = checks.count("ValidateOnChips: every", every)
         checks.instance("ValidateOnChips: network", network, str, "network='student'")
         self.network = network
-        self._step = 0
+        self._step = self._measured = 0
+        self._names = frozenset[str]()
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         converted = [n for n, m in pl_module.named_modules() if any(True for _ in analog_layers(m))]
@@ -222,6 +226,23 @@ class ValidateOnChips(Ordered):
             # loggers would get it at another step, or never
             pl_module.log_dict(values, logger=False)
             trainer._logger_connector.log_metrics(found)
+            self._measured, self._names = trainer.global_step, frozenset(values)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: L.LightningModule) -> None:
+        """Warn of a callback that takes the number of earlier weights for that of these."""
+        epoch = trainer.current_epoch + 1
+        for each in trainer.callbacks if trainer.global_step != self._measured else ():
+            looks = getattr(
+                each, "every_n_epochs", 1
+            )  # of a ModelCheckpoint; 0: at steps of its own
+            if getattr(each, "monitor", None) in self._names and looks and epoch % looks == 0:
+                warn(
+                    f"ValidateOnChips: {type(each).__name__} watches {each.monitor!r} at step "
+                    f"{trainer.global_step}, where it is that of step {self._measured}: let every="
+                    f"{self.every} divide the steps of an epoch, or give the checkpoint "
+                    f"every_n_train_steps={self.every}"
+                )
+                self._names = frozenset()  # once
 
 
 class Distillation(L.LightningModule):

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import lightning as L
 from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.trainer.states import TrainerFn
 
 CLIPS, AVERAGES, LAST = 0, 1, 2
 """Places of callbacks: each comes behind those of a smaller place."""
@@ -71,6 +72,8 @@ class KeepRanges(Ordered):
             # with the buffers that calibration adds, which Lightning exchanges by their order
             if each._average_model is not None:
                 each._average_model.module.load_state_dict(checkpoint["state_dict"])
+                if trainer.state.fn != TrainerFn.FITTING:  # the weights that learn are for a fit
+                    pl_module.load_state_dict(checkpoint["state_dict"])
 
 
 @contextmanager

@@ -198,6 +198,25 @@ def test_chips_of_the_average_are_measured(first: bool, tmp_path: Path) -> None:
     assert _same(plain, _fit(tmp_path / "again", [_Seed(), *order()]))
 
 
+def test_a_test_after_the_fit_is_of_the_averaged_weights(tmp_path: Path) -> None:
+    """Lightning's callback takes the weights that learn from a checkpoint, whatever it is for."""
+    saving, model = ModelCheckpoint(tmp_path, "last"), _made()
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        max_epochs=1, callbacks=[_Seed(), _ema(), in_lightning.KeepRanges(), saving],
+    )  # fmt: skip
+    trainer.fit(model, DataLoader(TensorDataset(X, Y), batch_size=16))
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    tested = list[torch.Tensor]()
+    model.test_step = lambda *_: tested.append(model.conv.weight.detach().clone())  # type: ignore[method-assign]
+    trainer.test(
+        model, DataLoader(TensorDataset(X, Y), batch_size=32), tmp_path / "last.ckpt",
+        verbose=False, weights_only=True,
+    )  # fmt: skip
+    assert torch.equal(tested[0], saved["state_dict"]["conv.weight"])
+    assert not torch.equal(tested[0], saved["current_model_state"]["conv.weight"])
+
+
 def test_a_metric_that_fails_leaves_the_weights_that_learn(tmp_path: Path) -> None:
     before: list[torch.Tensor] = []
     model = _made()

@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils import checkpoint as recomputing
@@ -362,6 +364,30 @@ def test_clipped_weights_are_measured_in_any_order_of_callbacks(clip_last: bool)
     trainer.fit(module, DataLoader(X, batch_size=8))  # type: ignore[arg-type]
     assert found == [pytest.approx(0.01)] * 6
     assert places == ["WeightClip", "Clip", "ValidateOnChips", "Reads"]
+
+
+@pytest.mark.parametrize("every", [2, 4])
+def test_a_checkpoint_of_other_weights_than_were_measured_is_named(
+    every: int, tmp_path: Path
+) -> None:
+    """Of three steps in an epoch, ``every=2`` measures the first two in the first epoch."""
+    watched = [
+        ModelCheckpoint(tmp_path, monitor="chips/1 day"),
+        ModelCheckpoint(tmp_path / "steps", monitor="chips/1 day", every_n_train_steps=every),
+    ]
+    validate = in_lightning.ValidateOnChips(_metric, every=every, num_chips=1, network="net")
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        max_epochs=2, callbacks=[validate, *watched],
+    )  # fmt: skip
+    steps = 3 if every == 2 else 4
+    loader = DataLoader(X[: 8 * steps], batch_size=8)  # type: ignore[arg-type]
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        trainer.fit(_Own(True), loader)
+    told = [str(w.message) for w in found if "ValidateOnChips" in str(w.message)]
+    assert len(told) == (every == 2)
+    assert all("watches 'chips/1 day' at step 3, where it is that of step 2" in w for w in told)
 
 
 def test_several_measurements_keep_their_order() -> None:
