@@ -372,8 +372,8 @@ _SCALED = (
     "weights scaled by column, by chip.replace(periphery={'weight_scale': 'column'}) before convert"
 )
 _LARGER = (
-    "DAC ranges beyond the largest input, which make the sums smaller: method='mse' tries them, "
-    "and set_input_range of the layer sets one"
+    "DAC ranges beyond the largest input, which make the sums smaller: method='mse' tries them and "
+    "takes those that err less"
 )
 
 
