@@ -198,6 +198,7 @@ class ValidateOnChips(Ordered):
         self.network = network
         self._step = self._measured = 0
         self._names = frozenset[str]()
+        self._warned = False
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         converted = [n for n, m in pl_module.named_modules() if any(True for _ in analog_layers(m))]
@@ -231,7 +232,8 @@ class ValidateOnChips(Ordered):
     def on_train_epoch_end(self, trainer: Any, pl_module: L.LightningModule) -> None:
         """Warn of a callback that takes the number of earlier weights for that of these."""
         epoch = trainer.current_epoch + 1
-        for each in trainer.callbacks if trainer.global_step != self._measured else ():
+        old = trainer.global_step != self._measured and not self._warned
+        for each in trainer.callbacks if old else ():
             looks = getattr(
                 each, "every_n_epochs", 1
             )  # of a ModelCheckpoint; 0: at steps of its own
@@ -242,7 +244,7 @@ class ValidateOnChips(Ordered):
                     f"{self.every} divide the steps of an epoch, or give the checkpoint "
                     f"every_n_train_steps={self.every}"
                 )
-                self._names = frozenset()  # once
+                self._warned = True
 
 
 class Distillation(L.LightningModule):
