@@ -96,7 +96,7 @@ class Default:
                 if way != "vector" and exceeds(new, least):
                     costly = found, new
                     continue
-                if costly is not None and not worth(new, costly[1]):  # rounding costs both
+                if costly is not None and new.mean() >= costly[1].mean():  # it costs as much
                     found, way = costly[0], self.way
                     errors[self.effort] = costly[1].mean().item()
             return found, self._report(found, way, errors, self.effort)

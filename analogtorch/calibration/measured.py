@@ -27,9 +27,10 @@ from analogtorch.ops.physics import wide
 
 CANDIDATES = 16
 """Most ranges to try, from the largest input down by equal factors."""
-HEADROOM = 9
-"""Most ranges to try beyond the largest input, by ``STEP`` each: up to 8 times as large. They make
-the sums smaller where the ADC would clip them, and take levels of the DAC."""
+HEADROOM = 18
+"""Most ranges to try beyond the largest input, by ``STEP`` each: up to 64 times as large. They make
+the sums smaller where the ADC would clip them, and take levels of the DAC. Trials end where the
+error rises, so that most layers try one."""
 STEP = 2 ** (1 / 3)
 """Factor from one candidate to the next, if that reaches far enough."""
 LEAST = 90.0

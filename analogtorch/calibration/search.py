@@ -269,10 +269,18 @@ def same(one: Setting, other: Setting) -> bool:
 def worth(new: Tensor, before: Tensor) -> bool:
     """Return whether the output vectors err less than before, by more than ``GAIN`` and chance.
 
-    Where errors are infinite, new ones are worth it if all of them are finite.
+    Savings are beyond chance by their sizes or, where a few large vectors have most of the error
+    and decide both, by the shares that they are of the errors. Where errors are infinite, new ones
+    are worth it if all of them are finite.
     """
     saved = before - new
     if not torch.isfinite(saved).all():
         return bool(torch.isfinite(new).all())
-    chance = 2 * saved.std(correction=0) / len(saved) ** 0.5
-    return bool(saved.mean() > torch.maximum(chance, GAIN * before.mean()))
+    if saved.mean() <= GAIN * before.mean():
+        return False
+    return _beyond_chance(saved) or _beyond_chance(saved / (before + new).clamp_min(1e-300))
+
+
+def _beyond_chance(numbers: Tensor) -> bool:
+    """Return whether their mean is above 0 by more than two standard errors."""
+    return bool(numbers.mean() > 2 * numbers.std(correction=0) / len(numbers) ** 0.5)

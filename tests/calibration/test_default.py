@@ -351,6 +351,27 @@ def test_ranges_that_avoid_clipping_stay_though_the_digital_unit_rounds() -> Non
     assert (model(x) - net(x)).norm() < 0.05 * net(x).norm()
 
 
+@pytest.mark.parametrize("chip", [HERMES, at.chips.ibm_speech34()])
+def test_a_few_large_vectors_get_no_fixed_range_and_targets_that_save_error(chip: at.Chip) -> None:
+    """They have nearly all of the error, so that savings of its mean never go beyond chance."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)).eval()
+
+    def batch(count: int) -> Tensor:
+        x = torch.randn(count, 64)
+        x[::64] *= 30
+        return x
+
+    model, found = at.convert(copy.deepcopy(net), chip), list[CalibrationReport]()
+    at.calibrate(model, [batch(64) for _ in range(8)], report=found.append)
+    assert {row.dac for row in found[0].layers} == {"vector"}
+    targets = {row.target_time for row in found[0].layers}
+    assert targets == ({86_400} if chip == HERMES else {None})
+    x = batch(512)
+    off = at.program(model, seed=11).at("1 day")(x) - net(x)
+    assert (off.square() / net(x).var(0)).mean() < (0.03 if chip == HERMES else 0.1)
+
+
 @pytest.mark.parametrize(
     ("std", "remedy"),
     [

@@ -123,6 +123,16 @@ def test_sums_that_the_adc_would_clip_get_a_range_beyond_the_largest_input() -> 
     assert (model(x) - exact).norm() < 0.05 * exact.norm()
 
 
+def test_sums_of_hundreds_of_positive_products_get_a_range_ten_times_the_largest_input() -> None:
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(500, 8, bias=False)), 2 * torch.rand(256, 500)
+    nn.init.uniform_(net[0].weight, 0.5, 1.0)
+    exact = net(x)
+    model = at.calibrate(at.convert(net, at.chips.ibm_speech34()), x.split(64), effort="ranges")
+    assert model[0].input_ranges[0] > 20
+    assert (model(x) - exact).norm() < 0.05 * exact.norm()
+
+
 def test_summary_names_the_layers_that_scale_each_vector_and_the_price() -> None:
     sizes = torch.logspace(-2, 2, 400).unsqueeze(1)
     text = str(at.summary(at.calibrate(_linear(), [_x(400, 64) * sizes])))
