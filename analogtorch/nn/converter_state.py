@@ -197,8 +197,11 @@ def without_converters(metadata: Any) -> Any:
 
 
 def of_layer(layer: nn.Module, state_dict: Mapping[str, Any], prefix: str) -> bool:
-    """Return whether a ``state_dict`` has a Parameter of the layer itself, parametrized or not."""
-    own = {prefix + name for name in layer._parameters}
+    """Return whether a ``state_dict`` has weights of the layer itself, parametrized or not.
+
+    Files of adapters may hold its biases alone.
+    """
+    own = {prefix + name for name in layer._parameters if "bias" not in name}
     return any(k in own or k.startswith(f"{prefix}parametrizations.") for k in state_dict)
 
 

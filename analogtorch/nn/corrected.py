@@ -5,13 +5,14 @@ its cells have in common. A model that learns without that learns to counter it,
 much on such a chip.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor
 
 from analogtorch.ops import Operands, Plan, mvm, product
 from analogtorch.ops.partial_sums import by_vector
+from analogtorch.values.warned import warn
 
 _SAMPLES, _VECTORS = 16, 1024
 """Samples and vectors of a forward that the fit takes at least, spread over it, if there are so
@@ -65,16 +66,29 @@ def measured(given: Operands, weight: Tensor, plans: Plans, before: Sums | None)
     return Sums(before.vectors + len(y), before.sums + sums)
 
 
-def corrected(given: Operands, found: Sums | None, columns: int) -> Operands:
+def enough(found: Sums | None) -> TypeGuard[Sums]:
+    """Return whether what ``measured`` has returned is enough to correct by."""
+    return found is not None and found.vectors >= _LEAST
+
+
+def warn_of_few() -> None:
+    """Warn that a forward has too few vectors to correct by."""
+    if not torch.compiler.is_compiling():
+        warn(
+            f"TrainingNoise(corrected=True) corrects nothing where a layer gets fewer than {_LEAST} "
+            "vectors: the noise is that of chips which do not correct their columns. Train with "
+            f"batches of at least {_LEAST} samples"
+        )
+
+
+def corrected(given: Operands, found: Sums, columns: int) -> Operands:
     """Return the operands of a product whose outputs fit the exact ones.
 
     Args:
         given: the operands.
-        found: what ``measured`` has returned.
+        found: what ``measured`` has returned, ``enough``.
         columns: columns of the tile that hold each output.
     """
-    if found is None or found.vectors < _LEAST:
-        return given
     with torch.no_grad():
         y, t, square, both = found.sums / found.vectors
         variance, agreement = square - y * y, both - y * t

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from analogtorch.devices.fluctuation import Fluctuations
-from analogtorch.nn.corrected import Plans, corrected, measured
+from analogtorch.nn.corrected import Plans, corrected, enough, measured, warn_of_few
 from analogtorch.nn.drawn import drawn, keys_by_sample, read_variances
 from analogtorch.nn.execution import Execution
 from analogtorch.nn.kept import held
@@ -120,4 +120,8 @@ class Training(Execution):
             found = measured(operands, cut(weight, outputs), self.corrects[run][index], found)
         if self.shared is not None:
             so_far |= {"calls": calls + 1, "found": found}
-        return corrected(operands, found, self.sections[index].slicing.columns)
+        if enough(found):
+            return corrected(operands, found, self.sections[index].slicing.columns)
+        if self.shared is None and operands.x.numel():  # later steps may show enough
+            warn_of_few()
+        return operands

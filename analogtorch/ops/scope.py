@@ -33,9 +33,9 @@ def noise(seed: int, *, step: int = 0, rank: int = 0, first_sample: int = 0) -> 
             for different noise on each rank; leave it out for the same noise on all.
         first_sample: index of the first sample in the batch of the step, if a forward gets only a
             part of it: a micro-batch under gradient accumulation, or the share of a rank. The parts
-            then have the noise that one forward of the whole batch would have. The first dimension
-            of inputs counts their samples. Dropout does not know it: its masks are the same in all
-            parts.
+            then have the noise that one forward of the whole batch would have, but for the columns
+            that ``TrainingNoise.corrected`` fits to each part. The first dimension of inputs counts
+            their samples. Dropout does not know it: its masks are the same in all parts.
 
     Raises:
         TypeError, ValueError: the seed is not a signed 64-bit integer, or another number is

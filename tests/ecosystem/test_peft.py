@@ -477,6 +477,22 @@ def test_a_layer_of_a_programmed_chip_cannot_train_as_a_copy() -> None:
     assert torch.equal(merged, physical.at("1 day")(x))
 
 
+@pytest.mark.filterwarnings("error:this state_dict carries no DAC ranges")
+def test_biases_that_adapters_learn_on_a_chip_load_into_the_model_it_came_from(
+    tmp_path: Path,
+) -> None:
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 5)), torch.randn(8, 16)
+    model = at.calibrate(at.convert(net.eval(), CHIP), [x])
+    config = peft.LoraConfig(r=2, target_modules=["0", "2"], bias="lora_only")
+    learnt = peft.get_peft_model(at.program(model, seed=1).at("1 day"), config).eval()
+    with torch.no_grad():
+        learnt.base_model.model[2].bias.add_(1)
+    learnt.save_pretrained(tmp_path)
+    loaded = peft.PeftModel.from_pretrained(model, tmp_path).eval()
+    assert torch.equal(at.program(loaded, seed=1).at("1 day")(x), learnt(x))
+
+
 @pytest.mark.parametrize("how", ["inside", "around", "saved"])
 def test_layers_with_adapters_are_compared_with_those_of_a_teacher_without(how: str) -> None:
     """What the adapter adds belongs to the output of its layer, so that it learns from it."""

@@ -102,15 +102,24 @@ def test_what_a_whole_batch_has_decides_in_all_of_it() -> None:
 
 
 @pytest.mark.parametrize("vectors", [1, 9])
-def test_few_vectors_leave_columns_as_they_are(vectors: int) -> None:
+def test_few_vectors_leave_columns_as_they_are_with_a_warning(vectors: int) -> None:
     torch.manual_seed(0)
     layer, many = nn.Linear(64, 32), torch.rand(256, 64)
-    found = []
-    for corrected in (False, True):
-        model = _trains(layer, many, corrected=corrected)
-        with at.noise(3):
-            found.append(model(many[:vectors]))
-    assert torch.equal(*found)
+    plain, model = (_trains(layer, many, corrected=corrected) for corrected in (False, True))
+    with at.noise(3):
+        expected = plain(many[:vectors])
+    with (
+        pytest.warns(UserWarning, match="fewer than 10 vectors.* at least 10 samples"),
+        at.noise(3),
+    ):
+        assert torch.equal(model(many[:vectors]), expected)
+    model(many[:10])
+
+
+def test_the_steps_of_a_recurrent_layer_count_together() -> None:
+    torch.manual_seed(0)
+    x = torch.rand(4, 16, 32)
+    _trains(nn.GRU(32, 8, batch_first=True), x)(x)  # without a warning
 
 
 def test_gradients_are_those_of_fixed_gains() -> None:
