@@ -75,9 +75,9 @@ def warn_of_few() -> None:
     """Warn that a forward has too few vectors to correct by."""
     if not torch.compiler.is_compiling():
         warn(
-            f"TrainingNoise(corrected=True) corrects nothing where a layer gets fewer than {_LEAST} "
-            "vectors: the noise is that of chips which do not correct their columns. Train with "
-            f"batches of at least {_LEAST} samples"
+            "TrainingNoise(corrected=True) corrects nothing where a layer gets fewer than "
+            f"{_LEAST} vectors: the noise is that of chips which do not correct their columns. "
+            f"Train with batches of at least {_LEAST} samples"
         )
 
 
