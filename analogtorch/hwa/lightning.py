@@ -231,20 +231,21 @@ class ValidateOnChips(Ordered):
 
     def on_train_epoch_end(self, trainer: Any, pl_module: L.LightningModule) -> None:
         """Warn of a callback that takes the number of earlier weights for that of these."""
-        epoch = trainer.current_epoch + 1
-        old = trainer.global_step != self._measured and not self._warned
-        for each in trainer.callbacks if old else ():
-            looks = getattr(
-                each, "every_n_epochs", 1
-            )  # of a ModelCheckpoint; 0: at steps of its own
-            if getattr(each, "monitor", None) in self._names and looks and epoch % looks == 0:
+        epoch, step = trainer.current_epoch + 1, trainer.global_step
+        if step == self._measured or self._warned or trainer.check_val_every_n_epoch != 1:
+            return
+        for each in trainer.callbacks:
+            monitor = getattr(each, "monitor", None)
+            looks = getattr(each, "every_n_epochs", 1)  # 0: a checkpoint at steps of its own
+            if isinstance(monitor, str) and monitor in self._names and looks and epoch % looks == 0:
                 warn(
-                    f"ValidateOnChips: {type(each).__name__} watches {each.monitor!r} at step "
-                    f"{trainer.global_step}, where it is that of step {self._measured}: let every="
-                    f"{self.every} divide the steps of an epoch, or give the checkpoint "
-                    f"every_n_train_steps={self.every}"
+                    f"ValidateOnChips: {type(each).__name__} watches {monitor!r} at step {step}, "
+                    f"where it is that of step {self._measured}: let every={self.every} divide the "
+                    "steps of an epoch, or save by ModelCheckpoint(every_n_train_steps="
+                    f"{self.every})"
                 )
                 self._warned = True
+                return
 
 
 class Distillation(L.LightningModule):
