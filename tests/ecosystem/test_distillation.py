@@ -385,9 +385,9 @@ def test_a_checkpoint_of_other_weights_than_were_measured_is_named(
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         trainer.fit(_Own(True), loader)
-    told = [str(w.message) for w in found if "ValidateOnChips" in str(w.message)]
-    assert len(told) == (every == 2)
-    assert all("watches 'chips/1 day' at step 3, where it is that of step 2" in w for w in told)
+    warned = [str(w.message) for w in found if "ValidateOnChips" in str(w.message)]
+    assert len(warned) == (every == 2)
+    assert all("watches 'chips/1 day' at step 3, where it is that of step 2" in w for w in warned)
 
 
 def test_several_measurements_keep_their_order() -> None:
