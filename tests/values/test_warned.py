@@ -28,7 +28,7 @@ def test_behind_a_decorator_of_torch() -> None:
     nn.init.ones_(model[0].weight)  # sums beyond the range of the ADC
     at.convert(model, at.chips.hermes64())
     with pytest.warns(UserWarning, match="fixed range of the ADC") as found:
-        at.calibrate(model, [torch.rand(64, 256)], effort="ranges")
+        at.calibrate(model, [torch.rand(64, 256)], method="absmax")
     assert found[0].filename == __file__
 
 
