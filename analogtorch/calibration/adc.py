@@ -224,7 +224,7 @@ class _PartialSums:
         vs = vs.view(len(vs), count, -1, vs.shape[2])[:, some].flatten(1, 2)
         bound, steps = vs.new_tensor(self._chip.adc.range), self._chip.adc.levels
         off = adc(vs, bound, steps, self._chip.adc.rounding == "floor") - vs
-        off = (signs * off).sum(0)
+        off = ((signs * off).sum(0) * full).square()
         clipped = (vs.abs() > bound).any(0)
         v = (signs * vs).sum(0)
         others = (by_vector(part(x, w, span, plan), plan) - v * full).square()
@@ -233,8 +233,8 @@ class _PartialSums:
         of_weights = [part(given.square(), variance, span, plan) for variance in variances]
         for name, squares in (
             ("sums", (v * full).square()),
-            ("adc", (off * full).square()),
-            ("clipped", (off * full).square() * clipped),
+            ("adc", off),
+            ("clipped", off * clipped),
             ("others", others),
             *(("others", squares) for squares in of_weights),
         ):

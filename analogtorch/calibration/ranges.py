@@ -78,7 +78,7 @@ def calibrate(
     2,048 of its own input vectors as the chip would, with programming noise, DAC, ADC and output
     noise, for up to 16 candidates. These are ranges from the largest input down to the 90th
     percentile, and a range per vector, which is the largest input of the vector. Where the ADC
-    clips the sums of large inputs, as it does in recurrent layers, ranges of up to eight times the
+    clips the sums of large inputs, as it does in recurrent layers, ranges of up to 64 times the
     largest input are tried too: the sums become smaller with them, and the DAC's steps larger. The
     candidate with the least mean of ``||error|| / ||output||`` is taken. A range per vector is
     taken only if its error is below 0.7 of that of the best fixed range, because the digital side
@@ -91,7 +91,7 @@ def calibrate(
     both. It runs there on two noisy chips, drawn from a fixed seed: devices are programmed, drift
     for a day and are read, and a digital factor per block or column corrects them. If fixed DAC
     ranges cost over a tenth of the error of a range per vector, and over 0.005 of the variance of
-    the outputs, all layers get a range per vector.
+    the outputs, all layers get a range per vector, where that errs less with rounded outputs.
     Where the digital unit scales columns (``Periphery.column_calibration`` or ``output_bits``), the
     devices of all layers are written to targets that allow for a day of drift
     (``Chip.drift_aware``) if that lowers the error of the uncalibrated model, and all layers get a
@@ -380,16 +380,16 @@ _LARGER = (
 def _warn_of_adc(chosen: Mapping[str, Setting]) -> None:
     """Name the layers whose error the range of the ADC decides, too wide or too narrow for them."""
     coarse = {
-        name: (x.adc_error, x.clips)
-        for name, x in ((name, setting.limits) for name, setting in chosen.items())
-        if x.adc_error > max(ADC_ERROR, x.other_error)
+        name: setting.limits
+        for name, setting in chosen.items()
+        if setting.limits.adc_error > max(ADC_ERROR, setting.limits.other_error)
     }
     for clips, why, remedy in (
         (False, "use little of it", _SCALED),
         (True, "exceed it", _LARGER),
     ):
-        worst = sorted((e, name) for name, (e, c) in coarse.items() if c == clips)[::-1]
-        if worst:
+        found = ((x.adc_error, name) for name, x in coarse.items() if x.clips == clips)
+        if worst := sorted(found, reverse=True):
             shown = ", ".join(f"{name!r} ({100 * error:.0f} %)" for error, name in worst[:5])
             warn(
                 f"calibrate: the fixed range of the ADC decides the error of {len(worst)} of "
