@@ -206,6 +206,7 @@ def adapt(
         generalisation=adaptation.generalisation,
         corrected=recovery is not None,
         recovered=adaptation.recovered,
+        recovered_before=adaptation.recovered_before,
     )
 
 

@@ -1,5 +1,6 @@
 """The stages of ``adapt``, each measured on chips and undone if it makes the error larger."""
 
+import contextlib
 import json
 import math
 import sys
@@ -66,6 +67,8 @@ class Adaptation:
     """What the training left of the errors on chips; None: it is not known yet, or it is undone."""
     recovered: Reading | None = None
     """The model at the end, on chips that correct their columns."""
+    recovered_before: Reading | None = None
+    """The same of the model before the training."""
     learning: list[str] = field(default_factory=list)
     """The Parameters that learn; calibration at the end adds DAC ranges."""
     earlier: float = 0.0
@@ -101,8 +104,9 @@ class Adaptation:
             self.learnt = state.get("learnt")  # a run of an earlier version has none
             if (found := state.get("generalisation")) is not None:
                 self.generalisation = Generalisation(**found)
-            if (found := state.get("recovered")) is not None:
-                self.recovered = Reading(**found)
+            for name in ("recovered", "recovered_before"):
+                if (found := state.get(name)) is not None:
+                    setattr(self, name, Reading(**found))
             self.earlier = state["seconds"]
         if training.steps < steps:
             done = f"{training.steps} of {steps} steps done"
@@ -119,6 +123,8 @@ class Adaptation:
             training.reset()  # the DAC ranges learn from now on
         # statistics without noise can cost a deep net everything, and training more to get it back
         error = self._move_norms(error)
+        with contextlib.suppress(ValueError):  # it warns at the end
+            self.recovered_before = self._recovered()
         if minutes is not None:
             fitting, training.looks = self._fitting(training, 60 * minutes, took)
             if fitting < 1 < training.steps:
@@ -246,19 +252,21 @@ class Adaptation:
             undo = self._ranges_as_now()
             error = self._tried("recalibrated", lambda: self._calibrate(again), undo, error)
         self._move_norms(error)
-        self._recover()
-        self._keep(training, finished=True)
-
-    def _recover(self) -> None:
-        """Measure what chips gain that correct their columns; it changes nothing."""
-        if self.chips.recovery is not None:
-            return
         try:
-            some = _spread(self.fitted, len(self.chips.held))
-            recovery = Recovery(batches=some, forward=self.twin.forward)
-            self.recovered = self.chips.measure(recovery)
+            self.recovered = self._recovered()
         except ValueError as refused:
             warn(f"adapt: chips with corrected columns are not measured: {refused}")
+        self._keep(training, finished=True)
+
+    def _recovered(self) -> Reading | None:
+        """Return what chips have that correct their columns; None: all stages are of such chips.
+
+        The student does not change.
+        """
+        if self.chips.recovery is not None:
+            return None
+        some = _spread(self.fitted, len(self.chips.held))
+        return self.chips.measure(Recovery(batches=some, forward=self.twin.forward))
 
     def _distilled(self, training: Training) -> float:
         """Add the stage of the training, undone if no look was better than its start."""
@@ -328,6 +336,7 @@ class Adaptation:
                 "learnt": self.learnt,
                 "generalisation": self.generalisation and asdict(self.generalisation),
                 "recovered": self.recovered and asdict(self.recovered),
+                "recovered_before": self.recovered_before and asdict(self.recovered_before),
                 "seconds": self.seconds,
                 "finished": finished,
             }

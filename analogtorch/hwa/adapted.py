@@ -110,6 +110,9 @@ class Adapted(Shown):
     """What the same chips have that correct gain and offset of their columns from as many batches
     as the stages are measured on (``at.Recovery``). The model does not include it: ``sweep`` takes
     ``recovery=``. None: it is not known, or all stages have it (``corrected``)."""
+    recovered_before: Reading | None = None
+    """The same of the model before the training, which learns for chips that correct nothing and so
+    may cost those that do."""
     note: str = ""
     """A caveat of the times, such as that the devices' data end before one; empty if there is
     none."""
@@ -133,6 +136,7 @@ class Adapted(Shown):
             "corrected": self.corrected,
             **({"generalisation": vars(self.generalisation)} if self.generalisation else {}),
             **({"recovered": self.recovered.to_dict()} if self.recovered else {}),
+            **({"recovered_before": before.to_dict()} if (before := self.recovered_before) else {}),
             **({"note": self.note} if self.note else {}),
         }
 

@@ -16,6 +16,10 @@ _OTHER_CHIPS = (
     "chips that correct their columns keep more of a model that learns for them, by training noise "
     "with corrected=True"
 )
+_COSTS_OTHER_CHIPS = (
+    "chips that correct their columns keep more of the model before this training: for them "
+    "calibrate without adapt, or train by noise with corrected=True"
+)
 _LEARNT = "batches that were learnt from; give at least 4 to hold some back"
 _UNTRAINED = "no look of the training was better than its start, so that it is undone"
 
@@ -27,6 +31,8 @@ def table(found: Adapted) -> str:
     header = ["stage", *(f"{name} at {time}" for name in measures for time in found.times), "kept"]
     rows = [header]
     measured = [(s.name, s.reading, "yes" if s.kept else "no") for s in found.stages]
+    if found.recovered_before is not None and _trained(found):
+        measured.append((f"{_RECOVERED}, before training", found.recovered_before, "no"))
     if found.recovered is not None:
         measured.append((_RECOVERED, found.recovered, "by each chip"))
     for stage, on_chips, kept in measured:
@@ -43,7 +49,7 @@ def table(found: Adapted) -> str:
         f"{len(found.steps)} steps, {found.seconds:,.0f} s: {found.stopped}",
         *([] if _trained(found) else [_UNTRAINED]),
         *([_generalised(found.generalisation)] if found.generalisation else []),
-        *([_OTHER_CHIPS] if _gains_by_correction(found) else []),
+        *_corrected(found),
         *([found.note] if found.note else []),
     ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *notes])
@@ -84,9 +90,16 @@ def _compared(found: Adapted) -> str:
     return "; ".join(f"output {number} {kind}" for number, kind in enumerate(kinds))
 
 
-def _gains_by_correction(found: Adapted) -> bool:
+def _corrected(found: Adapted) -> list[str]:
+    """Return what chips that correct their columns gain or lose by the training."""
+    if found.recovered is None:
+        return []
     last = [stage.reading for stage in found.stages if stage.kept][-1]
-    return found.recovered is not None and found.recovered.mean < last.mean
+    best = min(last.mean, found.recovered.mean)
+    before = found.recovered_before
+    if before is not None and _trained(found) and before.mean < best:
+        return [_COSTS_OTHER_CHIPS]
+    return [_OTHER_CHIPS] if found.recovered.mean < last.mean else []
 
 
 def _trained(found: Adapted) -> bool:

@@ -678,7 +678,65 @@ def test_the_report_says_what_chips_gain_that_correct_their_columns(tmp_path: Pa
     wanted = [options["metric"](recovery.correct(chip)) for chip in chips]
     assert adapted.recovered.metric[:, 0].tolist() == pytest.approx(wanted)
     again = at.hwa.adapt(net, batches, calibration={}, **options)
-    assert again.to_dict()["recovered"] == adapted.to_dict()["recovered"]
+    for what in ("recovered", "recovered_before"):
+        assert again.to_dict()[what] == adapted.to_dict()[what]
+
+
+def test_the_report_compares_with_corrected_columns_before_the_training() -> None:
+    net, batches = _net_of(_net()), _batches()
+    options: dict[str, Any] = {"num_chips": 2, "times": ["1 day"], "calibration": {}}
+    options |= {"metric": lambda chip: chip(batches[7]).sum().item()}
+    adapted = at.hwa.adapt(net, batches, steps=2, **options)
+    at.calibrate(net, adaptation.calibrating(batches[:6]), report=None)
+    recovery = at.Recovery(batches=[batches[0], batches[3]])
+    chips = [at.program(net, seed=seed).at("1 day") for seed in adapted.seeds]
+    before = adapted.recovered_before
+    assert before is not None
+    assert before.metric is not None
+    wanted = [options["metric"](recovery.correct(chip)) for chip in chips]
+    assert before.metric[:, 0].tolist() == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "stage", "says"),
+    [
+        (0.1, 0.2, 0.3, "keep more of the model before this training"),
+        (0.2, 0.1, 0.3, "keep more of a model that learns for them"),
+        (0.25, 0.4, 0.2, ""),  # corrected columns are of no use
+    ],
+)
+def test_the_report_says_for_whom_the_training_costs_more_than_it_gains(
+    before: float, after: float, stage: float, says: str
+) -> None:
+    adapted = at.hwa.adapt(_net_of(_net()), _batches(), calibration={}, steps=1, num_chips=1)
+
+    def reading(error: float) -> Reading:
+        found = adapted.stages[0].reading
+        return dataclasses.replace(found, error=torch.full_like(found.error, error))
+
+    stages = [Stage(name="calibrated", reading=reading(0.5))]
+    stages += [Stage(name="distilled", reading=reading(stage))]
+    text = str(
+        dataclasses.replace(
+            adapted,
+            stages=tuple(stages),
+            recovered=reading(after),
+            recovered_before=reading(before),
+        )
+    )
+    assert "columns corrected (at.Recovery), before training" in text
+    assert ("chips that correct their columns" in text) is bool(says)
+    assert says in text
+
+
+def test_a_training_that_is_undone_has_no_row_of_corrected_columns_before_it() -> None:
+    adapted = at.hwa.adapt(_net_of(_net()), _batches(), calibration={}, steps=1, num_chips=1)
+    reading = adapted.stages[0].reading
+    stages = (
+        Stage(name="converted", reading=reading),
+        Stage(name="distilled", reading=reading, kept=False),
+    )
+    assert ", before training" not in str(dataclasses.replace(adapted, stages=stages))
 
 
 CORRECTED = at.TrainingNoise(weight="device", corrected=True)
