@@ -8,7 +8,8 @@ from typing import Any, get_args
 from torch import nn
 
 from analogtorch.calibration.batch_norm import norms_of, reestimate_batch_norm, statistics_on_error
-from analogtorch.calibration.columns import Fit, correct_columns
+from analogtorch.calibration.column_fit import Fit
+from analogtorch.calibration.columns import Target, correct_columns
 from analogtorch.calibration.passes import Forward, as_before_on_error, check_batches
 from analogtorch.values import checks
 
@@ -30,6 +31,8 @@ class Recovery:
     """Inputs, as ``calibrate`` takes them, at least one batch; kept in memory."""
     columns: Fit | None = "affine"
     """What ``correct_columns`` fits of each output; None: columns are not corrected."""
+    target: Target = "model"
+    """What ``correct_columns`` fits the outputs to in its last run."""
     batch_norm: bool = False
     """Whether ``reestimate_batch_norm`` adapts the statistics of batch norm, before the columns are
     corrected and again after."""
@@ -45,6 +48,7 @@ class Recovery:
             raise ValueError("Recovery: batches is empty; pass at least one batch of inputs")
         if self.columns is not None:
             checks.choice("Recovery.columns", self.columns, get_args(Fit))
+        checks.choice("Recovery.target", self.target, get_args(Target))
         checks.flag("Recovery.batch_norm", self.batch_norm)
         if self.columns is None and not self.batch_norm:
             raise ValueError(
@@ -69,7 +73,12 @@ class Recovery:
                 reestimate_batch_norm(view, self.batches, forward=self.forward)
             if self.columns is not None:
                 correct_columns(
-                    view, self.batches, fit=self.columns, rounds=self.rounds, forward=self.forward
+                    view,
+                    self.batches,
+                    fit=self.columns,
+                    target=self.target,
+                    rounds=self.rounds,
+                    forward=self.forward,
                 )
                 if self.batch_norm:  # the norms had adapted to what the columns were
                     reestimate_batch_norm(view, self.batches, forward=self.forward)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import analogtorch as at
-from analogtorch.calibration.columns import _shrunk
+from analogtorch.calibration.column_fit import _shrunk
 from analogtorch.devices import DifferentialPair, ideal_device
 from tests.crossbar import crossbar
 
