@@ -1,0 +1,212 @@
+"""Columns that follow the model with exact weights, one layer after the other."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import analogtorch as at
+from analogtorch.calibration import column_outputs
+from tests.calibration.test_columns import _error, _layers, _view, _x
+
+CHIP = at.chips.hermes64()
+
+
+def _deep(depth: int = 8) -> nn.Sequential:
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for _ in range(depth):
+        layers += [nn.Conv2d(12, 12, 3, padding=1, groups=12), nn.Conv2d(12, 12, 1), nn.ReLU()]
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 10)).eval()
+
+
+def _on_chip(digital: nn.Module, x: Any, seed: int = 3) -> nn.Module:
+    model = at.calibrate(at.convert(copy.deepcopy(digital), CHIP), [x], effort="ranges")
+    return at.program(model, seed=seed).at("1 year")
+
+
+def _left(digital: nn.Module, fresh: Tensor, x: Tensor, **options: Any) -> float:
+    """The mean error of three chips on inputs that were not fitted."""
+    errors = []
+    for seed in range(3):
+        view = _on_chip(digital, x, seed)
+        errors.append(_error(at.correct_columns(view, [x], **options), digital, fresh))
+    return sum(errors) / len(errors)
+
+
+def test_a_deep_net_gets_back_what_its_layers_lose_on_the_way() -> None:
+    digital, x, fresh = _deep(), _x(64, 12, 8, 8), _x(64, 12, 8, 8, seed=2)
+    for rounds in (1, 2):
+        beside = _left(digital, fresh, x, rounds=rounds)
+        alone = _left(digital, fresh, x, rounds=rounds, target="layer")
+        assert beside < 0.85 * alone
+
+
+@pytest.mark.parametrize(
+    "name", ["linear", "conv", "block_diagonal", "transposed", "attention", "lstm"]
+)
+def test_layers_of_all_kinds_follow_the_model(name: str) -> None:
+    errors = {}
+    for target in ("layer", "model"):
+        view, digital, x = _view(name, compensation="none")
+        fresh = x.flip(0) * 0.9
+        at.correct_columns(view, [x], target=target, rounds=1 if target == "model" else 2)
+        errors[target] = _error(view, digital, fresh)
+    assert errors["model"] < 1.02 * errors["layer"]
+
+
+class _Routed(nn.Module):
+    """Two experts, each of the vectors that the sign of a router's output gives it."""
+
+    def __init__(self, width: int = 48) -> None:
+        super().__init__()
+        self.router = nn.Linear(width, 1, bias=False)
+        self.experts = nn.ModuleList(nn.Linear(width, width) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, second = torch.zeros_like(x), self.router(x)[:, 0] > 0
+        for expert, of in zip(self.experts, (~second, second), strict=True):
+            y[of] = expert(x[of])
+        return y
+
+
+@pytest.mark.parametrize("swapped", [1, 40])
+def test_vectors_that_go_another_way_on_the_chip_do_not_count(swapped: int) -> None:
+    """As many go to each expert as before, but others: the numbers alone do not tell."""
+    torch.manual_seed(0)
+    digital, x = _Routed().eval(), _x(200, 48)
+    model = at.calibrate(at.convert(copy.deepcopy(digital), CHIP), [x], effort="ranges")
+
+    def view() -> nn.Module:
+        found = at.program(model, seed=3).at("1 day")
+        order = digital.router(x)[:, 0].argsort()
+        first, second = order[:swapped], order[-swapped:]
+
+        def route(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+            if module.taps[-1].execution is not None:  # the model with exact weights
+                return output
+            output = digital.router(args[0])
+            output[first], output[second] = output[second], output[first]
+            return output
+
+        found.router.register_forward_hook(route)
+        return found
+
+    def error(found: nn.Module) -> float:
+        inputs = _x(300, 48, seed=2)
+        with torch.no_grad():
+            errors = [
+                (a(inputs) - b(inputs)).square().mean()
+                for a, b in zip(found.experts, digital.experts, strict=True)
+            ]
+        return torch.stack(errors).mean().sqrt().item()
+
+    alone = error(at.correct_columns(view(), [x], target="layer"))
+    assert error(at.correct_columns(view(), [x])) < 1.02 * alone
+
+
+class _Speaks(nn.Module):
+    """Goes on with the words that it finds most likely."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(100, 48)
+        self.body = nn.Sequential(nn.Linear(48, 96), nn.ReLU(), nn.Linear(96, 48))
+        self.head = nn.Linear(48, 100)
+
+    def forward(self, words: Tensor) -> Tensor:
+        found = []
+        for _ in range(12):
+            x = self.words(words)
+            found.append(self.head(x + self.body(x)))
+            words = found[-1].argmax(-1)
+        return torch.stack(found, 1)
+
+
+@pytest.mark.parametrize("batch", [1, 32])
+def test_words_that_the_chip_goes_on_with_do_not_count_as_others(batch: int) -> None:
+    torch.manual_seed(0)
+    digital = _Speaks().eval()
+    words = [torch.randint(100, (batch,)) for _ in range(64 // batch)]
+    model = at.convert(copy.deepcopy(digital), CHIP, exclude=["words"])
+    at.calibrate(model, words, method="percentile")
+
+    def error(**options: Any) -> float:
+        view = at.correct_columns(at.program(model, seed=3).at("1 year"), words, **options)
+        x = digital.words(torch.arange(100))
+        with torch.no_grad():
+            y, found = (m.head(x + m.body(x)) for m in (digital, view))
+        return ((found - y).square().mean() / y.var()).sqrt().item()
+
+    assert error() < 1.02 * error(target="layer")
+
+
+def test_many_vectors_are_thinned_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    digital, x, fresh = _deep(3), _x(64, 12, 8, 8), _x(64, 12, 8, 8, seed=2)
+    whole = _left(digital, fresh, x)
+    seen = list[int]()
+    rows = column_outputs._rows
+
+    def spied(vectors: Tensor) -> Tensor:
+        seen.append(len(found := rows(vectors)))
+        return found
+
+    monkeypatch.setattr(column_outputs, "_KEPT", 12 * 500)
+    monkeypatch.setattr(column_outputs, "_rows", spied)
+    assert _left(digital, fresh, x) == pytest.approx(whole, rel=0.05)
+    assert max(seen) == 500
+    assert rows(torch.zeros(10_000, 10_000)).tolist()[:3] == [0, 156, 312]
+
+
+class _Draws(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(40, 24), nn.Linear(24, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        return self.last(h + 3 * torch.randn_like(h))
+
+
+def test_numbers_that_a_model_draws_are_the_same_in_both_runs() -> None:
+    """They would pass for noise of the chip otherwise, and make gains a tenth."""
+    torch.manual_seed(0)
+    digital, x = _Draws().eval(), _x(400, 40)
+    model = at.calibrate(at.convert(copy.deepcopy(digital), CHIP), [x], method="percentile")
+    view = at.program(model, seed=3).at("1 day")
+    state = torch.get_rng_state()
+    at.correct_columns(view, [x], rounds=1)
+    after = torch.get_rng_state()
+    torch.set_rng_state(state)
+    with torch.no_grad():
+        digital(x)
+    assert torch.equal(torch.get_rng_state(), after)  # drawn once
+    inputs = _x(300, 24, seed=2)
+    with torch.no_grad():
+        y, found = digital.last(inputs), view.last(inputs)
+    assert ((found - y).square().mean() / y.var()).sqrt() < 0.2
+
+
+def test_the_model_beside_is_no_read_of_the_chip() -> None:
+    digital, x = _deep(1), _x(10, 12, 8, 8)
+    counts = {}
+    for target in ("layer", "model"):
+        view = _on_chip(digital, x)
+        at.correct_columns(view, [x], target=target)
+        counts[target] = [layer.vectors_read.tolist() for layer in _layers(view)]
+    assert counts["model"] == counts["layer"]
+
+
+def test_another_target_is_refused() -> None:
+    view = _on_chip(nn.Sequential(nn.Linear(20, 6)), _x(100, 20))
+    with pytest.raises(ValueError, match="target must be one of"):
+        at.correct_columns(view, [_x(20, 20)], target="output")
+    with pytest.raises(ValueError, match="target must be one of"):
+        at.Recovery(batches=[_x(20, 20)], target="output")
+    with pytest.raises(ValueError, match="batches is empty"):
+        at.correct_columns(view, [], rounds=1)
