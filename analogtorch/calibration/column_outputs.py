@@ -38,7 +38,7 @@ _CLIPPED = 1e-3
 _KEPT = 2**21
 """Numbers of an MVM of the exact model that are kept at most: 8 MiB in single precision."""
 
-_LEAST_KEPT = 64
+_LEAST_KEPT = 512
 """Vectors of it that are kept in any case."""
 
 _ALIKE = 0.3
