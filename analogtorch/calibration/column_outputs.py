@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity
 
 from analogtorch.calibration.column_fit import ColumnSums, Fit
 from analogtorch.calibration.passes import (
@@ -25,6 +26,7 @@ from analogtorch.ops.operands import Operands
 from analogtorch.ops.partial_sums import by_vector
 from analogtorch.ops.physics import wide
 from analogtorch.values.progress import Progress
+from analogtorch.values.warned import warn
 
 _FINE = 2**20
 """Steps of an ADC that clips and hardly rounds."""
@@ -41,11 +43,20 @@ _KEPT = 2**21
 _LEAST_KEPT = 512
 """Vectors of it that are kept in any case."""
 
+_SHARE = 16
+"""Vectors of which one is kept where a layer has kept as many numbers before, in other steps."""
+
 _ALIKE = 0.3
 """Correlation with its target below which a vector is not that of the same input."""
 
+_ALIKE_AT_ALL = 0.5
+"""Correlation of all vectors with their targets below which those are of other inputs."""
+
 _JUDGED = 16, 32
-"""Vectors and outputs that take to tell: by chance, 32 outputs have 0.18."""
+"""Vectors it takes to tell, and outputs it takes for a single one: by chance, 32 have 0.18."""
+
+_REPEATS = 1e-3
+"""Share of the largest output by which two runs of the same batch may differ, as on a GPU."""
 
 
 def beside_layers(
@@ -94,24 +105,18 @@ def beside_model(
     one is fitted with inputs that are corrected.
     """
     sums = _none_yet(layers)
-    gpus = sorted(
-        {x.weight.device.index for x in layers.values() if x.weight.device.type == "cuda"}
-    )
     for number, batch in enumerate(
         Progress(batches, desc="correct_columns", unit="batch", disable=not progress)
     ):
-        kept = {name: deque[_Kept]() for name in layers}
-        taps = {
-            layer: Tap(execution=layer.executions.evaluation) for _, layer in analog_layers(model)
-        }
-        taps |= {
-            layer: Tap(execution=layer.executions.evaluation, product=_keep(kept[name]))
-            for name, layer in layers.items()
-        }
-        # a model that draws numbers draws the same ones on the chip
-        kept_state = torch.random.fork_rng(devices=gpus)
-        with evaluating(model), kept_state, tapped(taps), quiet():
-            one_pass("correct_columns", model, batch, forward, number)
+        kept = _exact_run(model, layers, batch, forward, number)
+        if number == 0 and not _repeats(kept, _exact_run(model, layers, batch, forward, number)):
+            warn(
+                "correct_columns: two runs of the model with exact weights on the same batch "
+                "differ, as it draws numbers that torch's generators do not, keeps a state or "
+                "changes its inputs, so that outputs are fitted to each layer's own products; pass "
+                'target="layer" if that is meant, or forward= that repeats itself'
+            )
+            return beside_layers(model, layers, batches, forward, progress)
         taps = {
             layer: Tap(product=few_threads(_follow(name, layer, sums[name], kept[name], fit)))
             for name, layer in layers.items()
@@ -121,13 +126,53 @@ def beside_model(
     return sums
 
 
+def _exact_run(
+    model: nn.Module,
+    layers: Mapping[str, AnalogLayer],
+    batch: Any,
+    forward: Forward | None,
+    number: int,
+) -> dict[str, "deque[_Kept]"]:
+    """Return the outputs that layers have for a batch if the weights of all are exact."""
+    kept = {name: deque[_Kept]() for name in layers}
+    every = [layer for _, layer in analog_layers(model)]
+    taps = {layer: Tap(execution=layer.executions.evaluation) for layer in every}
+    taps |= {
+        layer: Tap(execution=layer.executions.evaluation, product=_keep(kept[name]))
+        for name, layer in layers.items()
+    }
+    devices = {layer.weight.device for layer in every}
+    gpus = sorted(device.index for device in devices if device.type == "cuda")
+    # a model that draws numbers draws the same ones in the next run
+    with evaluating(model), torch.random.fork_rng(devices=gpus), tapped(taps), quiet():
+        one_pass("correct_columns", model, batch, forward, number)
+    return kept
+
+
+def _repeats(first: "dict[str, deque[_Kept]]", second: "dict[str, deque[_Kept]]") -> bool:
+    """Return whether two runs gave the same outputs."""
+    for name, once in first.items():
+        if len(once) != len(again := second[name]):
+            return False
+        for a, b in zip(once, again, strict=True):
+            if a[:2] != b[:2]:
+                return False
+            if a.vectors.numel():
+                off = (a.vectors - b.vectors).abs().amax()
+                if off > _REPEATS * a.vectors.abs().amax():
+                    return False
+    return True
+
+
 class _Kept(NamedTuple):
     """Outputs of one MVM of the model with exact weights."""
 
     outputs: slice
     shape: torch.Size
+    rows: Tensor
+    """The numbers of those that are kept."""
     vectors: Tensor
-    """Some of them, (vectors, outputs)."""
+    """They themselves, (vectors, outputs)."""
 
 
 def _keep(kept: deque[_Kept]) -> Callable[..., None]:
@@ -135,11 +180,16 @@ def _keep(kept: deque[_Kept]) -> Callable[..., None]:
 
     Its converters clip, as those of the chip do.
     """
+    numbers = 0
 
     def look(inputs: Operands, plan: Plan, outputs: slice, y: Tensor) -> None:
+        nonlocal numbers
         if (fine := _fine(plan)) != plan:
             y.copy_(product(inputs._replace(adc_inl=None, dac_inl=None), fine))
-        kept.append(_Kept(outputs, y.shape, _some(y, plan)))
+        vectors = by_vector(y, plan)
+        rows = _rows(vectors, 1 if numbers < _KEPT else _SHARE)
+        numbers += len(rows) * vectors.shape[1]
+        kept.append(_Kept(outputs, y.shape, rows, vectors[rows]))
 
     return look
 
@@ -169,18 +219,22 @@ def _follow(
 
     def look(inputs: Operands, plan: Plan, outputs: slice, y: Tensor) -> None:
         _check(name, inputs, y)
-        bias, first = _bias(layer, outputs), _some(y, plan)
-        clipped = _saturated(inputs, plan)
-        clipped = None if clipped is None else clipped[_rows(clipped)]
+        bias, vectors = _bias(layer, outputs), by_vector(y, plan)
         there = kept.popleft() if kept else None
-        if there is not None and there[:2] == (outputs, y.shape):
+        paired = there is not None and there[:2] == (outputs, y.shape)
+        rows = there.rows if there is not None and paired else _rows(vectors)
+        first = vectors[rows]
+        clipped = _saturated(inputs, plan)
+        clipped = None if clipped is None else clipped[rows]
+        other: Tensor | None = None
+        if there is not None and paired:
             target = there.vectors if bias is None else there.vectors - bias
             other = _unlike(first if bias is None else first - bias, target, sums.of(outputs))
-            if other is not None:
-                clipped = other.expand_as(first) if clipped is None else clipped | other
-        else:
-            target = _some(_exact(layer, inputs, plan, outputs), plan)
-        second = _some(_again(inputs, plan, y), plan)
+        if not paired or (other is not None and other.all()):
+            target = by_vector(_exact(layer, inputs, plan, outputs), plan)[rows]
+        elif other is not None:
+            clipped = other.expand_as(first) if clipped is None else clipped | other
+        second = by_vector(_again(inputs, plan, y), plan)[rows]
         sums.add(outputs, first=first, second=second, target=target, clipped=clipped, bias=bias)
         gain, offset = (value[outputs] for value in sums.solve(fit))
         columns = y.movedim(1, -1) if plan.dims else y
@@ -203,26 +257,25 @@ def _unlike(first: Tensor, target: Tensor, counted: tuple[Tensor, Tensor, Tensor
     """
     vectors, outputs = first.shape
     number, mean, variance = counted
-    if outputs < _JUDGED[1] or max(vectors, int(number.min())) < _JUDGED[0]:
+    if max(vectors, int(number.min())) < _JUDGED[0]:
         return None
     z = torch.stack([first, target]).double()
     if vectors >= _JUDGED[0]:
         mean, variance = z.mean(1), z.var(1)
     z = (z - mean.unsqueeze(1)) / variance.sqrt().clamp_min(1e-30).unsqueeze(1)
-    alike = torch.nn.functional.cosine_similarity(z[0], z[1], dim=1)
-    return (alike < _ALIKE).unsqueeze(1)
+    if outputs < _JUDGED[1]:  # too few to judge single vectors by
+        alike = cosine_similarity(z[0].flatten(), z[1].flatten(), dim=0)
+        return (alike < _ALIKE_AT_ALL).expand(vectors, 1)
+    return (cosine_similarity(z[0], z[1], dim=1) < _ALIKE).unsqueeze(1)
 
 
-def _some(y: Tensor, plan: Plan) -> Tensor:
-    """Return vectors of an output from all over it, (vectors, outputs), as a copy."""
-    vectors = by_vector(y, plan)
-    return vectors[_rows(vectors)]
+def _rows(vectors: Tensor, share: int = 1) -> Tensor:
+    """Return the numbers of those to keep of some vectors, (vectors, outputs).
 
-
-def _rows(vectors: Tensor) -> Tensor:
-    """Return the numbers of those to keep of some vectors, (vectors, outputs)."""
+    They lie all over them. No more are kept than one of ``share``.
+    """
     number, outputs = vectors.shape
-    count = min(number, max(_LEAST_KEPT, _KEPT // max(1, outputs)))
+    count = min(-(-number // share), max(_LEAST_KEPT, _KEPT // max(1, outputs)))
     return torch.arange(count, device=vectors.device) * number // max(1, count)
 
 

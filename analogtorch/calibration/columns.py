@@ -44,7 +44,8 @@ def correct_columns(
     those that the digital model has for the same batch, one layer after the other as a laboratory
     would, which takes one run all the same: each layer is corrected while it computes, and the next
     one gets corrected inputs. Vectors that go another way on the chip than in the digital model,
-    such as to another expert, do not count there.
+    such as to another expert, do not count there. Batch norms that are re-estimated on the chip as
+    well correct the same errors twice: take ``target="layer"`` beside ``reestimate_batch_norm``.
 
     In a fit to the layer's own product the output noise of the chip would make gains too small: it
     takes the noise for signal. So every MVM is computed twice, and the product of the two outputs
@@ -83,7 +84,9 @@ def correct_columns(
             unchanged.
 
     Warns:
-        UserWarning: some layers did not run; once for all chips of a model.
+        UserWarning: some layers did not run; once for all chips of a model. Or two runs of the
+            model with exact weights differ, so that there is none to follow: the layers' own
+            products are the target.
 
     Example:
         >>> aged = at.correct_columns(at.program(model, seed=7).at("1 day"), [x])

@@ -31,8 +31,10 @@ class Recovery:
     """Inputs, as ``calibrate`` takes them, at least one batch; kept in memory."""
     columns: Fit | None = "affine"
     """What ``correct_columns`` fits of each output; None: columns are not corrected."""
-    target: Target = "model"
-    """What ``correct_columns`` fits the outputs to in its last run."""
+    target: Target | None = None
+    """What ``correct_columns`` fits the outputs to in its last run; None: ``model``, or ``layer`` if
+    batch norms are adapted, too. Columns that follow the model and norms would correct the same
+    errors twice."""
     batch_norm: bool = False
     """Whether ``reestimate_batch_norm`` adapts the statistics of batch norm, before the columns are
     corrected and again after."""
@@ -48,8 +50,15 @@ class Recovery:
             raise ValueError("Recovery: batches is empty; pass at least one batch of inputs")
         if self.columns is not None:
             checks.choice("Recovery.columns", self.columns, get_args(Fit))
-        checks.choice("Recovery.target", self.target, get_args(Target))
         checks.flag("Recovery.batch_norm", self.batch_norm)
+        if self.target is None:
+            checks.settle(self, "target", "layer" if self.batch_norm else "model")
+        checks.choice("Recovery.target", self.target, get_args(Target))
+        if self.target == "model" and self.batch_norm and self.columns is not None:
+            raise ValueError(
+                "Recovery: columns that follow the model correct what batch_norm=True would, too, "
+                "and both are worse than one; leave one of target='model' and batch_norm=True out"
+            )
         if self.columns is None and not self.batch_norm:
             raise ValueError(
                 "Recovery corrects nothing: columns is None and batch_norm False; leave it out, or "
@@ -72,6 +81,7 @@ class Recovery:
                 undo.enter_context(statistics_on_error(norms_of(view)))
                 reestimate_batch_norm(view, self.batches, forward=self.forward)
             if self.columns is not None:
+                assert self.target is not None  # it is settled
                 correct_columns(
                     view,
                     self.batches,

@@ -110,6 +110,39 @@ def test_vectors_that_go_another_way_on_the_chip_do_not_count(swapped: int) -> N
     assert error(at.correct_columns(view(), [x])) < 1.02 * alone
 
 
+class _Chosen(nn.Module):
+    """Experts of few outputs that choose half of the vectors each, the best first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router = nn.Linear(16, 2, bias=False)
+        self.experts = nn.ModuleList(nn.Linear(16, 16) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, likes = torch.zeros_like(x), self.router(x)
+        for i, expert in enumerate(self.experts):
+            best = likes[:, i].topk(len(x) // 2).indices
+            y[best] += expert(x[best])
+        return y
+
+
+def _of_experts(view: nn.Module, digital: nn.Module) -> float:
+    inputs = _x(300, 16, seed=2)
+    pairs = zip(view.experts, digital.experts, strict=True)
+    with torch.no_grad():
+        return sum((a(inputs) - b(inputs)).square().mean().sqrt().item() for a, b in pairs) / 2
+
+
+def test_experts_of_few_outputs_that_get_other_vectors_follow_their_own_products() -> None:
+    torch.manual_seed(0)
+    digital, x = _Chosen().eval(), _x(200, 16)
+    alone, beside = (
+        _of_experts(at.correct_columns(_on_chip(digital, x), [x], target=target), digital)
+        for target in ("layer", "model")
+    )
+    assert beside < 1.1 * alone
+
+
 class _Speaks(nn.Module):
     """Goes on with the words that it finds most likely."""
 
@@ -152,8 +185,8 @@ def test_many_vectors_are_thinned_out(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = list[int]()
     rows = column_outputs._rows
 
-    def spied(vectors: Tensor) -> Tensor:
-        seen.append(len(found := rows(vectors)))
+    def spied(vectors: Tensor, share: int = 1) -> Tensor:
+        seen.append(len(found := rows(vectors, share)))
         return found
 
     monkeypatch.setattr(column_outputs, "_KEPT", 12 * 600)
@@ -190,6 +223,86 @@ def test_numbers_that_a_model_draws_are_the_same_in_both_runs() -> None:
     with torch.no_grad():
         y, found = digital.last(inputs), view.last(inputs)
     assert ((found - y).square().mean() / y.var()).sqrt() < 0.2
+
+
+class _Adds(nn.Module):
+    """Changes its inputs in place, or keeps a state."""
+
+    def __init__(self, changes: str) -> None:
+        super().__init__()
+        self.first, self.last, self.changes = nn.Linear(40, 24), nn.Linear(24, 8), changes
+        self.register_buffer("state", torch.zeros(40))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.changes == "its inputs":
+            x += 0.1
+        x = x + self.state
+        if self.changes == "its state":
+            self.state = x.mean(0).detach() + 1.0
+        return self.last(self.first(x).relu())
+
+
+@pytest.mark.parametrize("what", ["its inputs", "its state", "numbers"])
+def test_a_model_that_does_not_repeat_itself_is_not_followed(what: str) -> None:
+    torch.manual_seed(0)
+    digital = _Adds(what).eval()
+    own = torch.Generator().manual_seed(5)
+
+    def drawn(model: nn.Module, batch: Tensor) -> Tensor:
+        return model(batch + torch.randn(batch.shape, generator=own))
+
+    forward = drawn if what == "numbers" else None
+    model = at.convert(copy.deepcopy(digital), CHIP)
+    at.calibrate(model, [_x(400, 40)], method="percentile")
+
+    def corrected(**options: Any) -> float:
+        view = at.program(model, seed=3).at("1 year")
+        at.correct_columns(view, [_x(400, 40)], rounds=1, forward=forward, **options)
+        return _error(view.last, digital.last, _x(300, 24, seed=2))
+
+    with pytest.warns(UserWarning, match='two runs of the model .* differ.*target="layer"'):
+        beside = corrected()
+    assert beside < 1.1 * corrected(target="layer")
+
+
+def test_many_steps_keep_few_vectors_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    digital, x = nn.LSTM(12, 8, batch_first=True).eval(), _x(32, 60, 12)
+    view = _on_chip(digital, x)
+    monkeypatch.setattr(column_outputs, "_KEPT", 32 * 32 * 10)  # of ten steps of 32 outputs
+    kept = column_outputs._exact_run(view, dict(at.analog_layers(view)), x, None, 0)
+    hidden = max(kept.values(), key=len)
+    assert [len(each.rows) for each in hidden] == [32] * 10 + [2] * 50
+    at.correct_columns(view, [x])
+
+
+def test_columns_that_follow_the_model_and_batch_norms_exclude_each_other() -> None:
+    """Norms that are re-estimated behind such columns take half of what these gain back."""
+    torch.manual_seed(0)
+    blocks = [
+        part
+        for i in range(6)
+        for part in (nn.Conv2d(12 if i else 3, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU())
+    ]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 10)]
+    digital, x = nn.Sequential(*blocks, *head), _x(64, 3, 8, 8)
+    for _ in range(30):
+        digital(torch.randn(64, 3, 8, 8))
+    digital.eval()
+    model = at.calibrate(at.convert(copy.deepcopy(digital), CHIP), [x], effort="ranges")
+
+    def error(**options: Any) -> float:
+        recovery = at.Recovery(batches=[x], **options)
+        view = at.program(model, seed=3).at("1 month", compensation="global")
+        return _error(recovery.correct(view), digital, x)
+
+    assert at.Recovery(batches=[x]).target == "model"
+    assert at.Recovery(batches=[x], batch_norm=True).target == "layer"
+    assert error() < error(batch_norm=True)
+    assert error(batch_norm=True) == error(batch_norm=True, target="layer")
+    with pytest.raises(ValueError, match="leave one of target='model' and batch_norm=True out"):
+        at.Recovery(batches=[x], batch_norm=True, target="model")
+    at.Recovery(batches=[x], batch_norm=True, columns=None)
 
 
 def test_the_model_beside_is_no_read_of_the_chip() -> None:
