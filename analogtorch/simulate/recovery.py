@@ -32,8 +32,8 @@ class Recovery:
     columns: Fit | None = "affine"
     """What ``correct_columns`` fits of each output; None: columns are not corrected."""
     target: Target | None = None
-    """What ``correct_columns`` fits the outputs to in its last run; None: ``model``, or ``layer`` if
-    batch norms are adapted, too. Columns that follow the model and norms would correct the same
+    """What ``correct_columns`` fits the outputs to in its last run; None: ``model``, or ``layer``
+    if batch norms are adapted, too. Columns that follow the model and norms would correct the same
     errors twice."""
     batch_norm: bool = False
     """Whether ``reestimate_batch_norm`` adapts the statistics of batch norm, before the columns are
