@@ -72,6 +72,8 @@ def beside_layers(
     def products_of(name: str, layer: AnalogLayer) -> Callable[..., None]:
         def look(inputs: Operands, plan: Plan, outputs: slice, y: Tensor) -> None:
             _check(name, inputs, y)
+            if not y.numel():
+                return
             sums[name].add(
                 outputs,
                 first=by_vector(y, plan),
@@ -221,6 +223,8 @@ def _follow(
         _check(name, inputs, y)
         bias, vectors = _bias(layer, outputs), by_vector(y, plan)
         there = kept.popleft() if kept else None
+        if not y.numel():  # an expert that gets no vectors
+            return
         paired = there is not None and there[:2] == (outputs, y.shape)
         rows = there.rows if there is not None and paired else _rows(vectors)
         first = vectors[rows]

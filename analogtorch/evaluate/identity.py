@@ -208,7 +208,7 @@ def experiment(
         found["recovery"] = {
             "batches": batches_digest(recovery.batches, "Recovery.batches"),
             "columns": recovery.columns,
-            "target": recovery.target,
+            "target": recovery.fitted_to,
             "batch_norm": recovery.batch_norm,
             "rounds": recovery.rounds,
             "forward": name_of(recovery.forward),

@@ -51,9 +51,8 @@ class Recovery:
         if self.columns is not None:
             checks.choice("Recovery.columns", self.columns, get_args(Fit))
         checks.flag("Recovery.batch_norm", self.batch_norm)
-        if self.target is None:
-            checks.settle(self, "target", "layer" if self.batch_norm else "model")
-        checks.choice("Recovery.target", self.target, get_args(Target))
+        if self.target is not None:
+            checks.choice("Recovery.target", self.target, get_args(Target))
         if self.target == "model" and self.batch_norm and self.columns is not None:
             raise ValueError(
                 "Recovery: columns that follow the model correct what batch_norm=True would, too, "
@@ -81,18 +80,22 @@ class Recovery:
                 undo.enter_context(statistics_on_error(norms_of(view)))
                 reestimate_batch_norm(view, self.batches, forward=self.forward)
             if self.columns is not None:
-                assert self.target is not None  # it is settled
                 correct_columns(
                     view,
                     self.batches,
                     fit=self.columns,
-                    target=self.target,
+                    target=self.fitted_to,
                     rounds=self.rounds,
                     forward=self.forward,
                 )
                 if self.batch_norm:  # the norms had adapted to what the columns were
                     reestimate_batch_norm(view, self.batches, forward=self.forward)
         return view
+
+    @property
+    def fitted_to(self) -> Target:
+        """What the columns are fitted to."""
+        return self.target or ("layer" if self.batch_norm else "model")
 
     def runs(self, *, noisy: bool) -> int:
         """Return how often the chip computes each MVM of the batches.

@@ -1,6 +1,9 @@
 """Columns that follow the model with exact weights, one layer after the other."""
 
 import copy
+import dataclasses
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -108,6 +111,40 @@ def test_vectors_that_go_another_way_on_the_chip_do_not_count(swapped: int) -> N
 
     alone = error(at.correct_columns(view(), [x], target="layer"))
     assert error(at.correct_columns(view(), [x])) < 1.02 * alone
+
+
+@pytest.mark.parametrize("target", ["layer", "model"])
+def test_an_expert_without_vectors_is_left_as_it_is(target: Any) -> None:
+    torch.manual_seed(0)
+    digital, x = _Routed().eval(), _x(200, 48)
+    view = _on_chip(digital, x)
+    gains = view.experts[1].programmed.gains[0]
+    x = x[digital.router(x)[:, 0] < -0.5]
+    view.router.register_forward_hook(lambda module, args, output: -output.abs() - 1)
+    with pytest.warns(UserWarning, match=r"experts\.1"):
+        at.correct_columns(view, [x], target=target)
+    assert torch.equal(view.experts[1].programmed.gains[0], gains)
+    assert not torch.equal(view.experts[0].programmed.gains[0], gains)
+
+
+def test_folders_of_before_go_on_with_the_fit_of_before(tmp_path: Path) -> None:
+    digital, x = nn.Linear(20, 6).eval(), _x(50, 20)
+    model = at.calibrate(at.convert(copy.deepcopy(digital), CHIP), [x], effort="ranges")
+    options: dict[str, Any] = {"num_chips": 1, "times": ["1 day"], "folder": tmp_path}
+
+    def mean(target: Any) -> float:
+        recovery = at.Recovery(batches=[x], target=target)
+        found = at.sweep(model, lambda chip: chip(x).mean(), recovery=recovery, **options)
+        return found.mean.item()
+
+    first, head = mean("layer"), tmp_path / "sweep.json"
+    earlier = json.loads(head.read_text())
+    del earlier["recovery"]["target"]
+    head.write_text(json.dumps(earlier))
+    assert mean("layer") == first
+    head.write_text(json.dumps(earlier))
+    with pytest.raises(ValueError, match="target 'layer' there and 'model' here"):
+        mean(None)
 
 
 class _Chosen(nn.Module):
@@ -296,8 +333,10 @@ def test_columns_that_follow_the_model_and_batch_norms_exclude_each_other() -> N
         view = at.program(model, seed=3).at("1 month", compensation="global")
         return _error(recovery.correct(view), digital, x)
 
-    assert at.Recovery(batches=[x]).target == "model"
-    assert at.Recovery(batches=[x], batch_norm=True).target == "layer"
+    assert at.Recovery(batches=[x]).fitted_to == "model"
+    both = dataclasses.replace(at.Recovery(batches=[x]), batch_norm=True)
+    assert both.fitted_to == "layer"
+    assert dataclasses.replace(both, batch_norm=False).fitted_to == "model"
     assert error() < error(batch_norm=True)
     assert error(batch_norm=True) == error(batch_norm=True, target="layer")
     with pytest.raises(ValueError, match="leave one of target='model' and batch_norm=True out"):
