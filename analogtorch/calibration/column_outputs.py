@@ -10,13 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from analogtorch.calibration.column_fit import ColumnSums, Fit
-from analogtorch.calibration.passes import (
-    Forward,
-    check_finite,
-    few_threads,
-    one_pass,
-    run,
-)
+from analogtorch.calibration.passes import Forward, check_finite, few_threads, one_pass, run
 from analogtorch.conversion import analog_layers
 from analogtorch.conversion.unread import quiet
 from analogtorch.conversion.watch import evaluating
@@ -137,13 +131,14 @@ def _exact_run(
 ) -> dict[str, "deque[_Kept]"]:
     """Return the outputs that layers have for a batch if the weights of all are exact."""
     kept = {name: deque[_Kept]() for name in layers}
-    every = [layer for _, layer in analog_layers(model)]
-    taps = {layer: Tap(execution=layer.executions.evaluation) for layer in every}
-    taps |= {
-        layer: Tap(execution=layer.executions.evaluation, product=_keep(kept[name]))
-        for name, layer in layers.items()
+    taps = {
+        layer: Tap(
+            execution=layer.executions.evaluation,
+            product=_keep(kept[name]) if name in kept else None,
+        )
+        for name, layer in analog_layers(model)
     }
-    devices = {layer.weight.device for layer in every}
+    devices = {layer.weight.device for layer in taps}
     gpus = sorted(device.index for device in devices if device.type == "cuda")
     # a model that draws numbers draws the same ones in the next run
     with evaluating(model), torch.random.fork_rng(devices=gpus), tapped(taps), quiet():
