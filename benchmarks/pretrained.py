@@ -109,7 +109,7 @@ def measure(
     calibration = calibration_clips(net)
     recovery = None
     if variant in CORRECTED:
-        recovery = at.Recovery(batches=correcting_clips(net), rounds=1)
+        recovery = at.Recovery(batches=correcting_clips(net, 4))
     if options.percentile is None:
         at.calibrate(model, calibration, effort="ranges")  # the table names the scale
     else:

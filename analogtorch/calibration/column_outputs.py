@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from analogtorch.calibration.column_fit import ColumnSums, Fit
+from analogtorch.calibration.outputs import comparable
 from analogtorch.calibration.passes import Forward, check_finite, few_threads, one_pass, run
 from analogtorch.conversion import analog_layers
 from analogtorch.conversion.unread import quiet
@@ -46,8 +47,11 @@ _ALIKE = 0.3
 _ALIKE_AT_ALL = 0.5
 """Correlation of all vectors with their targets below which those are of other inputs."""
 
-_JUDGED = 16, 32
-"""Vectors it takes to tell, and outputs it takes for a single one: by chance, 32 have 0.18."""
+_JUDGED = 16
+"""Vectors it takes to tell."""
+
+SINGLE = 32
+"""Outputs it takes to tell of a single vector: by chance, 32 have a correlation of 0.18."""
 
 _REPEATS = 1e-3
 """Share of the largest output by which two runs of the same batch may differ, as on a GPU."""
@@ -94,18 +98,29 @@ def beside_model(
     forward: Forward | None,
     progress: bool,
     fit: Fit,
+    exact: list[list[Tensor]] | None = None,
 ) -> dict[str, ColumnSums]:
     """Return the sums of each layer's outputs beside those of the model with exact weights.
 
     Each layer is corrected while the batch runs, by what is known of it so far, so that the next
     one is fitted with inputs that are corrected.
+
+    Args:
+        model: the programmed model.
+        layers: the layers to correct.
+        batches: inputs.
+        forward: as ``calibrate`` takes it.
+        progress: if True, show a progress bar.
+        fit: which of gain and offset correct a layer.
+        exact: gets what the model with exact weights returns for each batch, as ``comparable`` has
+            it; nothing, if it does not repeat itself.
     """
     sums = _none_yet(layers)
     for number, batch in enumerate(
         Progress(batches, desc="correct_columns", unit="batch", disable=not progress)
     ):
-        kept = _exact_run(model, layers, batch, forward, number)
-        if number == 0 and not _repeats(kept, _exact_run(model, layers, batch, forward, number)):
+        kept, output = _exact_run(model, layers, batch, forward, number)
+        if number == 0 and not _repeats(kept, _exact_run(model, layers, batch, forward, number)[0]):
             warn(
                 "correct_columns: two runs of the model with exact weights on the same batch "
                 "differ, as it draws numbers that torch's generators do not, keeps a state or "
@@ -119,6 +134,8 @@ def beside_model(
         }
         with evaluating(model), tapped(taps), quiet():
             one_pass("correct_columns", model, batch, forward, number)
+        if exact is not None:
+            exact.append([y.detach() for y in comparable(output, batch)])
     return sums
 
 
@@ -128,8 +145,8 @@ def _exact_run(
     batch: Any,
     forward: Forward | None,
     number: int,
-) -> dict[str, "deque[_Kept]"]:
-    """Return the outputs that layers have for a batch if the weights of all are exact."""
+) -> tuple[dict[str, "deque[_Kept]"], Any]:
+    """Return the outputs of layers for a batch if the weights of all are exact, and the model's."""
     kept = {name: deque[_Kept]() for name in layers}
     taps = {
         layer: Tap(
@@ -142,8 +159,8 @@ def _exact_run(
     gpus = sorted(device.index for device in devices if device.type == "cuda")
     # a model that draws numbers draws the same ones in the next run
     with evaluating(model), torch.random.fork_rng(devices=gpus), tapped(taps), quiet():
-        one_pass("correct_columns", model, batch, forward, number)
-    return kept
+        output = one_pass("correct_columns", model, batch, forward, number)
+    return kept, output
 
 
 def _repeats(first: "dict[str, deque[_Kept]]", second: "dict[str, deque[_Kept]]") -> bool:
@@ -228,7 +245,7 @@ def _follow(
         other: Tensor | None = None
         if there is not None and paired:
             target = there.vectors if bias is None else there.vectors - bias
-            other = _unlike(first if bias is None else first - bias, target, sums.of(outputs))
+            other = unlike(first if bias is None else first - bias, target, sums.of(outputs))
         if not paired or (other is not None and other.all()):
             target = by_vector(_exact(layer, inputs, plan, outputs), plan)[rows]
         elif other is not None:
@@ -244,7 +261,7 @@ def _follow(
     return look
 
 
-def _unlike(first: Tensor, target: Tensor, counted: tuple[Tensor, Tensor, Tensor]) -> Tensor | None:
+def unlike(first: Tensor, target: Tensor, counted: tuple[Tensor, Tensor, Tensor]) -> Tensor | None:
     """Return which vectors are not those of their targets, (vectors, 1); None: it is not known.
 
     The chip has routed other vectors there, or gone on with another word.
@@ -256,13 +273,13 @@ def _unlike(first: Tensor, target: Tensor, counted: tuple[Tensor, Tensor, Tensor
     """
     vectors, outputs = first.shape
     number, mean, variance = counted
-    if max(vectors, int(number.min())) < _JUDGED[0]:
+    if max(vectors, int(number.min())) < _JUDGED:
         return None
     z = torch.stack([first, target]).double()
-    if vectors >= _JUDGED[0]:
+    if vectors >= _JUDGED:
         mean, variance = z.mean(1), z.var(1)
     z = (z - mean.unsqueeze(1)) / variance.sqrt().clamp_min(1e-30).unsqueeze(1)
-    if outputs < _JUDGED[1]:  # too few to judge single vectors by
+    if outputs < SINGLE:  # too few to judge single vectors by
         alike = cosine_similarity(z[0].flatten(), z[1].flatten(), dim=0)
         return (alike < _ALIKE_AT_ALL).expand(vectors, 1)
     return (cosine_similarity(z[0], z[1], dim=1) < _ALIKE).unsqueeze(1)

@@ -7,7 +7,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from analogtorch.calibration.column_fit import Fit
+from analogtorch.calibration.column_fit import ColumnSums, Fit
+from analogtorch.calibration.column_learning import STEPS, learn
 from analogtorch.calibration.column_outputs import beside_layers, beside_model
 from analogtorch.calibration.passes import Forward, as_before_on_error, check_given, name_silent
 from analogtorch.conversion import analog_layers
@@ -25,6 +26,7 @@ def correct_columns(
     fit: Fit = "affine",
     target: Target = "model",
     rounds: int = 2,
+    steps: int | None = None,
     forward: Forward | None = None,
     progress: bool = False,
 ) -> nn.Module:
@@ -46,6 +48,12 @@ def correct_columns(
     one gets corrected inputs. Vectors that go another way on the chip than in the digital model,
     such as to another expert, do not count there. Batch norms that are re-estimated on the chip as
     well correct the same errors twice: take ``target="layer"`` beside ``reestimate_batch_norm``.
+
+    Fits see errors alike where the model needs the output and where it does not, such as far below
+    a ReLU. So gains and offsets of all columns then learn together in ``steps`` of Adam, on the
+    chip, by what the outputs of the model are off from the digital ones: squared error and
+    divergence of the softmax. What they have learnt is kept if it brings the outputs of all batches
+    nearer. A single batch would be learnt by heart: by default nothing is learnt from one.
 
     In a fit to the layer's own product the output noise of the chip would make gains too small: it
     takes the noise for signal. So every MVM is computed twice, and the product of the two outputs
@@ -70,6 +78,9 @@ def correct_columns(
         target: what the outputs are fitted to in the last run: ``model``: those of the digital
             model, which runs beside; ``layer``: the layer's own products, as in the runs before.
         rounds: number of runs over the batches on the chip, >= 1.
+        steps: number of steps, >= 0, of one batch each, in turn. The simulator takes gradients
+            through the weights as they were read, and memory as training does. None: 30 with more
+            than one batch if outputs follow the model, else 0.
         forward: as ``calibrate`` takes it.
         progress: if True, show a progress bar.
 
@@ -86,7 +97,7 @@ def correct_columns(
     Warns:
         UserWarning: some layers did not run; once for all chips of a model. Or two runs of the
             model with exact weights differ, so that there is none to follow: the layers' own
-            products are the target.
+            products are the target. Or the outputs of the model have no gradient to learn by.
 
     Example:
         >>> aged = at.correct_columns(at.program(model, seed=7).at("1 day"), [x])
@@ -108,21 +119,50 @@ def correct_columns(
     checks.choice("correct_columns: target", target, get_args(Target))
     if type(rounds) is not int or rounds < 1:
         raise ValueError(f"correct_columns: rounds must be an integer >= 1, got {rounds!r}")
+    if steps is not None and (type(steps) is not int or steps < 0):
+        raise ValueError(f"correct_columns: steps must be an integer >= 0, or None, got {steps!r}")
+    if steps and target == "layer":
+        raise ValueError(
+            f"correct_columns: steps={steps} learn to follow the model, and target='layer' does "
+            "not; leave one of them out"
+        )
     batches, ran = list(batches), set[str]()
     if not batches:
         raise ValueError("correct_columns: batches is empty; pass at least one batch of inputs")
+    steps = learning_steps(steps, target, len(batches))
+    exact: list[list[Tensor]] = []
+    common = physical_view, layers, batches, forward, progress
     with as_before_on_error(physical_view):
         for number in range(rounds):
             if target == "layer" or number < rounds - 1:
-                found = beside_layers(physical_view, layers, batches, forward, progress)
+                found = beside_layers(*common)
             else:
-                found = beside_model(physical_view, layers, batches, forward, progress, fit)
+                found = beside_model(*common, fit, exact if steps else None)
             for name, sums in found.items():
                 if sums.seen.any():
                     _correct(layers[name], *sums.solve(fit))
                     ran.add(name)
+        if exact:
+            scales = {name: _scale(found[name]) for name in ran}
+            reached = {name: layers[name] for name in ran}
+            rest = batches, exact, forward, progress, fit, steps
+            for name, learnt in learn(physical_view, reached, scales, *rest).items():
+                _correct(layers[name], *learnt)
         name_silent("correct_columns", physical_view, layers, ran, "the columns that they have")
     return physical_view
+
+
+def learning_steps(steps: int | None, target: Target, batches: int) -> int:
+    """Return the number of steps in which columns learn from so many batches."""
+    if steps is not None:
+        return steps
+    return STEPS if target == "model" and batches > 1 else 0
+
+
+def _scale(sums: ColumnSums) -> float:
+    """Return the standard deviation of what the outputs of a layer should be."""
+    _, _, variances = sums.of(slice(None))
+    return variances[1].mean().sqrt().item()
 
 
 @torch.inference_mode(False)  # the view serves outside too

@@ -211,6 +211,7 @@ def experiment(
             "target": recovery.fitted_to,
             "batch_norm": recovery.batch_norm,
             "rounds": recovery.rounds,
+            "steps": recovery.learning_steps,
             "forward": name_of(recovery.forward),
         }
     return found

@@ -224,7 +224,7 @@ def _upgraded(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
     later = ("options", "attributes", *KEPT)
     found = {**{name: wanted[name] for name in later if name in wanted}, **found}
     if (recovery := found.get("recovery")) is not None:
-        found["recovery"] = {"target": "layer", **recovery}  # all that there was
+        found["recovery"] = {"target": "layer", "steps": 0, **recovery}  # all that there was
     if found.get("version") not in (1, 2):
         return found
     unknown = ("structure", "model") if found["version"] == 1 else ("structure",)

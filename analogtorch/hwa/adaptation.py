@@ -266,7 +266,7 @@ class Adaptation:
         if self.chips.recovery is not None:
             return None
         some = _spread(self.fitted, len(self.chips.held))
-        return self.chips.measure(Recovery(batches=some, forward=self.twin.forward))
+        return self.chips.measure(Recovery(batches=some, steps=0, forward=self.twin.forward))
 
     def _distilled(self, training: Training) -> float:
         """Add the stage of the training, undone if no look was better than its start."""
@@ -351,7 +351,7 @@ def calibrating(fitted: Sequence[Any]) -> list[Any]:
 def recovering(twin: Twin, fitted: Sequence[Any]) -> Recovery:
     """Return how chips correct their columns at each look, of which there are many."""
     some = _spread(fitted, min(_CORRECTING, len(fitted)))
-    return Recovery(batches=some, rounds=1, forward=twin.forward)
+    return Recovery(batches=some, rounds=1, steps=0, forward=twin.forward)
 
 
 def _spread(batches: Sequence[Any], count: int) -> list[Any]:

@@ -1,5 +1,6 @@
 """What a read of the drift compensation costs, and the MVMs of the batches of a recovery."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -94,7 +95,7 @@ def batch_reads(
         def look(inputs: Operands, plan: Plan, outputs: slice, y: Tensor) -> None:
             vectors = y.numel() // (outputs.stop - outputs.start)
             runs = recovery.runs(noisy=plan.noisy_sums)
-            count[outputs.start, outputs.stop] += vectors * runs
+            count[outputs.start, outputs.stop] += math.ceil(vectors * runs)
 
         return look
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from analogtorch.calibration.batch_norm import norms_of, reestimate_batch_norm, statistics_on_error
 from analogtorch.calibration.column_fit import Fit
-from analogtorch.calibration.columns import Target, correct_columns
+from analogtorch.calibration.columns import Target, correct_columns, learning_steps
 from analogtorch.calibration.passes import Forward, as_before_on_error, check_batches
 from analogtorch.values import checks
 
@@ -40,6 +40,10 @@ class Recovery:
     corrected and again after."""
     rounds: int = 2
     """Runs over the batches for the columns, >= 1; without ``columns`` it has no effect."""
+    steps: int | None = None
+    """Steps, >= 0, in which the columns learn from the outputs of the model, as ``correct_columns``
+    takes them: None is 30 with more than one batch if they follow the model, else 0. Without
+    ``columns`` it has no effect."""
     forward: Forward | None = None
     """A function that runs the model on a batch, as ``calibrate`` takes it."""
 
@@ -64,6 +68,13 @@ class Recovery:
                 "set one of them"
             )
         checks.count("Recovery.rounds", self.rounds)
+        if self.steps is not None:
+            checks.count("Recovery.steps", self.steps, least=0, remedy="None is the default")
+        if self.steps and self.columns is not None and self.fitted_to == "layer":
+            raise ValueError(
+                f"Recovery: steps={self.steps} learn to follow the model, which target='layer' and "
+                "batch_norm=True do not; leave one of them out"
+            )
         checks.function("Recovery.forward", self.forward, "forward(model, batch)")
 
     def correct(self, view: nn.Module) -> nn.Module:
@@ -86,6 +97,7 @@ class Recovery:
                     fit=self.columns,
                     target=self.fitted_to,
                     rounds=self.rounds,
+                    steps=self.steps,
                     forward=self.forward,
                 )
                 if self.batch_norm:  # the norms had adapted to what the columns were
@@ -97,12 +109,21 @@ class Recovery:
         """What the columns are fitted to."""
         return self.target or ("layer" if self.batch_norm else "model")
 
-    def runs(self, *, noisy: bool) -> int:
-        """Return how often the chip computes each MVM of the batches.
+    @property
+    def learning_steps(self) -> int:
+        """Steps in which the columns learn from the outputs of the model."""
+        if self.columns is None:
+            return 0
+        return learning_steps(self.steps, self.fitted_to, len(tuple(self.batches)))
+
+    def runs(self, *, noisy: bool) -> float:
+        """Return how often the chip computes each MVM of the batches, on average over them.
 
         Args:
-            noisy: whether the MVM has noise, as ``correct_columns`` then takes it twice.
+            noisy: whether the MVM has noise, as a fit of the columns then takes it twice.
         """
         columns = 0 if self.columns is None else self.rounds * (2 if noisy else 1)
         norms = 0 if not self.batch_norm else 1 if self.columns is None else 2
-        return columns + norms
+        # a step takes one batch, and what it was worth is judged by all, before and after
+        learning = self.learning_steps / len(tuple(self.batches)) + 2 if self.learning_steps else 0
+        return columns + norms + learning

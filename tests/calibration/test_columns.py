@@ -413,8 +413,9 @@ def test_it_repeats_and_counts_what_the_chip_reads() -> None:
     for a, b in zip(_layers(first), _layers(second), strict=True):
         assert torch.equal(a.programmed.gains[0], b.programmed.gains[0])
         assert torch.equal(a.programmed.offset, b.programmed.offset)
-        # two rounds of two batches; the second read is not counted
-        assert a.vectors_read.item() == 2 * 2 * 40
+        # two rounds of two batches, whose second read is not counted, then 30 steps of one batch,
+        # which both batches judge, before and after
+        assert a.vectors_read.item() == (2 * 2 + 30 + 2 + 2) * 40
     assert torch.equal(first(x)[0], second(x)[0])
     assert all(not layer.taps for layer in _layers(first))
     half = copy.deepcopy(first).bfloat16()
@@ -465,7 +466,7 @@ def test_layers_that_no_batch_reaches_stay_and_are_named_once() -> None:
     assert view.second.programmed is held
     assert view.first.programmed.offset is not None
     # the first is corrected as it is where another batch reaches the second: no warning then
-    both = at.correct_columns(at.program(model, seed=1).at("1 h"), [large, small], rounds=2)
+    both = at.correct_columns(at.program(model, seed=1).at("1 h"), [large, small], steps=0)
     assert torch.equal(both.first.programmed.gains[0], view.first.programmed.gains[0])
     assert both.second.programmed.offset is not None
 

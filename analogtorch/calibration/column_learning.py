@@ -1,0 +1,191 @@
+"""Gains and offsets of columns that learn, on the chip, to give the outputs of the exact model."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from analogtorch.calibration.column_fit import Fit
+from analogtorch.calibration.column_outputs import SINGLE, unlike
+from analogtorch.calibration.outputs import comparable, masks, spread
+from analogtorch.calibration.passes import Forward, every_tensor, one_pass
+from analogtorch.conversion.unread import quiet
+from analogtorch.conversion.watch import evaluating
+from analogtorch.nn import AnalogLayer, Tap, tapped
+from analogtorch.ops import Plan
+from analogtorch.ops.operands import Operands
+from analogtorch.values.progress import Progress
+from analogtorch.values.warned import warn
+
+STEPS = 30
+"""Steps by default. On DNN_L, CNN_L and DS-CNN more of them gained little."""
+
+RATE = 0.003
+"""Step of Adam: of a gain, and of an offset in standard deviations of the layer's outputs. It falls
+to 0. 0.01 made DS-CNN worse from two batches of 33 clips, and DNN_L from one."""
+
+_TEMPERATURE = 0.25
+"""Temperature of the divergence in standard deviations of an output vector, as in ``adapt``."""
+
+
+def learn(
+    model: nn.Module,
+    layers: Mapping[str, AnalogLayer],
+    scales: Mapping[str, float],
+    batches: Sequence[Any],
+    exact: Sequence[Sequence[Tensor]],
+    forward: Forward | None,
+    progress: bool,
+    fit: Fit,
+    steps: int,
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return gain and offset of each output, (outputs,), by the name of the layer.
+
+    Each step runs the chip on one batch, in turn, and moves all of them by the gradient of what
+    the outputs of the model are off. It is empty where that does not bring the outputs of all
+    batches nearer, or where they have no gradient, of which a warning tells.
+
+    Args:
+        model: the programmed model, whose columns have been fitted.
+        layers: the layers to correct.
+        scales: unit of their offsets: the standard deviation of their outputs.
+        batches: inputs.
+        exact: the outputs of the exact model for each batch, as ``comparable`` has them.
+        forward: as ``calibrate`` takes it.
+        progress: if True, show a progress bar.
+        fit: which of gain and offset learn.
+        steps: number of steps, >= 1.
+    """
+    given = itertools.chain(model.parameters(), model.buffers(), every_tensor(batches))
+    if any(t.is_inference() for t in given):
+        return _without("weights or batches were made in torch.inference_mode()")
+    if not any(y.numel() for outputs in exact for y in outputs):
+        return _without("the model returns no floating-point tensor")
+    changes = {name: _Change(layer, scales[name], fit) for name, layer in layers.items()}
+    learning = [value for change in changes.values() for value in change.learning]
+    taps = {change.layer: Tap(product=change.apply) for change in changes.values()}
+    outputs = [_Output(each) for each in zip(*exact, strict=False)]
+    every, optimizer = range(len(batches)), torch.optim.Adam(learning, lr=RATE)
+
+    def off(number: int) -> Tensor | None:
+        run = one_pass("correct_columns", model, batches[number], forward, number)
+        pairs = zip(outputs, comparable(run, batches[number]), strict=False)
+        errors = [error for out, y in pairs if (error := out.error(y, number)) is not None]
+        return torch.stack(errors).mean() if errors else None
+
+    def whole() -> float:
+        return sum(error.item() for error in map(off, every) if error is not None)
+
+    with evaluating(model), tapped(taps), quiet():
+        before = whole()
+        for step in Progress(
+            range(steps), desc="correct_columns", unit="step", disable=not progress
+        ):
+            with torch.enable_grad():
+                error = off(step % len(batches))
+            if error is None:
+                continue
+            if not error.requires_grad:
+                return _without(
+                    "the outputs have no gradient, as where the model or forward= runs under "
+                    "torch.no_grad() or gives tokens; return logits from forward="
+                )
+            gradients = torch.autograd.grad(error, learning, allow_unused=True)
+            for value, gradient in zip(learning, gradients, strict=True):
+                value.grad = gradient
+            optimizer.param_groups[0]["lr"] = RATE * (1 - step / steps)
+            optimizer.step()
+        nearer = whole() < before
+    return {name: change.found for name, change in changes.items()} if nearer else {}
+
+
+def _without(why: str) -> dict[str, tuple[Tensor, Tensor]]:
+    warn(
+        f"correct_columns: {why}, so that gains and offsets are fitted layer by layer, and do not "
+        "learn from the outputs of the model; pass steps=0 if that is meant"
+    )
+    return {}
+
+
+class _Change:
+    """How far gains and offsets of a layer have moved."""
+
+    def __init__(self, layer: AnalogLayer, scale: float, fit: Fit) -> None:
+        outputs, device = layer.sections[-1].outputs.stop, layer.weight.device
+        self.layer, self._scale = layer, scale
+        self._gain, self._offset = (torch.zeros(outputs, device=device) for _ in range(2))
+        both = (("gain", self._gain), ("offset", self._offset))
+        self.learning = [x.requires_grad_() for which, x in both if fit in ("affine", which)]
+        """Those that learn."""
+
+    def apply(self, inputs: Operands, plan: Plan, outputs: slice, y: Tensor) -> None:
+        """Change the result of an MVM, with gradients."""
+        bias = self.layer._analog_bias()  # without the offset of an earlier correction
+        columns = y.movedim(1, -1) if plan.dims else y
+        columns = columns.clone() if bias is None else columns - bias[outputs]
+        change = self._gain[outputs] * columns + self._scale * self._offset[outputs]
+        y.add_((change.movedim(-1, 1) if plan.dims else change).to(y.dtype))
+
+    @property
+    def found(self) -> tuple[Tensor, Tensor]:
+        """Gain and offset of each output, (outputs,)."""
+        return 1 + self._gain.detach().double(), self._scale * self._offset.detach().double()
+
+
+class _Output:
+    """One of the outputs of the exact model, for all batches, and how far others are from it."""
+
+    def __init__(self, exact: Sequence[Tensor]) -> None:
+        rows = [_rows(y) for y in exact]
+        self._masks = [masks(y) for y in rows]
+        self._exact = [_without_masks(*pair) for pair in zip(rows, self._masks, strict=True)]
+        numbers = torch.cat([y.flatten() for y in self._exact])
+        tiny = torch.finfo(torch.float32).tiny
+        self._variance = numbers.var(correction=0).clamp_min(tiny) if len(numbers) else tiny
+        spreads = [spread(y, mask) for y, mask in zip(rows, self._masks, strict=True) if len(y)]
+        self._temperature = max(_TEMPERATURE * sum(spreads) / max(1, len(spreads)), tiny)
+        self._counted: tuple[Tensor, Tensor, Tensor] | None = None
+        if len({y.shape[1] for y in rows}) == 1 and rows[0].shape[1] >= SINGLE:
+            whole = torch.cat(self._exact).double()
+            number = torch.full_like(whole[0], len(whole))
+            mean, variance = (x.expand(2, -1) for x in (whole.mean(0), whole.var(0)))
+            self._counted = number, mean, variance
+
+    def error(self, y: Tensor, number: int) -> Tensor | None:
+        """Return how far an output for a batch is off, as numbers and as scores: a scalar >= 0.
+
+        Both are 0 where it is exact: squared error over the variance, which numbers need, and the
+        divergence of the softmax, which keeps decisions between classes. None: there is nothing to
+        compare, as where the chip went on with other words.
+        """
+        y, exact = _rows(y), self._exact[number]
+        if y.shape != exact.shape:
+            return None
+        y = _without_masks(y, self._masks[number])
+        if self._counted is not None:
+            other = unlike(y.detach(), exact, self._counted)
+            if other is not None and other.any():
+                y, exact = y[~other[:, 0]], exact[~other[:, 0]]
+        if not y.numel():
+            return None
+        error = (y - exact).square().mean() / self._variance
+        if y.shape[1] < 3:
+            return error
+        y, exact = (F.log_softmax(t / self._temperature, -1) for t in (y, exact))
+        return error + F.kl_div(y, exact, log_target=True, reduction="batchmean")
+
+
+def _rows(y: Tensor) -> Tensor:
+    """Return an output as (positions, classes), in single precision at least.
+
+    Classes are the last dimension, of images that after the samples.
+    """
+    y = torch.atleast_1d(y.to(torch.promote_types(y.dtype, torch.float32)))
+    return torch.atleast_2d(y.movedim(-1 if y.dim() < 4 else 1, -1)).flatten(0, -2)
+
+
+def _without_masks(rows: Tensor, masked: Tensor | None) -> Tensor:
+    return rows if masked is None else rows.masked_fill(masked, 0)

@@ -1,0 +1,214 @@
+"""Gains and offsets of columns that learn on the chip, by the outputs of the model."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import analogtorch as at
+from analogtorch.calibration import column_learning
+from tests.calibration.test_columns import _error, _layers, _view, _x
+
+CHIP = at.chips.hermes64()
+KINDS = ["linear", "conv", "block_diagonal", "transposed", "attention", "lstm"]
+
+
+def _net() -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)
+    nn.init.normal_(layers[-1].weight, std=0.6)  # for decisions as clear as those of a trained net
+    return nn.Sequential(*layers).eval()
+
+
+def _loud(count: int, seed: int) -> Tensor:
+    """Vectors with a large common part, as features of loud and quiet clips: most of the outputs
+    is far from zero, where a ReLU makes nothing of it."""
+    return _x(count, 32, seed=seed) + 4 * _x(count, 1, seed=seed + 1)
+
+
+def _views(digital: nn.Module, x: Tensor, chips: int = 3) -> list[nn.Module]:
+    model = at.calibrate(at.convert(copy.deepcopy(digital), CHIP), [x], method="percentile")
+    return [at.program(model, seed=seed).at("1 year") for seed in range(chips)]
+
+
+def _held(view: nn.Module) -> list[tuple[Tensor, Tensor | None]]:
+    found = ((x.programmed.gains[0], x.programmed.offset) for x in _layers(view))
+    return [(gains.clone(), None if o is None else o.clone()) for gains, o in found]
+
+
+def _same(a: nn.Module, b: nn.Module) -> bool:
+    pairs = zip(_held(a), _held(b), strict=True)
+    return all(torch.equal(g, h) and torch.equal(o, p) for (g, o), (h, p) in pairs)
+
+
+def test_columns_learn_what_fits_of_each_layer_do_not_see() -> None:
+    digital, x, fresh = _net(), _loud(256, 1), _loud(1000, 5)
+
+    def divergence(**options: Any) -> float:
+        exact, total = digital(fresh).log_softmax(-1), 0.0
+        for view in _views(digital, x):
+            at.correct_columns(view, x.split(64), **options)
+            off = exact - view(fresh).log_softmax(-1)
+            total += (exact.exp() * off).sum(-1).mean().item()
+        return total
+
+    assert divergence() < 0.85 * divergence(steps=0)
+    assert divergence() < 0.85 * divergence(target="layer")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_layers_of_all_kinds_learn(name: str) -> None:
+    errors = {}
+    for steps in (0, 20):
+        view, digital, x = _view(name, compensation="none")
+        before = [p.requires_grad for p in view.parameters()]
+        fitted = x.chunk(2, dim=1 if name == "lstm" else 0)
+        at.correct_columns(view, fitted, steps=steps)
+        errors[steps] = _error(view, digital, x.flip(0) * 0.9)
+        assert [p.requires_grad for p in view.parameters()] == before
+        assert all(p.grad is None for p in view.parameters())
+        assert not any(layer.taps for layer in _layers(view))
+        assert all(not t.requires_grad for held in _held(view) for t in held if t is not None)
+    assert errors[20] < 1.02 * errors[0]
+
+
+def test_it_repeats_and_learns_nothing_from_a_single_batch() -> None:
+    digital, x = _net(), _x(64, 32)
+    one, fitted, first, second = (_views(digital, x, chips=1)[0] for _ in range(4))
+    at.correct_columns(one, [x])
+    at.correct_columns(fitted, [x], steps=0)
+    assert _same(one, fitted)
+    for view in (first, second):
+        at.correct_columns(view, x.split(32))
+    assert _same(first, second)
+    assert not _same(first, at.correct_columns(_views(digital, x, 1)[0], x.split(32), steps=0))
+
+
+@pytest.mark.parametrize("fit", ["gain", "offset"])
+def test_what_is_not_fitted_does_not_learn(fit: Any) -> None:
+    digital, x = _net(), _x(64, 32)
+    view = _views(digital, x, chips=1)[0]
+    gains = [gain for gain, _ in _held(view)]
+    at.correct_columns(view, x.split(32), fit=fit)
+    for before, (gain, offset) in zip(gains, _held(view), strict=True):
+        assert torch.equal(gain, before) == (fit == "offset")
+        assert (offset == 0).all() == (fit == "gain")
+
+
+def test_what_does_not_bring_the_outputs_nearer_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    digital, x = _net(), _x(64, 32)
+    wild, fitted = (_views(digital, x, chips=1)[0] for _ in range(2))
+    at.correct_columns(fitted, x.split(32), steps=0)
+    for rate in (30.0, float("inf")):
+        monkeypatch.setattr(column_learning, "RATE", rate)
+        at.correct_columns(wild := _views(digital, x, chips=1)[0], x.split(32), steps=3)
+        assert _same(wild, fitted)
+
+
+class _Returns(nn.Module):
+    def __init__(self, what: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.net, self.what = _net(), what
+
+    def forward(self, x: Tensor) -> Any:
+        return self.what(self.net(x))
+
+
+RETURNS = {
+    "a mapping": lambda y: {"logits": y, "labels": y.argmax(-1)},
+    "one number of each sample": lambda y: y[:, 0],
+    "two numbers": lambda y: (y[:, :2], [y[:, 2:3]]),
+    "a mask": lambda y: y.masked_fill(torch.arange(10) < 4, -torch.inf),
+    "images": lambda y: y.view(-1, 5, 2, 1),
+    "bfloat16": lambda y: y.bfloat16(),
+}
+
+
+@pytest.mark.parametrize("name", RETURNS)
+@pytest.mark.parametrize("count", [1, 32])
+def test_outputs_of_all_kinds_are_learnt_by(name: str, count: int) -> None:
+    model, x = _Returns(RETURNS[name]), _loud(64, 1)
+    view, fitted = (_views(model, x, chips=1)[0] for _ in range(2))
+    at.correct_columns(view, x.split(count), steps=64)
+    at.correct_columns(fitted, x.split(count), steps=0)
+    assert not _same(view, fitted)
+    assert all(t.isfinite().all() for held in _held(view) for t in held if t is not None)
+
+
+NO_GRADIENT = {
+    "no gradient": lambda model, x: torch.no_grad()(model)(x),
+    "inference": lambda model, x: torch.inference_mode()(model)(x).clone(),
+    "tokens": lambda model, x: model(x).argmax(-1),
+    "nothing": lambda model, x: [model(x)].clear(),
+}
+
+
+@pytest.mark.parametrize("name", NO_GRADIENT)
+def test_outputs_without_a_gradient_are_named_and_fitted(name: str) -> None:
+    digital, x = _net(), _x(64, 32)
+    view, fitted = (_views(digital, x, chips=1)[0] for _ in range(2))
+    forward = NO_GRADIENT[name]
+    with pytest.warns(UserWarning, match=r"do not learn from the outputs.*steps=0"):
+        at.correct_columns(view, x.split(32), forward=forward)
+    at.correct_columns(fitted, x.split(32), forward=forward, steps=0)
+    assert _same(view, fitted)
+
+
+def test_in_inference_mode_it_is_fitted_and_named() -> None:
+    digital, x = _net(), _x(64, 32)
+    view = _views(digital, x, chips=1)[0]
+    with (
+        torch.inference_mode(),
+        pytest.warns(UserWarning, match="inference_mode.*do not learn"),
+    ):
+        at.correct_columns(view, [t.clone() for t in x.split(32)])
+
+
+BAD = {
+    "negative": ({"steps": -1}, "steps must be an integer >= 0, or None, got -1"),
+    "no integer": ({"steps": 2.0}, "steps must be an integer >= 0, or None, got 2.0"),
+    "layer": ({"steps": 3, "target": "layer"}, "leave one of them out"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_steps_are_refused_and_change_nothing(name: str) -> None:
+    options, message = BAD[name]
+    digital, x = _net(), _x(64, 32)
+    view = _views(digital, x, chips=1)[0]
+    with pytest.raises(ValueError, match=message):
+        at.correct_columns(view, x.split(32), **options)
+    assert all(offset is None for _, offset in _held(view))
+
+
+def test_a_recovery_learns_as_correct_columns_does() -> None:
+    digital, x = _net(), _x(64, 32)
+    by_hand, recovered = (_views(digital, x, chips=1)[0] for _ in range(2))
+    at.correct_columns(by_hand, x.split(32), steps=5)
+    at.Recovery(batches=x.split(32), steps=5).correct(recovered)
+    assert _same(by_hand, recovered)
+    assert at.Recovery(batches=x.split(32)).learning_steps == 30
+    assert at.Recovery(batches=[x]).learning_steps == 0
+    assert at.Recovery(batches=x.split(32), batch_norm=True).learning_steps == 0
+    for options in ({"target": "layer"}, {"batch_norm": True}):
+        with pytest.raises(ValueError, match="steps=5 learn to follow the model"):
+            at.Recovery(batches=[x], steps=5, **options)
+    with pytest.raises(ValueError, match="Recovery.steps must be an integer >= 0"):
+        at.Recovery(batches=[x], steps=-1)
+
+
+def test_steps_are_charged_by_the_batch() -> None:
+    x = _x(64, 32)
+
+    def runs(**options: Any) -> float:
+        return at.Recovery(batches=x.split(16), **options).runs(noisy=True)
+
+    assert runs(steps=0) == 2 * 2
+    # ten steps of one of the four batches, which all judge, before and after
+    assert runs(steps=10) == 2 * 2 + 10 / 4 + 2
+    assert runs(steps=10, columns=None, batch_norm=True) == 1
