@@ -50,6 +50,8 @@ AWARE = ("targets that allow for drift", "both", "both, columns corrected")
 """Those with targets that allow for drift."""
 CORRECTED = ("columns corrected at each time", "both, columns corrected")
 """Those that correct gain and offset of their columns when they are looked at."""
+CORRECTING = 4
+"""Batches that they take for it."""
 BATCH = 64  # the noise of one batch then stays in the CPU's caches: twice as fast as 512
 
 
@@ -109,7 +111,7 @@ def measure(
     calibration = calibration_clips(net)
     recovery = None
     if variant in CORRECTED:
-        recovery = at.Recovery(batches=correcting_clips(net, 4))
+        recovery = at.Recovery(batches=correcting_clips(net, CORRECTING))
     if options.percentile is None:
         at.calibrate(model, calibration, effort="ranges")  # the table names the scale
     else:
@@ -199,7 +201,7 @@ def notes(options: argparse.Namespace, clips: int) -> list[str]:
         "part of the test set.",
         "Quantised I/O: 8-bit DAC, the ADC's 422 steps of either sign, 8-bit outputs; exact "
         "weights, no noise. Tiles: one block per tile.",
-        f"Columns are corrected from {BATCH} of the clips that calibrate, in one round.",
+        f"Columns are corrected from {CORRECTING} batches of {BATCH} of the clips that calibrate.",
         "On chip: share of the weight matrices; biases, normalisations and the gates of an LSTM "
         "are digital.",
     ]

@@ -53,7 +53,7 @@ def correct_columns(
     a ReLU. So gains and offsets of all columns then learn together in ``steps`` of Adam, on the
     chip, by what the outputs of the model are off from the digital ones: squared error and
     divergence of the softmax. What they have learnt is kept if it brings the outputs of all batches
-    nearer. A single batch would be learnt by heart: by default nothing is learnt from one.
+    nearer. Few samples would be learnt by heart: by default nothing is learnt from a single batch.
 
     In a fit to the layer's own product the output noise of the chip would make gains too small: it
     takes the noise for signal. So every MVM is computed twice, and the product of the two outputs
@@ -142,12 +142,11 @@ def correct_columns(
                 if sums.seen.any():
                     _correct(layers[name], *sums.solve(fit))
                     ran.add(name)
-        if exact:
-            scales = {name: _scale(found[name]) for name in ran}
-            reached = {name: layers[name] for name in ran}
+        if exact and ran:
+            reached = {name: layers[name] for name in layers if name in ran}
+            scales = {name: _scale(found[name]) for name in reached}
             rest = batches, exact, forward, progress, fit, steps
-            for name, learnt in learn(physical_view, reached, scales, *rest).items():
-                _correct(layers[name], *learnt)
+            learn(physical_view, reached, scales, *rest, _correct)
         name_silent("correct_columns", physical_view, layers, ran, "the columns that they have")
     return physical_view
 

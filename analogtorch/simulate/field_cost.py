@@ -1,7 +1,7 @@
 """What a read of the drift compensation costs, and the MVMs of the batches of a recovery."""
 
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
@@ -89,13 +89,13 @@ def batch_reads(
         ValueError: the batches do not run.
     """
     layers = dict(analog_layers(view))
-    counts: dict[str, Counter[tuple[int, int]]] = {name: Counter() for name in layers}
+    counts = {name: defaultdict[tuple[int, int], float](float) for name in layers}
 
-    def counting(count: Counter[tuple[int, int]]) -> Callable[..., None]:
+    def counting(count: dict[tuple[int, int], float]) -> Callable[..., None]:
         def look(inputs: Operands, plan: Plan, outputs: slice, y: Tensor) -> None:
             vectors = y.numel() // (outputs.stop - outputs.start)
             runs = recovery.runs(noisy=plan.noisy_sums)
-            count[outputs.start, outputs.stop] += math.ceil(vectors * runs)
+            count[outputs.start, outputs.stop] += vectors * runs
 
         return look
 
@@ -104,7 +104,7 @@ def batch_reads(
         run("recalibration_cost", view, recovery.batches, recovery.forward, False)
     for name, layer in layers.items():
         for outputs, vectors in counts[name].items():
-            yield from _of_outputs(layer, spots[name], outputs, vectors)
+            yield from _of_outputs(layer, spots[name], outputs, math.ceil(vectors))
 
 
 def _of_outputs(

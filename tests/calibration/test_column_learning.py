@@ -140,6 +140,94 @@ def test_outputs_of_all_kinds_are_learnt_by(name: str, count: int) -> None:
     assert all(t.isfinite().all() for held in _held(view) for t in held if t is not None)
 
 
+class _Doubles(nn.Module):
+    """Two layers, between which ``how`` changes the numbers."""
+
+    def __init__(self, how: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last, self.how = nn.Linear(32, 24), nn.Linear(24, 10), how
+        self.register_buffer("state", torch.zeros(32, 24))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.how(self, self.first(x).sigmoid()))
+
+
+def _in_state(model: nn.Module, h: Tensor) -> Tensor:
+    model.state[:, :12] = h[:, :12]
+    return model.state + h
+
+
+UNDIFFERENTIABLE: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
+    "in place": lambda model, h: h.mul_(2),
+    "numpy": lambda model, h: torch.from_numpy(h.numpy() * 2),
+    "out": lambda model, h: torch.add(h, 1, out=torch.empty_like(h.detach())),
+}
+
+
+@pytest.mark.parametrize("name", UNDIFFERENTIABLE)
+def test_models_that_cannot_be_differentiated_are_named_and_fitted(name: str) -> None:
+    digital, x = _Doubles(UNDIFFERENTIABLE[name]), _x(64, 32)
+    view, fitted = (_views(digital, x.split(32)[0], chips=1)[0] for _ in range(2))
+    with pytest.warns(UserWarning, match=r"the model gives no gradients \(.*steps=0"):
+        at.correct_columns(view, x.split(32))
+    at.correct_columns(fitted, x.split(32), steps=0)
+    assert _same(view, fitted)
+
+
+def test_a_buffer_that_the_model_writes_stays_outside_of_the_graph() -> None:
+    digital, x = _Doubles(_in_state), _x(64, 32)
+    view, fitted = (_views(digital, x[:32], chips=1)[0] for _ in range(2))
+    at.correct_columns(view, x.split(32), steps=8)
+    assert not view.state.requires_grad
+    copy.deepcopy(view)
+    assert not _same(view, at.correct_columns(fitted, x.split(32), steps=0))
+
+
+def test_masked_classes_take_no_part_in_the_divergence() -> None:
+    y, masked = -_x(50, 10).abs(), torch.arange(10) < 4
+    other = y.flip(1).roll(4, 1)
+    whole = column_learning._Output([y.masked_fill(masked, -torch.inf)])
+    alone = column_learning._Output([y[:, 4:]])
+    for output in (whole, alone):
+        output._variance, output._temperature = torch.tensor(torch.inf), 0.5
+    assert whole.error(y, 0) == 0
+    found, wanted = whole.error(other, 0), alone.error(other[:, 4:], 0)
+    assert wanted > 0.1
+    torch.testing.assert_close(found, wanted)
+
+
+def test_batches_that_reach_no_layer_are_named() -> None:
+    class Skips(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x) if len(x) > 8 else 2 * x
+
+    x = _x(16, 8)
+    view = _views(Skips(), x, chips=1)[0]
+    with pytest.raises(ValueError, match="1 analog layer never ran|1 of 1 analog layers never ran"):
+        at.correct_columns(view, [x[:4], x[4:8]])
+
+
+def test_a_batch_on_another_path_teaches_nothing_and_does_no_harm() -> None:
+    class Parts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = _net()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x) if len(x) > 8 else torch.zeros(len(x), 10)
+
+    x = _loud(136, 1)
+    view, fitted = (_views(Parts(), x, chips=1)[0] for _ in range(2))
+    batches = [x[:8], x[8:72], x[72:]]
+    at.correct_columns(view, batches)
+    assert not _same(view, at.correct_columns(fitted, batches, steps=0))
+
+
 NO_GRADIENT = {
     "no gradient": lambda model, x: torch.no_grad()(model)(x),
     "inference": lambda model, x: torch.inference_mode()(model)(x).clone(),
