@@ -108,8 +108,9 @@ class Adapted(Shown):
     noise does (``TrainingNoise.corrected``), once, from two of the batches."""
     recovered: Reading | None = None
     """What the same chips have that correct gain and offset of their columns from as many batches
-    as the stages are measured on (``at.Recovery``). The model does not include it: ``sweep`` takes
-    ``recovery=``. None: it is not known, or all stages have it (``corrected``)."""
+    as the stages are measured on (``at.Recovery`` with ``steps=0``: columns that learn, too, gain
+    more). The model does not include it: ``sweep`` takes ``recovery=``. None: it is not known, or
+    all stages have it (``corrected``)."""
     recovered_before: Reading | None = None
     """The same of the model before the training, which learns for chips that correct nothing and so
     may cost those that do."""

@@ -11,7 +11,7 @@ from analogtorch.hwa.on_chips import Reading
 from analogtorch.report.columns import aligned
 from analogtorch.values.shown import as_figure, as_text
 
-_RECOVERED = "columns corrected (at.Recovery)"
+_RECOVERED = "columns fitted (at.Recovery, steps=0)"
 _OTHER_CHIPS = (
     "chips that correct their columns keep more of a model that learns for them, by training noise "
     "with corrected=True"
@@ -40,7 +40,7 @@ def table(found: Adapted) -> str:
         rows.append([stage, *values, kept])
     lines = aligned(rows)
     chips = f"{len(found.seeds)} chip{'s' * (len(found.seeds) != 1)}"
-    chips += " that correct their columns (at.Recovery)" * found.corrected
+    chips += " that correct their columns (at.Recovery, steps=0)" * found.corrected
     exact = "those of the teacher" if found.with_teacher else "the digital ones"
     notes = [
         f"error of the outputs on {chips} to {exact}, {_compared(found)}, and "

@@ -629,7 +629,7 @@ def test_the_report_prints_draws_and_lists(tmp_path: Path) -> None:
     assert "error at 0 s" in text
     assert "metric at 1 year" in text
     assert "recalibrated" in text
-    assert "columns corrected (at.Recovery)" in text
+    assert "columns fitted (at.Recovery, steps=0)" in text
     data = json.loads(json.dumps(adapted.to_dict()))
     assert [len(stage["error"]) for stage in data["stages"]] == [2] * 4
     assert data["stages"][0]["metric"] == [[0.5, 0.5], [0.5, 0.5]]
@@ -671,7 +671,7 @@ def test_the_report_says_what_chips_gain_that_correct_their_columns(tmp_path: Pa
     options |= {"metric": lambda chip: chip(batches[7]).sum().item(), "folder": tmp_path}
     adapted = at.hwa.adapt(net, batches, calibration={}, **options)
     # two of the eight batches are held back: as many of those that are learnt from correct
-    recovery = at.Recovery(batches=[batches[0], batches[3]])
+    recovery = at.Recovery(batches=[batches[0], batches[3]], steps=0)
     chips = [at.program(adapted.model, seed=seed).at("1 day") for seed in adapted.seeds]
     assert adapted.recovered is not None
     assert adapted.recovered.metric is not None
@@ -688,7 +688,7 @@ def test_the_report_compares_with_corrected_columns_before_the_training() -> Non
     options |= {"metric": lambda chip: chip(batches[7]).sum().item()}
     adapted = at.hwa.adapt(net, batches, steps=2, **options)
     at.calibrate(net, adaptation.calibrating(batches[:6]), report=None)
-    recovery = at.Recovery(batches=[batches[0], batches[3]])
+    recovery = at.Recovery(batches=[batches[0], batches[3]], steps=0)
     chips = [at.program(net, seed=seed).at("1 day") for seed in adapted.seeds]
     before = adapted.recovered_before
     assert before is not None
@@ -724,7 +724,7 @@ def test_the_report_says_for_whom_the_training_costs_more_than_it_gains(
             recovered_before=reading(before),
         )
     )
-    assert "columns corrected (at.Recovery), before training" in text
+    assert "columns fitted (at.Recovery, steps=0), before training" in text
     assert ("chips that correct their columns" in text) is bool(says)
     assert says in text
 
@@ -752,13 +752,14 @@ def test_stages_are_of_chips_that_correct_their_columns_if_the_noise_does(of_chi
     adapted = at.hwa.adapt(net, batches, chip=chip, **options)
     assert adapted.corrected
     assert adapted.recovered is None
-    recovery = at.Recovery(batches=[batches[0], batches[3]], rounds=1)
+    recovery = at.Recovery(batches=[batches[0], batches[3]], rounds=1, steps=0)
     chips = [at.program(adapted.model, seed=seed).at("1 day") for seed in adapted.seeds]
     wanted = [options["metric"](recovery.correct(chip)) for chip in chips]
     last = [stage for stage in adapted.stages if stage.kept][-1].reading
     assert last.metric is not None
     assert last.metric[:, 0].tolist() == pytest.approx(wanted)
-    assert "on 2 chips that correct their columns (at.Recovery) to the digital ones" in str(adapted)
+    chips = "on 2 chips that correct their columns (at.Recovery, steps=0) to the digital ones"
+    assert chips in str(adapted)
     assert adapted.to_dict()["corrected"] is True
 
 
