@@ -113,13 +113,13 @@ def beside_model(
         progress: if True, show a progress bar.
         fit: which of gain and offset correct a layer.
         exact: gets what the model with exact weights returns for each batch, as ``comparable`` has
-            it; nothing, if it does not repeat itself.
+            it; nothing, if it does not repeat itself or draws random numbers.
     """
     sums = _none_yet(layers)
     for number, batch in enumerate(
         Progress(batches, desc="correct_columns", unit="batch", disable=not progress)
     ):
-        kept, output = _exact_run(model, layers, batch, forward, number)
+        kept, output, drew = _exact_run(model, layers, batch, forward, number)
         if number == 0 and not _repeats(kept, _exact_run(model, layers, batch, forward, number)[0]):
             warn(
                 "correct_columns: two runs of the model with exact weights on the same batch "
@@ -134,6 +134,14 @@ def beside_model(
         }
         with evaluating(model), tapped(taps), quiet():
             one_pass("correct_columns", model, batch, forward, number)
+        if exact is not None and drew:
+            warn(
+                "correct_columns: the model draws random numbers in evaluation mode, by which its "
+                "outputs differ from run to run, so that columns do not learn from them; pass "
+                "steps=0 if that is meant, or forward= that returns outputs without them"
+            )
+            exact.clear()
+            exact = None
         if exact is not None:
             exact.append([y.detach() for y in comparable(output, batch)])
     return sums
@@ -145,8 +153,11 @@ def _exact_run(
     batch: Any,
     forward: Forward | None,
     number: int,
-) -> tuple[dict[str, "deque[_Kept]"], Any]:
-    """Return the outputs of layers for a batch if the weights of all are exact, and the model's."""
+) -> tuple[dict[str, "deque[_Kept]"], Any, bool]:
+    """Return what layers give for a batch if the weights of all are exact, and what the model does.
+
+    And whether it drew random numbers.
+    """
     kept = {name: deque[_Kept]() for name in layers}
     taps = {
         layer: Tap(
@@ -159,8 +170,10 @@ def _exact_run(
     gpus = sorted(device.index for device in devices if device.type == "cuda")
     # a model that draws numbers draws the same ones in the next run
     with evaluating(model), torch.random.fork_rng(devices=gpus), tapped(taps), quiet():
+        states = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, gpus)]
         output = one_pass("correct_columns", model, batch, forward, number)
-    return kept, output
+        after = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, gpus)]
+    return kept, output, not all(map(torch.equal, states, after))
 
 
 def _repeats(first: "dict[str, deque[_Kept]]", second: "dict[str, deque[_Kept]]") -> bool:

@@ -97,7 +97,8 @@ def correct_columns(
     Warns:
         UserWarning: some layers did not run; once for all chips of a model. Or two runs of the
             model with exact weights differ, so that there is none to follow: the layers' own
-            products are the target. Or the outputs of the model have no gradient to learn by.
+            products are the target. Or the outputs of the model have no gradient to learn by, or
+            are random.
 
     Example:
         >>> aged = at.correct_columns(at.program(model, seed=7).at("1 day"), [x])

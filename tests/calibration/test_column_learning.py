@@ -175,6 +175,17 @@ def test_models_that_cannot_be_differentiated_are_named_and_fitted(name: str) ->
     assert _same(view, fitted)
 
 
+def test_a_model_that_draws_random_numbers_is_named_and_fitted() -> None:
+    digital, x = _Doubles(lambda model, h: h + torch.randn_like(h)), _x(64, 32)
+    view, fitted = (_views(digital, x[:32], chips=1)[0] for _ in range(2))
+    torch.manual_seed(5)
+    with pytest.warns(UserWarning, match=r"draws random numbers in evaluation mode.*steps=0"):
+        at.correct_columns(view, x.split(32))
+    torch.manual_seed(5)
+    at.correct_columns(fitted, x.split(32), steps=0)
+    assert _same(view, fitted)
+
+
 def test_a_buffer_that_the_model_writes_stays_outside_of_the_graph() -> None:
     digital, x = _Doubles(_in_state), _x(64, 32)
     view, fitted = (_views(digital, x[:32], chips=1)[0] for _ in range(2))
