@@ -299,6 +299,8 @@ def shares(vectors: Tensor) -> Tensor | None:
     of the others. Vectors of zeros have a share of 1, as recurrent layers have them in each batch.
     None: of the others less than half are repeated, so that all count.
     """
+    if vectors.shape[1] == 1 and vectors.dtype.itemsize < 4:
+        return None  # in half precision many numbers are rounded to the same
     x = vectors.detach().float()
     sizes = x.norm(dim=1)
     there = sizes > 0

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import analogtorch as at
-from analogtorch.calibration.column_fit import _shrunk
+from analogtorch.calibration.column_fit import ColumnSums, _shrunk
 from analogtorch.devices import DifferentialPair, ideal_device
 from tests.crossbar import crossbar
 
@@ -318,6 +318,17 @@ def test_inputs_that_repeat_count_once(count: int) -> None:
     bare, once, often = errors
     assert often < 1.1 * once  # more of them only average their noise
     assert once < 1.2 * bare
+
+
+def test_numbers_that_half_precision_rounds_to_the_same_are_no_repeats() -> None:
+    # a map of two classes: the few of the foreground would decide as much as all others
+    generator = torch.Generator().manual_seed(0)
+    front = torch.rand(20_000, 1, generator=generator) < 0.1
+    noise = torch.randn(20_000, 1, generator=generator)
+    target = torch.where(front, 4 + noise, 1.5 * noise - 6).bfloat16()
+    sums = ColumnSums(1, target.device)
+    sums.add(slice(0, 1), first=target, second=target, target=target, clipped=None, bias=None)
+    assert sums.n.item() == len(target) > 2 * len(target.unique())
 
 
 def test_columns_that_never_vary_keep_their_gain() -> None:

@@ -268,9 +268,9 @@ def _misheard(heard: Heard) -> Section:
         "Misheard clips",
         (
             Text(
-                f"Test clips that the trained net mishears on chips after {heard.time}, those "
-                "first that the digital net hears. Chips are counted from 0, in the order of the "
-                "sweep."
+                f"Test clips that the trained net mishears on chips after {heard.time}: one of "
+                "each word and then further ones, of both those first that the digital net hears. "
+                "Chips are counted from 0, in the order of the sweep."
             ),
             Clips(clips),
         ),
