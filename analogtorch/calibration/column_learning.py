@@ -189,7 +189,7 @@ class _Output:
         pairs = [pair for pair in zip(self._exact, self._masks, strict=True) if len(pair[0])]
         some = [_without_masks(*pair)[:: -(-len(pair[0]) // _SOME)] for pair in pairs]
         tiny = torch.finfo(torch.float32).tiny
-        numbers = torch.cat([y.flatten() for y in some] or [torch.zeros(1)])
+        numbers = torch.cat([y.flatten() for y in some] or [torch.zeros(1, device="cpu")])
         self._variance = numbers.var(correction=0).clamp_min(tiny)
         spreads = [spread(*pair) for pair in pairs]
         self._temperature = max(_TEMPERATURE * sum(spreads) / max(1, len(spreads)), tiny)
