@@ -466,7 +466,7 @@ def test_the_table_of_adapt(
     rows = [json.loads((tmp_path / name).read_text()) for name in names]
     for found in rows:
         assert torch.tensor([found["chips"], found["corrected"]]).shape == (2, 1, 2)
-    # of 40 clips, of which chips may get as many right by chance
+    # of 80 clips, of which chips may get as many right by chance
     assert any(found["chips"] != found["corrected"] for found in rows)
     hardware = json.loads((tmp_path / "DNN_L-hardware.json").read_text())
     assert hardware["digital"] == hardware["ideal"] == 1.0

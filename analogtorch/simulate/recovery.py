@@ -125,5 +125,6 @@ class Recovery:
         columns = 0 if self.columns is None else self.rounds * (2 if noisy else 1)
         norms = 0 if not self.batch_norm else 1 if self.columns is None else 2
         # a step takes one batch, and what it was worth is judged by all, before and after
-        learning = self.learning_steps / len(tuple(self.batches)) + 2 if self.learning_steps else 0
+        steps = self.learning_steps
+        learning = steps / len(tuple(self.batches)) + 2 if steps else 0
         return columns + norms + learning

@@ -758,8 +758,8 @@ def test_stages_are_of_chips_that_correct_their_columns_if_the_noise_does(of_chi
     last = [stage for stage in adapted.stages if stage.kept][-1].reading
     assert last.metric is not None
     assert last.metric[:, 0].tolist() == pytest.approx(wanted)
-    chips = "on 2 chips that correct their columns (at.Recovery, steps=0) to the digital ones"
-    assert chips in str(adapted)
+    measured_on = "on 2 chips that correct their columns (at.Recovery, steps=0) to the digital ones"
+    assert measured_on in str(adapted)
     assert adapted.to_dict()["corrected"] is True
 
 
