@@ -81,13 +81,13 @@ def warn_of_few() -> None:
         )
 
 
-def corrected(given: Operands, found: Sums, columns: int) -> Operands:
+def corrected(given: Operands, found: Sums, plan: Plan) -> Operands:
     """Return the operands of a product whose outputs fit the exact ones.
 
     Args:
         given: the operands.
         found: what ``measured`` has returned, ``enough``.
-        columns: columns of the tile that hold each output.
+        plan: that of the product.
     """
     with torch.no_grad():
         y, t, square, both = found.sums / found.vectors
@@ -96,7 +96,7 @@ def corrected(given: Operands, found: Sums, columns: int) -> Operands:
         gain = torch.where(varies, agreement / torch.where(varies, variance, 1.0), 1.0)
         offset, kind = (t - gain * y).to(given.w.dtype), given.w.dtype
         gains = gain.to(kind if given.gain is None else given.gain.dtype).unsqueeze(0)
-        gains = gains.repeat_interleave(columns, 1)
+        gains = gains.repeat_interleave(plan.slicing.columns, 1).repeat(plan.blocks, 1)
         gains = gains * given.gain if given.gain is not None else gains
     bias = offset if given.bias is None else given.bias + offset
     return given._replace(gain=gains, bias=bias)

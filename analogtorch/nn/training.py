@@ -121,7 +121,7 @@ class Training(Execution):
         if self.shared is not None:
             so_far |= {"calls": calls + 1, "found": found}
         if enough(found):
-            return corrected(operands, found, self.sections[index].slicing.columns)
+            return corrected(operands, found, self.plans[index])
         if self.shared is None and operands.x.numel():  # later steps may show enough
             warn_of_few()
         return operands

@@ -1,5 +1,6 @@
 """Keyword spotting from speech to accuracy on a chip: the pipeline of ``analogtorch kws``."""
 
+import itertools
 import logging
 import time
 from importlib.metadata import version
@@ -25,15 +26,15 @@ from analogtorch.speech.data import (
     speaker_note,
 )
 from analogtorch.speech.draws import derive
-from analogtorch.speech.logits import check_logits, check_training
 from analogtorch.speech.logs import PHASES, curves, loggers
 from analogtorch.speech.named import by_command
-from analogtorch.speech.on_chips import converted, correction_notes, measure, swept
+from analogtorch.speech.on_chips import converted, correction_notes, measure
+from analogtorch.speech.rehearsal import batches_of, rehearse, untrained
 from analogtorch.speech.run_journal import read
 from analogtorch.speech.rundir import RunFolder, remedy
 from analogtorch.speech.task import Task, prepare
-from analogtorch.speech.training import Batches, Phase, fit
-from analogtorch.speech.validation import recalibrated
+from analogtorch.speech.training import Phase, fit
+from analogtorch.speech.validation import ranges, recalibrated
 
 logger = logging.getLogger("analogtorch")
 
@@ -106,8 +107,10 @@ def run(
             swept = [DIRECT, HWA, *(other.chips for other in others)]
             kept = examine.kept(config)
             kept += [f"{on}/{name}" for on in swept for name in measured]
-            for level in config.chip.levels:
-                kept += [f"chips/{levels.key(level)}/{name}" for name in levels.FILES]
+            chosen = [levels.key(level) for level in config.chip.levels]
+            nets = [*(chosen or ["hwa"]), *(other.key for other in others if other.trained)]
+            looks = [*(f"chips/{net}" for net in chosen), *itertools.chain(*map(ranges, nets))]
+            kept += [f"{look}/{name}" for look in looks for name in levels.FILES]
             folder.begin(
                 fingerprint(splits, *task.augmenter.noise.recordings),
                 classes=task.classes,
@@ -185,97 +188,6 @@ def code_of(config: KWSConfig) -> dict[str, str]:
     return found
 
 
-def check_trainable(config: KWSConfig, task: Task, *phases: Phase) -> nn.Module:
-    """Return the untrained network, tried on a batch of the size that each phase trains with.
-
-    Raises:
-        ValueError: a phase has larger batches than there are clips, or the network gives no logit
-            for each class in training mode.
-    """
-    features, _ = task.make(torch.arange(min(64, len(task.train)), device="cpu"), 0)
-    network = untrained(config, task.classes, task.val[0][:2])
-    for phase in phases:
-        index = _batches(config, task, phase).indices(0)[0, :: config.devices]  # of one device
-        check_training(
-            f"the network {config.model.name}",
-            network,
-            task.classes,
-            features[index % len(features)],
-        )
-    return network
-
-
-def rehearse(config: KWSConfig, task: Task) -> None:
-    """Run the later steps of a run on the untrained network, with few clips and one chip.
-
-    So mistakes appear before hours of training.
-
-    Raises:
-        ValueError: options do not fit together, or do not suit the data, the network or the chip.
-    """
-    network = check_trainable(config, task, config.digital, config.hwa)
-    loggers(config, "digital")
-    for other in variants(config):
-        try:
-            check_trainable(other.config, task, other.config.hwa)
-            if other.config.chip.digital != config.chip.digital:
-                converted(other.config, deep_copy(network))
-        except ValueError as error:
-            raise ValueError(f"report.ablation: {other.name}: {error}") from error
-    small = task.small(config.chip.calibration)
-    model = converted(config, network)
-    at.calibrate(model, small.calibration, effort=config.chip.calibration, report=None)
-
-    def finite(view: nn.Module) -> float:
-        name = f"the network {config.model.name} on the chip"
-        check_logits(name, view, task.classes, small.calibration[0][:1])
-        return 0.0
-
-    swept(
-        config,
-        small,
-        model,
-        finite,
-        num_chips=1,
-        times=config.sweep.times,
-        seed=config.sweep.seed,
-        folder=None,
-    )
-
-
-def _batches(config: KWSConfig, task: Task, phase: Phase, seed: int = 0) -> Batches:
-    """Return the batches of a training.
-
-    Raises:
-        ValueError: there are fewer clips than a batch has.
-    """
-    return Batches(
-        task.make,
-        len(task.train),
-        batch_size=phase.batch_size,
-        seed=seed,
-        workers=config.workers,
-    )
-
-
-def untrained(config: KWSConfig, classes: tuple[str, ...], features: Tensor) -> nn.Module:
-    """Return the network of the configuration, with the random weights of its seed.
-
-    Args:
-        config: the configuration.
-        classes: the classes in their order.
-        features: those of some clips, (B, ...), for the shape and a try in evaluation mode.
-
-    Raises:
-        ValueError: it cannot be made or run, or gives no logit for each class.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive(config.seed, "initial weights"))
-        network = config.model.build(classes=len(classes), input_shape=tuple(features.shape[1:]))
-        check_logits(f"the network {config.model.name}", network, classes, features)
-    return network
-
-
 def train_digital(
     config: KWSConfig, task: Task, folder: RunFolder, *, progress: bool = False
 ) -> nn.Module:
@@ -313,7 +225,7 @@ def train_hwa(
     network = to_chip(config, task, digital)
     logger.info("hardware-aware training, %d epochs", config.hwa.epochs)
     train_phase(config, task, folder, network, config.hwa, name, teacher=digital, progress=progress)
-    network = recalibrated(config, task, network)
+    network = recalibrated(config, task, network, name, folder.files)
     folder.save(name, network)
     return network
 
@@ -374,7 +286,7 @@ def train_phase(
     seed = derive(config.seed, "training" if teacher is None else "training with a teacher")
     return fit(
         network,
-        _batches(config, task, phase, seed),
+        batches_of(config, task, phase, seed),
         phase,
         seed=seed,
         checkpoint=folder.checkpoint(name),

@@ -1,6 +1,7 @@
 """What the validation clips decide on chips that no measurement has."""
 
 import logging
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from torch import nn
@@ -28,7 +29,21 @@ _MARGIN = 0.01
 """Accuracy that new ranges may cost: less is within what 500 clips can tell."""
 
 
-def recalibrated(config: KWSConfig, task: Task, network: nn.Module) -> nn.Module:
+def ranges(name: str) -> tuple[str, str]:
+    """Return the folders of what ``recalibrated`` measures of a trained net of a run.
+
+    In the first one it has the ranges that it has learnt, in the second new ones.
+    """
+    return f"chips/{name}-learnt-ranges", f"chips/{name}-new-ranges"
+
+
+def recalibrated(
+    config: KWSConfig,
+    task: Task,
+    network: nn.Module,
+    name: str,
+    keep: Callable[[str, Iterable[str]], Path | None],
+) -> nn.Module:
     """Return a trained network with the ranges of its new weights.
 
     Ranges are found for the products of the weights. A network can have learnt to live with what
@@ -40,6 +55,9 @@ def recalibrated(config: KWSConfig, task: Task, network: nn.Module) -> nn.Module
         config: that of the run.
         task: that of the configuration.
         network: a converted, calibrated network after its training; it may change.
+        name: its name in the run.
+        keep: returns the path of a folder, by its name and those of its files, as
+            ``RunFolder.files`` does; None: measurements are not kept.
     """
     layers = [layer for _, layer in at.analog_layers(network)]
     fixed = any(layer.calibrated for layer in layers)
@@ -48,7 +66,8 @@ def recalibrated(config: KWSConfig, task: Task, network: nn.Module) -> nn.Module
     learnt = deep_copy(network)
     at.calibrate(network, task.calibration, effort="ranges", method="mse" if fixed else None)
     before, after = (
-        validated(config, task, each).values.mean().item() for each in (learnt, network)
+        validated(config, task, each, keep(folder, FILES)).values.mean().item()
+        for folder, each in zip(ranges(name), (learnt, network), strict=True)
     )
     if after >= before - _MARGIN:
         return network

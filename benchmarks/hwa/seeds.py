@@ -14,7 +14,7 @@ from torch import nn
 
 import analogtorch as at
 from analogtorch.files import write_atomically
-from analogtorch.speech import kws
+from analogtorch.speech import kws, rehearsal
 from analogtorch.speech.ablation import Variant, variants
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.data import Clips, fingerprint
@@ -93,7 +93,7 @@ class Seed:
 
     @functools.cached_property
     def digital(self) -> nn.Module:
-        kws.check_trainable(self.config, self.task, self.config.digital, self.config.hwa)
+        rehearsal.check_trainable(self.config, self.task, self.config.digital, self.config.hwa)
         return kws.train_digital(self.config, self.task, self.run)
 
     @functools.cached_property
@@ -118,7 +118,7 @@ class _Recipes(Seed):
         It is not kept: earlier versions kept one for each block.
         """
         task = self.task
-        network = kws.untrained(self.config, task.classes, task.val[0][:2])
+        network = rehearsal.untrained(self.config, task.classes, task.val[0][:2])
         found = placed(converted(self.config, network), task)
         return {"tiles": found["tiles"], "notes": list(found.get("notes", ()))}
 

@@ -12,6 +12,7 @@ from tests.crossbar import crossbar
 
 LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "linear": (nn.Linear(64, 32), (256, 64)),
+    "three row blocks": (nn.Linear(600, 32), (256, 600)),
     "no bias": (nn.Linear(64, 32, bias=False), (256, 64)),
     "sequences": (nn.Linear(64, 32), (4, 60, 64)),
     "conv": (nn.Conv2d(8, 16, 3, padding=1), (32, 8, 12, 12)),

@@ -13,7 +13,7 @@ import torch
 from analogtorch.__main__ import main
 from analogtorch.cli.kws import parse
 from analogtorch.files import packed
-from analogtorch.speech import kws
+from analogtorch.speech import kws, rehearsal
 from analogtorch.speech.config import FeaturesConfig, KWSConfig, ModelConfig
 from analogtorch.speech.logits import check_training
 from analogtorch.speech.task import prepare
@@ -95,6 +95,13 @@ class Fewer(Net):
     def forward(self, x):
         return super().forward(x)[:, self.training :]
 
+class Digital(Net):
+    "It learns only where its first layer is digital."
+    def forward(self, x):
+        if self.training and type(self.hidden) is not nn.Linear:
+            raise ValueError("it cannot learn so")
+        return super().forward(x)
+
 class Ghost(Net):
     "Batch norm of eighths of a batch, and the gradient of an output beside the logits."
     def forward(self, x):
@@ -127,6 +134,7 @@ SMALL = [
 ]  # fmt: skip
 
 
+UNTRAINED = ["--model.name=my_net.py:Digital", "--chip.digital=[hidden]"]
 GHOST = ["--model.name=my_net.py:Ghost", "--digital.batch_size=16", "--hwa.batch_size=16"]
 
 
@@ -331,6 +339,11 @@ def test_a_finished_run_does_not_go_on_with_other_recordings(
          "Ghost, in training, cannot take features of shape (12, 16): RuntimeError: shape"),
         ([*GHOST, "--report.ablation={x: {hwa.batch_size: 12}}"],
          "report.ablation: x: the network my_net.py:Ghost, in training, cannot take features"),
+        (["--model.name=my_net.py:Digital"],
+         "the network my_net.py:Digital on the chip, in training, cannot take features of"),
+        ([*UNTRAINED, "--report.ablation={x: {chip.digital: []}}"],
+         "report.ablation: x: the network my_net.py:Digital on the chip, in training, cannot take"),
+        ([*UNTRAINED], None),
         (["--model.name=my_net.py:factory", "--model.options={width: 3}"], None),
         (["--model.name=my_net.py:factory", "--model.options={wdth: 3}"],
          "model: my_net.py:factory cannot be made with {'classes': 2"),
@@ -356,7 +369,7 @@ def test_a_network_that_needs_a_batch_of_its_training_runs_and_is_measured_later
 ) -> None:
     out = tmp_path / "out"
     assert main(["kws", *SMALL, *GHOST, "--digital.epochs=1", f"--out={out}"]) == 0
-    monkeypatch.setattr(kws, "check_training", stop)  # a finished run is trained no more
+    monkeypatch.setattr(rehearsal, "check_training", stop)  # a finished run is trained no more
     assert main(["compare", str(out), "--num-chips=1", "--allow-code"]) == 0
     assert main(["listen", str(out), "words/low/ann_0.wav", "--allow-code"]) == 0
 

@@ -1,17 +1,20 @@
 """What validation clips decide on chips that no measurement has."""
 
 import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 import analogtorch as at
+from analogtorch.evaluate import TaskMetric
 from analogtorch.speech.augment import Augment, Augmenter
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.data import Clips
 from analogtorch.speech.task import Task
-from analogtorch.speech.validation import recalibrated
+from analogtorch.speech.validation import NUM_CHIPS, TIMES, recalibrated
 from tests.crossbar import crossbar
 
 
@@ -51,7 +54,7 @@ def test_a_trained_net_whose_vectors_set_their_ranges_goes_on_so(chip: at.Chip) 
         at.calibrate(net, task.calibration, method=None)
         before = net[2].output_ranges.clone()
         net[0].bias.data += 1  # training moves the sums behind it
-    recalibrated(KWSConfig(), task, net)
+    recalibrated(KWSConfig(), task, net, "hwa", lambda *_: None)
     assert not any(layer.calibrated for _, layer in at.analog_layers(net))
     if chip.periphery.output_bits:
         assert not torch.allclose(net[2].output_ranges, before, rtol=0.01)
@@ -64,5 +67,31 @@ def test_a_trained_net_keeps_its_ranges_where_new_ones_cost_accuracy(learnt: boo
     net, task = net_and_task()
     answers = net if learnt else at.to_digital(net_and_task()[0])
     task = dataclasses.replace(task, val=(task.val[0], answers(task.val[0]).argmax(-1)))
-    found = recalibrated(KWSConfig(), task, net)
+    found = recalibrated(KWSConfig(), task, net, "hwa", lambda *_: None)
     assert (found[0].input_range.item() == pytest.approx(0.3)) == learnt
+
+
+def test_what_a_choice_of_ranges_has_measured_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that goes on trains to the same weights and asks again."""
+
+    def keep(name: str, files: Iterable[str]) -> Path:
+        assert {"sweep.json", "chip-00000.json"} < set(files)
+        return tmp_path / name
+
+    looks: list[nn.Module] = []
+    measure = TaskMetric.__call__
+    monkeypatch.setattr(
+        TaskMetric, "__call__", lambda self, view: looks.append(view) or measure(self, view)
+    )
+    net, task = net_and_task()
+    first = recalibrated(KWSConfig(), task, net, "hwa", keep)
+    net, task = net_and_task()
+    again = recalibrated(KWSConfig(), task, net, "hwa", keep)
+    assert len(looks) == 2 * NUM_CHIPS * len(TIMES)
+    assert torch.equal(first[0].input_range, again[0].input_range)
+    assert sorted(each.name for each in (tmp_path / "chips").iterdir()) == [
+        "hwa-learnt-ranges",
+        "hwa-new-ranges",
+    ]

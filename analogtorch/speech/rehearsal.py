@@ -1,0 +1,113 @@
+"""The steps of a run, tried on the untrained network before hours of training."""
+
+import torch
+from torch import Tensor, nn
+
+import analogtorch as at
+from analogtorch.conversion.detached import deep_copy
+from analogtorch.speech.ablation import variants
+from analogtorch.speech.config import KWSConfig
+from analogtorch.speech.draws import derive
+from analogtorch.speech.logits import check_logits, check_training
+from analogtorch.speech.logs import loggers
+from analogtorch.speech.on_chips import converted, swept
+from analogtorch.speech.task import Task
+from analogtorch.speech.training import Batches, Phase
+
+_CLIPS = 64
+"""Training clips to try with, if there are so many."""
+
+
+def check_trainable(config: KWSConfig, task: Task, *phases: Phase) -> nn.Module:
+    """Return the untrained network, tried on a batch of the size that each phase trains with.
+
+    Raises:
+        ValueError: a phase has larger batches than there are clips, or the network gives no logit
+            for each class in training mode.
+    """
+    network = untrained(config, task.classes, task.val[0][:2])
+    for phase in phases:
+        _try_training(config, task, phase, f"the network {config.model.name}", network)
+    return network
+
+
+def rehearse(config: KWSConfig, task: Task) -> None:
+    """Run the later steps of a run on the untrained network, with few clips and one chip.
+
+    So mistakes appear before hours of training.
+
+    Raises:
+        ValueError: options do not fit together, or do not suit the data, the network or the chip.
+    """
+    network = check_trainable(config, task, config.digital, config.hwa)
+    loggers(config, "digital")
+    on_chip = f"the network {config.model.name} on the chip"
+    for other in variants(config):
+        try:
+            check_trainable(other.config, task, other.config.hwa)
+            if other.trained:
+                model = converted(other.config, deep_copy(network))
+                _try_training(other.config, task, other.config.hwa, on_chip, model)
+        except ValueError as error:
+            raise ValueError(f"report.ablation: {other.name}: {error}") from error
+    small = task.small(config.chip.calibration)
+    model = converted(config, network)
+    at.calibrate(model, small.calibration, effort=config.chip.calibration, report=None)
+    _try_training(config, task, config.hwa, on_chip, model)
+
+    def finite(view: nn.Module) -> float:
+        check_logits(on_chip, view, task.classes, small.calibration[0][:1])
+        return 0.0
+
+    swept(
+        config,
+        small,
+        model,
+        finite,
+        num_chips=1,
+        times=config.sweep.times,
+        seed=config.sweep.seed,
+        folder=None,
+    )
+
+
+def batches_of(config: KWSConfig, task: Task, phase: Phase, seed: int = 0) -> Batches:
+    """Return the batches of a training.
+
+    Raises:
+        ValueError: there are fewer clips than a batch has.
+    """
+    return Batches(
+        task.make,
+        len(task.train),
+        batch_size=phase.batch_size,
+        seed=seed,
+        workers=config.workers,
+    )
+
+
+def untrained(config: KWSConfig, classes: tuple[str, ...], features: Tensor) -> nn.Module:
+    """Return the network of the configuration, with the random weights of its seed.
+
+    Args:
+        config: the configuration.
+        classes: the classes in their order.
+        features: those of some clips, (B, ...), for the shape and a try in evaluation mode.
+
+    Raises:
+        ValueError: it cannot be made or run, or gives no logit for each class.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive(config.seed, "initial weights"))
+        network = config.model.build(classes=len(classes), input_shape=tuple(features.shape[1:]))
+        check_logits(f"the network {config.model.name}", network, classes, features)
+    return network
+
+
+def _try_training(
+    config: KWSConfig, task: Task, phase: Phase, name: str, network: nn.Module
+) -> None:
+    """Try a network on a batch of the size that one device has in a phase."""
+    features, _ = task.make(torch.arange(min(_CLIPS, len(task.train)), device="cpu"), 0)
+    index = batches_of(config, task, phase).indices(0)[0, :: config.devices]
+    check_training(name, network, task.classes, features[index % len(features)])
