@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from analogtorch.calibration.column_fit import Fit
 from analogtorch.calibration.column_outputs import SINGLE, unlike
-from analogtorch.calibration.outputs import comparable, masks, spread
+from analogtorch.calibration.outputs import masks, spread, variances, without_padding
 from analogtorch.calibration.passes import Forward, every_tensor, one_pass
 from analogtorch.conversion.unread import quiet
 from analogtorch.conversion.watch import evaluating
@@ -31,6 +31,10 @@ to 0. Chosen on the same nets, of which three times as much made both worse from
 
 _TEMPERATURE = 0.25
 """Temperature of the divergence in standard deviations of an output vector, as in ``adapt``."""
+
+_ALIKE = 25.0
+"""How many times the median of the variances of scores the largest one is at most. Assumed: those
+of trained classifiers are within a few times."""
 
 _SOME = 256
 """Vectors of each batch at most, about, by which outputs are scaled."""
@@ -59,7 +63,7 @@ def learn(
         layers: the layers to correct, at least one.
         scales: unit of their offsets: the standard deviation of their outputs.
         batches: inputs.
-        exact: the outputs of the exact model for each batch, as ``comparable`` has them.
+        exact: the outputs of the exact model for each batch, as ``without_padding`` has them.
         forward: as ``calibrate`` takes it.
         progress: if True, show a progress bar.
         fit: which of gain and offset learn.
@@ -74,11 +78,13 @@ def learn(
     changes = [_Change(layer, scales[name], fit) for name, layer in layers.items()]
     learning = [value for change in changes for value in change.learning]
     outputs = [_Output(each) for each in zip(*exact, strict=False)]
+    if not any(output.varies for output in outputs):
+        return _without("the exact model returns the same for all inputs")
     optimizer = torch.optim.Adam(learning, lr=RATE)
 
     def off(number: int) -> Tensor | None:
         run = one_pass("correct_columns", model, batches[number], forward, number)
-        pairs = zip(outputs, comparable(run, batches[number]), strict=False)
+        pairs = zip(outputs, without_padding(run, batches[number]), strict=False)
         errors = [error for out, y in pairs if (error := out.error(y, number)) is not None]
         return torch.stack(errors).mean() if errors else None
 
@@ -189,8 +195,14 @@ class _Output:
         pairs = [pair for pair in zip(self._exact, self._masks, strict=True) if len(pair[0])]
         some = [_without_masks(*pair)[:: -(-len(pair[0]) // _SOME)] for pair in pairs]
         tiny = torch.finfo(torch.float32).tiny
-        numbers = torch.cat([y.flatten() for y in some] or [torch.zeros(1, device="cpu")])
-        self._variance = numbers.var(correction=0).clamp_min(tiny)
+        units = variances(some)
+        self.varies = units is not None
+        """Whether it says anything: not if it is the same for all inputs."""
+        self._scores = units is None or _alike(units)
+        if units is None or self._scores:
+            numbers = torch.cat([y.flatten() for y in some] or [torch.zeros(1, device="cpu")])
+            units = numbers.var(correction=0).clamp_min(tiny)
+        self._variances = units.float()
         spreads = [spread(*pair) for pair in pairs]
         self._temperature = max(_TEMPERATURE * sum(spreads) / max(1, len(spreads)), tiny)
         self._counted: tuple[Tensor, Tensor, Tensor] | None = None
@@ -203,8 +215,9 @@ class _Output:
         """Return how far an output for a batch is off, as numbers and as scores: a scalar >= 0.
 
         Both are 0 where it is exact: squared error over the variance, which numbers need, and the
-        divergence of the softmax, which keeps decisions between classes. None: there is nothing to
-        compare, as where the chip went on with other words.
+        divergence of the softmax, which keeps decisions between classes. Quantities of several
+        units have the first alone, each over its own variance. None: there is nothing to compare,
+        as where the chip went on with other words.
         """
         y, exact, masked = _rows(y), self._exact[number], self._masks[number]
         if y.shape != exact.shape or not y.numel():
@@ -216,15 +229,23 @@ class _Output:
                 kept = ~other[:, 0]
                 y, exact = y[kept], exact[kept]
                 masked = None if masked is None else masked[kept]
-        if not y.numel():
+        if not (self.varies and y.numel()):
             return None
         change = _without_masks(y, masked) - _without_masks(exact, masked)
-        error = change.square().mean() / self._variance
+        if not self._scores:
+            return (change.square() / self._variances).mean()
+        error = change.square().mean() / self._variances
         if y.shape[1] < 3:
             return error
         lowest, scaled = torch.finfo(y.dtype).min, (t / self._temperature for t in (y, exact))
         y, exact = (F.log_softmax(_without_masks(t, masked, lowest), -1) for t in scaled)
         return error + F.kl_div(y, exact, log_target=True, reduction="batchmean")
+
+
+def _alike(variances: Tensor) -> bool:
+    """Return whether numbers are as alike as scores of classes, not quantities of several units."""
+    many = len(variances) >= SINGLE  # classes or tokens, of which some are rare
+    return many or bool(variances.amax() <= _ALIKE * variances.median())
 
 
 def _rows(y: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from analogtorch.calibration.column_fit import ColumnSums, Fit
-from analogtorch.calibration.outputs import comparable
+from analogtorch.calibration.outputs import without_padding
 from analogtorch.calibration.passes import Forward, check_finite, few_threads, one_pass, run
 from analogtorch.conversion import analog_layers
 from analogtorch.conversion.unread import quiet
@@ -112,8 +112,8 @@ def beside_model(
         forward: as ``calibrate`` takes it.
         progress: if True, show a progress bar.
         fit: which of gain and offset correct a layer.
-        exact: gets what the model with exact weights returns for each batch, as ``comparable`` has
-            it; nothing, if it does not repeat itself or draws random numbers.
+        exact: gets what the model with exact weights returns for each batch, as ``without_padding``
+            has it; nothing, if it does not repeat itself or draws random numbers.
     """
     sums = _none_yet(layers)
     for number, batch in enumerate(
@@ -143,7 +143,7 @@ def beside_model(
             exact.clear()
             exact = None
         if exact is not None:
-            exact.append([y.detach() for y in comparable(output, batch)])
+            exact.append([y.detach() for y in without_padding(output, batch)])
     return sums
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from analogtorch.calibration.outputs import comparable, masks, unmasked, vectors
+from analogtorch.calibration.outputs import masks, unmasked, vectors, without_padding
 from analogtorch.calibration.passes import Forward, exactly, one_pass
 from analogtorch.conversion.watch import evaluating
 
@@ -45,7 +45,7 @@ class Judge:
         with evaluating(self.model):
             for number, batch in enumerate(self.batches, self.first):
                 run = one_pass("calibrate", self.model, batch, self.forward, number)
-                yield comparable(run, batch)
+                yield without_padding(run, batch)
 
     @staticmethod
     def _unmasked(outputs: Iterable[Tensor], masked: Sequence[Tensor | None]) -> list[Tensor]:

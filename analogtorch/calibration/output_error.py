@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from analogtorch.calibration.judge import Judge
 from analogtorch.calibration.noisy_chips import on_noisy_chips
-from analogtorch.calibration.outputs import comparable, vectors
+from analogtorch.calibration.outputs import variances, vectors, without_padding
 from analogtorch.calibration.passes import Forward, one_pass
 from analogtorch.conversion.unread import quiet
 from analogtorch.conversion.watch import evaluating
@@ -87,37 +87,23 @@ class NoisyJudge(Judge):
                     with noise_in_turn(self.seed + draw, step=0 if shared else step):
                         number = self.first + step
                         run = one_pass("calibrate", self.model, batch, self.forward, number)
-                    outputs = self._unmasked(comparable(run, batch), self.masks[step])
+                    outputs = self._unmasked(without_padding(run, batch), self.masks[step])
                     for a, y, scale in zip(exact, outputs, self._scales, strict=False):
-                        found.append(_error(a, y, scale))
+                        if scale is not None:
+                            found.append(_error(a, y, scale))
         return torch.cat(found)
 
-    def _spreads(self) -> list[Tensor]:
-        """Return the variance of each number of each output, over the vectors of all batches.
-
-        Outputs that differ in their size from batch to batch share the mean of their numbers.
-        """
-        spreads = []
-        for each in zip(*self.exact, strict=False):
-            flat = [vectors(t.double()) for t in each if t.numel()] or [
-                torch.ones(1, 1, device="cpu").double()
-            ]
-            if len({t.shape[1] for t in flat}) == 1 and sum(map(len, flat)) > 1:
-                spread = torch.cat(flat).var(0)
-            else:
-                spread = torch.cat([t.flatten() for t in flat]).var(correction=0).view(1)
-            size = torch.cat([t.flatten() for t in flat]).square().mean()
-            if spread.mean() < _SAME * size:  # of outputs that are all the same, their size counts
-                spread = size.view(1)
-            spreads.append(spread.clamp_min(max(_LEAST * spread.mean().item(), _TINY)))
-        return spreads
+    def _spreads(self) -> list[Tensor | None]:
+        """Return the ``variances`` of each output; None: beside others it does not count."""
+        given = [[vectors(t) for t in each] for each in zip(*self.exact, strict=False)]
+        found = list(map(variances, given))
+        if any(each is not None for each in found):
+            return found
+        # of outputs that are all the same, their size counts
+        sizes = (torch.cat([t.flatten() for t in each]).double() for each in given)
+        return [size.square().mean().clamp_min(_TINY).view(1) for size in sizes]
 
 
-_LEAST = 1e-3
-"""Smallest variance of a number of an output, in units of the mean of all: a number that is always
-the same must not decide."""
-_SAME = 1e-12
-"""Variance of outputs that differ by rounding alone, in units of their mean square."""
 _TINY = 1e-30
 
 

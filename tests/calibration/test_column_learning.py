@@ -201,7 +201,7 @@ def test_masked_classes_take_no_part_in_the_divergence() -> None:
     whole = column_learning._Output([y.masked_fill(masked, -torch.inf)])
     alone = column_learning._Output([y[:, 4:]])
     for output in (whole, alone):
-        output._variance, output._temperature = torch.tensor(torch.inf), 0.5
+        output._variances, output._temperature = torch.tensor(torch.inf), 0.5
     assert whole.error(y, 0) == 0
     found, wanted = whole.error(other, 0), alone.error(other[:, 4:], 0)
     assert wanted > 0.1
@@ -311,3 +311,84 @@ def test_steps_are_charged_by_the_batch() -> None:
     # ten steps of one of the four batches, which all judge, before and after
     assert runs(steps=10) == 2 * 2 + 10 / 4 + 2
     assert runs(steps=10, columns=None, batch_norm=True) == 1
+
+
+class _Units(nn.Module):
+    """A regression of three quantities of which the last one has another unit."""
+
+    def __init__(self, unit: float) -> None:
+        super().__init__()
+        self.net, self.unit = _net(), unit
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.net(x)[:, :3]
+        return torch.cat([y[:, :2], self.unit * y[:, 2:]], 1)
+
+
+def test_quantities_of_all_units_gain() -> None:
+    """A unit of a hundredth must not hide what the others are off."""
+    digital, x, fresh = _Units(100.0), _x(256, 32, seed=1), _x(1000, 32, seed=5)
+    exact = digital(fresh).detach()
+
+    def errors(**options: Any) -> Tensor:
+        """Return the squared error of each quantity in units of its variance."""
+        off = torch.zeros(3)
+        for view in _views(digital, x, chips=4):
+            at.correct_columns(view, x.split(64), **options)
+            off += (view(fresh) - exact).detach().square().mean(0) / exact.var(0)
+        return off
+
+    assert (errors() < 0.9 * errors(steps=0)).all()
+
+
+class _Padded(nn.Module):
+    """A net of sequences that gives nonsense where nobody reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = _net()
+
+    def forward(self, x: Tensor, attention_mask: Tensor) -> Tensor:
+        y = self.net(x)
+        return torch.where(attention_mask.bool().unsqueeze(-1), y, (20 * y).sin())
+
+
+def test_what_a_model_gives_for_padding_is_not_learnt() -> None:
+    digital, x, fresh = _Padded(), _loud(256, 1).view(16, 16, 32), _loud(1000, 5)
+    mask = (torch.arange(16) < 5).long().expand(16, 16)
+    batches = [
+        {"x": a, "attention_mask": b} for a, b in zip(x.split(4), mask.split(4), strict=True)
+    ]
+    exact = digital.net(fresh).detach()
+
+    def error(**options: Any) -> float:
+        total = 0.0
+        model = at.convert(copy.deepcopy(digital), CHIP)
+        at.calibrate(model, batches, effort="ranges", method="percentile")
+        for seed in range(4):
+            view = at.correct_columns(at.program(model, seed=seed).at("1 year"), batches, **options)
+            total += (view.net(fresh) - exact).detach().square().mean().item()
+        return total
+
+    assert error() < 0.95 * error(steps=0)
+
+
+def _alarm(bound: Tensor) -> Callable[[Tensor], Any]:
+    """Return logits, and an alarm that is raised where one is above its bound."""
+    return lambda y: (y, (y.amax(1, keepdim=True) - bound).relu())
+
+
+def test_an_output_that_is_the_same_for_all_inputs_does_not_count() -> None:
+    x = _loud(64, 1)
+    with_alarm = _Returns(_alarm(_net()(x).max().detach() + 1))  # which a chip raises now and then
+    alone = _Returns(lambda y: y)
+    a, b = (_views(model, x, chips=1)[0] for model in (with_alarm, alone))
+    assert a(x)[1].any()
+    assert _same(at.correct_columns(a, x.split(16)), at.correct_columns(b, x.split(16)))
+
+
+def test_outputs_that_are_all_the_same_are_named() -> None:
+    x = _loud(64, 1)
+    (view,) = _views(_Returns(lambda y: y.clamp(1, 1)), x, chips=1)
+    with pytest.warns(UserWarning, match=r"the exact model returns the same for all inputs.*steps"):
+        at.correct_columns(view, x.split(16))

@@ -284,3 +284,40 @@ def test_a_recurrent_net_with_one_output_can_be_searched() -> None:
     model = at.convert(_Reader(), HERMES)
     at.calibrate(model, _batches(3, 9), effort="search", report=found.append)
     assert len(found[0].layers) == 3
+
+
+class _Alarmed(nn.Module):
+    """Two outputs, of which the second one is the same for all inputs on an exact chip."""
+
+    def __init__(self, net: nn.Module, bound: float) -> None:
+        super().__init__()
+        self.net, self.bound = net, bound
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.net(x)
+        return y, (y - self.bound).relu()
+
+
+def test_an_output_that_never_varies_does_not_count_as_an_error() -> None:
+    torch.manual_seed(0)
+    net, x = nn.Linear(32, 8), torch.randn(64, 32)
+    bound = net(x).max().item()
+    alone = at.convert(copy.deepcopy(net), HERMES)
+    both = _Alarmed(at.convert(copy.deepcopy(net), HERMES), bound)
+    found = [NoisyJudge(model, [x], None, seed=0).errors() for model in (alone, both)]
+    assert torch.equal(*found)
+
+
+def test_padding_does_not_count_as_an_error() -> None:
+    torch.manual_seed(0)
+    model = at.convert(nn.Linear(32, 8), HERMES)
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
+    batch = {"input": torch.randn(2, 3, 32)}
+
+    def run(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        return model(batch["input"])
+
+    every = NoisyJudge(model, [batch], run, seed=0).errors().view(-1, 2, 3)
+    padded = NoisyJudge(model, [batch | {"attention_mask": mask}], run, seed=0)
+    assert padded.exact[0][0].shape == (1, 4, 8)
+    assert padded.errors().view(-1, 4).shape == (len(every), 4)
