@@ -142,9 +142,16 @@ def _converted(saved: Checkpoint, model: nn.Module) -> nn.Module:
     """Return the model with the analog layers of the file, on their chips and with their noise."""
     present = dict(analog_layers(model))
     if todo := [entry for entry in saved.layers if entry.name not in present]:
-        chip = next((layer.chip for layer in present.values()), todo[0].chip)
+        pattern = {entry.name: f"re:{re.escape(entry.name)}" for entry in todo}
+        # chips that sense light take layers of their own kind
+        sensing = {pattern[each.name]: each.chip for each in todo if each.chip.light.on}
+        chips = [*(layer.chip for layer in present.values()), *(entry.chip for entry in todo)]
         model = convert(
-            model, chip, include=[f"re:{re.escape(entry.name)}" for entry in todo], embeddings=True
+            model,
+            next((chip for chip in chips if not chip.light.on), chips[0]),
+            include=list(pattern.values()),
+            per_layer=sensing,
+            embeddings=True,
         )
     layers = dict(analog_layers(model))
     for entry in saved.layers:

@@ -387,6 +387,23 @@ def test_load_gives_what_was_saved(tmp_path: Path) -> None:
     assert load(save(model, tmp_path), model) is model
 
 
+def _camera() -> nn.Sequential:
+    convolutions = nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten()
+    return nn.Sequential(*convolutions, nn.Linear(64, 3)).eval()
+
+
+@pytest.mark.parametrize("programmed", [False, True])
+def test_a_model_with_a_sensor_is_loaded_into_a_fresh_one(tmp_path: Path, programmed: bool) -> None:
+    torch.manual_seed(0)
+    model, x = at.convert(_camera(), at.chips.hermes64(), sensor="0"), torch.rand(2, 1, 8, 8)
+    saved = at.program(model, seed=1) if programmed else model
+    loaded = at.load(at.save(saved, tmp_path / "camera"), _camera())
+    a, b = (each.at("0 s") if programmed else each for each in (saved, loaded))
+    assert torch.equal(a(x), b(x))
+    chips = [layer.chip.name for _, layer in at.analog_layers(b)]
+    assert chips == ["photodiode_sensor", "hermes64", "hermes64"]
+
+
 def test_a_programmed_chip_needs_its_generator_and_its_type(tmp_path: Path) -> None:
     model = at.convert(nn.Sequential(nn.Linear(4, 4)), CHIP)
     save(_program(model), tmp_path)
