@@ -174,7 +174,8 @@ def test_other_trainings_are_measured_on_the_same_chips(
     assert report["continued"]
     assert "s since it was continued" in html
     listed = json.loads((tmp_path / JOURNAL).read_text())["files"]
-    assert len([name for name in listed if "ablation-" in name]) == 2 * (3 + 3)
+    looks = 2 * len(levels.FILES)  # with learnt ranges and with new ones
+    assert len([name for name in listed if "ablation-" in name]) == 2 * (3 + 3 + looks)
     same, other = (
         torch.load(tmp_path / f"{v.key}.pt", weights_only=True)
         for v in variants(parse([f"--config={tmp_path / 'config.json'}"]).config)
@@ -301,6 +302,8 @@ def test_everything_is_in_the_one_folder(finished: Path) -> None:
     assert files == [
         "accuracy.png", "checkpoints/digital.ckpt", "checkpoints/hwa.ckpt",
         "chips/direct/chip-00000.json", "chips/direct/chip-00001.json", "chips/direct/sweep.json",
+        *(f"chips/hwa-learnt-ranges/{name}" for name in sorted(levels.FILES)),
+        *(f"chips/hwa-new-ranges/{name}" for name in sorted(levels.FILES)),
         "chips/hwa/chip-00000.json", "chips/hwa/chip-00001.json", "chips/hwa/sweep.json",
         "config.json", "correcting.pt", "digital.pt", "hwa.pt", "journal.json", "report.html",
         "report.json",
