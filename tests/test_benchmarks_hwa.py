@@ -95,7 +95,7 @@ def test_a_network_with_auxiliary_outputs_is_refused_before_it_is_trained(data: 
 def test_recipes_that_train_nothing_else_measure_the_one_net(data: Path, monkeypatch) -> None:
     decided = []
 
-    def recalibrated(config: KWSConfig, task: Task, network: nn.Module) -> nn.Module:
+    def recalibrated(config: KWSConfig, task: Task, network: nn.Module, *_: Any) -> nn.Module:
         decided.append((config.chip.correct, config.hwa.clip_sigma))
         return network
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from analogtorch.calibration.judge import Judge
 from analogtorch.calibration.noisy_chips import on_noisy_chips
-from analogtorch.calibration.outputs import variances, vectors, without_padding
+from analogtorch.calibration.outputs import vectors, without_padding
 from analogtorch.calibration.passes import Forward, one_pass
 from analogtorch.conversion.unread import quiet
 from analogtorch.conversion.watch import evaluating
@@ -94,16 +94,33 @@ class NoisyJudge(Judge):
         return torch.cat(found)
 
     def _spreads(self) -> list[Tensor | None]:
-        """Return the ``variances`` of each output; None: beside others it does not count."""
-        given = [[vectors(t) for t in each] for each in zip(*self.exact, strict=False)]
-        found = list(map(variances, given))
-        if any(each is not None for each in found):
-            return found
-        # of outputs that are all the same, their size counts
-        sizes = (torch.cat([t.flatten() for t in each]).double() for each in given)
-        return [size.square().mean().clamp_min(_TINY).view(1) for size in sizes]
+        """Return the variance of each number of each output, over the vectors of all batches.
+
+        Outputs that differ in their size from batch to batch share the mean of their numbers. None:
+        it is the same for all inputs, where others are not, and does not count beside them.
+        """
+        spreads, same = [], []
+        for each in zip(*self.exact, strict=False):
+            flat = [vectors(t.double()) for t in each if t.numel()] or [
+                torch.ones(1, 1, device="cpu").double()
+            ]
+            if len({t.shape[1] for t in flat}) == 1 and sum(map(len, flat)) > 1:
+                spread = torch.cat(flat).var(0)
+            else:
+                spread = torch.cat([t.flatten() for t in flat]).var(correction=0).view(1)
+            size = torch.cat([t.flatten() for t in flat]).square().mean()
+            same.append(bool(spread.mean() <= _SAME * size))
+            if same[-1]:  # of outputs that are all the same, their size counts
+                spread = size.view(1)
+            spreads.append(spread.clamp_min(max(_LEAST * spread.mean().item(), _TINY)))
+        return [None if s and not all(same) else x for x, s in zip(spreads, same, strict=True)]
 
 
+_LEAST = 1e-3
+"""Smallest variance of a number of an output, in units of the mean of all: a number that is always
+the same must not decide."""
+_SAME = 1e-12
+"""Variance of outputs that differ by rounding alone, in units of their mean square."""
 _TINY = 1e-30
 
 

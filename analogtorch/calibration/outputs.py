@@ -3,7 +3,7 @@
 Masks are those of classes or tokens that are not allowed, for example.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,14 +17,6 @@ again. Assumed: masks of finite value are -1e4 or less, and logits are tens."""
 
 FAR_ADDED = 100.0
 """The same for a mask that is added to scores, so that its numbers differ. Assumed."""
-
-
-_LEAST = 1e-3
-"""Smallest variance of a number of an output, in units of the mean of all: a number that is always
-the same must not decide."""
-
-_SAME = 1e-12
-"""Variance of outputs that differ by rounding alone, in units of their mean square."""
 
 
 def infinite(y: Tensor) -> Tensor:
@@ -96,31 +88,6 @@ def spread(exact: Tensor, masked: Tensor | None) -> float:
     return squares.nanmean(-1).sqrt().nanmean().nan_to_num(0.0).item()
 
 
-def variances(outputs: Sequence[Tensor]) -> Tensor | None:
-    """Return the variance of each number of an output, over its vectors of all batches.
-
-    Numbers of different units count alike by it. Outputs that differ in their size from batch to
-    batch share one, of all their numbers.
-
-    Args:
-        outputs: those of the exact model for each batch, (vectors, numbers), floating point.
-
-    Returns:
-        (numbers,) or (1,), > 0; None: all vectors are the same, so that it says nothing.
-    """
-    given = [y.double() for y in outputs if y.numel()]
-    if not given:
-        return None
-    if len({y.shape[1] for y in given}) == 1 and sum(map(len, given)) > 1:
-        found = torch.cat(given).var(0)
-    else:
-        found = torch.cat([y.flatten() for y in given]).var(correction=0).view(1)
-    size = torch.cat([y.flatten() for y in given]).square().mean()
-    if not found.mean() > _SAME * size:
-        return None
-    return found.clamp_min(_LEAST * found.mean().item())
-
-
 def vectors(y: Tensor) -> Tensor:
     """Return an output as (vectors, numbers): sequences by step, images and the like by sample."""
     if y.dim() == 0:
@@ -152,12 +119,13 @@ def comparable(output: Any, batch: Any) -> list[Tensor]:
 def without_padding(output: Any, batch: Any) -> list[Tensor]:
     """Return what ``comparable`` does, without positions that nobody reads.
 
-    The ``attention_mask`` of a batch, (samples, positions), says which those are: an output for
-    each position, (samples, positions, numbers), becomes (1, positions that are read, numbers).
-    Where the batch has inputs of a decoder, the mask is that of the encoder, and leaves out none.
+    The ``attention_mask`` of a batch, (samples, positions), is 0 at those: an output for each
+    position, (samples, positions, numbers), becomes (1, positions that are read, numbers). With a
+    decoder the mask is that of the encoder, and leaves out none.
     """
     found, read = comparable(output, batch), _read(batch)
-    if read is None:
+    with_decoder = isinstance(output, Mapping) and "encoder_last_hidden_state" in output
+    if read is None or with_decoder:
         return found
     return [
         y[read.to(y.device)].unsqueeze(0) if y.dim() == 3 and y.shape[:2] == read.shape else y
@@ -170,8 +138,8 @@ def _read(batch: Any) -> Tensor | None:
     if not isinstance(batch, Mapping) or any(str(name).startswith("decoder_") for name in batch):
         return None
     mask = batch.get("attention_mask")
-    if not isinstance(mask, Tensor) or mask.dim() != 2:
-        return None
+    if not isinstance(mask, Tensor) or mask.dim() != 2 or bool((mask < 0).any()):
+        return None  # one with negative numbers is added to scores
     read = mask != 0
     return read if bool(read.any()) and not bool(read.all()) else None
 

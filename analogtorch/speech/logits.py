@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from analogtorch.conversion.detached import deep_copy
 from analogtorch.speech.tried import tried
@@ -27,7 +28,7 @@ def check_logits(name: str, network: nn.Module, classes: tuple[str, ...], featur
 def check_training(
     name: str, network: nn.Module, classes: tuple[str, ...], features: Tensor
 ) -> None:
-    """Raise ValueError unless a network that is to be trained gives finite logits in training mode.
+    """Raise ValueError unless a network gives finite logits and gradients in training mode.
 
     Its statistics and the random state stay as they are.
 
@@ -40,10 +41,16 @@ def check_training(
     """
     tried = deep_copy(network).train()
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        _check(f"{name}, in training,", tried, classes, features)
+        logits = _check(f"{name}, in training,", tried, classes, features)
+        if logits.requires_grad:
+            labels = logits.new_zeros(len(logits), dtype=torch.long)
+            try:
+                F.cross_entropy(logits, labels).backward()
+            except RuntimeError as error:  # of autograd
+                raise ValueError(f"{name} gives no gradients: {error}") from error
 
 
-def _check(name: str, network: nn.Module, classes: tuple[str, ...], features: Tensor) -> None:
+def _check(name: str, network: nn.Module, classes: tuple[str, ...], features: Tensor) -> Tensor:
     logits = tried(name, network, features, "features")
     wanted = len(features), len(classes)
     given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -55,3 +62,4 @@ def _check(name: str, network: nn.Module, classes: tuple[str, ...], features: Te
         )
     if not bool(logits.isfinite().all()):
         raise ValueError(f"{name} gives NaN or infinite logits before any training; it must not")
+    return logits

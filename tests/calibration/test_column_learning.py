@@ -201,7 +201,8 @@ def test_masked_classes_take_no_part_in_the_divergence() -> None:
     whole = column_learning._Output([y.masked_fill(masked, -torch.inf)])
     alone = column_learning._Output([y[:, 4:]])
     for output in (whole, alone):
-        output._variances, output._temperature = torch.tensor(torch.inf), 0.5
+        assert output._scores
+        output._variance, output._temperature = torch.tensor(torch.inf), 0.5
     assert whole.error(y, 0) == 0
     found, wanted = whole.error(other, 0), alone.error(other[:, 4:], 0)
     assert wanted > 0.1
@@ -325,9 +326,10 @@ class _Units(nn.Module):
         return torch.cat([y[:, :2], self.unit * y[:, 2:]], 1)
 
 
-def test_quantities_of_all_units_gain() -> None:
-    """A unit of a hundredth must not hide what the others are off."""
-    digital, x, fresh = _Units(100.0), _x(256, 32, seed=1), _x(1000, 32, seed=5)
+@pytest.mark.parametrize("unit", [100.0, 1e4, 1e-4])
+def test_quantities_of_all_units_gain(unit: float) -> None:
+    """A small unit must not hide what the others are off."""
+    digital, x, fresh = _Units(unit), _x(256, 32, seed=1), _x(1000, 32, seed=5)
     exact = digital(fresh).detach()
 
     def errors(**options: Any) -> Tensor:
@@ -371,6 +373,23 @@ def test_what_a_model_gives_for_padding_is_not_learnt() -> None:
         return total
 
     assert error() < 0.95 * error(steps=0)
+
+
+@pytest.mark.parametrize("masked", [4, 6])
+def test_masked_classes_do_not_make_others_quantities(masked: int) -> None:
+    y = torch.randn(200, 10)
+    whole = column_learning._Output([y.masked_fill(torch.arange(10) < masked, -torch.inf)])
+    alone = column_learning._Output([y[:, masked:]])
+    assert whole._scores
+    assert alone._scores
+    assert not column_learning._Output([y * torch.logspace(0, 3, 10)])._scores
+
+
+def test_a_sequence_that_varies_at_some_positions_says_something() -> None:
+    y = torch.zeros(64, 8, 4)
+    y[:, 1::2] = torch.randn(64, 4, 4)  # every 2nd of its vectors alone
+    assert column_learning._Output([y]).varies
+    assert not column_learning._Output([torch.ones(64, 4)]).varies
 
 
 def _alarm(bound: Tensor) -> Callable[[Tensor], Any]:
