@@ -40,6 +40,7 @@ _LITTLE = 1e-6
 """Smallest variance of a number in units of its mean square. Assumed: chips are off by more."""
 
 _TINY = torch.finfo(torch.float32).tiny
+"""Smallest divisor."""
 
 _SOME = 256
 """Vectors of each batch at most, about, by which outputs are scaled."""
@@ -198,12 +199,13 @@ class _Output:
         self._exact = [_rows(y) for y in exact]
         self._masks = [masks(y) for y in self._exact]
         pairs = [pair for pair in zip(self._exact, self._masks, strict=True) if len(pair[0])]
-        some = [_without_masks(*pair)[:: -(-len(pair[0]) // _SOME)] for pair in pairs]
+        whole = [_without_masks(*pair) for pair in pairs]
+        some = [y[:: -(-len(y) // _SOME)] for y in whole]
         numbers = torch.cat([y.flatten() for y in some] or [torch.zeros(1, device="cpu")])
         self._variance = numbers.var(correction=0).clamp_min(_TINY)
         """That of all numbers, or that of each where they are quantities of several units."""
-        units = _units([_without_masks(*pair) for pair in pairs])
-        self.varies = bool(units.isfinite().any())
+        units = _units(whole)
+        self.varies = not bool(units.isinf().all())
         """Whether it says anything: not if it is the same for all inputs."""
         self._scores = _alike(units)
         if not self._scores:
@@ -212,9 +214,9 @@ class _Output:
         self._temperature = max(_TEMPERATURE * sum(spreads) / max(1, len(spreads)), _TINY)
         self._counted: tuple[Tensor, Tensor, Tensor] | None = None
         if len({y.shape[1] for y in some}) == 1 and some[0].shape[1] >= SINGLE:
-            whole = torch.cat(some).double()
-            mean, variance = (x.expand(2, -1) for x in (whole.mean(0), whole.var(0)))
-            self._counted = torch.full_like(whole[0], len(whole)), mean, variance
+            y = torch.cat(some).double()
+            mean, variance = (x.expand(2, -1) for x in (y.mean(0), y.var(0)))
+            self._counted = torch.full_like(y[0], len(y)), mean, variance
 
     def error(self, y: Tensor, number: int) -> Tensor | None:
         """Return how far an output for a batch is off, as numbers and as scores: a scalar >= 0.

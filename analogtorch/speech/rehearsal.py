@@ -23,12 +23,9 @@ def check_trainable(config: KWSConfig, task: Task, *phases: Phase) -> nn.Module:
 
     Raises:
         ValueError: a phase has larger batches than there are clips, or the network gives no logit
-            for each class in training mode.
+            for each class in training mode, or fails where gradients go back through it.
     """
-    network = untrained(config, task.classes, task.val[0][:2])
-    for phase in phases:
-        _try_training(config, task, phase, f"the network {config.model.name}", network)
-    return network
+    return _trainable(config, task, _features(task), *phases)
 
 
 def rehearse(config: KWSConfig, task: Task) -> None:
@@ -39,21 +36,22 @@ def rehearse(config: KWSConfig, task: Task) -> None:
     Raises:
         ValueError: options do not fit together, or do not suit the data, the network or the chip.
     """
-    network = check_trainable(config, task, config.digital, config.hwa)
+    features = _features(task)
+    network = _trainable(config, task, features, config.digital, config.hwa)
     loggers(config, "digital")
     on_chip = f"the network {config.model.name} on the chip"
     for other in variants(config):
         try:
-            check_trainable(other.config, task, other.config.hwa)
+            _trainable(other.config, task, features, other.config.hwa)
             if other.trained:
                 model = converted(other.config, deep_copy(network))
-                _try_training(other.config, task, other.config.hwa, on_chip, model)
+                _try_training(other.config, task, features, other.config.hwa, on_chip, model)
         except ValueError as error:
             raise ValueError(f"report.ablation: {other.name}: {error}") from error
     small = task.small(config.chip.calibration)
     model = converted(config, network)
     at.calibrate(model, small.calibration, effort=config.chip.calibration, report=None)
-    _try_training(config, task, config.hwa, on_chip, model)
+    _try_training(config, task, features, config.hwa, on_chip, model)
 
     def finite(view: nn.Module) -> float:
         check_logits(on_chip, view, task.classes, small.calibration[0][:1])
@@ -104,10 +102,23 @@ def untrained(config: KWSConfig, classes: tuple[str, ...], features: Tensor) -> 
     return network
 
 
+def _features(task: Task) -> Tensor:
+    """Return the features of some training clips, (B, ...)."""
+    return task.make(torch.arange(min(_CLIPS, len(task.train)), device="cpu"), 0)[0]
+
+
+def _trainable(config: KWSConfig, task: Task, features: Tensor, *phases: Phase) -> nn.Module:
+    """Return what ``check_trainable`` does; ``features`` are those to try with."""
+    network = untrained(config, task.classes, task.val[0][:2])
+    for phase in phases:
+        name = f"the network {config.model.name}"
+        _try_training(config, task, features, phase, name, network)
+    return network
+
+
 def _try_training(
-    config: KWSConfig, task: Task, phase: Phase, name: str, network: nn.Module
+    config: KWSConfig, task: Task, features: Tensor, phase: Phase, name: str, network: nn.Module
 ) -> None:
     """Try a network on a batch of the size that one device has in a phase."""
-    features, _ = task.make(torch.arange(min(_CLIPS, len(task.train)), device="cpu"), 0)
     index = batches_of(config, task, phase).indices(0)[0, :: config.devices]
     check_training(name, network, task.classes, features[index % len(features)])

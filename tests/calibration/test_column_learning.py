@@ -328,7 +328,7 @@ class _Units(nn.Module):
 
 @pytest.mark.parametrize("unit", [100.0, 1e4, 1e-4])
 def test_quantities_of_all_units_gain(unit: float) -> None:
-    """A small unit must not hide what the others are off."""
+    """One of another size must not hide what the others are off, nor be hidden by them."""
     digital, x, fresh = _Units(unit), _x(256, 32, seed=1), _x(1000, 32, seed=5)
     exact = digital(fresh).detach()
 
