@@ -117,25 +117,37 @@ def comparable(output: Any, batch: Any) -> list[Tensor]:
 
 
 def without_padding(output: Any, batch: Any) -> list[Tensor]:
-    """Return what ``comparable`` does, without positions that nobody reads.
+    """Return what ``comparable`` does, without positions that nobody reads."""
+    read = read_positions(output, batch)
+    return [at_positions(y, read) for y in comparable(output, batch)]
 
-    The ``attention_mask`` of a batch, (samples, positions), is 0 at those: an output for each
-    position, (samples, positions, numbers), becomes (1, positions that are read, numbers). With a
-    decoder the mask is that of the encoder, and leaves out none.
+
+def at_positions(y: Tensor, read: Tensor | None) -> Tensor:
+    """Return an output without the positions that nobody reads.
+
+    Args:
+        y: an output. One for each position, (samples, positions, numbers), becomes (1, positions
+            that are read, numbers); others stay as they are.
+        read: which positions are, (samples, positions); None: all of them.
     """
-    found, read = comparable(output, batch), _read(batch)
-    with_decoder = isinstance(output, Mapping) and "encoder_last_hidden_state" in output
-    if read is None or with_decoder:
-        return found
-    return [
-        y[read.to(y.device)].unsqueeze(0) if y.dim() == 3 and y.shape[:2] == read.shape else y
-        for y in found
-    ]
+    if read is None or y.dim() != 3 or y.shape[:2] != read.shape:
+        return y
+    return y[read.to(y.device)].unsqueeze(0)
 
 
-def _read(batch: Any) -> Tensor | None:
-    """Return which positions of the samples are read, (samples, positions); None: all of them."""
+def read_positions(output: Any, batch: Any) -> Tensor | None:
+    """Return which positions of the samples are read, (samples, positions); None: all of them.
+
+    Those are not at which the ``attention_mask`` of the batch is 0. With a decoder the mask is that
+    of the encoder, and leaves out none.
+
+    Args:
+        output: what the model returned.
+        batch: what it was run on.
+    """
     if not isinstance(batch, Mapping) or any(str(name).startswith("decoder_") for name in batch):
+        return None
+    if isinstance(output, Mapping) and "encoder_last_hidden_state" in output:
         return None
     mask = batch.get("attention_mask")
     if not isinstance(mask, Tensor) or mask.dim() != 2 or bool((mask < 0).any()):

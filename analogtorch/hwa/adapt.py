@@ -92,7 +92,8 @@ def adapt(
     Args:
         model: a digital model, or a converted one; its Parameters that require a gradient learn.
         batches: inputs, as ``calibrate`` takes them; kept in memory. They are the batches of the
-            training: give them the size that a training step should have.
+            training: give them the size that a training step should have. Positions that their
+            ``attention_mask`` leaves out are not compared, as ``calibrate`` has it.
         chip: the chip to convert a digital model for. For other choices, such as layers that stay
             digital, call ``convert`` yourself.
         teacher: a digital model to learn from instead, with the same outputs.

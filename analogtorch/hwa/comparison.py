@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from analogtorch.calibration.judge import has_moved
-from analogtorch.calibration.outputs import masks, spread, unmasked, vectors
+from analogtorch.calibration.outputs import at_positions, masks, spread, unmasked, vectors
 from analogtorch.hwa.distill import distillation_loss
 from analogtorch.hwa.recipe import Outputs, Recipe
 from analogtorch.nn.tap import hooked
@@ -53,6 +53,7 @@ class Found:
     """The first outputs of the teacher that are compared, and how it made them."""
 
     outputs: list[Tensor]
+    """All of them, whole."""
     scores: bool
     """Whether the first of them can be scores, whatever it is called."""
     logits: Sequence[bool]
@@ -63,6 +64,12 @@ class Found:
     """All inputs of other types, labels among them."""
     last: Channels | None = None
     """The channels of the last layer that ran."""
+    read: Tensor | None = None
+    """Which positions are read, (samples, positions); None: all of them."""
+
+    def compared(self) -> list[Tensor]:
+        """Return the outputs without positions that nobody reads."""
+        return [at_positions(y, self.read) for y in self.outputs]
 
 
 class Comparison:

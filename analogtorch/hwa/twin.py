@@ -8,7 +8,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from analogtorch.calibration.outputs import comparable, infinite, tensors
+from analogtorch.calibration.outputs import (
+    at_positions,
+    comparable,
+    infinite,
+    read_positions,
+    tensors,
+)
 from analogtorch.calibration.passes import (
     Forward,
     every_tensor,
@@ -107,10 +113,12 @@ class Twin:
     def outputs(self, model: nn.Module, batch: Any) -> list[Tensor]:
         """Return the outputs of a model that are compared: logits, or every tensor it returns.
 
+        Positions that the ``attention_mask`` of a batch leaves out are not among them.
+
         Raises:
             ValueError: the model returns no tensor of floating point that could be compared.
         """
-        return self._outputs(model, batch).outputs
+        return self._outputs(model, batch).compared()
 
     def _outputs(self, model: nn.Module, batch: Any) -> Found:
         given = one_pass("adapt", model, batch, self.forward, self.numbers.get(id(batch)))
@@ -131,7 +139,8 @@ class Twin:
         scores = {id(part) for name, part in parts.items() if name in _SCORES}
         named_so = [id(y) in scores for y in found]
         named_so[0] |= logits is not None
-        return Found(found, scores=by_name is None, logits=named_so)
+        read = read_positions(given, batch)
+        return Found(found, scores=by_name is None, logits=named_so, read=read)
 
     def exact(self, batch: Any) -> list[Tensor]:
         """Return the outputs of the teacher.
@@ -139,6 +148,9 @@ class Twin:
         Raises:
             ValueError: they hold NaN or infinite values, beside minus infinity as a mask.
         """
+        return self._exact(batch).compared()
+
+    def _exact(self, batch: Any) -> Found:
         given: list[Any] = []
 
         def keep(_: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
@@ -153,7 +165,7 @@ class Twin:
             fast_path.without(self.teacher),
         ):
             found = self._outputs(self.teacher, batch)
-        if not all(map(_is_finite, found.outputs)):
+        if not all(map(_is_finite, found.compared())):
             raise ValueError(
                 "adapt: the digital outputs hold NaN or infinite values; check model and batches"
             )
@@ -164,7 +176,7 @@ class Twin:
             found.tokens = [x for x in every_tensor(given) if not x.is_floating_point()]
             found.last = next(iter(channels), None)
             self.comparison.decide(found)
-        return found.outputs
+        return found
 
     def loss(self, batch: Any, run: nn.Module | None = None) -> Losses:
         """Return how far the student's outputs and those of its layers are from the teacher's.
@@ -182,7 +194,8 @@ class Twin:
                 with outputs of one shape.
         """
         with self._layer_outputs(self.teacher) as of_teacher:
-            exact = self.exact(batch)
+            taught = self._exact(batch)
+        exact = taught.compared()
         with self.running(), self._layer_outputs(self.student) as of_student:
             found = self.outputs(self.student if run is None else run, batch)
         check_shapes(found, exact)
@@ -190,7 +203,12 @@ class Twin:
         outputs = _mean([self.compare(y, t, which) for which, (y, t) in enumerate(pairs)])
         if not self.recipe.layers:
             return Losses(outputs, outputs, outputs.new_zeros(()))
-        layers = _mean([relative_error(y, t) for y, t in self._pairs(of_student, of_teacher)])
+        layers = _mean(
+            [
+                relative_error(*(at_positions(x, taught.read) for x in pair))
+                for pair in self._pairs(of_student, of_teacher)
+            ]
+        )
         return Losses(outputs + self.recipe.layers * layers, outputs, layers)
 
     def _pairs(

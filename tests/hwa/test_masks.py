@@ -129,3 +129,32 @@ def test_outputs_without_a_number_are_refused() -> None:
         Twin(nn.Linear(8, 3), nn.Linear(8, 3)).exact(torch.full((4, 8), math.inf))
     with pytest.raises(ValueError, match="digital outputs hold NaN or infinite"):
         Twin(_Masked(None), _Masked(None), forward=lambda m, x: m(x) - math.inf).exact(X)
+
+
+class _Positions(nn.Module):
+    """Ten scores of each position, as a mapping that may hold what an encoder gave."""
+
+    def __init__(self, factor: float = 1.0, encoded: bool = False) -> None:
+        super().__init__()
+        self.net, self.encoded = _net(factor), encoded
+
+    def forward(self, x: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        del attention_mask
+        more = {"encoder_last_hidden_state": x.tanh()} if self.encoded else {}
+        return {"logits": self.net(x)} | more
+
+
+@pytest.mark.parametrize("encoded", [False, True])
+def test_positions_that_nobody_reads_are_not_compared(encoded: bool) -> None:
+    teacher, student = _Positions(encoded=encoded), _Positions(1.5, encoded)
+    student = at.convert(student.requires_grad_(True), crossbar())
+    recipe = at.hwa.Recipe(training=at.TrainingNoise(weight="none", output=False), layers=0.1)
+    x, read = X.view(4, 8, 8), torch.ones(4, 8).bool()
+    read[1:, 3:] = False  # the first sentence has eight positions, the others three
+    x = x.where(read.unsqueeze(-1), x / 100)  # ranges are those of what is read
+    both = [
+        Twin(student, teacher, recipe).loss({"x": given, "attention_mask": mask.long()})
+        for given, mask in ((x, read), (x[read].unsqueeze(0), read[read].unsqueeze(0)))
+    ]
+    for padded, alone in zip(*both, strict=True):
+        assert torch.allclose(padded, alone) != encoded  # that of an encoder says nothing of others
