@@ -198,11 +198,11 @@ class _Speaks(nn.Module):
         return torch.stack(found, 1)
 
 
-@pytest.mark.parametrize("batch", [1, 32])
-def test_words_that_the_chip_goes_on_with_do_not_count_as_others(batch: int) -> None:
+@pytest.mark.parametrize(("size", "batch"), [(16, 1), (64, 32)])
+def test_words_that_the_chip_goes_on_with_do_not_count_as_others(size: int, batch: int) -> None:
     torch.manual_seed(0)
     digital = _Speaks().eval()
-    words = [torch.randint(100, (batch,)) for _ in range(64 // batch)]
+    words = list(torch.randint(100, (size,)).split(batch))
     model = at.convert(copy.deepcopy(digital), CHIP, exclude=["words"])
     at.calibrate(model, words, method="percentile")
 
