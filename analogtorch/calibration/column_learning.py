@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from analogtorch.calibration.column_fit import Fit
 from analogtorch.calibration.column_outputs import SINGLE, unlike
-from analogtorch.calibration.outputs import masks, spread, without_padding
+from analogtorch.calibration.outputs import by_class, masks, spread
+from analogtorch.calibration.padding import without_padding
 from analogtorch.calibration.passes import Forward, every_tensor, one_pass
 from analogtorch.conversion.unread import quiet
 from analogtorch.conversion.watch import evaluating
@@ -90,7 +91,8 @@ def learn(
 
     def off(number: int) -> Tensor | None:
         run = one_pass("correct_columns", model, batches[number], forward, number)
-        pairs = zip(outputs, without_padding(run, batches[number]), strict=False)
+        found = without_padding(model, run, batches[number])
+        pairs = zip(outputs, found, strict=False)
         errors = [error for out, y in pairs if (error := out.error(y, number)) is not None]
         return torch.stack(errors).mean() if errors else None
 
@@ -123,7 +125,8 @@ def learn(
         if not moved:
             return _without(
                 "the outputs have no gradient, as where the model or forward= runs under "
-                "torch.no_grad() or gives tokens; return logits from forward="
+                "torch.no_grad() or gives tokens",
+                "return logits from forward=, or ",
             )
         held = [(change.layer, change.layer.programmed) for change in changes]
         for change in changes:
@@ -160,10 +163,10 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
-def _without(why: str) -> None:
+def _without(why: str, remedy: str = "") -> None:
     warn(
         f"correct_columns: {why}, so that gains and offsets are fitted layer by layer, and do not "
-        "learn from the outputs of the model; pass steps=0 if that is meant"
+        f"learn from the outputs of the model; {remedy}pass steps=0 if that is meant"
     )
 
 
@@ -278,12 +281,8 @@ def _alike(units: Tensor) -> bool:
 
 
 def _rows(y: Tensor) -> Tensor:
-    """Return an output as (positions, classes), in single precision at least.
-
-    Classes are the last dimension, of images that after the samples.
-    """
-    y = torch.atleast_1d(y.to(torch.promote_types(y.dtype, torch.float32)))
-    return torch.atleast_2d(y.movedim(-1 if y.dim() < 4 else 1, -1)).flatten(0, -2)
+    """Return an output as (positions, classes), in single precision at least."""
+    return by_class(y.to(torch.promote_types(y.dtype, torch.float32)))
 
 
 def _without_masks(rows: Tensor, masked: Tensor | None, value: float = 0.0) -> Tensor:

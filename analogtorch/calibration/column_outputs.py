@@ -1,8 +1,7 @@
 """Outputs of columns on a programmed chip, beside those that they are fitted to."""
 
-import dataclasses
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,27 +9,18 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from analogtorch.calibration.column_fit import ColumnSums, Fit
-from analogtorch.calibration.outputs import without_padding
-from analogtorch.calibration.passes import Forward, check_finite, few_threads, one_pass, run
+from analogtorch.calibration.column_products import again, exact_product, fine_plan, saturated
+from analogtorch.calibration.padding import read_positions, read_vectors, without_padding
+from analogtorch.calibration.passes import Forward, check_finite, few_threads, one_pass
 from analogtorch.conversion import analog_layers
 from analogtorch.conversion.unread import quiet
 from analogtorch.conversion.watch import evaluating
 from analogtorch.nn import AnalogLayer, Tap, tapped
-from analogtorch.ops import Noise, Plan, fold, mvm, product, stream
+from analogtorch.ops import Plan, product
 from analogtorch.ops.operands import Operands
 from analogtorch.ops.partial_sums import by_vector
-from analogtorch.ops.physics import wide
 from analogtorch.values.progress import Progress
 from analogtorch.values.warned import warn
-
-_FINE = 2**20
-"""Steps of an ADC that clips and hardly rounds."""
-
-_FINE_BITS = 16
-"""Bits of a DAC or a digital unit that clips and hardly rounds."""
-
-_CLIPPED = 1e-3
-"""Share of the largest output of a column by which clipping must change one to count."""
 
 _KEPT = 2**21
 """Numbers of an MVM of the exact model that are kept at most: 8 MiB in single precision."""
@@ -67,27 +57,32 @@ def beside_layers(
     """Return the sums of each layer's outputs beside its own exact products of the same inputs."""
     sums = _none_yet(layers)
 
-    def products_of(name: str, layer: AnalogLayer) -> Callable[..., None]:
+    def products_of(name: str, layer: AnalogLayer, read: Tensor | None) -> Callable[..., None]:
         def look(inputs: Operands, plan: Plan, outputs: slice, y: Tensor) -> None:
             _check(name, inputs, y)
             if not y.numel():
                 return
+            rows = read_vectors(first := by_vector(y, plan), read)
+            clipped = saturated(inputs, plan)
             sums[name].add(
                 outputs,
-                first=by_vector(y, plan),
-                second=by_vector(_again(inputs, plan, y), plan),
-                target=by_vector(_exact(layer, inputs, plan, outputs), plan),
-                clipped=_saturated(inputs, plan),
+                first=_some(first, rows),
+                second=_some(by_vector(again(inputs, plan, y), plan), rows),
+                target=_some(by_vector(exact_product(layer, inputs, plan, outputs), plan), rows),
+                clipped=None if clipped is None else _some(clipped, rows),
                 bias=_bias(layer, outputs),
             )
 
         return look
 
-    taps = {
-        layer: Tap(product=few_threads(products_of(name, layer))) for name, layer in layers.items()
-    }
-    with evaluating(model), tapped(taps), quiet():
-        run("correct_columns", model, batches, forward, progress)
+    for number, batch in _numbered(batches, progress):
+        read = read_positions(model, batch)
+        taps = {
+            layer: Tap(product=few_threads(products_of(name, layer, read)))
+            for name, layer in layers.items()
+        }
+        with evaluating(model), tapped(taps), quiet():
+            one_pass("correct_columns", model, batch, forward, number)
     return sums
 
 
@@ -116,9 +111,7 @@ def beside_model(
             has it; nothing, if it does not repeat itself or draws random numbers.
     """
     sums = _none_yet(layers)
-    for number, batch in enumerate(
-        Progress(batches, desc="correct_columns", unit="batch", disable=not progress)
-    ):
+    for number, batch in _numbered(batches, progress):
         kept, output, drew = _exact_run(model, layers, batch, forward, number)
         if number == 0 and not _repeats(kept, _exact_run(model, layers, batch, forward, number)[0]):
             warn(
@@ -128,8 +121,9 @@ def beside_model(
                 'target="layer" if that is meant, or forward= that repeats itself'
             )
             return beside_layers(model, layers, batches, forward, progress)
+        read = read_positions(model, batch)
         taps = {
-            layer: Tap(product=few_threads(_follow(name, layer, sums[name], kept[name], fit)))
+            layer: Tap(product=few_threads(_follow(name, layer, sums[name], kept[name], fit, read)))
             for name, layer in layers.items()
         }
         with evaluating(model), tapped(taps), quiet():
@@ -143,8 +137,12 @@ def beside_model(
             exact.clear()
             exact = None
         if exact is not None:
-            exact.append([y.detach() for y in without_padding(output, batch)])
+            exact.append([y.detach() for y in without_padding(model, output, batch)])
     return sums
+
+
+def _numbered(batches: Sequence[Any], progress: bool) -> Iterable[tuple[int, Any]]:
+    return enumerate(Progress(batches, desc="correct_columns", unit="batch", disable=not progress))
 
 
 def _exact_run(
@@ -211,7 +209,7 @@ def _keep(kept: deque[_Kept]) -> Callable[..., None]:
 
     def look(inputs: Operands, plan: Plan, outputs: slice, y: Tensor) -> None:
         nonlocal numbers
-        if (fine := _fine(plan)) != plan:
+        if (fine := fine_plan(plan)) != plan:
             y.copy_(product(inputs._replace(adc_inl=None, dac_inl=None), fine))
         vectors = by_vector(y, plan)
         rows = _rows(vectors, 1 if numbers < _KEPT else _SHARE)
@@ -221,22 +219,13 @@ def _keep(kept: deque[_Kept]) -> Callable[..., None]:
     return look
 
 
-def _fine(plan: Plan) -> Plan:
-    """Return the plan with converters that hardly round; of slices, as it is: they are digits."""
-    if plan.slicing.on:
-        return plan
-    return dataclasses.replace(
-        plan,
-        input_bits=_FINE_BITS if plan.input_bits else 0,
-        output_bits=0,
-        output_steps=_FINE if plan.steps else 0,
-        floors=0,
-        unit_bits=_FINE_BITS if plan.unit_bits else 0,
-    )
-
-
 def _follow(
-    name: str, layer: AnalogLayer, sums: ColumnSums, kept: deque[_Kept], fit: Fit
+    name: str,
+    layer: AnalogLayer,
+    sums: ColumnSums,
+    kept: deque[_Kept],
+    fit: Fit,
+    read: Tensor | None,
 ) -> Callable[..., None]:
     """Return what counts the outputs of a layer beside those that are ``kept``, and corrects them.
 
@@ -252,18 +241,22 @@ def _follow(
             return
         paired = there is not None and there[:2] == (outputs, y.shape)
         rows = there.rows if there is not None and paired else _rows(vectors)
+        those = read_vectors(vectors, read)
+        those = None if those is None else those[rows]
+        rows = _some(rows, those)
         first = vectors[rows]
-        clipped = _saturated(inputs, plan)
+        clipped = saturated(inputs, plan)
         clipped = None if clipped is None else clipped[rows]
         other: Tensor | None = None
         if there is not None and paired:
-            target = there.vectors if bias is None else there.vectors - bias
+            target = _some(there.vectors, those)
+            target = target if bias is None else target - bias
             other = unlike(first if bias is None else first - bias, target, sums.of(outputs))
         if not paired or (other is not None and other.all()):
-            target = by_vector(_exact(layer, inputs, plan, outputs), plan)[rows]
+            target = by_vector(exact_product(layer, inputs, plan, outputs), plan)[rows]
         elif other is not None:
             clipped = other.expand_as(first) if clipped is None else clipped | other
-        second = by_vector(_again(inputs, plan, y), plan)[rows]
+        second = by_vector(again(inputs, plan, y), plan)[rows]
         sums.add(outputs, first=first, second=second, target=target, clipped=clipped, bias=bias)
         gain, offset = (value[outputs] for value in sums.solve(fit))
         columns = y.movedim(1, -1) if plan.dims else y
@@ -298,6 +291,11 @@ def unlike(first: Tensor, target: Tensor, counted: tuple[Tensor, Tensor, Tensor]
     return (cosine_similarity(z[0], z[1], dim=1) < _ALIKE).unsqueeze(1)
 
 
+def _some(values: Tensor, which: Tensor | None) -> Tensor:
+    """Return the values of which this is True, (all values,); None: all of them."""
+    return values if which is None else values[which]
+
+
 def _rows(vectors: Tensor, share: int = 1) -> Tensor:
     """Return the numbers of those to keep of some vectors, (vectors, outputs).
 
@@ -323,62 +321,3 @@ def _check(name: str, inputs: Operands, y: Tensor) -> None:
 def _bias(layer: AnalogLayer, outputs: slice) -> Tensor | None:
     bias = layer._analog_bias()  # without the offset of an earlier correction
     return None if bias is None else bias[outputs]
-
-
-def _again(inputs: Operands, plan: Plan, y: Tensor) -> Tensor:
-    """Return the output ``y`` of an MVM with other noise; itself, if it has none."""
-    if not plan.noisy_sums:
-        return y
-    assert inputs.output_keys is not None
-    # the second MVM draws its noise with other keys
-    keys = fold(inputs.output_keys, stream(Noise.COMPENSATION, "columns"))
-    return product(inputs._replace(output_keys=keys), plan)
-
-
-def _exact(layer: AnalogLayer, inputs: Operands, plan: Plan, outputs: slice) -> Tensor:
-    """Return the product of the exact weights without bias, for inputs after the DAC.
-
-    Clipping by the DAC is no fault of a column: gains fitted to it would be those of the few
-    largest inputs.
-    """
-    section = next(s for s in layer.sections if s.outputs.start <= outputs.start < s.outputs.stop)
-    weight, first = section.weight(layer.placed_matrix(layer.weight)), section.outputs.start
-    weight = weight[outputs.start - first : outputs.stop - first].to(inputs.w.dtype)
-    return mvm(inputs.x, inputs.input_range, weight, plan.digital())
-
-
-def _saturated(inputs: Operands, plan: Plan) -> Tensor | None:
-    """Return which outputs ADCs or the digital unit clip, (vectors, outputs); None: they cannot.
-
-    By the chip's own sums, not the exact ones: a fit whose targets are cut off is drawn to 0.
-    """
-    if not plan.steps and not plan.unit_bits:
-        return None
-    exact = plan.unconverted()
-    fine = dataclasses.replace(
-        exact,
-        output_steps=_FINE if plan.steps else 0,
-        unit_bits=_FINE_BITS if plan.unit_bits else 0,
-    )
-    inputs = inputs._replace(bias=None, adc_errors=None, adc_inl=None)
-    kind = wide(inputs.w.dtype)
-    whole = by_vector(product(inputs, exact), plan).to(kind)
-    change = (by_vector(product(inputs, fine), plan).to(kind) - whole).abs()
-    eps, sizes = 4 * torch.finfo(inputs.w.dtype).eps, whole.abs()
-    return change > _CLIPPED * sizes.amax(0) + _rounding(inputs, fine).to(sizes) + eps * sizes
-
-
-def _rounding(inputs: Operands, fine: Plan) -> Tensor:
-    """Return twice what fine converters round each output by at most; 0 for sliced weights."""
-    if inputs.scale is None or fine.slicing.on:
-        return inputs.w.new_zeros(())
-    halves = torch.zeros_like(inputs.scale, dtype=torch.float64)
-    if fine.steps:
-        ranges = fine.adc_range if inputs.adc_ranges is None else inputs.adc_ranges
-        halves += ranges / (2 * fine.steps)
-    if fine.unit_bits and inputs.output_ranges is not None:
-        halves += inputs.output_ranges / 2**fine.unit_bits
-    if inputs.gain is not None:
-        halves *= inputs.gain.abs()
-    full = inputs.input_range.abs().max()
-    return 2 * fine.phases * (full * inputs.scale * halves).sum(0)

@@ -53,9 +53,12 @@ def correct_columns(
     a ReLU. So gains and offsets of all columns then learn together in ``steps`` of Adam, on the
     chip, by what the outputs of the model are off from the digital ones: squared error and
     divergence of the softmax; of quantities of several units each squared error over its variance.
-    Positions that the ``attention_mask`` of a batch leaves out do not count, nor do outputs that
-    never vary. What they have learnt is kept if it brings the outputs of all batches nearer. Few
-    samples would be learnt by heart: by default nothing is learnt from a single batch.
+    Outputs that never vary do not count. What they have learnt is kept if it brings the outputs of
+    all batches nearer. Few samples would be learnt by heart: by default nothing is learnt from a
+    single batch.
+
+    Positions that the ``attention_mask`` of a batch leaves out count neither there nor in fits; of
+    a decoder, those that its ``decoder_attention_mask`` or labels of -100 do.
 
     In a fit to the layer's own product the output noise of the chip would make gains too small: it
     takes the noise for signal. So every MVM is computed twice, and the product of the two outputs

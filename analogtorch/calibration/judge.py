@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from analogtorch.calibration.outputs import masks, unmasked, vectors, without_padding
+from analogtorch.calibration.outputs import by_class, masks, unmasked
+from analogtorch.calibration.padding import without_padding
 from analogtorch.calibration.passes import Forward, exactly, one_pass
 from analogtorch.conversion.watch import evaluating
 
@@ -18,7 +19,8 @@ MARGIN = 0.01
 
 
 _Rows = tuple[Tensor, Tensor, Tensor | None]
-"""Exact vectors, those of the model, and where the exact ones hold a mask; None: nowhere."""
+"""Exact vectors, those of the model, and where the exact ones hold a mask; None: nowhere. Images
+have a vector of channels at each pixel."""
 
 
 class Judge:
@@ -45,7 +47,7 @@ class Judge:
         with evaluating(self.model):
             for number, batch in enumerate(self.batches, self.first):
                 run = one_pass("calibrate", self.model, batch, self.forward, number)
-                yield without_padding(run, batch)
+                yield without_padding(self.model, run, batch)
 
     @staticmethod
     def _unmasked(outputs: Iterable[Tensor], masked: Sequence[Tensor | None]) -> list[Tensor]:
@@ -87,8 +89,8 @@ class Judge:
             for which, (a, y, mask) in enumerate(zip(exact, found, masked, strict=False)):
                 if a.shape != y.shape or not a.numel():
                     continue
-                mask = None if mask is None else vectors(mask)
-                rows = vectors(a.double()), vectors(y.double()), mask
+                mask = None if mask is None else by_class(mask)
+                rows = by_class(a.double()), by_class(y.double()), mask
                 if len(rows[0]) > 1:
                     yield rows
                 else:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from analogtorch.calibration.judge import Judge
 from analogtorch.calibration.noisy_chips import on_noisy_chips
-from analogtorch.calibration.outputs import vectors, without_padding
+from analogtorch.calibration.outputs import by_class, class_dim, vectors
+from analogtorch.calibration.padding import without_padding
 from analogtorch.calibration.passes import Forward, one_pass
 from analogtorch.conversion.unread import quiet
 from analogtorch.conversion.watch import evaluating
@@ -87,7 +88,8 @@ class NoisyJudge(Judge):
                     with noise_in_turn(self.seed + draw, step=0 if shared else step):
                         number = self.first + step
                         run = one_pass("calibrate", self.model, batch, self.forward, number)
-                    outputs = self._unmasked(without_padding(run, batch), self.masks[step])
+                    given = without_padding(self.model, run, batch)
+                    outputs = self._unmasked(given, self.masks[step])
                     for a, y, scale in zip(exact, outputs, self._scales, strict=False):
                         if scale is not None:
                             found.append(_error(a, y, scale))
@@ -96,12 +98,14 @@ class NoisyJudge(Judge):
     def _spreads(self) -> list[Tensor | None]:
         """Return the variance of each number of each output, over the vectors of all batches.
 
+        Images have one for each channel, over all pixels.
+
         Outputs that differ in their size from batch to batch share the mean of their numbers. None:
         it is the same for all inputs, where others are not, and does not count beside them.
         """
         spreads, same = [], []
         for each in zip(*self.exact, strict=False):
-            flat = [vectors(t.double()) for t in each if t.numel()] or [
+            flat = [by_class(t.double()) for t in each if t.numel()] or [
                 torch.ones(1, 1, device="cpu").double()
             ]
             if len({t.shape[1] for t in flat}) == 1 and sum(map(len, flat)) > 1:
@@ -127,5 +131,6 @@ _TINY = 1e-30
 def _error(exact: Tensor, output: Tensor, scale: Tensor) -> Tensor:
     if exact.shape != output.shape or not exact.numel():
         return torch.zeros(0, dtype=torch.float64, device="cpu")
-    off = (vectors(output.double()) - vectors(exact.double())).square() / scale
-    return off.mean(1).nan_to_num(math.inf).cpu()
+    off = (output.double() - exact.double()).square()
+    off = off / scale.view(-1, *(1,) * (-1 - class_dim(off)))
+    return vectors(off).mean(1).nan_to_num(math.inf).cpu()

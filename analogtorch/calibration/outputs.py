@@ -3,7 +3,7 @@
 Masks are those of classes or tokens that are not allowed, for example.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -95,6 +95,22 @@ def vectors(y: Tensor) -> Tensor:
     return y.flatten(1) if y.dim() > 3 else y.reshape(-1, y.shape[-1])
 
 
+def class_dim(y: Tensor) -> int:
+    """Return the dimension of classes of most models: the last, of images that after the first."""
+    return -1 if y.dim() < 4 else 1 - y.dim()
+
+
+def by_class(y: Tensor, dim: int | None = None) -> Tensor:
+    """Return an output as (positions, classes).
+
+    Args:
+        y: the output.
+        dim: its dimension of classes, below 0; None: ``class_dim(y)``.
+    """
+    y = torch.atleast_1d(y)
+    return torch.atleast_2d(y.movedim(class_dim(y) if dim is None else dim, -1)).flatten(0, -2)
+
+
 def comparable(output: Any, batch: Any) -> list[Tensor]:
     """Return the tensors that tell how far a model is from another.
 
@@ -114,46 +130,6 @@ def comparable(output: Any, batch: Any) -> list[Tensor]:
     single = bool(sizes) and max(sizes) < 2
     by_sample = [y if y.dim() > 1 or single else y.unsqueeze(-1) for y in found if y.dim()]
     return by_sample or found
-
-
-def without_padding(output: Any, batch: Any) -> list[Tensor]:
-    """Return what ``comparable`` does, without positions that nobody reads."""
-    read = read_positions(output, batch)
-    return [at_positions(y, read) for y in comparable(output, batch)]
-
-
-def at_positions(y: Tensor, read: Tensor | None) -> Tensor:
-    """Return an output without the positions that nobody reads.
-
-    Args:
-        y: an output. One for each position, (samples, positions, numbers), becomes (1, positions
-            that are read, numbers); others stay as they are.
-        read: which positions are, (samples, positions); None: all of them.
-    """
-    if read is None or y.dim() != 3 or y.shape[:2] != read.shape:
-        return y
-    return y[read.to(y.device)].unsqueeze(0)
-
-
-def read_positions(output: Any, batch: Any) -> Tensor | None:
-    """Return which positions of the samples are read, (samples, positions); None: all of them.
-
-    Those are not at which the ``attention_mask`` of the batch is 0. With a decoder the mask is that
-    of the encoder, and leaves out none.
-
-    Args:
-        output: what the model returned.
-        batch: what it was run on.
-    """
-    if not isinstance(batch, Mapping) or any(str(name).startswith("decoder_") for name in batch):
-        return None
-    if isinstance(output, Mapping) and "encoder_last_hidden_state" in output:
-        return None
-    mask = batch.get("attention_mask")
-    if not isinstance(mask, Tensor) or mask.dim() != 2 or bool((mask < 0).any()):
-        return None  # one with negative numbers is added to scores
-    read = mask != 0
-    return read if bool(read.any()) and not bool(read.all()) else None
 
 
 def tensors(output: Any) -> Iterator[Tensor]:

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from analogtorch.calibration.outputs import class_dim
+from analogtorch.calibration.padding import IGNORED
 from analogtorch.calibration.passes import Forward, noted, passed, refuse_dataset
 from analogtorch.conversion.kinds import check_module
 from analogtorch.conversion.watch import evaluating
@@ -22,10 +24,11 @@ def accuracy(
     The model runs in evaluation mode; its mode is restored afterwards.
 
     Args:
-        model: a module that returns (N, classes) or (N, positions, classes) for an input, or an
-            output of transformers with such ``logits``.
-        batches: pairs of an input and its labels, which are integers in [0, classes) of shape (N,)
-            or (N, positions). They are read once.
+        model: a module that returns (N, classes), (N, positions, classes) or, as of images,
+            (N, classes, height, width) for an input, or an output of transformers with such
+            ``logits``.
+        batches: pairs of an input and its labels, which are integers in [0, classes) of shape (N,),
+            (N, positions) or (N, height, width). One of -100 does not count. They are read once.
         forward: returns these outputs of ``model`` for an input, ``forward(model, x)``. None: the
             model gets a tensor, a ``PackedSequence`` or a named tuple of the type that it is
             annotated to take; of another tuple or a list the first element; and a mapping as
@@ -35,8 +38,8 @@ def accuracy(
         The share of correct inputs, from 0 to 1.
 
     Raises:
-        ValueError: there is no sample, shapes do not agree, an output is NaN, or a label is out of
-            range.
+        ValueError: there is no label that counts, shapes do not agree, an output is NaN, or a label
+            is out of range.
         TypeError: the model is no module, ``batches`` does not hold pairs, ``forward`` is no
             function, an input is of another type than those above without it, or outputs or labels
             are no tensors of numbers.
@@ -45,17 +48,20 @@ def accuracy(
     """
     check_module("accuracy", model)
     checks.function("accuracy: forward", forward, "forward(model, x)")
-    right = total = 0
+    right = total = samples = 0
     with evaluating(model):
         for number, (x, y) in enumerate(_pairs(batches)):
             outputs = logits_of(passed("accuracy", model, x, forward, number))
             with noted("accuracy", model, x, forward):
                 predicted = _predicted(outputs, y, f"batch {number}")
             right += int((predicted == y.to(predicted.device)).sum())
-            total += y.numel()
+            total += int((y != IGNORED).sum())
+            samples += y.numel()
     if total == 0:
         raise ValueError(
-            "accuracy: batches holds no sample; a generator can be read only once: pass a list"
+            f"accuracy: no label counts, all are {IGNORED}"
+            if samples
+            else "accuracy: batches holds no sample; a generator can be read only once: pass a list"
         )
     return right / total
 
@@ -93,18 +99,24 @@ def _predicted(outputs: Any, labels: Tensor, where: str) -> Tensor:
             f"accuracy: the model must give a tensor (N, classes), got {type(outputs).__name__} "
             f"for {where}; wrap it in a module that returns the logits"
         )
+    given, images = outputs.shape, outputs.dim() > 3
+    if images and given[:1] + given[2:] == labels.shape:
+        outputs = outputs.movedim(class_dim(outputs), -1)
     if outputs.shape[:-1] != labels.shape or outputs.dim() < 2 or outputs.shape[-1] < 2:
+        expected = "(N, classes, height, width)" if images else "(N, classes)"
         raise ValueError(
-            f"accuracy: outputs of {where} have shape {tuple(outputs.shape)}, labels "
-            f"{tuple(labels.shape)}; pass outputs (N, classes) of 2 classes or more and labels (N,)"
+            f"accuracy: outputs of {where} have shape {tuple(given)}, labels "
+            f"{tuple(labels.shape)}; pass outputs {expected} of 2 classes or more, and labels of "
+            "that shape without classes"
         )
     if outputs.isnan().any():
         raise ValueError(
             f"accuracy: outputs of {where} are NaN; the label of such an input means nothing"
         )
-    if labels.numel() and not (labels.min() >= 0 and labels.max() < outputs.shape[-1]):
+    counted = labels[labels != IGNORED]
+    if counted.numel() and not (counted.min() >= 0 and counted.max() < outputs.shape[-1]):
         raise ValueError(
-            f"accuracy: labels must lie in [0, {outputs.shape[-1]}), got {labels.min().item()} to "
-            f"{labels.max().item()} in {where}"
+            f"accuracy: labels must lie in [0, {outputs.shape[-1]}), or be {IGNORED}, got "
+            f"{counted.min().item()} to {counted.max().item()} in {where}"
         )
     return outputs.argmax(-1)

@@ -31,9 +31,9 @@ def accuracy(batches: Pairs, *, forward: Forward | None = None) -> TaskMetric:
     """Return the share of the largest outputs that are at the label; see ``at.accuracy``.
 
     Args:
-        batches: pairs of an input and labels (N,) or (N, positions).
-        forward: returns the outputs (N, classes) or (N, positions, classes) of ``model`` for an
-            input; None: the model does.
+        batches: pairs of an input and labels (N,), (N, positions) or (N, height, width).
+        forward: returns the outputs (N, classes), (N, positions, classes) or (N, classes, height,
+            width) of ``model`` for an input; None: the model does.
 
     Raises:
         ValueError: shapes do not agree, an output is NaN, or a label is out of range (when it is

@@ -12,11 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from analogtorch.calibration.padding import IGNORED
 from analogtorch.values import checks
-
-IGNORED = -100
-"""Target of a token that does not count, as torch and transformers have it."""
-
 
 _LARGEST_EXPONENT = math.log(sys.float_info.max)
 

@@ -10,7 +10,15 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from analogtorch.calibration.judge import has_moved
-from analogtorch.calibration.outputs import at_positions, masks, spread, unmasked, vectors
+from analogtorch.calibration.outputs import (
+    by_class,
+    class_dim,
+    masks,
+    spread,
+    unmasked,
+    vectors,
+)
+from analogtorch.calibration.padding import at_positions
 from analogtorch.hwa.distill import distillation_loss
 from analogtorch.hwa.recipe import Outputs, Recipe
 from analogtorch.nn.tap import hooked
@@ -132,7 +140,7 @@ class Comparison:
         """Return how an output is compared; one that was not there at first as those after it."""
         if self._ways is not None and which < len(self._ways):
             return self._ways[which]
-        dim = -1 if self._classes_last else _usual(exact)
+        dim = -1 if self._classes_last else class_dim(exact)
         all_alike = self._classes_last or self._recipe.outputs is not None
         return Way(self.kind == "divergence" and all_alike and _several(exact, dim), dim)
 
@@ -164,7 +172,7 @@ class Comparison:
         masked, dim = self.masks(exact, which), self.way(exact, which).dim
 
         def rows(t: Tensor) -> Tensor:
-            return vectors(t) if self._classes_last else _by_class(t, dim)
+            return vectors(t) if self._classes_last else by_class(t, dim)
 
         masked = None if masked is None else rows(masked)
         return has_moved(*(unmasked(rows(t), masked, lowest=True) for t in (exact, y)))
@@ -218,28 +226,18 @@ def _classes(y: Tensor, found: Found) -> int:
     if (dim := _log_probabilities(y)) is not None:
         return dim
     if found.last is None:
-        return _usual(y)
+        return class_dim(y)
     size, own, values = found.last
     alike = [dim for dim in range(1 - y.dim(), 0) if y.shape[dim] == size]
     if len(alike) > 1:  # as where a sequence is as long as there are classes
         sums = _sums(values, own)
         alike = [d for d in alike if torch.allclose(_sums(y, d), sums)] or [own] * (own in alike)
-    return alike[0] if len(alike) == 1 else _usual(y)
+    return alike[0] if len(alike) == 1 else class_dim(y)
 
 
 def _sums(y: Tensor, dim: int) -> Tensor:
     """Return the sum of the numbers of each class, in whatever order the others are."""
-    return _by_class(y, dim).double().sum(0)
-
-
-def _by_class(y: Tensor, dim: int) -> Tensor:
-    """Return an output as (positions, classes)."""
-    return torch.atleast_2d(y.movedim(dim, -1)).flatten(0, -2)
-
-
-def _usual(y: Tensor) -> int:
-    """Return the dimension of classes of most models: the last, of images that after the first."""
-    return -1 if y.dim() < 4 else 1 - y.dim()
+    return by_class(y, dim).double().sum(0)
 
 
 def _are_scores(y: Tensor, dim: int, found: Found, named_so: bool) -> bool:
@@ -289,7 +287,7 @@ def _several(y: Tensor, dim: int) -> bool:
 
 
 def _of_one_length(y: Tensor, dim: int) -> bool:
-    y = _by_class(y, dim)
+    y = by_class(y, dim)
     lengths = unmasked(y, masks(y, scores=_several(y, -1))).float().norm(dim=1)
     if len(lengths) < 2:
         return False

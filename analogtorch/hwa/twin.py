@@ -8,13 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from analogtorch.calibration.outputs import (
-    at_positions,
-    comparable,
-    infinite,
-    read_positions,
-    tensors,
-)
+from analogtorch.calibration.outputs import comparable, infinite, tensors
+from analogtorch.calibration.padding import at_positions, read_positions
 from analogtorch.calibration.passes import (
     Forward,
     every_tensor,
@@ -139,7 +134,7 @@ class Twin:
         scores = {id(part) for name, part in parts.items() if name in _SCORES}
         named_so = [id(y) in scores for y in found]
         named_so[0] |= logits is not None
-        read = read_positions(given, batch)
+        read = read_positions(model, batch)
         return Found(found, scores=by_name is None, logits=named_so, read=read)
 
     def exact(self, batch: Any) -> list[Tensor]:

@@ -542,6 +542,22 @@ def test_masked_numbers_do_not_hide_that_others_move() -> None:
         assert judge.error().moved > 0.8 * 4 * 8 * 8
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_are_compared_pixel_by_pixel(channels: int) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Conv2d(8, channels, 3))
+    model, batches = at.convert(net, HERMES), list(torch.randn(3, 5, 4, 10, 10))
+
+    def pixels(model: nn.Module, x: Tensor) -> Tensor:
+        return model(x).movedim(1, -1).flatten(0, 2)
+
+    images, apart = (Judge(model, batches, forward).error() for forward in (None, pixels))
+    assert images == apart
+    assert images.vectors == 3 * 5 * 36
+    images, apart = (NoisyJudge(model, batches, f, seed=0).errors() for f in (None, pixels))
+    torch.testing.assert_close(images, apart.view(-1, 36).mean(1))
+
+
 @pytest.mark.parametrize("outputs", [1, 10])
 def test_batches_of_one_sample_are_judged_as_one_batch_of_all(outputs: int) -> None:
     torch.manual_seed(0)

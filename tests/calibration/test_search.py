@@ -13,7 +13,6 @@ from torch import Tensor, nn
 import analogtorch as at
 from analogtorch.calibration.choice import CalibrationReport
 from analogtorch.calibration.output_error import NoisyJudge
-from analogtorch.calibration.outputs import comparable, without_padding
 from analogtorch.calibration.search import _JUDGING_SEED, parts, worth
 
 HERMES = at.chips.hermes64()
@@ -324,24 +323,3 @@ def test_padding_does_not_count_as_an_error() -> None:
     every._scales = padded._scales  # of other vectors
     errors = every.errors().view(-1, 2, 3)[:, mask.bool()]
     torch.testing.assert_close(padded.errors().view(-1, 4), errors)
-
-
-ENCODER = {"logits": torch.randn(2, 3, 8), "encoder_last_hidden_state": torch.randn(2, 3, 8)}
-
-
-@pytest.mark.parametrize(
-    ("output", "batch"),
-    [
-        (ENCODER, {}),
-        (torch.randn(2, 3, 8), {"decoder_input_ids": torch.ones(2, 3)}),
-        (torch.randn(2, 3, 8), {"attention_mask": torch.tensor([[0.0, 0, 0], [0, -1e9, -1e9]])}),
-        (torch.randn(2, 8), {}),
-    ],
-    ids=["encoder and decoder", "inputs of a decoder", "a mask that is added", "samples"],
-)
-def test_where_a_mask_says_nothing_of_an_output_all_positions_count(
-    output: Any, batch: dict[str, Tensor]
-) -> None:
-    batch = {"attention_mask": torch.tensor([[1, 1, 1], [1, 0, 0]]), **batch}
-    pairs = zip(without_padding(output, batch), comparable(output, batch), strict=True)
-    assert all(a is b for a, b in pairs)

@@ -149,6 +149,22 @@ def test_accuracy_is_that_of_its_function() -> None:
     assert at.metrics.accuracy(batches)(model) == at.accuracy(model, batches)
 
 
+def test_accuracy_counts_each_pixel_and_no_label_that_is_ignored() -> None:
+    logits = torch.randn(6, 5, 4, 4)
+    labels = logits.argmax(1)
+    labels[0] = (labels[0] + 1) % 5
+    assert at.accuracy(SAME, [(logits, labels)]) == pytest.approx(5 / 6)
+    labels[0, :2] = -100
+    assert at.accuracy(SAME, [(logits, labels)]) == pytest.approx(80 / 88)
+    at_last = logits.movedim(1, -1)
+    assert at.accuracy(SAME, [(at_last, labels)]) == pytest.approx(80 / 88)
+    assert at.accuracy(SAME, [(at_last.flatten(1, 2), labels.flatten(1))]) == pytest.approx(80 / 88)
+    with pytest.raises(ValueError, match="no label counts, all are -100"):
+        at.accuracy(SAME, [(logits, torch.full_like(labels, -100))])
+    with pytest.raises(ValueError, match=r"labels \(6, 2\); pass outputs \(N, classes, height, w"):
+        at.accuracy(SAME, [(logits, torch.zeros(6, 2).long())])
+
+
 def test_intervals_end_at_the_bounds_of_a_metric() -> None:
     def spread(view: nn.Module) -> float:  # 0.9 and 1 by turns, as of two chips
         calls.append(view)

@@ -203,9 +203,9 @@ class Nan(nn.Module):
             nn.Linear(12, 4),
             [(X, Y), (X, Y + 4)],
             ValueError,
-            r"labels must lie in \[0, 4\), got 4 to 4 in batch 1",
+            r"labels must lie in \[0, 4\), or be -100, got 4 to 4 in batch 1",
         ),
-        (nn.Linear(12, 4), [(X, Y - 1)], ValueError, r"labels must lie in \[0, 4\), got -1"),
+        (nn.Linear(12, 4), [(X, Y - 1)], ValueError, r"in \[0, 4\), or be -100, got -1"),
         (
             nn.Linear(12, 4),
             [(X, Y.float())],

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -132,21 +133,21 @@ def test_outputs_without_a_number_are_refused() -> None:
 
 
 class _Positions(nn.Module):
-    """Ten scores of each position, as a mapping that may hold what an encoder gave."""
+    """Ten scores of each position; ``decoder``, in the manner of transformers."""
 
-    def __init__(self, factor: float = 1.0, encoded: bool = False) -> None:
+    def __init__(self, factor: float = 1.0, decoder: bool = False) -> None:
         super().__init__()
-        self.net, self.encoded = _net(factor), encoded
+        self.decoder = _net(factor)
+        self.config = SimpleNamespace(is_encoder_decoder=decoder)
 
     def forward(self, x: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
         del attention_mask
-        more = {"encoder_last_hidden_state": x.tanh()} if self.encoded else {}
-        return {"logits": self.net(x)} | more
+        return {"logits": self.decoder(x)}
 
 
-@pytest.mark.parametrize("encoded", [False, True])
-def test_positions_that_nobody_reads_are_not_compared(encoded: bool) -> None:
-    teacher, student = _Positions(encoded=encoded), _Positions(1.5, encoded)
+@pytest.mark.parametrize("decoder", [False, True])
+def test_positions_that_nobody_reads_are_not_compared(decoder: bool) -> None:
+    teacher, student = _Positions(decoder=decoder), _Positions(1.5, decoder)
     student = at.convert(student.requires_grad_(True), crossbar())
     recipe = at.hwa.Recipe(training=at.TrainingNoise(weight="none", output=False), layers=0.1)
     x, read = X.view(4, 8, 8), torch.ones(4, 8).bool()
@@ -157,4 +158,4 @@ def test_positions_that_nobody_reads_are_not_compared(encoded: bool) -> None:
         for given, mask in ((x, read), (x[read].unsqueeze(0), read[read].unsqueeze(0)))
     ]
     for padded, alone in zip(*both, strict=True):
-        assert torch.allclose(padded, alone) != encoded  # that of an encoder says nothing of others
+        assert torch.allclose(padded, alone) != decoder  # the mask is that of the encoder
