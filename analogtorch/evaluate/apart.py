@@ -29,6 +29,7 @@ class Kept:
     def value(self, name: str, measured: Callable[[], float]) -> float:
         """Return the value of this name."""
         if name not in self.values:
+            self.journal.check_writable()
             self.values[name] = measured()
             self.journal.write(self.number, self.seed, self.values)
         self.step()

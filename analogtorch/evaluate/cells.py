@@ -129,6 +129,8 @@ class Cells:
         """Return what the journal has of a chip, and the times that it lacks."""
         done = self.journal.read(i, self.seeds[i])
         wanted = {t: name for t, name in self.times.items() if key(t) not in done}
+        if wanted:
+            self.journal.check_writable()
         step(len(self.times) - len(wanted))
         return done, wanted
 

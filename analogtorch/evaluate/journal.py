@@ -15,6 +15,8 @@ The others are JSON, written whole or not at all, by a process that holds the fo
 lies there half written is of one that was killed, and is removed by the next call.
 """
 
+import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -37,6 +39,7 @@ _HEAD = "{}.json"
 HEAD = _HEAD.format("sweep")
 """The file that marks a folder of a sweep."""
 _NAME = "chip-{:05d}.json"
+_FORBIDDEN = errno.EROFS, errno.EACCES, errno.EPERM
 _CHIP = re.compile(r"chip-\d{5,}\.json")
 
 
@@ -69,6 +72,8 @@ class Journal:
     ) -> None:
         self.caller = caller
         self.folder = made_folder(caller, folder)
+        self._forbidden: OSError | None = None
+        """Why chips cannot be claimed; None: they can, as far as is known."""
         with locked(self.folder) as alone:  # or two that begin at once would each see half of it
             for name in (_HEAD.format(caller), "chip-[0-9]*.json"):
                 remove_parts(self.folder / name, alone=alone)
@@ -120,14 +125,35 @@ class Journal:
         with locked(self.folder):
             _write(self._path(number), {"seed": seed, "values": values, "sum": _sum(seed, values)})
 
-    def claim(self, number: int, *, wait: bool) -> AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def claim(self, number: int, *, wait: bool) -> Iterator[None]:
         """Hold chip ``number`` while the context lasts, so that no other process measures it.
+
+        Where nothing can be written it is not held: what is finished can be read there all the
+        same, and ``check_writable`` refuses to measure more.
 
         Raises:
             BlockingIOError: another process measures it, and ``wait`` is False.
-            OSError: the folder cannot be written.
+            OSError: the folder cannot be written for another reason.
         """
-        return claimed(self.folder / f".chip-{number:05d}.lock", wait=wait)
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(claimed(self.folder / f".chip-{number:05d}.lock", wait=wait))
+            except OSError as error:
+                if error.errno not in _FORBIDDEN:
+                    raise
+                self._forbidden = error
+            yield
+
+    def check_writable(self) -> None:
+        """Raise OSError, before more is measured, if a chip could not be claimed in the folder."""
+        if (error := self._forbidden) is not None:
+            raise OSError(
+                error.errno,
+                f"{self.caller}: could not write in {self.folder}, which lacks some of the "
+                f"measurements: {error.strerror}. What it has is untouched; copy it to a folder "
+                "that can be written, and give that one",
+            ) from error
 
     def _path(self, number: int) -> Path:
         return self.folder / _NAME.format(number)
@@ -197,6 +223,9 @@ class Unkept:
     def claim(self, number: int, *, wait: bool) -> AbstractContextManager[None]:
         """Hold what no other process knows of."""
         return nullcontext()
+
+    def check_writable(self) -> None:
+        """Do nothing: nothing is written."""
 
 
 def key(t: float | None) -> str:

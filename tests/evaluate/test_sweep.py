@@ -1,8 +1,10 @@
 import concurrent.futures
 import dataclasses
+import errno
 import functools
 import json
 import math
+import os
 import pickle
 import shutil
 import warnings
@@ -17,6 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import analogtorch as at
+from analogtorch.evaluate import journal
 from tests.crossbar import crossbar
 
 X = torch.randn(64, 12, generator=torch.Generator().manual_seed(0))
@@ -305,6 +308,33 @@ def test_a_folder_keeps_each_measurement_and_the_sweep_goes_on(tmp_path: Path) -
         *(f"chip-{i:05d}.json" for i in range(4)),
         "sweep.json",
     ]
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
+def test_a_folder_that_cannot_be_written_gives_what_it_has(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, looks = _model(), []
+
+    @functools.wraps(_metric)
+    def counted(model: nn.Module) -> float:
+        looks.append(1)
+        return _metric(model)
+
+    def forbidden(path: Path, **_: Any) -> Any:
+        raise OSError(code, os.strerror(code), str(path))
+
+    first = at.sweep(model, counted, num_chips=2, folder=tmp_path)
+    looks.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "claimed", forbidden)
+        assert torch.equal(
+            at.sweep(model, counted, num_chips=2, folder=tmp_path).values, first.values
+        )
+        message = "sweep: could not write in .* lacks some of the measurements.*copy it to a folder"
+        with pytest.raises(OSError, match=message):
+            at.sweep(model, counted, num_chips=3, folder=tmp_path)
+    assert not looks
 
 
 def test_a_folder_keeps_a_seed_of_numpy(tmp_path: Path) -> None:
