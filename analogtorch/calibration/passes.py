@@ -194,9 +194,9 @@ def run(
     Args:
         caller: name of the calling function, for errors and the progress bar.
         model: the model to run.
-        batches: batches. A tensor, a ``PackedSequence`` or a named tuple of the type that the model
-            is annotated to take is passed to it, of another tuple or a list its first element, and
-            a mapping as keyword arguments, or as it is if that is what its one argument takes.
+        batches: batches. A tensor, a ``PackedSequence``, and a named tuple or a list of tensors
+            that the model is annotated to take is passed to it, of another tuple or list its first
+            element, and a mapping as keyword arguments, or as it is if its one argument takes it.
         forward: a function that runs the model on a batch instead.
         progress: if True, show a progress bar.
         first: a function that runs the first batch, by the function that it gets, which runs a

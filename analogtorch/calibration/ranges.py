@@ -137,9 +137,9 @@ def calibrate(
     Args:
         model: a converted model.
         batches: inputs, read once and kept in memory. A tensor or a ``PackedSequence`` is passed to
-            the model, of a tuple or list its first element, and a mapping as keyword arguments, or
-            as it is if ``forward`` of the model has one argument, of another name than all keys.
-            Each run has a copy of the caches of transformers in a batch, to which it appends.
+            the model, as a list of tensors is if it is annotated to take one; else of a tuple or
+            list the first element, and a mapping as keyword arguments, or as it is if ``forward``
+            has one argument, of another name than all keys. Runs get copies of caches in batches.
         effort: ``ranges``, ``default`` or ``search``, as described above; a search takes no
             ``method`` and ``per``, and needs three batches.
         method: ``mse`` measures, as described above. The others use the magnitudes of the inputs

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
@@ -18,17 +18,28 @@ def is_one_input(model: nn.Module, given: Any) -> bool:
     """Return whether ``given`` is a tensor, or what the model takes as one argument.
 
     That is a ``PackedSequence``; a named tuple of the type with which the first argument of
-    ``forward`` is annotated; or a mapping, where ``forward`` has one argument and the mapping
-    nothing of its name.
+    ``forward`` is annotated; a list of tensors, where that is annotated as one, as of detectors; or
+    a mapping, where ``forward`` has one argument and the mapping nothing of its name.
     """
     if isinstance(given, Tensor | PackedSequence):
         return True
     if isinstance(given, Mapping):
         return bool(given) and takes_one(model) and parameters(model)[0].name not in given
+    first = next(iter(parameters(model)), None)
+    if first is None:
+        return False
+    if isinstance(given, list):
+        return _takes_tensors(first.annotation) and all(isinstance(x, Tensor) for x in given)
     if not (isinstance(given, tuple) and hasattr(given, "_fields")):
         return False
-    first = next(iter(parameters(model)), None)
-    return first is not None and first.annotation in (type(given), type(given).__name__)
+    return first.annotation in (type(given), type(given).__name__)
+
+
+def _takes_tensors(annotation: Any) -> bool:
+    """Return whether what is annotated so is a list of tensors."""
+    if isinstance(annotation, str):
+        return annotation.removeprefix("typing.") in ("list[Tensor]", "List[Tensor]")
+    return get_origin(annotation) is list and get_args(annotation) == (Tensor,)
 
 
 def takes_one(model: nn.Module) -> bool:

@@ -29,6 +29,8 @@ _MARK = "folded_batch_norm"
 """Attribute that is True on what replaces a norm, and False on norms that were left."""
 _PLAIN = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 """The forwards of norms that compute nothing else."""
+_FROZEN = "FrozenBatchNorm2d"
+"""The norm of torchvision's and detectron2's detectors, which need not be installed."""
 
 
 def fold_batch_norm(
@@ -38,7 +40,7 @@ def fold_batch_norm(
 
     Fold before conversion. The norm's running statistics become part of the weight and bias, and
     ``nn.Identity`` takes its position. The example proves that the model computes the same. Later
-    training has no batch norm.
+    training has no batch norm. The ``FrozenBatchNorm2d`` of detectors is a batch norm, too.
 
     Args:
         model: a digital model.
@@ -69,7 +71,7 @@ def fold_batch_norm(
 
 def has_folded(model: nn.Module) -> bool:
     """Return whether all batch norms of the model that can be folded were folded before."""
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    norms = [m for m in model.modules() if _is_norm(m)]
     return any(getattr(m, _MARK, False) for m in model.modules()) and all(
         hasattr(m, _MARK) for m in norms
     )
@@ -145,7 +147,7 @@ class _Folding:
 
     def mark(self) -> None:
         """Mark the norms that were left."""
-        norms = (m for m in self.model.modules() if isinstance(m, _BatchNorm))
+        norms = (m for m in self.model.modules() if _is_norm(m))
         self._left += [m for m in norms if not hasattr(m, _MARK)]
         for norm in self._left:
             setattr(norm, _MARK, False)
@@ -164,11 +166,20 @@ def _norms(model: nn.Module) -> dict[nn.Module, str]:
     return {
         m: name
         for name, m in model.named_modules()
-        if isinstance(m, _BatchNorm)
-        and m.track_running_stats
-        and type(m).forward in _PLAIN
-        and not _hooked(m)
+        if (_is_frozen(m) or _is_plain(m)) and not _hooked(m)
     }
+
+
+def _is_plain(m: nn.Module) -> bool:
+    return isinstance(m, _BatchNorm) and m.track_running_stats and type(m).forward in _PLAIN
+
+
+def _is_norm(m: nn.Module) -> bool:
+    return isinstance(m, _BatchNorm) or _is_frozen(m)
+
+
+def _is_frozen(m: nn.Module) -> bool:
+    return type(m).__name__ == _FROZEN
 
 
 def _why_none(model: nn.Module, transposed: Mapping[str, nn.Module]) -> str:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
+from torchvision.ops.misc import FrozenBatchNorm2d
 
 import analogtorch as at
 
@@ -45,6 +46,14 @@ def test_outputs_are_equal_and_the_norms_are_gone() -> None:
         "conv",
         "fc",
     ]
+
+
+def test_norms_that_are_frozen_are_folded() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), _norm(FrozenBatchNorm2d(8)), nn.ReLU())
+    expected = net(X)
+    assert at.fold_batch_norm(net, X) == ["1"]
+    assert isinstance(net[1], nn.Identity)
+    torch.testing.assert_close(net(X), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])

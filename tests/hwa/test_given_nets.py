@@ -133,6 +133,25 @@ def test_a_named_tuple_that_the_model_is_annotated_to_take_is_one_input() -> Non
     at.calibrate(at.convert(_Net(False), HERMES), pairs)  # of another tuple, the first
 
 
+class _Detects(nn.Module):
+    """Takes images of several sizes, as detectors do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, images: list[Tensor], targets: Any = None) -> Tensor:
+        return torch.stack([self.conv(x).amax((1, 2)) for x in images])
+
+
+def test_a_list_of_images_that_the_model_is_annotated_to_take_is_one_input() -> None:
+    batches = [[torch.randn(3, 8 + i, 8) for i in range(3)] for _ in range(4)]
+    model = at.calibrate(at.convert(_Detects(), HERMES, example=(batches[0],)), batches)
+    view = at.Recovery(batches=batches).correct(at.program(model, seed=1).at("1 day"))
+    assert view(batches[0]).shape == (3, 4)
+    assert at.hwa.adapt(model, batches, steps=1, num_chips=1).compared == "divergence"
+
+
 class _ByName(nn.Module):
     """Picks parts of a mapping for a module that has the name which wrappers use."""
 
