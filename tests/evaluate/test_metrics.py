@@ -2,7 +2,7 @@ import concurrent.futures
 import functools
 import math
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import pytest
@@ -440,8 +440,13 @@ def test_a_mapping_is_the_one_argument_of_a_model() -> None:
 class _Images(nn.Module):
     """A model of a list of inputs."""
 
-    def forward(self, images: list[Tensor]) -> Tensor:
+    def forward(self, images: Sequence[Tensor]) -> Tensor:
         return torch.stack(list(images))
+
+
+class _Listed(_Images):
+    def forward(self, images: list[Tensor]) -> Tensor:
+        return super().forward(images)
 
 
 def test_an_error_of_the_outputs_says_how_the_input_was_passed() -> None:
@@ -451,7 +456,8 @@ def test_an_error_of_the_outputs_says_how_the_input_was_passed() -> None:
     (note,) = error.value.__notes__
     assert note.startswith("accuracy: of a list, the model gets the first element alone; for all")
     assert note.endswith("forward=lambda model, batch: model(batch)")
-    assert 0 <= at.accuracy(_Images(), pairs, forward=lambda model, batch: model(batch)) <= 1
+    right = at.accuracy(_Images(), pairs, forward=lambda model, batch: model(batch))
+    assert at.accuracy(_Listed(), pairs) == right  # the annotation says how it is passed
 
 
 class _Heard(NamedTuple):
