@@ -16,7 +16,7 @@ from analogtorch.speech.labels import classes_of
 from analogtorch.speech.on_chips import recovery
 from analogtorch.speech.run_journal import JOURNAL
 from analogtorch.speech.rundir import CONFIG, begun, check, continued, remedy
-from analogtorch.speech.task import Task, prepare
+from analogtorch.speech.task import AT_ONCE, Task, prepare
 
 _REPORT = "report.json"
 
@@ -77,7 +77,8 @@ def listener(
         # of noise: where a front end divides by the spread of a clip, those of silence are NaN
         noise = torch.randn(2, SAMPLES, generator=torch.Generator().manual_seed(0), device="cpu")
         tried = features(0.1 * noise)
-    corrections = recovery(config, [_clips(file, config, tried) for file in files[1:]])
+    batches = [part for file in files[1:] for part in _clips(file, config, tried).split(AT_ONCE)]
+    corrections = recovery(config, batches)
     return config, features, classes, kws.saved(config, classes, tried, run, "hwa"), corrections
 
 

@@ -201,8 +201,11 @@ class ChipConfig:
     compensation: Compensation = "least_squares"
     """Digital correction of the drift"""
     correct: bool = True
-    """Whether each chip corrects gain and offset of its columns each time it is looked at, from 64
+    """Whether each chip corrects gain and offset of its columns each time it is looked at, from
     training clips without their labels (Recovery)"""
+    correct_batches: int = 1
+    """Batches of 64 clips by which it does, >= 1. With 2 or more the columns of all layers learn
+    from the outputs of the net, too, which takes a chip several times as long"""
     writing: Writing = "once"
     """How cells are written: once, with the error that the published chip reached; or on from
     there, by program_and_verify, cell by cell, or gradient_descent, by the error of whole MVMs
@@ -223,11 +226,12 @@ class ChipConfig:
                 "chip.levels scale the training noise, but chip.training.weight is none; leave out "
                 "chip.levels, or choose a noise such as chip.training.weight=device"
             )
-        if len(self.levels) == 1 or len({f"{level:g}" for level in self.levels}) < len(self.levels):
-            raise ValueError(
-                f"chip.levels={list(self.levels)}; give two or more that differ, or none"
-            )
+        if len(levels) == 1 or len({f"{level:g}" for level in levels}) < len(levels):
+            raise ValueError(f"chip.levels={list(levels)}; give two or more that differ, or none")
         checks.flag("chip.correct", self.correct)
+        if checks.count("chip.correct_batches", self.correct_batches) > 1 and not self.correct:
+            given = f"chip.correct_batches={self.correct_batches}, but chip.correct is false"
+            raise ValueError(f"{given}: use 1, or chip.correct=true")
         checks.choice("chip.writing", self.writing, get_args(Writing))
         checks.settle(self, "options", chip_options(self.name, self.options))
         self.build()
@@ -343,10 +347,8 @@ class KWSConfig:
                 "workers"
             )
         if self.sweep.processes > 1 and self.threads > 1:
-            raise ValueError(
-                f"sweep.processes={self.sweep.processes} have one thread each, but "
-                f"threads={self.threads}; use threads=1, or one process"
-            )
+            given = f"sweep.processes={self.sweep.processes} have one thread each"
+            raise ValueError(f"{given}, but threads={self.threads}; use threads=1, or one process")
         if self.accelerator == "gpu" and not torch.accelerator.is_available():
             raise ValueError("accelerator=gpu, but torch finds no GPU here; use cpu or auto")
         self._check_devices()

@@ -28,7 +28,7 @@ from analogtorch.speech.data import (
 from analogtorch.speech.draws import derive
 from analogtorch.speech.logs import PHASES, curves, loggers
 from analogtorch.speech.named import by_command
-from analogtorch.speech.on_chips import converted, correction_notes, measure
+from analogtorch.speech.on_chips import converted, correcting, correction_notes, measure
 from analogtorch.speech.rehearsal import batches_of, rehearse, untrained
 from analogtorch.speech.run_journal import read
 from analogtorch.speech.rundir import RunFolder, remedy
@@ -159,8 +159,8 @@ def run(
                 training=curves(folder.path),
                 **more,
             )
-            if config.chip.correct:
-                write_atomically(folder.file(CORRECTING), packed(task.calibration[0].clone()))
+            if (clips := correcting(config, task.calibration)) is not None:
+                write_atomically(folder.file(CORRECTING), packed(torch.cat(tuple(clips))))
             for name in FILES:
                 folder.file(name)
             write(result, folder.path)

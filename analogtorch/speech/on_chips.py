@@ -32,21 +32,41 @@ def recovery(config: KWSConfig, calibration: Sequence[Tensor]) -> at.Recovery | 
 
     Args:
         config: that of the run.
-        calibration: features of the task's clips for calibration, in batches. The first alone
-            corrects, in one round: each further batch or round takes as much time again.
+        calibration: features of the task's clips for calibration, in batches, of which the first
+            ``chip.correct_batches`` correct, in one round: a further one takes as much time again.
+
+    Raises:
+        ValueError: there are fewer batches.
     """
+    if (batches := correcting(config, calibration)) is None:
+        return None
+    return at.Recovery(batches=batches, rounds=1)
+
+
+def correcting(config: KWSConfig, calibration: Sequence[Tensor]) -> Sequence[Tensor] | None:
+    """Return the batches that chips correct their columns with; None: they do not.
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    wanted = config.chip.correct_batches
     if not config.chip.correct:
         return None
-    return at.Recovery(batches=calibration[:1], rounds=1)
+    if len(calibration) < wanted:
+        raise ValueError(
+            f"chip.correct_batches={wanted}, but there are {len(calibration)} batches of training "
+            f"clips to calibrate with; use {len(calibration)} or fewer"
+        )
+    return calibration[:wanted]
 
 
 def correction_notes(config: KWSConfig, task: Task) -> list[str]:
     """Return what a reader of the accuracies must know of ``recovery``; empty without it."""
-    if not config.chip.correct:
+    if (batches := correcting(config, task.calibration)) is None:
         return []
     return [
         "At each of the times the chips correct gain and offset of their columns digitally, from "
-        f"{len(task.calibration[0])} training clips without their labels (chip.correct)."
+        f"{sum(map(len, batches))} training clips without their labels (chip.correct)."
     ]
 
 

@@ -1,5 +1,7 @@
 """The steps of a run, tried on the untrained network before hours of training."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -10,7 +12,7 @@ from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.draws import derive
 from analogtorch.speech.logits import check_logits, check_training
 from analogtorch.speech.logs import loggers
-from analogtorch.speech.on_chips import converted, swept
+from analogtorch.speech.on_chips import converted, correcting, swept
 from analogtorch.speech.task import Task
 from analogtorch.speech.training import Batches, Phase
 
@@ -39,10 +41,12 @@ def rehearse(config: KWSConfig, task: Task) -> None:
     features = _features(task)
     network = _trainable(config, task, features, config.digital, config.hwa)
     loggers(config, "digital")
+    correcting(config, task.calibration)
     on_chip = f"the network {config.model.name} on the chip"
     for other in variants(config):
         try:
             _trainable(other.config, task, features, other.config.hwa)
+            correcting(other.config, task.calibration)
             if other.trained:
                 model = converted(other.config, deep_copy(network))
                 _try_training(other.config, task, features, other.config.hwa, on_chip, model)
@@ -59,7 +63,7 @@ def rehearse(config: KWSConfig, task: Task) -> None:
 
     swept(
         config,
-        small,
+        replace(small, calibration=task.calibration[0].chunk(config.chip.correct_batches)),
         model,
         finite,
         num_chips=1,

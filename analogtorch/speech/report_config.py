@@ -6,7 +6,7 @@ from typing import Any
 from analogtorch.devices import seconds
 from analogtorch.values import checks
 
-MEASURED = ("chip.writing", "chip.correct")
+MEASURED = ("chip.writing", "chip.correct", "chip.correct_batches")
 """Options that an ablation changes without another training."""
 ABLATED = ("hwa.", "chip.training.", "chip.digital", *MEASURED)
 """What the options begin with that an ablation changes."""
@@ -42,7 +42,7 @@ class ReportConfig:
     """Other hardware-aware trainings to measure on the same chips: options that begin with ``hwa.``
     or ``chip.training.``, or ``chip.digital``, by a name, such as {no distillation: {hwa.distill:
     0}, all analog: {chip.digital: []}}. Each takes the time of a training and of a sweep; with
-    ``chip.writing`` or ``chip.correct`` alone that of a sweep."""
+    ``chip.writing``, ``chip.correct`` or ``chip.correct_batches`` alone that of a sweep."""
 
     def __post_init__(self) -> None:
         seconds(self.time)

@@ -12,8 +12,8 @@ from analogtorch.speech.data import Clips
 from analogtorch.speech.features import LogMel
 from analogtorch.speech.tried import tried
 
-# clips whose features are computed, or that are classified, at once; they fit into the caches
-_AT_ONCE = 64
+AT_ONCE = 64
+"""Clips of a batch, whose features are computed, or that are classified: they fit into caches."""
 _FEW = 8
 """Clips in each batch of a rehearsed search."""
 
@@ -60,7 +60,7 @@ class Task:
 
     def test_batches(self) -> list[tuple[Tensor, Tensor]]:
         """Return the batches of the test split for ``analogtorch.accuracy``."""
-        return list(zip(*(part.split(_AT_ONCE) for part in self.test), strict=True))
+        return list(zip(*(part.split(AT_ONCE) for part in self.test), strict=True))
 
     def small(self, effort: Effort) -> "Task":
         """Return this task with as few calibration clips as an effort can be rehearsed with.
@@ -73,7 +73,7 @@ class Task:
         if len(self.calibration) < BATCHES:
             raise ValueError(
                 f"chip.calibration=search needs {BATCHES} batches of training clips, which are "
-                f"{_AT_ONCE * (BATCHES - 1) + 1} clips or more, got {len(self.train)}; add clips, "
+                f"{AT_ONCE * (BATCHES - 1) + 1} clips or more, got {len(self.train)}; add clips, "
                 "or use chip.calibration=default"
             )
         return replace(self, calibration=self.calibration[0].split(_FEW)[:BATCHES])
@@ -142,7 +142,7 @@ def _compute(features: nn.Module, clips: Clips) -> Tensor:
 def _parts(features: nn.Module, clips: Clips, index: Tensor) -> list[Tensor]:
     """Return the features of the clips at ``index``, in parts."""
     parts = []
-    for part in index.split(_AT_ONCE):
+    for part in index.split(AT_ONCE):
         parts.append(features(clips.floats(part)))
         _check_finite(features, parts[-1], clips, part, "clip")
     return parts

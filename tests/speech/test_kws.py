@@ -16,11 +16,14 @@ import torch
 
 import analogtorch as at
 from analogtorch.__main__ import main
+from analogtorch.cli import finished as finished_module
 from analogtorch.cli import kws as cli
 from analogtorch.cli.finished import finished as finished_run
+from analogtorch.cli.finished import listener
 from analogtorch.cli.kws import parse
 from analogtorch.files import locked, packed, parse_json, signed
 from analogtorch.speech import espeak, kws, levels
+from analogtorch.speech import task as task_module
 from analogtorch.speech.ablation import variants
 from analogtorch.speech.config import ChipConfig, KWSConfig, ModelConfig
 from analogtorch.speech.labels import LABELS
@@ -1344,6 +1347,37 @@ def test_chips_can_correct_their_columns(
     assert "chip.correct was True and is False" in capsys.readouterr().err
 
 
+def test_columns_learn_from_several_batches(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    given = ["--digital.epochs=1", "--hwa.epochs=1", "--report.clips=0", "--sweep.times=[1 year]"]
+    given += ["--chip.correct_batches=2"]
+    assert run(clips, tmp_path / "few", *given) == 2
+    message = "chip.correct_batches=2, but there are 1 batches of training clips"
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "few" / JOURNAL).exists()
+    assert run(clips, tmp_path / "none", *given, "--chip.correct=false") == 2
+    assert "chip.correct is false: use 1" in capsys.readouterr().err
+    for module in (task_module, finished_module):
+        monkeypatch.setattr(module, "AT_ONCE", 12)
+    assert run(clips, tmp_path / "run", *given) == 0
+    report = json.loads((tmp_path / "run/report.json").read_text())
+    assert any("from 24 training clips" in note for note in report["notes"])
+    _, task, net = finished_run("budget", tmp_path / "run", "hwa", allow_code=False)
+    found = []
+    for batches in (task.calibration[:2], [torch.cat(task.calibration[:2])]):
+        recovery = at.Recovery(batches=batches, rounds=1)
+        views = [recovery.correct(at.program(net, seed=s).at("1 year")) for s in range(2)]
+        found.append([v(task.test[0]).detach() for v in views])
+    assert not torch.equal(found[0][0], found[1][0])  # of one batch nothing is learnt
+    right = [(y.argmax(1) == task.test[1]).double().mean().item() for y in found[0]]
+    assert report["hwa"]["1 year"]["values"] == pytest.approx(right)
+    *_, corrections = listener("listen", tmp_path / "run", allow_code=False)
+    assert corrections is not None
+    assert all(map(torch.equal, corrections.batches, task.calibration[:2]))
+    assert len(corrections.batches) == 2
+
+
 def test_runs_that_do_not_state_defects_can_be_resumed(
     clips: Path, finished: Path, tmp_path: Path, capsys
 ) -> None:
@@ -1352,7 +1386,7 @@ def test_runs_that_do_not_state_defects_can_be_resumed(
     with RunFolder.open(out, cli.parse([f"--config={out / 'config.json'}"]).config, resume=True):
         pass
     journal = parse_json((out / JOURNAL).read_bytes())
-    for name in ("defects", "writing", "digital", "drift_aware"):
+    for name in ("defects", "writing", "digital", "drift_aware", "correct_batches"):
         del journal["config"]["chip"][name]
     for phase in PHASES:
         del journal["config"][phase]["ramp"]
