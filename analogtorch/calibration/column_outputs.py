@@ -1,7 +1,7 @@
 """Outputs of columns on a programmed chip, beside those that they are fitted to."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ from analogtorch.conversion import analog_layers
 from analogtorch.conversion.unread import quiet
 from analogtorch.conversion.watch import evaluating
 from analogtorch.nn import AnalogLayer, Tap, tapped
+from analogtorch.nn.execution import Execution
 from analogtorch.ops import Plan, product
 from analogtorch.ops.operands import Operands
 from analogtorch.ops.partial_sums import by_vector
@@ -57,30 +58,26 @@ def beside_layers(
     """Return the sums of each layer's outputs beside its own exact products of the same inputs."""
     sums = _none_yet(layers)
 
-    def products_of(name: str, layer: AnalogLayer, read: Tensor | None) -> Callable[..., None]:
+    def tap_of(name: str, layer: AnalogLayer, rows: "_Rows") -> Tap:
         def look(inputs: Operands, plan: Plan, outputs: slice, y: Tensor) -> None:
             _check(name, inputs, y)
             if not y.numel():
                 return
-            rows = read_vectors(first := by_vector(y, plan), read)
-            clipped = saturated(inputs, plan)
+            some, clipped = rows.read(plan), saturated(inputs, plan)
             sums[name].add(
                 outputs,
-                first=_some(first, rows),
-                second=_some(by_vector(again(inputs, plan, y), plan), rows),
-                target=_some(by_vector(exact_product(layer, inputs, plan, outputs), plan), rows),
-                clipped=None if clipped is None else _some(clipped, rows),
+                first=_those(by_vector(y, plan), some),
+                second=_those(by_vector(again(inputs, plan, y), plan), some),
+                target=_those(by_vector(exact_product(layer, inputs, plan, outputs), plan), some),
+                clipped=None if clipped is None else _those(clipped, some),
                 bias=_bias(layer, outputs),
             )
 
-        return look
+        return Tap(input=rows.note, product=few_threads(look))
 
     for number, batch in _numbered(batches, progress):
-        read = read_positions(model, batch)
-        taps = {
-            layer: Tap(product=few_threads(products_of(name, layer, read)))
-            for name, layer in layers.items()
-        }
+        masks = read_positions(model, batch).layers
+        taps = {layer: tap_of(name, layer, _Rows(masks)) for name, layer in layers.items()}
         with evaluating(model), tapped(taps), quiet():
             one_pass("correct_columns", model, batch, forward, number)
     return sums
@@ -121,9 +118,9 @@ def beside_model(
                 'target="layer" if that is meant, or forward= that repeats itself'
             )
             return beside_layers(model, layers, batches, forward, progress)
-        read = read_positions(model, batch)
+        masks = read_positions(model, batch).layers
         taps = {
-            layer: Tap(product=few_threads(_follow(name, layer, sums[name], kept[name], fit, read)))
+            layer: _follow(name, layer, sums[name], kept[name], fit, _Rows(masks))
             for name, layer in layers.items()
         }
         with evaluating(model), tapped(taps), quiet():
@@ -157,13 +154,13 @@ def _exact_run(
     And whether it drew random numbers.
     """
     kept = {name: deque[_Kept]() for name in layers}
-    taps = {
-        layer: Tap(
-            execution=layer.executions.evaluation,
-            product=_keep(kept[name]) if name in kept else None,
+    masks = read_positions(model, batch).layers
+    taps = {}
+    for name, layer in analog_layers(model):
+        exact = layer.executions.evaluation
+        taps[layer] = (
+            _keep(kept[name], exact, _Rows(masks)) if name in kept else Tap(execution=exact)
         )
-        for name, layer in analog_layers(model)
-    }
     devices = {layer.weight.device for layer in taps}
     gpus = sorted(device.index for device in devices if device.type == "cuda")
     # a model that draws numbers draws the same ones in the next run
@@ -200,7 +197,7 @@ class _Kept(NamedTuple):
     """They themselves, (vectors, outputs)."""
 
 
-def _keep(kept: deque[_Kept]) -> Callable[..., None]:
+def _keep(kept: deque[_Kept], exact: Execution, rows: "_Rows") -> Tap:
     """Return what keeps the outputs of a layer whose weights are exact, without rounding.
 
     Its converters clip, as those of the chip do.
@@ -212,11 +209,11 @@ def _keep(kept: deque[_Kept]) -> Callable[..., None]:
         if (fine := fine_plan(plan)) != plan:
             y.copy_(product(inputs._replace(adc_inl=None, dac_inl=None), fine))
         vectors = by_vector(y, plan)
-        rows = _rows(vectors, 1 if numbers < _KEPT else _SHARE)
-        numbers += len(rows) * vectors.shape[1]
-        kept.append(_Kept(outputs, y.shape, rows, vectors[rows]))
+        some = rows.of(vectors, plan, 1 if numbers < _KEPT else _SHARE)
+        numbers += len(some) * vectors.shape[1]
+        kept.append(_Kept(outputs, y.shape, some, vectors[some]))
 
-    return look
+    return Tap(input=rows.note, product=look, execution=exact)
 
 
 def _follow(
@@ -225,8 +222,8 @@ def _follow(
     sums: ColumnSums,
     kept: deque[_Kept],
     fit: Fit,
-    read: Tensor | None,
-) -> Callable[..., None]:
+    rows: "_Rows",
+) -> Tap:
     """Return what counts the outputs of a layer beside those that are ``kept``, and corrects them.
 
     A chip may take another way than the exact model, such as another expert: an MVM without a
@@ -240,23 +237,19 @@ def _follow(
         if not y.numel():  # an expert that gets no vectors
             return
         paired = there is not None and there[:2] == (outputs, y.shape)
-        rows = there.rows if there is not None and paired else _rows(vectors)
-        those = read_vectors(vectors, read)
-        those = None if those is None else those[rows]
-        rows = _some(rows, those)
-        first = vectors[rows]
+        some = there.rows if there is not None and paired else rows.of(vectors, plan)
+        first = vectors[some]
         clipped = saturated(inputs, plan)
-        clipped = None if clipped is None else clipped[rows]
+        clipped = None if clipped is None else clipped[some]
         other: Tensor | None = None
         if there is not None and paired:
-            target = _some(there.vectors, those)
-            target = target if bias is None else target - bias
+            target = there.vectors if bias is None else there.vectors - bias
             other = unlike(first if bias is None else first - bias, target, sums.of(outputs))
         if not paired or (other is not None and other.all()):
-            target = by_vector(exact_product(layer, inputs, plan, outputs), plan)[rows]
+            target = by_vector(exact_product(layer, inputs, plan, outputs), plan)[some]
         elif other is not None:
             clipped = other.expand_as(first) if clipped is None else clipped | other
-        second = by_vector(again(inputs, plan, y), plan)[rows]
+        second = by_vector(again(inputs, plan, y), plan)[some]
         sums.add(outputs, first=first, second=second, target=target, clipped=clipped, bias=bias)
         gain, offset = (value[outputs] for value in sums.solve(fit))
         columns = y.movedim(1, -1) if plan.dims else y
@@ -264,7 +257,7 @@ def _follow(
         corrected = gain * corrected + offset
         columns.copy_(corrected if bias is None else corrected + bias)
 
-    return look
+    return Tap(input=rows.note, product=few_threads(look))
 
 
 def unlike(first: Tensor, target: Tensor, counted: tuple[Tensor, Tensor, Tensor]) -> Tensor | None:
@@ -291,19 +284,39 @@ def unlike(first: Tensor, target: Tensor, counted: tuple[Tensor, Tensor, Tensor]
     return (cosine_similarity(z[0], z[1], dim=1) < _ALIKE).unsqueeze(1)
 
 
-def _some(values: Tensor, which: Tensor | None) -> Tensor:
-    """Return the values of which this is True, (all values,); None: all of them."""
-    return values if which is None else values[which]
+class _Rows:
+    """Which vectors of the MVMs of a layer count, in one run of a batch.
 
-
-def _rows(vectors: Tensor, share: int = 1) -> Tensor:
-    """Return the numbers of those to keep of some vectors, (vectors, outputs).
-
-    They lie all over them. No more are kept than one of ``share``.
+    Args:
+        masks: which positions are read, as ``Read.layers`` has them.
     """
-    number, outputs = vectors.shape
-    count = min(-(-number // share), max(_LEAST_KEPT, _KEPT // max(1, outputs)))
-    return torch.arange(count, device=vectors.device) * number // max(1, count)
+
+    def __init__(self, masks: tuple[Tensor, ...]) -> None:
+        self._masks, self._given = masks, torch.Size()
+
+    def note(self, x: Tensor) -> None:
+        """Note the input of the layer."""
+        self._given = x.shape
+
+    def read(self, plan: Plan) -> Tensor | None:
+        """Return the numbers of those of positions that are read; None: all."""
+        found = None if plan.dims else read_vectors(self._given, self._masks)
+        return None if found is None else found.nonzero().squeeze(1)
+
+    def of(self, vectors: Tensor, plan: Plan, share: int = 1) -> Tensor:
+        """Return the numbers of those to keep of some vectors, (vectors, outputs).
+
+        They lie all over them. No more are kept than one of ``share``.
+        """
+        read, outputs = self.read(plan), vectors.shape[1]
+        number = len(vectors if read is None else read)
+        count = min(-(-number // share), max(_LEAST_KEPT, _KEPT // max(1, outputs)))
+        found = torch.arange(count, device=vectors.device) * number // max(1, count)
+        return found if read is None else read.to(found.device)[found]
+
+
+def _those(values: Tensor, rows: Tensor | None) -> Tensor:
+    return values if rows is None else values[rows.to(values.device)]
 
 
 def _none_yet(layers: Mapping[str, AnalogLayer]) -> dict[str, ColumnSums]:

@@ -57,8 +57,10 @@ def correct_columns(
     all batches nearer. Few samples would be learnt by heart: by default nothing is learnt from a
     single batch.
 
-    Positions that the ``attention_mask`` of a batch leaves out count neither there nor in fits; of
-    a decoder, those that its ``decoder_attention_mask`` or labels of -100 do.
+    Positions that the ``attention_mask`` of a batch leaves out count neither there nor in fits of
+    layers that are given (samples, positions, numbers); of a decoder, those that its
+    ``decoder_attention_mask`` or labels of -100 leave out. Where that leaves open which they are,
+    as of a decoder beside an encoder with as many positions, all of a layer's count.
 
     In a fit to the layer's own product the output noise of the chip would make gains too small: it
     takes the noise for signal. So every MVM is computed twice, and the product of the two outputs

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from analogtorch.calibration.outputs import by_class, masks, unmasked
+from analogtorch.calibration.outputs import by_class, masks, unmasked, vectors
 from analogtorch.calibration.padding import without_padding
 from analogtorch.calibration.passes import Forward, exactly, one_pass
 from analogtorch.conversion.watch import evaluating
@@ -20,7 +20,7 @@ MARGIN = 0.01
 
 _Rows = tuple[Tensor, Tensor, Tensor | None]
 """Exact vectors, those of the model, and where the exact ones hold a mask; None: nowhere. Images
-have a vector of channels at each pixel."""
+have a vector of channels at each pixel, or one alone beside outputs of fewer dimensions."""
 
 
 class Judge:
@@ -86,11 +86,13 @@ class Judge:
         single: dict[tuple[int, int], list[_Rows]] = {}
         for exact, outputs, masked in zip(self.exact, self._outputs(), self.masks, strict=True):
             found = self._unmasked(outputs, masked)
+            # beside logits the many positions of a map, as of attention, would outvote them
+            rows_of = by_class if all(a.dim() > 3 for a in exact) else vectors
             for which, (a, y, mask) in enumerate(zip(exact, found, masked, strict=False)):
                 if a.shape != y.shape or not a.numel():
                     continue
-                mask = None if mask is None else by_class(mask)
-                rows = by_class(a.double()), by_class(y.double()), mask
+                mask = None if mask is None else rows_of(mask)
+                rows = rows_of(a.double()), rows_of(y.double()), mask
                 if len(rows[0]) > 1:
                     yield rows
                 else:

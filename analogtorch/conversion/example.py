@@ -2,7 +2,8 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, get_args, get_origin
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
@@ -29,17 +30,26 @@ def is_one_input(model: nn.Module, given: Any) -> bool:
     if first is None:
         return False
     if isinstance(given, list):
-        return _takes_tensors(first.annotation) and all(isinstance(x, Tensor) for x in given)
+        return _takes_tensors(first.annotation) and _are_alike(given)
     if not (isinstance(given, tuple) and hasattr(given, "_fields")):
         return False
     return first.annotation in (type(given), type(given).__name__)
 
 
 def _takes_tensors(annotation: Any) -> bool:
-    """Return whether what is annotated so is a list of tensors."""
+    """Return whether what is annotated so is a list of tensors, or may be one."""
     if isinstance(annotation, str):
-        return annotation.removeprefix("typing.") in ("list[Tensor]", "List[Tensor]")
+        plain = annotation.replace("typing.", "").replace("torch.Tensor", "Tensor")
+        return plain.lower().startswith(("list[tensor]", "optional[list[tensor]]"))
+    if get_origin(annotation) in (Union, UnionType):
+        return any(map(_takes_tensors, get_args(annotation)))
     return get_origin(annotation) is list and get_args(annotation) == (Tensor,)
+
+
+def _are_alike(given: list[Any]) -> bool:
+    """Return whether a list holds tensors of one kind, as images are, not images and labels."""
+    kinds = {(x.dim(), x.dtype) if isinstance(x, Tensor) else None for x in given}
+    return len(kinds) == 1 and None not in kinds
 
 
 def takes_one(model: nn.Module) -> bool:

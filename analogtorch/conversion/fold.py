@@ -179,7 +179,12 @@ def _is_norm(m: nn.Module) -> bool:
 
 
 def _is_frozen(m: nn.Module) -> bool:
-    return type(m).__name__ == _FROZEN
+    numbers = [getattr(m, name, None) for name in ("weight", "bias", "running_mean", "running_var")]
+    return (
+        type(m).__name__ == _FROZEN
+        and isinstance(getattr(m, "eps", None), float)  # others have their own in forward
+        and all(isinstance(t, Tensor) for t in numbers)
+    )
 
 
 def _why_none(model: nn.Module, transposed: Mapping[str, nn.Module]) -> str:

@@ -55,7 +55,7 @@ def accuracy(
             with noted("accuracy", model, x, forward):
                 predicted = _predicted(outputs, y, f"batch {number}")
             right += int((predicted == y.to(predicted.device)).sum())
-            total += int((y != IGNORED).sum())
+            total += int((y.long() != IGNORED).sum())
             samples += y.numel()
     if total == 0:
         raise ValueError(
@@ -109,11 +109,12 @@ def _predicted(outputs: Any, labels: Tensor, where: str) -> Tensor:
             f"{tuple(labels.shape)}; pass outputs {expected} of 2 classes or more, and labels of "
             "that shape without classes"
         )
-    if outputs.isnan().any():
+    counts = labels.long() != IGNORED  # -100 is 156 in uint8
+    if outputs[counts.to(outputs.device)].isnan().any():
         raise ValueError(
             f"accuracy: outputs of {where} are NaN; the label of such an input means nothing"
         )
-    counted = labels[labels != IGNORED]
+    counted = labels[counts]
     if counted.numel() and not (counted.min() >= 0 and counted.max() < outputs.shape[-1]):
         raise ValueError(
             f"accuracy: labels must lie in [0, {outputs.shape[-1]}), or be {IGNORED}, got "

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from analogtorch.calibration.batch_norm import remembered
+from analogtorch.calibration.padding import leaves_out
 from analogtorch.chips import to_dict
 from analogtorch.conversion import analog_layers
 from analogtorch.devices.thermal import kelvin
@@ -214,6 +215,8 @@ def experiment(
             "steps": recovery.learning_steps,
             "forward": name_of(recovery.forward),
         }
+        if leaves_out(model, recovery.batches):
+            found["recovery"]["padding"] = "left out"
     return found
 
 

@@ -20,6 +20,7 @@ import errno
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -39,7 +40,6 @@ _HEAD = "{}.json"
 HEAD = _HEAD.format("sweep")
 """The file that marks a folder of a sweep."""
 _NAME = "chip-{:05d}.json"
-_FORBIDDEN = errno.EROFS, errno.EACCES, errno.EPERM
 _CHIP = re.compile(r"chip-\d{5,}\.json")
 
 
@@ -72,8 +72,6 @@ class Journal:
     ) -> None:
         self.caller = caller
         self.folder = made_folder(caller, folder)
-        self._forbidden: OSError | None = None
-        """Why chips cannot be claimed; None: they can, as far as is known."""
         with locked(self.folder) as alone:  # or two that begin at once would each see half of it
             for name in (_HEAD.format(caller), "chip-[0-9]*.json"):
                 remove_parts(self.folder / name, alone=alone)
@@ -134,26 +132,25 @@ class Journal:
 
         Raises:
             BlockingIOError: another process measures it, and ``wait`` is False.
-            OSError: the folder cannot be written for another reason.
+            OSError: a file for it cannot be made, as one is there that belongs to somebody else.
         """
-        with contextlib.ExitStack() as held:
-            try:
-                held.enter_context(claimed(self.folder / f".chip-{number:05d}.lock", wait=wait))
-            except OSError as error:
-                if error.errno not in _FORBIDDEN:
-                    raise
-                self._forbidden = error
+        lock = self.folder / f".chip-{number:05d}.lock"
+        with claimed(lock, wait=wait) if self._writable else nullcontext():
             yield
 
+    @property
+    def _writable(self) -> bool:
+        return os.access(self.folder, os.W_OK | os.X_OK)
+
     def check_writable(self) -> None:
-        """Raise OSError, before more is measured, if a chip could not be claimed in the folder."""
-        if (error := self._forbidden) is not None:
+        """Raise OSError, before more is measured, if nothing can be written in the folder."""
+        if not self._writable:
             raise OSError(
-                error.errno,
+                errno.EACCES,
                 f"{self.caller}: could not write in {self.folder}, which lacks some of the "
-                f"measurements: {error.strerror}. What it has is untouched; copy it to a folder "
-                "that can be written, and give that one",
-            ) from error
+                "measurements. What it has is untouched; copy it to a folder that can be written, "
+                "and give that one",
+            )
 
     def _path(self, number: int) -> Path:
         return self.folder / _NAME.format(number)

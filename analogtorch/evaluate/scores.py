@@ -95,7 +95,7 @@ def loss_and_tokens(logits: Any, tokens: Any, where: str) -> tuple[float, int]:
             f"{where} has outputs of shape {_shape(logits)} and tokens of {_shape(tokens)}; pass "
             "logits (N, T, vocabulary) and tokens (N, T)"
         )
-    counted = tokens != IGNORED
+    counted = tokens.long() != IGNORED
     if (
         counted.any()
         and not 0 <= int(tokens[counted].min()) <= int(tokens.max()) < logits.shape[-1]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from analogtorch.calibration.padding import leaves_out
 from analogtorch.calibration.passes import EXCLUDE, Forward, check_given, every_tensor
 from analogtorch.calibration.ranges import check_options
 from analogtorch.calibration.settings import held_back
@@ -93,7 +94,8 @@ def adapt(
         model: a digital model, or a converted one; its Parameters that require a gradient learn.
         batches: inputs, as ``calibrate`` takes them; kept in memory. They are the batches of the
             training: give them the size that a training step should have. Positions that their
-            ``attention_mask`` leaves out are not compared, as ``calibrate`` has it.
+            ``attention_mask`` leaves out are not compared in outputs and layers (samples,
+            positions, numbers), as ``correct_columns`` has it.
         chip: the chip to convert a digital model for. For other choices, such as layers that stay
             digital, call ``convert`` yourself.
         teacher: a digital model to learn from instead, with the same outputs.
@@ -175,6 +177,7 @@ def adapt(
         head |= {"times": list(names.values()), "minutes": minutes, "recipe": _fields(recipe)}
         head |= {"calibration": _recorded(options), "forward": name_of(forward)}
         head |= {**kept_of(metric), "metric": name_of(metric)}
+        head |= {"padding": "left out"} if leaves_out(student, batches) else {}
         run = RunFolder(folder, head | _digests(student, exact, batches))
     student.eval()
     recovery = recovering(twin, fitted) if twin.corrected else None

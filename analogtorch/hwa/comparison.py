@@ -18,7 +18,7 @@ from analogtorch.calibration.outputs import (
     unmasked,
     vectors,
 )
-from analogtorch.calibration.padding import at_positions
+from analogtorch.calibration.padding import Read, at_positions
 from analogtorch.hwa.distill import distillation_loss
 from analogtorch.hwa.recipe import Outputs, Recipe
 from analogtorch.nn.tap import hooked
@@ -72,12 +72,12 @@ class Found:
     """All inputs of other types, labels among them."""
     last: Channels | None = None
     """The channels of the last layer that ran."""
-    read: Tensor | None = None
-    """Which positions are read, (samples, positions); None: all of them."""
+    read: Read = field(default_factory=Read)
+    """Which positions of the batch are read."""
 
     def compared(self) -> list[Tensor]:
         """Return the outputs without positions that nobody reads."""
-        return [at_positions(y, self.read) for y in self.outputs]
+        return [at_positions(y, self.read.outputs) for y in self.outputs]
 
 
 class Comparison:

@@ -85,6 +85,8 @@ class Twin:
         self.names = comparable_layers(student, teacher, bool(self.recipe.layers))
         """The layers that both have, by their names without adapters. Their outputs are compared
         where they have one shape."""
+        modules = by_layer(teacher)
+        self._convolutions = {name for name in self.names if hasattr(modules[name], "kernel_size")}
         self.numbers: Mapping[int, int] = {}
         """The number of each batch by its id, for errors; empty: they have none."""
         self.comparison = Comparison(self.recipe)
@@ -200,24 +202,29 @@ class Twin:
             return Losses(outputs, outputs, outputs.new_zeros(()))
         layers = _mean(
             [
-                relative_error(*(at_positions(x, taught.read) for x in pair))
-                for pair in self._pairs(of_student, of_teacher)
+                relative_error(y, t)
+                for y, t in self._pairs(of_student, of_teacher, taught.read.layers)
             ]
         )
         return Losses(outputs + self.recipe.layers * layers, outputs, layers)
 
     def _pairs(
-        self, of_student: Mapping[str, list[Tensor]], of_teacher: Mapping[str, list[Tensor]]
+        self,
+        of_student: Mapping[str, list[Tensor]],
+        of_teacher: Mapping[str, list[Tensor]],
+        masks: tuple[Tensor, ...],
     ) -> list[tuple[Tensor, Tensor]]:
         """Return the outputs of layers that are compared, with the teacher's.
 
-        Those that differ in shape are left out, with one warning if they differ in channels.
+        Those that differ in shape are left out, with one warning if they differ in channels, and
+        positions that nobody reads, by ``masks``.
         """
         found, unlike = [], dict[str, Shapes]()
         for name, exact_ones in of_teacher.items():
             for y, t in zip(of_student.get(name, ()), exact_ones, strict=False):
                 if y.shape == t.shape:
-                    found.append((y, t))
+                    read = () if name in self._convolutions else masks
+                    found.append((at_positions(y, read), at_positions(t, read)))
                 else:
                     unlike.setdefault(name, (y.shape, t.shape))
         if found:

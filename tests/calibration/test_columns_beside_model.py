@@ -221,17 +221,19 @@ def test_many_vectors_are_thinned_out(monkeypatch: pytest.MonkeyPatch) -> None:
     digital, x, fresh = _deep(3), _x(64, 12, 8, 8), _x(64, 12, 8, 8, seed=2)
     whole = _left(digital, fresh, x)
     seen = list[int]()
-    rows = column_outputs._rows
+    rows = column_outputs._Rows.of
 
-    def spied(vectors: Tensor, share: int = 1) -> Tensor:
-        seen.append(len(found := rows(vectors, share)))
+    def spied(*given: Any) -> Tensor:
+        seen.append(len(found := rows(*given)))
         return found
 
     monkeypatch.setattr(column_outputs, "_KEPT", 12 * 600)
-    monkeypatch.setattr(column_outputs, "_rows", spied)
+    monkeypatch.setattr(column_outputs._Rows, "of", spied)
     assert _left(digital, fresh, x) == pytest.approx(whole, rel=0.05)
     assert max(seen) == 600
-    assert rows(torch.zeros(1, 1).expand(10_000, 10_000)).tolist()[:3] == [0, 19, 39]
+    plan = at.nn.AnalogLinear(8, 8, chip=CHIP).executions.evaluation.plans[0]
+    many = torch.zeros(1, 1).expand(10_000, 10_000)
+    assert rows(column_outputs._Rows(()), many, plan).tolist()[:3] == [0, 19, 39]
 
 
 class _Draws(nn.Module):

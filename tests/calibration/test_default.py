@@ -558,6 +558,20 @@ def test_images_are_compared_pixel_by_pixel(channels: int) -> None:
     torch.testing.assert_close(images, apart.view(-1, 36).mean(1))
 
 
+def test_maps_do_not_outvote_the_logits_beside_them() -> None:
+    torch.manual_seed(0)
+    net = at.convert(nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 10)), HERMES)
+
+    def with_maps(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+        return model(x), model[0](x).view(-1, 1, 4, 4).repeat(1, 2, 16, 16)
+
+    judge = Judge(net, list(torch.randn(4, 32, 16)), with_maps)
+    before = judge.error()
+    with torch.no_grad():
+        net[2].weight.neg_()
+    assert judge.error().exceeds(before)
+
+
 @pytest.mark.parametrize("outputs", [1, 10])
 def test_batches_of_one_sample_are_judged_as_one_batch_of_all(outputs: int) -> None:
     torch.manual_seed(0)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import analogtorch as at
-from analogtorch.calibration.padding import IGNORED, at_positions, read_positions
+from analogtorch.calibration import column_outputs
+from analogtorch.calibration.padding import IGNORED, at_positions, leaves_out, read_positions
 from tests.crossbar import crossbar
 
 MASK = torch.tensor([[1, 1, 1], [1, 0, 0]])
@@ -19,40 +20,53 @@ WITH_DECODER.decoder = nn.Linear(2, 2)
 WITH_DECODER.config = SimpleNamespace(is_encoder_decoder=True)
 
 
+OTHER = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0]])  # of more positions
+
+
+def _masks(*given: Tensor) -> tuple[Tensor, ...]:
+    return tuple(mask.bool() for mask in given)
+
+
 @pytest.mark.parametrize(
-    ("model", "batch", "expected"),
+    ("model", "batch", "outputs", "layers"),
     [
-        (nn.Linear(2, 2), {}, MASK.bool()),
-        (nn.Linear(2, 2), {"labels": LABELS}, MASK.bool()),
-        (nn.Sequential(WITH_DECODER), {}, None),
-        (WITH_DECODER, {"labels": LABELS}, LABELS == 4),
-        (WITH_DECODER, {"labels": LABELS, "decoder_attention_mask": MASK.flip(0)}, MASK.flip(0)),
-        (nn.Linear(2, 2), {"decoder_input_ids": torch.ones(2, 3)}, None),
-        (nn.Linear(2, 2), {"attention_mask": torch.tensor([[0.0, 0], [0, -1e9]])}, None),
-        (nn.Linear(2, 2), {"attention_mask": torch.ones(2, 3)}, None),
-        (nn.Linear(2, 2), {"attention_mask": torch.zeros(2, 3)}, None),
+        (nn.Linear(2, 2), {}, _masks(MASK), _masks(MASK)),
+        (nn.Linear(2, 2), {"labels": LABELS}, _masks(MASK), _masks(MASK)),
+        (nn.Linear(2, 2), {"attention_mask": MASK[:, :2]}, _masks(MASK[:, :2]), ()),
+        (nn.Sequential(WITH_DECODER), {}, _masks(MASK), _masks(MASK)),
+        (WITH_DECODER, {"labels": LABELS}, _masks(LABELS == 4), ()),
+        (WITH_DECODER, {"decoder_attention_mask": OTHER}, *[_masks(OTHER, MASK)] * 2),
+        (WITH_DECODER, {"decoder_attention_mask": MASK.flip(0)}, _masks(MASK.flip(0)), ()),
+        (nn.Linear(2, 2), {"decoder_input_ids": torch.ones(2, 3)}, (), ()),
+        (nn.Linear(2, 2), {"decoder_input_ids": torch.ones(2, 4)}, *[_masks(MASK)] * 2),
+        (nn.Linear(2, 2), {"attention_mask": torch.tensor([[0.0, 0], [0, -1e9]])}, (), ()),
+        (nn.Linear(2, 2), {"attention_mask": torch.ones(2, 3)}, (), ()),
+        (nn.Linear(2, 2), {"attention_mask": torch.zeros(2, 3)}, (), ()),
     ],
     ids=[
-        "of a mask", "beside labels", "of the encoder", "labels of a decoder", "of the decoder",
-        "inputs of a decoder", "added", "all", "none",
+        "of a mask", "beside labels", "as many samples as positions", "of the encoder alone",
+        "labels of a decoder", "of both", "of a decoder as long as its encoder",
+        "inputs of a decoder", "those of another length", "added", "all", "none",
     ],
 )  # fmt: skip
 def test_which_positions_are_read(
-    model: nn.Module, batch: dict[str, Tensor], expected: Tensor | None
+    model: nn.Module,
+    batch: dict[str, Tensor],
+    outputs: tuple[Tensor, ...],
+    layers: tuple[Tensor, ...],
 ) -> None:
     read = read_positions(model, {"attention_mask": MASK} | batch)
-    if expected is None:
-        assert read is None
-    else:
-        assert read is not None
-        assert torch.equal(read, expected.bool())
+    for found, expected in ((read.outputs, outputs), (read.layers, layers)):
+        assert len(found) == len(expected)
+        assert all(map(torch.equal, found, expected))
+    assert leaves_out(model, [{}, {"attention_mask": MASK} | batch]) == bool(outputs)
 
 
 def test_outputs_that_are_none_of_positions_stay() -> None:
-    read = MASK.bool()
-    assert at_positions(torch.ones(2, 3, 8), read).shape == (1, 4, 8)
-    for y in (torch.ones(2, 8), torch.ones(2, 4, 8), torch.ones(2, 3, 8, 8)):
-        assert at_positions(y, read) is y
+    masks = _masks(OTHER, MASK)
+    assert at_positions(torch.ones(2, 3, 8), masks).shape == (1, 4, 8)
+    for y in (torch.ones(2, 8), torch.ones(2, 5, 8), torch.ones(2, 3, 8, 8)):
+        assert at_positions(y, masks) is y
 
 
 class _Positions(nn.Module):
@@ -84,3 +98,42 @@ def test_columns_are_fitted_to_what_is_read(options: dict[str, Any]) -> None:
         )
         found.append(view.net(x).detach())
     assert torch.equal(*found)
+
+
+class _TimeFirst(_Positions):
+    def forward(self, x: Tensor, attention_mask: Tensor) -> Tensor:
+        return self.net(x.transpose(0, 1)).transpose(0, 1)
+
+
+class _Recurrent(_Positions):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.LSTM(40, 16, batch_first=True)
+
+    def forward(self, x: Tensor, attention_mask: Tensor) -> Tensor:
+        return self.net(x)[0]
+
+
+@pytest.mark.parametrize("kind", [_TimeFirst, _Recurrent])
+def test_a_mask_leaves_out_nothing_of_vectors_in_another_order(kind: type[_Positions]) -> None:
+    torch.manual_seed(0)
+    model = at.convert(kind(), crossbar())
+    x, mask = torch.randn(8, 12, 40), (torch.arange(12) < 4).long().expand(8, 12)
+    at.calibrate(model, [{"x": x, "attention_mask": mask}], effort="ranges", method="absmax")
+    found = []
+    for masked in (mask, torch.ones_like(mask)):
+        view = at.program(model, seed=1).at("1 day")
+        at.correct_columns(view, [{"x": x, "attention_mask": masked}], target="layer")
+        found.append(view(x, mask).detach())
+    assert torch.equal(*found)
+
+
+def test_vectors_that_are_read_are_thinned_out_not_those_that_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(column_outputs, "_KEPT", 16 * 32)
+    monkeypatch.setattr(column_outputs, "_LEAST_KEPT", 8)
+    plan = at.nn.AnalogLinear(40, 16, chip=crossbar()).executions.evaluation.plans[0]
+    rows = column_outputs._Rows(_masks(torch.arange(12).expand(8, 12) > 10))
+    rows.note(torch.ones(8, 12, 40))
+    assert rows.of(torch.ones(96, 16), plan).tolist() == [*range(11, 96, 12)]

@@ -56,6 +56,13 @@ def test_norms_that_are_frozen_are_folded() -> None:
     torch.testing.assert_close(net(X), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_frozen_norm_of_another_kind_is_left() -> None:
+    of_others = type("FrozenBatchNorm2d", (nn.Identity,), {})()
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), of_others, nn.Conv2d(8, 8, 3), _norm(nn.BatchNorm2d(8)))
+    assert at.fold_batch_norm(net.eval(), X) == ["3"]
+    assert net[1] is of_others
+
+
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
 def test_torchvision_models(name: str) -> None:
     models = pytest.importorskip("torchvision.models")

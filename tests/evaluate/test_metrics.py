@@ -159,6 +159,11 @@ def test_accuracy_counts_each_pixel_and_no_label_that_is_ignored() -> None:
     at_last = logits.movedim(1, -1)
     assert at.accuracy(SAME, [(at_last, labels)]) == pytest.approx(80 / 88)
     assert at.accuracy(SAME, [(at_last.flatten(1, 2), labels.flatten(1))]) == pytest.approx(80 / 88)
+    logits[0, :, :2] = math.nan  # what it says of labels that do not count
+    assert at.accuracy(SAME, [(logits, labels)]) == pytest.approx(80 / 88)
+    many = torch.eye(200)[[156, 3]]
+    of_bytes = torch.tensor([156, 4], dtype=torch.uint8)  # 156 is -100 modulo 256
+    assert at.accuracy(SAME, [(many, of_bytes)]) == 0.5
     with pytest.raises(ValueError, match="no label counts, all are -100"):
         at.accuracy(SAME, [(logits, torch.full_like(labels, -100))])
     with pytest.raises(ValueError, match=r"labels \(6, 2\); pass outputs \(N, classes, height, w"):

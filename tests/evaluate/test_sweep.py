@@ -1,6 +1,5 @@
 import concurrent.futures
 import dataclasses
-import errno
 import functools
 import json
 import math
@@ -310,9 +309,9 @@ def test_a_folder_keeps_each_measurement_and_the_sweep_goes_on(tmp_path: Path) -
     ]
 
 
-@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize("threads", [False, True])
 def test_a_folder_that_cannot_be_written_gives_what_it_has(
-    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    threads: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, looks = _model(), []
 
@@ -321,19 +320,17 @@ def test_a_folder_that_cannot_be_written_gives_what_it_has(
         looks.append(1)
         return _metric(model)
 
-    def forbidden(path: Path, **_: Any) -> Any:
-        raise OSError(code, os.strerror(code), str(path))
-
     first = at.sweep(model, counted, num_chips=2, folder=tmp_path)
     looks.clear()
-    with monkeypatch.context() as patch:
-        patch.setattr(journal, "claimed", forbidden)
-        assert torch.equal(
-            at.sweep(model, counted, num_chips=2, folder=tmp_path).values, first.values
-        )
+    with monkeypatch.context() as patch, concurrent.futures.ThreadPoolExecutor(1) as executor:
+        patch.setattr(os, "access", lambda path, mode: path != tmp_path)
+        patch.setattr(journal, "claimed", None)
+        options: dict[str, Any] = {"folder": tmp_path, "executor": executor if threads else None}
+        again = at.sweep(model, counted, num_chips=2, **options)
+        assert torch.equal(again.values, first.values)
         message = "sweep: could not write in .* lacks some of the measurements.*copy it to a folder"
         with pytest.raises(OSError, match=message):
-            at.sweep(model, counted, num_chips=3, folder=tmp_path)
+            at.sweep(model, counted, num_chips=3, **options)
     assert not looks
 
 

@@ -150,6 +150,8 @@ def test_a_list_of_images_that_the_model_is_annotated_to_take_is_one_input() -> 
     view = at.Recovery(batches=batches).correct(at.program(model, seed=1).at("1 day"))
     assert view(batches[0]).shape == (3, 4)
     assert at.hwa.adapt(model, batches, steps=1, num_chips=1).compared == "divergence"
+    with_labels = [[torch.randn(4, 3, 8, 8), torch.zeros(4)] for _ in range(4)]
+    at.calibrate(model, with_labels)  # the first of them is the list of images
 
 
 class _ByName(nn.Module):

@@ -140,8 +140,8 @@ class _Positions(nn.Module):
         self.decoder = _net(factor)
         self.config = SimpleNamespace(is_encoder_decoder=decoder)
 
-    def forward(self, x: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
-        del attention_mask
+    def forward(self, x: Tensor, attention_mask: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        del attention_mask, labels
         return {"logits": self.decoder(x)}
 
 
@@ -154,7 +154,9 @@ def test_positions_that_nobody_reads_are_not_compared(decoder: bool) -> None:
     read[1:, 3:] = False  # the first sentence has eight positions, the others three
     x = x.where(read.unsqueeze(-1), x / 100)  # ranges are those of what is read
     both = [
-        Twin(student, teacher, recipe).loss({"x": given, "attention_mask": mask.long()})
+        Twin(student, teacher, recipe).loss(
+            {"x": given, "attention_mask": mask.long(), "labels": torch.ones_like(mask).long()}
+        )
         for given, mask in ((x, read), (x[read].unsqueeze(0), read[read].unsqueeze(0)))
     ]
     for padded, alone in zip(*both, strict=True):
