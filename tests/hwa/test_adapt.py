@@ -763,6 +763,7 @@ def test_stages_are_of_chips_that_correct_their_columns_if_the_noise_does(of_chi
     assert adapted.to_dict()["corrected"] is True
 
 
+@pytest.mark.slow  # two trainings of 150 steps
 def test_a_net_that_learns_for_corrected_columns_keeps_its_own_outputs() -> None:
     """One that learns without them makes up for errors that they take away, and is off by that."""
     torch.manual_seed(1)
