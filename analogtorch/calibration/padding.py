@@ -18,8 +18,8 @@ class Read(NamedTuple):
     outputs: tuple[Tensor, ...] = ()
     """Of the outputs of the model."""
     layers: tuple[Tensor, ...] = ()
-    """Of what its layers get and give. None is of as many samples as positions, which layers may
-    have in either order."""
+    """Of what its layers get and give. Where there are as many samples as positions, they are taken
+    to come in this order, as in almost all models; in the other one, less is left out."""
 
 
 def read_positions(model: nn.Module, batch: Any) -> Read:
@@ -44,7 +44,7 @@ def read_positions(model: nn.Module, batch: Any) -> Read:
         if isinstance(given, Tensor) and given.shape == shape:
             return Read(own)
         masks = own + masks
-    return Read(masks, tuple(read for read in masks if read.shape[0] != read.shape[1]))
+    return Read(masks, masks)
 
 
 def leaves_out(model: nn.Module, batches: Iterable[Any]) -> bool:

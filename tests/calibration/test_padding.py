@@ -32,7 +32,7 @@ def _masks(*given: Tensor) -> tuple[Tensor, ...]:
     [
         (nn.Linear(2, 2), {}, _masks(MASK), _masks(MASK)),
         (nn.Linear(2, 2), {"labels": LABELS}, _masks(MASK), _masks(MASK)),
-        (nn.Linear(2, 2), {"attention_mask": MASK[:, :2]}, _masks(MASK[:, :2]), ()),
+        (nn.Linear(2, 2), {"attention_mask": MASK[:, :2]}, *[_masks(MASK[:, :2])] * 2),
         (nn.Sequential(WITH_DECODER), {}, _masks(MASK), _masks(MASK)),
         (WITH_DECODER, {"labels": LABELS}, _masks(LABELS == 4), ()),
         (WITH_DECODER, {"decoder_attention_mask": OTHER}, *[_masks(OTHER, MASK)] * 2),
