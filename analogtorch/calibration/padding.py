@@ -12,6 +12,11 @@ IGNORED = -100
 """Label of a position that does not count, as in ``torch.nn.functional.cross_entropy``."""
 
 
+_OF_ENCODER = ("attention_mask", "input_ids", "inputs_embeds")
+_OF_DECODER = ("decoder_attention_mask", "decoder_input_ids", "decoder_inputs_embeds")
+"""Inputs of models of transformers that tell how long the sequences of either are."""
+
+
 class Read(NamedTuple):
     """Which positions of a batch are read, by masks of different shapes (samples, positions)."""
 
@@ -27,8 +32,9 @@ def read_positions(model: nn.Module, batch: Any) -> Read:
 
     Those are not at which the ``attention_mask`` of the batch is 0. Of models of transformers with
     a decoder that is the mask of the encoder: theirs is ``decoder_attention_mask``, or else
-    ``labels`` that are not ``IGNORED``. Where both sequences have one length, outputs are taken for
-    those of the decoder, and layers can be of either, so that all their positions count.
+    ``labels`` that are not ``IGNORED``, up to the last of which their layers count. Where both
+    sequences have one length, outputs are taken for those of the decoder, and layers can be of
+    either; where one of the lengths is not known, both can. Then all positions count.
 
     Args:
         model: the model that runs on the batch.
@@ -36,20 +42,35 @@ def read_positions(model: nn.Module, batch: Any) -> Read:
     """
     if not isinstance(batch, Mapping):
         return Read()
-    encoder = _some(batch.get("attention_mask"))
-    masks: tuple[Tensor, ...] = () if encoder is None else (encoder,)
-    shape, decoder = _of_decoder(batch, _has_decoder(model))
-    if shape is not None:
-        own, given = () if decoder is None else (decoder,), batch.get("attention_mask")
-        if isinstance(given, Tensor) and given.shape == shape:
-            return Read(own)
-        masks = own + masks
-    return Read(masks, masks)
+    mask = _some(batch.get("attention_mask"))
+    encoder: tuple[Tensor, ...] = () if mask is None else (mask,)
+    if not (with_decoder := _has_decoder(model)) and not any(
+        str(name).startswith("decoder_") for name in batch
+    ):
+        return Read(encoder, encoder)
+    known = [*_OF_DECODER, *["labels"] * with_decoder]
+    shape, own_shape = _shape(batch, _OF_ENCODER), _shape(batch, known)
+    if own_shape is None:
+        return Read()
+    outputs = layers = _some(batch.get("decoder_attention_mask"))
+    labels = batch.get("labels") if with_decoder else None
+    if "decoder_attention_mask" not in batch and isinstance(labels, Tensor):
+        outputs = _some(labels != IGNORED)
+        # later positions read those before
+        layers = None if outputs is None else _some(outputs.flip(1).cumsum(1).flip(1))
+    own, of_layers = ((t,) if t is not None else () for t in (outputs, layers))
+    if shape is None or shape == own_shape:
+        return Read(own)
+    return Read(own + encoder, of_layers + encoder)
 
 
 def leaves_out(model: nn.Module, batches: Iterable[Any]) -> bool:
-    """Return whether positions of some batches are not read: earlier versions counted them."""
-    return any(any(read_positions(model, batch)) for batch in batches)
+    """Return whether batches have positions that are not read, which earlier versions counted."""
+    return any(
+        any(read_positions(model, batch)) or _some(batch.get("attention_mask")) is not None
+        for batch in batches
+        if isinstance(batch, Mapping)
+    )
 
 
 def at_positions(y: Tensor, masks: tuple[Tensor, ...]) -> Tensor:
@@ -85,21 +106,12 @@ def read_vectors(given: torch.Size, masks: tuple[Tensor, ...]) -> Tensor | None:
     return None
 
 
-def _of_decoder(
-    batch: Mapping[Any, Any], with_decoder: bool
-) -> tuple[torch.Size | None, Tensor | None]:
-    """Return the shape of the sequences of a decoder, and which positions are read.
-
-    The shape is None if the batch has no inputs for a decoder, and the mask if all are read.
-    """
-    names = ["decoder_attention_mask", "decoder_input_ids", *["labels"] * with_decoder]
-    found = [t for name in names if isinstance(t := batch.get(name), Tensor) and t.dim() == 2]
-    if not found:
-        return None, None
-    mask, labels = batch.get("decoder_attention_mask"), batch.get("labels")
-    if mask is None and isinstance(labels, Tensor) and labels.shape == found[0].shape:
-        mask = labels != IGNORED
-    return found[0].shape, _some(mask)
+def _shape(batch: Mapping[Any, Any], names: Iterable[str]) -> torch.Size | None:
+    """Return the number of samples and of positions of the first of these inputs there is."""
+    for name in names:
+        if isinstance(t := batch.get(name), Tensor) and t.dim() >= 2:
+            return t.shape[:2]
+    return None
 
 
 def _some(mask: Any) -> Tensor | None:

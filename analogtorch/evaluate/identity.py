@@ -215,7 +215,7 @@ def experiment(
             "steps": recovery.learning_steps,
             "forward": name_of(recovery.forward),
         }
-        if leaves_out(model, recovery.batches):
+        if recovery.columns is not None and leaves_out(model, recovery.batches):
             found["recovery"]["padding"] = "left out"
     return found
 

@@ -83,7 +83,7 @@ class Journal:
         if head.exists():
             found = _read_head(self.caller, head)
             self._compare(_upgraded(found, wanted), wanted)
-            if found != wanted:
+            if found != wanted and self._writable:
                 _write(head, wanted)
             if found["version"] != VERSION:
                 warn(

@@ -162,7 +162,7 @@ class Twin:
             fast_path.without(self.teacher),
         ):
             found = self._outputs(self.teacher, batch)
-        if not all(map(_is_finite, found.compared())):
+        if not all(map(_is_finite, found.outputs)):  # gradients of the others would not be either
             raise ValueError(
                 "adapt: the digital outputs hold NaN or infinite values; check model and batches"
             )

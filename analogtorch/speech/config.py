@@ -204,8 +204,8 @@ class ChipConfig:
     """Whether each chip corrects gain and offset of its columns each time it is looked at, from
     training clips without their labels (Recovery)"""
     correct_batches: int = 1
-    """Batches of 64 clips by which it does, >= 1. With 2 or more the columns of all layers learn
-    from the outputs of the net, too, which takes a chip several times as long"""
+    """Batches of 64 clips by which it does, if ``correct``, >= 1. With 2 or more the columns of all
+    layers learn from the outputs of the net, too, which takes a chip several times as long"""
     writing: Writing = "once"
     """How cells are written: once, with the error that the published chip reached; or on from
     there, by program_and_verify, cell by cell, or gradient_descent, by the error of whole MVMs
@@ -229,9 +229,7 @@ class ChipConfig:
         if len(levels) == 1 or len({f"{level:g}" for level in levels}) < len(levels):
             raise ValueError(f"chip.levels={list(levels)}; give two or more that differ, or none")
         checks.flag("chip.correct", self.correct)
-        if checks.count("chip.correct_batches", self.correct_batches) > 1 and not self.correct:
-            given = f"chip.correct_batches={self.correct_batches}, but chip.correct is false"
-            raise ValueError(f"{given}: use 1, or chip.correct=true")
+        checks.count("chip.correct_batches", self.correct_batches)
         checks.choice("chip.writing", self.writing, get_args(Writing))
         checks.settle(self, "options", chip_options(self.name, self.options))
         self.build()

@@ -63,7 +63,7 @@ def rehearse(config: KWSConfig, task: Task) -> None:
 
     swept(
         config,
-        replace(small, calibration=task.calibration[0].chunk(config.chip.correct_batches)),
+        replace(small, calibration=task.calibration[0].tensor_split(config.chip.correct_batches)),
         model,
         finite,
         num_chips=1,

@@ -42,7 +42,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "no distillation": {"hwa.distill": 0.0},
     "program and verify": {"chip.writing": "program_and_verify"},
     "gradient-descent programming": {"chip.writing": "gradient_descent"},
-    "columns not corrected": {"chip.correct": False, "chip.correct_batches": 1},
+    "columns not corrected": {"chip.correct": False},
     "columns that learn": {"chip.correct": True, "chip.correct_batches": 4},
 }
 """Options of the configuration that a recipe changes, by its name."""

@@ -20,6 +20,9 @@ WITH_DECODER.decoder = nn.Linear(2, 2)
 WITH_DECODER.config = SimpleNamespace(is_encoder_decoder=True)
 
 
+PROMPTED = torch.tensor([[IGNORED, 4, 4, IGNORED]] * 2)
+UP_TO = torch.tensor([[1, 1, 1, 0]] * 2)
+NO_MASK = {"attention_mask": None, "input_ids": torch.ones(2, 3)}
 OTHER = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0]])  # of more positions
 
 
@@ -33,7 +36,10 @@ def _masks(*given: Tensor) -> tuple[Tensor, ...]:
         (nn.Linear(2, 2), {}, _masks(MASK), _masks(MASK)),
         (nn.Linear(2, 2), {"labels": LABELS}, _masks(MASK), _masks(MASK)),
         (nn.Linear(2, 2), {"attention_mask": MASK[:, :2]}, *[_masks(MASK[:, :2])] * 2),
-        (nn.Sequential(WITH_DECODER), {}, _masks(MASK), _masks(MASK)),
+        (nn.Sequential(WITH_DECODER), {}, (), ()),
+        (WITH_DECODER, {"decoder_inputs_embeds": torch.ones(2, 3, 5)}, (), ()),
+        (WITH_DECODER, {"labels": PROMPTED}, _masks(PROMPTED == 4, MASK), _masks(UP_TO, MASK)),
+        (WITH_DECODER, NO_MASK | {"labels": LABELS}, _masks(LABELS == 4), ()),
         (WITH_DECODER, {"labels": LABELS}, _masks(LABELS == 4), ()),
         (WITH_DECODER, {"decoder_attention_mask": OTHER}, *[_masks(OTHER, MASK)] * 2),
         (WITH_DECODER, {"decoder_attention_mask": MASK.flip(0)}, _masks(MASK.flip(0)), ()),
@@ -45,6 +51,7 @@ def _masks(*given: Tensor) -> tuple[Tensor, ...]:
     ],
     ids=[
         "of a mask", "beside labels", "as many samples as positions", "of the encoder alone",
+        "embedded", "labels up to the last", "no mask of the encoder",
         "labels of a decoder", "of both", "of a decoder as long as its encoder",
         "inputs of a decoder", "those of another length", "added", "all", "none",
     ],
@@ -59,7 +66,13 @@ def test_which_positions_are_read(
     for found, expected in ((read.outputs, outputs), (read.layers, layers)):
         assert len(found) == len(expected)
         assert all(map(torch.equal, found, expected))
-    assert leaves_out(model, [{}, {"attention_mask": MASK} | batch]) == bool(outputs)
+
+
+def test_runs_of_before_with_padding_are_of_another_rule() -> None:
+    for batch in ({"attention_mask": MASK}, {"labels": LABELS}):
+        assert leaves_out(WITH_DECODER, [{}, batch])
+    for other in ({"attention_mask": torch.ones(2, 3)}, torch.ones(2, 3), {}):
+        assert not leaves_out(WITH_DECODER, [other])
 
 
 def test_outputs_that_are_none_of_positions_stay() -> None:
