@@ -63,10 +63,11 @@ def beside_layers(
             _check(name, inputs, y)
             if not y.numel():
                 return
-            some, clipped = rows.read(plan), saturated(inputs, plan)
+            first, clipped = by_vector(y, plan), saturated(inputs, plan)
+            some = rows.read(first, plan)
             sums[name].add(
                 outputs,
-                first=_those(by_vector(y, plan), some),
+                first=_those(first, some),
                 second=_those(by_vector(again(inputs, plan, y), plan), some),
                 target=_those(by_vector(exact_product(layer, inputs, plan, outputs), plan), some),
                 clipped=None if clipped is None else _those(clipped, some),
@@ -298,17 +299,19 @@ class _Rows:
         """Note the input of the layer."""
         self._given = x.shape
 
-    def read(self, plan: Plan) -> Tensor | None:
+    def read(self, vectors: Tensor, plan: Plan) -> Tensor | None:
         """Return the numbers of those of positions that are read; None: all."""
         found = None if plan.dims else read_vectors(self._given, self._masks)
-        return None if found is None else found.nonzero().squeeze(1)
+        if found is None or len(found) != len(vectors):  # a part of a batch
+            return None
+        return found.nonzero().squeeze(1)
 
     def of(self, vectors: Tensor, plan: Plan, share: int = 1) -> Tensor:
         """Return the numbers of those to keep of some vectors, (vectors, outputs).
 
         They lie all over them. No more are kept than one of ``share``.
         """
-        read, outputs = self.read(plan), vectors.shape[1]
+        read, outputs = self.read(vectors, plan), vectors.shape[1]
         number = len(vectors if read is None else read)
         count = min(-(-number // share), max(_LEAST_KEPT, _KEPT // max(1, outputs)))
         found = torch.arange(count, device=vectors.device) * number // max(1, count)
