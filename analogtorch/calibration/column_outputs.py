@@ -1,5 +1,6 @@
 """Outputs of columns on a programmed chip, beside those that they are fitted to."""
 
+import functools
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -110,8 +111,10 @@ def beside_model(
     """
     sums = _none_yet(layers)
     for number, batch in _numbered(batches, progress):
-        kept, output, drew = _exact_run(model, layers, batch, forward, number)
-        if number == 0 and not _repeats(kept, _exact_run(model, layers, batch, forward, number)[0]):
+        masks = read_positions(model, batch).layers
+        run = functools.partial(_exact_run, model, layers, batch, forward, number, masks)
+        kept, output, drew = run()
+        if number == 0 and not _repeats(kept, run()[0]):
             warn(
                 "correct_columns: two runs of the model with exact weights on the same batch "
                 "differ, as it draws numbers that torch's generators do not, keeps a state or "
@@ -119,7 +122,6 @@ def beside_model(
                 'target="layer" if that is meant, or forward= that repeats itself'
             )
             return beside_layers(model, layers, batches, forward, progress)
-        masks = read_positions(model, batch).layers
         taps = {
             layer: _follow(name, layer, sums[name], kept[name], fit, _Rows(masks))
             for name, layer in layers.items()
@@ -149,13 +151,13 @@ def _exact_run(
     batch: Any,
     forward: Forward | None,
     number: int,
+    masks: tuple[Tensor, ...],
 ) -> tuple[dict[str, "deque[_Kept]"], Any, bool]:
     """Return what layers give for a batch if the weights of all are exact, and what the model does.
 
     And whether it drew random numbers.
     """
     kept = {name: deque[_Kept]() for name in layers}
-    masks = read_positions(model, batch).layers
     taps = {}
     for name, layer in analog_layers(model):
         exact = layer.executions.evaluation

@@ -11,7 +11,6 @@ from analogtorch.calibration.outputs import comparable
 IGNORED = -100
 """Label of a position that does not count, as in ``torch.nn.functional.cross_entropy``."""
 
-
 _OF_ENCODER = ("attention_mask", "input_ids", "inputs_embeds")
 _OF_DECODER = ("decoder_attention_mask", "decoder_input_ids", "decoder_inputs_embeds")
 """Inputs of models of transformers that tell how long the sequences of either are."""

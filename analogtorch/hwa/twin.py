@@ -191,8 +191,8 @@ class Twin:
                 with outputs of one shape.
         """
         with self._layer_outputs(self.teacher) as of_teacher:
-            taught = self._exact(batch)
-        exact = taught.compared()
+            reference = self._exact(batch)
+        exact = reference.compared()
         with self.running(), self._layer_outputs(self.student) as of_student:
             found = self.outputs(self.student if run is None else run, batch)
         check_shapes(found, exact)
@@ -203,7 +203,7 @@ class Twin:
         layers = _mean(
             [
                 relative_error(y, t)
-                for y, t in self._pairs(of_student, of_teacher, taught.read.layers)
+                for y, t in self._pairs(of_student, of_teacher, reference.read.layers)
             ]
         )
         return Losses(outputs + self.recipe.layers * layers, outputs, layers)

@@ -310,7 +310,7 @@ def test_many_steps_keep_few_vectors_each(monkeypatch: pytest.MonkeyPatch) -> No
     digital, x = nn.LSTM(12, 8, batch_first=True).eval(), _x(32, 60, 12)
     view = _on_chip(digital, x)
     monkeypatch.setattr(column_outputs, "_KEPT", 32 * 32 * 10)  # of ten steps of 32 outputs
-    kept = column_outputs._exact_run(view, dict(at.analog_layers(view)), x, None, 0)[0]
+    kept = column_outputs._exact_run(view, dict(at.analog_layers(view)), x, None, 0, ())[0]
     hidden = max(kept.values(), key=len)
     assert [len(each.rows) for each in hidden] == [32] * 10 + [2] * 50
     at.correct_columns(view, [x])
