@@ -32,6 +32,8 @@ _KEPT = "_analogtorch_moved"
 
 No buffers: ``torch.optim.swa_utils.AveragedModel`` pairs those of two models by their position.
 """
+_ON_CHIP = "_analogtorch_on_chip"
+"""Attribute of a norm that was moved on a programmed chip: the same, of its first move there."""
 _NAMES = tuple(
     f"_analogtorch_{name}" for name in ("moved_mean", "moved_var", "digital_mean", "digital_var")
 )
@@ -62,6 +64,9 @@ def reestimate_batch_norm(
     converted model the statistics become those under the training noise: its analog layers draw
     noise, everything else is in evaluation mode. Each norm normalises with its batch meanwhile, so
     that the next norm gets normalised inputs.
+
+    Statistics and columns correct the same errors: ``correct_columns`` gives norms back what they
+    had before they were re-estimated on the chip.
 
     Averages over a few batches err more than a compensated chip does, and differ from those of
     training if its inputs were augmented. So the batches run twice by default, first with all
@@ -121,6 +126,8 @@ def reestimate_batch_norm(
         return {n: (norms[n].running_mean.clone(), norms[n].running_var.clone()) for n in ran}
 
     before = {norm: _statistics(norm) for norm in norms.values()}
+    programmed = any(layer.programmed is not None for _, layer in analog_layers(model))
+    first = {norm: _before(norm, _ON_CHIP) or before[norm][:2] for norm in norms.values()}
     with statistics_on_error(norms), as_before_on_error(model):
         exact = dict[str, tuple[Tensor, Tensor]]()
         if relative:
@@ -140,7 +147,25 @@ def reestimate_batch_norm(
                 norm.running_var.copy_(_moved(var, exact_var, norm.running_var))
                 norm.num_batches_tracked.copy_(before[norm][-1])
                 _remember(norm, mean, var)
+            if programmed and name in ran:
+                _remember(norm, first[norm][0], first[norm][1], _ON_CHIP)
     return [name for name in norms if name in ran]
+
+
+@torch.no_grad()
+def off_chip(model: nn.Module) -> list[str]:
+    """Give norms the statistics that they had before they were re-estimated on this chip.
+
+    Returns:
+        Names of those that were.
+    """
+    names = []
+    for name, norm in tracking(model).items():
+        if (first := _before(norm, _ON_CHIP)) is not None:
+            norm.running_mean.copy_(first[0])
+            norm.running_var.copy_(first[1])
+            names.append(name)
+    return names
 
 
 def norms_of(model: nn.Module) -> dict[str, Any]:
@@ -224,14 +249,18 @@ def statistics_on_error(norms: dict[str, Any]) -> Iterator[None]:
 
 def statistics_as_now(norms: dict[str, Any]) -> Callable[[], None]:
     """Return what brings back the statistics of norms, and what they remember."""
-    before = [(norm, _statistics(norm), _kept(norm)) for norm in norms.values()]
+    before = [
+        (norm, _statistics(norm), [(key, _kept(norm, key)) for key in (_KEPT, _ON_CHIP)])
+        for norm in norms.values()
+    ]
 
     def undo() -> None:
         for norm, statistics, kept in before:
             _take(norm, statistics)
-            vars(norm).pop(_KEPT, None)
-            if kept is not None:
-                vars(norm)[_KEPT] = kept
+            for key, values in kept:
+                vars(norm).pop(key, None)
+                if values is not None:
+                    vars(norm)[key] = values
 
     return undo
 
@@ -245,21 +274,21 @@ def _take(norm: Any, statistics: list[Tensor]) -> None:
         getattr(norm, name).copy_(value)
 
 
-def _remember(norm: Any, mean: Tensor, var: Tensor) -> None:
+def _remember(norm: Any, mean: Tensor, var: Tensor, key: str = _KEPT) -> None:
     """Keep the statistics before and after the change, outside the ``state_dict``."""
     values = norm.running_mean, norm.running_var, mean, var
     with torch.inference_mode(False):  # they serve outside too
-        vars(norm)[_KEPT] = [value.to("cpu", copy=True) for value in values]
+        vars(norm)[key] = [value.to("cpu", copy=True) for value in values]
 
 
-def _kept(norm: Any) -> list[Tensor] | None:
+def _kept(norm: Any, key: str = _KEPT) -> list[Tensor] | None:
     """Return what was kept of a norm, if anything, without the buffers that it once lay in."""
     if all(name in norm._buffers for name in _NAMES):
         values = [norm._buffers[name].to("cpu", copy=True) for name in _NAMES]
         vars(norm).setdefault(_KEPT, values)
         for name in _NAMES:
             delattr(norm, name)
-    kept: list[Tensor] | None = vars(norm).get(_KEPT)
+    kept: list[Tensor] | None = vars(norm).get(key)
     return kept
 
 
@@ -268,9 +297,9 @@ def _digital(norm: Any) -> tuple[Tensor, Tensor]:
     return _before(norm) or (norm.running_mean.clone(), norm.running_var.clone())
 
 
-def _before(norm: Any) -> tuple[Tensor, Tensor] | None:
+def _before(norm: Any, key: str = _KEPT) -> tuple[Tensor, Tensor] | None:
     """Return mean and variance before they were moved; None: they were not, or changed since."""
-    kept, now = _kept(norm), [norm.running_mean, norm.running_var]
+    kept, now = _kept(norm, key), [norm.running_mean, norm.running_var]
     if kept is None or not _are(kept[:2], now):
         return None
     mean, var = (value.to(now[0]) for value in kept[2:])

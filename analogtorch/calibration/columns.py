@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from analogtorch.calibration.batch_norm import off_chip, statistics_on_error, tracking
 from analogtorch.calibration.column_fit import ColumnSums, Fit
 from analogtorch.calibration.column_learning import STEPS, learn
 from analogtorch.calibration.column_outputs import beside_layers, beside_model
@@ -14,6 +15,8 @@ from analogtorch.calibration.passes import Forward, as_before_on_error, check_gi
 from analogtorch.conversion import analog_layers
 from analogtorch.nn import AnalogEmbedding, AnalogLayer
 from analogtorch.values import checks
+from analogtorch.values.listed import listed
+from analogtorch.values.warned import warn
 
 Target = Literal["model", "layer"]
 
@@ -46,8 +49,11 @@ def correct_columns(
     those that the digital model has for the same batch, one layer after the other as a laboratory
     would, which takes one run all the same: each layer is corrected while it computes, and the next
     one gets corrected inputs. Vectors that go another way on the chip than in the digital model,
-    such as to another expert, do not count there. Batch norms that are re-estimated on the chip as
-    well correct the same errors twice: take ``target="layer"`` beside ``reestimate_batch_norm``.
+    such as to another expert, do not count there.
+
+    Batch norms that ``reestimate_batch_norm`` has moved on this chip correct the same errors, those
+    of the columns as they were. They get back the statistics that they had before, with a warning.
+    Where both are to be used, fit columns with ``target="layer"`` first, and re-estimate then.
 
     Fits see errors alike where the model needs the output and where it does not, such as far below
     a ReLU. So gains and offsets of all columns then learn together in ``steps`` of Adam, on the
@@ -102,7 +108,8 @@ def correct_columns(
             unchanged.
 
     Warns:
-        UserWarning: some layers did not run; once for all chips of a model. Or two runs of the
+        UserWarning: batch norms have the statistics of before they were re-estimated on the chip.
+            Some layers did not run; once for all chips of a model. Or two runs of the
             model with exact weights differ, so that there is none to follow: the layers' own
             products are the target. Or the outputs of the model have no gradient to learn by, or
             are random.
@@ -140,7 +147,8 @@ def correct_columns(
     steps = learning_steps(steps, target, len(batches))
     exact: list[list[Tensor]] = []
     common = physical_view, layers, batches, forward, progress
-    with as_before_on_error(physical_view):
+    with as_before_on_error(physical_view), statistics_on_error(tracking(physical_view)):
+        moved = off_chip(physical_view)
         for number in range(rounds):
             if target == "layer" or number < rounds - 1:
                 found = beside_layers(*common)
@@ -156,6 +164,13 @@ def correct_columns(
             rest = batches, exact, forward, progress, fit, steps
             learn(physical_view, reached, scales, *rest, _correct)
         name_silent("correct_columns", physical_view, layers, ran, "the columns that they have")
+    if moved:
+        warn(
+            f"correct_columns: {len(moved)} batch norms were re-estimated on this chip, for "
+            "columns that give other outputs now, and have the statistics of before that again: "
+            f"{listed(map(repr, moved))}. Columns make up for the same errors: leave "
+            "reestimate_batch_norm out, or call it after correct_columns(..., target='layer')"
+        )
     return physical_view
 
 

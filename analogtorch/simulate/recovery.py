@@ -7,7 +7,12 @@ from typing import Any, get_args
 
 from torch import nn
 
-from analogtorch.calibration.batch_norm import norms_of, reestimate_batch_norm, statistics_on_error
+from analogtorch.calibration.batch_norm import (
+    norms_of,
+    off_chip,
+    reestimate_batch_norm,
+    statistics_on_error,
+)
 from analogtorch.calibration.column_fit import Fit
 from analogtorch.calibration.columns import Target, correct_columns, learning_steps
 from analogtorch.calibration.passes import Forward, as_before_on_error, check_batches
@@ -36,8 +41,8 @@ class Recovery:
     if batch norms are adapted, too. Columns that follow the model and norms would correct the same
     errors twice."""
     batch_norm: bool = False
-    """Whether ``reestimate_batch_norm`` adapts the statistics of batch norm, before the columns are
-    corrected and again after."""
+    """Whether ``reestimate_batch_norm`` adapts the statistics of batch norm, after the columns are
+    corrected."""
     rounds: int = 2
     """Runs over the batches for the columns, >= 1; without ``columns`` it has no effect."""
     steps: int | None = None
@@ -89,7 +94,7 @@ class Recovery:
             undo.enter_context(as_before_on_error(view))
             if self.batch_norm:
                 undo.enter_context(statistics_on_error(norms_of(view)))
-                reestimate_batch_norm(view, self.batches, forward=self.forward)
+                off_chip(view)  # what an earlier recovery has left
             if self.columns is not None:
                 correct_columns(
                     view,
@@ -100,8 +105,8 @@ class Recovery:
                     steps=self.steps,
                     forward=self.forward,
                 )
-                if self.batch_norm:  # the norms had adapted to what the columns were
-                    reestimate_batch_norm(view, self.batches, forward=self.forward)
+            if self.batch_norm:
+                reestimate_batch_norm(view, self.batches, forward=self.forward)
         return view
 
     @property
@@ -123,7 +128,7 @@ class Recovery:
             noisy: whether the MVM has noise, as a fit of the columns then takes it twice.
         """
         columns = 0 if self.columns is None else self.rounds * (2 if noisy else 1)
-        norms = 0 if not self.batch_norm else 1 if self.columns is None else 2
+        norms = 1 if self.batch_norm else 0
         # a step takes one batch, and what it was worth is judged by all, before and after
         steps = self.learning_steps
         learning = steps / len(tuple(self.batches)) + 2 if steps else 0

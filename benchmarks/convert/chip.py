@@ -166,24 +166,21 @@ def _converted(subject: Subject, setup: Setup) -> nn.Module:
 def _views(
     subject: Subject, setup: Setup, model: nn.Module, seed: int
 ) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the chip a day later as it is, then corrected step by step on calibration inputs."""
-    view = at.program(model, seed=seed, method=setup.method).at(
-        TIME, compensation=setup.compensation
-    )
-    yield setup.label, view
+    """Yield the chip a day later as it is, then with each correction on calibration inputs."""
+    programmed = at.program(model, seed=seed, method=setup.method)
+
+    def aged() -> nn.Module:
+        return programmed.at(TIME, compensation=setup.compensation)
+
+    yield setup.label, aged()
     if not setup.correct:
         return
     if subject.norms:
+        view = aged()
         at.reestimate_batch_norm(view, subject.calibration, forward=subject.forward)
         yield f"{setup.label}\n  + batch norm re-estimated", view
-    at.correct_columns(view, subject.calibration, forward=subject.forward)
-    if subject.norms:  # the norms have adapted to what the columns were
-        at.reestimate_batch_norm(view, subject.calibration, forward=subject.forward)
-    yield (
-        f"{setup.label}\n  + gain and offset of each column"
-        f"{', then batch norm' if subject.norms else ''}",
-        view,
-    )
+    view = at.correct_columns(aged(), subject.calibration, forward=subject.forward)
+    yield f"{setup.label}\n  + gain and offset of each column", view
 
 
 def centred_cosine(exact: Tensor, y: Tensor) -> float:

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 import analogtorch as at
 from analogtorch.calibration import column_outputs
+from analogtorch.calibration.columns import Target
 from tests.calibration.test_columns import _error, _layers, _view, _x
 
 CHIP = at.chips.hermes64()
@@ -345,6 +347,59 @@ def test_columns_that_follow_the_model_and_batch_norms_exclude_each_other() -> N
     with pytest.raises(ValueError, match="leave one of target='model' and batch_norm=True out"):
         at.Recovery(batches=[x], batch_norm=True, target="model")
     at.Recovery(batches=[x], batch_norm=True, columns=None)
+
+
+def _norms(model: nn.Module) -> list[Tensor]:
+    return [m.running_var.clone() for m in model if isinstance(m, nn.BatchNorm2d)]
+
+
+@pytest.mark.parametrize("relative", [True, False])
+@pytest.mark.parametrize("target", ["model", "layer"])
+def test_norms_that_were_re_estimated_for_other_columns_are_as_before(
+    target: Target, relative: bool
+) -> None:
+    """They had corrected errors that the columns correct now, and would add them anew."""
+    torch.manual_seed(0)
+    parts = [nn.Conv2d(3, 12, 3), nn.BatchNorm2d(12), nn.ReLU(), nn.Conv2d(12, 4, 3)]
+    digital, x = nn.Sequential(*parts, nn.BatchNorm2d(4)), _x(64, 3, 8, 8)
+    for _ in range(30):
+        digital(torch.randn(64, 3, 8, 8))
+    model = at.calibrate(at.convert(digital.eval(), CHIP), [x], effort="ranges")
+    at.reestimate_batch_norm(model, [x])  # for the training noise: no chip's own
+    chip = at.program(model, seed=3)
+
+    alone = at.correct_columns(chip.at("1 month"), [x], target=target)
+    view = chip.at("1 month")
+    for _ in range(2):
+        at.reestimate_batch_norm(view, [x], relative=relative)
+    for moved, before in zip(_norms(view), _norms(alone), strict=True):
+        assert not torch.equal(moved, before)
+    for some in (view, copy.deepcopy(view), chip.at("2 months", corrected=view)):
+        with pytest.warns(UserWarning, match="2 batch norms were re-estimated.*'1', '4'"):
+            at.correct_columns(some, [x], target=target)
+        for now, before, first in zip(_norms(some), _norms(alone), _norms(model), strict=True):
+            assert torch.equal(now, before)
+            assert torch.equal(now, first)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        at.correct_columns(view, [x], target=target)  # they have not moved since
+    if target == "layer":
+        at.reestimate_batch_norm(view, [x], relative=relative)
+        with pytest.raises(ValueError, match="NaN or infinite"):
+            at.correct_columns(view, [x * torch.nan], target=target)
+        assert not torch.equal(_norms(view)[0], _norms(alone)[0])
+
+
+def test_a_recovery_with_norms_goes_on_from_an_earlier_one_without_a_warning() -> None:
+    torch.manual_seed(0)
+    digital, x = nn.Sequential(nn.Conv2d(3, 12, 3), nn.BatchNorm2d(12)), _x(64, 3, 8, 8)
+    digital(torch.randn(64, 3, 8, 8))
+    model = at.calibrate(at.convert(digital.eval(), CHIP), [x], effort="ranges")
+    recovery, chip = at.Recovery(batches=[x], batch_norm=True), at.program(model, seed=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        earlier = recovery.correct(chip.at("1 month"))
+        recovery.correct(chip.at("2 months", corrected=earlier))
 
 
 def test_the_model_beside_is_no_read_of_the_chip() -> None:

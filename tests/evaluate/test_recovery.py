@@ -106,7 +106,7 @@ def test_a_recovery_that_fails_leaves_the_view() -> None:
 
     def forward(view: nn.Module, batch: torch.Tensor) -> torch.Tensor:
         calls.append(1)
-        if len(calls) > 3:  # while columns are corrected, after the batch norm
+        if len(calls) > 3:  # while norms adapt, after the columns
             raise RuntimeError("stop")
         return view(batch)
 
