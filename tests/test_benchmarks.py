@@ -303,8 +303,9 @@ def _little_llama(tokens: int, steps: int) -> tuple[nn.Module, language.Text]:
         torch.manual_seed(0)
         model = transformers.LlamaForCausalLM(config).eval()
         ids = torch.randint(40, (3 + steps, 1, tokens))
+    measured, calibration, training = list(ids[0]), list(ids[1:3]), list(ids[3:])
     return model, language.Text(
-        measured=list(ids[0]), calibration=list(ids[1:3]), training=list(ids[3:])
+        measured=measured, calibration=calibration, correction=calibration, training=training
     )
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from analogtorch.calibration.passes import shares
+from analogtorch.calibration.units import are_alike
 
 Fit = Literal["affine", "gain", "offset"]
 
@@ -19,6 +20,9 @@ _CACHED = 2**15
 
 _LEAST = 4
 """Outputs below which a gain makes chips worse."""
+
+_CONSTANT = 1e-12
+"""Variance in units of the mean square up to which targets differ by rounding alone."""
 
 _TRUSTED = 4.0
 """Standard errors by which the agreement of two MVMs must exceed that of pure noise to be a
@@ -133,7 +137,20 @@ class ColumnSums:
         variance = self._left(c, gain) / self.n.clamp_min(1)
         several = enough & (self.n > 1.5)  # the noise of a single one would pass for an offset
         offset = torch.where(several, mean[2] - gain * measured, 0.0)
-        return gain, _shrunk(offset, variance, several, around=0.0)
+        unit = self._units(several)
+        shrunk = _shrunk(offset / unit, variance / unit.square(), several, around=0.0)
+        return gain, unit * shrunk
+
+    def _units(self, several: Tensor) -> Tensor:
+        """Return the standard deviation of each target where they differ in units, else 1.
+
+        The smallest unit would decide for all others. An output that does not vary has the median.
+        """
+        square = self.moments[2, 2] / self.n.clamp_min(1)
+        varied = several & (square > _CONSTANT * self.mean[2].square())
+        if not varied.any() or are_alike(square[varied], int(self.n[varied].amin())):
+            return torch.ones_like(square)
+        return torch.where(varied, square, square[varied].median()).sqrt()
 
     def _left(self, c: Tensor, gain: Tensor) -> Tensor:
         """Return the variance that is left of the targets after scaling by ``gain``.

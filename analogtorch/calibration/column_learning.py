@@ -14,6 +14,7 @@ from analogtorch.calibration.column_outputs import SINGLE, unlike
 from analogtorch.calibration.outputs import by_class, masks, spread
 from analogtorch.calibration.padding import without_padding
 from analogtorch.calibration.passes import Forward, every_tensor, one_pass
+from analogtorch.calibration.units import are_alike, variances
 from analogtorch.conversion.unread import quiet
 from analogtorch.conversion.watch import evaluating
 from analogtorch.nn import AnalogLayer, Tap, tapped
@@ -33,13 +34,6 @@ to 0. Chosen on the same nets, of which three times as much made both worse from
 _TEMPERATURE = 0.25
 """Temperature of the divergence in standard deviations of an output vector, as in ``adapt``."""
 
-_ALIKE = 6.0, 25.0
-"""How many times as large as their median the largest variance of scores is at most, and the median
-as the smallest: up to 2.3 and 4.8 times in four pretrained keyword spotters."""
-
-_LITTLE = 1e-6
-"""Smallest variance of a number in units of its mean square. Assumed: chips are off by more."""
-
 _TINY = torch.finfo(torch.float32).tiny
 """Smallest divisor."""
 
@@ -50,7 +44,7 @@ _SOME = 256
 def learn(
     model: nn.Module,
     layers: Mapping[str, AnalogLayer],
-    scales: Mapping[str, float],
+    scales: Mapping[str, Tensor],
     batches: Sequence[Any],
     exact: Sequence[Sequence[Tensor]],
     forward: Forward | None,
@@ -68,7 +62,7 @@ def learn(
     Args:
         model: the programmed model, whose columns have been fitted.
         layers: the layers to correct, at least one.
-        scales: unit of their offsets: the standard deviation of their outputs.
+        scales: units of their offsets: the standard deviation of each output, (outputs,).
         batches: inputs.
         exact: the outputs of the exact model for each batch, as ``without_padding`` has them.
         forward: as ``calibrate`` takes it.
@@ -173,9 +167,9 @@ def _without(why: str, remedy: str = "") -> None:
 class _Change:
     """How far gains and offsets of a layer have moved."""
 
-    def __init__(self, layer: AnalogLayer, scale: float, fit: Fit) -> None:
+    def __init__(self, layer: AnalogLayer, scale: Tensor, fit: Fit) -> None:
         outputs, device = layer.sections[-1].outputs.stop, layer.weight.device
-        self.layer, self._scale = layer, scale
+        self.layer, self._scale = layer, scale.float()
         self._gain, self._offset = (torch.zeros(outputs, device=device) for _ in range(2))
         both = (("gain", self._gain), ("offset", self._offset))
         self.learning = [x.requires_grad_() for which, x in both if fit in ("affine", which)]
@@ -186,7 +180,7 @@ class _Change:
         bias = self.layer._analog_bias()  # without the offset of an earlier correction
         columns = y.movedim(1, -1) if plan.dims else y
         columns = columns.clone() if bias is None else columns - bias[outputs]
-        change = self._gain[outputs] * columns + self._scale * self._offset[outputs]
+        change = self._gain[outputs] * columns + (self._scale * self._offset)[outputs]
         y.add_((change.movedim(-1, 1) if plan.dims else change).to(y.dtype))
 
     @property
@@ -207,12 +201,12 @@ class _Output:
         numbers = torch.cat([y.flatten() for y in some] or [torch.zeros(1, device="cpu")])
         self._variance = numbers.var(correction=0).clamp_min(_TINY)
         """That of all numbers, or that of each where they are quantities of several units."""
-        units = _units(whole)
-        self.varies = not bool(units.isinf().all())
+        own = variances(whole)
+        self.varies = not bool(own.isinf().all())
         """Whether it says anything: not if it is the same for all inputs."""
-        self._scores = _alike(units)
+        self._scores = are_alike(own, sum(map(len, whole)))
         if not self._scores:
-            self._variance = units
+            self._variance = own
         spreads = [spread(*pair) for pair in pairs]
         self._temperature = max(_TEMPERATURE * sum(spreads) / max(1, len(spreads)), _TINY)
         self._counted: tuple[Tensor, Tensor, Tensor] | None = None
@@ -250,34 +244,6 @@ class _Output:
         lowest, scaled = torch.finfo(y.dtype).min, (t / self._temperature for t in (y, exact))
         y, exact = (F.log_softmax(_without_masks(t, masked, lowest), -1) for t in scaled)
         return error + F.kl_div(y, exact, log_target=True, reduction="batchmean")
-
-
-def _units(vectors: Sequence[Tensor]) -> Tensor:
-    """Return the variance of each number of the outputs for all batches, (numbers,) or (1,).
-
-    It is infinite where a number never varies, as one that is masked does not: it does not count.
-    Of ``SINGLE`` numbers or more, which are classes or tokens, it is 1 where they do. A number that
-    varies little beside its size has at least the share ``_LITTLE`` of its mean square.
-    """
-    if len({y.shape[1] for y in vectors}) != 1:
-        vectors = [y.flatten().unsqueeze(1) for y in vectors] or [torch.zeros(1, 1, device="cpu")]
-    highest = torch.stack([y.amax(0) for y in vectors]).amax(0)
-    lowest = torch.stack([y.amin(0) for y in vectors]).amin(0)
-    found = torch.ones_like(highest)
-    if len(found) < SINGLE:  # else of many classes or tokens, whose variances are not asked for
-        whole = torch.cat(list(vectors)).double()
-        least = _LITTLE * whole.square().mean(0)
-        found = torch.maximum(whole.var(0, correction=0), least).float().clamp_min(_TINY)
-    return torch.where(highest == lowest, torch.inf, found)
-
-
-def _alike(units: Tensor) -> bool:
-    """Return whether numbers are as alike as scores of classes, not quantities of several units."""
-    there = units[units.isfinite()]
-    if len(there) < 2:
-        return True
-    largest, smallest = there.amax() / there.median(), there.median() / there.amin()
-    return bool(largest <= _ALIKE[0]) and bool(smallest <= _ALIKE[1])
 
 
 def _rows(y: Tensor) -> Tensor:

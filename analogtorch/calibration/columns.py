@@ -72,9 +72,10 @@ def correct_columns(
     takes the noise for signal. So every MVM is computed twice, and the product of the two outputs
     stands for the square of one. A gain that follows the digital model is smaller on purpose, by
     all noise until there. Few inputs are trusted less: the gains of a layer are drawn to their
-    mean, its offsets to 0, by the share of their spread that their standard errors explain. Below
-    ten inputs or so these are guesses too. Inputs that repeat most of a batch count once, and of a
-    single one nothing is corrected.
+    mean, its offsets to 0, by the share of their spread that their standard errors explain, in
+    standard deviations of each target where these differ in units. Below ten inputs or so these are
+    guesses too. Inputs that repeat most of a batch count once, and of a single one nothing is
+    corrected.
 
     Embeddings are left as they are: each of their outputs comes from a single cell. So are layers
     that the batches do not reach.
@@ -181,10 +182,10 @@ def learning_steps(steps: int | None, target: Target, batches: int) -> int:
     return STEPS if target == "model" and batches > 1 else 0
 
 
-def _scale(sums: ColumnSums) -> float:
-    """Return the standard deviation of what the outputs of a layer should be."""
+def _scale(sums: ColumnSums) -> Tensor:
+    """Return the standard deviation of what each output of a layer should be, (outputs,)."""
     _, _, variances = sums.of(slice(None))
-    return variances[1].mean().sqrt().item()
+    return variances[1].sqrt()
 
 
 @torch.inference_mode(False)  # the view serves outside too

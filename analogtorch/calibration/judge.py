@@ -17,6 +17,9 @@ from analogtorch.conversion.watch import evaluating
 MARGIN = 0.01
 """Share of the output vectors that calibration may move more than no calibration does."""
 
+MOVED = 0.1
+"""Standard deviations by which outputs of one number have to differ to have moved."""
+
 
 _Rows = tuple[Tensor, Tensor, Tensor | None]
 """Exact vectors, those of the model, and where the exact ones hold a mask; None: nowhere. Images
@@ -152,4 +155,4 @@ def has_moved(a: Tensor, y: Tensor) -> Tensor:
     """Return which rows of ``y`` have moved from those of ``a``; see ``Error.moved``."""
     if a.shape[1] > 1:
         return a.argmax(1) != y.argmax(1)
-    return (a - y).abs() > 0.1 * a.std(correction=0)
+    return (a - y).abs() > MOVED * a.std(correction=0)

@@ -39,13 +39,16 @@ def read_positions(model: nn.Module, batch: Any) -> Read:
         model: the model that runs on the batch.
         batch: its inputs, as ``calibrate`` takes them.
     """
-    if not isinstance(batch, Mapping):
+    if (given := _mapping(batch)) is None:
         return Read()
+    batch = given
     mask = _some(batch.get("attention_mask"))
     encoder: tuple[Tensor, ...] = () if mask is None else (mask,)
-    if not (with_decoder := _has_decoder(model)) and not any(
+    if not (with_decoder := has_decoder(model)) and not any(
         str(name).startswith("decoder_") for name in batch
     ):
+        if mask is not None:
+            encoder += _frames(model, mask)
         return Read(encoder, encoder)
     known = [*_OF_DECODER, *["labels"] * with_decoder]
     shape, own_shape = _shape(batch, _OF_ENCODER), _shape(batch, known)
@@ -66,9 +69,9 @@ def read_positions(model: nn.Module, batch: Any) -> Read:
 def leaves_out(model: nn.Module, batches: Iterable[Any]) -> bool:
     """Return whether batches have positions that are not read, which earlier versions counted."""
     return any(
-        any(read_positions(model, batch)) or _some(batch.get("attention_mask")) is not None
+        any(read_positions(model, batch)) or _some(given.get("attention_mask")) is not None
         for batch in batches
-        if isinstance(batch, Mapping)
+        if (given := _mapping(batch)) is not None
     )
 
 
@@ -105,6 +108,13 @@ def read_vectors(given: torch.Size, masks: tuple[Tensor, ...]) -> Tensor | None:
     return None
 
 
+def _mapping(batch: Any) -> Mapping[Any, Any] | None:
+    """Return the inputs of a batch by name, also where its labels stand beside them."""
+    if isinstance(batch, tuple | list) and batch:
+        batch = batch[0]
+    return batch if isinstance(batch, Mapping) else None
+
+
 def _shape(batch: Mapping[Any, Any], names: Iterable[str]) -> torch.Size | None:
     """Return the number of samples and of positions of the first of these inputs there is."""
     for name in names:
@@ -114,14 +124,33 @@ def _shape(batch: Mapping[Any, Any], names: Iterable[str]) -> torch.Size | None:
 
 
 def _some(mask: Any) -> Tensor | None:
-    """Return where a mask is not 0, if that is at some positions and not at all."""
-    if not isinstance(mask, Tensor) or mask.dim() != 2 or bool((mask < 0).any()):
+    """Return where a mask is not 0, if that is at some positions and not at all.
+
+    One of several choices for each sample has rows for all of them.
+    """
+    if not isinstance(mask, Tensor) or not 2 <= mask.dim() <= 4 or bool((mask < 0).any()):
         return None  # one with negative numbers is added to scores
+    if mask.dim() == 4:
+        if mask.shape[1:3] != (1, 1):
+            return None  # what each position sees
+        mask = mask[:, 0]
+    mask = mask.flatten(0, -2)
     read = mask != 0
     return read if bool(read.any()) and not bool(read.all()) else None
 
 
-def _has_decoder(model: nn.Module) -> bool:
+def _frames(model: nn.Module, mask: Tensor) -> tuple[Tensor, ...]:
+    """Return the mask of the frames that a model of transformers makes of a wave, if it does."""
+    for module in model.modules():
+        if (lengths := getattr(module, "_get_feat_extract_output_lengths", None)) is not None:
+            ends = mask.shape[1] - mask.flip(1).float().argmax(1)  # of the last that is read
+            count, total = lengths(ends), lengths(torch.tensor(mask.shape[1], device="cpu"))
+            return (torch.arange(int(total), device=mask.device) < count.unsqueeze(1),)
+    return ()
+
+
+def has_decoder(model: nn.Module) -> bool:
+    """Return whether a model of transformers has a decoder beside an encoder."""
     return any(
         getattr(getattr(m, "config", None), "is_encoder_decoder", False) is True
         and isinstance(getattr(m, "decoder", None), nn.Module)

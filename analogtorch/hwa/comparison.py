@@ -1,6 +1,7 @@
 """How far outputs are from those of the digital twin: as scores of classes, or number by number."""
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from analogtorch.calibration.judge import has_moved
+from analogtorch.calibration.judge import MOVED, has_moved
 from analogtorch.calibration.outputs import (
     by_class,
     class_dim,
@@ -19,6 +20,7 @@ from analogtorch.calibration.outputs import (
     vectors,
 )
 from analogtorch.calibration.padding import Read, at_positions
+from analogtorch.calibration.units import MANY, are_alike, variances
 from analogtorch.hwa.distill import distillation_loss
 from analogtorch.hwa.recipe import Outputs, Recipe
 from analogtorch.nn.tap import hooked
@@ -54,6 +56,9 @@ class Way(NamedTuple):
     """Whether its softmax is what counts."""
     dim: int
     """The dimension that counts classes, below 0."""
+    units: tuple[float, ...] = ()
+    """The variance of each number along that, where they are quantities of several units; 0 of one
+    that does not vary, which does not count. Empty: they are alike."""
 
 
 @dataclass
@@ -66,6 +71,8 @@ class Found:
     """Whether the first of them can be scores, whatever it is called."""
     logits: Sequence[bool]
     """Which of them are called so, in a mapping."""
+    positions: bool = True
+    """Whether those may be scores of positions, as ``start_logits`` are."""
     inputs: list[Tensor] = field(default_factory=list)
     """The floating-point inputs, without labels and targets."""
     tokens: list[Tensor] = field(default_factory=list)
@@ -110,12 +117,15 @@ class Comparison:
         ways = []
         for number, y in enumerate(found.outputs):
             dim = -1 if self._classes_last else _classes(y, found)
-            by_scores = self._kind == "divergence"
+            by_scores, units = self._kind == "divergence", tuple[float, ...]()
+            if not by_scores:
+                units = _units(at_positions(y, found.read.outputs), dim)
             if self._kind is None:
                 named_so = found.logits[number]
                 can_be = named_so or (found.scores and not number)
-                by_scores = can_be and _are_scores(y, dim, found, named_so)
-            ways.append(Way(by_scores and _several(y, dim), dim))
+                by_scores = can_be and _are_scores(y, dim, found, named_so, bool(units))
+            by_scores &= _several(y, dim)
+            ways.append(Way(by_scores, dim, () if by_scores else units))
         self._ways = tuple(ways)
         if self._kind is None:
             self._kind = "divergence" if any(way.by_scores for way in ways) else "error"
@@ -134,7 +144,8 @@ class Comparison:
                 classes were the last dimension of all outputs.
         """
         self._kind, self._classes_last = kind, ways is None
-        self._ways = None if ways is None else tuple(Way(bool(b), int(dim)) for b, dim in ways)
+        if ways is not None:
+            self._ways = tuple(Way(bool(b), int(dim), *map(tuple, own)) for b, dim, *own in ways)
 
     def way(self, exact: Tensor, which: int = 0) -> Way:
         """Return how an output is compared; one that was not there at first as those after it."""
@@ -153,6 +164,9 @@ class Comparison:
             which: its number in the outputs of the model.
         """
         masked, way = self.masks(exact, which), self.way(exact, which)
+        if way.units:
+            columns = _columns(by_class(exact, way.dim), by_class(y, way.dim), way.units)
+            return torch.stack([(a - b).square().mean() / own for a, b, own in columns]).mean()
         if not way.by_scores:
             return relative_error(unmasked(y, masked), unmasked(exact, masked))
         y, exact = y.movedim(way.dim, -1), exact.movedim(way.dim, -1)
@@ -168,8 +182,14 @@ class Comparison:
         return masks(exact, scores=self.way(exact, which).by_scores)
 
     def moved(self, y: Tensor, exact: Tensor, which: int = 0) -> Tensor:
-        """Return which classes have changed, one for each position; see ``judge.Error.moved``."""
-        masked, dim = self.masks(exact, which), self.way(exact, which).dim
+        """Return which classes have changed, one for each position; see ``judge.Error.moved``.
+
+        Of quantities of several units it is one for each number.
+        """
+        masked, (_, dim, units) = self.masks(exact, which), self.way(exact, which)
+        if units:
+            columns = _columns(by_class(exact, dim), by_class(y, dim), units)
+            return torch.cat([(a - b).abs() > MOVED * math.sqrt(own) for a, b, own in columns])
 
         def rows(t: Tensor) -> Tensor:
             return vectors(t) if self._classes_last else by_class(t, dim)
@@ -240,28 +260,39 @@ def _sums(y: Tensor, dim: int) -> Tensor:
     return by_class(y, dim).double().sum(0)
 
 
-def _are_scores(y: Tensor, dim: int, found: Found, named_so: bool) -> bool:
+def _are_scores(y: Tensor, dim: int, found: Found, named_so: bool, unlike: bool) -> bool:
     """Return whether an output of a model may be scores of classes along ``dim``.
 
     Of three dimensions or more it has to be known, by name for example: the softmax over steps or
     positions sees no shift of them all, and that of numbers that are no scores none of their common
-    errors.
+    errors. So it has to be of numbers that are ``unlike``, as quantities of several units are.
     """
     shapes = {x.shape for x in found.inputs}
-    if _of_one_length(y, dim) or y.shape in shapes:
+    flat = {x.flatten(1).shape for x in found.inputs if x.dim() > 2}
+    if _of_one_length(y, dim) or y.shape in shapes | flat:
         return False
     if not named_so and _are_independent(y, dim):
         return False
-    if y.dim() < 3 or named_so or _is_of_tokens(y, found) or _log_probabilities(y) is not None:
+    if not (named_so and found.positions) and _are_decisions(y, found):
+        return False
+    if named_so or _is_of_tokens(y, found) or _log_probabilities(y) is not None:
         return True
+    if y.dim() < 3:
+        return not unlike or _are_shares(y)
     features = {shape[-1] for shape in shapes if len(shape) > 1}
     linear = found.last is not None and found.last[:2] == (y.shape[-1], -1)
-    return y.dim() == 3 and linear and y.shape[-1] not in features
+    return y.dim() == 3 and linear and y.shape[-1] not in features and not unlike
 
 
 def _is_of_tokens(y: Tensor, found: Found) -> bool:
     """Return whether an output has a vector for each token or label."""
     return any(x.shape == y.shape[:-1] for x in found.tokens)
+
+
+def _are_decisions(y: Tensor, found: Found) -> bool:
+    """Return whether an output has one number for each token, as where each is true or not."""
+    single = found.last is not None and found.last.size == 1
+    return single and any(x.shape == y.shape for x in found.tokens)
 
 
 def _log_probabilities(y: Tensor) -> int | None:
@@ -276,9 +307,39 @@ def _log_probabilities(y: Tensor) -> int | None:
 
 def _are_independent(y: Tensor, dim: int) -> bool:
     """Return whether an output is probabilities that exclude no other, as those of labels are."""
-    if not bool(((y >= 0) & (y <= 1)).all()):
-        return False
-    return bool((y.float().sum(dim).log().abs() > LOG_ONE).any())
+    return _are_shares(y) and bool((y.float().sum(dim).log().abs() > LOG_ONE).any())
+
+
+def _are_shares(y: Tensor) -> bool:
+    return bool(((y >= 0) & (y <= 1)).all())
+
+
+def _units(y: Tensor, dim: int) -> tuple[float, ...]:
+    """Return the variance of each number along ``dim``, as ``Way.units`` has it."""
+    if not y.dim() or not 1 < y.shape[dim] < MANY or not y.numel():
+        return ()
+    rows = by_class(y.float(), dim)
+    if (masked := masks(y, scores=True)) is not None:
+        rows = rows.masked_fill(by_class(masked, dim), 0)
+    found = variances([rows])
+    if are_alike(found, len(rows)):
+        return ()
+    return tuple(0.0 if math.isinf(own) else own for own in found.tolist())
+
+
+def _columns(
+    exact: Tensor, y: Tensor, units: Sequence[float]
+) -> Iterator[tuple[Tensor, Tensor, float]]:
+    """Yield each number that counts, (vectors,): the exact ones, those of the model, its variance.
+
+    Args:
+        exact: the exact vectors, (vectors, numbers).
+        y: those of the model.
+        units: as ``Way.units`` has them.
+    """
+    for first, second, own in zip(exact.T, y.T, units, strict=True):
+        if own:
+            yield first, second, own
 
 
 def _several(y: Tensor, dim: int) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer, TrainerCallback, TrainerState
 
+from analogtorch.calibration.padding import has_decoder
 from analogtorch.conversion import analog_layers
 from analogtorch.evaluate.metric import Metric
 from analogtorch.hwa.clip import Tails, tails
@@ -28,6 +29,9 @@ from analogtorch.values import checks
 from analogtorch.values.warned import warn
 
 __all__ = ["DistillationTrainer", "KeepRanges", "ValidateOnChips", "load_ranges"]
+
+
+_OF_DECODER = "decoder_input_ids", "decoder_inputs_embeds"
 
 
 class ValidateOnChips(TrainerCallback):
@@ -203,15 +207,28 @@ class DistillationTrainer(Trainer):
             loss = self.compute_loss(model, inputs).detach()
         if prediction_loss_only:
             return loss, None, None
-        rows = {name: value for name, value in inputs.items() if name not in self.label_names}
-        _, outputs, _ = super().prediction_step(model, rows, False, ignore_keys)
-        labels = tuple(inputs[name] for name in self.label_names if name in inputs)
+        names, rows = self.label_names, inputs
+        labels = tuple(inputs[name] for name in names if name in inputs)
+        if has_decoder(model) and not any(name in inputs for name in _OF_DECODER):
+            # it makes its inputs of the labels
+            if ignore_keys is None:
+                config = getattr(self.model, "config", None)
+                ignore_keys = getattr(config, "keys_to_ignore_at_inference", ["cache"])
+            ignore_keys = [*ignore_keys, "loss"]
+            self.label_names = []  # else the Trainer asks for the loss, which has no outputs
+        else:
+            rows = {name: value for name, value in inputs.items() if name not in names}
+        try:
+            _, outputs, _ = super().prediction_step(model, rows, False, ignore_keys)
+        finally:
+            self.label_names = names
         return loss, outputs, labels[0] if len(labels) == 1 else labels or None
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Make Adam with a learning rate for each Parameter, unless there is an optimizer."""
         if self.optimizer is None:
-            self.optimizer = relative_adam(self.twin.student, self.twin.recipe)
+            twin = self.twin
+            self.optimizer = relative_adam(twin.student, twin.recipe, twin.comparison)
         return self.optimizer
 
     def create_scheduler(

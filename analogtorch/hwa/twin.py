@@ -133,11 +133,16 @@ class Twin:
                 f"adapt: the model returns no {what}; pass forward=, which must return its outputs"
             )
         parts = {} if by_name is None else by_name
-        scores = {id(part) for name, part in parts.items() if name in _SCORES}
-        named_so = [id(y) in scores for y in found]
+        by_position = {id(part) for name, part in parts.items() if name in _SCORES}
+        named_so = [id(y) in by_position for y in found]
         named_so[0] |= logits is not None
-        read = read_positions(model, batch)
-        return Found(found, scores=by_name is None, logits=named_so, read=read)
+        return Found(
+            found,
+            scores=by_name is None,
+            logits=named_so,
+            positions=logits is None,
+            read=read_positions(model, batch),
+        )
 
     def exact(self, batch: Any) -> list[Tensor]:
         """Return the outputs of the teacher.

@@ -80,7 +80,9 @@ def plot(found: Adapted) -> Any:
 def _compared(found: Adapted) -> str:
     """Return how outputs are compared, in words: each, if they differ."""
     kinds = [
-        f"as distributions over dimension {way.dim}" if way.by_scores else "number by number"
+        f"as distributions over dimension {way.dim}"
+        if way.by_scores
+        else f"number by number{', each over its variance' if way.units else ''}"
         for way in found.ways
     ]
     if not kinds:  # a run that an earlier version has finished

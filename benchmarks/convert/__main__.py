@@ -179,7 +179,7 @@ def language_notes(found: language.Found, options: argparse.Namespace) -> list[s
         "in sequences of 256, lower is better. Calibrated on 512 other tokens.",
         "Drawn: devices programmed, drifted for a day and read, with the gain of each column that "
         "fits and without the errors of ADC gains. Columns corrected: gain and offset of each, on "
-        "the tokens of the calibration.",
+        f"{128 * language.CORRECTION} tokens, those of the calibration among them.",
         f"Time, and largest memory until then: {'; '.join(spent) or '-'}.",
         f"Adapters: low-rank, in all projections, {100 * found.share:.1f} % of the parameters. "
         f"They learn beside the chip, {language.LEARNT_AT} after it was programmed, by "

@@ -31,6 +31,11 @@ LEARNT_AT = "1 day"
 POINTS = 4
 """Number of points of the curve of learning."""
 RATE = 1e-3
+"""Learning rate of the adapters in the first step; it falls to 0."""
+CALIBRATION = 4
+"""Sequences that calibrate."""
+CORRECTION = 12
+"""Sequences that columns are corrected by, those among them."""
 TARGETS = r".*_proj"
 """The layers with adapters: all projections of attention and MLP."""
 
@@ -82,6 +87,8 @@ class Text:
     """Sequences (tokens,) for the perplexity."""
     calibration: list[Tensor]
     """Sequences (1, tokens) for calibration."""
+    correction: list[Tensor]
+    """Those for the columns of a programmed chip."""
     training: list[Tensor]
     """Sequences (1, tokens) for the adapters, one a step."""
 
@@ -276,7 +283,7 @@ def _over_time(
     for when in options.times:
         row.times[when] = perplexity(physical.at(when), text.measured)
         say(f"{row.design}, {when} {row.times[when]:.2f}")
-    view = at.correct_columns(physical.at(LEARNT_AT), text.calibration, forward=_logits, rounds=1)
+    view = at.correct_columns(physical.at(LEARNT_AT), text.correction, forward=_logits, rounds=1)
     row.corrected = perplexity(view, text.measured)
     say(f"{row.design}, {LEARNT_AT}, columns corrected {row.corrected:.2f}")
     if found is not None and text.training:
@@ -289,7 +296,9 @@ def _learn(view: nn.Module, twin: nn.Module, text: Text, found: Found, rank: int
     learning = [p for p in model.parameters() if p.requires_grad]
     found.share = sum(p.numel() for p in learning) / _numel(twin)
     optimizer = torch.optim.Adam(learning, lr=RATE)
-    every = max(1, len(text.training) // POINTS)
+    steps = len(text.training)
+    falling = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 1 / steps, total_iters=steps)
+    every = max(1, steps // POINTS)
     for step, ids in enumerate(text.training, 1):
         with torch.no_grad():
             target = _logits(twin, ids)
@@ -297,6 +306,7 @@ def _learn(view: nn.Module, twin: nn.Module, text: Text, found: Found, rank: int
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        falling.step()
         if step % every == 0:
             seconds = time.perf_counter() - start
             now = perplexity(model, text.measured)
@@ -327,7 +337,10 @@ def smollm2_text(tokens: int, steps: int) -> tuple[nn.Module, Text]:
     """Return SmolLM2-135M and Python's language reference: see ``nets.smollm2``."""
     from benchmarks.convert.nets import smollm2
 
-    net = smollm2(tokens, calibration=4 + steps)
-    pieces = net.calibration
+    net = smollm2(tokens, calibration=CORRECTION + steps)
+    pieces, training = net.calibration[:CORRECTION], net.calibration[CORRECTION:]
     measured = list(net.batch[0].split(256))
-    return net.model, Text(measured=measured, calibration=pieces[:4], training=pieces[4:])
+    text = Text(
+        measured=measured, calibration=pieces[:CALIBRATION], correction=pieces, training=training
+    )
+    return net.model, text

@@ -29,8 +29,8 @@ def _loud(count: int, seed: int) -> Tensor:
     return _x(count, 32, seed=seed) + 4 * _x(count, 1, seed=seed + 1)
 
 
-def _views(digital: nn.Module, x: Tensor, chips: int = 3) -> list[nn.Module]:
-    model = at.calibrate(at.convert(copy.deepcopy(digital), CHIP), [x], method="percentile")
+def _views(digital: nn.Module, x: Tensor, chips: int = 3, chip: at.Chip = CHIP) -> list[nn.Module]:
+    model = at.calibrate(at.convert(copy.deepcopy(digital), chip), [x], method="percentile")
     return [at.program(model, seed=seed).at("1 year") for seed in range(chips)]
 
 
@@ -326,16 +326,28 @@ class _Units(nn.Module):
         return torch.cat([y[:, :2], self.unit * y[:, 2:]], 1)
 
 
+class _Head(_Units):
+    """The same, whose last layer has the unit."""
+
+    def __init__(self, unit: float) -> None:
+        super().__init__(1.0)
+        head = self.net[-1]
+        with torch.no_grad():
+            head.weight[2] *= unit
+            head.bias[2] *= unit
+
+
+@pytest.mark.parametrize("kind", [_Units, _Head])
 @pytest.mark.parametrize("unit", [100.0, 1e4, 1e-4])
-def test_quantities_of_all_units_gain(unit: float) -> None:
+def test_quantities_of_all_units_gain(unit: float, kind: type[_Units]) -> None:
     """One of another size must not hide what the others are off, nor be hidden by them."""
-    digital, x, fresh = _Units(unit), _x(256, 32, seed=1), _x(1000, 32, seed=5)
+    digital, x, fresh = kind(unit), _x(256, 32, seed=1), _x(1000, 32, seed=5)
     exact = digital(fresh).detach()
 
     def errors(**options: Any) -> Tensor:
         """Return the squared error of each quantity in units of its variance."""
         off = torch.zeros(3)
-        for view in _views(digital, x, chips=4):
+        for view in _views(digital, x, 4, at.chips.hermes64(weight_scale="column")):
             at.correct_columns(view, x.split(64), **options)
             off += (view(fresh) - exact).detach().square().mean(0) / exact.var(0)
         return off

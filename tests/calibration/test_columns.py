@@ -562,3 +562,23 @@ def test_what_the_dac_clips_is_no_fault_of_the_columns(per: str) -> None:
     before = view(x)
     at.correct_columns(view, [x])
     assert torch.allclose(view(x), before, atol=1e-4 * before.abs().max().item())
+
+
+def test_offsets_are_shrunk_alike_in_all_units() -> None:
+    """Columns of the smallest unit, whose errors are as small, would decide for all others."""
+    units = torch.tensor([1e3, 1.0, 1e-3, 1.0], dtype=torch.float64)
+    target = _x(400, 4).double()
+    measured = [1.1 * target + 0.3 + 0.2 * _x(400, 4, seed=s).double() for s in (1, 2)]
+
+    def solved(factor: Tensor) -> tuple[Tensor, Tensor]:
+        sums = ColumnSums(4, target.device)
+        first, second = (factor * y for y in measured)
+        exact = factor * target
+        sums.add(slice(4), first=first, second=second, target=exact, clipped=None, bias=None)
+        return sums.solve("affine")
+
+    gain, offset = solved(torch.ones(4, dtype=torch.float64))
+    assert (offset < -0.2).all()
+    other_gain, other_offset = solved(units)
+    torch.testing.assert_close(other_gain, gain)
+    torch.testing.assert_close(other_offset / units, offset, rtol=0.1, atol=0.0)

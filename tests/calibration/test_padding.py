@@ -45,6 +45,9 @@ def _masks(*given: Tensor) -> tuple[Tensor, ...]:
         (WITH_DECODER, {"decoder_attention_mask": MASK.flip(0)}, _masks(MASK.flip(0)), ()),
         (nn.Linear(2, 2), {"decoder_input_ids": torch.ones(2, 3)}, (), ()),
         (nn.Linear(2, 2), {"decoder_input_ids": torch.ones(2, 4)}, *[_masks(MASK)] * 2),
+        (nn.Linear(2, 2), {"attention_mask": MASK.view(1, 2, 3)}, *[_masks(MASK)] * 2),
+        (nn.Linear(2, 2), {"attention_mask": MASK.view(2, 1, 1, 3)}, *[_masks(MASK)] * 2),
+        (nn.Linear(2, 2), {"attention_mask": torch.ones(2, 1, 3, 3).tril()}, (), ()),
         (nn.Linear(2, 2), {"attention_mask": torch.tensor([[0.0, 0], [0, -1e9]])}, (), ()),
         (nn.Linear(2, 2), {"attention_mask": torch.ones(2, 3)}, (), ()),
         (nn.Linear(2, 2), {"attention_mask": torch.zeros(2, 3)}, (), ()),
@@ -53,7 +56,8 @@ def _masks(*given: Tensor) -> tuple[Tensor, ...]:
         "of a mask", "beside labels", "as many samples as positions", "of the encoder alone",
         "embedded", "labels up to the last", "no mask of the encoder",
         "labels of a decoder", "of both", "of a decoder as long as its encoder",
-        "inputs of a decoder", "those of another length", "added", "all", "none",
+        "inputs of a decoder", "those of another length", "of two choices", "for all heads",
+        "of what each sees", "added", "all", "none",
     ],
 )  # fmt: skip
 def test_which_positions_are_read(
@@ -62,10 +66,27 @@ def test_which_positions_are_read(
     outputs: tuple[Tensor, ...],
     layers: tuple[Tensor, ...],
 ) -> None:
-    read = read_positions(model, {"attention_mask": MASK} | batch)
-    for found, expected in ((read.outputs, outputs), (read.layers, layers)):
-        assert len(found) == len(expected)
-        assert all(map(torch.equal, found, expected))
+    given = {"attention_mask": MASK} | batch
+    for read in (read_positions(model, given), read_positions(model, (given, LABELS))):
+        for found, expected in ((read.outputs, outputs), (read.layers, layers)):
+            assert len(found) == len(expected)
+            assert all(map(torch.equal, found, expected))
+
+
+def test_frames_of_a_wave_are_read_up_to_where_it_ends() -> None:
+    class Wave(nn.Module):
+        def _get_feat_extract_output_lengths(self, samples: Tensor) -> Tensor:
+            return (samples - 4) // 2 + 1
+
+    ends = torch.tensor([20, 9, 4])
+    batch = {"input_values": torch.ones(3, 20)}
+    batch["attention_mask"] = (torch.arange(20) < ends[:, None]).long()
+    read = read_positions(nn.Sequential(Wave()), batch)
+    frames = torch.arange(9) < torch.tensor([[9], [3], [1]])
+    for found in (read.outputs, read.layers):
+        assert len(found) == 2
+        assert torch.equal(found[1], frames)
+    assert at_positions(torch.ones(3, 9, 5), read.outputs).shape == (1, 13, 5)
 
 
 def test_runs_of_before_with_padding_are_of_another_rule() -> None:

@@ -12,9 +12,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
     BertConfig,
     BertForSequenceClassification,
     EarlyStoppingCallback,
+    T5Config,
+    T5ForConditionalGeneration,
     TrainerCallback,
     TrainingArguments,
 )
@@ -338,3 +342,41 @@ def test_a_process_with_several_gpus_is_refused(
 def _bare(self: Any, model: nn.Module, args: Any, **_: Any) -> None:
     """Take the arguments, and do nothing on a GPU."""
     self.model, self.args = model, args
+
+
+@pytest.mark.parametrize("kind", ["bart", "t5"])
+def test_predictions_of_a_decoder_are_those_of_its_labels(tmp_path: Path, kind: str) -> None:
+    """It makes its inputs of them, where it has no others."""
+    torch.manual_seed(0)
+    common: dict[str, Any] = {"vocab_size": 40, "d_model": 16, "pad_token_id": 1}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    sizes = {"encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    config: Any = BartConfig(**common, **heads, **sizes)
+    if kind == "t5":
+        common["decoder_start_token_id"] = 0
+        config = T5Config(**common, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    model = BartForConditionalGeneration if kind == "bart" else T5ForConditionalGeneration
+    teacher = model(config).eval()
+    ids, labels = torch.randint(2, 40, (2, 8, 6))
+    pairs = zip(ids, labels, strict=True)
+    rows = [{"input_ids": a, "labels": b, "decoder_input_ids": b.roll(1)} for a, b in pairs]
+    student = at.convert(copy.deepcopy(teacher), at.chips.ideal())
+    trainer = _trainer(tmp_path, student, teacher, max_steps=1)
+
+    def predicted(*left_out: str) -> Any:
+        found = [{k: v for k, v in row.items() if k not in left_out} for row in rows]
+        return trainer.predict(found)
+
+    def exact(**batch: Tensor) -> Tensor:
+        return teacher(input_ids=ids, **batch).logits
+
+    for left_out, batch in (
+        (("decoder_input_ids",), {"labels": labels}),
+        ((), {"decoder_input_ids": torch.stack([row["decoder_input_ids"] for row in rows])}),
+    ):
+        found = predicted(*left_out)
+        logits = found.predictions[0] if isinstance(found.predictions, tuple) else found.predictions
+        torch.testing.assert_close(torch.tensor(logits), exact(**batch), rtol=1e-3, atol=1e-4)
+        assert (found.label_ids == labels.numpy()).all()
+        assert found.metrics["test_loss"] < 1e-6
+    assert trainer.label_names == ["labels"]

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -260,12 +261,12 @@ def test_the_agreement_of_images_is_that_of_their_pixels() -> None:
     net, batches = nn.Conv2d(2, 5, 3, padding=1), list(torch.randn(8, 4, 2, 8, 8))
     found = at.hwa.adapt(net, batches, chip=CHIP, steps=1, num_chips=1)
     assert found.compared == "error"
-    assert found.ways == ((False, -3),)
+    assert found.ways == ((False, -3, ()),)
     assert "number by number, and" in str(found)
     both = dataclasses.replace(found, ways=(Way(True, -1), *found.ways))
     words = "output 0 as distributions over dimension -1; output 1 number by number, and"
     assert words in str(both)
-    assert both.to_dict()["ways"][0] == {"by_scores": True, "dim": -1}
+    assert both.to_dict()["ways"][0] == {"by_scores": True, "dim": -1, "units": ()}
     shares = found.stages[-1].reading.agreement
     assert shares.min() > 0.7  # of 320 numbers of a sample the largest is hardly where it was
     pixels = shares.flatten() * 2 * 4 * 64
@@ -287,3 +288,121 @@ def test_independent_probabilities_are_compared_number_by_number(
 ) -> None:
     torch.manual_seed(0)
     assert _twin(_Net(nn.Linear(8, 6), arrange), torch.randn(16, 8)).compared == compared
+
+
+def test_an_autoencoder_whose_pictures_are_flat_is_no_classifier() -> None:
+    x = torch.randn(32, 1, 4, 3)
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.Linear(5, 12))
+    assert _twin(flat, x).compared == "error"
+    classes = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.Linear(5, 11))
+    assert _twin(classes, x).compared == "divergence"
+
+
+class _Decides(nn.Module):
+    """True or false of each of 12 tokens, or ``classes`` of all together."""
+
+    def __init__(self, name: str, classes: int | None) -> None:
+        super().__init__()
+        self.name, self.tokens = name, nn.Embedding(7, 6)
+        self.head = nn.Linear(6, classes or 1)
+
+    def forward(self, ids: Tensor) -> dict[str, Tensor]:
+        y = self.head(self.tokens(ids))
+        return {self.name: y[:, 0] if y.shape[-1] > 1 else y.squeeze(-1)}
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "compared"),
+    [
+        ("logits", None, "error"),
+        ("start_logits", None, "divergence"),  # where an answer begins
+        ("logits", 12, "divergence"),  # as many as there are tokens
+    ],
+)
+def test_a_decision_for_each_token_is_no_score_of_its_position(
+    name: str, classes: int | None, compared: str
+) -> None:
+    assert _twin(_Decides(name, classes), torch.randint(7, (16, 12))).compared == compared
+
+
+UNITS = torch.tensor([1.0, 300.0, 1e-3])
+
+
+class _Quantities(nn.Module):
+    """A regression of three quantities in several units, with means of their own."""
+
+    def __init__(self, arrange: Callable[[Tensor], Any] = lambda y: y) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.hidden, self.head, self.arrange = nn.Linear(8, 32), nn.Linear(32, 3), arrange
+        with torch.no_grad():
+            self.head.weight *= UNITS[:, None]
+            self.head.bias.copy_(UNITS * torch.tensor([0.0, 5.0, 1.0]))
+
+    def forward(self, x: Tensor) -> Any:
+        return self.arrange(self.head(self.hidden(x).relu()))
+
+
+def test_quantities_of_several_units_count_alike() -> None:
+    net, x = _Quantities(), torch.randn(200, 8)
+    for recipe in (at.hwa.Recipe(), at.hwa.Recipe(outputs="error")):
+        twin = _twin(net, x, recipe)
+        exact = net(x).detach()
+        (way,) = twin.comparison.ways
+        assert not way.by_scores
+        torch.testing.assert_close(torch.tensor(way.units), exact.var(0, correction=0))
+        for number in range(3):
+            y = exact.clone()
+            y[:, number] += exact[:, number].std(correction=0)
+            assert twin.compare(y, exact).item() == pytest.approx(1 / 3, rel=1e-3)
+            assert int(twin.comparison.moved(y, exact).sum()) == 200
+    # whatever the user says of them, and what is known to be scores
+    assert not _twin(net, x, at.hwa.Recipe(outputs="divergence")).comparison.ways[0].units
+    named = _twin(_Quantities(lambda y: {"logits": y}), x)
+    assert named.comparison.ways == (Way(True, -1),)
+    shares = _twin(_Quantities(lambda y: (y / 300).softmax(-1)), x)
+    assert shares.comparison.ways == (Way(True, -1),)
+
+
+def test_a_quantity_that_never_varies_does_not_count() -> None:
+    net, x = _Quantities(lambda y: torch.cat([y, torch.ones_like(y[:, :1])], 1)), torch.randn(64, 8)
+    twin, exact = _twin(net, x), net(x).detach()
+    assert twin.comparison.ways[0].units[3] == 0
+    y = exact.clone()
+    y[:, 3] += 5
+    assert twin.compare(y, exact).item() == 0
+    assert twin.comparison.moved(y, exact).shape == (3 * 64,)
+
+
+def test_few_scores_do_not_become_quantities_by_chance() -> None:
+    for seed in range(200):
+        torch.manual_seed(seed)
+        assert _twin(nn.Linear(8, 10), torch.randn(4, 8)).compared == "divergence"
+
+
+def test_a_regression_of_several_units_is_adapted_in_all_of_them(tmp_path: Path) -> None:
+    """A step relative to the whole matrix would be hundreds of rows of the smallest unit."""
+    net, batches = _Quantities(), list(torch.randn(12, 32, 8))
+    options: dict[str, Any] = {"chip": at.chips.hermes64(), "steps": 20, "num_chips": 2}
+    found = at.hwa.adapt(net, batches, folder=tmp_path, **options)
+    assert "number by number, each over its variance" in str(found)
+    distilled = next(stage for stage in found.stages if stage.name == "distilled")
+    assert distilled.reading.mean < 2 * found.stages[1].reading.mean
+    again = at.hwa.adapt(net, batches, folder=tmp_path, **options)  # a finished run
+    assert again.ways == found.ways
+    alike = copy.deepcopy(net)
+    with torch.no_grad():
+        alike.head.weight /= UNITS[:, None]
+        alike.head.bias /= UNITS
+    x = torch.randn(500, 8)
+    exact = net(x).detach()
+    for number in range(3):
+        errors = []
+        for model, unit in (
+            (found.model, UNITS),
+            (at.hwa.adapt(alike, batches, **options).model, 1),
+        ):
+            view = at.program(model, seed=5).at("1 day")
+            off = (view(x).detach() * (UNITS / unit) - exact)[:, number]
+            errors.append((off.square().mean() / exact[:, number].var()).item())
+        assert errors[0] < 3 * errors[1] + 0.05
