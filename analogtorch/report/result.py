@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from analogtorch.cost_model import CostReport
+from analogtorch.devices import seconds
 from analogtorch.devices.time import SECONDS
 from analogtorch.evaluate import Interval, Sweep, Verdict, share
 from analogtorch.evaluate.losses import Sensitivity
@@ -22,9 +23,13 @@ ISO = 0.99
 """Share of the digital accuracy that counts as iso-accuracy; plot and table show it."""
 _MUCH = 0.01
 """Mean loss of accuracy, 0..1, above which more chips are worth their time."""
-_KEY_TIMES = ("1 day", "1 year")
+_ROUNDING = 1e-12
+"""Largest difference of two accuracies, 0..1, that roundings alone may make."""
 YEAR = SECONDS["year"]
 """Seconds of a year."""
+_KEY_TIMES = (SECONDS["day"], YEAR)
+_Losses = Mapping[str, float]
+"""Points of accuracy that chips lose, by time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,18 +92,22 @@ class Result:
 
     @property
     def key_times(self) -> list[str]:
-        """Times whose accuracy is a key figure: a day and a year, where measured, or the last."""
-        times = self.hwa.times
-        return [time for time in _KEY_TIMES if time in times] or [times[-1]]
+        """Times whose accuracy is a key figure: a day and a year, where measured, or the latest.
+
+        They are in the order of time, and named as they were given: ``24 h`` is a day.
+        """
+        after = {time: seconds(time) for time in self.hwa.times}
+        order = sorted(after, key=lambda time: -1.0 if (t := after[time]) is None else t)
+        return [time for time in order if after[time] in _KEY_TIMES] or order[-1:]
 
     @property
     def caveats(self) -> tuple[str, ...]:
         """The notes, then what the numbers themselves make doubtful.
 
         Such are a digital accuracy near chance or on few clips, hardware-aware training that cost
-        accuracy at a key time or may have, and a net that is better on chips than its reference.
+        accuracy at a time or may have, and a net that is better on chips than its reference.
         Training costs accuracy where the whole 95 % interval of the gain over the net mapped
-        directly is below 0. Chips that all have the same gain show no spread, and do not count.
+        directly is below 0. Chips that all lose the same show no spread: that is said apart.
         """
         return (*self.notes, *self._of_clips(), *self._of_training(), *self._of_reference())
 
@@ -142,34 +151,49 @@ class Result:
         return dict(zip(self.hwa.times, self.hwa.minus(self.direct).interval(), strict=True))
 
     def _of_training(self) -> Iterator[str]:
-        lost, unsettled = [], []
-        for time in self.key_times:
-            gain = self._gains[time]
-            loss = f"{-100 * gain.mean:.2f} points after {time}"
-            if gain.shown_ends is not None and gain.high < 0 and not loss.startswith("0.00 "):
-                lost.append(loss)
+        lost: dict[str, float] = {}
+        alike: dict[str, float] = {}
+        unsettled: dict[str, float] = {}
+        for time, gain in self._gains.items():
+            loss = -100 * gain.mean
+            settled = gain.high < 0 and not f"{loss:.2f}".startswith("0.00")
+            if settled and gain.shown_ends is None:
+                alike[time] = loss
+            elif settled:
+                lost[time] = loss
             elif gain.mean < -_MUCH and gain.high >= 0:
-                unsettled.append(loss)
+                unsettled[time] = loss
+        direct, tries = "against the net mapped directly", f"Worth a try: {self._worth_a_try}."
         if lost:
             yield (
-                "Hardware-aware training cost accuracy here: against the net mapped directly, "
-                f"chips lose {' and '.join(lost)}. Worth a try: {self._worth_a_try}."
+                f"Hardware-aware training cost accuracy here{self._at(lost)}: {direct}, chips lose "
+                f"{_most(lost)}. {tries}"
+            )
+        if alike:
+            yield (
+                f"All {len(self.hwa.seeds)} chips lose the same by hardware-aware training"
+                f"{self._at(alike)}: {direct}, {_most(alike)}. They show no spread, from which to "
+                f"tell what other chips lose. {tries}"
             )
         if unsettled:
             yield (
-                "Whether hardware-aware training cost accuracy is not settled: against the net "
-                f"mapped directly, chips lose {' and '.join(unsettled)} on average. More chips "
-                "(sweep.num_chips) would settle it."
+                "Whether hardware-aware training cost accuracy is not settled"
+                f"{self._at(unsettled)}: {direct}, chips lose {_most(unsettled)} on average. More "
+                "chips (sweep.num_chips) would settle it."
             )
+
+    def _at(self, losses: _Losses) -> str:
+        """Return at how many of the times there are these losses; empty if there is one time."""
+        count = len(self.hwa.times)
+        return f" at {len(losses)} of {count} times" if count > 1 else ""
 
     def _of_reference(self) -> Iterator[str]:
         epochs = self.config.get("hwa", {}).get("epochs")
         better = [
             time
             for time, found in zip(self.hwa.times, self.hwa.interval(), strict=True)
-            if found.shown_ends is not None
-            and found.low > self.digital
-            and self._gains[time].low > 0
+            # chips that are alike count: their mean may be off by a rounding, which is no gain
+            if found.low - self.digital > _ROUNDING and self._gains[time].low > 0
         ]
         if epochs and better and self._by_chance is None:
             yield (
@@ -263,3 +287,9 @@ class Result:
         found |= {"config": dict(self.config)} if self.config else {}
         found |= {"command": self.command} if self.command else {}
         return found
+
+
+def _most(losses: _Losses) -> str:
+    """Return the largest of the losses with its time."""
+    time = max(losses, key=losses.__getitem__)
+    return f"{'up to ' * (len(losses) > 1)}{losses[time]:.2f} points (at {time})"
