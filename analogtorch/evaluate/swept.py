@@ -41,13 +41,16 @@ class Verdict:
     answer: Literal["yes", "no", "not settled"]
     """``yes`` and ``no`` are said with the confidence that was asked for, or more."""
     confidence: float | None
-    """Confidence, 0..1, that the mean keeps the limit, by Student's t; None for one chip. Of equal
-    values it is that most chips keep it, by the sign test."""
+    """Confidence, 0..1, that the mean keeps the limit, by Student's t; None for one chip, and for
+    chips that are ``alike``."""
+    alike: bool = False
+    """Whether all chips, two or more, have the same value of a metric whose step is not known. They
+    show no spread, from which to tell of others, and settle nothing."""
 
     def __str__(self) -> str:
         """Return the answer with its confidence, that of the opposite for a ``no``."""
         if self.confidence is None:
-            return self.answer
+            return f"{self.answer}{' (all chips alike)' if self.alike else ''}"
         sure = 1 - self.confidence if self.answer == "no" else self.confidence
         percent = math.floor(1000 * sure) / 10  # never more than there is
         text = "> 99.9 %" if percent >= 99.9 else f"{percent:.1f} %"
@@ -158,7 +161,9 @@ class Sweep(Shown):
             )
         )
 
-    def keeps(self, limit: float, confidence: float = 0.95) -> tuple[Verdict, ...]:
+    def keeps(
+        self, limit: float, confidence: float = 0.95, resolution: float = 0.0
+    ) -> tuple[Verdict, ...]:
         """Return whether the mean over the chips keeps a limit at each time, and how sure that is.
 
         Iso-accuracy, 99 % of a digital accuracy, is ``found.keeps(0.99 * digital)``. The chips of
@@ -169,21 +174,29 @@ class Sweep(Shown):
             limit: the metric that the mean must have at least; at most, if lower is better. It lies
                 within ``bounds``.
             confidence: the confidence, one-sided and by Student's t, that ``yes`` and ``no`` take,
-                in [0.5, 0.999]. Chips with equal values show no spread: the sign test then tells
-                how sure it is that most chips keep the limit, which takes 5 chips for 0.95.
+                in [0.5, 0.999]. It is right for metrics that are spread about normally over the
+                chips; a failure of few chips, which the sweep does not have, it does not know.
+            resolution: the step of the metric, >= 0: 1/N of an accuracy on N samples. The standard
+                deviation over the chips is taken to be a step at least. 0: not known; chips that
+                all have the same value then show no spread, and settle nothing (``alike``).
 
         Raises:
             ValueError: an argument is out of range.
         """
         limit = checked_limit("Sweep.keeps: limit", limit, self.bounds)
         confidence = checked_confidence("Sweep.keeps", confidence)
+        resolution = checks.number(
+            "Sweep.keeps: resolution", resolution, least=0, remedy="1 / N of N samples"
+        )
         sign = 1 if self.higher_is_better else -1
 
         def verdict(values: list[float]) -> Verdict:
-            sure = confidence_above([sign * v for v in values], sign * limit)
-            if sure is not None and sure >= confidence:
+            sure = confidence_above([sign * v for v in values], sign * limit, resolution)
+            if sure is None:
+                return Verdict(answer="not settled", confidence=None, alike=len(values) > 1)
+            if sure >= confidence:
                 return Verdict(answer="yes", confidence=sure)
-            no = sure is not None and sure <= 1 - confidence
+            no = sure <= 1 - confidence
             return Verdict(answer="no" if no else "not settled", confidence=sure)
 
         return self._each(verdict)

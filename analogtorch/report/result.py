@@ -91,6 +91,11 @@ class Result:
         return ISO * self.digital
 
     @property
+    def clips(self) -> int:
+        """Number of test clips; 0 if it is not known."""
+        return int(self.data.get("test", 0))
+
+    @property
     def key_times(self) -> list[str]:
         """Times whose accuracy is a key figure: a day and a year, where measured, or the latest.
 
@@ -219,8 +224,11 @@ class Result:
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
-        """Whether the accuracy after HWA training is iso-accurate on average, at each time."""
-        return self.hwa.keeps(self.iso)
+        """Whether the accuracy after HWA training is iso-accurate on average, at each time.
+
+        The standard deviation over the chips is taken to be a test clip at least.
+        """
+        return self.hwa.keeps(self.iso, resolution=1 / self.clips if self.clips else 0.0)
 
     @property
     def joules_per_year(self) -> float | None:

@@ -86,6 +86,12 @@ def points(found: Interval) -> str:
     return f"{100 * found.mean:z.2f}" + (f" [{', '.join(ends)}]" if ends else "")
 
 
+def confidence_text(result: Result) -> str:
+    """Return how the confidence of ``Result.verdicts`` is found."""
+    least = f", of a spread of at least one of {result.clips:,} test clips" if result.clips else ""
+    return f"confidence by Student's t{least}"
+
+
 def took(result: Result) -> str:
     """Return the time that a run took as text."""
     return f"{result.seconds:.0f} s{' since it was continued' if result.continued else ''}"
@@ -104,6 +110,6 @@ def _facts(result: Result) -> list[str]:
         "programming",
         "its loss against the digital accuracy and, chip by chip, its gain over the net mapped "
         f"directly: points {SPAN}",
-        "iso-accuracy of its mean over the chips (confidence, by Student's t)",
+        f"iso-accuracy of its mean over the chips ({confidence_text(result)})",
         f"data: {result.data['source']} ({clips} clips); seed {result.seed}; {took(result)}",
     ]

@@ -11,6 +11,7 @@ from analogtorch.evaluate.interval import (
     confidence_above,
     rate,
     same_but_for_rounding,
+    student,
     student_quantile,
 )
 
@@ -131,22 +132,38 @@ def test_the_side_of_a_limit_is_wrong_as_seldom_as_it_says() -> None:
     assert wrong == pytest.approx(0.05, abs=4 * math.sqrt(0.05 * 0.95 / 2000))
     assert confidence_above([1.0, 3.0], 2.0) == 0.5
     assert confidence_above([1.0], 0.0) is None
-    # values that hardly differ
-    assert confidence_above([0.5, math.nextafter(0.5, 1)], 0.4) is not None
 
 
-def test_equal_values_settle_no_more_than_their_number_can() -> None:
+def test_equal_values_show_no_spread_to_tell_from() -> None:
     for value in (1.0, 0.99, 0.97, 0.9123):
-        for count in range(2, 30):
-            assert confidence_above(count * [value], value) == 1 - 0.5**count
-            assert confidence_above(count * [value], math.nextafter(value, 2)) == 0.5**count
-    assert confidence_above([0.1 + 0.2, 0.3, 0.3], 0.3) == 1 - 0.5**3  # equal up to rounding
+        for count in (2, 5, 29):
+            assert confidence_above(count * [value], 0.5) is None
+            # one step above or below the limit, as far as values that are a step apart
+            assert confidence_above(count * [value], value, 0.01) == pytest.approx(0.5)
+            above = confidence_above(count * [value], value - 0.01, 0.01)
+            assert above == pytest.approx(student(math.sqrt(count), count - 1))
+            below = confidence_above(count * [value], value + 0.01, 0.01)
+            assert below == pytest.approx(1 - above)
+    assert confidence_above([0.1 + 0.2, 0.3, 0.3], 0.3) is None  # equal up to rounding
+    assert confidence_above([0.5, math.nextafter(0.5, 1)], 0.4) is None
     assert not same_but_for_rounding([0.1, math.nan], 1.0)
-    # an accuracy on few samples: as many chips are right throughout as are not
-    generator = np.random.default_rng(3)
-    drawn = np.where(generator.random((2000, 5)) < 0.5, 0.95, 1.0)
-    found = [confidence_above(row.tolist(), 0.99) for row in drawn if len(set(row)) == 1]
-    assert sum(c >= 0.95 for c in found) / len(drawn) <= 0.05
+
+
+@pytest.mark.parametrize("count", [3, 5, 8, 10])
+def test_a_metric_in_steps_is_on_the_wrong_side_as_seldom_as_it_says(count: int) -> None:
+    # of 58 clips a fifth of the chips lose three, and the mean is below the limit
+    def wrong(bad: int) -> float:
+        values = [54 / 58] * (count - bad) + [51 / 58] * bad
+        chance = math.comb(count, bad) * 0.2**bad * 0.8 ** (count - bad)
+        return chance if confidence_above(values, 0.99 * 54 / 58, 1 / 58) >= 0.95 else 0.0
+
+    assert sum(map(wrong, range(count + 1))) <= 0.05
+    generator, trials = np.random.default_rng(3), 1000
+    for std in (0.5, 1.0, 3.0):  # in steps; the limit is the mean of the rounded values
+        drawn = np.round(53 + std * generator.normal(size=(trials, count)))
+        found = [confidence_above(row.tolist(), 53.0, 1.0) for row in drawn]
+        # bound: four standard deviations of a count
+        assert sum(c >= 0.95 for c in found) / trials <= 0.05 + 4 * math.sqrt(0.0475 / trials)
 
 
 def test_blocks_of_resamples_are_those_that_are_drawn_at_once(

@@ -84,8 +84,28 @@ def test_a_verdict_is_yes_no_or_not_settled_with_its_confidence() -> None:
     assert str(open_) in ("not settled (49.9 % yes)", "not settled (50.0 % yes)")
     assert [v.answer for v in ERROR.keeps(0.1)] == ["yes", "no"]
     assert sweep([0.9, 0.8]).keeps(0.1) == (Verdict(answer="not settled", confidence=None),) * 2
-    assert str(sweep(*[[1.0, 1.0]] * 4).keeps(0.99)[0]) == "not settled (93.7 % yes)"
-    assert str(sweep(*[[1.0, 1.0]] * 5).keeps(0.99)[0]) == "yes (96.8 %)"
+    assert str(sweep([0.9, 0.8]).keeps(0.1)[0]) == "not settled"
+
+
+def test_chips_that_are_all_alike_settle_nothing_unless_the_step_is_known() -> None:
+    for count in (2, 5, 29):
+        found = sweep(*[[1.0, 1.0]] * count).keeps(0.99)[0]
+        assert found == Verdict(answer="not settled", confidence=None, alike=True)
+        assert str(found) == "not settled (all chips alike)"
+    alike = sweep(*[[1.0, 0.5]] * 5)
+    assert [str(found) for found in alike.keeps(0.99, resolution=1 / 1000)] == [
+        "yes (> 99.9 %)",
+        "no (> 99.9 %)",
+    ]
+    near = alike.keeps(0.99, resolution=1 / 58)[0]  # the limit is less than a sample away
+    assert (near.answer, near.alike) == ("not settled", False)
+    # one chip that differs by a sample tells no more than none
+    hardly = sweep(*[[1.0, 0.5]] * 4, [1 - 1 / 58, 0.5])
+    assert hardly.keeps(0.99, resolution=1 / 58)[0].confidence < near.confidence < 0.95
+    assert hardly.keeps(0.985)[0].answer == "yes"
+    assert hardly.keeps(0.985, resolution=1 / 58)[0].answer == "not settled"
+    with pytest.raises(ValueError, match=r"Sweep.keeps: resolution must be .* >= 0, got -1; 1 / N"):
+        alike.keeps(0.99, resolution=-1)
 
 
 def test_what_it_takes_to_settle_a_verdict_is_asked_for() -> None:
@@ -101,21 +121,20 @@ def test_a_paired_difference_knows_what_means_alone_do_not() -> None:
     gain = better.minus(GOOD)
     assert gain.metric == "difference of accuracy"
     assert gain.interval()[0].ends == pytest.approx((0.001, 0.001))
-    assert [verdict.answer for verdict in gain.keeps(0)] == ["yes", "yes"]
-    assert [verdict.answer for verdict in GOOD.minus(better).keeps(0)] == ["no", "no"]
+    assert [found.answer for found in gain.keeps(0, resolution=0.001)] == ["yes", "yes"]
+    loss = GOOD.minus(better)
+    assert [found.answer for found in loss.keeps(0, resolution=0.001)] == ["no", "no"]
     assert gain.chip_yield(0)[0].mean == 1.0
 
 
-@pytest.mark.parametrize(("mine", "confidence"), [((600, 610), 0.25), ((607, 617), 0.75)])
-def test_chips_that_differ_by_as_many_samples_settle_nothing(
-    mine: tuple[int, int], confidence: float
-) -> None:
+@pytest.mark.parametrize("mine", [(600, 610), (607, 617)])
+def test_chips_that_differ_by_as_many_samples_settle_nothing(mine: tuple[int, int]) -> None:
     def of(right: tuple[int, int]) -> at.Sweep:
         return sweep(*([count / 1118, 1.0] for count in right))
 
     # 600 - 601 and 610 - 611 of 1118: in floating point not the same share
     found = of(mine).minus(of((601, 611))).keeps(0)[0]
-    assert (found.answer, found.confidence) == ("not settled", confidence)
+    assert found == Verdict(answer="not settled", confidence=None, alike=True)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def sweep(mean: float) -> Sweep:
 def result() -> Result:
     return Result(
         digital=0.92, direct=sweep(0.85), hwa=sweep(0.91), chip="hermes64", tiles=17, seed=3,
-        seconds=61.23, data={"source": "synthetic", "train": 10, "val": 2, "test": 3},
+        seconds=61.23, data={"source": "synthetic", "train": 10, "val": 2, "test": 300},
         versions={"torch": "2.14"}, notes=("This speech was synthesised.",),
     )  # fmt: skip
 
@@ -137,6 +137,28 @@ def test_chips_that_agree_have_no_interval_in_any_table(result: Result) -> None:
     for text in (table(alike), markdown(alike), str(same), same._repr_html_()):
         assert "70.00" in text or "0.700" in text
         assert not re.search(r"\[-?\d+\.|\d to ", text), text
+
+
+def test_verdicts_say_what_their_confidence_rests_on(result: Result) -> None:
+    values = torch.full((5, 3), 54 / 58, dtype=torch.float64)
+    same = Sweep(times=TIMES, values=values, seeds=(1, 2, 3, 4, 5))
+    alike = dataclasses.replace(result, digital=54 / 58, direct=same, hwa=same)
+    known = dataclasses.replace(alike, data={"source": "folder", "test": 58})
+    unknown = dataclasses.replace(alike, data={"source": "folder"})
+    least = "confidence by Student's t, of a spread of at least one of 58 test clips"
+    for text in (table(known), markdown(known)):
+        assert least in text
+        assert "not settled (85.3 % yes)" in text
+        assert " yes (" not in text
+    for text in (table(unknown), markdown(unknown)):
+        assert "confidence by Student's t" in text
+        assert "test clip" not in text
+        assert "not settled (all chips alike)" in text
+    assert unknown.to_dict()["iso"]["1 day"] == {
+        "answer": "not settled",
+        "confidence": None,
+        "alike": True,
+    }
 
 
 @pytest.mark.parametrize(

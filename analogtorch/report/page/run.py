@@ -32,7 +32,7 @@ from analogtorch.report.page.repeat import repeat_section
 from analogtorch.report.page.training import training_section
 from analogtorch.report.result import ISO, Result
 from analogtorch.report.sweep import ordered
-from analogtorch.report.text import accuracy_rows, notes, points, spread_text, took
+from analogtorch.report.text import accuracy_rows, confidence_text, notes, points, spread_text, took
 
 _ISO = f"{100 * ISO:.0f} %"
 
@@ -84,7 +84,7 @@ def _keys(result: Result) -> Iterator[Key]:
         yield Key(
             label=f"Iso-accurate after {time}",
             value=str(verdict),
-            note=f"at least {100 * result.iso:.2f} %, {_ISO} of digital; confidence by Student's t",
+            note=f"at least {100 * result.iso:.2f} %, {_ISO} of digital; {confidence_text(result)}",
         )
     if result.cost is not None and result.joules_per_year is not None:
         yield from cost_keys(result.cost)
