@@ -14,7 +14,7 @@ from analogtorch.chips import Chip
 from analogtorch.chips.file import in_file
 from analogtorch.cli.map import chip_named, on_model
 from analogtorch.cli.options import CommandParser, add_outputs, write_outputs
-from analogtorch.evaluate.sweep import checked_times
+from analogtorch.evaluate.times import checked_times
 from analogtorch.files.figures import checked_path
 from analogtorch.values import checks
 

@@ -27,8 +27,8 @@ from analogtorch.evaluate.sweep import (
     checked_defects,
     checked_method,
     chip_seeds,
-    label,
 )
+from analogtorch.evaluate.times import label
 from analogtorch.simulate.chip import beyond_data
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects

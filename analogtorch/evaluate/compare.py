@@ -29,11 +29,11 @@ from analogtorch.evaluate.sweep import (
     TIMES,
     checked_defects,
     checked_method,
-    checked_times,
     chip_seeds,
     sweep,
 )
 from analogtorch.evaluate.swept import Sweep
+from analogtorch.evaluate.times import checked_times
 from analogtorch.mapping import ChipMapping, map_to_chip
 from analogtorch.mapping.chosen import chips_of, described
 from analogtorch.nn import AnalogEmbedding

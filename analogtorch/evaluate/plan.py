@@ -37,7 +37,8 @@ from analogtorch.evaluate.plan_folder import check_folder
 from analogtorch.evaluate.routed import route_calls
 from analogtorch.evaluate.sensitivity import sensitivity as measured_sensitivity
 from analogtorch.evaluate.suggestion import falling, shares
-from analogtorch.evaluate.sweep import checked_times, chip_seeds, label
+from analogtorch.evaluate.sweep import chip_seeds
+from analogtorch.evaluate.times import checked_times, label
 from analogtorch.evaluate.walks import ANALOG, DIGITAL, Candidate, Table, walk
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.recovery import Recovery

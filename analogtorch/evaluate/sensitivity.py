@@ -26,7 +26,8 @@ from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.losses import EFFECTS, SINGLE, Effect, LayerLoss, Loss, Sensitivity
 from analogtorch.evaluate.metric import Metric, bounds_of, check_metric, direction
 from analogtorch.evaluate.metric_identity import kept_of
-from analogtorch.evaluate.sweep import checked_defects, checked_method, chip_seeds, label
+from analogtorch.evaluate.sweep import checked_defects, checked_method, chip_seeds
+from analogtorch.evaluate.times import label
 from analogtorch.nn import AnalogLayer
 from analogtorch.simulate.chip import ProgrammedChip, beyond_data, program
 from analogtorch.simulate.compensation import Compensation

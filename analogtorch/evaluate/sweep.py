@@ -2,7 +2,7 @@
 
 import contextlib
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 from urllib.parse import quote
@@ -16,7 +16,6 @@ from analogtorch.conversion.kinds import (
     refuse_programmed,
     some_layers,
 )
-from analogtorch.devices import seconds
 from analogtorch.evaluate.cells import Cells, Executor, Experiment, check_executor, run, run_by
 from analogtorch.evaluate.helpers import checked_processes
 from analogtorch.evaluate.identity import experiment
@@ -31,6 +30,7 @@ from analogtorch.evaluate.metric import (
 )
 from analogtorch.evaluate.metric_identity import kept_of
 from analogtorch.evaluate.swept import UNNAMED, Sweep
+from analogtorch.evaluate.times import checked_times
 from analogtorch.ops import fold, seed_tensor, stream
 from analogtorch.simulate.chip import beyond_data
 from analogtorch.simulate.compensation import Compensation
@@ -257,32 +257,6 @@ def checked_models(caller: str, model: Any) -> dict[str, nn.Module]:
     return models
 
 
-def checked_times(caller: str, times: Sequence[str | float]) -> dict[float | None, str]:
-    """Return the times in seconds, each with its name in tables.
-
-    Raises:
-        ValueError: they are no list, there is none, two are the same, or one is no time.
-    """
-    if isinstance(times, str | int | float) or not isinstance(times, Iterable):
-        raise ValueError(
-            f"{caller}: times must be a list such as ['0 s', '1 day'], got {times!r}; write "
-            f"[{times!r}]"
-        )
-    given = tuple(times)
-    if not given:
-        raise ValueError(f"{caller}: times is empty; leave it out for the default")
-    found: dict[float | None, str] = {}
-    for time in given:
-        after = seconds(time)
-        if after in found:
-            raise ValueError(
-                f"{caller}: times must differ, but {found[after]!r} and {label(time)!r} are the "
-                "same; leave out one of them"
-            )
-        found[after] = label(time)
-    return found
-
-
 def checked_method(caller: str, method: Any) -> Method | None:
     """Return the writing method.
 
@@ -309,8 +283,3 @@ def checked_defects(caller: str, defects: Any) -> Defects | None:
 def chip_seeds(seed: int, num_chips: int) -> tuple[int, ...]:
     """Return the seeds of the experiment's chips, the same for every model and call."""
     return tuple(int(fold(seed_tensor(seed), stream("chip", i)).item()) for i in range(num_chips))
-
-
-def label(time: str | float) -> str:
-    """Return the name of a time in tables: a text as it is, a number as seconds."""
-    return time if isinstance(time, str) else f"{int(time) if time == int(time) else time} s"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import torch
 from torch import Tensor
 
 from analogtorch.devices import seconds
@@ -20,6 +21,7 @@ from analogtorch.evaluate.interval import (
     share,
 )
 from analogtorch.evaluate.metric import checked_limit
+from analogtorch.evaluate.times import checked_times
 from analogtorch.files import comma_separated, parquet
 from analogtorch.files.figures import draw
 from analogtorch.values import checks
@@ -65,10 +67,12 @@ class Sweep(Shown):
     """
 
     times: tuple[str, ...]
+    """Times after programming, at least one, each once; numbers of seconds become texts."""
     values: Tensor
-    """The metric, float64, of shape (chips, times)."""
+    """The metric, of shape (chips, times): finite real numbers, kept as float64 on the CPU."""
     seeds: tuple[int, ...]
-    """Seed of each chip: ``program(model, seed=seeds[i])`` programs it again."""
+    """Seed of at least one chip, in the order of ``values``: ``program(model, seed=seeds[i])``
+    programs it again."""
     notes: tuple[str, ...] = ()
     """A caveat for each time, such as that the devices' data end before it; empty where there is
     none."""
@@ -80,12 +84,20 @@ class Sweep(Shown):
     """Smallest and largest number that the metric can be, infinite if it is not known."""
 
     def __post_init__(self) -> None:
+        checks.settle(self, "times", tuple(checked_times("Sweep", self.times).values()))
         size = (len(self.seeds), len(self.times))
         if not isinstance(self.values, Tensor) or self.values.shape != size:
             raise ValueError(
                 f"Sweep.values must be a tensor (chips, times) = {size}, got "
                 f"{checks.shown(self.values)}"
             )
+        if not self.seeds:
+            raise ValueError("Sweep.seeds is empty; give the seed of at least one chip")
+        if self.values.is_complex() or self.values.dtype == torch.bool:
+            raise ValueError(
+                f"Sweep.values must be real numbers, got {self.values.dtype}; write values.double()"
+            )
+        checks.settle(self, "values", self.values.detach().to("cpu", torch.float64))
         if self.notes and len(self.notes) != len(self.times):
             raise ValueError(
                 f"Sweep.notes needs one text per time, got {len(self.notes)} for {len(self.times)} "
@@ -327,12 +339,15 @@ class Sweep(Shown):
 def _differences(mine: Tensor, theirs: Tensor) -> Tensor:
     """Return ``mine - theirs``, of shape (chips, times), equal where roundings alone differ.
 
-    Two chips that lose one sample each differ in the last bit of what they lose, and not in it.
+    Two chips that lose one sample each differ in the last bit of what they lose, and not in it; two
+    that lose none lose 0, and not a rounding.
     """
     found = mine - theirs
     for of_time, *both in zip(found.T, mine.T, theirs.T, strict=True):
         size = max(abs(value) for one in both for value in one.tolist())
-        if same_but_for_rounding(of_time.tolist(), size):
+        if same_but_for_rounding([*of_time.tolist(), 0.0], size):
+            of_time[:] = 0
+        elif same_but_for_rounding(of_time.tolist(), size):
             of_time[:] = of_time.median()
     return found
 

@@ -32,7 +32,8 @@ from analogtorch.evaluate.identity import (
 )
 from analogtorch.evaluate.metric import Metric, check_metric
 from analogtorch.evaluate.metric_identity import kept_of
-from analogtorch.evaluate.sweep import checked_times, chip_seeds
+from analogtorch.evaluate.sweep import chip_seeds
+from analogtorch.evaluate.times import checked_times
 from analogtorch.hwa.adaptation import Adaptation, recovering
 from analogtorch.hwa.adapted import Adapted
 from analogtorch.hwa.on_chips import OnChips

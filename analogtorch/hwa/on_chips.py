@@ -13,7 +13,8 @@ from analogtorch.conversion.watch import evaluating
 from analogtorch.devices import seconds
 from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.metric import Metric, check_metric, finite, measure
-from analogtorch.evaluate.sweep import checked_times, sweep
+from analogtorch.evaluate.sweep import sweep
+from analogtorch.evaluate.times import checked_times
 from analogtorch.hwa.twin import Twin, check_shapes
 from analogtorch.simulate.chip import beyond_data, program
 from analogtorch.simulate.recovery import Recovery

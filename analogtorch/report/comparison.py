@@ -12,7 +12,7 @@ from analogtorch.files.figures import new_figure
 from analogtorch.report.columns import SPAN, aligned, html_table
 from analogtorch.report.cost import si, signed_note
 from analogtorch.report.floorplan import short
-from analogtorch.report.sweep import BEYOND, decimals, ordered, time_axis
+from analogtorch.report.sweep import BEYOND, number_form, ordered, time_axis
 from analogtorch.values.shown import as_figure, as_html, as_text
 
 _UNKNOWN = "not known"
@@ -86,7 +86,7 @@ def _costs(axes: Any, found: Comparison, chips: list[ComparedChip]) -> None:
             fmt="o",
             capsize=3,
             color=f"C{number}",
-            label=f"{each.name}: {_cell(energy, 0)}, {_cell(latency, 0)}",
+            label=f"{each.name}: {_cell(energy)}, {_cell(latency)}",
         )
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -105,26 +105,24 @@ def _rows(found: Comparison) -> list[list[str]]:
     entries = [{entry.quantity: entry for entry in each.entries()} for each in found.chips]
     rows = [["", *(each.name for each in found.chips)]]
     values = [each.sweep.values.flatten() for each in found.chips if each.sweep is not None]
-    digits = decimals(torch.cat(values)) if values else 0
+    form = number_form(torch.cat(values)) if values else ""
     if found.digital is not None:
-        rows.append(
-            [f"{found.metric}, digital", *[f"{found.digital:z.{digits}f}"] * len(found.chips)]
-        )
+        rows.append([f"{found.metric}, digital", *[f"{found.digital:{form}}"] * len(found.chips)])
     for quantity in dict.fromkeys(quantity for of in entries for quantity in of):
-        rows.append([quantity, *(_cell(of.get(quantity), digits) for of in entries)])
+        rows.append([quantity, *(_cell(of.get(quantity), form) for of in entries)])
     return rows
 
 
-def _cell(entry: Entry | None, digits: int) -> str:
-    """Return an entry as text; the metric has this many decimals."""
+def _cell(entry: Entry | None, form: str = "") -> str:
+    """Return an entry as text; the metric has this format."""
     if entry is None:
         return _UNKNOWN
     if entry.kind == "simulated":
-        shown = f"{entry.value:z.{digits}f}{'*' * bool(entry.note)}"
+        shown = f"{entry.value:{form}}{'*' * bool(entry.note)}"
         if entry.low is None or entry.high is None:
             return shown
         ends = Interval(mean=entry.value, low=entry.low, high=entry.high).shown_ends or ()
-        return shown + (f" [{', '.join(f'{end:z.{digits}f}' for end in ends)}]" if ends else "")
+        return shown + (f" [{', '.join(f'{end:{form}}' for end in ends)}]" if ends else "")
     if entry.kind == "counted":
         return f"{entry.value:,}"
     small = entry.unit in ("J", "s")

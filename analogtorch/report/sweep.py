@@ -83,10 +83,18 @@ def time_axis(axes: Any, found: Sweep) -> None:
     axes.set_xlabel("time after programming" + (BEYOND if any(found.notes) else ""))
 
 
-def decimals(values: Tensor) -> int:
-    """Return the decimals, 1 to 12, that show four digits of the largest of the values."""
+def number_form(values: Tensor) -> str:
+    """Return the format that shows four digits of the largest of the values.
+
+    It has 1 to 9 decimals; outside 1e-6 to 1e9, which would have more digits than anyone reads, an
+    exponent.
+    """
     largest = values.abs().max().item()
-    return min(max(1, 3 - math.floor(math.log10(largest))), 12) if largest > 0 else 4
+    if largest == 0:
+        return "z.4f"
+    if not 1e-6 <= largest < 1e9:
+        return "z.4g"
+    return f"z.{min(max(1, 3 - math.floor(math.log10(largest))), 9)}f"
 
 
 def _rows(found: Sweep) -> list[Sequence[str]]:
@@ -94,14 +102,14 @@ def _rows(found: Sweep) -> list[Sequence[str]]:
     rows: list[Sequence[str]] = [
         (f"{found.metric} at", "mean", "std", "worst", f"95 % interval, {chips}")
     ]
-    digits = decimals(found.values)
+    form = number_form(found.values)
 
     def shown(value: float) -> str:
-        return "" if math.isnan(value) else f"{value:z.{digits}f}"  # the spread of one chip
+        return "" if math.isnan(value) else f"{value:{form}}"  # the spread of one chip
 
     numbers = zip(found.mean.tolist(), found.std.tolist(), found.worst.tolist(), strict=True)
     for time, row, spread in zip(found.times, numbers, found.interval(), strict=True):
-        ends = " to ".join(f"{end:z.{digits}f}" for end in spread.shown_ends or ())
+        ends = " to ".join(f"{end:{form}}" for end in spread.shown_ends or ())
         mark = "*" * bool(found.note(time))
         rows.append((time + mark, *map(shown, row), ends))
     return rows

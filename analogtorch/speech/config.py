@@ -13,7 +13,7 @@ from torch import nn
 import analogtorch as at
 from analogtorch.calibration.choice import Effort
 from analogtorch.chips import Chip, TrainingNoise
-from analogtorch.evaluate.sweep import checked_times
+from analogtorch.evaluate.times import checked_times
 from analogtorch.files import is_code
 from analogtorch.hwa.clip import SIGMA
 from analogtorch.ops import seed_number

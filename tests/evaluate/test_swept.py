@@ -163,6 +163,51 @@ def test_times_are_compared_by_their_seconds_and_caveats_stay() -> None:
         GOOD.minus(0.9)
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float16, torch.bfloat16, torch.float32])
+def test_values_of_any_real_type_become_float64(dtype: torch.dtype) -> None:
+    values = torch.tensor([[1, 2], [3, 2], [5, 2]], dtype=dtype)
+    found = at.Sweep(TIMES, values, (0, 1, 2))
+    assert found.values.dtype == torch.float64
+    assert found.mean.tolist() == found.quantile(0.5).tolist() == [3.0, 2.0]
+    assert found.to_dict()["1 day"]["values"] == [2.0, 2.0, 2.0]
+    learnt = at.Sweep(TIMES, torch.ones(2, 2, requires_grad=True), (0, 1))
+    assert not learnt.values.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"times": ("0 s", "0 s")}, "Sweep: times must differ, but '0 s' and '0 s' are the same"),
+        ({"times": ("24 h", "1 day")}, "Sweep: times must differ, but '24 h' and '1 day' are"),
+        ({"times": ("0 s", "later")}, "time 'later' is not understood; give seconds as a number"),
+        ({"times": "1 day"}, r"Sweep: times must be a list .*, got '1 day'; write \['1 day'\]"),
+        ({"times": (), "values": torch.zeros(1, 0)}, "Sweep: times is empty; give at least one"),
+        ({"seeds": (), "values": torch.zeros(0, 2)}, "Sweep.seeds is empty; give the seed of at"),
+        ({"values": torch.zeros(1, 2, dtype=torch.complex64)}, "real numbers, got torch.complex64"),
+        ({"values": torch.zeros(1, 2, dtype=torch.bool)}, r"got torch.bool; write values.double\("),
+    ],
+)
+def test_a_sweep_of_what_is_none_is_refused(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        at.Sweep(**{"times": TIMES, "values": torch.zeros(1, 2), "seeds": (0,), **changes})
+
+
+def test_times_in_seconds_are_named() -> None:
+    found = at.Sweep([0, 86400.0], torch.ones(1, 2), (0,))
+    assert found.times == ("0 s", "86400 s")
+    assert list(found.to_dict()) == ["0 s", "86400 s"]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(1e-20, "1e-20"), (1.23456e-7, "1.235e-07"), (2e-6, "0.000002000"), (1e20, "1e+20")],
+)
+def test_metrics_of_any_size_are_shown_by_four_digits(value: float, shown: str) -> None:
+    row = str(sweep([value, 0.0], [value, 0.0])).splitlines()[1]
+    assert row.split()[:3] == ["0", "s", shown]
+    assert max(map(len, row.split())) <= 12
+
+
 def test_values_that_are_not_finite_name_their_chip() -> None:
     with pytest.raises(ValueError, match="must be finite, got nan of chip 1 at 1 day"):
         sweep([0.9, 0.8], [0.9, math.nan])
