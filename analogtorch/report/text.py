@@ -106,8 +106,8 @@ def _facts(result: Result) -> list[str]:
     return [
         f"digital accuracy {100 * result.digital:.2f} %, iso-accuracy ({ISO:.0%} of it) "
         f"{100 * result.iso:.2f} %",
-        f"{result.tiles} tiles of {result.chip}, {over_chips(len(result.hwa.seeds))}; times after "
-        "programming",
+        f"{result.tiles} tile{'s' * (result.tiles != 1)} of {result.chip}, "
+        f"{over_chips(len(result.hwa.seeds))}; times after programming",
         "its loss against the digital accuracy and, chip by chip, its gain over the net mapped "
         f"directly: points {SPAN}",
         f"iso-accuracy of its mean over the chips ({confidence_text(result)})",

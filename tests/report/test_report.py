@@ -341,6 +341,12 @@ def test_table_is_aligned_and_ends_with_the_note(result: Result) -> None:
     assert lines[-1] == "Note: This speech was synthesised."
 
 
+@pytest.mark.parametrize(("tiles", "shown"), [(1, "1 tile of"), (2, "2 tiles of")])
+def test_one_tile_is_no_plural(result: Result, tiles: int, shown: str) -> None:
+    lines = table(dataclasses.replace(result, tiles=tiles)).splitlines()
+    assert lines[1].startswith(f"{shown} hermes64, mean")
+
+
 def test_a_time_beyond_the_data_is_marked_everywhere(result: Result, tmp_path: Path) -> None:
     marked = dataclasses.replace(
         result.hwa, notes=("", "", "beyond the device's data (2 days, W): held at its last value")
