@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -90,6 +91,8 @@ def run(arguments: Sequence[str]) -> Stream | StreamTest:
         view, features, recording, classes,
         detector=detector, progress=sys.stderr.isatty(),
     )  # fmt: skip
+    if corrections is not None:
+        stream = replace(stream, recovery=corrections.summary)
     found = stream if spoken is None else StreamTest(stream=stream, spoken=spoken)
     write_outputs(found, given)
     return found

@@ -165,6 +165,7 @@ def budget(
         growth=growth,
         seeds=seeds,
         note="; ".join(beyond_data(model, seconds(time))),
+        recovery="" if recovery is None else recovery.summary,
     )
 
 

@@ -190,7 +190,12 @@ def compare(
         )
     found = [
         ComparedChip(
-            name=name, chip=named[name], mapping=mapping, cost=report, sweep=measured.get(name)
+            name=name,
+            chip=named[name],
+            mapping=mapping,
+            cost=report,
+            sweep=measured.get(name),
+            recovery="" if recovery is None else recovery.summary,
         )
         for name, (_, mapping, report) in ready.items()
     ]

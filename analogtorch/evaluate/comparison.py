@@ -50,6 +50,9 @@ class ComparedChip:
     """Time and energy of an inference; None: those of the chip are not known."""
     sweep: Sweep | None
     """The metric on simulated chips over time; None: it was not measured."""
+    recovery: str = ""
+    """What the simulated chips correct of themselves at each time (``Recovery.summary``); empty:
+    nothing beside drift."""
 
     def entries(self) -> tuple[Entry, ...]:
         """Return every figure that is known."""
@@ -59,6 +62,7 @@ class ComparedChip:
         if self.sweep is None:
             return []
         found, chips = [], len(self.sweep.seeds)
+        recovery = f"; {self.recovery}" if self.recovery else ""
         for time, spread in zip(self.sweep.times, self.sweep.interval(), strict=True):
             low, high = spread.ends or (None, None)
             found.append(
@@ -67,7 +71,7 @@ class ComparedChip:
                     value=spread.mean,
                     unit="",
                     kind="simulated",
-                    scope=f"mean of {chips} simulated chip{'s' if chips > 1 else ''}",
+                    scope=f"mean of {chips} simulated chip{'s' if chips > 1 else ''}{recovery}",
                     low=low,
                     high=high,
                     note=self.sweep.note(time),
@@ -158,6 +162,11 @@ class Comparison(Shown):
     """The metric of the digital model; None: it was not measured."""
     higher_is_better: bool = True
 
+    @property
+    def recovery(self) -> str:
+        """What the simulated chips correct of themselves at each time; empty: only drift."""
+        return next((each.recovery for each in self.chips), "")
+
     def __getitem__(self, name: str) -> ComparedChip:
         """Return the chip that ``name`` heads.
 
@@ -186,6 +195,7 @@ class Comparison(Shown):
             "metric": self.metric,
             "digital": self.digital,
             "higher_is_better": self.higher_is_better,
+            **({"recovery": self.recovery} if self.recovery else {}),
             "chips": {
                 each.name: {
                     "chip": each.chip.name,

@@ -47,6 +47,9 @@ class Budget(Shown):
     note: str = ""
     """A caveat of ``time``, such as that the devices' data end before it; empty if there is
     none."""
+    recovery: str = ""
+    """What the chips correct of themselves before they are measured (``Recovery.summary``);
+    empty: nothing beside drift."""
 
     @property
     def sum(self) -> float:
@@ -75,6 +78,7 @@ class Budget(Shown):
             "sum": self.sum,
             "time": self.time,
             **note,
+            **({"recovery": self.recovery} if self.recovery else {}),
             "growth": self.growth,
             "seeds": list(self.seeds),
             "rows": rows,

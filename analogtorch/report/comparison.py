@@ -141,6 +141,7 @@ def _notes(found: Comparison) -> list[str]:
             if each.sweep
         )
         notes.append(f"{found.metric}: {', '.join(counts)} of each kind")
+        notes += [f"at each time the {found.recovery}"] * bool(found.recovery)
     bits = [f"{c.name} {c.chip.cost.precision}" for c in found.chips if c.chip.cost is not None]
     if bits:
         notes += [

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from torch import nn
+from torch import Tensor, nn
 
 from analogtorch.calibration.batch_norm import (
     norms_of,
@@ -108,6 +108,24 @@ class Recovery:
             if self.batch_norm:
                 reestimate_batch_norm(view, self.batches, forward=self.forward)
         return view
+
+    @property
+    def summary(self) -> str:
+        """What chips correct, and from what, as tables of results say it."""
+        columns = {
+            None: (),
+            "affine": ("gain and offset of their columns",),
+            "gain": ("the gain of their columns",),
+            "offset": ("the offset of their columns",),
+        }[self.columns]
+        what = " and ".join([*columns, *["the statistics of batch norm"] * self.batch_norm])
+        batches = tuple(self.batches)
+        if all(isinstance(batch, Tensor) and batch.ndim for batch in batches):
+            number, unit = sum(map(len, batches)), "unlabelled input"
+        else:
+            number, unit = len(batches), "unlabelled batch"
+        plural = "" if number == 1 else "es" if unit.endswith("ch") else "s"
+        return f"chips correct {what} digitally, from {number:,} {unit}{plural}"
 
     @property
     def fitted_to(self) -> Target:

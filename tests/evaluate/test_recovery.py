@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import copy
 import json
+import re
 import threading
 
 import pytest
@@ -257,6 +258,47 @@ def test_budgets_and_sensitivities_measure_them_too() -> None:
     for measure in (at.budget, at.sensitivity):
         with pytest.raises(TypeError, match=r"recovery must be .*Recovery\(batches=batches\)"):
             measure(model, metric, recovery=[x])
+
+
+def test_results_say_that_their_chips_correct_themselves() -> None:
+    model, metric, x = _model()
+    recovery = at.Recovery(batches=[x[:100], x[100:150]], rounds=1, steps=0)
+    said = "chips correct gain and offset of their columns digitally, from 150 unlabelled inputs"
+    options = {"num_chips": 2, "recovery": recovery}
+    compared = at.compare(
+        model, ["hermes64"], metric, example=x[:1], times=["1 day"],
+        prepare=lambda view: at.calibrate(view, [x], effort="ranges"), **options,
+    )  # fmt: skip
+    assert f"at each time the {said}" in str(compared)
+    assert compared.to_dict()["recovery"] == said
+    assert f"mean of 2 simulated chips; {said}" in compared.to_csv()
+    budget = at.budget(model, metric, time="1 day", names=["adc"], **options)
+    assert f"before they are measured, {said}" in str(budget)
+    assert budget.to_dict()["recovery"] == said
+    plain = at.budget(model, metric, time="1 day", names=["adc"], num_chips=2)
+    assert "correct" not in str(plain)
+    assert "recovery" not in plain.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"batches": [torch.zeros(1, 4)]}, "gain and offset of their columns digitally, from 1 un"),
+        ({"batches": [{"x": 1}]}, "columns digitally, from 1 unlabelled batch"),
+        ({"batches": [(1, 2)] * 2, "columns": "gain"}, "the gain of their columns digitally, from"),
+        ({"batches": [(1, 2)] * 2, "columns": "offset"}, "the offset of .* 2 unlabelled batches"),
+        (
+            {"batches": [torch.zeros(3, 4)], "batch_norm": True},
+            "columns and the statistics of batch norm digitally, from 3 unlabelled inputs",
+        ),
+        (
+            {"batches": [torch.zeros(3, 4)], "batch_norm": True, "columns": None},
+            "chips correct the statistics of batch norm digitally",
+        ),
+    ],
+)
+def test_a_recovery_says_what_it_corrects(given: dict, said: str) -> None:
+    assert re.search(said, at.Recovery(**given).summary)
 
 
 def test_recovery_makes_chips_last_longer() -> None:

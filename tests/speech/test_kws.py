@@ -376,8 +376,11 @@ def test_error_budget_of_a_run(network: str, finished: Path, tmp_path: Path, cap
     files = [f"--json={tmp_path / 'b.json'}", f"--plot={tmp_path / 'b.png'}"]
     options = ["--num-chips=2", "--time=1 year", f"--network={network}"]
     assert main(["budget", str(finished), *options, *files]) == 0
-    assert "all together" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "all together" in printed
+    assert "before they are measured, chips correct gain and offset of their columns" in printed
     found = json.loads((tmp_path / "b.json").read_text())
+    assert "correct" in found["recovery"]
     row = json.loads((finished / "report.json").read_text())
     row = row["hwa" if network == "hwa" else "direct"]["1 year"]
     assert found["reference"] - found["total"]["mean"] == pytest.approx(row["mean"])
@@ -396,6 +399,7 @@ def test_a_run_on_several_chips(network: str, finished: Path, tmp_path: Path, ca
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
     assert any(line.startswith("* neurram48, accuracy at 1 year: beyond") for line in lines)
+    assert any(line.startswith("at each time the chips correct gain and") for line in lines)
     assert "neurram48: calibrated for it, as it is not the chip of the run" in printed.err
     assert "hermes64: calibrated" not in printed.err
     found = json.loads((tmp_path / "c.json").read_text())["chips"]

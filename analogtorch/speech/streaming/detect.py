@@ -116,6 +116,9 @@ class Stream:
     """When a word counts as detected."""
     seconds: float
     """Length of the recording, s."""
+    recovery: str = ""
+    """What the chip corrects of itself before it listens (``Recovery.summary``); empty: nothing
+    beside drift, or there is no chip."""
 
     @property
     def detections(self) -> tuple[Detection, ...]:
@@ -137,13 +140,18 @@ class Stream:
         found = self.detections
         lines = [f"{d.time:9.2f} s  {d.word:<12}  {d.score:.2f}" for d in found]
         counted = f"{len(found)} words detected in {self.seconds:,.1f} s"
-        return "\n".join([*lines, counted])
+        return "\n".join([*lines, counted, *self.remarks()])
+
+    def remarks(self) -> list[str]:
+        """Return what a reader must know beside the numbers: what the chip corrects."""
+        return [f"before it listens, {self.recovery}"] if self.recovery else []
 
     def to_dict(self) -> dict[str, Any]:
         """Return the detections and settings, for JSON."""
         return {
             "seconds": self.seconds,
             "windows": len(self.scores),
+            **({"recovery": self.recovery} if self.recovery else {}),
             "detector": vars(self.detector).copy(),
             "detections": [vars(found).copy() for found in self.detections],
         }

@@ -123,6 +123,7 @@ class StreamTest:
                 *lines,
                 f"{one.words} keywords among {len(self.spoken)} clips in {one.hours:.2f} h; in "
                 "brackets: 95 % intervals, if errors come independently",
+                *self.stream.remarks(),
             ]
         )
 

@@ -237,6 +237,15 @@ def test_misses_and_false_alarms(
     assert errors.false_alarms_per_hour == pytest.approx(180 * false_alarms)
 
 
+def test_it_is_said_that_the_chip_corrects_itself() -> None:
+    test, said = heard((3, "low")), "chips correct gain and offset of their columns digitally"
+    corrected = dataclasses.replace(test, stream=dataclasses.replace(test.stream, recovery=said))
+    for found in (corrected, corrected.stream):
+        assert str(found).splitlines()[-1] == f"before it listens, {said}"
+    assert corrected.to_dict()["stream"]["recovery"] == said
+    assert "correct" not in str(test) + str(test.to_dict())
+
+
 def test_errors_are_those_of_a_search_among_all_clips() -> None:
     draw = np.random.default_rng(0)
     starts = np.sort(draw.uniform(0, 400, 150)).round(3).tolist()
@@ -385,6 +394,7 @@ def test_a_programmed_chip_listens_to_a_mixture(run: Path, tmp_path: Path, capsy
     assert main(["listen", str(run), *options]) == 0
     first = capsys.readouterr().out
     assert "10 keywords among 10 clips in 0.02 h" in first
+    assert first.splitlines()[-1].startswith("before it listens, chips correct gain and offset")
     errors = json.loads((tmp_path / "a.json").read_text())["errors"]
     assert min(row["misses"] for row in errors) <= 3
     assert main(["listen", str(run), *options]) == 0
