@@ -27,8 +27,19 @@ from analogtorch.report.heard import Heard, Misheard
 from analogtorch.report.page.mapping import html as _mapping_html  # noqa: F401  it shows mappings
 from analogtorch.report.page.run import html, markdown
 from analogtorch.report.plot import plot
+from analogtorch.report.ranges import RangeChoice
 from analogtorch.report.result import Result
 from analogtorch.report.text import table
 from analogtorch.report.write import write
 
-__all__ = ["Heard", "Misheard", "Result", "html", "markdown", "plot", "table", "write"]
+__all__ = [
+    "Heard",
+    "Misheard",
+    "RangeChoice",
+    "Result",
+    "html",
+    "markdown",
+    "plot",
+    "table",
+    "write",
+]

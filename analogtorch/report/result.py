@@ -15,6 +15,7 @@ from analogtorch.evaluate.shares import Budget
 from analogtorch.mapping import ChipMapping
 from analogtorch.report.cost import plain
 from analogtorch.report.heard import Heard
+from analogtorch.report.ranges import RangeChoice
 
 Curve = Sequence[tuple[int, float, float | None]]
 """Of each epoch of a training: its number, the mean loss, and the validation accuracy, 0..1, or
@@ -78,6 +79,9 @@ class Result:
     """Whether the run was stopped, or finished, before, and went on."""
     level: float | None = None
     """The level that they chose; None if there was no choice."""
+    ranges: Mapping[str, RangeChoice] = field(default_factory=dict)
+    """Of each trained net, by its name, whether it keeps the ranges that it has learnt; empty where
+    there was no choice."""
     training: Mapping[str, Curve] = field(default_factory=dict)
     """The curves of the trainings, by name."""
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -287,6 +291,8 @@ class Result:
                 "chosen": self.level,
                 "validation accuracy": {f"{x:g}": s.to_dict() for x, s in self.levels.items()},
             }
+        if self.ranges:
+            found["ranges"] = {name: choice.to_dict() for name, choice in self.ranges.items()}
         if self.training:
             found["training"] = {
                 name: [{"epoch": n, "loss": x, "validation accuracy": y} for n, x, y in curve]

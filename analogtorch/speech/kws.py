@@ -13,7 +13,7 @@ import analogtorch as at
 from analogtorch.conversion.detached import deep_copy
 from analogtorch.evaluate.journal import files
 from analogtorch.files import digests_of, is_code, packed, unpacked, write_atomically
-from analogtorch.report import Result, write
+from analogtorch.report import RangeChoice, Result, write
 from analogtorch.report.write import FILES
 from analogtorch.speech import espeak, examine, levels
 from analogtorch.speech.ablation import variants
@@ -121,8 +121,10 @@ def run(
             on_chip, at_chips = to_chip(config, task, digital), folder.files(DIRECT, measured)
             direct = measure(config, task, on_chip, at_chips, progress=progress)
 
+            choices: dict[str, RangeChoice] = {}
+
             def to_level(own: KWSConfig, name: str) -> nn.Module:
-                return train_hwa(own, task, folder, digital, name, progress=progress)
+                return train_hwa(own, task, folder, digital, name, choices, progress=progress)
 
             settled, trained, validation = levels.trained(config, task, folder, to_level)
             hwa = measure(config, task, trained, folder.files(HWA, measured), progress=progress)
@@ -134,6 +136,9 @@ def run(
                     net = to_level(other.config, other.key)
                 at_chips = folder.files(other.chips, measured)
                 ablation[other.name] = measure(other.config, task, net, at_chips, progress=progress)
+            titles = {"hwa": "hardware-aware"}
+            titles |= {levels.key(level): f"level {level:g}" for level in config.chip.levels}
+            titles |= {other.key: f"ablation: {other.name}" for other in others}
             logger.info("measuring what the report says")
             more = examine.examined(config, task, digital, trained, hwa, folder, progress=progress)
             result = Result(
@@ -156,6 +161,7 @@ def run(
                 ablation=ablation,
                 levels=validation,
                 level=settled.chip.training.scale if validation else None,
+                ranges={titles[key]: choice for key, choice in choices.items()},
                 training=curves(folder.path),
                 **more,
             )
@@ -214,18 +220,19 @@ def train_hwa(
     folder: RunFolder,
     digital: nn.Module,
     name: str = "hwa",
+    choices: dict[str, RangeChoice] | None = None,
     *,
     progress: bool = False,
 ) -> nn.Module:
     """Return the network after HWA training from the digital net.
 
-    It is converted, calibrated, trained, and gets the ranges that ``recalibrated`` chooses. Its
-    checkpoint and its weights are saved under ``name``.
+    It is converted, calibrated, trained, and gets the ranges that ``recalibrated`` chooses, which
+    ``choices`` then hold. Its checkpoint and its weights are saved under ``name``.
     """
     network = to_chip(config, task, digital)
     logger.info("hardware-aware training, %d epochs", config.hwa.epochs)
     train_phase(config, task, folder, network, config.hwa, name, teacher=digital, progress=progress)
-    network = recalibrated(config, task, network, name, folder.files)
+    network = recalibrated(config, task, network, name, folder.files, choices)
     folder.save(name, network)
     return network
 

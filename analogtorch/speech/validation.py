@@ -1,6 +1,7 @@
 """What the validation clips decide on chips that no measurement has."""
 
 import logging
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from analogtorch.conversion.detached import deep_copy
 from analogtorch.devices import seconds
 from analogtorch.evaluate import Sweep
 from analogtorch.evaluate.journal import files
+from analogtorch.report import RangeChoice
 from analogtorch.simulate.chip import beyond_data
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.on_chips import swept
@@ -25,8 +27,18 @@ _SEED = 1_000_000
 """Seed of the chips of a choice; those of the measurement have other seeds."""
 FILES = files(NUM_CHIPS)
 """Files that keep the measurements of one net."""
-_MARGIN = 0.01
-"""Accuracy that new ranges may cost: less is within what 500 clips can tell."""
+_MARGIN, _CLIPS = 0.01, 500
+"""Accuracy that new ranges may cost: less is within what so many clips can tell."""
+
+
+def margin(clips: int) -> float:
+    """Return the accuracy, 0..1, that new ranges may cost on so many validation clips.
+
+    All chips hear the same clips, so that an interval over chips does not see how far other clips
+    would move the difference. Its standard error falls with the root of the number of clips, and
+    the margin with it, down to a point: with 35 clips, one of which is 2.9 points, it is 3.8.
+    """
+    return _MARGIN * math.sqrt(max(1.0, _CLIPS / clips))
 
 
 def ranges(name: str) -> tuple[str, str]:
@@ -43,13 +55,14 @@ def recalibrated(
     network: nn.Module,
     name: str,
     keep: Callable[[str, Iterable[str]], Path | None],
+    choices: dict[str, RangeChoice] | None = None,
 ) -> nn.Module:
     """Return a trained network with the ranges of its new weights.
 
     Ranges are found for the products of the weights. A network can have learnt to live with what
-    its ADCs clip, and to need it: where new ranges cost it over a point of validation accuracy on
-    chips, it keeps those that it has learnt. Where calibration has left each input vector its DAC
-    range in all layers, it keeps that.
+    its ADCs clip, and to need it: where new ranges cost it more than the ``margin`` in validation
+    accuracy on chips, it keeps those that it has learnt. Where calibration has left each input
+    vector its DAC range in all layers, it keeps that.
 
     Args:
         config: that of the run.
@@ -58,6 +71,7 @@ def recalibrated(
         name: its name in the run.
         keep: returns the path of a folder, by its name and those of its files, as
             ``RunFolder.files`` does; None: measurements are not kept.
+        choices: gets what was chosen, under ``name``, if there was a choice.
     """
     layers = [layer for _, layer in at.analog_layers(network)]
     fixed = any(layer.calibrated for layer in layers)
@@ -66,18 +80,21 @@ def recalibrated(
     learnt = deep_copy(network)
     at.calibrate(network, task.calibration, effort="ranges", method="mse" if fixed else None)
     before, after = (
-        validated(config, task, each, keep(folder, FILES)).values.mean().item()
+        validated(config, task, each, keep(folder, FILES))
         for folder, each in zip(ranges(name), (learnt, network), strict=True)
     )
-    if after >= before - _MARGIN:
-        return network
+    choice = RangeChoice(learnt=before, new=after, margin=margin(len(task.val[1])))
+    if choices is not None:
+        choices[name] = choice
     logger.info(
-        "the ranges that were learnt stay: with new ones, %.2f %% of the validation clips are "
-        "right on chips, where it is %.2f %%",
-        100 * after,
-        100 * before,
+        "the net keeps %s ranges: %.2f %% of the validation clips are right on chips with the "
+        "learnt ones, %.2f %% with new ones, which may cost %.2f points",
+        choice.kept,
+        100 * before.values.mean().item(),
+        100 * after.values.mean().item(),
+        100 * choice.margin,
     )
-    return learnt
+    return network if choice.kept == "new" else learnt
 
 
 def validated(

@@ -8,7 +8,7 @@ from torch import nn
 
 import analogtorch as at
 from analogtorch.evaluate import Sweep
-from analogtorch.report import Heard, Misheard, Result
+from analogtorch.report import Heard, Misheard, RangeChoice, Result
 
 HOSTILE = "<script>alert('1')</script>\" onload=\"x & | _"
 TIMES = ("0 s", "1 day", "1 year")
@@ -74,6 +74,7 @@ def result(classes: int = 3, layers: int = 2) -> Result:
         sensitivity=at.sensitivity(model, accuracy, **given),
         budget=at.budget(model, accuracy, growth=None, names=["programming_noise", "adc"], **given),
         levels={1.0: sweep(0.9), 1.5: sweep(0.91)}, level=1.5,
+        ranges={HOSTILE: RangeChoice(learnt=sweep(0.93), new=sweep(0.9), margin=0.01)},
         ablation={f"without {HOSTILE}": sweep(0.88)},
         config={"seed": 3, "data": {"folder": {"root": f"/data/{HOSTILE}"}}, "times": list(TIMES)},
         command=f"analogtorch kws --config config.json --out '{HOSTILE}'",

@@ -169,6 +169,11 @@ def test_tables_are_those_of_the_json(page: Element, report: dict) -> None:
         levels.values(), report["levels"]["validation accuracy"].values(), strict=True
     ):
         assert cells[0].startswith(f"{100 * next(iter(found.values()))['mean']:.2f} ±")
+    ((name, cells),) = rows(page, "with the ranges that a net has learnt").items()
+    found = report["ranges"][name]
+    assert cells == ["92.17", "89.17", "1.00", found["kept"]]
+    assert found["kept"] == "learnt"
+    assert list(found["validation accuracy"]) == ["learnt", "new"]
     ((name, cells),) = rows(page, "Other trainings").items()
     assert "or the same net on chips made otherwise" in page.text
     found = report["ablation"][name]

@@ -171,6 +171,8 @@ def test_other_trainings_are_measured_on_the_same_chips(
     found = report["ablation"]
     assert list(found) == ["same", "no noise"]
     assert found["same"]["accuracy"] == report["hwa"]
+    assert list(report["ranges"]) == ["hardware-aware", "ablation: same", "ablation: no noise"]
+    assert report["ranges"]["ablation: same"] == report["ranges"]["hardware-aware"]
     assert found["same"]["minus hwa"]["1 year"]["values"] == [0.0, 0.0]
     html = (tmp_path / "report.html").read_text()
     assert "no noise" in html
@@ -202,6 +204,8 @@ def test_validation_clips_choose_the_level_of_the_training_noise(
     assert run(clips, tmp_path, *given) == 0
     found = json.loads((tmp_path / "report.json").read_text())["levels"]
     assert found["chosen"] == 4
+    ranges = json.loads((tmp_path / "report.json").read_text())["ranges"]
+    assert list(ranges) == ["level 0", "level 4"]
     assert list(found["validation accuracy"]) == ["0", "4"]
     assert list(found["validation accuracy"]["4"]) == ["1 day", "1 year"]
     names = ("hwa", "hwa-0", "hwa-4")

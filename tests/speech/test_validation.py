@@ -10,6 +10,8 @@ from torch import nn
 
 import analogtorch as at
 from analogtorch.evaluate import TaskMetric
+from analogtorch.report import RangeChoice
+from analogtorch.speech import validation
 from analogtorch.speech.augment import Augment, Augmenter
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.data import Clips
@@ -69,6 +71,30 @@ def test_a_trained_net_keeps_its_ranges_where_new_ones_cost_accuracy(learnt: boo
     task = dataclasses.replace(task, val=(task.val[0], answers(task.val[0]).argmax(-1)))
     found = recalibrated(KWSConfig(), task, net, "hwa", lambda *_: None)
     assert (found[0].input_range.item() == pytest.approx(0.3)) == learnt
+
+
+@pytest.mark.parametrize(
+    ("clips", "cost", "kept"),
+    [(20, 0.04, "new"), (20, 0.06, "learnt"), (200, 0.02, "learnt"), (600, 0.011, "learnt")],
+)
+def test_few_validation_clips_do_not_decide_over_ranges(
+    clips: int, cost: float, kept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of 20 clips is 5 points: the margin is what so many can tell, from 500 on a point."""
+    found = iter([0.9, 0.9 - cost])
+
+    def validated(*_: object) -> at.Sweep:
+        values = torch.full((2, 1), next(found), dtype=torch.float64)
+        return at.Sweep(times=("1 day",), values=values, seeds=(1, 2))
+
+    monkeypatch.setattr(validation, "validated", validated)
+    net, task = net_and_task()
+    val = tuple(part.repeat(3, *[1] * (part.ndim - 1))[:clips] for part in task.val)
+    task = dataclasses.replace(task, val=val)
+    choices: dict[str, RangeChoice] = {}
+    net = recalibrated(KWSConfig(), task, net, "hwa", lambda *_: None, choices)
+    assert choices["hwa"].kept == kept
+    assert (net[0].input_range.item() == pytest.approx(0.3)) == (kept == "learnt")
 
 
 def test_what_a_choice_of_ranges_has_measured_is_kept(

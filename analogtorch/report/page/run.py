@@ -28,6 +28,7 @@ from analogtorch.report.page.parts import (
     Table,
     Text,
 )
+from analogtorch.report.page.ranges import ranges_section
 from analogtorch.report.page.repeat import repeat_section
 from analogtorch.report.page.training import training_section
 from analogtorch.report.result import ISO, Result
@@ -107,6 +108,8 @@ def _sections(result: Result, plot: str) -> Iterator[Section]:
     yield _accuracy(result, plot)
     if result.levels:
         yield _levels(result)
+    if result.ranges:
+        yield ranges_section(result.ranges)
     if result.ablation:
         yield _ablation(result)
     if result.heard is not None:
