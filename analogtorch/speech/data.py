@@ -266,17 +266,18 @@ def speaker_note(splits: Mapping[str, Clips]) -> str | None:
 
 
 def coverage_note(splits: Mapping[str, Clips]) -> str | None:
-    """Return a caveat for the report if training or test have no clip of a class, else None."""
+    """Return a caveat for the report if a split has no clip of a class, else None."""
     absent = {
         split: [c for i, c in enumerate(clips.classes) if not bool((clips.labels == i).any())]
         for split, clips in splits.items()
     }
-    said = [f"{', '.join(absent[s])} in {s}" for s in ("train", "test") if absent.get(s)]
+    said = [f"{', '.join(absent[s])} in {s}" for s in SPLITS if absent.get(s)]
     if not said:
         return None
     return (
         f"no clips of {'; none of '.join(said)}: the accuracy says nothing about classes without "
-        "test clips, and a net does not learn those without training clips."
+        "test clips, a net does not learn those without training clips, and choices on validation "
+        "clips leave out those without them."
     )
 
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -25,9 +25,14 @@ from analogtorch.speech.labels import (
     label_index,
     settle_labels,
 )
+from analogtorch.speech.named import option
 from analogtorch.values import checks
 
 logger = logging.getLogger("analogtorch")
+
+_DRAWS = 1000
+"""Draws of speakers' splits: one suffices unless a class has few speakers. Of a class with three of
+many speakers, one draw in 12 puts one into each split."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +80,8 @@ class Folder:
     test_percent: float = 20.0
     """Without a manifest or folders of splits: percentage of clips in "test"; 1 to 40."""
     seed: int = 0
-    """Seed of the choice of the splits; 0 or more."""
+    """Seed of the choice of the splits; 0 or more. Without ``labels``, speakers are drawn anew, up
+    to a thousand times, while a split lacks a class."""
     archives: tuple[str, ...] | None = None
     """Uncompressed tar archives of clips, relative to `root`; null means every *.tar in it."""
     resample: bool = False
@@ -115,9 +121,11 @@ class Folder:
         with ExitStack() as stack:
             files = self._files(root, stack)
             manifest = self.manifest or files.find_manifest()
-            source = str(root / (manifest or ""))
+            source, drawn = str(root / (manifest or "")), False
             if manifest is None:
-                rows = self._assigned(walked(files, self.speaker))
+                said = walked(files, self.speaker)
+                rows = self._assigned(said)
+                drawn = rows != said
             else:
                 rows = read_manifest(source, files.manifest(manifest))
                 if self.manifest is None:  # it may lie in the folder that was packed
@@ -132,7 +140,7 @@ class Folder:
             )
             _check_once(rows)
             if self.labels is None:
-                _check_everywhere(rows, classes, source)
+                _check_everywhere(rows, classes, source, self.seed if drawn else None)
             for row in rows:
                 files.check(row)
             splits = {
@@ -225,27 +233,54 @@ class Folder:
         for row in rows:
             if not row.speaker:
                 apart[row.label].append(row.path)
-        split = {}
+        split, draw = {}, 0
         if named:
-            speakers = self._cut(
-                [row.speaker for row in named], "speakers, named by file or folder"
-            )
+            speakers, draw = self._of_speakers(named, apart)
             split = {row.path: speakers[row.speaker] for row in named}
         for label, paths in apart.items():
             split |= self._cut(paths, f"clips of {label!r}")
         by = "speaker" if not apart else "speaker and clip" if named else "clip"
         counts = Counter(split.values())
         shares = ", ".join(f"{counts[name]:,} {name}" for name in SPLITS)
-        logger.info("splits were drawn by %s, with seed %d: %s", by, self.seed, shares)
+        again = f", at draw {draw + 1}: a split of those before lacks a class" if draw else ""
+        logger.info("splits were drawn by %s, with seed %d%s: %s", by, self.seed, again, shares)
         return [replace(row, split=split[row.path]) for row in rows]
 
-    def _cut(self, keys: list[str], what: str) -> dict[str, str]:
+    def _of_speakers(self, rows: list[Row], apart: Container[str]) -> tuple[dict[str, str], int]:
+        """Return a split for each speaker, and the number of the draw, from 0.
+
+        It is the first draw that leaves no class out of a split; if there is none, or if the
+        classes are listed and may be left out, the first one.
+
+        Args:
+            rows: those whose speakers are known.
+            apart: classes that are in all splits by their other clips.
+        """
+        keys, what = [row.speaker for row in rows], "speakers, named by file or folder"
+        first = self._cut(keys, what)
+        whose: dict[str, set[str]] = defaultdict(set)
+        for row in rows:
+            if row.label not in apart:
+                whose[row.label].add(row.speaker)
+        rarest = sorted(whose.values(), key=len)  # fail first
+        if self.labels is not None or any(len(own) < len(SPLITS) for own in rarest):
+            return first, 0
+        for draw in range(_DRAWS):
+            split = self._cut(keys, what, draw) if draw else first
+            if all(len({split[speaker] for speaker in own}) == len(SPLITS) for own in rarest):
+                return split, draw
+        return first, 0
+
+    def _cut(self, keys: list[str], what: str, draw: int = 0) -> dict[str, str]:
         """Return a split for each key, so that the parts hold about their shares of the list.
 
         A key with more than twice the largest share of it is in "train", and the others are cut as
         if it were not there: otherwise the clips of one speaker would be most of a test.
         """
-        order = sorted(set(keys), key=lambda key: float(uniform(self.seed, "split", key)[0]))
+        again = (draw,) if draw else ()  # runs that needed one draw keep their splits
+        order = sorted(
+            set(keys), key=lambda key: float(uniform(self.seed, "split", key, *again)[0])
+        )
         if len(order) < 3:
             raise ValueError(
                 f"{self.root}: {len(order)} {what}; at least 3 are needed to draw three splits. "
@@ -319,8 +354,17 @@ def _check_case(rows: Iterable[Row], source: str) -> None:
             )
 
 
-def _check_everywhere(rows: list[Row], classes: tuple[str, ...], source: str) -> None:
-    """Raise ValueError if a split lacks a class that nobody has listed, such as a misspelt one."""
+def _check_everywhere(
+    rows: list[Row], classes: tuple[str, ...], source: str, seed: int | None
+) -> None:
+    """Raise ValueError if a split lacks a class that nobody has listed, such as a misspelt one.
+
+    Args:
+        rows: all of them.
+        classes: those of the rows.
+        source: name of the source for messages.
+        seed: that with which the splits were drawn; None: they are given.
+    """
     seen, sizes = {(row.split, row.label) for row in rows}, Counter(row.label for row in rows)
     for label in sorted(classes, key=sizes.__getitem__):  # a misspelt one is rare
         for split in SPLITS:
@@ -328,10 +372,14 @@ def _check_everywhere(rows: list[Row], classes: tuple[str, ...], source: str) ->
                 own = [row for row in rows if row.label == label]
                 by = sorted({row.speaker for row in own if row.speaker})
                 said = f", by {', '.join(map(repr, by[:5]))}{', ...' * (len(by) > 5)}" if by else ""
+                other = ""
+                if seed is not None and len(by) >= len(SPLITS):
+                    other = f" Or draw other splits, such as those of {option('seed', seed + 1)}:"
+                    other += f" all {_DRAWS:,} draws with {option('seed', seed)} lack a class."
                 near = checks.nearest(label, [name for name in classes if name != label])
                 raise ValueError(
                     f"{source}: the class {label!r} ({own[0].where}) has no clip in "
                     f"{split!r}{near or '.'} It has {len(own):,}{said}. Add clips"
                     f"{' by other speakers' if by else ''}, correct the label, or list the classes "
-                    "with labels."
+                    f"with labels.{other}"
                 )

@@ -1,5 +1,6 @@
 """Folders and archives of labelled clips, and every row that cannot be used."""
 
+import re
 import sys
 import tarfile
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from analogtorch.speech.data import Clips, coverage_note, silence_note, speaker_note
 from analogtorch.speech.folder import Folder
 from analogtorch.speech.labels import LABELS
+from analogtorch.speech.named import by_command
 
 ROWS = ["yes/a.wav,yes,ann,train", "go/b.wav,go,bob,val", "_silence_/c.wav,_silence_,,test"]
 HEADER = "path,label,speaker,split"
@@ -616,10 +618,50 @@ def test_a_class_without_clips_in_a_split_is_said(tmp_path: Path) -> None:
         Folder(root=root, speaker="^(.)").load()
     splits = Folder(root=root, speaker="^(.)", labels=("low", "mid", "high", "_silence_")).load()
     assert coverage_note(splits).startswith(
-        "no clips of _silence_ in train; none of mid, _silence_ in test: the accuracy says nothing"
+        "no clips of _silence_ in train; none of _silence_ in val; none of mid, _silence_ in test: "
+        "the accuracy says nothing"
     )
     full = str(words(tmp_path / "full", *SPOKEN))
     assert coverage_note(Folder(root=full, speaker="^(.)").load()) is None
+
+
+def test_speakers_are_drawn_until_each_class_is_in_each_split(tmp_path: Path, caplog) -> None:
+    """A word that few speakers say is in all splits after some draws, whatever the seed."""
+    common = [f"low/{who}_1.wav" for who in "abcdefghijklmnopqrst"]
+    rare = [f"high/{who}_1.wav" for who in "dkr"]
+    root, draws = str(words(tmp_path, *common, *rare)), []
+    for seed in range(8):
+        caplog.clear()
+        with caplog.at_level("INFO", "analogtorch"):
+            splits = Folder(root=root, speaker="^(.)", seed=seed).load()
+        assert all(set(clips.labels.tolist()) == {0, 1} for clips in splits.values())
+        assert not set.intersection(*(set(clips.speakers) for clips in splits.values()))
+        draws.append(re.search(r"with seed \d(.*): ", caplog.text).group(1))
+        again = Folder(root=root, speaker="^(.)", seed=seed).load()
+        assert names(again) == names(splits)
+    assert any("at draw" in draw for draw in draws)
+
+
+def test_a_first_draw_with_all_classes_stays(tmp_path: Path) -> None:
+    """Runs that were begun with one go on with it."""
+    root = str(words(tmp_path, *[f"{w}/{who}_1.wav" for w in ("a", "b") for who in "abcdefgh"]))
+    found = Folder(root=root, speaker="^(.)", seed=3).load()
+    given = {split: "".join(sorted(set(clips.speakers))) for split, clips in found.items()}
+    assert given == {"train": "abdef", "val": "h", "test": "cg"}
+
+
+def test_where_draws_fail_the_seed_is_named(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("analogtorch.speech.folder._DRAWS", 1)
+    common = [f"low/{who}_1.wav" for who in "abcdefghijklmnopqrst"]
+    root = str(words(tmp_path, *common, *(f"high/{who}_1.wav" for who in "dkr")))
+    message = r"'high' .* has no clip in .* Or draw other splits, such as those of seed=1: all 1 dr"
+    with pytest.raises(ValueError, match=message):
+        Folder(root=root, speaker="^(.)").load()
+    with (
+        pytest.raises(ValueError, match=r"those of --data\.folder\.seed 1: all"),
+        by_command("data.folder"),
+    ):
+        Folder(root=root, speaker="^(.)").load()
 
 
 def test_a_linked_folder_is_refused(tmp_path: Path) -> None:
