@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analogtorch.speech.data import SAMPLE_RATE, SAMPLES
+from analogtorch.speech.data import SAMPLE_RATE, SAMPLES, Recorded
 from analogtorch.speech.named import option
 from analogtorch.values import checks
 from analogtorch.values.progress import Progress
@@ -91,6 +91,11 @@ def read_recording(audio: str | Path | bytes, *, name: str = "", resample: bool 
             of which more than 0.1 % lie beyond [-1, 1], or has a name that `check_name` refuses.
         TypeError: `audio` is neither a path nor bytes.
     """
+    return _read(audio, name, resample)[0]
+
+
+def _read(audio: str | Path | bytes, name: str, resample: bool) -> tuple[Tensor, int]:
+    """Return what `read_recording` does, and the sampling rate of the file, Hz."""
     audio = audio if isinstance(audio, bytes) else checks.path("audio", audio)
     checks.flag("resample", resample)
     import soundfile  # late, so that `kws --help` does not wait for it
@@ -129,13 +134,13 @@ def read_recording(audio: str | Path | bytes, *, name: str = "", resample: bool 
             "file."
         )
     if rate == SAMPLE_RATE:
-        return samples
+        return samples, rate
     if not resample:
         raise ValueError(
             f"{name}: sampled at {rate} Hz; {SAMPLE_RATE} Hz is needed. Write "
             f"{option('resample', True)} to convert it."
         )
-    return resampled(samples, rate)
+    return resampled(samples, rate), rate
 
 
 def resampled(waveforms: Tensor, rate: int, new: int = SAMPLE_RATE) -> Tensor:
@@ -158,8 +163,16 @@ def read_clip(
         FileNotFoundError: there is no such file.
         ValueError: `read_recording` refuses it, or it does not last one second and `fit="error"`.
     """
+    return _clip(audio, name, resample, fit)[0]
+
+
+def _clip(
+    audio: str | Path | bytes, name: str, resample: bool, fit: Fit
+) -> tuple[Tensor, Recorded]:
+    """Return what `read_clip` does, and what it was made from."""
     check_fit(fit)
-    samples = read_recording(audio, name=name, resample=resample)
+    samples, rate = _read(audio, name, resample)
+    recorded = Recorded(rate, len(samples))
     if len(samples) != SAMPLES:
         if fit == "error":
             raise ValueError(
@@ -168,7 +181,7 @@ def read_clip(
                 "its loudest second."
             )
         samples = torch.nn.functional.pad(samples, (0, max(0, SAMPLES - len(samples))))
-    return to_int16(_loudest(samples))
+    return to_int16(_loudest(samples)), recorded
 
 
 def _loudest(samples: Tensor) -> Tensor:
@@ -246,13 +259,15 @@ def read_clips(
     fit: Fit,
     progress: bool,
     title: str,
-) -> Tensor:
-    """Return `count` clips as int16 of shape (count, 16000); see `read_clip`.
+) -> tuple[Tensor, tuple[Recorded, ...]]:
+    """Return `count` clips as int16 of shape (count, 16000), and what each was made from.
 
-    Each is given as its name and its file or contents.
+    Each is given as its name and its file or contents; see `read_clip`.
     """
-    waveforms = np.empty((count, SAMPLES), dtype=np.int16)
+    waveforms, recorded = np.empty((count, SAMPLES), dtype=np.int16), list[Recorded]()
     bar = Progress(audio, total=count, desc=title, unit="clip", disable=not progress)
     for row, (name, file) in enumerate(bar):
-        waveforms[row] = read_clip(file, name=name, resample=resample, fit=fit).numpy()
-    return torch.from_numpy(waveforms)
+        clip, before = _clip(file, name, resample, fit)
+        waveforms[row] = clip.numpy()
+        recorded.append(before)
+    return torch.from_numpy(waveforms), tuple(recorded)

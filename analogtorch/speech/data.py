@@ -21,6 +21,31 @@ them, and torchaudio, which computes features, takes seconds to import."""
 SPLITS = ("train", "val", "test")
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """A recording before it became a clip."""
+
+    rate: int
+    """Its sampling rate, Hz."""
+    samples: int
+    """Its samples at 16 kHz."""
+
+    @property
+    def seconds(self) -> float:
+        """Its length, s."""
+        return self.samples / SAMPLE_RATE
+
+    @property
+    def padded(self) -> bool:
+        """Whether it is shorter than a clip, which has zeros at its end then."""
+        return self.samples < SAMPLES
+
+    @property
+    def cut(self) -> bool:
+        """Whether it is longer than a clip, which is its loudest second then."""
+        return self.samples > SAMPLES
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Clips:
     """N labelled recordings of one second.
@@ -43,6 +68,8 @@ class Clips:
     """Name of each clip for messages: a path, or the synthesised text."""
     classes: tuple[str, ...] = LABELS
     """The classes in their order: by default the 12 of Speech Commands."""
+    recorded: tuple[Recorded, ...] = ()
+    """What each clip was made from; empty if that is not known."""
 
     def __post_init__(self) -> None:
         for field, dtype in (("waveforms", torch.int16), ("labels", torch.int64)):
@@ -70,6 +97,11 @@ class Clips:
         if len(self.speakers) != count or len(self.names) != count:
             raise ValueError(
                 f"Clips has {count} labels, {len(self.speakers)} speakers, {len(self.names)} names"
+            )
+        if self.recorded and len(self.recorded) != count:
+            raise ValueError(
+                f"Clips has {count} labels and {len(self.recorded)} of recorded; give one of each "
+                "clip, or none"
             )
         checks.settle(self, "classes", classes_of("Clips.classes", self.classes))
         last = len(self.classes) - 1

@@ -310,15 +310,17 @@ class Folder:
         progress: bool,
     ) -> Clips:
         audio = ((row.clip, files.get(row.path)) for row in rows)
+        waveforms, recorded = read_clips(
+            audio,
+            len(rows),
+            resample=self.resample,
+            fit=self.fit,
+            progress=progress,
+            title=f"reading {split}",
+        )
         return Clips(
-            waveforms=read_clips(
-                audio,
-                len(rows),
-                resample=self.resample,
-                fit=self.fit,
-                progress=progress,
-                title=f"reading {split}",
-            ),
+            waveforms=waveforms,
+            recorded=recorded,
             labels=torch.tensor([classes.index(row.label) for row in rows], device="cpu"),
             speakers=tuple(row.speaker for row in rows),
             names=tuple(row.path for row in rows),

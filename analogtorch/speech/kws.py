@@ -17,6 +17,7 @@ from analogtorch.report import RangeChoice, Result, write
 from analogtorch.report.write import FILES
 from analogtorch.speech import espeak, examine, levels
 from analogtorch.speech.ablation import variants
+from analogtorch.speech.changed_clips import changed_note
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.data import (
     Clips,
@@ -179,7 +180,8 @@ def run(
 def notes_on(config: KWSConfig, splits: dict[str, Clips]) -> tuple[str, ...]:
     """Return the caveats of the data, which the report shows; they are logged too."""
     synthetic = espeak.NOTE if config.data.source == "synthetic" else None
-    found = synthetic, speaker_note(splits), coverage_note(splits), silence_note(splits)
+    of_data = speaker_note, coverage_note, silence_note, changed_note
+    found = (synthetic, *(note(splits) for note in of_data))
     notes = tuple(note for note in found if note)
     for note in notes:
         logger.warning("note: %s", note)

@@ -164,7 +164,7 @@ class SpeechCommands:
 
     def _clips(self, split: str, words: list[_Word], noise: Noise | None, progress: bool) -> Clips:
         base = expanded(self.root) / Path(FOLDER).parent
-        spoken = read_clips(
+        spoken, _ = read_clips(
             ((word.path, base / word.path) for word in words), len(words),
             resample=False, fit="pad_or_trim", progress=progress, title=f"reading {split}",
         )  # fmt: skip

@@ -10,6 +10,7 @@ import soundfile
 import torch
 
 from analogtorch.speech.audio import read_clip, read_clips, read_recording, to_int16
+from analogtorch.speech.data import Recorded
 
 
 def tone(samples: int = 16_000, rate: int = 16_000) -> np.ndarray:
@@ -60,8 +61,11 @@ def test_loud_music_of_a_decoder_is_clipped(tmp_path: Path) -> None:
 def test_contents_in_memory_and_several_clips(tmp_path: Path) -> None:
     file = write(tmp_path / "a.wav", tone())
     audio: list[tuple[str, Path | bytes]] = [("a", file), ("b", file.read_bytes())]
-    clips = read_clips(audio, 2, resample=False, fit="error", progress=False, title="reading")
+    clips, recorded = read_clips(
+        audio, 2, resample=False, fit="error", progress=False, title="reading"
+    )
     assert clips.shape == (2, 16_000)
+    assert recorded == (Recorded(16_000, 16_000),) * 2
     assert torch.equal(clips[0], clips[1])
 
 

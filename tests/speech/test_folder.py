@@ -11,8 +11,11 @@ import pytest
 import soundfile
 import torch
 
+from analogtorch.speech.changed_clips import changed_note
+from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.data import Clips, coverage_note, silence_note, speaker_note
 from analogtorch.speech.folder import Folder
+from analogtorch.speech.kws import notes_on
 from analogtorch.speech.labels import LABELS
 from analogtorch.speech.named import by_command
 
@@ -677,6 +680,33 @@ def test_a_clip_of_another_length_is_named_once(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^low/a_1\.wav: 9000 samples at 16000 Hz"):
         Folder(root=str(tmp_path)).load()
     assert len(Folder(root=str(tmp_path), fit="pad_or_trim").load()["train"]) == 10
+
+
+def test_recordings_that_are_changed_to_fit_are_counted(tmp_path: Path) -> None:
+    words(tmp_path, *SPOKEN)
+    assert changed_note(Folder(root=str(tmp_path)).load()) is None
+    noise = np.random.default_rng(9).integers(-99, 99, 30_000).astype(np.int16)
+    soundfile.write(tmp_path / "low/a_1.wav", noise[:3], 16_000)
+    soundfile.write(tmp_path / "low/a_2.wav", noise[:24_000], 16_000)
+    soundfile.write(tmp_path / "low/b_1.wav", noise[:8_000], 8_000)
+    soundfile.write(tmp_path / "high/b_1.wav", noise[:4_000], 8_000)
+    found = Folder(root=str(tmp_path), fit="pad_or_trim", resample=True).load()
+    assert changed_note(found) in notes_on(KWSConfig(), found)
+    assert changed_note(found) == (
+        "Of 16 clips 2 got zeros at their end (shortest 0.00019 s: low/a_1.wav); of 1 the loudest "
+        "second was kept (longest 1.5 s: low/a_2.wav); 2 were resampled to 16000 Hz (8000 Hz: 2)."
+    )
+
+
+def test_a_class_that_was_recorded_otherwise_is_named(tmp_path: Path) -> None:
+    rows = [(word, who) for word in ("low", "high", "mid") for who in "abcdefghijkl"]
+    words(tmp_path, *(f"{word}/{who}.wav" for word, who in rows))
+    for number, who in enumerate("abcdefghijkl"):
+        noise = np.random.default_rng(number + 99).integers(-99, 99, 8_000)
+        soundfile.write(tmp_path / f"high/{who}.wav", noise.astype(np.int16), 8_000)
+    note = changed_note(Folder(root=str(tmp_path), resample=True).load())
+    assert note is not None
+    assert "Classes differ in that (resampled 100 % of 'high', 0 % of 'low'): a net can" in note
 
 
 def test_clips_of_words_without_a_sound_are_named() -> None:
