@@ -12,7 +12,7 @@ from analogtorch.chips.file import in_file
 from analogtorch.files import GivenTwice, parse_yaml, yaml_package
 from analogtorch.speech.own_chip import of_file
 from analogtorch.speech.run_journal import JOURNAL
-from analogtorch.speech.run_settings import renamed
+from analogtorch.speech.run_settings import effective, renamed
 from analogtorch.values import checks
 
 _NOT_IN_FILES = ("help", "config", "print_config", "print_shtab", "allow_code")
@@ -52,6 +52,7 @@ class ConfigFile(ActionConfigFile):
 
 def _of_run(config: Any) -> Any:
     """Return the configuration of a run; one that does not state ``chip.correct`` had none."""
+    config = effective(config)
     chip = config.get("chip") if isinstance(config, dict) else None
     if not isinstance(chip, dict) or "correct" in chip:
         return config

@@ -1,7 +1,7 @@
 """Which share of a chip is broken, and how."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Self, get_args
 
 from analogtorch.simulate.faults import FAULTS, Part, fields_of
@@ -10,6 +10,13 @@ from analogtorch.values import checks
 _SHARES = tuple(fault.field for fault in FAULTS)
 _NAMES = (*_SHARES, "tile_gain")
 """The defects that are switched off and scaled by name."""
+_LEVELS = {
+    "off_level": "stuck_off",
+    "on_level": "stuck_on",
+    "on_drifts": "stuck_on",
+    "short_level": "short_devices",
+}
+"""The share without which a field has no effect, by that field."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +118,15 @@ class Defects:
         strength = {name: getattr(self, name) for name in _NAMES}
         strength["cells"] = max(self.cells, self.worst_tile)
         return tuple(name for name, value in strength.items() if value > 0)
+
+    def idle(self) -> dict[str, str]:
+        """Return the levels that were given without effect, each with its share, which is 0."""
+        default = {each.name: each.default for each in fields(self)}
+        return {
+            level: share
+            for level, share in _LEVELS.items()
+            if getattr(self, level) != default[level] and not getattr(self, share)
+        }
 
     def without(self, *names: str) -> Self:
         """Return the same without these defects, as ``present`` names them.

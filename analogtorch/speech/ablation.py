@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 from jsonargparse import ArgumentError, ArgumentParser
 
 from analogtorch.speech.config import KWSConfig
+from analogtorch.speech.levels import at_level
 from analogtorch.speech.report_config import ABLATED, MEASURED
 from analogtorch.values import checks
 
@@ -42,8 +43,11 @@ def variants(config: KWSConfig) -> tuple[Variant, ...]:
     """
     chip, found = dataclasses.replace(config.chip, levels=()), []
     for name, changes in config.report.ablation.items():
+        whole = dict(changes)
+        if changes.get("chip.correct") is False:  # as many as the run has would have no effect
+            whole = {"chip.correct_batches": 1} | whole
         try:
-            changed = _changed(dataclasses.replace(config, chip=chip), changes)
+            changed = _changed(dataclasses.replace(config, chip=chip), whole)
         except ValueError as error:
             raise ValueError(
                 f"report.ablation: {name}: {error}; options are those of analogtorch kws that "
@@ -54,6 +58,28 @@ def variants(config: KWSConfig) -> tuple[Variant, ...]:
         trained = not set(changes) <= set(MEASURED)
         found.append(Variant(name=name, key=key, config=changed, trained=trained))
     return tuple(found)
+
+
+def check_distinct(config: KWSConfig) -> None:
+    """Check that what ``config.report.ablation`` names differs from the run and among itself.
+
+    Of a run with levels of the noise, one is chosen later: what differs at one of them differs.
+
+    Raises:
+        ValueError: one has the settings of the run or of another, and would be measured for the
+            same accuracies.
+    """
+    runs = [at_level(config, level) for level in config.chip.levels] or [config]
+    seen = [("the run", runs)]
+    for found in zip(*map(variants, runs), strict=True):
+        name, settings = found[0].name, [each.config for each in found]
+        for other, before in seen:
+            if settings == before:
+                raise ValueError(
+                    f"report.ablation: {name}: {config.report.ablation[name]} gives the same "
+                    f"settings as {other}; change others, or leave it out"
+                )
+        seen.append((f"{name!r}", settings))
 
 
 def _changed(owner: Any, changes: Mapping[str, Any], prefix: str = "") -> Any:

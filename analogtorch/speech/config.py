@@ -24,6 +24,7 @@ from analogtorch.speech.augment import Augment
 from analogtorch.speech.choice import Maker, arguments, maker, settled, stated, takes_any
 from analogtorch.speech.data import FRAMES, MELS, Source
 from analogtorch.speech.draws import derive
+from analogtorch.speech.effects import check_correction
 from analogtorch.speech.features import FRONT_ENDS
 from analogtorch.speech.folder import Folder
 from analogtorch.speech.labels import LABELS
@@ -173,7 +174,7 @@ class ChipConfig:
     """The chip.
 
     Raises:
-        ValueError: the chip or an option is unknown, or a level is refused.
+        ValueError: the chip or an option is unknown, a level is refused, or a value has no effect.
         TypeError: the levels are no list.
         OSError: the file of the chip cannot be read.
     """
@@ -231,6 +232,7 @@ class ChipConfig:
         checks.flag("chip.correct", self.correct)
         checks.count("chip.correct_batches", self.correct_batches)
         checks.choice("chip.writing", self.writing, get_args(Writing))
+        check_correction(self.correct, self.correct_batches)
         checks.settle(self, "options", chip_options(self.name, self.options))
         self.build()
 

@@ -16,7 +16,7 @@ from analogtorch.files import digests_of, is_code, packed, unpacked, write_atomi
 from analogtorch.report import RangeChoice, Result, write
 from analogtorch.report.write import FILES
 from analogtorch.speech import espeak, examine, levels
-from analogtorch.speech.ablation import variants
+from analogtorch.speech.ablation import check_distinct, variants
 from analogtorch.speech.changed_clips import changed_note
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.data import (
@@ -27,6 +27,7 @@ from analogtorch.speech.data import (
     speaker_note,
 )
 from analogtorch.speech.draws import derive
+from analogtorch.speech.effects import check_levels
 from analogtorch.speech.logs import PHASES, curves, loggers
 from analogtorch.speech.named import by_command
 from analogtorch.speech.on_chips import converted, correcting, correction_notes, measure
@@ -98,6 +99,9 @@ def run(
         ):
             logger.info("speech from the source %s", config.data.source)
             # mistakes in these appear before clips are read
+            check_distinct(config)
+            if not folder.resume:
+                check_levels(config.chip.defects)
             features, others = config.front_end(), variants(config)
             with by_command(f"data.{config.data.source}"):
                 splits = config.data.selected.load(progress=progress)

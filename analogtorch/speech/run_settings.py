@@ -24,7 +24,7 @@ def changed(found: dict[str, Any], wanted: dict[str, Any]) -> str:
 
     Recordings are compared by ``check_given``.
     """
-    stated = flat(_settled(renamed(found)))
+    stated = flat(_settled(effective(renamed(found))))
     before, after = dict([*_unstated(found), *stated]), dict(flat(wanted))
     differ = [
         f"{key} was {before.get(key, 'absent')!r} and is {after.get(key, 'absent')!r}"
@@ -63,6 +63,17 @@ def _settled(config: dict[str, Any]) -> dict[str, Any]:
     except (TypeError, ValueError):  # is compared as it is
         return config
     return config | {"chip": chip | {"training": {name: noise[name] for name in training}}}
+
+
+def effective(config: Any) -> Any:
+    """Return the configuration of a run whose chips have batches only if they correct columns.
+
+    ``ChipConfig`` refuses others, and earlier versions did not: such a run goes on.
+    """
+    chip = config.get("chip") if isinstance(config, dict) else None
+    if not isinstance(chip, dict) or "correct_batches" not in chip or chip.get("correct", True):
+        return config
+    return config | {"chip": chip | {"correct_batches": 1}}
 
 
 def renamed(config: Any) -> Any:

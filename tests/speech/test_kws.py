@@ -24,7 +24,7 @@ from analogtorch.cli.kws import parse
 from analogtorch.files import locked, packed, parse_json, signed
 from analogtorch.speech import espeak, kws, levels
 from analogtorch.speech import task as task_module
-from analogtorch.speech.ablation import variants
+from analogtorch.speech.ablation import check_distinct, variants
 from analogtorch.speech.config import ChipConfig, KWSConfig, ModelConfig
 from analogtorch.speech.labels import LABELS
 from analogtorch.speech.logs import PHASES
@@ -162,8 +162,9 @@ def test_the_sensitivity_of_a_killed_run_goes_on(
 
 
 def test_other_trainings_are_measured_on_the_same_chips(
-    clips: Path, finished: Path, tmp_path: Path
+    clips: Path, finished: Path, tmp_path: Path, monkeypatch
 ) -> None:
+    monkeypatch.setattr(kws, "check_distinct", lambda _: None)  # one repeats the run's training
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     ablation = "{same: {hwa.epochs: 2}, no noise: {chip.training.scale: 0, hwa.epochs: 1}}"
     assert run(clips, tmp_path, "--resume", f"--report.ablation={ablation}") == 0
@@ -265,9 +266,14 @@ def test_levels_of_gaussian_noise_name_the_scale_that_they_replace() -> None:
         ("{a: {hwa.epochs: null}}", "a: hwa.epochs=None: epochs=None; it must be an integer >= 1"),
         ("{a: {hwa.batch_size: 10000}}", "report.ablation: a: batch_size=10000 is more than the"),
         ("{no: {hwa.epochs: 2}}", "the name False is no text; quote it"),
+        ("{a: {hwa.epochs: 2}}", "a: {'hwa.epochs': 2} gives the same settings as the run; change"),
+        ("{a: {hwa.epochs: 3}, b: {hwa.epochs: 3}}", "b: {'hwa.epochs': 3} gives the same settings "
+         "as 'a'; change others, or leave it out"),
+        ("{a: {chip.correct: false, chip.correct_batches: 2}}",
+         "chip.correct_batches=2 has no effect with chip.correct=false; use chip.correct=true"),
         ("{1: {hwa.epochs: 2}}", "the name 1 is no text; quote it, '{\"1\": {hwa.distill: 0}}'"),
     ],
-)
+)  # fmt: skip
 def test_wrong_ablations_are_refused_before_any_training(
     ablation: str, message: str, clips: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
@@ -1035,6 +1041,48 @@ def test_an_ablation_may_leave_out_the_noise_whose_levels_the_run_compares() -> 
     assert exact.config.chip.levels == ()
 
 
+def test_an_ablation_may_have_one_of_the_levels_of_the_run() -> None:
+    """Which of them the run has is found in training: it may be that of the ablation or another."""
+    ablation = {"low": {"chip.training.scale": 1.0}, "high": {"chip.training.scale": 2.0}}
+    chip = ChipConfig(levels=(1.0, 2.0))
+    check_distinct(KWSConfig(chip=chip, report=ReportConfig(ablation=ablation)))
+    same = {"same": {"hwa.distill": KWSConfig().hwa.distill}}
+    with pytest.raises(ValueError, match=r"same: .* gives the same settings as the run"):
+        check_distinct(KWSConfig(chip=chip, report=ReportConfig(ablation=same)))
+
+
+def test_an_ablation_without_correction_needs_no_number_of_batches() -> None:
+    ablation = {"as programmed": {"chip.correct": False}}
+    chip = ChipConfig(correct_batches=4)
+    config = KWSConfig(chip=chip, report=ReportConfig(ablation=ablation))
+    check_distinct(config)
+    (other,) = variants(config)
+    assert (other.config.chip.correct, other.config.chip.correct_batches) == (False, 1)
+    assert not other.trained
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["correct=false", "correct_batches=4"], "chip.correct_batches=4 has no effect with"),
+        (["defects.on_level=0.2"], "on_level=0.2 has no effect with chip.defects.stuck_on=0; give"),
+        (["defects.stuck_on=0.1", "defects.off_level=0"], "off_level=0.0 has no effect with chip"),
+        (["defects.on_drifts=true"], "on_drifts=True has no effect with chip.defects.stuck_on=0"),
+        (["defects.short_level=2"], "short_level=2.0 has no effect with chip.defects.short_devic"),
+    ],
+)
+def test_settings_of_the_chip_without_effect_are_refused(
+    options: list[str], message: str, clips: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr("analogtorch.speech.folder.Folder.load", stop)
+    assert run(clips, tmp_path, *(f"--chip.{option}" for option in options)) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    used = ["defects.stuck_on=0.1", "defects.on_level=0.2", "defects.on_drifts=true"]
+    assert run(clips, tmp_path, *(f"--chip.{option}" for option in used)) == 2
+    assert "stop here" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("first", ["weight", "scale"])
 def test_the_changes_of_an_ablation_are_made_together(first: str) -> None:
     noise = {"chip.training.weight": "gaussian", "chip.training.scale": 0.05}
@@ -1421,6 +1469,8 @@ def test_runs_with_values_that_have_no_effect_any_more_go_on(
         "drop_connect": 0.0, "per_sample": False,
     }  # fmt: skip  # as the version of 5f47aff recorded it
     journal["config"]["chip"]["training"] = training
+    journal["config"]["chip"]["correct"], journal["config"]["chip"]["correct_batches"] = False, 4
+    journal["config"]["chip"]["defects"]["on_level"] = 0.5
     del journal["checksum"]
     (out / JOURNAL).write_text(json.dumps(signed(journal)))
     (out / "config.json").write_text(json.dumps(journal["config"]))
