@@ -24,7 +24,7 @@ TIMES = ("1 day", "1 year")
 """Times of a choice; those beyond the data of the chip's devices are left out."""
 NUM_CHIPS = 5
 _SEED = 1_000_000
-"""Seed of the chips of a choice; those of the measurement have other seeds."""
+"""Seed of the chips of a choice, unless it is that of the measurement: then the next one."""
 FILES = files(NUM_CHIPS)
 """Files that keep the measurements of one net."""
 _MARGIN, _CLIPS = 0.01, 500
@@ -115,6 +115,6 @@ def validated(
         at.metrics.accuracy([task.val]),
         num_chips=NUM_CHIPS,
         times=times or TIMES[:1],
-        seed=_SEED,
+        seed=_SEED + (config.sweep.seed == _SEED),
         folder=folder,
     )

@@ -13,10 +13,11 @@ from analogtorch.evaluate import TaskMetric
 from analogtorch.report import RangeChoice
 from analogtorch.speech import validation
 from analogtorch.speech.augment import Augment, Augmenter
-from analogtorch.speech.config import KWSConfig
+from analogtorch.speech.config import KWSConfig, SweepConfig
 from analogtorch.speech.data import Clips
+from analogtorch.speech.on_chips import measure
 from analogtorch.speech.task import Task
-from analogtorch.speech.validation import NUM_CHIPS, TIMES, recalibrated
+from analogtorch.speech.validation import NUM_CHIPS, TIMES, recalibrated, validated
 from tests.crossbar import crossbar
 
 
@@ -95,6 +96,16 @@ def test_few_validation_clips_do_not_decide_over_ranges(
     net = recalibrated(KWSConfig(), task, net, "hwa", lambda *_: None, choices)
     assert choices["hwa"].kept == kept
     assert (net[0].input_range.item() == pytest.approx(0.3)) == (kept == "learnt")
+
+
+def test_chips_that_choose_are_not_those_that_are_measured() -> None:
+    net, task = net_and_task()
+    first = validated(KWSConfig(), task, net)
+    for seed in (0, 1_000_000):
+        config = KWSConfig(sweep=SweepConfig(num_chips=1, times=("1 day",), seed=seed))
+        chosen = validated(config, task, net)
+        assert set(chosen.seeds).isdisjoint(measure(config, task, net).seeds)
+        assert (chosen.seeds == first.seeds) == (seed == 0)
 
 
 def test_what_a_choice_of_ranges_has_measured_is_kept(
