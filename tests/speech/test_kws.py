@@ -89,6 +89,7 @@ def test_report(finished: Path) -> None:
         "mapping",
         "cost",
         "listening",
+        "ranges",
         "training",
         "config",
         "command",
