@@ -4,7 +4,7 @@ import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,7 @@ _KEPT = "_analogtorch_moved"
 No buffers: ``torch.optim.swa_utils.AveragedModel`` pairs those of two models by their position.
 """
 _ON_CHIP = "_analogtorch_on_chip"
-"""Attribute of a norm that was moved on a programmed chip: the same, of its first move there."""
+"""Attribute of a norm that was moved on a programmed chip: what undoes that, a ``_Move``."""
 _NAMES = tuple(
     f"_analogtorch_{name}" for name in ("moved_mean", "moved_var", "digital_mean", "digital_var")
 )
@@ -45,6 +45,17 @@ _ROUNDINGS = tuple(
     for chain in itertools.permutations((torch.float32, torch.float16, torch.bfloat16), length)
 )
 """Dtypes to which a model may have been moved since, one after another; again changes nothing."""
+
+
+class _Move(NamedTuple):
+    """How a norm was moved on a chip, in CPU memory."""
+
+    now: list[Tensor]
+    """Mean and variance after the last move."""
+    before: list[Tensor]
+    """Mean, variance and number of batches before the first one."""
+    kept: list[Tensor] | None
+    """What ``_KEPT`` held then."""
 
 
 @torch.no_grad()
@@ -127,7 +138,7 @@ def reestimate_batch_norm(
 
     before = {norm: _statistics(norm) for norm in norms.values()}
     programmed = any(layer.programmed is not None for _, layer in analog_layers(model))
-    first = {norm: _before(norm, _ON_CHIP) or before[norm][:2] for norm in norms.values()}
+    first = {norm: _move_of(norm) for norm in norms.values()}
     with statistics_on_error(norms), as_before_on_error(model):
         exact = dict[str, tuple[Tensor, Tensor]]()
         if relative:
@@ -148,24 +159,45 @@ def reestimate_batch_norm(
                 norm.num_batches_tracked.copy_(before[norm][-1])
                 _remember(norm, mean, var)
             if programmed and name in ran:
-                _remember(norm, first[norm][0], first[norm][1], _ON_CHIP)
+                vars(norm)[_ON_CHIP] = first[norm]._replace(now=_copies(norm)[:2])
     return [name for name in norms if name in ran]
 
 
 @torch.no_grad()
-def off_chip(model: nn.Module) -> list[str]:
-    """Give norms the statistics that they had before they were re-estimated on this chip.
+def undo_on_chip(model: nn.Module) -> list[str]:
+    """Undo what ``reestimate_batch_norm`` has done to norms on this chip, and return their names.
 
-    Returns:
-        Names of those that were.
+    Statistics that something else has changed since stay as they are.
     """
     names = []
     for name, norm in tracking(model).items():
-        if (first := _before(norm, _ON_CHIP)) is not None:
-            norm.running_mean.copy_(first[0])
-            norm.running_var.copy_(first[1])
+        if _moved_on_chip(norm):
+            move: _Move = vars(norm).pop(_ON_CHIP)
+            _take(norm, move.before)
+            vars(norm).pop(_KEPT, None)
+            if move.kept is not None:
+                vars(norm)[_KEPT] = move.kept
             names.append(name)
     return names
+
+
+def _moved_on_chip(norm: Any) -> bool:
+    move = vars(norm).get(_ON_CHIP)
+    return move is not None and _are(move.now, [norm.running_mean, norm.running_var])
+
+
+def _move_of(norm: Any) -> _Move:
+    """Return the move on the chip so far: none yet, if there was none."""
+    if _moved_on_chip(norm):
+        move: _Move = vars(norm)[_ON_CHIP]
+        return move
+    return _Move(now=[], before=_copies(norm), kept=_kept(norm))
+
+
+def _copies(norm: Any) -> list[Tensor]:
+    """Return copies of the statistics in CPU memory."""
+    with torch.inference_mode(False):  # they serve outside too
+        return [value.to("cpu", copy=True) for value in (getattr(norm, n) for n in _STATISTICS)]
 
 
 def norms_of(model: nn.Module) -> dict[str, Any]:
@@ -249,18 +281,18 @@ def statistics_on_error(norms: dict[str, Any]) -> Iterator[None]:
 
 def statistics_as_now(norms: dict[str, Any]) -> Callable[[], None]:
     """Return what brings back the statistics of norms, and what they remember."""
+    kept = [{_KEPT: _kept(norm), _ON_CHIP: vars(norm).get(_ON_CHIP)} for norm in norms.values()]
     before = [
-        (norm, _statistics(norm), [(key, _kept(norm, key)) for key in (_KEPT, _ON_CHIP)])
-        for norm in norms.values()
+        (norm, _statistics(norm), own) for norm, own in zip(norms.values(), kept, strict=True)
     ]
 
     def undo() -> None:
-        for norm, statistics, kept in before:
+        for norm, statistics, own in before:
             _take(norm, statistics)
-            for key, values in kept:
+            for key, value in own.items():
                 vars(norm).pop(key, None)
-                if values is not None:
-                    vars(norm)[key] = values
+                if value is not None:
+                    vars(norm)[key] = value
 
     return undo
 
@@ -274,21 +306,21 @@ def _take(norm: Any, statistics: list[Tensor]) -> None:
         getattr(norm, name).copy_(value)
 
 
-def _remember(norm: Any, mean: Tensor, var: Tensor, key: str = _KEPT) -> None:
+def _remember(norm: Any, mean: Tensor, var: Tensor) -> None:
     """Keep the statistics before and after the change, outside the ``state_dict``."""
     values = norm.running_mean, norm.running_var, mean, var
     with torch.inference_mode(False):  # they serve outside too
-        vars(norm)[key] = [value.to("cpu", copy=True) for value in values]
+        vars(norm)[_KEPT] = [value.to("cpu", copy=True) for value in values]
 
 
-def _kept(norm: Any, key: str = _KEPT) -> list[Tensor] | None:
+def _kept(norm: Any) -> list[Tensor] | None:
     """Return what was kept of a norm, if anything, without the buffers that it once lay in."""
     if all(name in norm._buffers for name in _NAMES):
         values = [norm._buffers[name].to("cpu", copy=True) for name in _NAMES]
         vars(norm).setdefault(_KEPT, values)
         for name in _NAMES:
             delattr(norm, name)
-    kept: list[Tensor] | None = vars(norm).get(key)
+    kept: list[Tensor] | None = vars(norm).get(_KEPT)
     return kept
 
 
@@ -297,9 +329,9 @@ def _digital(norm: Any) -> tuple[Tensor, Tensor]:
     return _before(norm) or (norm.running_mean.clone(), norm.running_var.clone())
 
 
-def _before(norm: Any, key: str = _KEPT) -> tuple[Tensor, Tensor] | None:
+def _before(norm: Any) -> tuple[Tensor, Tensor] | None:
     """Return mean and variance before they were moved; None: they were not, or changed since."""
-    kept, now = _kept(norm, key), [norm.running_mean, norm.running_var]
+    kept, now = _kept(norm), [norm.running_mean, norm.running_var]
     if kept is None or not _are(kept[:2], now):
         return None
     mean, var = (value.to(now[0]) for value in kept[2:])

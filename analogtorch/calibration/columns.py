@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from analogtorch.calibration.batch_norm import off_chip, statistics_on_error, tracking
+from analogtorch.calibration.batch_norm import statistics_on_error, tracking, undo_on_chip
 from analogtorch.calibration.column_fit import ColumnSums, Fit
 from analogtorch.calibration.column_learning import STEPS, learn
 from analogtorch.calibration.column_outputs import beside_layers, beside_model
@@ -149,7 +149,7 @@ def correct_columns(
     exact: list[list[Tensor]] = []
     common = physical_view, layers, batches, forward, progress
     with as_before_on_error(physical_view), statistics_on_error(tracking(physical_view)):
-        moved = off_chip(physical_view)
+        moved = undo_on_chip(physical_view)
         for number in range(rounds):
             if target == "layer" or number < rounds - 1:
                 found = beside_layers(*common)

@@ -47,7 +47,8 @@ def read_positions(model: nn.Module, batch: Any) -> Read:
     if not (with_decoder := has_decoder(model)) and not any(
         str(name).startswith("decoder_") for name in batch
     ):
-        if mask is not None:
+        wave = batch.get("input_values")
+        if mask is not None and isinstance(wave, Tensor) and wave.shape == mask.shape:
             encoder += _frames(model, mask)
         return Read(encoder, encoder)
     known = [*_OF_DECODER, *["labels"] * with_decoder]
@@ -134,6 +135,8 @@ def _some(mask: Any) -> Tensor | None:
         if mask.shape[1:3] != (1, 1):
             return None  # what each position sees
         mask = mask[:, 0]
+    elif mask.dim() == 3 and mask.shape[1] == mask.shape[2]:
+        return None
     mask = mask.flatten(0, -2)
     read = mask != 0
     return read if bool(read.any()) and not bool(read.all()) else None
@@ -145,6 +148,8 @@ def _frames(model: nn.Module, mask: Tensor) -> tuple[Tensor, ...]:
         if (lengths := getattr(module, "_get_feat_extract_output_lengths", None)) is not None:
             ends = mask.shape[1] - mask.flip(1).float().argmax(1)  # of the last that is read
             count, total = lengths(ends), lengths(torch.tensor(mask.shape[1], device="cpu"))
+            if not isinstance(count, Tensor):
+                return ()
             return (torch.arange(int(total), device=mask.device) < count.unsqueeze(1),)
     return ()
 

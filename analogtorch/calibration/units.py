@@ -13,8 +13,15 @@ _ALIKE = 6.0, 25.0
 """How many times as large as their median the largest variance of scores is at most, and the median
 as the smallest: up to 2.3 and 4.8 times in four pretrained keyword spotters."""
 
+_APART = 2500.0
+"""How many times as large as the smallest variance the largest of quantities is, that cannot be
+scores: of trained classifiers some have 100 times, where a class is rare."""
+
 _CHANCE = 4.0
 """Standard errors of the logarithm of a variance by which few vectors may exceed that."""
+
+_FEW = 8
+"""Vectors that leave a doubt of any variances."""
 
 _LITTLE = 1e-6
 """Smallest variance of a number in units of its mean square. Assumed: chips are off by more."""
@@ -56,6 +63,23 @@ def are_alike(found: Tensor, vectors: int) -> bool:
     there = found[found.isfinite()]
     if len(there) < 2:
         return True
-    chance = math.exp(_CHANCE * math.sqrt(2 / max(1, vectors - 1)))
     largest, smallest = there.amax() / there.median(), there.median() / there.amin()
+    chance = _chance(vectors)
     return bool(largest <= _ALIKE[0] * chance) and bool(smallest <= _ALIKE[1] * chance)
+
+
+def are_far_apart(found: Tensor, vectors: int) -> bool:
+    """Return whether numbers are quantities of several units beyond doubt.
+
+    Args:
+        found: the variance of each, as ``variances`` has it.
+        vectors: the number of vectors that it is of.
+    """
+    if vectors < _FEW:
+        return False
+    there = found[found.isfinite()]
+    return len(there) > 1 and bool(there.amax() > _APART * _chance(vectors) * there.amin())
+
+
+def _chance(vectors: int) -> float:
+    return math.exp(_CHANCE * math.sqrt(2 / max(1, vectors - 1)))

@@ -1,7 +1,6 @@
 """How far outputs are from those of the digital twin: as scores of classes, or number by number."""
 
 import contextlib
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -20,10 +19,11 @@ from analogtorch.calibration.outputs import (
     vectors,
 )
 from analogtorch.calibration.padding import Read, at_positions
-from analogtorch.calibration.units import MANY, are_alike, variances
+from analogtorch.calibration.units import MANY, are_far_apart, variances
 from analogtorch.hwa.distill import distillation_loss
 from analogtorch.hwa.recipe import Outputs, Recipe
 from analogtorch.nn.tap import hooked
+from analogtorch.values.warned import warn
 
 FLOOR = 0.1
 """Share of the mean square of the vectors that is added to the square of each."""
@@ -56,9 +56,9 @@ class Way(NamedTuple):
     """Whether its softmax is what counts."""
     dim: int
     """The dimension that counts classes, below 0."""
-    units: tuple[float, ...] = ()
-    """The variance of each number along that, where they are quantities of several units; 0 of one
-    that does not vary, which does not count. Empty: they are alike."""
+    in_units: bool = False
+    """Whether its numbers are quantities of several units, each of which is compared over its own
+    variance in the batch."""
 
 
 @dataclass
@@ -117,15 +117,22 @@ class Comparison:
         ways = []
         for number, y in enumerate(found.outputs):
             dim = -1 if self._classes_last else _classes(y, found)
-            by_scores, units = self._kind == "divergence", tuple[float, ...]()
+            by_scores, in_units = self._kind == "divergence", False
             if not by_scores:
-                units = _units(at_positions(y, found.read.outputs), dim)
+                in_units = _are_in_units(at_positions(y, found.read.outputs), dim)
             if self._kind is None:
                 named_so = found.logits[number]
                 can_be = named_so or (found.scores and not number)
-                by_scores = can_be and _are_scores(y, dim, found, named_so, bool(units))
+                by_scores = can_be and _are_scores(y, dim, found, named_so, in_units)
             by_scores &= _several(y, dim)
-            ways.append(Way(by_scores, dim, () if by_scores else units))
+            ways.append(Way(by_scores, dim, in_units and not by_scores))
+        if any(way.in_units for way in ways):
+            warn(
+                "adapt: the numbers of an output are quantities of several units, so that each is "
+                "compared over its own variance. A step of the training moves the weights that "
+                "make them by a share of their common size, many times that of the smallest: let "
+                "the model give quantities of one size, such as standardised ones, to learn all"
+            )
         self._ways = tuple(ways)
         if self._kind is None:
             self._kind = "divergence" if any(way.by_scores for way in ways) else "error"
@@ -145,7 +152,7 @@ class Comparison:
         """
         self._kind, self._classes_last = kind, ways is None
         if ways is not None:
-            self._ways = tuple(Way(bool(b), int(dim), *map(tuple, own)) for b, dim, *own in ways)
+            self._ways = tuple(Way(bool(b), int(dim), *map(bool, own)) for b, dim, *own in ways)
 
     def way(self, exact: Tensor, which: int = 0) -> Way:
         """Return how an output is compared; one that was not there at first as those after it."""
@@ -164,9 +171,8 @@ class Comparison:
             which: its number in the outputs of the model.
         """
         masked, way = self.masks(exact, which), self.way(exact, which)
-        if way.units:
-            columns = _columns(by_class(exact, way.dim), by_class(y, way.dim), way.units)
-            return torch.stack([(a - b).square().mean() / own for a, b, own in columns]).mean()
+        if way.in_units and masked is None and len(rows := by_class(exact, way.dim)) > 1:
+            return _error_in_units(by_class(y, way.dim), rows)
         if not way.by_scores:
             return relative_error(unmasked(y, masked), unmasked(exact, masked))
         y, exact = y.movedim(way.dim, -1), exact.movedim(way.dim, -1)
@@ -186,10 +192,10 @@ class Comparison:
 
         Of quantities of several units it is one for each number.
         """
-        masked, (_, dim, units) = self.masks(exact, which), self.way(exact, which)
-        if units:
-            columns = _columns(by_class(exact, dim), by_class(y, dim), units)
-            return torch.cat([(a - b).abs() > MOVED * math.sqrt(own) for a, b, own in columns])
+        masked, (_, dim, in_units) = self.masks(exact, which), self.way(exact, which)
+        if in_units and masked is None and len(columns := by_class(exact, dim)) > 1:
+            least = MOVED * variances([columns.float()]).sqrt()
+            return ((by_class(y, dim).float() - columns.float()).abs() > least).flatten()
 
         def rows(t: Tensor) -> Tensor:
             return vectors(t) if self._classes_last else by_class(t, dim)
@@ -260,12 +266,12 @@ def _sums(y: Tensor, dim: int) -> Tensor:
     return by_class(y, dim).double().sum(0)
 
 
-def _are_scores(y: Tensor, dim: int, found: Found, named_so: bool, unlike: bool) -> bool:
+def _are_scores(y: Tensor, dim: int, found: Found, named_so: bool, in_units: bool) -> bool:
     """Return whether an output of a model may be scores of classes along ``dim``.
 
     Of three dimensions or more it has to be known, by name for example: the softmax over steps or
     positions sees no shift of them all, and that of numbers that are no scores none of their common
-    errors. So it has to be of numbers that are ``unlike``, as quantities of several units are.
+    errors. Numbers ``in_units`` are none, unless they are known.
     """
     shapes = {x.shape for x in found.inputs}
     flat = {x.flatten(1).shape for x in found.inputs if x.dim() > 2}
@@ -278,10 +284,10 @@ def _are_scores(y: Tensor, dim: int, found: Found, named_so: bool, unlike: bool)
     if named_so or _is_of_tokens(y, found) or _log_probabilities(y) is not None:
         return True
     if y.dim() < 3:
-        return not unlike or _are_shares(y)
+        return not in_units or _are_shares(y)
     features = {shape[-1] for shape in shapes if len(shape) > 1}
     linear = found.last is not None and found.last[:2] == (y.shape[-1], -1)
-    return y.dim() == 3 and linear and y.shape[-1] not in features and not unlike
+    return y.dim() == 3 and linear and y.shape[-1] not in features and not in_units
 
 
 def _is_of_tokens(y: Tensor, found: Found) -> bool:
@@ -314,32 +320,31 @@ def _are_shares(y: Tensor) -> bool:
     return bool(((y >= 0) & (y <= 1)).all())
 
 
-def _units(y: Tensor, dim: int) -> tuple[float, ...]:
-    """Return the variance of each number along ``dim``, as ``Way.units`` has it."""
-    if not y.dim() or not 1 < y.shape[dim] < MANY or not y.numel():
-        return ()
+def _are_in_units(y: Tensor, dim: int) -> bool:
+    """Return whether the numbers along ``dim`` are quantities of several units, beyond doubt."""
+    if (
+        not y.dim()
+        or not 1 < y.shape[dim] < MANY
+        or not y.numel()
+        or masks(y, scores=True) is not None
+    ):
+        return False
     rows = by_class(y.float(), dim)
-    if (masked := masks(y, scores=True)) is not None:
-        rows = rows.masked_fill(by_class(masked, dim), 0)
-    found = variances([rows])
-    if are_alike(found, len(rows)):
-        return ()
-    return tuple(0.0 if math.isinf(own) else own for own in found.tolist())
+    return are_far_apart(variances([rows]), len(rows))
 
 
-def _columns(
-    exact: Tensor, y: Tensor, units: Sequence[float]
-) -> Iterator[tuple[Tensor, Tensor, float]]:
-    """Yield each number that counts, (vectors,): the exact ones, those of the model, its variance.
+def _error_in_units(y: Tensor, exact: Tensor) -> Tensor:
+    """Return the squared error of each number over its variance, the mean over all that vary.
 
     Args:
-        exact: the exact vectors, (vectors, numbers).
-        y: those of the model.
-        units: as ``Way.units`` has them.
+        y: the vectors of the model, (vectors, numbers).
+        exact: the exact ones, at least two.
     """
-    for first, second, own in zip(exact.T, y.T, units, strict=True):
-        if own:
-            yield first, second, own
+    own = variances([exact.float()])
+    varied = own.isfinite()
+    if not varied.any():
+        return relative_error(y, exact)
+    return ((y.float() - exact.float()).square().mean(0) / own)[varied].mean()
 
 
 def _several(y: Tensor, dim: int) -> bool:

@@ -227,8 +227,7 @@ class DistillationTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Make Adam with a learning rate for each Parameter, unless there is an optimizer."""
         if self.optimizer is None:
-            twin = self.twin
-            self.optimizer = relative_adam(twin.student, twin.recipe, twin.comparison)
+            self.optimizer = relative_adam(self.twin.student, self.twin.recipe)
         return self.optimizer
 
     def create_scheduler(

@@ -298,7 +298,7 @@ class Distillation(L.LightningModule):
             self._tails = tails(self.student, twin.recipe.clip_sigma)
         self._schedule = Schedule(twin.recipe, int(steps), self._tails)
         # Lightning refuses to clip the gradients of a fused one under mixed precision
-        optimizer = relative_adam(self.student, twin.recipe, twin.comparison, fused=False)
+        optimizer = relative_adam(self.student, twin.recipe, fused=False)
         rate = torch.optim.lr_scheduler.LambdaLR(optimizer, self._schedule.rate)
         return {
             "optimizer": optimizer,

@@ -45,19 +45,20 @@ class Recipe:
     inputs have one dimension at most: then they are the vector of a single sample. ``error``:
     squared error over the square of the digital output, which embeddings, regression and logits of
     independent labels (multi-label) need: the softmax does not see a common error of all logits.
-    Quantities of several units are compared each over its variance: fewer than 32 numbers, whose
-    variances differ by more than those of scores do, and by more than chance. None: ``divergence``
-    for the first output alone, if it may be scores, and of a mapping for ``logits``, beside which
-    nothing is compared, or else for ``start_logits``, ``end_logits``, ``prediction_logits`` and
-    ``class_queries_logits``; ``error`` for all others, those of fewer than three numbers, numbers
-    in [0, 1] of other sums than 1, which are independent probabilities, vectors of one length, such
-    as normalised embeddings, those of the shape of an input, flat or not, as of an autoencoder,
-    quantities of several units that are not called scores, a number for each token by a last layer
-    of one, and those of more than two dimensions that are not known to be scores: by such a name,
-    logarithms of probabilities, a vector for each token or label, and sequences whose last
-    dimension is that of the last linear layer's outputs and of no input. So a sequence of a
-    convolution, and an image, are compared by ``error``. Inputs are the floating-point tensors that
-    the model gets, but for those by a name with ``label`` in it, or by ``target`` and ``targets``.
+    Quantities of several units are compared each over its variance in the batch: fewer than 32
+    numbers, whose standard deviations differ by a factor of 50 or more in the first one. None:
+    ``divergence`` for the first output alone, if it may be scores, and of a mapping for ``logits``,
+    beside which nothing is compared, or else for ``start_logits``, ``end_logits``,
+    ``prediction_logits`` and ``class_queries_logits``; ``error`` for all others, those of fewer
+    than three numbers, numbers in [0, 1] of other sums than 1, which are independent probabilities,
+    vectors of one length, such as normalised embeddings, those of the shape of an input, flat or
+    not, as of an autoencoder, quantities of several units that are not called scores, a number for
+    each token by a last layer of one, and those of more than two dimensions that are not known to
+    be scores: by such a name, logarithms of probabilities, a vector for each token or label, and
+    sequences whose last dimension is that of the last linear layer's outputs and of no input. So a
+    sequence of a convolution, and an image, are compared by ``error``. Inputs are the
+    floating-point tensors that the model gets, but for those by a name with ``label`` in it, or by
+    ``target`` and ``targets``.
 
     Classes are the channels of the last layer that runs, in whatever dimension they are, or are
     that along which there are probabilities; or else the last dimension, of more than three that

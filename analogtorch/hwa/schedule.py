@@ -2,14 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from analogtorch.conversion.kinds import analog_layers
 from analogtorch.hwa.clip import Tails, clip
-from analogtorch.hwa.comparison import Comparison
 from analogtorch.hwa.half_precision import HalfPrecisionAdam, is_half
 from analogtorch.hwa.ramp import ramped, training_noise_
 from analogtorch.hwa.recipe import Recipe
@@ -61,15 +59,12 @@ class Schedule:
             clip(model, self.tails, min(1.0, step / self._ramp))
 
 
-def relative_adam(
-    model: nn.Module, recipe: Recipe, comparison: Comparison | None = None, *, fused: bool = True
-) -> torch.optim.Adam:
+def relative_adam(model: nn.Module, recipe: Recipe, *, fused: bool = True) -> torch.optim.Adam:
     """Return an optimizer with a group for each Parameter that learns, its step relative to it.
 
     Its learning rate is ``recipe.learning_rate`` times the root mean square of the Parameter. The
     DAC ranges are among them if ``recipe.learn_ranges``. It is fused on CPUs, unless ``fused`` is
-    False. Parameters in half precision step in float32 (``HalfPrecisionAdam``). Where outputs are
-    quantities of several units, as ``comparison`` finds, the step of a row is relative to the row.
+    False. Parameters in half precision step in float32 (``HalfPrecisionAdam``).
 
     Raises:
         ValueError: no Parameter learns.
@@ -95,44 +90,4 @@ def relative_adam(
     optimizer = kind(groups, betas=(0.9, 0.99), fused=fused and cpu and not half)
     if not recipe.learn_ranges:
         leave(optimizer)
-    if comparison is not None:
-        _relative_rows(optimizer, comparison)
     return optimizer
-
-
-def _relative_rows(optimizer: torch.optim.Optimizer, comparison: Comparison) -> None:
-    """Let rows move by a share of their own size, where outputs are quantities of several units.
-
-    A step relative to a whole Parameter is many times as large as the rows of the smallest unit.
-    Parameters with as many rows as such an output has numbers count as theirs.
-    """
-    changed: list[tuple[Tensor, Tensor, Tensor]] = []
-
-    def before(*_: Any) -> None:
-        found = (way.units for way in comparison.ways if way.units)
-        units = {len(own): torch.tensor(own, device="cpu") for own in found}
-        learning = (p for group in optimizer.param_groups for p in group["params"])
-        changed[:] = [
-            (p, p.detach().clone(), _shares(p.detach(), units[len(p)]))
-            for p in learning
-            if p.dim() and len(p) in units and p.grad is not None
-        ]
-
-    def after(*_: Any) -> None:
-        with torch.no_grad():
-            for p, old, shares in changed:
-                p.copy_(old + (p - old) * shares.to(p))
-        changed.clear()
-
-    optimizer.register_step_pre_hook(before)
-    optimizer.register_step_post_hook(after)
-
-
-def _shares(p: Tensor, units: Tensor) -> Tensor:
-    """Return the size of each row, of a mean square of 1, ready to multiply the Parameter by.
-
-    That of a weight is its root mean square, that of a bias the standard deviation of the output.
-    """
-    square = units.to(p.device) if p.dim() == 1 else p.float().square().flatten(1).mean(1)
-    square = square / square.mean().clamp_min(torch.finfo(torch.float32).tiny)
-    return square.sqrt().view(-1, *(1,) * (p.dim() - 1))

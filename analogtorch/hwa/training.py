@@ -74,7 +74,7 @@ class Training:
 
     def reset(self) -> None:
         """Make the optimizer of the Parameters that learn now."""
-        self.optimizer = relative_adam(self.twin.student, self.recipe, self.twin.comparison)
+        self.optimizer = relative_adam(self.twin.student, self.recipe)
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.tails = tails(self.twin.student, self.recipe.clip_sigma)
 

@@ -82,7 +82,7 @@ def _compared(found: Adapted) -> str:
     kinds = [
         f"as distributions over dimension {way.dim}"
         if way.by_scores
-        else f"number by number{', each over its variance' if way.units else ''}"
+        else f"number by number{', each over its variance' if way.in_units else ''}"
         for way in found.ways
     ]
     if not kinds:  # a run that an earlier version has finished

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from analogtorch.calibration.batch_norm import (
     norms_of,
-    off_chip,
     reestimate_batch_norm,
     statistics_on_error,
+    undo_on_chip,
 )
 from analogtorch.calibration.column_fit import Fit
 from analogtorch.calibration.columns import Target, correct_columns, learning_steps
@@ -94,7 +94,7 @@ class Recovery:
             undo.enter_context(as_before_on_error(view))
             if self.batch_norm:
                 undo.enter_context(statistics_on_error(norms_of(view)))
-                off_chip(view)  # what an earlier recovery has left
+                undo_on_chip(view)  # what an earlier recovery has left
             if self.columns is not None:
                 correct_columns(
                     view,

@@ -343,11 +343,13 @@ def test_quantities_of_all_units_gain(unit: float, kind: type[_Units]) -> None:
     """One of another size must not hide what the others are off, nor be hidden by them."""
     digital, x, fresh = kind(unit), _x(256, 32, seed=1), _x(1000, 32, seed=5)
     exact = digital(fresh).detach()
+    # one weight scale would leave the cells of the smallest row nothing but errors
+    chip = CHIP if kind is _Units else at.chips.hermes64(weight_scale="column")
 
     def errors(**options: Any) -> Tensor:
         """Return the squared error of each quantity in units of its variance."""
         off = torch.zeros(3)
-        for view in _views(digital, x, 4, at.chips.hermes64(weight_scale="column")):
+        for view in _views(digital, x, 4, chip):
             at.correct_columns(view, x.split(64), **options)
             off += (view(fresh) - exact).detach().square().mean(0) / exact.var(0)
         return off

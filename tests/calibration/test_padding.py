@@ -48,6 +48,7 @@ def _masks(*given: Tensor) -> tuple[Tensor, ...]:
         (nn.Linear(2, 2), {"attention_mask": MASK.view(1, 2, 3)}, *[_masks(MASK)] * 2),
         (nn.Linear(2, 2), {"attention_mask": MASK.view(2, 1, 1, 3)}, *[_masks(MASK)] * 2),
         (nn.Linear(2, 2), {"attention_mask": torch.ones(2, 1, 3, 3).tril()}, (), ()),
+        (nn.Linear(2, 2), {"attention_mask": torch.ones(1, 3, 3).tril()}, (), ()),
         (nn.Linear(2, 2), {"attention_mask": torch.tensor([[0.0, 0], [0, -1e9]])}, (), ()),
         (nn.Linear(2, 2), {"attention_mask": torch.ones(2, 3)}, (), ()),
         (nn.Linear(2, 2), {"attention_mask": torch.zeros(2, 3)}, (), ()),
@@ -57,7 +58,7 @@ def _masks(*given: Tensor) -> tuple[Tensor, ...]:
         "embedded", "labels up to the last", "no mask of the encoder",
         "labels of a decoder", "of both", "of a decoder as long as its encoder",
         "inputs of a decoder", "those of another length", "of two choices", "for all heads",
-        "of what each sees", "added", "all", "none",
+        "of what each sees", "for all samples", "added", "all", "none",
     ],
 )  # fmt: skip
 def test_which_positions_are_read(
@@ -83,6 +84,8 @@ def test_frames_of_a_wave_are_read_up_to_where_it_ends() -> None:
     batch["attention_mask"] = (torch.arange(20) < ends[:, None]).long()
     read = read_positions(nn.Sequential(Wave()), batch)
     frames = torch.arange(9) < torch.tensor([[9], [3], [1]])
+    text = {"attention_mask": batch["attention_mask"], "input_values": torch.ones(3, 50)}
+    assert len(read_positions(nn.Sequential(Wave()), text).outputs) == 1  # of other positions
     for found in (read.outputs, read.layers):
         assert len(found) == 2
         assert torch.equal(found[1], frames)

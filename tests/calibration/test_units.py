@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from analogtorch.calibration.units import MANY, are_alike, variances
+from analogtorch.calibration.units import MANY, are_alike, are_far_apart, variances
 
 
 def _x(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -26,6 +26,11 @@ def test_scores_are_alike_however_few_and_units_are_not(vectors: int) -> None:
     for seed in range(50):
         x = _x(vectors, 10, seed=seed)
         assert are_alike(variances([x]), vectors)
-        x[:, 4] *= 300
+        assert not are_far_apart(variances([x]), vectors)
+        x[:, 4] *= 10  # as a class that is rare has less
+        assert not are_far_apart(variances([x]), vectors)
+        x[:, 4] *= 100
         assert vectors == 3 or not are_alike(variances([x]), vectors)
+        assert are_far_apart(variances([x]), vectors) == (vectors > 3)
     assert are_alike(torch.tensor([1.0, torch.inf]), vectors)
+    assert not are_far_apart(torch.tensor([1.0, torch.inf]), vectors)
