@@ -14,8 +14,8 @@ _ALIKE = 6.0, 25.0
 as the smallest: up to 2.3 and 4.8 times in four pretrained keyword spotters."""
 
 _APART = 2500.0
-"""How many times as large as the smallest variance the largest of quantities is, that cannot be
-scores: of trained classifiers some have 100 times, where a class is rare."""
+"""How many times as large as the smallest variance the largest one is of quantities that cannot be
+scores: those of trained classifiers of 3 to 20 classes, some of them rare or absent, stay below."""
 
 _CHANCE = 4.0
 """Standard errors of the logarithm of a variance by which few vectors may exceed that."""

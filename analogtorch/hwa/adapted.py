@@ -82,7 +82,8 @@ class Adapted(Shown):
     compared: Outputs
     """How outputs are compared, as ``Recipe.outputs`` has it."""
     ways: tuple[Way, ...]
-    """How each output is: whether as scores, and the dimension of their classes."""
+    """How each output is: whether as scores, the dimension of their classes, and whether its
+    numbers are in several units."""
     stages: tuple[Stage, ...]
     """What was measured after each step, in order. The model is chosen on the same chips and
     batches, so that the last ones are a little optimistic: ``sweep`` it with another seed, on data
