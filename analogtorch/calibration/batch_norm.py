@@ -281,15 +281,15 @@ def statistics_on_error(norms: dict[str, Any]) -> Iterator[None]:
 
 def statistics_as_now(norms: dict[str, Any]) -> Callable[[], None]:
     """Return what brings back the statistics of norms, and what they remember."""
-    kept = [{_KEPT: _kept(norm), _ON_CHIP: vars(norm).get(_ON_CHIP)} for norm in norms.values()]
     before = [
-        (norm, _statistics(norm), own) for norm, own in zip(norms.values(), kept, strict=True)
+        (norm, _statistics(norm), {_KEPT: _kept(norm), _ON_CHIP: vars(norm).get(_ON_CHIP)})
+        for norm in norms.values()
     ]
 
     def undo() -> None:
-        for norm, statistics, own in before:
+        for norm, statistics, kept in before:
             _take(norm, statistics)
-            for key, value in own.items():
+            for key, value in kept.items():
                 vars(norm).pop(key, None)
                 if value is not None:
                     vars(norm)[key] = value

@@ -39,9 +39,8 @@ def read_positions(model: nn.Module, batch: Any) -> Read:
         model: the model that runs on the batch.
         batch: its inputs, as ``calibrate`` takes them.
     """
-    if (given := _mapping(batch)) is None:
+    if (batch := _mapping(batch)) is None:
         return Read()
-    batch = given
     mask = _some(batch.get("attention_mask"))
     encoder: tuple[Tensor, ...] = () if mask is None else (mask,)
     if not (with_decoder := has_decoder(model)) and not any(
