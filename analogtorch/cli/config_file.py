@@ -46,7 +46,8 @@ class ConfigFile(ActionConfigFile):
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from error
             if present is not given:
-                values = yaml_package().safe_dump(present)  # JSON's 1e-09 is a text in YAML
+                # JSON's 1e-09 is a text in YAML; the order is that of a report's rows
+                values = yaml_package().safe_dump(present, sort_keys=False)
         super().__call__(parser, cfg, values, option_string)
 
 

@@ -44,6 +44,8 @@ SMALL = [
     "--sweep.times=['0 s', '1 year']",
 ]  # fmt: skip
 
+CORRECTED = "--chip.correct=true"  # the default
+
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -54,7 +56,17 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(clips: Path, out: Path, *more: str) -> int:
-    return main(["kws", *SMALL, f"--data.folder.root={clips}", f"--out={out}", *more])
+    """Run it with columns as programmed, which takes half the time, unless ``more`` says more."""
+    given = ["--chip.correct=false", f"--data.folder.root={clips}", f"--out={out}"]
+    return main(["kws", *SMALL, *given, *more])
+
+
+@pytest.fixture(scope="module")
+def corrected(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the run whose chips correct their columns, as they do by default."""
+    out = tmp_path_factory.mktemp("run")
+    assert run(clips, out, CORRECTED) == 0
+    return out
 
 
 @pytest.fixture(scope="module")
@@ -311,8 +323,8 @@ def test_a_net_that_cannot_be_mapped_is_reported_without_a_floorplan(
     assert "no energy: it branches on its input" in (tmp_path / "report.html").read_text()
 
 
-def test_everything_is_in_the_one_folder(finished: Path) -> None:
-    files = sorted(str(p.relative_to(finished)) for p in finished.rglob("*") if p.is_file())
+def test_everything_is_in_the_one_folder(corrected: Path) -> None:
+    files = sorted(str(p.relative_to(corrected)) for p in corrected.rglob("*") if p.is_file())
     assert files == [
         "accuracy.png", "checkpoints/digital.ckpt", "checkpoints/hwa.ckpt",
         "chips/direct/chip-00000.json", "chips/direct/chip-00001.json", "chips/direct/sweep.json",
@@ -383,16 +395,16 @@ def test_weights_load_into_fresh_networks(finished: Path) -> None:
 
 
 @pytest.mark.parametrize("network", ["hwa", "digital"])
-def test_error_budget_of_a_run(network: str, finished: Path, tmp_path: Path, capsys) -> None:
+def test_error_budget_of_a_run(network: str, corrected: Path, tmp_path: Path, capsys) -> None:
     files = [f"--json={tmp_path / 'b.json'}", f"--plot={tmp_path / 'b.png'}"]
     options = ["--num-chips=2", "--time=1 year", f"--network={network}"]
-    assert main(["budget", str(finished), *options, *files]) == 0
+    assert main(["budget", str(corrected), *options, *files]) == 0
     printed = capsys.readouterr().out
     assert "all together" in printed
     assert "before they are measured, chips correct gain and offset of their columns" in printed
     found = json.loads((tmp_path / "b.json").read_text())
     assert "correct" in found["recovery"]
-    row = json.loads((finished / "report.json").read_text())
+    row = json.loads((corrected / "report.json").read_text())
     row = row["hwa" if network == "hwa" else "direct"]["1 year"]
     assert found["reference"] - found["total"]["mean"] == pytest.approx(row["mean"])
     assert (tmp_path / "b.png").stat().st_size > 1000
@@ -400,13 +412,13 @@ def test_error_budget_of_a_run(network: str, finished: Path, tmp_path: Path, cap
 
 @pytest.mark.filterwarnings("ignore:calibrate. the fixed range")  # of neurram48
 @pytest.mark.parametrize("network", ["hwa", "digital"])
-def test_a_run_on_several_chips(network: str, finished: Path, tmp_path: Path, capsys) -> None:
+def test_a_run_on_several_chips(network: str, corrected: Path, tmp_path: Path, capsys) -> None:
     options = ["--num-chips=2", "--times", "0 s", "1 year", f"--network={network}"]
     options += ["--chips", "hermes64", "neurram48", f"--json={tmp_path / 'c.json'}"]
-    for folder in (finished, finished / "chips", finished / "new"):
-        assert main(["compare", str(finished), "--folder", str(folder)]) == 2
+    for folder in (corrected, corrected / "chips", corrected / "new"):
+        assert main(["compare", str(corrected), "--folder", str(folder)]) == 2
         assert "is in the folder of a run" in capsys.readouterr().err
-    assert main(["compare", str(finished), *options]) == 0
+    assert main(["compare", str(corrected), *options]) == 0
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
     assert any(line.startswith("* neurram48, accuracy at 1 year: beyond") for line in lines)
@@ -414,10 +426,10 @@ def test_a_run_on_several_chips(network: str, finished: Path, tmp_path: Path, ca
     assert "neurram48: calibrated for it, as it is not the chip of the run" in printed.err
     assert "hermes64: calibrated" not in printed.err
     found = json.loads((tmp_path / "c.json").read_text())["chips"]
-    row = json.loads((finished / "report.json").read_text())
+    row = json.loads((corrected / "report.json").read_text())
     row = row["hwa" if network == "hwa" else "direct"]["1 year"]
     assert found["hermes64"]["sweep"]["1 year"]["values"] == row["values"]
-    digital = json.loads((finished / "report.json").read_text())["digital"]["accuracy"]
+    digital = json.loads((corrected / "report.json").read_text())["digital"]["accuracy"]
     assert json.loads((tmp_path / "c.json").read_text())["digital"] == pytest.approx(digital)
     for measured in (
         row,
@@ -499,10 +511,10 @@ def test_wrong_values_are_found_before_clips_are_read(
 )
 @pytest.mark.parametrize("command", ["budget", "compare", "listen"])
 def test_a_configuration_edited_since_is_that_of_another_run(
-    command: str, option: str, value: object, finished: Path, tmp_path: Path, capsys, monkeypatch
+    command: str, option: str, value: object, corrected: Path, tmp_path: Path, capsys, monkeypatch
 ) -> None:
     out = tmp_path / "out"
-    shutil.copytree(finished, out)
+    shutil.copytree(corrected, out)
     config = json.loads((out / "config.json").read_text())
     *group, name = option.split(".")
     of_group = config[group[0]] if group else config
@@ -603,10 +615,10 @@ def test_results_are_not_written_over_files_of_a_run(
     ],
 )
 def test_weights_and_clips_of_another_network_are_named(
-    name: str, held: str, message: str, earlier: bool, finished: Path, tmp_path: Path, capsys
+    name: str, held: str, message: str, earlier: bool, corrected: Path, tmp_path: Path, capsys
 ) -> None:
     out = tmp_path / "out"
-    shutil.copytree(finished, out)
+    shutil.copytree(corrected, out)
     soundfile.write(tmp_path / "long.wav", np.zeros(32000), 16000)
     commands = [["listen", str(out), str(tmp_path / "long.wav")]]
     if name != "correcting":
@@ -1146,6 +1158,7 @@ def test_benchmark_of_hwa_training_keeps_finished_seeds(
     (data / "gsc_v2_test12").symlink_to(clips)
     small = [option for option in SMALL if not option.startswith(("--data", "--workers", "--prog"))]
     given = [f"--data={data}", f"--out={tmp_path / 'out'}", "--chips=2", "--jobs=1", *small]
+    given.append("--chip.correct=false")
     hwa.main([*given, "--seeds=1"])
     hwa.main([*given, "--seeds=2", "--recipes", "no clipping"])
     first, second = capsys.readouterr().out.split("Reports in", 1)
@@ -1187,6 +1200,7 @@ def test_speech_commands_as_a_source(tmp_path: Path) -> None:
     write(root / "_background_noise_/noise.wav", 20)
     small = [option for option in SMALL if not option.startswith("--data")]
     given = [
+        "--chip.correct=false",
         "--data.source=speech_commands",
         f"--data.speech_commands.root={tmp_path}",
         f"--out={tmp_path / 'out'}",
@@ -1294,7 +1308,7 @@ def test_the_chip_may_be_in_a_file_whose_content_is_part_of_the_run(
     mine, out = tmp_path / "mine.yaml", tmp_path / "out"
     at.chips.save(at.chips.hermes64(phases=1), mine)
     monkeypatch.setattr(kws, "train_digital", stop)
-    assert run(clips, out, f"--chip.name={mine}") == 2
+    assert run(clips, out, CORRECTED, f"--chip.name={mine}") == 2
     assert "stop here" in capsys.readouterr().err
     earlier = cli.parse([f"--config={out / 'config.json'}"]).config
     assert earlier.chip.build() == at.chips.hermes64(phases=1).replace(
@@ -1302,7 +1316,7 @@ def test_the_chip_may_be_in_a_file_whose_content_is_part_of_the_run(
     )
     at.chips.save(at.chips.hermes64(phases=4), mine)
     assert cli.parse([f"--config={out / 'config.json'}"]).config == earlier
-    assert run(clips, out, f"--chip.name={mine}", "--resume") == 2
+    assert run(clips, out, CORRECTED, f"--chip.name={mine}", "--resume") == 2
     assert "has another configuration: chip.options." in capsys.readouterr().err
     stated = json.loads((out / "config.json").read_text())
     del stated["chip"]["correct"]  # as before there were corrections
@@ -1333,7 +1347,7 @@ def test_the_chip_may_be_in_a_file_whose_content_is_part_of_the_run(
 
 
 def test_chips_can_be_written_closer(
-    clips: Path, finished: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+    clips: Path, corrected: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writes, correction = [], at.GradientDescent.correction
 
@@ -1342,13 +1356,13 @@ def test_chips_can_be_written_closer(
         return correction(*args, **kwargs)
 
     monkeypatch.setattr(at.GradientDescent, "correction", counted)
-    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(corrected, tmp_path, dirs_exist_ok=True)
     before = {path.name for path in (tmp_path / "checkpoints").iterdir()}
     ablation = (
         "{once: {chip.correct: false}, "
         "closer: {chip.correct: false, chip.writing: gradient_descent}}"
     )
-    assert run(clips, tmp_path, "--resume", f"--report.ablation={ablation}") == 0
+    assert run(clips, tmp_path, CORRECTED, "--resume", f"--report.ablation={ablation}") == 0
     report = json.loads((tmp_path / "report.json").read_text())
     assert list(report["ablation"])[-2:] == ["once", "closer"]
     assert set(writes) == {at.GradientDescent()}
@@ -1356,24 +1370,24 @@ def test_chips_can_be_written_closer(
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == before
     *_, other = variants(cli.parse([f"--config={tmp_path / 'config.json'}"]).config)
     assert other.config.chip.method == at.GradientDescent()
-    assert run(clips, tmp_path, "--resume", "--chip.writing=gradient_descent") == 2
+    assert run(clips, tmp_path, CORRECTED, "--resume", "--chip.writing=gradient_descent") == 2
     assert "chip.writing was 'once' and is 'gradient_descent'" in capsys.readouterr().err
 
 
 def test_chips_can_correct_their_columns(
-    clips: Path, finished: Path, tmp_path: Path, capsys
+    clips: Path, corrected: Path, tmp_path: Path, capsys
 ) -> None:
-    out, other = tmp_path / "corrected", tmp_path / "other"
+    out, other = tmp_path / "out", tmp_path / "other"
     options = ["--report.time=1 year", "--report.budget=true"]
-    assert run(clips, out, *options, "--report.clips=0") == 0
+    assert run(clips, out, CORRECTED, *options, "--report.clips=0") == 0
     report = json.loads((out / "report.json").read_text())
     _, task, net = finished_run("budget", out, "hwa", allow_code=False)
     chips = [at.program(net, seed=seed).at("1 year") for seed in report["confusion"]["seeds"]]
     batches = task.test_batches()
     first = task.calibration[:1]
     by_hand = [at.accuracy(at.correct_columns(v, first, rounds=1), batches) for v in chips]
-    (corrected,) = (note for note in report["notes"] if "correct gain and offset" in note)
-    assert f"from {len(task.calibration[0])} training clips" in corrected
+    (said,) = (note for note in report["notes"] if "correct gain and offset" in note)
+    assert f"from {len(task.calibration[0])} training clips" in said
     # sweep, confusions and budget look at the same chips, and so do the commands that go on
     expected = pytest.approx(sum(by_hand) / 2)
     assert report["hwa"]["1 year"]["mean"] == expected
@@ -1388,9 +1402,9 @@ def test_chips_can_correct_their_columns(
     soundfile.write(tmp_path / "long.wav", np.zeros(32000), 16000)
     assert main(["listen", str(out), str(tmp_path / "long.wav")]) == 0
     # the net of a run is measured otherwise without another training
-    shutil.copytree(finished, other)
+    shutil.copytree(corrected, other)
     ablation = "--report.ablation={as it is: {chip.correct: false}}"
-    assert run(clips, other, "--resume", ablation) == 0
+    assert run(clips, other, CORRECTED, "--resume", ablation) == 0
     trained = finished_run("budget", other, "hwa", allow_code=False)[2]
     report = json.loads((other / "report.json").read_text())
     swept = at.sweep(
@@ -1407,7 +1421,13 @@ def test_chips_can_correct_their_columns(
 def test_columns_learn_from_several_batches(
     clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    given = ["--digital.epochs=1", "--hwa.epochs=1", "--report.clips=0", "--sweep.times=[1 year]"]
+    given = [
+        CORRECTED,
+        "--digital.epochs=1",
+        "--hwa.epochs=1",
+        "--report.clips=0",
+        "--sweep.times=[1 year]",
+    ]
     given += ["--chip.correct_batches=2", "--report.ablation={none: {chip.correct: false}}"]
     assert run(clips, tmp_path / "few", *given) == 2
     message = "chip.correct_batches=2, but there are 1 batches of training clips"
@@ -1434,10 +1454,10 @@ def test_columns_learn_from_several_batches(
 
 
 def test_runs_that_do_not_state_defects_can_be_resumed(
-    clips: Path, finished: Path, tmp_path: Path, capsys
+    clips: Path, corrected: Path, tmp_path: Path, capsys
 ) -> None:
     out = tmp_path / "earlier"
-    shutil.copytree(finished, out)
+    shutil.copytree(corrected, out)
     with RunFolder.open(out, cli.parse([f"--config={out / 'config.json'}"]).config, resume=True):
         pass
     journal = parse_json((out / JOURNAL).read_bytes())
@@ -1447,12 +1467,12 @@ def test_runs_that_do_not_state_defects_can_be_resumed(
         del journal["config"][phase]["ramp"]
     journal.pop("checksum", None)
     (out / JOURNAL).write_text(json.dumps(signed(journal)))
-    assert run(clips, out, "--resume", "--chip.defects.stuck_on=0.1") == 2
+    assert run(clips, out, CORRECTED, "--resume", "--chip.defects.stuck_on=0.1") == 2
     assert "chip.defects.stuck_on was 0.0 and is 0.1" in capsys.readouterr().err
-    assert run(clips, out, "--resume") == 0
+    assert run(clips, out, CORRECTED, "--resume") == 0
     del journal["config"]["chip"]["correct"]
     (out / JOURNAL).write_text(json.dumps(signed(journal)))
-    assert run(clips, out, "--resume") == 2
+    assert run(clips, out, CORRECTED, "--resume") == 2
     assert "chip.correct was False and is True" in capsys.readouterr().err
     for file, expected in ((out / "config.json", False), (tmp_path / "mine.json", True)):
         file.write_text(json.dumps(journal["config"]))
