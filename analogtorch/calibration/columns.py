@@ -7,10 +7,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from analogtorch.calibration.batch_norm import statistics_on_error, tracking, undo_on_chip
 from analogtorch.calibration.column_fit import ColumnSums, Fit
 from analogtorch.calibration.column_learning import STEPS, learn
 from analogtorch.calibration.column_outputs import beside_layers, beside_model
+from analogtorch.calibration.norm_statistics import statistics_on_error, tracking, undo_on_chip
 from analogtorch.calibration.passes import Forward, as_before_on_error, check_given, name_silent
 from analogtorch.conversion import analog_layers
 from analogtorch.nn import AnalogEmbedding, AnalogLayer

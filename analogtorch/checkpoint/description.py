@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from analogtorch import chips
-from analogtorch.calibration.batch_norm import statistics_before
+from analogtorch.calibration.norm_statistics import statistics_before
 from analogtorch.chips import Chip
 from analogtorch.conversion.digital_bits import quantised
 from analogtorch.conversion.kinds import analog_layers

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
-from analogtorch.calibration.batch_norm import tracking
+from analogtorch.calibration.norm_statistics import tracking
 from analogtorch.checkpoint.description import DESCRIPTION, WEIGHTS, Checkpoint, SavedLayer
 from analogtorch.chips.choices import Choices
 from analogtorch.chips.tiling import sections

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from analogtorch.calibration.batch_norm import remember_digital
+from analogtorch.calibration.norm_statistics import remember_digital
 from analogtorch.checkpoint.description import Checkpoint, SavedProgram
 from analogtorch.checkpoint.fits import (
     check_batch_norm,

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from analogtorch.calibration.batch_norm import remembered
+from analogtorch.calibration.norm_statistics import remembered
 from analogtorch.calibration.padding import leaves_out
 from analogtorch.chips import to_dict
 from analogtorch.conversion import analog_layers

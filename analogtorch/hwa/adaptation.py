@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from analogtorch.calibration import calibrate, reestimate_batch_norm
-from analogtorch.calibration.batch_norm import (
+from analogtorch.calibration.norm_statistics import (
     digital_statistics,
     remember_digital,
     statistics_as_now,

@@ -7,14 +7,10 @@ from typing import Any, get_args
 
 from torch import Tensor, nn
 
-from analogtorch.calibration.batch_norm import (
-    norms_of,
-    reestimate_batch_norm,
-    statistics_on_error,
-    undo_on_chip,
-)
+from analogtorch.calibration.batch_norm import reestimate_batch_norm
 from analogtorch.calibration.column_fit import Fit
 from analogtorch.calibration.columns import Target, correct_columns, learning_steps
+from analogtorch.calibration.norm_statistics import norms_of, statistics_on_error, undo_on_chip
 from analogtorch.calibration.passes import Forward, as_before_on_error, check_batches
 from analogtorch.values import checks
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import analogtorch as at
-from analogtorch.calibration.batch_norm import (
-    _moved,
+from analogtorch.calibration.batch_norm import _moved
+from analogtorch.calibration.norm_statistics import (
     norms_of,
     remember_digital,
     remembered,
@@ -125,10 +125,33 @@ def test_the_statistics_move_by_what_the_chip_changes_not_by_what_the_batches_ha
     assert [(layer.chip, layer.programmed) for _, layer in at.analog_layers(view)] == held
 
 
+@pytest.mark.parametrize("momentum", [0.003, 0.03])
+def test_statistics_that_training_has_not_settled_stay_as_far_from_those_of_batches(
+    momentum: float,
+) -> None:
+    """Without batch statistics between the layers: their ranges were calibrated without them."""
+    digital = _net()
+    for norm in digital[1::4]:
+        norm.reset_running_stats()
+        norm.momentum = momentum
+    digital.train()
+    for _ in range(5):
+        digital(BATCHES[0])
+    view = at.program(
+        at.calibrate(at.convert(copy.deepcopy(digital.eval()), CHIP), BATCHES), seed=7
+    )
+    view = view.at("1 day")
+    before = _error(view, digital)
+    at.reestimate_batch_norm(view, BATCHES)
+    assert _error(view, digital) < before
+
+
 def test_the_variance_of_a_channel_that_is_silent_on_the_batches_does_not_explode() -> None:
     old, exact = torch.tensor([1.0, 1.0, 1.0, 0.0]), torch.tensor([2.0, 1e-9, 0.0, 0.0])
-    now = torch.tensor([1.0, 0.1, 0.1, 0.1])
-    assert torch.allclose(_moved(old, exact, now), torch.tensor([0.5, 1.1, 1.1, 0.1]))
+    now, mean = torch.tensor([1.0, 0.1, 0.1, 0.1]), torch.zeros(4)
+    found, var = _moved((mean, old), (mean, exact), (mean, now))
+    assert torch.allclose(var, torch.tensor([0.5, 1.1, 1.1, 0.1]))
+    assert torch.equal(found, mean)
 
 
 def test_another_call_starts_from_the_digital_statistics_again() -> None:

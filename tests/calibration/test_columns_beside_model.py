@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import analogtorch as at
 from analogtorch.calibration import column_outputs
-from analogtorch.calibration.batch_norm import digital_statistics
 from analogtorch.calibration.columns import Target
+from analogtorch.calibration.norm_statistics import digital_statistics
 from tests.calibration.test_columns import _error, _layers, _view, _x
 
 CHIP = at.chips.hermes64()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import analogtorch as at
-from analogtorch.calibration.batch_norm import digital_statistics, remember_digital
+from analogtorch.calibration.norm_statistics import digital_statistics, remember_digital
 from analogtorch.evaluate.identity import structure_digest
 from tests.crossbar import crossbar
 

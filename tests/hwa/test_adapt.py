@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import analogtorch as at
-from analogtorch.calibration.batch_norm import digital_statistics
+from analogtorch.calibration.norm_statistics import digital_statistics
 from analogtorch.evaluate.identity import structure_digest
 from analogtorch.hwa import adaptation
 from analogtorch.hwa.adapted import Generalisation, Stage

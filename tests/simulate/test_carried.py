@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import analogtorch as at
-from analogtorch.calibration.batch_norm import statistics_before
+from analogtorch.calibration.norm_statistics import statistics_before
 from tests.crossbar import crossbar
 
 X = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
