@@ -344,9 +344,8 @@ class Distillation(L.LightningModule):
         return [_WholeNoise(), KeepRanges()]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep where the weights are clipped, which those of the start decide."""
-        assert self._schedule is not None
-        checkpoint["analogtorch_clipping"] = dict(self._schedule.tails)
+        """Keep where the weights are clipped, which those of the start decide; None: before it."""
+        checkpoint["analogtorch_clipping"] = None if self._tails is None else dict(self._tails)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with it."""

@@ -272,10 +272,7 @@ class SweepConfig:
     """Processes that measure chips at the same time, >= 1; above 1, ``threads`` must be 1."""
 
     def __post_init__(self) -> None:
-        if self.num_chips < 1:
-            raise ValueError(f"sweep.num_chips={self.num_chips}; use 1 or more")
-        if self.processes < 1:
-            raise ValueError(f"sweep.processes={self.processes}; use 1 or more")
+        checks.counts(self, "num_chips", "processes")
         try:
             seed_number(self.seed)
         except (TypeError, ValueError) as error:
@@ -339,13 +336,9 @@ class KWSConfig:
     """A folder for TensorBoard's logs of the trainings, such as runs/tensorboard; null: none."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed={self.seed}; use 0 to 2**63 - 1")
-        if self.threads < 1 or self.workers < 0:
-            raise ValueError(
-                f"threads={self.threads}, workers={self.workers}; use at least 1 thread and 0 "
-                "workers"
-            )
+        checks.counts(self, "seed", least=0, most=2**63 - 1, remedy="use 0 to 2**63 - 1")
+        checks.counts(self, "threads", "devices")
+        checks.counts(self, "workers", least=0)
         if self.sweep.processes > 1 and self.threads > 1:
             given = f"sweep.processes={self.sweep.processes} have one thread each"
             raise ValueError(f"{given}, but threads={self.threads}; use threads=1, or one process")
@@ -366,8 +359,6 @@ class KWSConfig:
 
     def _check_devices(self) -> None:
         """Raise ValueError if batches cannot be shared among the devices, or there are too few."""
-        if self.devices < 1:
-            raise ValueError(f"devices={self.devices}; use 1 or more")
         for name, phase in (("digital", self.digital), ("hwa", self.hwa)):
             if phase.batch_size % self.devices:
                 raise ValueError(

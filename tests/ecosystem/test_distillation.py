@@ -83,6 +83,15 @@ def _lightning(
     return student, teacher, {k: float(v) for k, v in trainer.callback_metrics.items()}
 
 
+def test_a_checkpoint_of_before_the_fit_has_no_limits_of_weights(tmp_path: Path) -> None:
+    student = at.convert(_teacher(), CHIP)
+    module = in_lightning.Distillation(student, _teacher())
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(tmp_path / "start.ckpt")
+    assert torch.load(tmp_path / "start.ckpt")["analogtorch_clipping"] is None
+
+
 def test_what_a_loader_of_the_metric_draws_changes_no_training() -> None:
     loader = DataLoader(TensorDataset(X, torch.zeros(len(X))), batch_size=8)
 

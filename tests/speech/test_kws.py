@@ -1033,7 +1033,7 @@ def test_other_classes_are_refused_on_resume(
         ("--sweep.seed=99999999999999999999", "sweep.seed must lie in -2^63 .. 2^63 - 1"),
         ("--seed=99999999999999999999", "use 0 to 2**63 - 1"),
         ("--augment.noise=/nowhere", "/nowhere: no such folder"),
-        ("--devices=0", "devices=0; use 1 or more"),
+        ("--devices=0", "devices must be an integer >= 1, got 0"),
         ("--devices=5", "digital.batch_size=12 cannot be shared by 5 devices"),
     ],
 )

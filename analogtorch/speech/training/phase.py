@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 
@@ -39,10 +40,9 @@ class Phase:
     0, as by hwa.Recipe(clip_sigma=); null does not clip."""
 
     def __post_init__(self) -> None:
-        self._check("epochs", lambda v: v >= 1, "an integer >= 1")
-        self._check(
-            "batch_size", lambda v: v >= 2, "an integer >= 2: batch normalisation needs two samples"
-        )
+        self._check("epochs", lambda v: _counts(v) and v >= 1, "an integer >= 1")
+        needed = "an integer >= 2: batch normalisation needs two samples"
+        self._check("batch_size", lambda v: _counts(v) and v >= 2, needed)
         self._check("learning_rate", lambda v: v > 0, "a number > 0")
         self._check("warmup", lambda v: 0 < v < 1, "between 0 and 1, such as 0.2")
         self._check("weight_decay", lambda v: v >= 0, "a number >= 0")
@@ -61,3 +61,7 @@ class Phase:
             right = False
         if not right:
             raise ValueError(f"{name}={value}; it must be {allowed}")
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)

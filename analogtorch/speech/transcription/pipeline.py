@@ -19,8 +19,8 @@ import analogtorch as at
 from analogtorch.cost_model import CostReport
 from analogtorch.devices import seconds
 from analogtorch.evaluate import Sweep
+from analogtorch.evaluate.checked import chip_seeds
 from analogtorch.evaluate.look import Look
-from analogtorch.evaluate.sweep import chip_seeds
 from analogtorch.files import checked, comma_separated, parse_json, signed, write_atomically
 from analogtorch.mapping import ChipMapping
 from analogtorch.report.page.transcript import html, markdown

@@ -68,6 +68,7 @@ def test_the_teacher_is_no_part_of_the_module(toy) -> None:
         ("epochs", 0), ("batch_size", 1), ("learning_rate", 0.0), ("warmup", 1.0),
         ("weight_decay", -1.0), ("label_smoothing", 1.0), ("mixup", -0.1), ("distill", 1.1),
         ("temperature", float("nan")), ("clip_sigma", 0.0), ("distill", None), ("epochs", None),
+        ("epochs", 1.5), ("epochs", True), ("epochs", torch.tensor(2)), ("batch_size", 2.5),
     ],
 )  # fmt: skip
 def test_phase_refuses(field: str, value: float) -> None:
