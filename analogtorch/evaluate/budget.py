@@ -8,14 +8,9 @@ from pathlib import Path
 from torch import nn
 
 from analogtorch.chips import Chip
-from analogtorch.conversion.kinds import (
-    check_module,
-    refuse_distributed,
-    refuse_programmed,
-    some_layers,
-)
 from analogtorch.devices import seconds
 from analogtorch.evaluate.budget_bench import AS_IT_IS, DEFECT, Bench, grown, only
+from analogtorch.evaluate.checked import checked_defects, checked_method, chip_seeds, measurable
 from analogtorch.evaluate.identity import experiment
 from analogtorch.evaluate.interval import Interval, interval
 from analogtorch.evaluate.journal import Journal, Unkept
@@ -23,11 +18,6 @@ from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.metric import Metric, check_metric, direction
 from analogtorch.evaluate.metric_identity import kept_of
 from analogtorch.evaluate.shares import Budget, Share
-from analogtorch.evaluate.sweep import (
-    checked_defects,
-    checked_method,
-    chip_seeds,
-)
 from analogtorch.evaluate.times import label
 from analogtorch.simulate.chip import beyond_data
 from analogtorch.simulate.compensation import Compensation
@@ -120,11 +110,8 @@ def budget(
         >>> found = at.budget(model, lambda chip: at.accuracy(chip, batches), num_chips=10)
         >>> print(found)
     """
-    check_module("budget", model)
+    layers = measurable("budget", model)
     check_metric("budget", metric)
-    refuse_programmed(model, "budget")
-    refuse_distributed(model, "budget")
-    layers = some_layers(model, "budget")
     chips = list(dict.fromkeys(layer.chip for layer in layers.values()))
     if temperature is not None and not any(chip.thermal.activation_energy for chip in chips):
         raise ValueError(
@@ -141,7 +128,7 @@ def budget(
     seeds = chip_seeds(seed, checks.count("budget: num_chips", num_chips))
     journal: Journal | Unkept = Unkept()
     if folder is not None:
-        whole = experiment(model, seed, look, method, defects)
+        whole = experiment("budget", model, seed, look, method, defects)
         journal = Journal(folder, whole, kept_of(metric), caller="budget")
     most = 1 + (2 + (math.log2(MOST_GROWTH) + HALVINGS if growth else 0)) * len(chosen)
     with Progress(total=int(most) * len(seeds) + 1, unit="run", disable=not progress) as bar:

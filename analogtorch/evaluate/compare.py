@@ -19,19 +19,14 @@ from analogtorch.conversion.patterns import candidates, names_of, units
 from analogtorch.conversion.summary import cells_of
 from analogtorch.cost_model import CostReport, cost
 from analogtorch.cost_model.steps import Mode
+from analogtorch.evaluate.checked import checked_defects, checked_method, chip_seeds
 from analogtorch.evaluate.comparison import ComparedChip, Comparison
 from analogtorch.evaluate.helpers import checked_processes
 from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.metric import Metric, check_metric, direction, finite, measure
 from analogtorch.evaluate.plan_checks import check_prepare
 from analogtorch.evaluate.routed import route_calls
-from analogtorch.evaluate.sweep import (
-    TIMES,
-    checked_defects,
-    checked_method,
-    chip_seeds,
-    sweep,
-)
+from analogtorch.evaluate.sweep import TIMES, sweep
 from analogtorch.evaluate.swept import Sweep
 from analogtorch.evaluate.times import checked_times
 from analogtorch.mapping import ChipMapping, map_to_chip

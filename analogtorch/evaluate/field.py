@@ -11,16 +11,11 @@ from typing import get_args
 from torch import nn
 
 from analogtorch.chips.choices import Choices
-from analogtorch.conversion.kinds import (
-    analog_layers,
-    check_module,
-    refuse_distributed,
-    refuse_programmed,
-    some_layers,
-)
+from analogtorch.conversion.kinds import analog_layers
 from analogtorch.cost_model import ReadCost
 from analogtorch.devices import seconds
 from analogtorch.devices.time import SECONDS, duration
+from analogtorch.evaluate.checked import checked_defects, checked_method, chip_seeds, measurable
 from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.metric import (
     Metric,
@@ -31,7 +26,6 @@ from analogtorch.evaluate.metric import (
     finite,
     measure,
 )
-from analogtorch.evaluate.sweep import checked_defects, checked_method, chip_seeds
 from analogtorch.mapping import ChipMapping
 from analogtorch.simulate.chip import ProgrammedChip, beyond_data, program
 from analogtorch.simulate.compensation import Compensation
@@ -92,10 +86,7 @@ class Field:
             ValueError: a value is not allowed.
             TypeError: an argument is of another type.
         """
-        check_module(caller, model)
-        layers = some_layers(model, caller)
-        refuse_programmed(model, caller)
-        refuse_distributed(model, caller)
+        layers = measurable(caller, model)
         check_metric(caller, metric)
         limit = checked_limit(f"{caller}: limit", limit, bounds_of(caller, metric))
         if recovery is not None:

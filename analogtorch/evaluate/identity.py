@@ -34,7 +34,7 @@ _OWN_AFFAIRS = frozenset({"all_tied_weights_keys", "hf_device_map", "warnings_is
 """What transformers keeps of weights with two names, of devices and of its warnings."""
 
 
-def model_digest(model: nn.Module) -> str:
+def model_digest(caller: str, model: nn.Module) -> str:
     """Return the SHA-256 of the state of a model and of the chip of each analog layer.
 
     ``structure_digest`` covers how the model computes with them.
@@ -47,7 +47,7 @@ def model_digest(model: nn.Module) -> str:
     for name, value in model.state_dict().items():
         found.update(f"{name}\n".encode())
         if isinstance(value, Tensor):
-            _add(found, name, value)
+            _add(found, caller, name, value)
         else:
             found.update(repr(value).encode())
     known: dict[int, str] = {}
@@ -58,13 +58,16 @@ def model_digest(model: nn.Module) -> str:
     return found.hexdigest()
 
 
-def structure_digest(model: nn.Module) -> str:
+def structure_digest(caller: str, model: nn.Module) -> str:
     """Return the SHA-256 of the structure of a model: what decides its outputs beside its state.
 
     It covers the class of each module, the options that the module prints (``extra_repr``), such as
     the stride of a convolution, buffers that are not in the state, and what
     ``reestimate_batch_norm`` remembers. ``options_digest`` covers options that it does not print.
     Neither covers the code of a user's class.
+
+    Raises:
+        ValueError: a buffer is on the meta device.
     """
     found, state = hashlib.sha256(), model.state_dict().keys()
     analog = {layer for _, layer in analog_layers(model)}
@@ -75,7 +78,7 @@ def structure_digest(model: nn.Module) -> str:
     for name, buffer in model._named_members(_held):
         if name not in state and name.rpartition(".")[2] != "vectors_read":  # a count
             found.update(f"{name}\n".encode())
-            _add(found, name, buffer)
+            _add(found, caller, name, buffer)
     return found.hexdigest()
 
 
@@ -180,6 +183,7 @@ def public(module: nn.Module) -> list[tuple[str, Any]]:
 
 
 def experiment(
+    caller: str,
     model: nn.Module,
     seed: int,
     look: Look,
@@ -191,8 +195,8 @@ def experiment(
         "seed": seed_number(seed),
         "compensation": look.compensation,
         "noise": NOISE,
-        "model": model_digest(model),
-        "structure": structure_digest(model),
+        "model": model_digest(caller, model),
+        "structure": structure_digest(caller, model),
         "options": options_digest(model),
         "attributes": attribute_digests(model),
     }
@@ -245,15 +249,15 @@ def _computing(data: Any) -> Any:
     return data
 
 
-def _add(found: Any, name: str, tensor: Tensor) -> None:
+def _add(found: Any, caller: str, name: str, tensor: Tensor) -> None:
     """Add the bytes of a tensor to a hash."""
     if tensor.is_meta:
-        raise ValueError(f"sweep: {name!r} is on the meta device; load weights first")
+        raise ValueError(f"{caller}: {name!r} is on the meta device; load weights first")
     if hasattr(tensor, "__tensor_flatten__"):  # of integers and scales, as torchao has them
         parts, rules = tensor.__tensor_flatten__()
         found.update(f"{type(tensor).__qualname__} {without_address(repr(rules))}\n".encode())
         for part in parts:
-            _add(found, f"{name}.{part}", getattr(tensor, part))
+            _add(found, caller, f"{name}.{part}", getattr(tensor, part))
         return
     flat = tensor.detach().cpu().contiguous().flatten()
     found.update(flat.view(torch.uint8).numpy())

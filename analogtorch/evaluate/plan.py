@@ -18,6 +18,7 @@ from analogtorch.conversion.route import routes
 from analogtorch.cost_model import WeightMemory
 from analogtorch.devices import seconds
 from analogtorch.evaluate.apart import apart_copy
+from analogtorch.evaluate.checked import chip_seeds
 from analogtorch.evaluate.hardware import Cheapest, Digital, FloorNotReached, HardwarePlan
 from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.losses import Effect, Sensitivity
@@ -37,7 +38,6 @@ from analogtorch.evaluate.plan_folder import check_folder
 from analogtorch.evaluate.routed import route_calls
 from analogtorch.evaluate.sensitivity import sensitivity as measured_sensitivity
 from analogtorch.evaluate.suggestion import falling, shares
-from analogtorch.evaluate.sweep import chip_seeds
 from analogtorch.evaluate.times import checked_times, label
 from analogtorch.evaluate.walks import ANALOG, DIGITAL, Candidate, Table, walk
 from analogtorch.simulate.compensation import Compensation

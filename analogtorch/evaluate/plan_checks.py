@@ -8,15 +8,10 @@ from torch import nn
 from analogtorch.chips import Chip
 from analogtorch.chips.unit_cells import unit_cells
 from analogtorch.conversion import analog_layers
-from analogtorch.conversion.kinds import (
-    check_module,
-    is_analog,
-    refuse_distributed,
-    refuse_programmed,
-    some_layers,
-)
+from analogtorch.conversion.kinds import is_analog
 from analogtorch.conversion.pattern import Pattern
 from analogtorch.conversion.patterns import closest, matches, names_of, units
+from analogtorch.evaluate.checked import measurable
 from analogtorch.evaluate.metric import check_metric
 from analogtorch.evaluate.plan_bench import Change
 from analogtorch.evaluate.walks import DIGITAL, Candidate
@@ -28,16 +23,13 @@ def chip_for(model: nn.Module, metric: Any, prepare: Any, chip: Chip | None) -> 
     """Return the chip to convert for, after checks of what is to be measured.
 
     Raises:
-        ValueError: the model has no analog layer, is programmed or calibrated without ``prepare``,
-            is on several chips of which none is chosen, or has layers of several unit cells per
-            weight.
+        ValueError: the model cannot be programmed (``measurable``), is calibrated without
+            ``prepare``, is on several chips of which none is chosen, or has layers of several unit
+            cells per weight.
         TypeError: the model is no module, or a function cannot be called.
     """
-    check_module("plan", model)
+    measurable("plan", model)
     check_metric("plan", metric)
-    refuse_programmed(model, "plan")
-    refuse_distributed(model, "plan")
-    some_layers(model, "plan")
     check_prepare("plan", model, prepare)
     if chip is None:
         try:

@@ -9,16 +9,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from analogtorch.conversion.kinds import (
-    analog_layers,
-    check_module,
-    refuse_distributed,
-    refuse_programmed,
-    refuse_unloaded,
-    some_layers,
-)
+from analogtorch.conversion.kinds import analog_layers
 from analogtorch.devices import seconds
 from analogtorch.evaluate.apart import Apart, Kept, apart_copy
+from analogtorch.evaluate.checked import checked_defects, checked_method, chip_seeds, measurable
 from analogtorch.evaluate.identity import experiment
 from analogtorch.evaluate.journal import Journal, Unkept
 from analogtorch.evaluate.journal import key as time_key
@@ -26,7 +20,6 @@ from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.losses import EFFECTS, SINGLE, Effect, LayerLoss, Loss, Sensitivity
 from analogtorch.evaluate.metric import Metric, bounds_of, check_metric, direction
 from analogtorch.evaluate.metric_identity import kept_of
-from analogtorch.evaluate.sweep import checked_defects, checked_method, chip_seeds
 from analogtorch.evaluate.times import label
 from analogtorch.nn import AnalogLayer
 from analogtorch.simulate.chip import ProgrammedChip, beyond_data, program
@@ -108,12 +101,9 @@ def sensitivity(
         >>> print(found)
         >>> print(found.suggest(0.01))
     """
-    check_module("sensitivity", model)
+    layers = measurable("sensitivity", model)
     check_metric("sensitivity", metric)
-    layers, chosen = some_layers(model, "sensitivity"), _chosen(effects)
-    refuse_programmed(model, "sensitivity")
-    refuse_distributed(model, "sensitivity")
-    refuse_unloaded(model, "sensitivity")
+    chosen = _chosen(effects)
     num_chips = checks.count("sensitivity: num_chips", num_chips)
     look = Look(compensation=compensation, recovery=recovery)
     look.check("sensitivity")
@@ -126,7 +116,7 @@ def sensitivity(
     seeds = chip_seeds(seed, num_chips)
     journal: Journal | Unkept = Unkept()
     if folder is not None:
-        whole = experiment(model, seed, look, method, defects)
+        whole = experiment("sensitivity", model, seed, look, method, defects)
         journal = Journal(folder, whole, kept_of(metric), caller="sensitivity")
     reference, values, idle = _measured(
         model, metric, chosen, time, seeds, look, method, defects, journal, progress

@@ -10,13 +10,8 @@ from urllib.parse import quote
 import torch
 from torch import nn
 
-from analogtorch.conversion.kinds import (
-    check_module,
-    refuse_distributed,
-    refuse_programmed,
-    some_layers,
-)
 from analogtorch.evaluate.cells import Cells, Executor, Experiment, check_executor, run, run_by
+from analogtorch.evaluate.checked import checked_defects, checked_method, chip_seeds, measurable
 from analogtorch.evaluate.helpers import checked_processes
 from analogtorch.evaluate.identity import experiment
 from analogtorch.evaluate.journal import Journal, Unkept
@@ -31,7 +26,6 @@ from analogtorch.evaluate.metric import (
 from analogtorch.evaluate.metric_identity import kept_of
 from analogtorch.evaluate.swept import UNNAMED, Sweep
 from analogtorch.evaluate.times import checked_times
-from analogtorch.ops import fold, seed_tensor, stream
 from analogtorch.simulate.chip import beyond_data
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
@@ -208,7 +202,7 @@ def sweep(
             journal: Journal | Unkept = Unkept()
             if folder is not None:
                 place = checks.path("sweep: folder", folder) / quote(name, safe="")
-                whole = experiment(each, seed, look, method, defects) if again else {}
+                whole = experiment("sweep", each, seed, look, method, defects) if again else {}
                 journal = Journal(place, whole, kept)
             measured = Experiment(each, metric, look, method, defects)
             cells.append(Cells(measured, seeds, at, journal, of=name))
@@ -238,8 +232,8 @@ def checked_models(caller: str, model: Any) -> dict[str, nn.Module]:
     """Return the models by name; one that is given alone has an empty name.
 
     Raises:
-        ValueError: there is none, a name cannot be that of a folder, or a model is programmed or
-            has no analog layer.
+        ValueError: there is none, a name cannot be that of a folder, or a model cannot be
+            programmed (``measurable``).
         TypeError: one is no module, or a name is no text.
     """
     models = dict(model) if isinstance(model, Mapping) else {"": model}
@@ -250,36 +244,5 @@ def checked_models(caller: str, model: Any) -> dict[str, nn.Module]:
             raise ValueError(
                 f"{caller}: models have names such as 'direct' and 'trained', got {name!r}"
             )
-        check_module(caller, each)
-        some_layers(each, caller)
-        refuse_programmed(each, caller)
-        refuse_distributed(each, caller)
+        measurable(caller, each)
     return models
-
-
-def checked_method(caller: str, method: Any) -> Method | None:
-    """Return the writing method.
-
-    Raises:
-        TypeError: it is no writing method and not None.
-    """
-    if method is not None:
-        checks.instance(f"{caller}: method", method, Method, "at.GradientDescent(), or None")
-    return method
-
-
-def checked_defects(caller: str, defects: Any) -> Defects | None:
-    """Return the defects of the chips; None where nothing is broken.
-
-    Raises:
-        TypeError: they are neither ``Defects`` nor None.
-    """
-    if defects is not None:
-        example = "at.Defects(stuck_on=0.01), or None"
-        checks.instance(f"{caller}: defects", defects, Defects, example)
-    return defects if defects is not None and defects.present() else None
-
-
-def chip_seeds(seed: int, num_chips: int) -> tuple[int, ...]:
-    """Return the seeds of the experiment's chips, the same for every model and call."""
-    return tuple(int(fold(seed_tensor(seed), stream("chip", i)).item()) for i in range(num_chips))

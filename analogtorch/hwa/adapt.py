@@ -23,6 +23,7 @@ from analogtorch.conversion.kinds import (
 )
 from analogtorch.devices.serial import written
 from analogtorch.evaluate.batches import batches_digest
+from analogtorch.evaluate.checked import chip_seeds
 from analogtorch.evaluate.identity import (
     attribute_digests,
     model_digest,
@@ -32,7 +33,6 @@ from analogtorch.evaluate.identity import (
 )
 from analogtorch.evaluate.metric import Metric, check_metric
 from analogtorch.evaluate.metric_identity import kept_of
-from analogtorch.evaluate.sweep import chip_seeds
 from analogtorch.evaluate.times import checked_times
 from analogtorch.hwa.adaptation import Adaptation, recovering
 from analogtorch.hwa.adapted import Adapted
@@ -313,10 +313,10 @@ def _recorded(options: dict[str, Any] | None) -> dict[str, Any] | None:
 
 def _digests(student: nn.Module, teacher: nn.Module, batches: list[Any]) -> dict[str, Any]:
     return {
-        "model": model_digest(student),
-        "structure": structure_digest(student),
-        "teacher": model_digest(teacher),
-        "structure of the teacher": structure_digest(teacher),
+        "model": model_digest("adapt", student),
+        "structure": structure_digest("adapt", student),
+        "teacher": model_digest("adapt", teacher),
+        "structure of the teacher": structure_digest("adapt", teacher),
         "options": options_digest(student),
         "options of the teacher": options_digest(teacher),
         "attributes": attribute_digests(student),

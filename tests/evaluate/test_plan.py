@@ -18,9 +18,9 @@ import analogtorch as at
 from analogtorch.conversion.route import routed_layers
 from analogtorch.cost_model import WeightMemory
 from analogtorch.evaluate import FloorNotReached, HardwarePlan
+from analogtorch.evaluate.checked import chip_seeds
 from analogtorch.evaluate.plan_bench import search
 from analogtorch.evaluate.plan_cost import Costs
-from analogtorch.evaluate.sweep import chip_seeds
 from analogtorch.evaluate.walks import Candidate, neighbours, walk
 from tests.crossbar import crossbar
 
