@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable
+from numbers import Integral
 from typing import Any, Literal, get_args
 
 import torch
@@ -130,12 +131,12 @@ def correct_columns(
             "correct_columns: the model is not programmed; pass what "
             "analogtorch.program(...).at(time) gives"
         )
-    if fit not in get_args(Fit):
-        raise ValueError(f"correct_columns: fit must be one of {get_args(Fit)}, got {fit!r}")
+    checks.choice("correct_columns: fit", fit, get_args(Fit))
     checks.choice("correct_columns: target", target, get_args(Target))
-    if type(rounds) is not int or rounds < 1:
-        raise ValueError(f"correct_columns: rounds must be an integer >= 1, got {rounds!r}")
-    if steps is not None and (type(steps) is not int or steps < 0):
+    rounds = checks.count("correct_columns: rounds", rounds)
+    if steps is not None and (
+        isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 0
+    ):
         raise ValueError(f"correct_columns: steps must be an integer >= 0, or None, got {steps!r}")
     if steps and target == "layer":
         raise ValueError(

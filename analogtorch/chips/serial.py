@@ -23,10 +23,7 @@ def to_dict(chip: Chip) -> dict[str, Any]:
         TypeError: ``chip`` is no Chip, or a part of it has no form in a file: a curve that is a
             function, or a class that is not registered with ``analogtorch.devices.register``.
     """
-    if not isinstance(chip, Chip):
-        raise TypeError(
-            f"chip must be a Chip such as analogtorch.chips.hermes64(), got {checks.shown(chip)}"
-        )
+    checks.instance("chip", chip, Chip, "analogtorch.chips.hermes64()")
     return {"version": VERSION, **encode(chip, "chip")}
 
 
@@ -40,7 +37,7 @@ def from_dict(data: dict[str, Any]) -> Chip:
     if not isinstance(data, dict):
         raise ValueError(
             "chip description must be a mapping such as analogtorch.chips.to_dict(chip), got "
-            f"{data!r}"
+            f"{checks.shown(data)}"
         )
     version = data.get("version")
     if type(version) is not int or not 1 <= version <= VERSION:

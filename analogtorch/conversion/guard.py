@@ -140,13 +140,10 @@ def guard(
     checks.flag("guard: allow_unused", allow_unused)
     layers = some_layers(model, "guard")
     refuse_taken(model, "guard")
+    checks.function("guard: forward", forward, "forward(model, example)")
     run: Callable[[nn.Module], Any]
     if forward is None:
         run = runner("guard", example, "; for anything else pass forward=")
-    elif not callable(forward):
-        raise TypeError(
-            f"guard: forward must be a function, forward(model, example), got {forward!r}"
-        )
     else:
         given = forward
 

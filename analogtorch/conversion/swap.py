@@ -179,10 +179,7 @@ def convert(
 
 
 def _check_arguments(chip: Any, per_layer: Any, where: Any, example: Any, **flags: Any) -> None:
-    if not isinstance(chip, Chip):
-        raise TypeError(
-            f"convert: chip must be a Chip such as analogtorch.chips.hermes64(), got {chip!r}"
-        )
+    checks.instance("convert: chip", chip, Chip, "analogtorch.chips.hermes64()")
     for name, value in flags.items():
         checks.flag(f"convert: {name}", value)
     if flags["fold_batch_norm"] and example is None:
@@ -198,12 +195,13 @@ def _check_arguments(chip: Any, per_layer: Any, where: Any, example: Any, **flag
         runner("convert", example)
     if where is not None and not callable(where):
         raise TypeError(
-            f"convert: where must be a function, where(name, layer), got {where!r}; for names use "
-            "include"
+            f"convert: where must be a function, where(name, layer), got {checks.shown(where)}; "
+            "for names use include"
         )
     if not isinstance(per_layer, Mapping):
         raise TypeError(
-            f"convert: per_layer must map patterns to chips or to parts of one, got {per_layer!r}"
+            "convert: per_layer must map patterns to chips or to parts of one, got "
+            f"{checks.shown(per_layer)}"
         )
 
 

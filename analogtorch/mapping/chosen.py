@@ -228,10 +228,7 @@ def _copies(
 ) -> dict[str, int]:
     copies: dict[str, int] = {}
     for pattern, count in duplicate.items():
-        if type(count) is not int or count < 1:
-            raise ValueError(
-                f"{caller}: duplicate[{pattern!r}] must be an integer >= 1, got {count!r}"
-            )
+        count = checks.count(f"{caller}: duplicate[{pattern!r}]", count)
         copies |= dict.fromkeys(_matching("duplicate", pattern, names, caller), count)
     return copies
 

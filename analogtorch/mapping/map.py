@@ -91,7 +91,7 @@ def map_to_chip(
     refuse_lazy(model, "map_to_chip")
     chip = chip_of(model) if chip is None else chip
     checks.instance("map_to_chip: chip", chip, Chip, "analogtorch.chips.hermes64()")
-    check_num_chips("map_to_chip", num_chips, none="as many as needed")
+    num_chips = checked_num_chips("map_to_chip", num_chips, none="as many as needed")
     for name, value in (("spread", spread), ("progress", progress)):
         checks.flag(f"map_to_chip: {name}", value)
     retired = checks.items("map_to_chip: retired", retired, "[(0, 5)]")
@@ -181,7 +181,7 @@ def remap(
     Raises:
         ValueError: the model no longer fits, or the chips have no such tile or column.
     """
-    check_num_chips("remap", num_chips, none="as many as now")
+    num_chips = checked_num_chips("remap", num_chips, none="as many as now")
     retired = checks.items("remap: retired", retired, "[(0, 5)]")
     retired_columns = checks.items("remap: retired_columns", retired_columns, "[(0, 5, 17)]")
     num_chips = num_chips or mapping.num_chips
@@ -214,13 +214,12 @@ def remap(
     )
 
 
-def check_num_chips(function: str, num_chips: int | None, *, none: str) -> None:
-    """Raise ValueError unless ``num_chips`` is None or an integer >= 1.
+def checked_num_chips(function: str, num_chips: int | None, *, none: str) -> int | None:
+    """Return ``num_chips``, which must be None or an integer >= 1.
 
     Raises:
         ValueError: it is neither.
     """
-    if num_chips is not None and (type(num_chips) is not int or num_chips < 1):
-        raise ValueError(
-            f"{function}: num_chips must be an integer >= 1, or None for {none}; got {num_chips!r}"
-        )
+    if num_chips is None:
+        return None
+    return checks.count(f"{function}: num_chips", num_chips, remedy=f"None is for {none}")

@@ -43,10 +43,7 @@ class AnalogLayer(SamplesFirst, PlacedMixin, ProgrammedMixin):
     """Whether ``convert`` converts this kind only if asked."""
 
     def __init__(self, *args: Any, chip: Chip, name: str = "", **kwargs: Any) -> None:
-        if not isinstance(chip, Chip):
-            raise TypeError(
-                f"chip must be a Chip such as analogtorch.chips.hermes64(), got {chip!r}"
-            )
+        checks.instance("chip", chip, Chip, "analogtorch.chips.hermes64()")
         super().__init__(*args, **kwargs)
         self._attach(chip, name, self.digital)
 

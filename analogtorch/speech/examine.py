@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import analogtorch as at
+from analogtorch.conversion.watch import evaluating
 from analogtorch.devices import seconds
 from analogtorch.evaluate import Sweep
 from analogtorch.evaluate.journal import files
@@ -135,12 +136,8 @@ def heard(
 @torch.no_grad()
 def _classes(network: nn.Module, task: Task) -> Tensor:
     """Return the index of the class that each test clip is heard as, (N,)."""
-    training = network.training
-    try:
-        network.eval()
+    with evaluating(network):
         return torch.cat([network(x).argmax(-1) for x, _ in task.test_batches()])
-    finally:
-        network.train(training)
 
 
 def _misheard(index: int, clips: Clips, found: Heard) -> Misheard:

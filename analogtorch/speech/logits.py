@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from analogtorch.conversion.detached import deep_copy
+from analogtorch.conversion.watch import evaluating
 from analogtorch.speech.tried import tried
 
 
@@ -14,15 +15,12 @@ def check_logits(name: str, network: nn.Module, classes: tuple[str, ...], featur
 
     Args:
         name: the network, for messages.
-        network: the network, which keeps its mode.
+        network: the network, whose modules keep their modes.
         classes: the classes in their order.
         features: those of some clips, (B, ...).
     """
-    training = network.training
-    try:
-        _check(name, network.eval(), classes, features)
-    finally:
-        network.train(training)
+    with evaluating(network):
+        _check(name, network, classes, features)
 
 
 def check_training(

@@ -501,6 +501,14 @@ def _view_of(net: nn.Module) -> nn.Module:
     return at.program(at.convert(net, CHIP), seed=1).at("1 h")
 
 
+def test_counts_are_those_of_numpy_too() -> None:
+    view, _, x = _view("linear")
+    other, _, _ = _view("linear")
+    at.correct_columns(view, [x], rounds=np.int64(1), steps=np.int64(1))  # type: ignore[arg-type]
+    at.correct_columns(other, [x], rounds=1, steps=1)
+    assert torch.equal(view(x), other(x))
+
+
 BAD: dict[str, tuple[Callable[[], nn.Module], list, dict, str]] = {
     "no batches": (lambda: _view("linear")[0], [], {}, "batches is empty"),
     "nan": (

@@ -189,6 +189,11 @@ def test_wrong_arguments_are_refused() -> None:
         TypeError, match=r"per_layer must map patterns to chips or to parts of one, got \['head'\]"
     ):
         at.convert(_net(), CHIP, per_layer=["head"])  # type: ignore[arg-type]
+    long = ["head"] * 1000
+    for wrong in ({"chip": long}, {"chip": CHIP, "where": long}, {"chip": CHIP, "per_layer": long}):
+        with pytest.raises(TypeError, match=r"got \['head', .*\.\.\.") as error:
+            at.convert(_net(), **wrong)  # type: ignore[arg-type]
+        assert len(str(error.value)) < 200
     with pytest.raises(TypeError, match="a pattern must be text, .* got 0"):
         at.convert(_net(), CHIP, per_layer={0: {}})  # type: ignore[dict-item]
     with pytest.raises(ValueError, match=r"nothing to convert.*Bilinear"):

@@ -3,6 +3,7 @@ import math
 import re
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -279,7 +280,7 @@ def test_what_does_not_fit_is_refused_with_remedies() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"num_chips": 0}, ValueError, "integer >= 1, or None"),
+        ({"num_chips": 0}, ValueError, "integer >= 1, got 0; None is for as many"),
         ({"retired": [(0, 64)]}, ValueError, r"tile from 0 to 63; got \(0, 64\)"),
         ({"retired": [(1, 0)]}, ValueError, "chip from 0 to 0"),
         ({"retired_columns": [(0, 0, 256)]}, ValueError, "column from 0 to 255"),
@@ -502,3 +503,10 @@ def test_layers_that_the_model_computes_with_digitally_are_named() -> None:
     left = at.map_to_chip(model, x, exclude="direct")
     assert "direct" not in {m.name for m in left.matrices}
     at.map_to_chip(Direct(), x, chip=CHIP)  # no program simulates a digital model
+
+
+def test_counts_of_numpy_are_counts() -> None:
+    model, x = at.convert(nn.Linear(8, 4), CHIP), torch.zeros(1, 8)
+    given = map_to_chip(model, x, num_chips=np.int64(1), duplicate={"*": np.int64(2)})
+    plain = map_to_chip(model, x, num_chips=1, duplicate={"*": 2})
+    assert given.to_json() == plain.to_json()

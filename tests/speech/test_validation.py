@@ -15,6 +15,8 @@ from analogtorch.speech import validation
 from analogtorch.speech.augment import Augment, Augmenter
 from analogtorch.speech.config import KWSConfig, SweepConfig
 from analogtorch.speech.data import Clips
+from analogtorch.speech.examine import _classes
+from analogtorch.speech.logits import check_logits
 from analogtorch.speech.on_chips import measure
 from analogtorch.speech.task import Task
 from analogtorch.speech.validation import NUM_CHIPS, TIMES, recalibrated, validated
@@ -132,3 +134,13 @@ def test_what_a_choice_of_ranges_has_measured_is_kept(
         "hwa-learnt-ranges",
         "hwa-new-ranges",
     ]
+
+
+def test_a_network_that_is_examined_keeps_the_modes_of_its_modules() -> None:
+    net, task = net_and_task()
+    net.train()
+    net[1].eval()
+    before = [module.training for module in net.modules()]
+    _classes(net, task)
+    check_logits("net", net, ("a", "b", "c", "d"), task.test[0])
+    assert [module.training for module in net.modules()] == before
