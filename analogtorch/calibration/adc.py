@@ -41,9 +41,9 @@ class Wanted:
 class Limits:
     """The full scales of ADC and digital unit of one layer."""
 
-    adc_ranges: Tensor | None
+    adc_ranges: Tensor | None = None
     """ADC ranges, as ``adc_ranges`` of the layer; None: that of the chip."""
-    output_ranges: Tensor | None
+    output_ranges: Tensor | None = None
     """Ranges of the digital unit, as ``output_ranges`` of the layer; None: it does not round."""
     adc_error: float = 0.0
     """Root of the squared error of the chip's own ADC in the partial sums, relative to them."""

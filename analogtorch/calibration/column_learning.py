@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from analogtorch.calibration.column_fit import Fit
 from analogtorch.calibration.column_outputs import SINGLE, unlike
-from analogtorch.calibration.outputs import by_class, masks, spread
+from analogtorch.calibration.outputs import TEMPERATURE, by_class, masks, spread
 from analogtorch.calibration.padding import without_padding
 from analogtorch.calibration.passes import Forward, every_tensor, one_pass
 from analogtorch.calibration.units import are_alike, variances
@@ -30,9 +30,6 @@ other nothing."""
 RATE = 0.003
 """Step of Adam: of a gain, and of an offset in standard deviations of the layer's outputs. It falls
 to 0. Chosen on the same nets, of which three times as much made both worse from few clips."""
-
-_TEMPERATURE = 0.25
-"""Temperature of the divergence in standard deviations of an output vector, as in ``adapt``."""
 
 _TINY = torch.finfo(torch.float32).tiny
 """Smallest divisor."""
@@ -208,7 +205,7 @@ class _Output:
         if not self._scores:
             self._variance = own
         spreads = [spread(*pair) for pair in pairs]
-        self._temperature = max(_TEMPERATURE * sum(spreads) / max(1, len(spreads)), _TINY)
+        self._temperature = max(TEMPERATURE * sum(spreads) / max(1, len(spreads)), _TINY)
         self._counted: tuple[Tensor, Tensor, Tensor] | None = None
         if len({y.shape[1] for y in some}) == 1 and some[0].shape[1] >= SINGLE:
             y = torch.cat(some).double()

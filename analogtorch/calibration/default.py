@@ -284,7 +284,7 @@ class Default:
 
 def on(chips: Mapping[str, Chip], ranges: Mapping[str, Ranges]) -> dict[str, Setting]:
     """Return the settings of layers on these chips by their DAC ranges alone."""
-    return {name: Setting(r, Limits(None, None), chips[name]) for name, r in ranges.items()}
+    return {name: Setting(r, Limits(), chips[name]) for name, r in ranges.items()}
 
 
 def saves(new: Tensor, before: Tensor) -> bool:

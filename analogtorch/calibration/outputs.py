@@ -73,6 +73,10 @@ def unmasked(y: Tensor, masked: Tensor | None, *, lowest: bool = False) -> Tenso
     return vectors(y.masked_fill(masked, torch.finfo(y.dtype).min if lowest else 0))[kept]
 
 
+TEMPERATURE = 0.25
+"""Temperature of a divergence in standard deviations of an output vector (``spread``)."""
+
+
 def spread(exact: Tensor, masked: Tensor | None) -> float:
     """Return the standard deviation of the numbers of an output vector, the mean over vectors.
 

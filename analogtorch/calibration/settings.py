@@ -112,7 +112,7 @@ class Calibration:
 
 def uncalibrated(chips: Mapping[str, Chip]) -> dict[str, Setting]:
     """Return the settings of layers on these chips without calibration."""
-    return {name: Setting(None, Limits(None, None), chip) for name, chip in chips.items()}
+    return {name: Setting(None, Limits(), chip) for name, chip in chips.items()}
 
 
 def undone(layers: Iterable[AnalogLayer]) -> Callable[[], None]:

@@ -11,13 +11,12 @@ from analogtorch.chips import Chip
 from analogtorch.chips.non_idealities import needs
 from analogtorch.conversion.kinds import analog_layers
 from analogtorch.devices import seconds
-from analogtorch.evaluate.apart import Kept
+from analogtorch.evaluate.apart import Kept, apart_copy
 from analogtorch.evaluate.journal import Journal, Unkept
 from analogtorch.evaluate.journal import key as time_key
 from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.metric import Metric, finite, measure
 from analogtorch.simulate.chip import beyond_data, program
-from analogtorch.simulate.copied import copied
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.writing import Method
 
@@ -102,9 +101,7 @@ class Bench:
         journal: Journal | Unkept,
         step: Callable[[], object],
     ) -> None:
-        weights = [layer.weight for _, layer in analog_layers(model)]
-        shared = {id(w): nn.Parameter(w.detach(), requires_grad=False) for w in weights}
-        self.model = copied(model, shared)
+        self.model = apart_copy(model)
         self.chips = {name: layer.chip for name, layer in analog_layers(self.model)}
         self.metric, self.seeds, self.time = metric, seeds, seconds(time)
         self.look, self.method, self.defects = look, method, defects

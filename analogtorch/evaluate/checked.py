@@ -12,7 +12,7 @@ from analogtorch.conversion.kinds import (
     some_layers,
 )
 from analogtorch.nn import AnalogLayer
-from analogtorch.ops import fold, seed_tensor, stream
+from analogtorch.ops import derived
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.writing import Method
 from analogtorch.values import checks
@@ -59,4 +59,4 @@ def checked_defects(caller: str, defects: Any) -> Defects | None:
 
 def chip_seeds(seed: int, num_chips: int) -> tuple[int, ...]:
     """Return the seeds of the experiment's chips, the same for every model and call."""
-    return tuple(int(fold(seed_tensor(seed), stream("chip", i)).item()) for i in range(num_chips))
+    return tuple(derived(seed, "chip", i) for i in range(num_chips))

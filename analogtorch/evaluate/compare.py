@@ -11,11 +11,10 @@ from torch import nn
 
 from analogtorch.chips import Chip
 from analogtorch.chips import get as preset
-from analogtorch.conversion import analog_layers, convert, to_digital
+from analogtorch.conversion import analog_layers, convert
 from analogtorch.conversion.detached import deep_copy
 from analogtorch.conversion.example import Example
 from analogtorch.conversion.kinds import check_module, refuse_distributed, refuse_programmed
-from analogtorch.conversion.patterns import candidates, names_of, units
 from analogtorch.conversion.summary import cells_of
 from analogtorch.cost_model import CostReport, cost
 from analogtorch.cost_model.steps import Mode
@@ -25,13 +24,13 @@ from analogtorch.evaluate.helpers import checked_processes
 from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.metric import Metric, check_metric, direction, finite, measure
 from analogtorch.evaluate.plan_checks import check_prepare
+from analogtorch.evaluate.prepared import Prepared
 from analogtorch.evaluate.routed import route_calls
 from analogtorch.evaluate.sweep import TIMES, sweep
 from analogtorch.evaluate.swept import Sweep
 from analogtorch.evaluate.times import checked_times
 from analogtorch.mapping import ChipMapping, map_to_chip
 from analogtorch.mapping.chosen import chips_of, described
-from analogtorch.nn import AnalogEmbedding
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.recovery import Recovery
@@ -227,17 +226,12 @@ class _Bench:
     """Puts the digital model on chips."""
 
     def __init__(self, model: nn.Module) -> None:
-        analog = [name for name, _ in analog_layers(model)]
-        embeddings = any(isinstance(m, AnalogEmbedding) for m in model.modules())
-        could = units(names_of(model), candidates(model, embeddings))
-        self.arguments: dict[str, Any] = {"embeddings": True} if embeddings else {}
-        if analog and (left := [glob.escape(name) for name in could if name not in analog]):
-            self.arguments["exclude"] = left
+        self.model = Prepared.of(model)
+        self.arguments: dict[str, Any] = {"embeddings": True} if self.model.embeddings else {}
+        if self.model.analog and self.model.left:
+            self.arguments["exclude"] = list(map(glob.escape, self.model.left))
         self.cells = {name: n for name, n in cells_of(model).items() if n > 1}
         """Unit cells per weight of layers that have several."""
-        self.digital = to_digital(deep_copy(model)).eval()
-        tensors = (*model.parameters(), *model.buffers())
-        self.devices = sorted({t.device.index for t in tensors if t.device.type == "cuda"})
 
     def on(
         self,
@@ -254,12 +248,12 @@ class _Bench:
         With ``routes``, calls of layers by their weights are analog, as they are charged.
         """
         try:
-            with torch.random.fork_rng(devices=self.devices):
+            with torch.random.fork_rng(devices=self.model.devices):
                 larger = {
                     glob.escape(layer): {"cell": chip.cell.enlarged(n)}
                     for layer, n in self.cells.items()
                 }
-                model = deep_copy(self.digital)
+                model = deep_copy(self.model.digital)
                 model = convert(model, chip, per_layer=larger or None, **self.arguments)
                 if routes:
                     route_calls("compare", model, example)  # map_to_chip warns of what is left
@@ -273,7 +267,7 @@ class _Bench:
     def metric(self, metric: Metric) -> float:
         """Return the metric of the digital model."""
         with torch.no_grad():
-            given = measure(metric, self.digital)
+            given = measure(metric, self.model.digital)
         return finite("compare", given, "of the digital model")
 
 

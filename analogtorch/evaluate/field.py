@@ -24,6 +24,7 @@ from analogtorch.evaluate.metric import (
     checked_limit,
     direction,
     finite,
+    keeps,
     measure,
 )
 from analogtorch.mapping import ChipMapping
@@ -155,7 +156,7 @@ class Field:
         def holds(t: float) -> bool:
             where = f"on the chip of seed {physical.seed} at {t:g} s"
             value = finite(self.caller, measure(self.metric, view(t)), where)
-            return value >= self.limit if self.higher_is_better else value <= self.limit
+            return keeps(value, self.limit, self.higher_is_better)
 
         return holds
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from analogtorch.chips import Chip
 from analogtorch.evaluate.interval import Interval
 from analogtorch.evaluate.losses import Sensitivity
+from analogtorch.evaluate.metric import keeps
 from analogtorch.evaluate.plan_cost import PlanCost
 from analogtorch.files import comma_separated
 from analogtorch.files.figures import draw
@@ -140,7 +141,7 @@ class HardwarePlan(Shown):
 
     def reaches(self, metric: float) -> bool:
         """Return whether a value of the metric is within the floor."""
-        return metric >= self.threshold if self.higher_is_better else metric <= self.threshold
+        return keeps(metric, self.threshold, self.higher_is_better)
 
     def keeps(self, point: HardwarePoint) -> bool:
         """Return whether a point keeps the floor, on the further chips too if it was there."""

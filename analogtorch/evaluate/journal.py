@@ -17,7 +17,6 @@ lies there half written is of one that was killed, and is removed by the next ca
 
 import contextlib
 import errno
-import hashlib
 import json
 import math
 import os
@@ -28,8 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from analogtorch.evaluate.batches import with_structure
+from analogtorch.evaluate.identity import short_digest
 from analogtorch.evaluate.metric_identity import KEPT, of_this_python
-from analogtorch.files import claimed, locked, remove_parts, write_atomically
+from analogtorch.files import claimed, locked, read_object, remove_parts, write_atomically
 from analogtorch.values import checks
 from analogtorch.values.warned import warn
 
@@ -279,16 +279,13 @@ def _read_chip(caller: str, path: Path, seed: int | None = None) -> dict[str, fl
 
 def _load(caller: str, path: Path, remedy: str) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        return read_object(path)
     except ValueError as error:
-        raise ValueError(f"{caller}: {path} is damaged ({error}); {remedy}") from error
-    if not isinstance(data, dict):
-        raise ValueError(f"{caller}: {path} is damaged (it holds {checks.shown(data)}); {remedy}")
-    return data
+        raise ValueError(f"{caller}: {error}; {remedy}") from error
 
 
 def _sum(seed: Any, values: dict[str, float]) -> str:
-    return hashlib.sha256(json.dumps([seed, values], sort_keys=True).encode()).hexdigest()[:16]
+    return short_digest(json.dumps([seed, values], sort_keys=True))
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:

@@ -131,6 +131,11 @@ def measure(metric: Metric, model: nn.Module) -> Any:
         return metric(model)
 
 
+def keeps(value: float, limit: float, higher_is_better: bool) -> bool:
+    """Return whether a value of a metric is on the good side of a limit, or at it."""
+    return value >= limit if higher_is_better else value <= limit
+
+
 def finite(caller: str, given: Any, where: str) -> float:
     """Return what a metric returned as a finite number.
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import glob
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,21 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from analogtorch.chips import Chip
-from analogtorch.conversion import analog_layers, convert, to_digital
+from analogtorch.conversion import convert
 from analogtorch.conversion.detached import deep_copy
 from analogtorch.conversion.example import Example
 from analogtorch.conversion.int8 import quantise_digital
-from analogtorch.conversion.patterns import candidates, names_of, units
 from analogtorch.evaluate.hardware import Confirmation, Digital, HardwarePlan, HardwarePoint
+from analogtorch.evaluate.identity import short_digest
 from analogtorch.evaluate.interval import Interval, interval
 from analogtorch.evaluate.journal import OtherExperiment
 from analogtorch.evaluate.metric import Metric, finite, measure
 from analogtorch.evaluate.plan_cost import Costs
+from analogtorch.evaluate.prepared import Prepared
 from analogtorch.evaluate.routed import placed, route_calls
 from analogtorch.evaluate.sweep import sweep
 from analogtorch.evaluate.swept import Sweep
 from analogtorch.evaluate.walks import Candidate, Table, neighbours
-from analogtorch.nn import AnalogEmbedding
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.recovery import Recovery
 from analogtorch.values.progress import Progress
@@ -68,27 +67,20 @@ class Bench:
         how: Measurement,
         bar: Progress,
     ) -> None:
-        self.digital = to_digital(deep_copy(model)).eval()
+        self.model = Prepared.of(model)
         self.chip, self.changes, self.costs, self.how, self.bar = chip, changes, costs, how, bar
-        self.layers = [name for name, _ in analog_layers(model)]
-        self.embeddings = any(isinstance(m, AnalogEmbedding) for m in model.modules())
-        could = units(names_of(model), candidates(model, self.embeddings))
-        self.before = tuple(name for name in could if name not in self.layers)
-        """Layers that ``convert`` could make analog and that are digital."""
         self.measured: dict[Candidate, HardwarePoint] = {}
-        tensors = (*model.parameters(), *model.buffers())
-        self.devices = sorted({t.device.index for t in tensors if t.device.type == "cuda"})
 
     def arguments(self, candidate: Candidate) -> dict[str, Any]:
         """Return the arguments with which ``convert`` makes the candidate."""
         found: dict[str, Any] = {"chip": self.chip}
-        if exclude := (*self.before, *candidate.digital):
+        if exclude := (*self.model.left, *candidate.digital):
             found["exclude"] = tuple(map(glob.escape, exclude))
         if candidate.devices:
             found["per_layer"] = {
                 glob.escape(name): self.changes[cells] for name, cells in candidate.devices.items()
             }
-        return found | ({"embeddings": True} if self.embeddings else {})
+        return found | ({"embeddings": True} if self.model.embeddings else {})
 
     def point(self, candidate: Candidate) -> HardwarePoint:
         """Return the candidate as measured."""
@@ -104,7 +96,7 @@ class Bench:
 
     def all_digital(self) -> float:
         """Return the metric with all layers digital."""
-        model = deep_copy(self.digital)
+        model = deep_copy(self.model.digital)
         if self.how.digital == "int8":
             quantise_digital(model, example=placed(self.how.example, model))
         with torch.no_grad():
@@ -129,7 +121,7 @@ class Bench:
         time, metric = self._worst(found, found.values)
         return HardwarePoint(
             digital=candidate.digital,
-            analog=tuple(name for name in self.layers if name not in candidate.digital),
+            analog=tuple(name for name in self.model.analog if name not in candidate.digital),
             devices=candidate.devices,
             values=found.values,
             time=time,
@@ -147,8 +139,8 @@ class Bench:
     def _swept(self, candidate: Candidate, num_chips: int, of: str = "") -> Sweep:
         how = self.how
         folder = None if how.folder is None else how.folder / f"{_folder(candidate, how)}{of}"
-        with torch.random.fork_rng(devices=self.devices):
-            model = convert(deep_copy(self.digital), **self.arguments(candidate))
+        with torch.random.fork_rng(devices=self.model.devices):
+            model = convert(deep_copy(self.model.digital), **self.arguments(candidate))
             route_calls("plan", model, how.example)
             if how.digital == "int8":
                 quantise_digital(model, example=placed(how.example, model))
@@ -254,4 +246,4 @@ def confirmed(bench: Bench, plan: HardwarePlan) -> bool:
 def _folder(candidate: Candidate, how: Measurement) -> str:
     """Return the name of a candidate's folder."""
     text = json.dumps([candidate.cells, how.digital])
-    return f"{PREFIX}{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    return f"{PREFIX}{short_digest(text)}"

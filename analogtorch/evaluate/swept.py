@@ -20,7 +20,7 @@ from analogtorch.evaluate.interval import (
     same_but_for_rounding,
     share,
 )
-from analogtorch.evaluate.metric import checked_limit
+from analogtorch.evaluate.metric import checked_limit, keeps
 from analogtorch.evaluate.times import checked_times
 from analogtorch.files import comma_separated, parquet
 from analogtorch.files.figures import draw
@@ -330,7 +330,7 @@ class Sweep(Shown):
                 yield [chip, seed, time, t, value, self.note(time)]
 
     def _keeps(self, value: float, limit: float) -> bool:
-        return value >= limit if self.higher_is_better else value <= limit
+        return keeps(value, limit, self.higher_is_better)
 
     def _each(self, of: Callable[[list[float]], T]) -> tuple[T, ...]:
         return tuple(of(values) for values in self.values.T.tolist())

@@ -13,7 +13,14 @@ from analogtorch.files.folder import made
 from analogtorch.files.lock import claimed, locked
 from analogtorch.files.packed import packed, unpacked
 from analogtorch.files.table import comma_separated, parquet
-from analogtorch.files.text import GivenTwice, expanded, parse_json, parse_yaml, yaml_package
+from analogtorch.files.text import (
+    GivenTwice,
+    expanded,
+    parse_json,
+    parse_yaml,
+    read_object,
+    yaml_package,
+)
 
 __all__ = [
     "GivenTwice",
@@ -34,6 +41,7 @@ __all__ = [
     "parse_json",
     "parse_yaml",
     "part_folder",
+    "read_object",
     "remove_parts",
     "seal",
     "sealed_bytes",

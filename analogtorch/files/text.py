@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from analogtorch.values import checks
+
 LARGEST = 1_000_000
 """The most values that a YAML document may hold; an alias counts each time it is used."""
 DEEPEST = 50
@@ -32,6 +34,22 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError(f"is not JSON in UTF-8, it may be truncated: {error}") from error
     _measure(tree, {})
     return tree
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object that a file of this library holds.
+
+    Raises:
+        ValueError: the file is damaged.
+        OSError: it cannot be read.
+    """
+    try:
+        found = parse_json(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: it {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged: it holds {checks.shown(found)}")
+    return found
 
 
 def parse_yaml(text: str | bytes) -> Any:

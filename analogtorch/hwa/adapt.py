@@ -42,7 +42,7 @@ from analogtorch.hwa.recipe import Recipe
 from analogtorch.hwa.run_folder import RunFolder, goes_on
 from analogtorch.hwa.twin import Twin
 from analogtorch.nn.learning import expect
-from analogtorch.ops import fold, seed_number, seed_tensor, stream
+from analogtorch.ops import derived, seed_number
 from analogtorch.simulate.chip import beyond_data
 from analogtorch.values import checks
 
@@ -327,4 +327,4 @@ def _digests(student: nn.Module, teacher: nn.Module, batches: list[Any]) -> dict
 
 def _key(seed: int, what: str) -> int:
     """Return a seed of its own for the training or the chips, so that ``sweep`` has others."""
-    return int(fold(seed_tensor(seed), stream("adapt", what)).item())
+    return derived(seed, "adapt", what)

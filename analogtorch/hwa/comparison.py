@@ -11,6 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from analogtorch.calibration.judge import MOVED, has_moved
 from analogtorch.calibration.outputs import (
+    TEMPERATURE,
     by_class,
     class_dim,
     masks,
@@ -33,9 +34,6 @@ ALIKE = 1e-3
 
 LOG_ONE = 0.02
 """How far the logarithm of a sum of probabilities is from 0 at most, by rounding to bfloat16."""
-
-SPREAD = 0.25
-"""Temperature in standard deviations of the numbers of an output vector."""
 
 
 class Channels(NamedTuple):
@@ -179,7 +177,7 @@ class Comparison:
         temperature = self._recipe.temperature
         if temperature is None:
             masked = None if masked is None else masked.movedim(way.dim, -1)
-            temperature = max(SPREAD * spread(exact, masked), torch.finfo(torch.float32).tiny)
+            temperature = max(TEMPERATURE * spread(exact, masked), torch.finfo(torch.float32).tiny)
         # without the T^2 that keeps the size of gradients: the layers' errors stand beside it
         return distillation_loss(y, exact, temperature=temperature) / temperature**2
 

@@ -20,9 +20,9 @@ from analogtorch.hwa.lightning_clip import Clip, WeightClip
 from analogtorch.hwa.on_chips import Validation
 from analogtorch.hwa.ramp import ramped
 from analogtorch.hwa.recipe import Recipe
-from analogtorch.hwa.schedule import Schedule, relative_adam
+from analogtorch.hwa.schedule import STAIRS, Schedule, relative_adam
 from analogtorch.hwa.twin import Twin
-from analogtorch.ops import fold, seed_tensor, stream
+from analogtorch.ops import derived
 from analogtorch.simulate.recovery import Recovery
 from analogtorch.values import checks
 from analogtorch.values.warned import warn
@@ -42,7 +42,7 @@ __all__ = [
 
 def step_seed(seed: int, step: int) -> int:
     """Return the seed of torch's generators for one training step."""
-    return int(fold(seed_tensor(seed), stream("training step", step)).item())
+    return derived(seed, "training step", step)
 
 
 class StepSeed(Ordered):
@@ -94,7 +94,7 @@ class NoiseRamp(Ordered):
         *,
         epochs: float | None = None,
         start: float = 0.0,
-        changes: int = 6,
+        changes: int = STAIRS,
     ) -> None:
         if (steps is None) == (epochs is None):
             raise ValueError(

@@ -23,7 +23,7 @@ from analogtorch.evaluate.metric_identity import KEPT, of_this_python
 from analogtorch.files import (
     locked,
     packed,
-    parse_json,
+    read_object,
     remove_parts,
     unpacked,
     write_atomically,
@@ -136,13 +136,9 @@ def goes_on(folder: str | Path) -> bool:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = parse_json(path.read_bytes())
+        return read_object(path)
     except ValueError as error:
-        raise ValueError(f"adapt: {path} {error}; {_remedy(path)}") from error
-    if not isinstance(found, dict):
-        shown = checks.shown(found)
-        raise ValueError(f"adapt: {path} is damaged: it holds {shown}; {_remedy(path)}")
-    return found
+        raise ValueError(f"adapt: {error}; {_remedy(path)}") from error
 
 
 def _remedy(path: Path) -> str:

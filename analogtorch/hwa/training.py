@@ -16,7 +16,7 @@ from analogtorch.hwa.ramp import training_noise_
 from analogtorch.hwa.recipe import Recipe
 from analogtorch.hwa.schedule import Schedule, relative_adam
 from analogtorch.hwa.twin import Losses, Twin
-from analogtorch.ops import fold, seed_tensor, stream
+from analogtorch.ops import derived
 from analogtorch.ops.scope import noise_in_turn
 from analogtorch.values.listed import listed
 from analogtorch.values.warned import warn
@@ -210,7 +210,7 @@ def state_of(model: nn.Module) -> dict[str, Any]:
 def _index(seed: int, step: int, count: int) -> int:
     """Return the batch of a step: each epoch takes every batch once, in an order of its own."""
     epoch, place = divmod(step, count)
-    key = int(fold(seed_tensor(seed), stream("adapt epoch", epoch)).item())
+    key = derived(seed, "adapt epoch", epoch)
     draws = torch.Generator().manual_seed(key)
     order = torch.randperm(count, generator=draws, device=draws.device)
     return int(order[place].item())

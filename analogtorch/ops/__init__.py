@@ -9,6 +9,7 @@ from analogtorch.ops.converters import in_steps, rounded
 from analogtorch.ops.generator import (
     VERSION,
     Noise,
+    derived,
     fold,
     happens,
     key_of,
@@ -32,6 +33,7 @@ __all__ = [
     "Plan",
     "block_scales",
     "counted",
+    "derived",
     "draw_keys",
     "fold",
     "happens",

@@ -142,6 +142,16 @@ def seed_tensor(seed: int, device: torch.device | str = "cpu") -> Tensor:
     return torch.tensor(seed_number(seed), dtype=torch.int64, device=device)
 
 
+def derived(seed: int, *names: str | int | float) -> int:
+    """Return another seed, of what the names say; different names give independent seeds.
+
+    Raises:
+        TypeError: the seed is not an integer.
+        ValueError: the seed is outside the signed 64-bit range.
+    """
+    return int(fold(seed_tensor(seed), stream(*names)).item())
+
+
 def seed_number(seed: Any) -> int:
     """Return the seed as Python's own integer, which JSON takes; it may be one of NumPy.
 

@@ -13,7 +13,7 @@ _LARGEST = 2**26
 """Most bytes of a clip in an archive."""
 COLUMNS = ("path", "label", "speaker", "split")
 MANIFEST = "manifest.csv"
-_NOISE = "_background_noise_"
+NOISE = "_background_noise_"
 _OF_MAC = "__MACOSX"
 """The folder that a Mac adds to what it packs, with hidden files alone."""
 
@@ -191,7 +191,7 @@ def _plain(path: str) -> str:
 
 def _is_seen(path: PurePosixPath) -> bool:
     """Return whether nothing in a path is hidden or background noise."""
-    return not any(part[0] == "." or part in (_NOISE, _OF_MAC) for part in path.parts)
+    return not any(part[0] == "." or part in (NOISE, _OF_MAC) for part in path.parts)
 
 
 def _above(paths: Iterable[PurePosixPath]) -> set[PurePosixPath]:

@@ -16,14 +16,13 @@ from analogtorch.chips import Chip, TrainingNoise
 from analogtorch.evaluate.times import checked_times
 from analogtorch.files import is_code
 from analogtorch.hwa.clip import SIGMA
-from analogtorch.ops import seed_number
+from analogtorch.ops import derived, seed_number
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.writing import GradientDescent, Method, ProgramAndVerify
 from analogtorch.speech.augment import Augment
 from analogtorch.speech.choice import Maker, arguments, maker, settled, stated, takes_any
 from analogtorch.speech.data import FRAMES, MELS, Source
-from analogtorch.speech.draws import derive
 from analogtorch.speech.effects import check_correction
 from analogtorch.speech.features import FRONT_ENDS
 from analogtorch.speech.folder import Folder
@@ -378,7 +377,7 @@ class KWSConfig:
             ValueError: it refuses the options, or is no module.
         """
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(derive(self.seed, "front end"))
+            torch.default_generator.manual_seed(derived(self.seed, "front end"))
             return self.features.build()
 
     def to_dict(self) -> dict[str, Any]:

@@ -12,7 +12,6 @@ import hashlib
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from analogtorch.ops import fold, seed_tensor, stream
 from analogtorch.ops.constants import GOLDEN, MIX64_1, MIX64_2
 
 _GOLDEN = np.uint64(GOLDEN)
@@ -51,8 +50,3 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     x = (x ^ (x >> _SHIFTS[0])) * _MULTIPLIERS[0]
     x = (x ^ (x >> _SHIFTS[1])) * _MULTIPLIERS[1]
     return x ^ (x >> _SHIFTS[2])
-
-
-def derive(seed: int, name: str) -> int:
-    """Return a seed of torch's generators for one purpose."""
-    return int(fold(seed_tensor(seed), stream(name)).item())

@@ -13,6 +13,7 @@ import analogtorch as at
 from analogtorch.conversion.detached import deep_copy
 from analogtorch.evaluate.journal import files
 from analogtorch.files import digests_of, is_code, packed, unpacked, write_atomically
+from analogtorch.ops import derived
 from analogtorch.report import RangeChoice, Result, write
 from analogtorch.report.write import FILES
 from analogtorch.speech import espeak, examine, levels
@@ -26,7 +27,6 @@ from analogtorch.speech.data import (
     silence_note,
     speaker_note,
 )
-from analogtorch.speech.draws import derive
 from analogtorch.speech.effects import check_levels
 from analogtorch.speech.logs import PHASES, curves, loggers
 from analogtorch.speech.named import by_command
@@ -296,7 +296,7 @@ def train_phase(
     All phases with a teacher see the same clips in the same order and draw the same random numbers,
     so that their results can be compared pairwise.
     """
-    seed = derive(config.seed, "training" if teacher is None else "training with a teacher")
+    seed = derived(config.seed, "training" if teacher is None else "training with a teacher")
     return fit(
         network,
         batches_of(config, task, phase, seed),

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 import analogtorch as at
 from analogtorch.conversion.detached import deep_copy
+from analogtorch.ops import derived
 from analogtorch.speech.ablation import variants
 from analogtorch.speech.config import KWSConfig
-from analogtorch.speech.draws import derive
 from analogtorch.speech.logits import check_logits, check_training
 from analogtorch.speech.logs import loggers
 from analogtorch.speech.on_chips import converted, correcting, swept
@@ -100,7 +100,7 @@ def untrained(config: KWSConfig, classes: tuple[str, ...], features: Tensor) -> 
         ValueError: it cannot be made or run, or gives no logit for each class.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive(config.seed, "initial weights"))
+        torch.default_generator.manual_seed(derived(config.seed, "initial weights"))
         network = config.model.build(classes=len(classes), input_shape=tuple(features.shape[1:]))
         check_logits(f"the network {config.model.name}", network, classes, features)
     return network

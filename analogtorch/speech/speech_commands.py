@@ -15,6 +15,7 @@ import torch
 
 from analogtorch.files import expanded
 from analogtorch.speech.audio import read_clips, to_int16
+from analogtorch.speech.clip_files import NOISE
 from analogtorch.speech.data import SAMPLES, SPLITS, Clips, check_partition
 from analogtorch.speech.draws import uniform
 from analogtorch.speech.labels import SILENCE, UNKNOWN, Preset, classes_of, settle_labels
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
 FOLDER = "SpeechCommands/speech_commands_v0.02"
 """Folder of the corpus below a root, as torchaudio names it."""
-NOISE = "_background_noise_"
-
 _NOISE_PARTS = {"train": (0.0, 0.8), "val": (0.8, 0.9), "test": (0.9, 1.0)}
 
 

@@ -124,7 +124,7 @@ def test_a_folder_keeps_each_value_and_more_may_be_added(
         at.sensitivity(at.convert(_digital(), CHIP), fragile, folder=tmp_path / "s")
     torn = tmp_path / "s" / "chip-00001.json"
     torn.write_text(torn.read_text()[:40])
-    with pytest.raises(ValueError, match=r"sensitivity: .*chip-00001.json is damaged .*; remove"):
+    with pytest.raises(ValueError, match=r"sensitivity: .*chip-00001.json is damaged: .*; remove"):
         run()
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from analogtorch.calibration.padding import IGNORED
 from analogtorch.speech.data import SAMPLE_RATE
 from analogtorch.speech.draws import uniform
 from analogtorch.speech.features import LogMel
@@ -16,8 +17,6 @@ from analogtorch.speech.recognition.utterances import Utterance
 from analogtorch.speech.recognition.vocabulary import Vocabulary
 from analogtorch.values import checks
 
-IGNORED = -100
-"""Label of a code that does not count."""
 _HOP = SAMPLE_RATE // 50
 """Samples between two frames of ``LogMel``."""
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from analogtorch.calibration.padding import IGNORED
 from analogtorch.hwa import distillation_loss
-from analogtorch.speech.recognition.examples import IGNORED
 from analogtorch.speech.recognition.networks import Recordings, Transcripts, Transducer
 from analogtorch.speech.training.module import Learner
 from analogtorch.speech.training.phase import Phase

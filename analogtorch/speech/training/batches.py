@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from analogtorch.ops import fold, seed_tensor, stream
+from analogtorch.ops import derived
 
 Make = Callable[[Tensor, int], tuple[Any, Any]]
 """A pure function from (indices of the samples, epoch) to (inputs, labels), which are tensors or
@@ -52,7 +52,7 @@ class Batches:
 
     def indices(self, epoch: int) -> Tensor:
         """Return the samples of each batch of the epoch: int64, (batches, batch_size)."""
-        key = int(fold(seed_tensor(self.seed), stream("order", epoch)).item())
+        key = derived(self.seed, "order", epoch)
         order = torch.randperm(
             self.size, generator=torch.Generator().manual_seed(key), device="cpu"
         )

@@ -10,6 +10,7 @@ from analogtorch.chips.file import in_file
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.speech.config import SweepConfig
 from analogtorch.speech.own_chip import chip_of, chip_options
+from analogtorch.speech.transcription.whisper import LONGEST
 from analogtorch.values import checks
 
 
@@ -39,10 +40,7 @@ class AudioConfig:
                 f"data.references={self.references!r} says what is said in recordings: give "
                 "data.audio too"
             )
-        if checks.count("data.sentences", self.sentences) > 16:
-            raise ValueError(
-                f"data.sentences must be an integer from 1 to 16, got {self.sentences}"
-            )
+        checks.count("data.sentences", self.sentences, most=16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +63,7 @@ class WhisperConfig:
     def __post_init__(self) -> None:
         if self.folder is not None:
             checks.text("whisper.folder", self.folder, "whisper-base.en")
-        if checks.count("whisper.seconds", self.seconds) > 30:
-            raise ValueError(f"whisper.seconds must be an integer from 1 to 30, got {self.seconds}")
+        checks.count("whisper.seconds", self.seconds, most=LONGEST)
         checks.count("whisper.batch_size", self.batch_size)
 
 

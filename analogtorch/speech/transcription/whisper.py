@@ -23,7 +23,7 @@ _HEAD = 64
 _POSITIONS, _MELS_PER_POSITION = 50, 2
 """Positions of the encoder in a second, and frames of the spectrum in each."""
 _FILES = ("model.bin", "config.json", "tokenizer.json")
-_LONGEST = 30
+LONGEST = 30
 """Seconds that Whisper was trained with."""
 TOKENS_PER_SECOND = 8
 """Most tokens that are written down for a second of audio: fast speech has some 5."""
@@ -195,12 +195,7 @@ def load_whisper(folder: str | Path | None = None, *, seconds: int = 15) -> Whis
         FileNotFoundError: a file is missing.
         ValueError: ``seconds`` is not allowed, or a file is not that of a Whisper.
     """
-    seconds = checks.count("load_whisper: seconds", seconds)
-    if seconds > _LONGEST:
-        raise ValueError(
-            f"load_whisper: seconds must be at most {_LONGEST}, with which Whisper was trained, "
-            f"got {seconds}"
-        )
+    seconds = checks.count("load_whisper: seconds", seconds, most=LONGEST)
     where = _where(folder)
     for name in _FILES:
         if not (where / name).is_file():
