@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from analogtorch.cli.stdout import ClosedPipe, checked_stdout
+from analogtorch.values.listed import counted
 from analogtorch.values.version import RELEASE
 
 USAGE = """usage: analogtorch COMMAND [options]
@@ -154,7 +155,7 @@ def info(arguments: Sequence[str]) -> int:
         array, bits = chip.array, chip.periphery.output_bits or chip.adc.bits
         inputs = f"{chip.dac.bits}-bit" if chip.dac.bits else "exact"
         outputs = f"{bits}-bit" if bits else f"{chip.adc.steps}-step" if chip.adc.steps else "exact"
-        tiles = f"{array.tiles} tile{'s' * (array.tiles != 1)} of {array.rows}x{array.columns}"
+        tiles = f"{counted(array.tiles, 'tile')} of {array.rows}x{array.columns}"
         print(f"chip {name}: {tiles}, {inputs} inputs, {outputs} outputs")
     return 0
 

@@ -21,6 +21,7 @@ from analogtorch.calibration.options import WAYS, Option, Way, changed
 from analogtorch.calibration.output_error import NoisyJudge
 from analogtorch.calibration.settings import Calibration, Setting, uncalibrated
 from analogtorch.chips import Chip
+from analogtorch.values.listed import counted
 
 BATCHES = 3
 """Fewest batches: ranges are found on some, chosen on others, and judged on the last."""
@@ -247,7 +248,7 @@ class Search:
                     # all is saved where errors were infinite
                     gains[name] = gains.get(name, 0.0) + saved.nan_to_num(1.0).item()
                     found, errors, options[name] = trial, new, other.option
-        self._tell(f"own settings of {len(gains)} layer{'s' * (len(gains) != 1)}", errors)
+        self._tell(f"own settings of {counted(len(gains), 'layer')}", errors)
         return found, options, gains
 
     def _screened(self, settings: Mapping[str, Setting], before: Tensor) -> Tensor | None:

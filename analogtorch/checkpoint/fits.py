@@ -19,6 +19,7 @@ from analogtorch.chips.tiling import sections
 from analogtorch.conversion.kinds import analog_layers, analog_type, kind_of, reason
 from analogtorch.nn import AnalogLayer, AnalogMatrix
 from analogtorch.nn.converter_state import COLUMN_RANGES, Numbers
+from analogtorch.values.listed import counted
 
 _SHOWN = 5  # differences that an error lists
 
@@ -45,7 +46,7 @@ def _folded(tensors: dict[str, Tensor], model: nn.Module) -> str:
     if not gone:
         return ""
     return (
-        f" The file has nothing of {len(gone)} batch norm{'s' * (len(gone) > 1)}, such as "
+        f" The file has nothing of {counted(len(gone), 'batch norm')}, such as "
         f"{gone[0]!r}; if they were folded, call analogtorch.fold_batch_norm(model, example) on "
         "the digital model, before convert, and then load."
     )

@@ -12,6 +12,7 @@ from analogtorch.chips.periphery import Periphery
 from analogtorch.chips.slices import Slices
 from analogtorch.chips.training import TrainingNoise
 from analogtorch.values import checks
+from analogtorch.values.listed import counted
 from analogtorch.values.sources import Sources
 
 Precision = Literal[1, 2, 4, 8]
@@ -49,7 +50,7 @@ def reram_4mb(*, precision: Precision = 8, training: TrainingNoise | None = None
     checks.choice("reram_4mb: precision", precision, get_args(Precision))
     bits = max(precision, 2)  # one bit has a sign beside it
     return Chip(
-        name="reram_4mb" + (f"[{precision} bit{'s' * (precision > 1)}]" if precision != 8 else ""),
+        name="reram_4mb" + (f"[{counted(precision, 'bit')}]" if precision != 8 else ""),
         array=Array(
             rows=_ROWS,
             columns=_COLUMNS,

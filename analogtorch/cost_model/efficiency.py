@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from analogtorch.chips.cost import Figure, Kind, Scope
 from analogtorch.values import checks
+from analogtorch.values.listed import counted
 
 if TYPE_CHECKING:
     from analogtorch.chips.chip import Chip
@@ -108,7 +109,7 @@ class Efficiency:
         return (
             f"{speed}{self.tops_per_watt:.3g} TOPS/W{span} = {self.femtojoules_per_mac:.3g} "
             f"fJ/MAC, {self.scope}, {self.origin}, {self.kinds}; {OPERATIONS_PER_MAC} operations "
-            f"per MAC, {self.precision}, {self.phases} phase{'s' if self.phases > 1 else ''}, "
+            f"per MAC, {self.precision}, {counted(self.phases, 'phase')}, "
             f"{used}; without: {self.excluded}; {self.source}"
         )
 

@@ -11,6 +11,7 @@ from analogtorch.evaluate.swept import Sweep
 from analogtorch.files import comma_separated
 from analogtorch.files.figures import draw
 from analogtorch.mapping import ChipMapping
+from analogtorch.values.listed import counted
 from analogtorch.values.shown import Shown, as_html
 
 
@@ -71,7 +72,7 @@ class ComparedChip:
                     value=spread.mean,
                     unit="",
                     kind="simulated",
-                    scope=f"mean of {chips} simulated chip{'s' if chips > 1 else ''}{recovery}",
+                    scope=f"mean of {counted(chips, 'simulated chip')}{recovery}",
                     low=low,
                     high=high,
                     note=self.sweep.note(time),
@@ -145,7 +146,7 @@ class ComparedChip:
                     value=chips * area.value,
                     unit="mm2",
                     kind=area.kind,
-                    scope=f"{chips} whole chip{'s' if chips > 1 else ''}: {area.source}",
+                    scope=f"{counted(chips, 'whole chip')}: {area.source}",
                 )
             )
         return found

@@ -73,7 +73,11 @@ class Interval:
 
         An interval that is not symmetric is shown by its ends.
         """
-        return self._shown(f"z.{digits}f", f".{digits}f")
+        return self.formatted(f"z.{digits}f")
+
+    def formatted(self, form: str) -> str:
+        """Return what ``shown`` does, with this format of numbers, such as ``z.4g``."""
+        return self._shown(form, form)
 
     def __str__(self) -> str:
         return self._shown("z.4g", ".2g")

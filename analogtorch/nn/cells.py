@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from analogtorch.nn.composite import AnalogComposite, Spot
 from analogtorch.nn.recurrent import gru_state, lstm_state
 from analogtorch.nn.traced import Proxy, whole
+from analogtorch.values.listed import counted
 
 
 class AnalogRecurrentCell(AnalogComposite, nn.RNNCellBase):
@@ -45,7 +46,7 @@ class AnalogRecurrentCell(AnalogComposite, nn.RNNCellBase):
         given = tuple(hx) if isinstance(hx, tuple | list) else (hx,)
         if [tuple(h.shape) for h in given] != [wanted] * self.states:
             raise ValueError(
-                f"layer {self.layer_name!r} takes {self.states} state{'s' * (self.states > 1)} of "
+                f"layer {self.layer_name!r} takes {counted(self.states, 'state')} of "
                 f"shape {wanted}, got {[tuple(h.shape) for h in given]}"
             )
         return self._next(self.matrix("ih")(input), self.matrix("hh")(given[0]), given)

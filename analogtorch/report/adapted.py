@@ -8,7 +8,8 @@ from torch import Tensor
 from analogtorch.files.figures import new_figure
 from analogtorch.hwa.adapted import Adapted, Generalisation
 from analogtorch.hwa.on_chips import Reading
-from analogtorch.report.columns import aligned
+from analogtorch.report.columns import ruled
+from analogtorch.values.listed import counted
 from analogtorch.values.shown import as_figure, as_text
 
 _RECOVERED = "columns fitted (at.Recovery, steps=0)"
@@ -38,8 +39,8 @@ def table(found: Adapted) -> str:
     for stage, on_chips, kept in measured:
         values = [value for name in measures for value in _measures(on_chips)[name]]
         rows.append([stage, *values, kept])
-    lines = aligned(rows)
-    chips = f"{len(found.seeds)} chip{'s' * (len(found.seeds) != 1)}"
+    lines = ruled(rows)
+    chips = counted(len(found.seeds), "chip")
     chips += " that correct their columns (at.Recovery, steps=0)" * found.corrected
     exact = "those of the teacher" if found.with_teacher else "the digital ones"
     notes = [
@@ -52,7 +53,7 @@ def table(found: Adapted) -> str:
         *_corrected(found),
         *([found.note] if found.note else []),
     ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *notes])
+    return "\n".join([*lines, *notes])
 
 
 @as_figure.register

@@ -5,26 +5,25 @@ from typing import Any
 
 from analogtorch.evaluate.shares import Budget
 from analogtorch.files.figures import new_figure
+from analogtorch.report.columns import aligned, number_form
 from analogtorch.values.shown import as_figure, as_text
 
 
 @as_text.register
 def table(found: Budget) -> str:
     """Return one row per non-ideality, the largest loss alone first, then all together."""
-    digits = _decimals(found)
+    form = number_form(_losses(found), least=4)
     header = ["non-ideality", "alone", "gain without it"]
-    rows = [[row.name, *(v.shown(digits) for v in (row.alone, row.saved))] for row in found.rows]
+    rows = [[row.name, *(v.formatted(form) for v in (row.alone, row.saved))] for row in found.rows]
     if found.growth is not None:
         header.append("may grow")
         for line, row in zip(rows, found.rows, strict=True):
             line.append(_factor(row.growth))
     empty = [""] * (len(header) - 2)
-    rows += [["sum of them alone", f"{found.sum:z.{digits}f}", *empty]]
-    rows += [["all together", found.total.shown(digits), *empty]]
-    widths = [max(len(line[i]) for line in (header, *rows)) for i in range(len(header))]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
-    title = "  ".join(c.ljust(w) for c, w in zip(header, widths, strict=True))
-    rule = "-" * sum(widths, 2 * (len(widths) - 1))
+    rows += [["sum of them alone", f"{found.sum:{form}}", *empty]]
+    rows += [["all together", found.total.formatted(form), *empty]]
+    lines = aligned([header, *rows], left=range(len(header)))
+    rule = "-" * max(map(len, lines))
     chips = f"{len(found.seeds)} chips, mean and 95 % interval"
     note = [f"* {found.note}"] if found.note else []
     note += [f"before they are measured, {found.recovery}"] * bool(found.recovery)
@@ -36,9 +35,8 @@ def table(found: Budget) -> str:
     return "\n".join(
         [
             f"loss of the metric at {found.time}{'*' * bool(found.note)}, {chips}; "
-            f"{found.reference:z.{digits}f} on a chip without non-idealities",
-            *("", title.rstrip(), rule, *(line.rstrip() for line in lines[:-2]), rule),
-            *(line.rstrip() for line in lines[-2:]),
+            f"{found.reference:{form}} on a chip without non-idealities",
+            *("", lines[0], rule, *lines[1:-2], rule, *lines[-2:]),
             *note,
         ]
     )
@@ -74,8 +72,6 @@ def _factor(growth: float | None) -> str:
     return "32 times or more" if math.isinf(growth) else f"{growth:.3g} times"
 
 
-def _decimals(found: Budget) -> int:
-    """Return the decimals, 4 to 12, that show four digits of the largest loss."""
-    largest = max((abs(v.mean) for r in found.rows for v in (r.alone, r.saved)), default=0.0)
-    largest = max(largest, abs(found.total.mean))
-    return min(max(4, 3 - math.floor(math.log10(largest))), 12) if largest > 0 else 4
+def _losses(found: Budget) -> list[float]:
+    of_each = [loss.mean for row in found.rows for loss in (row.alone, row.saved)]
+    return [*of_each, found.total.mean]

@@ -1,7 +1,7 @@
 """What a calibration chose, as a table for the terminal."""
 
 from analogtorch.calibration.choice import CalibrationReport
-from analogtorch.report.columns import aligned
+from analogtorch.report.columns import ruled
 from analogtorch.values.shown import as_text
 
 _BAR = 20
@@ -26,8 +26,8 @@ def table(found: CalibrationReport) -> str:
             f"calibrate: {100 * abs(found.gain):.1f} % {'less' if found.gain >= 0 else 'more'} "
             f"error than without calibration; ranges were found on {_batches(fitted)}"
         )
-        lines += ["", *_ruled(errors), "", *_ruled(tried)]
-    return "\n".join([*lines, "", *_ruled(_layers(found), left=(0, 2, 3, 4, 5, 7)), *found.notes])
+        lines += ["", *ruled(errors), "", *ruled(tried)]
+    return "\n".join([*lines, "", *ruled(_layers(found), left=(0, 2, 3, 4, 5, 7)), *found.notes])
 
 
 def _batches(number: int) -> str:
@@ -54,8 +54,3 @@ def _layers(found: CalibrationReport) -> list[tuple[str, ...]]:
             )
         )
     return rows
-
-
-def _ruled(rows: list[tuple[str, ...]], left: tuple[int, ...] = (0,)) -> list[str]:
-    lines = aligned(rows, left)
-    return [lines[0], "-" * len(lines[0]), *lines[1:]]

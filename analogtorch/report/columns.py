@@ -2,7 +2,7 @@
 
 import html
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 SPAN = "[95 % interval, where chips differ]"
 """What stands behind a mean in tables: equal values show no spread (``Interval.shown_ends``)."""
@@ -25,6 +25,12 @@ def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list
     ]
 
 
+def ruled(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list[str]:
+    """Return the lines of ``aligned`` with a rule under the header, the first of the rows."""
+    lines = aligned(rows, left)
+    return [lines[0], "-" * len(lines[0]), *lines[1:]]
+
+
 def html_table(rows: Sequence[Sequence[str]]) -> str:
     """Return the rows, the header first, as a table of HTML."""
     header, *body = (
@@ -35,9 +41,28 @@ def html_table(rows: Sequence[Sequence[str]]) -> str:
     return f"<table><thead><tr>{header}</tr></thead><tbody>{lines}</tbody></table>"
 
 
-def with_spread(mean: float, std: float, digits: int = 2) -> str:
+def number_form(values: Iterable[float], least: int = 1) -> str:
+    """Return the format that shows four digits of the largest of the values.
+
+    It has ``least`` to 9 decimals; outside 1e-6 to 1e9, which would have more digits than anyone
+    reads, an exponent.
+    """
+    largest = max(map(abs, values), default=0.0)
+    if largest == 0:
+        return "z.4f"
+    if not 1e-6 <= largest < 1e9:
+        return "z.4g"
+    return f"z.{min(max(least, 3 - math.floor(math.log10(largest))), 9)}f"
+
+
+def three_digits(value: float) -> str:
+    """Return three digits of a value, or all digits of its integer part with commas."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def with_spread(mean: float, std: float, form: str = "z.2f") -> str:
     """Return a mean and its standard deviation, which is NaN, and left out, for one value."""
-    return f"{mean:z.{digits}f}" + ("" if math.isnan(std) else f" ± {std:.{digits}f}")
+    return f"{mean:{form}}" + ("" if math.isnan(std) else f" ± {std:{form}}")
 
 
 def over_chips(count: int, *, sign: str = " ±") -> str:

@@ -9,10 +9,11 @@ import torch
 from analogtorch.evaluate import Interval
 from analogtorch.evaluate.comparison import ComparedChip, Comparison, Entry
 from analogtorch.files.figures import new_figure
-from analogtorch.report.columns import SPAN, aligned, html_table
+from analogtorch.report.columns import SPAN, aligned, html_table, number_form
 from analogtorch.report.cost import si, signed_note
 from analogtorch.report.floorplan import short
-from analogtorch.report.sweep import BEYOND, number_form, ordered, time_axis
+from analogtorch.report.sweep import BEYOND, ordered, time_axis
+from analogtorch.values.listed import counted
 from analogtorch.values.shown import as_figure, as_html, as_text
 
 _UNKNOWN = "not known"
@@ -105,7 +106,7 @@ def _rows(found: Comparison) -> list[list[str]]:
     entries = [{entry.quantity: entry for entry in each.entries()} for each in found.chips]
     rows = [["", *(each.name for each in found.chips)]]
     values = [each.sweep.values.flatten() for each in found.chips if each.sweep is not None]
-    form = number_form(torch.cat(values)) if values else ""
+    form = number_form(torch.cat(values).flatten().tolist()) if values else ""
     if found.digital is not None:
         rows.append([f"{found.metric}, digital", *[f"{found.digital:{form}}"] * len(found.chips)])
     for quantity in dict.fromkeys(quantity for of in entries for quantity in of):
@@ -136,7 +137,7 @@ def _notes(found: Comparison) -> list[str]:
     if found.metric is not None:
         spread = f"mean {SPAN} of"
         counts = dict.fromkeys(
-            f"{spread} {len(each.sweep.seeds)} simulated chip{'s' * (len(each.sweep.seeds) > 1)}"
+            f"{spread} {counted(len(each.sweep.seeds), 'simulated chip')}"
             for each in found.chips
             if each.sweep
         )

@@ -6,6 +6,8 @@ from typing import Any
 
 from analogtorch.chips import Chip
 from analogtorch.cost_model import CostReport, Efficiency
+from analogtorch.report.columns import three_digits
+from analogtorch.values.listed import counted
 from analogtorch.values.shown import as_text
 
 
@@ -68,17 +70,13 @@ def plain(report: CostReport) -> dict[str, Any]:
     }
 
 
-def _count(number: int, name: str) -> str:
-    return f"{number} {name}{'s' if number > 1 else ''}"
-
-
 def _facts(report: CostReport) -> list[str]:
     plan, costs = report.schedule, report.chip.cost
     assert costs is not None
     lines = [
-        f"{report.chip.name}: {_count(len(plan.tiles), 'tile')} on "
-        f"{_count(plan.num_chips, 'chip')}, {plan.utilisation:.0%} of their cells used; "
-        f"{costs.precision}, {_count(costs.phases, 'phase')}; conductance "
+        f"{report.chip.name}: {counted(len(plan.tiles), 'tile')} on "
+        f"{counted(plan.num_chips, 'chip')}, {plan.utilisation:.0%} of their cells used; "
+        f"{costs.precision}, {counted(costs.phases, 'phase')}; conductance "
         f"{report.conductance:.3g} of programmed",
         f"{plan.mode}: latency {si(plan.latency, 's')}, one inference per "
         f"{si(plan.interval, 's')}, {plan.throughput:,.4g} per second, set by {plan.bottleneck}",
@@ -119,12 +117,16 @@ def _energies(report: CostReport) -> list[str]:
 
 
 def _row(e: Efficiency) -> str:
+    tops, per_watt, span, per_mac = figures(e)
+    numbers = f"{tops:>8} {per_watt:>8} {span:>17} {per_mac:>8}"
+    return f"{e.origin:<12} {e.scope:<7} {numbers}  {e.kinds}"
+
+
+def figures(e: Efficiency) -> tuple[str, str, str, str]:
+    """Return TOPS, TOPS/W, its range and fJ/MAC as text; empty where there is none."""
     tops = "" if e.tops is None else f"{e.tops:.3g}"
     span = "" if e.origin == "published" else f"{e.low:.3g} to {e.high:.3g}"
-    energy = e.femtojoules_per_mac
-    per_mac = f"{energy:,.0f}" if energy >= 100 else f"{energy:.3g}"
-    figures = f"{tops:>8} {e.tops_per_watt:>8.3g} {span:>17} {per_mac:>8}"
-    return f"{e.origin:<12} {e.scope:<7} {figures}  {e.kinds}"
+    return tops, f"{e.tops_per_watt:.3g}", span, three_digits(e.femtojoules_per_mac)
 
 
 def _origins(report: CostReport) -> list[str]:

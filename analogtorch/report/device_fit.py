@@ -9,6 +9,7 @@ from torch import Tensor
 from analogtorch.devices.fitting import Band, Drift, Fit
 from analogtorch.devices.time import duration
 from analogtorch.files.figures import new_figure
+from analogtorch.report.columns import ruled
 from analogtorch.values.shown import as_figure, as_text
 
 _LAWS = {
@@ -43,8 +44,6 @@ def table(fit: Fit) -> str:
                 f"{q.chance:.2g}",
             )
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(x.rjust(w) for x, w in zip(row, widths, strict=True)) for row in rows]
     return "\n".join(
         [
             f"{device.name}: {type(device).__name__}, {_LAWS[fit.law]}, "
@@ -53,9 +52,7 @@ def table(fit: Fit) -> str:
             *_spreads(fit.programming),
             *_read_noise(fit.read_noise),
             "deviation from the target:",
-            lines[0],
-            "-" * len(lines[0]),
-            *lines[1:],
+            *ruled(rows, left=()),
             "distance: of the measured distribution from the fitted one (Kolmogorov-Smirnov);",
             "chance: of as large a distance if the fitted device itself had been measured",
             *(f"note: {note}" for note in fit.notes),

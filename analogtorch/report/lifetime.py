@@ -13,7 +13,8 @@ from analogtorch.devices.time import SECONDS, duration
 from analogtorch.evaluate.field import useful_reads
 from analogtorch.evaluate.lifetime import Lifetime
 from analogtorch.files.figures import new_figure
-from analogtorch.report.columns import aligned
+from analogtorch.report.columns import ruled, three_digits
+from analogtorch.values.listed import counted
 from analogtorch.values.shown import as_figure, as_text
 
 _DAY = SECONDS["day"]
@@ -32,7 +33,7 @@ def table(found: Lifetime) -> str:
         middle = ordered[(len(ordered) - 1) // 2 : len(ordered) // 2 + 1]
         days = [_days(each, found.longest) for each in (middle, ordered[:1], ordered[-1:])]
         rows.append((name, *days, f"{ordered.count(math.inf)} of {len(ordered)}"))
-    lines = aligned(rows)
+    lines = ruled(rows)
     notes = [
         f"until the metric crosses {found.limit:g}, looked at {since(found.start)}up to "
         f"{duration(found.longest)}",
@@ -41,7 +42,7 @@ def table(found: Lifetime) -> str:
         *([found.note] if found.note else []),
         MISSED,
     ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *notes])
+    return "\n".join([*lines, *notes])
 
 
 @as_figure.register
@@ -91,7 +92,7 @@ def _schedules(found: Lifetime) -> dict[str, Tensor]:
     if schedule.every is not None:
         when.append(f"every {duration(float(schedule.every))}")
     if others:
-        when.append(f"{others} time{'s' if others > 1 else ''}")
+        when.append(counted(others, "time"))
     first = f"at {duration(found.start)}"
     name = " and ".join(when) or f"{first} alone"
     rows = {first: found.once, name: found.recalibrated}
@@ -102,4 +103,4 @@ def _days(times: Sequence[float], longest: float) -> str:
     """Return the mean of times in days; if some are not known, that it is more."""
     days = statistics.fmean(min(t, longest) for t in times) / _DAY
     beyond = "> " if max(times) > longest else ""
-    return beyond + (f"{days:,.0f}" if days >= 100 else f"{days:.3g}")
+    return beyond + three_digits(days)

@@ -3,7 +3,7 @@
 from collections import defaultdict
 
 from analogtorch.mapping import ChipMapping
-from analogtorch.report.columns import aligned
+from analogtorch.report.columns import ruled
 from analogtorch.values.shown import as_text
 
 HEADER = ("matrix", "rows x cols", "groups", "copies", "blocks", "tiles", "utilisation", "vectors")
@@ -12,10 +12,9 @@ HEADER = ("matrix", "rows x cols", "groups", "copies", "blocks", "tiles", "utili
 @as_text.register
 def table(mapping: ChipMapping) -> str:
     """Return one row per matrix, then totals and what stays digital."""
-    rows = [HEADER, *layer_rows(mapping)]
-    lines = aligned(rows)
+    lines = ruled([HEADER, *layer_rows(mapping)])
     facts = [f"{name}: {text}" for name, text in summary(mapping)]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "", *facts])
+    return "\n".join([*lines, "", *facts])
 
 
 def layer_rows(mapping: ChipMapping) -> list[tuple[str, ...]]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from analogtorch.chips import Chip, Figure, mvm_time
 from analogtorch.cost_model import peak
 from analogtorch.report.cost import si
+from analogtorch.values.listed import counted
 
 _COLUMN = 24  # characters of a chip
 _TILE = "TOPS/W, full tile"
@@ -51,7 +52,7 @@ def _facts(chip: Chip) -> dict[str, str]:
     return {
         "tiles": _marked(f"{array.tiles}", array, "tiles"),
         "array": _marked(f"{array.rows}x{array.columns}", array, *_SIZE),
-        "cell": f"{type(cell).__name__}, {cell.devices} device{'s' * (cell.devices != 1)}",
+        "cell": f"{type(cell).__name__}, {counted(cell.devices, 'device')}",
         "device": _marked(cell.device.name, cell, "device"),
         "DAC": _marked(_bits(chip.dac.bits), chip.dac, "bits"),
         "ADC": _marked(_adc(chip), chip.adc, "bits", "steps"),

@@ -2,7 +2,7 @@
 
 from analogtorch.devices.time import duration
 from analogtorch.evaluate.recalibration_interval import RecalibrationInterval
-from analogtorch.report.columns import aligned
+from analogtorch.report.columns import ruled, three_digits
 from analogtorch.report.lifetime import MISSED, since, takes
 from analogtorch.values.shown import as_text
 
@@ -19,12 +19,15 @@ def table(found: RecalibrationInterval) -> str:
         cost = found.cost
         costs = ("-", "-")
         if cost is not None:
-            costs = (_short(1e3 * reads * cost.seconds), _short(1e6 * reads * cost.joules))
+            costs = (
+                three_digits(1e3 * reads * cost.seconds),
+                three_digits(1e6 * reads * cost.joules),
+            )
         chips = f"{kept} of {len(found.longest)}"
         rows.append((f"every {duration(interval)}", chips, f"{reads:,}", *costs))
         if kept == len(found.longest):
             break
-    lines = aligned(rows)
+    lines = ruled(rows)
     answer = "none of the intervals keeps all chips"
     if found.every is not None:
         answer = f"every {duration(found.every)} keeps all chips"
@@ -38,8 +41,4 @@ def table(found: RecalibrationInterval) -> str:
         *([found.note] if found.note else []),
         MISSED,
     ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *notes])
-
-
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return "\n".join([*lines, *notes])

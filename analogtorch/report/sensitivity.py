@@ -5,7 +5,7 @@ from typing import Any
 
 from analogtorch.evaluate.losses import SINGLE, Effect, Loss, Sensitivity
 from analogtorch.files.figures import new_figure
-from analogtorch.report.columns import aligned, over_chips, with_spread
+from analogtorch.report.columns import aligned, number_form, over_chips, with_spread
 from analogtorch.values.shown import as_figure, as_text
 
 _BAR = 20
@@ -17,11 +17,11 @@ _SHOWN = 40
 @as_text.register
 def table(found: Sensitivity) -> str:
     """Return one row per layer, the largest loss first, then the sum and all layers together."""
-    last, digits = found.effects[-1], _decimals(found)
+    last, form = found.effects[-1], number_form(_losses(found), least=4)
     longest = max((row.loss[last].mean for row in found.rows), default=0.0)
 
     def text(loss: Loss, effect: Effect) -> str:
-        return with_spread(loss.mean, spread(found, loss, effect), digits)
+        return with_spread(loss.mean, spread(found, loss, effect), form)
 
     rows = [
         (
@@ -39,10 +39,8 @@ def table(found: Sensitivity) -> str:
         rows.append((*facts, *losses, "#" * round(_BAR * share)))
     weights = sum(row.weights for row in found.rows)
     blocks = sum(row.blocks for row in found.rows)
-    sums = (
-        f"{found.sum[e]:z.{digits}f}{' ' * (digits + 5) * has_spread(found, e)}"
-        for e in found.effects
-    )
+    no_spread = " " * len(f" ± {0.0:{form}}")
+    sums = (f"{found.sum[e]:{form}}{no_spread * has_spread(found, e)}" for e in found.effects)
     totals = (text(found.total[e], e) for e in found.effects)
     rows.append(("sum of the layers", f"{weights:,}", str(blocks), *sums, ""))
     rows.append(("all on the chip", "", "", *totals, ""))
@@ -53,7 +51,7 @@ def table(found: Sensitivity) -> str:
         chips = ""
     return "\n".join(
         [
-            f"metric with all layers exact: {found.reference:z.{digits}f}",
+            f"metric with all layers exact: {found.reference:{form}}",
             f"its loss with one layer on the chip and the others exact{chips}",
             *("", lines[0], rule, *lines[1:-2], rule, *lines[-2:]),
             *([f"* {found.time} is {found.note}"] if found.note else []),
@@ -106,8 +104,6 @@ def spread(found: Sensitivity, loss: Loss, effect: Effect) -> float:
     return loss.std if has_spread(found, effect) else math.nan
 
 
-def _decimals(found: Sensitivity) -> int:
-    """Return the decimals, 4 to 12, that show four digits of the largest loss."""
-    losses = [loss for row in found.rows for loss in row.loss.values()]
-    largest = max(abs(loss.mean) for loss in (*losses, *found.total.values()))
-    return min(max(4, 3 - math.floor(math.log10(largest))), 12) if largest > 0 else 4
+def _losses(found: Sensitivity) -> list[float]:
+    of_each = [loss for row in found.rows for loss in row.loss.values()]
+    return [loss.mean for loss in (*of_each, *found.total.values())]

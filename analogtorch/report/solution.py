@@ -7,8 +7,9 @@ from torch import Tensor
 
 from analogtorch.files.figures import new_figure
 from analogtorch.report import chip as chips
-from analogtorch.report.columns import aligned
+from analogtorch.report.columns import aligned, ruled
 from analogtorch.solver import Solution, SolveCost, SolverChip
+from analogtorch.values.listed import counted
 from analogtorch.values.shown import as_figure, as_text
 
 _ROWS = 16
@@ -37,9 +38,9 @@ def table(found: Solution) -> str:
         middle = each.median()
         rows.append((str(number), f"{middle:.3g}", _bits(middle), f"{each.max():.3g}"))
     many = left.shape[1]
-    lines = aligned(rows, left=()) if many > 1 else aligned([row[:3] for row in rows], left=())
+    lines = ruled(rows if many > 1 else [row[:3] for row in rows], left=())
     notes = [
-        f"{found.chip}: {many} system{'s' if many > 1 else ''}, condition number up to "
+        f"{found.chip}: {counted(many, 'system')}, condition number up to "
         f"{found.condition[solved].max():.3g}, spectral radius up to "
         f"{found.spectral_radius[solved].max():.3g}, bound {found.bound[solved].max():.3g}",
         f"residual computed digitally: at most {found.residual[solved].max():.3g} "
@@ -47,7 +48,7 @@ def table(found: Solution) -> str:
         *_refused(found),
     ]
     cost = [] if found.cost is None else list(_costs(found.cost))
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *notes, *cost])
+    return "\n".join([*lines, *notes, *cost])
 
 
 @as_figure.register

@@ -5,12 +5,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
-
 from analogtorch.devices import seconds
 from analogtorch.evaluate import Sweep
 from analogtorch.files.figures import new_figure
-from analogtorch.report.columns import aligned, html_table
+from analogtorch.report.columns import aligned, html_table, number_form
+from analogtorch.values.listed import counted
 from analogtorch.values.shown import as_figure, as_html, as_text
 
 _FIRST = 1.0  # s; the axis is logarithmic, and 0 s is drawn here
@@ -44,7 +43,7 @@ def plot(found: Sweep, *, limit: float | None = None) -> Any:
     every = found.interval()
     spread = [every[i] for i in order]
     ends = [s.ends or (s.mean, s.mean) for s in spread]
-    chips = f"{len(found.seeds)} chip{'s' if len(found.seeds) > 1 else ''}"
+    chips = counted(len(found.seeds), "chip")
     axes.plot(at, [s.mean for s in spread], color="C0", marker="o", label=f"mean of {chips}")
     axes.fill_between(
         at, *zip(*ends, strict=True), color="C0", alpha=0.35, linewidth=0, label="95 % interval"
@@ -83,26 +82,12 @@ def time_axis(axes: Any, found: Sweep) -> None:
     axes.set_xlabel("time after programming" + (BEYOND if any(found.notes) else ""))
 
 
-def number_form(values: Tensor) -> str:
-    """Return the format that shows four digits of the largest of the values.
-
-    It has 1 to 9 decimals; outside 1e-6 to 1e9, which would have more digits than anyone reads, an
-    exponent.
-    """
-    largest = values.abs().max().item()
-    if largest == 0:
-        return "z.4f"
-    if not 1e-6 <= largest < 1e9:
-        return "z.4g"
-    return f"z.{min(max(1, 3 - math.floor(math.log10(largest))), 9)}f"
-
-
 def _rows(found: Sweep) -> list[Sequence[str]]:
-    chips = f"{len(found.seeds)} chip{'s' if len(found.seeds) > 1 else ''}"
+    chips = counted(len(found.seeds), "chip")
     rows: list[Sequence[str]] = [
         (f"{found.metric} at", "mean", "std", "worst", f"95 % interval, {chips}")
     ]
-    form = number_form(found.values)
+    form = number_form(found.values.flatten().tolist())
 
     def shown(value: float) -> str:
         return "" if math.isnan(value) else f"{value:{form}}"  # the spread of one chip

@@ -3,17 +3,16 @@
 import dataclasses
 
 from analogtorch.evaluate import Interval
-from analogtorch.report.columns import SPAN, aligned, over_chips, with_spread
+from analogtorch.report.columns import SPAN, over_chips, ruled, with_spread
 from analogtorch.report.result import ISO, Result
+from analogtorch.values.listed import counted
 
 
 def table(result: Result) -> str:
     """Return the accuracies over the chips, in percent, with the iso-accuracy line."""
-    rows = accuracy_rows(result)
-    lines = aligned(rows)
-    rule = "-" * len(lines[0])
+    lines = ruled(accuracy_rows(result))
     remarks = [f"Note: {note}" for note in notes(result)]
-    whole = [*_facts(result), "", lines[0], rule, *lines[1:], "", *remarks]
+    whole = [*_facts(result), "", *lines, "", *remarks]
     return "\n".join(whole).rstrip()
 
 
@@ -97,19 +96,21 @@ def took(result: Result) -> str:
     return f"{result.seconds:.0f} s{' since it was continued' if result.continued else ''}"
 
 
+def clips_text(result: Result) -> str:
+    """Return the number of clips of each split as text."""
+    splits = (split for split in ("train", "val", "test") if split in result.data)
+    return ", ".join(f"{result.data[split]:,} {split}" for split in splits)
+
+
 def _facts(result: Result) -> list[str]:
-    clips = ", ".join(
-        f"{result.data[split]:,} {split}"
-        for split in ("train", "val", "test")
-        if split in result.data
-    )
     return [
         f"digital accuracy {100 * result.digital:.2f} %, iso-accuracy ({ISO:.0%} of it) "
         f"{100 * result.iso:.2f} %",
-        f"{result.tiles} tile{'s' * (result.tiles != 1)} of {result.chip}, "
+        f"{counted(result.tiles, 'tile')} of {result.chip}, "
         f"{over_chips(len(result.hwa.seeds))}; times after programming",
         "its loss against the digital accuracy and, chip by chip, its gain over the net mapped "
         f"directly: points {SPAN}",
         f"iso-accuracy of its mean over the chips ({confidence_text(result)})",
-        f"data: {result.data['source']} ({clips} clips); seed {result.seed}; {took(result)}",
+        f"data: {result.data['source']} ({clips_text(result)} clips); seed {result.seed}; "
+        f"{took(result)}",
     ]

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 import analogtorch as at
+from analogtorch.evaluate.interval import interval
+from analogtorch.evaluate.shares import Budget, Share
 
 torch.manual_seed(0)
 X, LAYER = torch.rand(64, 96) - 0.5, nn.Linear(96, 48, bias=False)
@@ -252,3 +254,12 @@ def test_unknown_defects_are_refused():
     for measure in (at.budget, at.sweep):
         with pytest.raises(TypeError, match="defects must be a Defects"):
             measure(model, quality, defects=0.1)
+
+
+def test_losses_that_no_decimals_show_have_an_exponent() -> None:
+    row = Share(name="adc", alone=interval([2e-8]), saved=interval([1e-8]), growth=None)
+    found = Budget(
+        rows=(row,), reference=1e-6, total=interval([3e-8]), time="1 day", growth=None, seeds=(0,)
+    )
+    assert "adc                2e-08  1e-08" in str(found)
+    assert "all together       3e-08" in str(found)

@@ -382,6 +382,13 @@ def test_table_lists_layers_sum_and_whole(found: Sensitivity) -> None:
     assert f"± {found.total['drift'].std:.4f}" in rows[-1]
 
 
+def test_losses_that_no_decimals_show_have_an_exponent() -> None:
+    text = str(_made({"a": 3e-8, "b": 1e-8}, total=5e-8))
+    assert "3e-08" in text
+    assert "5e-08" in text
+    assert "0.00000" not in text
+
+
 def test_small_losses_keep_their_digits() -> None:
     text = str(_made({"a": 3e-6, "b": 1e-6}, total=5e-6))
     assert "0.000003000" in text

@@ -4,11 +4,12 @@ import math
 
 from analogtorch.cost_model import CostReport
 from analogtorch.mapping import ChipMapping
-from analogtorch.report.cost import si
+from analogtorch.report.cost import figures, si
 from analogtorch.report.floorplan import energy_split, energy_unit, short
 from analogtorch.report.mapping import HEADER, layer_rows
 from analogtorch.report.page.floor import drawn
 from analogtorch.report.page.parts import Cell, Facts, Key, Part, Section, Table, Text
+from analogtorch.values.listed import counted
 
 _LONGEST = 8
 """Operations that the table of times names."""
@@ -112,7 +113,7 @@ def cost_section(cost: CostReport) -> Section:
         ),
         (
             "charged as",
-            f"{costs.precision}, {costs.phases} phase{'s' if costs.phases > 1 else ''}; "
+            f"{costs.precision}, {counted(costs.phases, 'phase')}; "
             f"conductance {cost.conductance:.3g} of programmed",
         ),
     ]
@@ -176,15 +177,7 @@ def _consumers(cost: CostReport) -> Table:
 
 def _efficiencies(cost: CostReport) -> list[Part]:
     listed = (*cost.efficiencies, *cost.published)
-    rows = []
-    for e in listed:
-        span = "" if e.origin == "published" else f"{e.low:.3g} to {e.high:.3g}"
-        tops = "" if e.tops is None else f"{e.tops:.3g}"
-        energy = e.femtojoules_per_mac
-        per_mac = f"{energy:,.0f}" if energy >= 100 else f"{energy:.3g}"
-        rows.append(
-            (e.scope, e.origin, tops, f"{e.tops_per_watt:.3g}", span, per_mac, e.kinds, e.excluded)
-        )
+    rows = [(e.scope, e.origin, *figures(e), e.kinds, e.excluded) for e in listed]
     sources = dict.fromkeys(e.source for e in cost.published)
     return [
         Table(

@@ -33,7 +33,16 @@ from analogtorch.report.page.repeat import repeat_section
 from analogtorch.report.page.training import training_section
 from analogtorch.report.result import ISO, Result
 from analogtorch.report.sweep import ordered
-from analogtorch.report.text import accuracy_rows, confidence_text, notes, points, spread_text, took
+from analogtorch.report.text import (
+    accuracy_rows,
+    clips_text,
+    confidence_text,
+    notes,
+    points,
+    spread_text,
+    took,
+)
+from analogtorch.values.listed import counted
 
 _ISO = f"{100 * ISO:.0f} %"
 
@@ -170,7 +179,7 @@ def _accuracy(result: Result, plot: str) -> Section:
 
 
 def _chips(of: Sweep | Heard) -> str:
-    return f"{len(of.seeds)} chip{'s' if len(of.seeds) > 1 else ''}"
+    return counted(len(of.seeds), "chip")
 
 
 def _levels(result: Result) -> Section:
@@ -299,11 +308,9 @@ def _numbered(numbers: list[str], chips: int) -> str:
 
 
 def _repeat(result: Result) -> Section:
-    data = result.data
-    clips = ", ".join(f"{data[s]:,} {s}" for s in ("train", "val", "test") if s in data)
     versions = ", ".join(f"{name} {number}" for name, number in result.versions.items())
     facts = [
-        ("clips", clips),
+        ("clips", clips_text(result)),
         ("time that it took", took(result)),
         ("versions", versions),
     ]
