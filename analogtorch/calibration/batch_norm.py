@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from analogtorch.calibration.batches import check_given
 from analogtorch.calibration.norm_statistics import (
     current,
     keep_move,
@@ -21,7 +22,6 @@ from analogtorch.calibration.passes import (
     Forward,
     as_before_on_error,
     check_finite,
-    check_given,
     exactly,
     name_silent,
     run,

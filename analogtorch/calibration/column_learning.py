@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from analogtorch.calibration.batches import every_tensor
 from analogtorch.calibration.column_fit import Fit
 from analogtorch.calibration.column_outputs import SINGLE, unlike
 from analogtorch.calibration.outputs import TEMPERATURE, by_class, masks, spread
 from analogtorch.calibration.padding import without_padding
-from analogtorch.calibration.passes import Forward, every_tensor, one_pass
+from analogtorch.calibration.passes import Forward, one_pass
 from analogtorch.calibration.units import are_alike, variances
 from analogtorch.conversion.unread import quiet
 from analogtorch.conversion.watch import evaluating

@@ -8,11 +8,12 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from analogtorch.calibration.batches import check_given, some_batches
 from analogtorch.calibration.column_fit import ColumnSums, Fit
 from analogtorch.calibration.column_learning import STEPS, learn
 from analogtorch.calibration.column_outputs import beside_layers, beside_model
 from analogtorch.calibration.norm_statistics import statistics_on_error, tracking, undo_on_chip
-from analogtorch.calibration.passes import Forward, as_before_on_error, check_given, name_silent
+from analogtorch.calibration.passes import Forward, as_before_on_error, name_silent
 from analogtorch.conversion import analog_layers
 from analogtorch.nn import AnalogEmbedding, AnalogLayer
 from analogtorch.values import checks
@@ -143,9 +144,7 @@ def correct_columns(
             f"correct_columns: steps={steps} learn to follow the model, and target='layer' does "
             "not; leave one of them out"
         )
-    batches, ran = list(batches), set[str]()
-    if not batches:
-        raise ValueError("correct_columns: batches is empty; pass at least one batch of inputs")
+    batches, ran = some_batches("correct_columns", batches), set[str]()
     steps = learning_steps(steps, target, len(batches))
     exact: list[list[Tensor]] = []
     common = physical_view, layers, batches, forward, progress

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from analogtorch.calibration.passes import every_tensor
+from analogtorch.calibration.batches import every_tensor
 
 FAR = 10.0
 """How many times further from zero than any number of the net one is that is written again and

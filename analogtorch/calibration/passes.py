@@ -1,21 +1,18 @@
 """Runs of a model over batches, and the contexts that undo their changes."""
 
 import contextlib
-import dataclasses
 import functools
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
-from torch.utils.data import Dataset, IterableDataset
 
+from analogtorch.calibration.batches import EMPTY
 from analogtorch.chips import Chip, Slices, TrainingNoise
 from analogtorch.conversion.caches import fresh
 from analogtorch.conversion.example import is_one_input, takes_one
-from analogtorch.conversion.kinds import analog_layers, check_module
+from analogtorch.conversion.kinds import analog_layers
 from analogtorch.conversion.unread import named as named_in_chips
 from analogtorch.conversion.unread import quiet
 from analogtorch.conversion.watch import eager
@@ -29,78 +26,6 @@ from analogtorch.values.progress import Progress
 from analogtorch.values.warned import warn
 
 Forward = Callable[[nn.Module, Any], Any]
-
-
-def check_given(caller: str, model: Any, batches: Any) -> None:
-    """Raise TypeError if ``model`` is no module, or ``batches`` holds no batches.
-
-    A single batch is refused too.
-    """
-    check_module(caller, model)
-    check_batches(caller, batches)
-
-
-def check_batches(caller: str, batches: Any) -> None:
-    """Raise TypeError if ``batches`` holds no batches, or is a single one."""
-    refuse_dataset(caller, batches)
-    several = hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")
-    if not several or isinstance(batches, Tensor | PackedSequence | Mapping | str):
-        raise TypeError(
-            f"{caller}: batches must be an iterable of batches, such as a DataLoader or a list, "
-            f"got {type(batches).__name__}{'; pass [batch]' if several else ''}"
-        )
-
-
-def refuse_dataset(caller: str, batches: Any) -> None:
-    """Raise TypeError if ``batches`` is a dataset that gives samples by their number.
-
-    An ``IterableDataset`` may give batches.
-    """
-    if isinstance(batches, Dataset) and not isinstance(batches, IterableDataset):
-        raise TypeError(
-            f"{caller}: batches must be an iterable of batches, such as a DataLoader or a list, "
-            f"got {type(batches).__name__}, a dataset of samples; pass DataLoader(dataset, "
-            "batch_size=64), with batch_size=None if each of its items is a batch"
-        )
-
-
-def named(value: Any) -> Mapping[Any, Any] | None:
-    """Return the parts of a mapping or a dataclass by name; None: a value has no names.
-
-    Fields of a dataclass that are not set are not among them.
-    """
-    if isinstance(value, Mapping):
-        return value
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = (each.name for each in dataclasses.fields(value))
-        return {name: getattr(value, name) for name in names if hasattr(value, name)}
-    return None
-
-
-def parts_of(value: Any) -> Iterable[Any]:
-    """Return what a mapping, a dataclass or a sequence holds; nothing of any other value."""
-    if (parts := named(value)) is not None:
-        return parts.values()
-    return value if isinstance(value, list | tuple | deque) else ()
-
-
-def every_tensor(
-    value: Any,
-    parts: Callable[[Any], Iterable[Any]] = parts_of,
-    within: frozenset[int] = frozenset(),
-) -> Iterator[Tensor]:
-    """Yield the tensors in a batch or in what a model returned, which may be nested.
-
-    Args:
-        value: the batch or the output.
-        parts: returns the parts of a value that are looked at.
-        within: ids of what holds it; a value that is among them holds itself, and is passed over.
-    """
-    if isinstance(value, Tensor):
-        yield value
-    elif id(value) not in within:
-        for part in parts(value):
-            yield from every_tensor(part, parts, within | {id(value)})
 
 
 _WORTH_A_TEAM = 2**31
@@ -149,7 +74,7 @@ def exact_execution(layer: AnalogLayer) -> Execution:
 
 
 def without_adc(chip: Chip) -> Chip:
-    """The chip without ADC, and so without a digital unit that rounds."""
+    """Return the chip without ADC, and so without a digital unit that rounds."""
     return chip.without("adc")
 
 
@@ -194,9 +119,9 @@ def run(
     Args:
         caller: name of the calling function, for errors and the progress bar.
         model: the model to run.
-        batches: batches. A tensor, a ``PackedSequence``, and a named tuple or a list of tensors
-            that the model is annotated to take is passed to it, of another tuple or list its first
-            element, and a mapping as keyword arguments, or as it is if its one argument takes it.
+        batches: batches. A tensor, a ``PackedSequence``, or a named tuple or list that the model is
+            annotated to take is passed as it is; of any other tuple or list, the first element; a
+            mapping as keyword arguments, or as it is if the model's one argument takes it.
         forward: a function that runs the model on a batch instead.
         progress: if True, show a progress bar.
         first: a function that runs the first batch, by the function that it gets, which runs a
@@ -216,7 +141,7 @@ def run(
             one(model)
         count += 1
     if count == 0:
-        raise ValueError(f"{caller}: batches is empty; pass at least one batch of inputs")
+        raise ValueError(f"{caller}: {EMPTY}")
 
 
 def one_pass(

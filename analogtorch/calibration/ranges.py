@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from analogtorch.calibration import adc as converters
 from analogtorch.calibration.adc import Wanted
+from analogtorch.calibration.batches import check_given
 from analogtorch.calibration.choice import CalibrationReport, Effort
 from analogtorch.calibration.default import Default
 from analogtorch.calibration.described import taken_back
 from analogtorch.calibration.histogram import Method
 from analogtorch.calibration.inputs import by_magnitude, heard, observe
 from analogtorch.calibration.options import Way
-from analogtorch.calibration.passes import Forward, check_given
+from analogtorch.calibration.passes import Forward
 from analogtorch.calibration.search import Search, parts
 from analogtorch.calibration.settings import Calibration, Setting, held_back, undone
 from analogtorch.conversion.kinds import (
@@ -37,7 +38,6 @@ Per = Literal["layer", "tile"]
 ADC_ERROR = 0.1
 """Relative error of the partial sums from which on a warning names the ADC, if all else errs
 less."""
-
 
 JUDGED = 16
 """Most batches that a default calibration judges on: it runs them on noisy chips for each trial."""

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from analogtorch.calibration.batches import check_given, some_batches
 from analogtorch.calibration.channels import (
     Kept,
     Move,
@@ -33,8 +34,8 @@ from analogtorch.calibration.channels import (
     written_by,
 )
 from analogtorch.calibration.outputs import tensors
-from analogtorch.calibration.passes import Forward, check_given, one_pass
-from analogtorch.conversion.kinds import analog_layers
+from analogtorch.calibration.passes import Forward, one_pass
+from analogtorch.conversion.kinds import analog_layers, refuse_meta
 from analogtorch.conversion.watch import evaluating
 from analogtorch.nn.tap import hooked
 from analogtorch.values import checks
@@ -111,13 +112,8 @@ def smooth_channels(
             "smooth_channels: the model is converted already; smooth the digital model, then "
             "convert it"
         )
-    if unloaded := [name for name, p in model.named_parameters() if p.is_meta]:
-        raise ValueError(
-            f"smooth_channels: {unloaded[0]!r} is on the meta device; load weights first"
-        )
-    given = list(batches)
-    if not given:
-        raise ValueError("smooth_channels: batches is empty; pass at least one batch of inputs")
+    refuse_meta(model, "smooth_channels")
+    given = some_batches("smooth_channels", batches)
     names: dict[Any, str] = {
         layer: name for name, layer in model.named_modules() if is_linear(layer)
     }

@@ -218,6 +218,17 @@ def refuse_unloaded(model: nn.Module, caller: str) -> None:
             raise ValueError(f"{caller}: layer {name!r} is on the meta device; {remedy}")
 
 
+def refuse_meta(model: nn.Module, caller: str, whose: str = "") -> None:
+    """Raise ValueError if a Parameter of a digital model is on the meta device.
+
+    The message says ``whose`` it is, such as ``" of the teacher"``.
+    """
+    if unloaded := [name for name, p in model.named_parameters() if p.is_meta]:
+        raise ValueError(
+            f"{caller}: {unloaded[0]!r}{whose} is on the meta device; load weights first"
+        )
+
+
 def lazy_layers(model: nn.Module) -> list[str]:
     """Return the names of the layers that have no weights yet, because the model never ran."""
     return [

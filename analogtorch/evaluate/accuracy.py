@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from analogtorch.calibration.batches import refuse_dataset
 from analogtorch.calibration.outputs import class_dim
 from analogtorch.calibration.padding import IGNORED
-from analogtorch.calibration.passes import Forward, noted, passed, refuse_dataset
+from analogtorch.calibration.passes import Forward, noted, passed
 from analogtorch.conversion.kinds import check_module
 from analogtorch.conversion.watch import evaluating
 from analogtorch.evaluate.task_metric import logits_of

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from analogtorch.calibration.passes import named
+from analogtorch.calibration.batches import named
 from analogtorch.values import checks
 
 _PLAIN = (

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from analogtorch.calibration.passes import Forward, check_batches, one_pass
+from analogtorch.calibration.batches import check_batches
+from analogtorch.calibration.passes import Forward, one_pass
 from analogtorch.conversion.kinds import check_module
 from analogtorch.conversion.watch import evaluating
 from analogtorch.evaluate.batches import batches_digest

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from analogtorch.calibration.batches import check_batches, every_tensor, some_batches
 from analogtorch.calibration.padding import leaves_out
-from analogtorch.calibration.passes import EXCLUDE, Forward, check_given, every_tensor
+from analogtorch.calibration.passes import EXCLUDE, Forward
 from analogtorch.calibration.ranges import check_options
 from analogtorch.calibration.settings import held_back
 from analogtorch.chips import Chip
@@ -18,6 +19,7 @@ from analogtorch.conversion.detached import deep_copy
 from analogtorch.conversion.kinds import (
     check_module,
     refuse_distributed,
+    refuse_meta,
     refuse_programmed,
     refuse_unloaded,
 )
@@ -45,6 +47,7 @@ from analogtorch.nn.learning import expect
 from analogtorch.ops import derived, seed_number
 from analogtorch.simulate.chip import beyond_data
 from analogtorch.values import checks
+from analogtorch.values.listed import counted
 
 HELD = 4
 """Most batches that are held back: chips are measured on them a dozen times."""
@@ -155,9 +158,8 @@ def adapt(
         >>> print(adapted)
         >>> physical = at.program(adapted.model, seed=7)
     """
-    batches, recipe = _checked(
-        model, batches, chip, teacher, recipe, steps, minutes, metric, writer
-    )
+    recipe = _checked(model, chip, teacher, recipe, steps, minutes, metric, writer)
+    batches = _learnable(batches)
     names = checked_times("adapt", times)
     seeds = chip_seeds(_key(seed, "chips"), checks.count("adapt: num_chips", num_chips))
     fitted, held = held_back(batches, HELD)
@@ -217,7 +219,6 @@ def adapt(
 
 def _checked(
     model: Any,
-    batches: Any,
     chip: Any,
     teacher: Any,
     recipe: Any,
@@ -225,14 +226,14 @@ def _checked(
     minutes: Any,
     metric: Any,
     writer: Any,
-) -> tuple[list[Any], Recipe]:
-    """Return the batches and the recipe."""
+) -> Recipe:
+    """Return the recipe."""
     if torch.is_inference_mode_enabled():
         raise ValueError(
             "adapt: nothing learns inside torch.inference_mode(); call adapt outside of it, or "
             "inside torch.inference_mode(False)"
         )
-    check_given("adapt", model, batches)
+    check_module("adapt", model)
     refuse_programmed(model, "adapt")
     refuse_distributed(model, "adapt")
     converted = any(True for _ in analog_layers(model))
@@ -249,10 +250,7 @@ def _checked(
     if teacher is not None:
         check_module("adapt", teacher)
         refuse_programmed(teacher, "adapt")
-        if unloaded := [name for name, p in teacher.named_parameters() if p.is_meta]:
-            raise ValueError(
-                f"adapt: {unloaded[0]!r} of the teacher is on the meta device; load weights first"
-            )
+        refuse_meta(teacher, "adapt", " of the teacher")
     recipe = Recipe() if recipe is None else recipe
     checks.instance("adapt: recipe", recipe, Recipe, "at.hwa.Recipe(clip_sigma=2.5)")
     checks.count("adapt: steps", steps)
@@ -265,16 +263,20 @@ def _checked(
             "adapt: writer must have add_scalar(tag, value, step), such as a SummaryWriter of "
             f"torch.utils.tensorboard, got {checks.shown(writer)}"
         )
-    given = list(batches)
-    if not given:
-        raise ValueError("adapt: batches is empty; pass at least one batch of inputs")
+    return recipe
+
+
+def _learnable(batches: Any) -> list[Any]:
+    """Return the batches, each of which has samples to learn from."""
+    check_batches("adapt", batches)
+    given = some_batches("adapt", batches)
     for number, batch in enumerate(given):
         held = list(every_tensor(batch))
         if held and not any(t.numel() for t in held):
             raise ValueError(
-                f"adapt: batch {number}, counted from 0, has no sample, got {len(held)} tensor"
-                f"{'s' * (len(held) != 1)} of shape {', '.join(str(tuple(t.shape)) for t in held)};"
-                " leave it out"
+                f"adapt: batch {number}, counted from 0, has no sample, got "
+                f"{counted(len(held), 'tensor')} of shape "
+                f"{', '.join(str(tuple(t.shape)) for t in held)}; leave it out"
             )
         if any(t.is_inference() for t in held):
             raise ValueError(
@@ -282,7 +284,7 @@ def _checked(
                 "and nothing learns from its tensors; make batches inside torch.no_grad(), or give "
                 "clones: tensor.clone(), outside of torch.inference_mode()"
             )
-    return given, recipe
+    return given
 
 
 def _options(model: nn.Module, calibration: Mapping[str, Any] | None) -> dict[str, Any] | None:

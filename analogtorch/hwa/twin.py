@@ -8,16 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from analogtorch.calibration.batches import every_tensor, named, parts_of
 from analogtorch.calibration.outputs import comparable, infinite, tensors
 from analogtorch.calibration.padding import at_positions, read_positions
-from analogtorch.calibration.passes import (
-    Forward,
-    every_tensor,
-    exactly,
-    named,
-    one_pass,
-    parts_of,
-)
+from analogtorch.calibration.passes import Forward, exactly, one_pass
 from analogtorch.conversion import fast_path
 from analogtorch.conversion.kinds import analog_layers
 from analogtorch.conversion.watch import evaluating

@@ -8,10 +8,11 @@ from typing import Any, get_args
 from torch import Tensor, nn
 
 from analogtorch.calibration.batch_norm import reestimate_batch_norm
+from analogtorch.calibration.batches import check_batches, some_batches
 from analogtorch.calibration.column_fit import Fit
 from analogtorch.calibration.columns import Target, correct_columns, learning_steps
 from analogtorch.calibration.norm_statistics import norms_of, statistics_on_error, undo_on_chip
-from analogtorch.calibration.passes import Forward, as_before_on_error, check_batches
+from analogtorch.calibration.passes import Forward, as_before_on_error
 from analogtorch.values import checks
 
 
@@ -50,9 +51,7 @@ class Recovery:
 
     def __post_init__(self) -> None:
         check_batches("Recovery", self.batches)
-        checks.settle(self, "batches", tuple(self.batches))
-        if not self.batches:
-            raise ValueError("Recovery: batches is empty; pass at least one batch of inputs")
+        checks.settle(self, "batches", tuple(some_batches("Recovery", self.batches)))
         if self.columns is not None:
             checks.choice("Recovery.columns", self.columns, get_args(Fit))
         checks.flag("Recovery.batch_norm", self.batch_norm)
