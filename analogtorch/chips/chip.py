@@ -141,6 +141,20 @@ class Chip(Shown):
         return self.cost.phases if self.cost.phases > 1 else self.cost.signed_passes
 
     @property
+    def costs(self) -> Cost:
+        """``cost``, for what cannot do without it.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.cost is None:
+            raise ValueError(
+                f"chip {self.name!r} has no cost; give it one: chip.replace(cost=...), or take a "
+                "preset"
+            )
+        return self.cost
+
+    @property
     def pulses(self) -> int:
         """Number of MVMs of one input: 1, or with ``slices.bits_per_pulse`` one per pulse."""
         return self.slices.slicing.pulses(self.dac.bits or 0)

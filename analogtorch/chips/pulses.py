@@ -22,11 +22,8 @@ def mvm_time(chip: "Chip") -> Figure:
     Example:
         >>> at.chips.mvm_time(at.chips.hermes64().replace(dac={"split": 3})).value  # 101 ns
     """
-    if chip.cost is None:
-        raise ValueError(
-            f"chip {chip.name!r} has no cost; give it one: chip.replace(cost=...), or take a preset"
-        )
-    figure, dac = chip.cost.mvm_time, chip.dac
+    cost, dac = chip.costs, chip.dac
+    figure = cost.mvm_time
     if chip.light.on:
         return replace(figure, value=chip.light.exposure)
     if dac.split is None or dac.bits is None:
@@ -36,7 +33,7 @@ def mvm_time(chip: "Chip") -> Figure:
             f"chip {chip.name!r}: DAC.split={dac.split} makes an MVM shorter, by a time that "
             "DAC.lsb_time tells; give it, in seconds"
         )
-    saved = chip.cost.phases * (dac.levels - dac.pulse_steps) * dac.lsb_time
+    saved = cost.phases * (dac.levels - dac.pulse_steps) * dac.lsb_time
     if saved >= figure.value:
         raise ValueError(
             f"chip {chip.name!r}: DAC.split={dac.split} saves {saved:g} s of an MVM of "
@@ -45,6 +42,6 @@ def mvm_time(chip: "Chip") -> Figure:
     return Figure(
         value=figure.value - saved,
         kind="derived" if figure.kind == "measured" else figure.kind,
-        source=f"{figure.source}; less {chip.cost.phases} x ({dac.levels} - {dac.pulse_steps}) LSB "
+        source=f"{figure.source}; less {cost.phases} x ({dac.levels} - {dac.pulse_steps}) LSB "
         f"of {dac.lsb_time:g} s by split pulses",
     )

@@ -30,7 +30,7 @@ def in_sensor(model: nn.Module, sensor: Any) -> dict[str, Chip]:
             f"{_CALLS}: chip {chip.name!r} senses no light; give at.chips.photodiode_sensor(), or "
             f"name the chip in per_layer={{{name!r}: ...}}"
         )
-    layers = {n: m for n, m in model.named_modules(remove_duplicate=False)}
+    layers = dict(model.named_modules(remove_duplicate=False))
     if name not in layers:
         known = [n for n, m in layers.items() if isinstance(m, nn.Conv2d)]
         raise ValueError(f"{_CALLS}: no layer is called {name!r}. {closest(name, known)}")

@@ -15,8 +15,7 @@ class Clock:
     """The times at which each resource is busy and becomes free."""
 
     def __init__(self, chip: Chip, mode: Mode, placed: Mapping[str, Sequence[Placement]]) -> None:
-        assert chip.cost is not None
-        self.chip, self.cost, self.mode = chip, chip.cost, mode
+        self.chip, self.cost, self.mode = chip, chip.costs, mode
         self.mvm_time = mvm_time(chip).value
         self.held: dict[Tile, list[Placement]] = defaultdict(list)
         for p in (p for blocks in placed.values() for p in blocks):

@@ -114,8 +114,7 @@ class Traffic:
 
     def seconds(self, chip: Chip) -> float:
         """Return the time of the transfers: tiles and ports receive at once, the busiest counts."""
-        assert chip.cost is not None
-        network = chip.cost.network
+        network = chip.costs.network
         ports = max(self.ports.values(), default=0.0) / network.chip_rate.value
         if network.link_rate is None:
             return ports

@@ -141,8 +141,7 @@ class Costs:
 
     def all_digital(self) -> PlanCost:
         """Return the cost without a chip: all operations run on its host."""
-        assert self.chip.cost is not None
-        host, macs = self.chip.cost.host, sum(self.macs.values())
+        host, macs = self.chip.costs.host, sum(self.macs.values())
         others = sum(op.operations for op in self.rounded.operations if op.matrix is None)
         operations = OPERATIONS_PER_MAC * macs + others
         read, waited = self.memory.read(sum(self.weights.values()))

@@ -89,7 +89,6 @@ def passes(
 
     ``signed`` is ``signed_inputs`` of ``schedule``. Inputs of expanded weights have both signs.
     """
-    assert chip.cost is not None
     if isinstance(signed, str):
         raise ValueError(
             f"signed_inputs must be a collection of names, such as [{signed!r}], got {signed!r}"
@@ -103,6 +102,6 @@ def passes(
     if chip.expansion.on:
         signed = None
     return {
-        name: chip.mvms * (chip.cost.signed_passes if signed is None or name in signed else 1)
+        name: chip.mvms * (chip.costs.signed_passes if signed is None or name in signed else 1)
         for name in matrices
     }

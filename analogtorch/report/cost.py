@@ -71,8 +71,7 @@ def plain(report: CostReport) -> dict[str, Any]:
 
 
 def _facts(report: CostReport) -> list[str]:
-    plan, costs = report.schedule, report.chip.cost
-    assert costs is not None
+    plan, costs = report.schedule, report.chip.costs
     lines = [
         f"{report.chip.name}: {counted(len(plan.tiles), 'tile')} on "
         f"{counted(plan.num_chips, 'chip')}, {plan.utilisation:.0%} of their cells used; "
@@ -94,9 +93,8 @@ def signed_note(chip: Chip, signed: Sequence[str]) -> list[str]:
     """Return a text about the matrices whose inputs are charged as signed; empty if none is."""
     if not signed:
         return []
-    assert chip.cost is not None
     return [
-        f"signed inputs, {chip.cost.signed_passes} passes each: {len(signed)} "
+        f"signed inputs, {chip.costs.signed_passes} passes each: {len(signed)} "
         f"{'matrix' if len(signed) == 1 else 'matrices'} "
         "(signed_inputs=[...] names those that have them; the others take one)"
     ]

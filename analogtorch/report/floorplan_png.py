@@ -95,7 +95,7 @@ def _utilisation(axes: Any, mapping: ChipMapping) -> None:
     axes.set_ylabel("cells taken, %")
 
 
-def _energy(axes: Any, cost: "CostReport") -> None:
+def _energy(axes: Any, cost: CostReport) -> None:
     split = energy_split(cost)
     unit, joules = energy_unit(split)
     values = [joule / joules for joule in split.values()][::-1]

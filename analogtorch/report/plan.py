@@ -145,9 +145,7 @@ def _notes(found: HardwarePlan) -> list[str]:
             + "; ".join(f"{p.name} ({p.judged.metric.shown(4)})" for p in found.refuted)
         )
     notes += signed_note(found.chip, found.signed)
-    cost = found.chip.cost
-    assert cost is not None
-    host = cost.host.energy
+    host = found.chip.costs.host.energy
     notes.append(
         "digital layers: 2 operations per MAC and those that round inputs to int8, each "
         f"{host.value / 1e-12:.3g} pJ ({host.source}), and one read of each weight (WeightMemory)"

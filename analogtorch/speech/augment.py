@@ -132,7 +132,10 @@ class Augmenter:
                 "frequency_masks to 0"
             )
         checks.count("epoch", epoch, least=0)
-        masks = _mask_bank(self.config, self.seed, *features.shape[-2:])
+        given = self.config
+        times = given.time_masks, given.time_mask_frames
+        bands = given.frequency_masks, given.frequency_mask_bins
+        masks = _mask_bank(times, bands, self.seed, *features.shape[-2:])
         which = hashed(self.seed, epoch, _as_index(index, features), "mask") % np.uint64(len(masks))
         return features * masks[torch.from_numpy(which.astype(np.int64))].to(features)
 
@@ -187,17 +190,20 @@ def _rms(waveforms: Tensor) -> Tensor:
     return waveforms.square().mean(dim=1, keepdim=True).sqrt()
 
 
-@lru_cache(maxsize=8)
-def _mask_bank(config: Augment, seed: int, frames: int, bins: int) -> Tensor:
+@lru_cache(maxsize=2)  # one takes some 32 MB
+def _mask_bank(
+    times: tuple[int, int], bands: tuple[int, int], seed: int, frames: int, bins: int
+) -> Tensor:
     """Return masks (4096, 1, frames, bins) of 1 and, where masked, 0.
 
-    torch's generator keeps its state.
+    Those of times, and of bands, are their number and their length at most. torch's generator keeps
+    its state.
     """
     from torchaudio.transforms import SpecAugment
 
     draw = SpecAugment(
-        n_time_masks=config.time_masks, time_mask_param=config.time_mask_frames,
-        n_freq_masks=config.frequency_masks, freq_mask_param=config.frequency_mask_bins,
+        n_time_masks=times[0], time_mask_param=times[1],
+        n_freq_masks=bands[0], freq_mask_param=bands[1],
         zero_masking=True,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):

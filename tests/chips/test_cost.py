@@ -153,3 +153,8 @@ def test_other_slices_and_pulses_take_other_energy_which_is_assumed() -> None:
         chip.replace(slices={"bits": 2})
     with pytest.raises(TypeError, match="Chip.slices must be a Slices"):
         chip.replace(slices=4)
+
+
+def test_costs_that_are_needed_are_asked_for_by_name() -> None:
+    with pytest.raises(ValueError, match=r"chip 'bare' has no cost; give it one: chip\.replace"):
+        at.chips.ideal().replace(name="bare", cost=None).costs  # noqa: B018

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 import analogtorch as at
+from analogtorch.evaluate.helpers import checked_processes
 from analogtorch.files import locked
 from tests.crossbar import crossbar
 from tests.garbage import Owner
@@ -270,7 +271,7 @@ def test_where_processes_cannot_help_they_are_refused(monkeypatch: pytest.Monkey
     with pytest.raises(
         ValueError, match="processes must be 1 for a model on meta, got 2; start se"
     ):
-        at.sweep(model().to("meta"), never, processes=2)
+        checked_processes("sweep", 2, model().to("meta"))
     monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
     with pytest.raises(ValueError, match="processes must be 1 on this platform, which cannot fork"):
         sweep(never, processes=2)

@@ -1,5 +1,6 @@
 """A document as Markdown, with the same figures as the page of HTML."""
 
+from collections.abc import Iterable
 from functools import singledispatch
 
 from analogtorch.report.page.parts import (
@@ -76,8 +77,8 @@ def _code(part: Code) -> str:
     return f"{_escaped(part.caption)}:\n\n{fence}text\n{part.text}\n{fence}"
 
 
-def _list(texts: object) -> str:
-    return "\n".join(f"- {_escaped(text)}" for text in texts)  # type: ignore[attr-defined]
+def _list(texts: Iterable[str]) -> str:
+    return "\n".join(f"- {_escaped(text)}" for text in texts)
 
 
 def _cell(given: str | Cell) -> str:

@@ -101,8 +101,7 @@ def floorplan_section(mapping: ChipMapping) -> Section:
 
 def cost_section(cost: CostReport) -> Section:
     """Return where time and energy go, and the efficiencies with what they count."""
-    plan, costs = cost.schedule, cost.chip.cost
-    assert costs is not None
+    plan, costs = cost.schedule, cost.chip.costs
     rate = f"one inference per {unit(plan.interval, 's')}, {short(plan.throughput)} a second"
     facts = [
         ("bottleneck", f"{plan.bottleneck}: {rate}, {plan.mode}"),
