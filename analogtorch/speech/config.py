@@ -271,7 +271,8 @@ class SweepConfig:
     """Processes that measure chips at the same time, >= 1; above 1, ``threads`` must be 1."""
 
     def __post_init__(self) -> None:
-        checks.counts(self, "num_chips", "processes")
+        checks.count("sweep.num_chips", self.num_chips)
+        checks.count("sweep.processes", self.processes)
         try:
             seed_number(self.seed)
         except (TypeError, ValueError) as error:
@@ -335,9 +336,10 @@ class KWSConfig:
     """A folder for TensorBoard's logs of the trainings, such as runs/tensorboard; null: none."""
 
     def __post_init__(self) -> None:
-        checks.counts(self, "seed", least=0, most=2**63 - 1, remedy="use 0 to 2**63 - 1")
-        checks.counts(self, "threads", "devices")
-        checks.counts(self, "workers", least=0)
+        checks.count("seed", self.seed, least=0, most=2**63 - 1, remedy="use 0 to 2**63 - 1")
+        checks.count("threads", self.threads)
+        checks.count("workers", self.workers, least=0)
+        checks.count("devices", self.devices)
         if self.sweep.processes > 1 and self.threads > 1:
             given = f"sweep.processes={self.sweep.processes} have one thread each"
             raise ValueError(f"{given}, but threads={self.threads}; use threads=1, or one process")

@@ -47,7 +47,7 @@ class ReportConfig:
     def __post_init__(self) -> None:
         seconds(self.time)
         checks.counts(self, "num_chips")
-        checks.counts(self, "clips", least=0, most=50)
+        checks.count("report.clips", self.clips, least=0, most=50)
         checks.numbers(self, "windows_per_second", above=0)
         for name, changes in self.ablation.items():
             if not isinstance(name, str):  # YAML takes 1, no and on for something else

@@ -257,7 +257,7 @@ def test_options_beside_the_name_of_a_network_are_refused_unless_an_earlier_vers
         (["info", "x"], "info takes no option but --chips, got x"),
         (["kws", "--bogus", "1"], "unrecognized arguments: --bogus"),
         (["kws", "--seed", "x"], "seed"),
-        (["kws", "--seed=-1"], "seed=-1"),
+        (["kws", "--seed=-1"], "seed must be an integer"),
         (["kws", "--config", "nope.yaml"], "nope.yaml"),
         (["kws", "--data.source", "radio"], "speech_commands"),
         (
@@ -266,7 +266,7 @@ def test_options_beside_the_name_of_a_network_are_refused_unless_an_earlier_vers
         ),
         (["kws", "--chip.name", "hermes6"], "did you mean 'hermes64'?"),
         (["kws", '--chip.options={"device": "foo"}'], "two_device"),
-        (["kws", "--sweep.num_chips", "0"], "sweep.num_chips=0"),
+        (["kws", "--sweep.num_chips", "0"], "sweep.num_chips must be an integer >= 1, got 0"),
         (["kws", "--sweep.times=[soon]"], "'soon' is not understood"),
         (["kws", "--model.options={widths: []}"], "widths must hold one or more integers >= 1"),
         (["kws", "--model.options={widths: [8, 4]}"], "do not let widths decrease"),
@@ -280,7 +280,7 @@ def test_options_beside_the_name_of_a_network_are_refused_unless_an_earlier_vers
             """--data.folder.labels '["no", "yes"]'""",
         ),
         (["kws", "--accelerator=tpu"], "Expected"),
-        (["kws", "--threads=0"], "at least 1 thread"),
+        (["kws", "--threads=0"], "threads must be an integer >= 1, got 0"),
         (
             ["budget", "runs/kws", "--json", "."],
             "--json: . cannot be written: it is a folder",
