@@ -27,7 +27,7 @@ def run(arguments: Sequence[str]) -> tuple[Fit, tuple[Path, ...]]:
         None if given.plot == "none" else Path(given.plot or out.with_suffix(".png"))
     )
     if plot is not None:
-        check_output("plot", plot)
+        check_output("plot", plot, given)
     found = fit(
         given.measurements,
         name=given.name,

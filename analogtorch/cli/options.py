@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+from analogtorch.cli.inputs import read_from
 from analogtorch.files import check_writable, write_atomically
 from analogtorch.speech.run_journal import JOURNAL, read
 
@@ -25,7 +26,8 @@ class Defaults(argparse.ArgumentDefaultsHelpFormatter):
 class CommandParser(argparse.ArgumentParser):
     """A parser that raises ValueError where argparse would end the process.
 
-    Two options must not name one file to write, and each such file is one that can be written.
+    Two options must not name one file to write, and each such file is one that can be written, and
+    that the command does not read.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -37,7 +39,8 @@ class CommandParser(argparse.ArgumentParser):
         """Return the options.
 
         Raises:
-            ValueError: an option is wrong, or names a file of a run.
+            ValueError: an option is wrong, or names a file of a run, or one that the command reads,
+                as a file to write.
             OSError: a file cannot be written.
         """
         given, left = self.parse_known_args(*args, **kwargs)
@@ -51,7 +54,7 @@ class CommandParser(argparse.ArgumentParser):
             if (other := named.setdefault(path, option)) != option:
                 self.error(f"--{other} and --{option} both name {path}; give each a file")
         for path, option in named.items():  # before hours of measuring
-            check_output(option, path)
+            check_output(option, path, given)
         return given
 
     def error(self, message: str) -> NoReturn:
@@ -59,15 +62,28 @@ class CommandParser(argparse.ArgumentParser):
         raise ValueError(f"{message}; see {self.prog} --help")
 
 
-def check_output(option: str, path: Path) -> None:
-    """Check that the file that an option names can be written.
+def check_output(option: str, path: Path, given: argparse.Namespace) -> None:
+    """Check that the file that an option names can be written, and that nothing is lost by it.
+
+    Args:
+        option: the option.
+        path: the file.
+        given: all options of the command.
 
     Raises:
-        ValueError: it is a file of a run, which would lose it.
+        ValueError: it is a file of a run, which would lose it, or one that the command reads.
         OSError: it cannot be written.
     """
     if (run := _run_of(path.resolve())) is not None:
         raise ValueError(f"--{option}: {path} is a file of the run in {run}: name another file")
+    others = {name: value for name, value in vars(given).items() if name not in _FILES}
+    if (found := read_from(path, others)) is not None:
+        place, source = found
+        ending = {"plot": ".png", "out": ".yaml"}.get(option, f".{option}")
+        raise ValueError(
+            f"--{option}: {path} would replace what the command reads ({place}: {source}); name "
+            f"another file, such as {path.with_name(f'{path.stem}_result{ending}')}"
+        )
     try:
         check_writable(path)
     except OSError as error:
