@@ -16,7 +16,7 @@ from analogtorch.speech.labels import classes_of
 from analogtorch.speech.on_chips import recovery
 from analogtorch.speech.run_journal import JOURNAL
 from analogtorch.speech.rundir import CONFIG, begun, check, continued, remedy
-from analogtorch.speech.task import AT_ONCE, Task, prepare
+from analogtorch.speech.task import AT_ONCE, Task, check_front_end, prepare
 
 _REPORT = "report.json"
 
@@ -62,7 +62,8 @@ def listener(
         allow_code: whether to run code that the run's configuration names.
 
     Raises:
-        ValueError: as ``finished`` raises it, or the report is damaged.
+        ValueError: as ``finished`` raises it, the report is damaged, or the front end gives other
+            features for a window alone than in a batch.
         OSError: a file is missing.
     """
     config = _configuration(command, run, "hwa", allow_code)
@@ -73,10 +74,9 @@ def listener(
     _check(command, run, config, None, [file.name for file in files[1:]])
     classes = _classes(run / _REPORT)
     features = config.front_end()
-    with torch.no_grad():
-        # of noise: where a front end divides by the spread of a clip, those of silence are NaN
-        noise = torch.randn(2, SAMPLES, generator=torch.Generator().manual_seed(0), device="cpu")
-        tried = features(0.1 * noise)
+    # of noise: where a front end divides by the spread of a clip, those of silence are NaN
+    noise = torch.randn(2, SAMPLES, generator=torch.Generator().manual_seed(0), device="cpu")
+    tried = check_front_end(features, 0.1 * noise, ("a second of noise", "another one"))
     batches = [part for file in files[1:] for part in _clips(file, config, tried).split(AT_ONCE)]
     corrections = recovery(config, batches)
     return config, features, classes, kws.saved(config, classes, tried, run, "hwa"), corrections

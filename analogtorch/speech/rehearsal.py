@@ -8,7 +8,9 @@ from torch import Tensor, nn
 import analogtorch as at
 from analogtorch.conversion.detached import deep_copy
 from analogtorch.ops import derived
+from analogtorch.conversion.watch import evaluating
 from analogtorch.speech.ablation import variants
+from analogtorch.speech.alone import check_alone
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.logits import check_logits, check_training
 from analogtorch.speech.logs import loggers
@@ -97,12 +99,17 @@ def untrained(config: KWSConfig, classes: tuple[str, ...], features: Tensor) -> 
         features: those of some clips, (B, ...), for the shape and a try in evaluation mode.
 
     Raises:
-        ValueError: it cannot be made or run, or gives no logit for each class.
+        ValueError: it cannot be made or run, gives no logit for each class, or those of a clip are
+            random or depend on the other clips.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derived(config.seed, "initial weights"))
         network = config.model.build(classes=len(classes), input_shape=tuple(features.shape[1:]))
-        check_logits(f"the network {config.model.name}", network, classes, features)
+        name = f"the network {config.model.name}"
+        check_logits(name, network, classes, features)
+        names = tuple(f"clip {i} of {len(features)}" for i in range(1, len(features) + 1))
+        with evaluating(network):
+            check_alone(name, network, features, names, "features", "logits")
     return network
 
 

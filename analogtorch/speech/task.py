@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from analogtorch.calibration.choice import Effort
 from analogtorch.calibration.search import BATCHES
+from analogtorch.speech.alone import check_alone
 from analogtorch.speech.augment import Augment, Augmenter
 from analogtorch.speech.data import Clips
 from analogtorch.speech.features import LogMel
@@ -14,6 +15,8 @@ from analogtorch.speech.tried import tried
 
 AT_ONCE = 64
 """Clips of a batch, whose features are computed, or that are classified: they fit into caches."""
+_QUIET = 0.1
+"""Level of the second clip that a front end is tried with."""
 _FEW = 8
 """Clips in each batch of a rehearsed search."""
 
@@ -99,10 +102,16 @@ def prepare(
     Raises:
         FileNotFoundError: the folder of background noise does not exist or holds no audio.
         ValueError: ``read_noise`` refuses the folder of background noise, or the front end does not
-            give finite numbers for each clip.
+            give finite numbers for each clip, or other ones for a clip alone than in a batch.
     """
     train = splits["train"]
-    features = _checked(LogMel() if features is None else features, train)
+    features, two = LogMel() if features is None else features, _two(train)
+    names = [f"the clip {train.names[i]!r}" for i in two.tolist()]
+    waveforms = train.floats(two)
+    # what divides by the largest of a batch shows where clips are not alike in level
+    waveforms[1:] *= _QUIET
+    names[1:] = [f"{name}, at {_QUIET:g} of its level," for name in names[1:]]
+    check_front_end(features, waveforms, tuple(names))
     chosen = torch.randperm(
         len(train), generator=torch.Generator().manual_seed(seed), device="cpu"
     )[:calibration]
@@ -118,9 +127,18 @@ def prepare(
 
 
 @torch.no_grad()
-def _checked(features: nn.Module, clips: Clips) -> nn.Module:
-    """Return the front end after a try on two clips."""
-    waveforms = clips.floats(slice(2))
+def check_front_end(features: nn.Module, waveforms: Tensor, names: tuple[str, ...]) -> Tensor:
+    """Return the features of some clips, after a try of the front end on each alone, too.
+
+    Args:
+        features: the front end, in evaluation mode.
+        waveforms: those of the clips, which differ: (B, 16000).
+        names: the clips, for messages.
+
+    Raises:
+        ValueError: it fails, gives something else than features for each clip, or those of a clip
+            are random or depend on the other clips.
+    """
     what = f"the front end {type(features).__name__}"
     found = tried(what, features, waveforms, "waveforms")
     if not isinstance(found, Tensor) or not found.is_floating_point() or found.ndim < 2:
@@ -131,7 +149,14 @@ def _checked(features: nn.Module, clips: Clips) -> nn.Module:
             f"{what} gives {tuple(found.shape)} for {len(waveforms)} clips; it must give features "
             "for each clip"
         )
-    return features
+    check_alone(what, features, waveforms, names, "waveforms", "features")
+    return found
+
+
+def _two(clips: Clips) -> Tensor:
+    """Return the indices of the first clip and of the first of another class, or the last one."""
+    other = (clips.labels != clips.labels[0]).nonzero().flatten()[:1].tolist() or [len(clips) - 1]
+    return torch.tensor(list(dict.fromkeys([0, *other])), device="cpu")
 
 
 def _compute(features: nn.Module, clips: Clips) -> Tensor:

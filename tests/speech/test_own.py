@@ -76,6 +76,34 @@ class Scaled(nn.Module):
     def forward(self, waveforms):
         return (waveforms - 2).log()
 
+class Coupled(Bands):
+    def forward(self, waveforms):
+        bands = super().forward(waveforms)
+        return bands - bands.mean(0)
+
+class Largest(Bands):
+    def forward(self, waveforms):
+        bands = super().forward(waveforms).exp()
+        return bands / bands.max()
+
+class Dithered(Bands):
+    def forward(self, waveforms):
+        return super().forward(waveforms + 0.01 * torch.randn(waveforms.shape))
+
+class Rounded(Bands):
+    "A batch rounds otherwise than a clip, by a thousandth."
+    def forward(self, waveforms):
+        bands = super().forward(waveforms)
+        return bands + 1e-3 * len(bands)
+
+class Dropping(Net):
+    def forward(self, x):
+        return super().forward(nn.functional.dropout(x))
+
+class Batch(Net):
+    def forward(self, x):
+        return super().forward(x - x.mean(0) if len(x) > 1 else x)
+
 class Steps(nn.Module):
     def forward(self, waveforms):
         return waveforms.view(-1, 16, 1000)[:, :, :900].abs().amax(2).log()
@@ -328,6 +356,20 @@ def test_a_finished_run_does_not_go_on_with_other_recordings(
          "the front end Linear cannot take waveforms of shape (2, 16000)"),
         (["--features.name=my_net.py:nans"],
          "the front end Scaled gives numbers that are not finite for "),
+        (["--features.name=my_net.py:Coupled"],
+         "the front end Coupled gives other features for the clip 'high/"),
+        (["--features.name=my_net.py:Coupled"],
+         ".wav' in a batch with another clip than alone: they are "),
+        (["--features.name=my_net.py:Largest"], "never over dimension 0"),
+        (["--features.name=my_net.py:Dithered"],
+         "at each call: they are "),
+        (["--features.name=my_net.py:Dithered"],
+         "In evaluation features must not be random: draw random numbers once, in __init__"),
+        (["--features.name=my_net.py:Rounded"], None),
+        (["--model.name=my_net.py:Dropping"],
+         "the network my_net.py:Dropping gives other logits for clip 1 of 2 at each call: they "),
+        (["--model.name=my_net.py:Batch"],
+         "Batch gives other logits for clip 1 of 2 in a batch with another clip than alone: "),
         (["--features.name=my_net.py:Steps", "--augment.shift_ms=150"],
          "such as the training clip, augmented, '"),  # silence is shifted in
         (["--model.name=my_net.py:broken"],
