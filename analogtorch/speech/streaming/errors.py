@@ -25,6 +25,8 @@ class Errors:
     """Average probability that detects a word."""
     words: int
     """Keywords that were said."""
+    recordings: int
+    """Different recordings that they are from."""
     misses: int
     """Keywords that were not detected, or as another word."""
     false_alarms: int
@@ -44,7 +46,10 @@ class Errors:
 
     @property
     def miss_interval(self) -> Interval | None:
-        """The miss rate with its 95 % interval (``share``); None without keywords."""
+        """The miss rate with its 95 % interval (``share``); None without keywords.
+
+        It takes keywords as independent, and is too narrow where they are of fewer ``recordings``.
+        """
         return share(self.misses, self.words) if self.words else None
 
     @property
@@ -82,6 +87,7 @@ class StreamTest:
         return Errors(
             threshold=stream.detector.threshold,
             words=len(words),
+            recordings=len({said.name for said in words}),
             misses=len(words) - right,
             false_alarms=len(detections) - right,
             hours=stream.seconds / 3600,
@@ -118,11 +124,14 @@ class StreamTest:
             for threshold, missed, alarms in (("threshold", "missed, %", "false alarms / h"), *rows)
         ]
         one = self.errors()
+        repeated = "; recordings repeat, so that they are too narrow" * (one.recordings < one.words)
         return "\n".join(
             [
                 *lines,
-                f"{one.words} keywords among {len(self.spoken)} clips in {one.hours:.2f} h; in "
-                "brackets: 95 % intervals, if errors come independently",
+                f"{one.words} keywords, from {one.recordings} "
+                f"recording{'s' * (one.recordings != 1)}, among "
+                f"{len(self.spoken)} clips in {one.hours:.2f} h",
+                f"in brackets: 95 % intervals, if errors come independently{repeated}",
                 *self.stream.remarks(),
             ]
         )

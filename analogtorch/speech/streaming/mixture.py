@@ -64,8 +64,9 @@ def mixed(
     """Mix clips at random times into background noise.
 
     The time is divided evenly: each part has one clip, drawn among all but those of silence, at a
-    random time within the part. The background changes every 30 s: a stretch of a recording, as
-    often as needed, at a level below the median of the clips.
+    random time within the part. No clip comes again before all have come. The background changes
+    every 30 s: a stretch of a recording, as often as needed, at a level below the median of the
+    clips.
 
     Args:
         clips: the clips to draw from, such as the test split; classes other than keywords, such as
@@ -90,7 +91,9 @@ def mixed(
     recording = _background(noise, seconds, seed, (low, high), float(levels.median()))
     count = max(1, int(seconds * per_minute / 60))
     slot, number = seconds / count, np.arange(count)
-    which = (uniform(seed, "clip", number) * len(rows)).astype(np.int64)
+    rounds = range(-(-count // len(rows)))  # each has all clips, in an order of its own
+    orders = [uniform(seed, "clip", turn, np.arange(len(rows))).argsort() for turn in rounds]
+    which = np.concatenate(orders)[:count].tolist()
     starts = (number + uniform(seed, "start", number) * (1 - 1 / slot)) * slot
     spoken = []
     for start, row in zip(starts.tolist(), [rows[i] for i in which], strict=True):
