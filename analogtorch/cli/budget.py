@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import analogtorch as at
@@ -11,7 +12,7 @@ from analogtorch.cli.options import CommandParser, Defaults, add_outputs, write_
 from analogtorch.devices import seconds
 from analogtorch.evaluate.shares import Budget
 from analogtorch.files.figures import checked_path
-from analogtorch.speech.on_chips import recovery
+from analogtorch.speech.on_chips import conditions_of, recovery
 from analogtorch.values import checks
 
 
@@ -46,6 +47,8 @@ def run(arguments: Sequence[str]) -> Budget:
         folder=given.folder,
         progress=sys.stderr.isatty(),
     )
+    # with chip.drift_aware, which budget itself takes for a property of the chip
+    found = replace(found, conditions=tuple(conditions_of(config).values()))
     write_outputs(found, given)
     return found
 

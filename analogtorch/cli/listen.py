@@ -1,6 +1,7 @@
 """``analogtorch listen``: a keyword spotter on a programmed chip, in recordings of any length."""
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,13 +17,15 @@ from analogtorch.devices import seconds
 from analogtorch.evaluate.look import Look
 from analogtorch.files.figures import checked_path
 from analogtorch.ops import seed_number
-from analogtorch.speech.audio import read_recording
+from analogtorch.speech.audio import read_recording, sampling_rate
 from analogtorch.speech.data import SAMPLE_RATE
 from analogtorch.speech.noise import generate_noise, read_noise
-from analogtorch.speech.on_chips import recovery
+from analogtorch.speech.on_chips import conditions_of, recovery
 from analogtorch.speech.streaming import Detector, Stream, StreamTest, listen, mixed
 from analogtorch.speech.streaming.mixture import MOST_PER_MINUTE, SHORTEST
 from analogtorch.values import checks
+
+logger = logging.getLogger("analogtorch")
 
 _PER_MINUTE = 10.0
 _MIXTURE = 0
@@ -91,8 +94,12 @@ def run(arguments: Sequence[str]) -> Stream | StreamTest:
         view, features, recording, classes,
         detector=detector, progress=sys.stderr.isatty(),
     )  # fmt: skip
-    if corrections is not None:
-        stream = replace(stream, recovery=corrections.summary)
+    stream = replace(
+        stream,
+        chip=f"one chip (seed {given.seed}), {given.time} after programming",
+        conditions=tuple(conditions_of(config).values()),
+        recovery="" if corrections is None else corrections.summary,
+    )
     found = stream if spoken is None else StreamTest(stream=stream, spoken=spoken)
     write_outputs(found, given)
     return found
@@ -101,7 +108,15 @@ def run(arguments: Sequence[str]) -> Stream | StreamTest:
 def _heard(given: argparse.Namespace) -> Tensor:
     """Return the recording; an empty one where it is to be mixed."""
     if given.audio is not None:
-        return read_recording(given.audio, resample=True)
+        recording = read_recording(given.audio, resample=True)
+        if (rate := sampling_rate(given.audio)) < SAMPLE_RATE:
+            logger.warning(
+                "listen: %s is sampled at %s Hz, so that it holds nothing above %s Hz, while the "
+                "net takes up to %s Hz and may miss words; record at %s Hz or more",
+                given.audio,
+                *(f"{hertz:,}" for hertz in (rate, rate // 2, SAMPLE_RATE // 2, SAMPLE_RATE)),
+            )
+        return recording
     if given.microphone is not None:
         return _record(given.microphone)
     return torch.zeros(0, device="cpu")

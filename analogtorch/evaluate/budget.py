@@ -11,6 +11,7 @@ from analogtorch.chips import Chip
 from analogtorch.devices import seconds
 from analogtorch.evaluate.budget_bench import AS_IT_IS, DEFECT, Bench, grown, only
 from analogtorch.evaluate.checked import checked_defects, checked_method, chip_seeds, measurable
+from analogtorch.evaluate.conditions import conditions
 from analogtorch.evaluate.identity import experiment
 from analogtorch.evaluate.interval import Interval, interval
 from analogtorch.evaluate.journal import Journal, Unkept
@@ -153,6 +154,7 @@ def budget(
         seeds=seeds,
         note="; ".join(beyond_data(model, seconds(time))),
         recovery="" if recovery is None else recovery.summary,
+        conditions=tuple(conditions(method, defects, compensation).values()),
     )
 
 

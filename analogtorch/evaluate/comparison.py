@@ -7,6 +7,7 @@ from typing import Any, get_args
 from analogtorch.chips import Chip
 from analogtorch.chips.cost import Scope
 from analogtorch.cost_model import CostReport
+from analogtorch.evaluate.conditions import listed
 from analogtorch.evaluate.swept import Sweep
 from analogtorch.files import comma_separated
 from analogtorch.files.figures import draw
@@ -54,6 +55,9 @@ class ComparedChip:
     recovery: str = ""
     """What the simulated chips correct of themselves at each time (``Recovery.summary``); empty:
     nothing beside drift."""
+    conditions: tuple[str, ...] = ()
+    """What of the chips is not as by default, such as their defects
+    (``analogtorch.evaluate.conditions``); empty: nothing."""
 
     def entries(self) -> tuple[Entry, ...]:
         """Return every figure that is known."""
@@ -63,7 +67,7 @@ class ComparedChip:
         if self.sweep is None:
             return []
         found, chips = [], len(self.sweep.seeds)
-        recovery = f"; {self.recovery}" if self.recovery else ""
+        more = "".join(f"; {text}" for text in (self.recovery, *self.conditions) if text)
         for time, spread in zip(self.sweep.times, self.sweep.interval(), strict=True):
             low, high = spread.ends or (None, None)
             found.append(
@@ -72,7 +76,7 @@ class ComparedChip:
                     value=spread.mean,
                     unit="",
                     kind="simulated",
-                    scope=f"mean of {counted(chips, 'simulated chip')}{recovery}",
+                    scope=f"mean of {counted(chips, 'simulated chip')}{more}",
                     low=low,
                     high=high,
                     note=self.sweep.note(time),
@@ -168,6 +172,11 @@ class Comparison(Shown):
         """What the simulated chips correct of themselves at each time; empty: only drift."""
         return next((each.recovery for each in self.chips), "")
 
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """What of the simulated chips is not as by default, such as their defects."""
+        return next((each.conditions for each in self.chips), ())
+
     def __getitem__(self, name: str) -> ComparedChip:
         """Return the chip that ``name`` heads.
 
@@ -197,6 +206,7 @@ class Comparison(Shown):
             "digital": self.digital,
             "higher_is_better": self.higher_is_better,
             **({"recovery": self.recovery} if self.recovery else {}),
+            **listed(self.conditions),
             "chips": {
                 each.name: {
                     "chip": each.chip.name,

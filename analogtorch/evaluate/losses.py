@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from analogtorch.devices import Cell
+from analogtorch.evaluate.conditions import listed
 from analogtorch.evaluate.interval import UNBOUNDED, Bounds
 from analogtorch.evaluate.metric import checked_limit
 from analogtorch.evaluate.suggestion import Suggestion, suggest
@@ -65,6 +66,9 @@ class Sensitivity(Shown):
     note: str = ""
     """A caveat of ``time``, such as that the devices' data end before it; empty if there is
     none."""
+    conditions: tuple[str, ...] = ()
+    """What of the chips of ``noise`` and ``drift`` is not as by default, such as their defects
+    (``analogtorch.evaluate.conditions``); empty: nothing."""
     bounds: Bounds = UNBOUNDED
     """Smallest and largest number that the metric can be, infinite if it is not known."""
 
@@ -89,7 +93,7 @@ class Sensitivity(Shown):
             {**{f: getattr(row, f) for f in facts}, "loss": plain(row.loss)} for row in self.rows
         ]
         whole = {"reference": self.reference, "time": self.time, "seeds": list(self.seeds)}
-        whole |= {"note": self.note} if self.note else {}
+        whole |= ({"note": self.note} if self.note else {}) | listed(self.conditions)
         return {
             **whole,
             "effects": list(self.effects),

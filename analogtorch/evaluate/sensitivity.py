@@ -13,6 +13,7 @@ from analogtorch.conversion.kinds import analog_layers
 from analogtorch.devices import seconds
 from analogtorch.evaluate.apart import Apart, Kept, apart_copy
 from analogtorch.evaluate.checked import checked_defects, checked_method, chip_seeds, measurable
+from analogtorch.evaluate.conditions import conditions
 from analogtorch.evaluate.identity import experiment
 from analogtorch.evaluate.journal import Journal, Unkept
 from analogtorch.evaluate.journal import key as time_key
@@ -150,6 +151,7 @@ def sensitivity(
         note="; ".join(notes),
         seeds=seeds,
         bounds=bounds,
+        conditions=tuple(conditions(method, defects, compensation).values()),
     )
 
 

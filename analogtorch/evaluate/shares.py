@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from analogtorch.evaluate.conditions import listed
 from analogtorch.evaluate.interval import Interval
 from analogtorch.files.figures import draw
 from analogtorch.values.shown import Shown
@@ -50,6 +51,9 @@ class Budget(Shown):
     recovery: str = ""
     """What the chips correct of themselves before they are measured (``Recovery.summary``);
     empty: nothing beside drift."""
+    conditions: tuple[str, ...] = ()
+    """What of the chips is not as by default, such as their defects
+    (``analogtorch.evaluate.conditions``); empty: nothing."""
 
     @property
     def sum(self) -> float:
@@ -79,6 +83,7 @@ class Budget(Shown):
             "time": self.time,
             **note,
             **({"recovery": self.recovery} if self.recovery else {}),
+            **listed(self.conditions),
             "growth": self.growth,
             "seeds": list(self.seeds),
             "rows": rows,

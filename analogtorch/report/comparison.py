@@ -143,6 +143,7 @@ def _notes(found: Comparison) -> list[str]:
         )
         notes.append(f"{found.metric}: {', '.join(counts)} of each kind")
         notes += [f"at each time the {found.recovery}"] * bool(found.recovery)
+        notes += [f"on the chips, {text}" for text in found.conditions]
     bits = [f"{c.name} {c.chip.cost.precision}" for c in found.chips if c.chip.cost is not None]
     if bits:
         notes += [

@@ -55,6 +55,7 @@ def table(found: Sensitivity) -> str:
             f"its loss with one layer on the chip and the others exact{chips}",
             *("", lines[0], rule, *lines[1:-2], rule, *lines[-2:]),
             *([f"* {found.time} is {found.note}"] if found.note else []),
+            *remarks(found),
         ]
     )
 
@@ -92,6 +93,14 @@ def effect_title(found: Sensitivity, effect: Effect) -> str:
         "drift": f"drift ({found.time}{'*' * bool(found.note)})",
     }
     return titles.get(effect, effect)
+
+
+def remarks(found: Sensitivity) -> list[str]:
+    """Return what the losses on chips have in them beside what their headings say."""
+    effects = " and ".join(
+        effect_title(found, effect) for effect in found.effects if effect not in SINGLE
+    )
+    return [f"in {effects}, {text}" for text in found.conditions] if effects else []
 
 
 def has_spread(found: Sensitivity, effect: Effect) -> bool:

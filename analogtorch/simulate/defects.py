@@ -119,6 +119,21 @@ class Defects:
         strength["cells"] = max(self.cells, self.worst_tile)
         return tuple(name for name, value in strength.items() if value > 0)
 
+    @property
+    def summary(self) -> str:
+        """What is broken and how much of it, as tables of results say it; empty: nothing."""
+        broken = [
+            f"{100 * share:.3g} % of the {fault.part}s ({fault.state})"
+            for fault in FAULTS
+            if (share := getattr(self, fault.field))
+        ]
+        if self.worst_tile > self.cells:
+            broken.append(f"{100 * self.worst_tile:.3g} % of the cells of one tile (failed)")
+        found = [f"broken are {', '.join(broken)}"] * bool(broken)
+        if self.tile_gain:
+            found.append(f"gains of tiles have a standard deviation of {self.tile_gain:.3g}")
+        return "; ".join(found)
+
     def idle(self) -> dict[str, str]:
         """Return the levels that were given without effect, each with its share, which is 0."""
         default = {each.name: each.default for each in fields(self)}

@@ -26,6 +26,11 @@ class Fault:
     title: str
     """Name in tables and plots."""
 
+    @property
+    def state(self) -> str:
+        """What is wrong with the part: the title without the part."""
+        return self.title.removesuffix(self.part).strip()
+
 
 FAULTS = (
     Fault(field="stuck_off", part="device", title="stuck off"),

@@ -75,6 +75,11 @@ class ProgramAndVerify(Pulses):
         super().__post_init__()
         checks.numbers(self, "margin", least=0)
 
+    @property
+    def summary(self) -> str:
+        """How cells are written, as tables of results say it."""
+        return f"cells are written by program-and-verify, in {self.rounds} rounds"
+
     def correction(
         self, now: Tensor, target: Tensor, chip: Chip, draw: Draw, number: int
     ) -> Tensor:
@@ -107,6 +112,11 @@ class GradientDescent(Pulses):
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.counts(self, "full_steps")
+
+    @property
+    def summary(self) -> str:
+        """How cells are written, as tables of results say it."""
+        return f"cells are written by gradient descent, in {self.rounds} rounds"
 
     def correction(
         self, now: Tensor, target: Tensor, chip: Chip, draw: Draw, number: int

@@ -94,6 +94,13 @@ def read_recording(audio: str | Path | bytes, *, name: str = "", resample: bool 
     return _read(audio, name, resample)[0]
 
 
+def sampling_rate(audio: str | Path) -> int:
+    """Return the sampling rate, Hz, of a file that `read_recording` reads."""
+    import soundfile  # late, so that `kws --help` does not wait for it
+
+    return soundfile.info(checks.path("audio", audio)).samplerate
+
+
 def _read(audio: str | Path | bytes, name: str, resample: bool) -> tuple[Tensor, int]:
     """Return what `read_recording` does, and the sampling rate of the file, Hz."""
     audio = audio if isinstance(audio, bytes) else checks.path("audio", audio)

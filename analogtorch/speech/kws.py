@@ -30,7 +30,13 @@ from analogtorch.speech.data import (
 from analogtorch.speech.effects import check_levels
 from analogtorch.speech.logs import PHASES, curves, loggers
 from analogtorch.speech.named import by_command
-from analogtorch.speech.on_chips import converted, correcting, correction_notes, measure
+from analogtorch.speech.on_chips import (
+    condition_notes,
+    converted,
+    correcting,
+    correction_notes,
+    measure,
+)
 from analogtorch.speech.rehearsal import batches_of, rehearse, untrained
 from analogtorch.speech.run_journal import read
 from analogtorch.speech.rundir import RunFolder, remedy
@@ -160,7 +166,12 @@ def run(
                 seconds=time.perf_counter() - start,
                 continued=folder.resume,
                 versions=versions(),
-                notes=(*notes, *correction_notes(config, task), *more.pop("notes", ())),
+                notes=(
+                    *notes,
+                    *condition_notes(config),
+                    *correction_notes(config, task),
+                    *more.pop("notes", ()),
+                ),
                 config=config.to_dict(),
                 command=folder.again("kws", allow_code=bool(code_of(config))),
                 ablation=ablation,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 import analogtorch as at
 from analogtorch.evaluate import Sweep
+from analogtorch.evaluate.conditions import conditions
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.once import Once
 from analogtorch.speech.task import Task
@@ -68,6 +69,21 @@ def correction_notes(config: KWSConfig, task: Task) -> list[str]:
         "At each of the times the chips correct gain and offset of their columns digitally, from "
         f"{sum(map(len, batches))} training clips without their labels (chip.correct)."
     ]
+
+
+def conditions_of(config: KWSConfig) -> dict[str, str]:
+    """Return what of the chips of a configuration is not as by default, in words, by option."""
+    chip = config.chip
+    found = conditions(chip.method, chip.defects, chip.compensation)
+    if chip.drift_aware is not None:
+        found["drift_aware"] = f"targets of devices allow for drift, right after {chip.drift_aware}"
+    options = {"method": "writing"}
+    return {f"chip.{options.get(name, name)}": text for name, text in found.items()}
+
+
+def condition_notes(config: KWSConfig) -> list[str]:
+    """Return what a reader of the accuracies must know of ``conditions_of``; empty without any."""
+    return [f"On the chips, {text} ({option})." for option, text in conditions_of(config).items()]
 
 
 def swept(

@@ -28,7 +28,7 @@ from analogtorch.speech.ablation import check_distinct, variants
 from analogtorch.speech.config import ChipConfig, KWSConfig, ModelConfig
 from analogtorch.speech.labels import LABELS
 from analogtorch.speech.logs import PHASES
-from analogtorch.speech.on_chips import measure
+from analogtorch.speech.on_chips import conditions_of, measure
 from analogtorch.speech.report_config import ReportConfig
 from analogtorch.speech.run_journal import JOURNAL
 from analogtorch.speech.rundir import RunFolder
@@ -1259,6 +1259,36 @@ def test_defects_of_the_chips_can_be_asked_for(tmp_path: Path, clips: Path, monk
     monkeypatch.setattr(at, "sweep", lambda *_, **options: seen.append(options["defects"]))
     measure(config, SimpleNamespace(test_batches=list, calibration=()), None)
     assert seen == [expected]
+    assert conditions_of(config) == {"chip.defects": expected.summary}
+
+
+def test_figures_of_chips_with_defects_say_so(clips: Path, tmp_path: Path, capsys) -> None:
+    out, saved = tmp_path / "out", tmp_path / "found.json"
+    options = ["--chip.defects.open_rows=0.02", "--chip.drift_aware=1 day", "--sweep.num_chips=1"]
+    options += ["--chip.compensation=column", "--sweep.times=['1 day']", "--report.num_chips=1"]
+    assert run(clips, out, *options, "--hwa.epochs=1", "--report.sensitivity=true") == 0
+    printed = capsys.readouterr().out
+    broken = "broken are 2 % of the rows (open)"
+    said = [
+        f"On the chips, {broken} (chip.defects).",
+        "On the chips, drift is compensated by one factor per column, of the mean magnitude of its "
+        "cells (chip.compensation).",
+        "On the chips, targets of devices allow for drift, right after 1 day (chip.drift_aware).",
+    ]
+    report = (out / "report.md").read_text()
+    for note in said:
+        assert f"Note: {note}" in printed
+        assert f"> **{note.replace('_', chr(92) + '_')}**" in report
+    assert f"In noise (0 s) and drift (1 day), {broken}." in report
+    given = [str(out), f"--json={saved}"]
+    of_budget = [broken, *(note[14 : note.index(" (chip")] for note in said[1:])]
+    assert main(["budget", *given, "--num-chips=1"]) == 0
+    assert json.loads(saved.read_text())["conditions"] == of_budget
+    assert main(["listen", *given, "--mix=10"]) == 0
+    assert json.loads(saved.read_text())["stream"]["conditions"] == of_budget
+    options = ["--num-chips=1", "--chips", "ideal", "--times", "1 day"]
+    assert main(["compare", *given, *options]) == 0
+    assert json.loads(saved.read_text())["conditions"] == of_budget[:2]
 
 
 def test_layers_can_stay_digital(clips: Path, tmp_path: Path, monkeypatch, capsys) -> None:

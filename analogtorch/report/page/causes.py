@@ -6,7 +6,7 @@ from analogtorch.evaluate.losses import Effect, Loss, Sensitivity
 from analogtorch.evaluate.shares import Budget
 from analogtorch.report.columns import SPAN, over_chips
 from analogtorch.report.page.parts import Cell, Section, Table, Text
-from analogtorch.report.sensitivity import effect_title, spread
+from analogtorch.report.sensitivity import effect_title, remarks, spread
 from analogtorch.report.text import points, spread_text
 
 Row = tuple[str | Cell, ...]
@@ -46,7 +46,8 @@ def sensitivity_section(found: Sensitivity, digital: float) -> Section:
         rows=tuple(rows),
     )
     against = _against(found.reference, digital, found.total[last].mean)
-    return Section("Sensitivity of the layers", (against, table, *_note(found)))
+    more = [f"{text[0].upper()}{text[1:]}." for text in remarks(found)]
+    return Section("Sensitivity of the layers", (against, table, *_note(found), *map(Text, more)))
 
 
 def budget_section(found: Budget, digital: float) -> Section:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from analogtorch.conversion.watch import evaluating
+from analogtorch.evaluate.conditions import listed
 from analogtorch.files import comma_separated
 from analogtorch.files.figures import draw
 from analogtorch.speech.data import SAMPLE_RATE, SAMPLES
@@ -116,6 +117,12 @@ class Stream:
     """When a word counts as detected."""
     seconds: float
     """Length of the recording, s."""
+    chip: str = ""
+    """The chip that the network is on, and its age, in words; empty: not known, or there is
+    none."""
+    conditions: tuple[str, ...] = ()
+    """What of the chip is not as by default, such as its defects
+    (``analogtorch.evaluate.conditions``); empty: nothing."""
     recovery: str = ""
     """What the chip corrects of itself before it listens (``Recovery.summary``); empty: nothing
     beside drift, or there is no chip."""
@@ -143,14 +150,20 @@ class Stream:
         return "\n".join([*lines, counted, *self.remarks()])
 
     def remarks(self) -> list[str]:
-        """Return what a reader must know beside the numbers: what the chip corrects."""
-        return [f"before it listens, {self.recovery}"] if self.recovery else []
+        """Return what a reader must know beside the numbers: the chip, and what it corrects."""
+        return [
+            *[f"heard on {self.chip}"] * bool(self.chip),
+            *(f"on the chip, {text}" for text in self.conditions),
+            *[f"before it listens, {self.recovery}"] * bool(self.recovery),
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the detections and settings, for JSON."""
         return {
             "seconds": self.seconds,
             "windows": len(self.scores),
+            **({"chip": self.chip} if self.chip else {}),
+            **listed(self.conditions),
             **({"recovery": self.recovery} if self.recovery else {}),
             "detector": vars(self.detector).copy(),
             "detections": [vars(found).copy() for found in self.detections],

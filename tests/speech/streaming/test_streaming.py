@@ -190,6 +190,30 @@ def test_a_mixture_has_its_words_where_it_says() -> None:
     assert not torch.equal(other.recording, made.recording)
 
 
+def test_no_clip_of_a_mixture_comes_again_before_all_have_come() -> None:
+    given = clips("low", "high", "_unknown_", "_silence_")
+    many = sum(given.classes[y] != "_silence_" for y in given.labels.tolist())
+    noise = generate_noise(seed=1, seconds=4)
+    made = mixed(given, noise, seconds=7 * many, per_minute=20, seed=3)
+    names = [said.name for said in made.spoken]
+    turns = [names[i : i + many] for i in range(0, len(names), many)]
+    assert len(turns) == 3
+    assert all(len(set(turn)) == len(turn) for turn in turns)
+    assert set(turns[0]) == set(turns[1])
+
+
+def test_keywords_from_fewer_recordings_are_said_to_be() -> None:
+    found = heard((3, "low"))
+    assert (found.errors().words, found.errors().recordings) == (2, 1)
+    assert "2 keywords, from 1 recording, among 3 clips in 0.01 h" in str(found)
+    assert "if errors come independently; recordings repeat, so that they are too narrow" in (
+        str(found)
+    )
+    assert found.to_dict()["errors"][0]["recordings"] == 1
+    other = dataclasses.replace(found, spoken=found.spoken[1:])
+    assert "too narrow" not in str(other)
+
+
 def test_the_background_has_the_level_that_is_asked_for() -> None:
     given = clips("low")
     level = given.floats().square().mean().sqrt()
@@ -231,7 +255,12 @@ def test_misses_and_false_alarms(
 ) -> None:
     errors = heard(*found).errors()
     assert errors == Errors(
-        threshold=0.5, words=2, misses=misses, false_alarms=false_alarms, hours=20 / 3600
+        threshold=0.5,
+        words=2,
+        recordings=1,
+        misses=misses,
+        false_alarms=false_alarms,
+        hours=20 / 3600,
     )
     assert errors.miss_rate == misses / 2
     assert errors.false_alarms_per_hour == pytest.approx(180 * false_alarms)
@@ -373,6 +402,16 @@ def test_a_programmed_chip_listens_to_a_file(run: Path, tmp_path: Path, capsys) 
     assert len((tmp_path / "a.csv").read_text().splitlines()) == 3
 
 
+def test_a_recording_without_high_frequencies_is_warned_of(run: Path, tmp_path, capsys) -> None:
+    for rate, warned in ((8_000, True), (44_100, False)):
+        soundfile.write(tmp_path / "a.wav", 0.1 * np.sin(np.arange(2 * rate) / 9), rate)
+        assert main(["listen", str(run), str(tmp_path / "a.wav")]) == 0
+        printed = capsys.readouterr().err
+        assert ("is sampled at 8,000 Hz, so that it holds nothing above 4,000 Hz" in printed) == (
+            warned
+        )
+
+
 def test_a_recording_needs_no_clips_of_the_training(run: Path, tmp_path: Path, capsys) -> None:
     soundfile.write(tmp_path / "a.wav", tone(300).numpy(), 16_000)
     away = tmp_path / "away"
@@ -393,7 +432,8 @@ def test_a_programmed_chip_listens_to_a_mixture(run: Path, tmp_path: Path, capsy
     options = ["--mix=60", f"--json={tmp_path / 'a.json'}", "--threshold=0.5"]
     assert main(["listen", str(run), *options]) == 0
     first = capsys.readouterr().out
-    assert "10 keywords among 10 clips in 0.02 h" in first
+    assert "10 keywords, from 8 recordings, among 10 clips in 0.02 h" in first
+    assert "heard on one chip (seed 0), 1 day after programming" in first
     assert first.splitlines()[-1].startswith("before it listens, chips correct gain and offset")
     errors = json.loads((tmp_path / "a.json").read_text())["errors"]
     assert min(row["misses"] for row in errors) <= 3
