@@ -93,7 +93,8 @@ class Sensitivity(Shown):
             {**{f: getattr(row, f) for f in facts}, "loss": plain(row.loss)} for row in self.rows
         ]
         whole = {"reference": self.reference, "time": self.time, "seeds": list(self.seeds)}
-        whole |= ({"note": self.note} if self.note else {}) | listed(self.conditions)
+        whole |= {"note": self.note} if self.note else {}
+        whole |= listed(self.conditions)
         return {
             **whole,
             "effects": list(self.effects),
