@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 import analogtorch as at
 from analogtorch.conversion.detached import deep_copy
-from analogtorch.ops import derived
 from analogtorch.conversion.watch import evaluating
+from analogtorch.ops import derived
 from analogtorch.speech.ablation import variants
 from analogtorch.speech.alone import check_alone
 from analogtorch.speech.config import KWSConfig

@@ -12,6 +12,7 @@ from analogtorch.speech.labels import UNKNOWN
 from analogtorch.speech.streaming.detect import Detection, Stream
 from analogtorch.speech.streaming.mixture import Spoken
 from analogtorch.values import checks
+from analogtorch.values.listed import counted
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
 """The thresholds of a table of errors, beside that of the detector."""
@@ -128,8 +129,7 @@ class StreamTest:
         return "\n".join(
             [
                 *lines,
-                f"{one.words} keywords, from {one.recordings} "
-                f"recording{'s' * (one.recordings != 1)}, among "
+                f"{one.words} keywords, from {counted(one.recordings, 'recording')}, among "
                 f"{len(self.spoken)} clips in {one.hours:.2f} h",
                 f"in brackets: 95 % intervals, if errors come independently{repeated}",
                 *self.stream.remarks(),
