@@ -309,7 +309,8 @@ def test_a_test_prints_writes_and_draws_its_errors(tmp_path: Path) -> None:
     test = heard((3, "low"), (9, "high"))
     assert "2 keywords, from 1 recording, among 3 clips in 0.01 h" in str(test)
     assert test.to_dict()["errors"][0] == {
-        "threshold": 0.3, "words": 2, "misses": 1, "false_alarms": 1, "hours": 20 / 3600,
+        "threshold": 0.3, "words": 2, "recordings": 1, "misses": 1, "false_alarms": 1,
+        "hours": 20 / 3600,
         "miss_rate": 0.5, "miss_interval": pytest.approx((0.0126, 0.9874), abs=1e-4),
         "false_alarms_per_hour": pytest.approx(180),
         "false_alarm_interval": pytest.approx((4.557, 1002.9), rel=1e-3),
