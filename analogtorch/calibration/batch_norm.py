@@ -28,7 +28,6 @@ from analogtorch.calibration.passes import (
 )
 from analogtorch.conversion import analog_layers
 from analogtorch.conversion.watch import evaluating
-from analogtorch.nn.tap import hooked
 from analogtorch.ops import seed_tensor
 from analogtorch.ops.scope import noise_in_turn
 from analogtorch.values import checks
@@ -143,7 +142,8 @@ def reestimate_batch_norm(
             if name not in ran:
                 take(norm, before[norm])
             elif relative:
-                _set(norm, *_moved(starts[name], _average(exact[name]), _average(found[name])))
+                now = _average(found[name])
+                _set(norm, *_moved(starts[name], _average(exact[name]), now, norm.eps))
                 remember(norm, *starts[name])
             else:
                 _set(norm, *_average(found[name]))
@@ -178,8 +178,8 @@ def _looking(norms: Mapping[str, Any], target: _Target) -> Iterator[dict[str, li
     found: dict[str, list[_Moments]] = {name: [] for name in norms}
     names = {norm: name for name, norm in norms.items()}
 
-    def look(norm: Any, args: tuple[Tensor, ...]) -> Any:
-        x, name = args[0], names[norm]
+    def look(norm: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        name, x = names[norm], args[0] if args else named["input"]
         check_finite("reestimate_batch_norm", f"the input of batch norm {name!r}", x)
         if x.dim() < 2:
             return None  # which the norm refuses
@@ -191,9 +191,11 @@ def _looking(norms: Mapping[str, Any], target: _Target) -> Iterator[dict[str, li
         shape = (1, -1, *(1 for _ in x.shape[2:]))
         scale = ((to[1] + norm.eps) / (var + norm.eps)).sqrt()
         shift = to[0] - mean * scale  # of what is there already nothing is changed, to the bit
-        return (x * scale.view(shape) + shift.view(shape)).to(x.dtype), *args[1:]
+        return ((x * scale.view(shape) + shift.view(shape)).to(x.dtype),), {}
 
-    with hooked(norms.values(), before=look):
+    with contextlib.ExitStack() as hooks:
+        for norm in norms.values():
+            hooks.callback(norm.register_forward_pre_hook(look, with_kwargs=True).remove)
         yield found
 
 
@@ -224,7 +226,7 @@ def _set(norm: Any, mean: Tensor, var: Tensor) -> None:
     norm.running_var.copy_(var)
 
 
-def _moved(old: _Moments, exact: _Moments, now: _Moments) -> _Moments:
+def _moved(old: _Moments, exact: _Moments, now: _Moments, eps: float) -> _Moments:
     """Return mean and variance ``old``, changed as those of the batches changed from ``exact``.
 
     A gain multiplies a variance, noise adds to it. Where it grows, the smaller change counts: a
@@ -235,6 +237,6 @@ def _moved(old: _Moments, exact: _Moments, now: _Moments) -> _Moments:
     share = torch.where(old_var < exact_var, old_var / exact_var, 1.0)
     less, more = old_var * (now_var / exact_var), old_var + (now_var - exact_var) * share
     var = torch.where(now_var < exact_var, less, more)
-    growth = torch.where(old_var > 0, (var / old_var).sqrt(), 1.0)
+    growth = ((var + eps) / (old_var + eps)).sqrt()
     mean = old_mean + (now_mean - exact_mean) + (old_mean - exact_mean) * (growth - 1)
     return mean, var

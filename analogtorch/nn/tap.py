@@ -74,14 +74,14 @@ def _remove(layer: "AnalogLayer", tap: Tap) -> None:
 def hooked(
     modules: Iterable[nn.Module],
     *,
-    before: Callable[[Any, tuple[Any, ...]], Any] | None = None,
+    before: Callable[[Any, tuple[Any, ...]], None] | None = None,
     after: Callable[[Any, tuple[Any, ...], Any], None] | None = None,
 ) -> Iterator[None]:
     """Call functions before and after each call of digital modules, inside the ``with``.
 
     Args:
         modules: the modules.
-        before: ``before(module, inputs)``, which may return other inputs.
+        before: ``before(module, inputs)``.
         after: ``after(module, inputs, output)``.
     """
     with contextlib.ExitStack() as hooks:

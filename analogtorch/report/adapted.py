@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from analogtorch.conversion.share import share
 from analogtorch.files.figures import new_figure
 from analogtorch.hwa.adapted import Adapted, Generalisation
 from analogtorch.hwa.on_chips import Reading
@@ -51,9 +52,18 @@ def table(found: Adapted) -> str:
         *([] if _trained(found) else [_UNTRAINED]),
         *([_generalised(found.generalisation)] if found.generalisation else []),
         *_corrected(found),
+        *_digital(found),
         *([found.note] if found.note else []),
     ]
     return "\n".join([*lines, *notes])
+
+
+def _digital(found: Adapted) -> list[str]:
+    """Return the share of the weights that is on the chip, unless all are."""
+    held = share(found.model)
+    analog = held.percent(held.analog)
+    why = "at.summary of the model says why the others are not"
+    return [f"{analog} of the weights that multiply are on the chip; {why}"] if held.digital else []
 
 
 @as_figure.register

@@ -639,6 +639,14 @@ def test_the_report_prints_draws_and_lists(tmp_path: Path) -> None:
     assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_report_says_how_much_of_the_model_is_on_the_chip() -> None:
+    net = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 6)), nn.Linear(6, 2))
+    batches = [torch.randn(16, 4) for _ in range(4)]
+    for model, said in ((net, True), (nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 2)), False)):
+        adapted = at.hwa.adapt(model, batches, chip=CHIP, steps=1, num_chips=1, times=["0 s"])
+        assert ("33.3 % of the weights that multiply are on the chip; at." in str(adapted)) == said
+
+
 def test_the_plot_begins_at_the_last_stage_that_is_kept() -> None:
     adapted = at.hwa.adapt(_net_of(_net()), _batches(), calibration={}, steps=1, num_chips=1)
     reading = adapted.stages[0].reading
