@@ -1,11 +1,14 @@
 """The statistics of batch norm, adapted to what the chip computes."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from analogtorch.calibration.batches import check_given
 from analogtorch.calibration.norm_statistics import (
@@ -128,8 +131,7 @@ def reestimate_batch_norm(
             for name, norm in norms.items():
                 _set(norm, *starts[name])
             with exactly(model):
-                exact = moments(lambda name, call: None)
-            _check_statistics({name: starts[name] for name in exact})
+                exact = moments(lambda name, call: _check_statistics(name, *starts[name]))
             found = moments(lambda name, call: _of_call(exact.get(name), call))
         else:
             for norm in norms.values():
@@ -153,20 +155,19 @@ def reestimate_batch_norm(
     return [name for name in norms if name in ran]
 
 
-def _check_statistics(starts: Mapping[str, _Moments]) -> None:
-    for name, (mean, var) in starts.items():
-        if not mean.any() and (var == 1).all():
-            raise ValueError(
-                f"reestimate_batch_norm: batch norm {name!r} has no statistics yet that could be "
-                "moved; train the model, load weights, or call "
-                "analogtorch.reestimate_batch_norm(model, batches, relative=False) to take the "
-                "averages over the batches"
-            )
+def _check_statistics(name: str, mean: Tensor, var: Tensor) -> None:
+    if not mean.any() and (var == 1).all():
+        raise ValueError(
+            f"reestimate_batch_norm: batch norm {name!r} has no statistics yet that could be "
+            "moved; train the model, load weights, or call "
+            "analogtorch.reestimate_batch_norm(model, batches, relative=False) to take the "
+            "averages over the batches"
+        )
 
 
 @contextlib.contextmanager
 def _looking(norms: Mapping[str, Any], target: _Target) -> Iterator[dict[str, list[_Moments]]]:
-    """Look at mean and variance of what each norm gets, and bring them to others.
+    """Look at mean and variance of what each norm normalises, and bring them to others.
 
     Args:
         norms: the norms by name.
@@ -176,35 +177,64 @@ def _looking(norms: Mapping[str, Any], target: _Target) -> Iterator[dict[str, li
         Those of all calls in their order, by norm.
     """
     found: dict[str, list[_Moments]] = {name: [] for name in norms}
-    names = {norm: name for name, norm in norms.items()}
 
-    def look(norm: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        name, x = names[norm], args[0] if args else named["input"]
-        check_finite("reestimate_batch_norm", f"the input of batch norm {name!r}", x)
-        if x.dim() < 2:
-            return None  # which the norm refuses
-        mean, var = _moments(x)
+    def look(name: str, x: Tensor) -> Tensor:
         to = target(name, len(found[name]))
+        check_finite("reestimate_batch_norm", f"the input of batch norm {name!r}", x)
+        mean, var = _moments(name, x)
         found[name].append((mean, var))
         if to is None:
-            return None
-        shape = (1, -1, *(1 for _ in x.shape[2:]))
-        scale = ((to[1] + norm.eps) / (var + norm.eps)).sqrt()
+            return x
+        eps, shape = norms[name].eps, (1, -1, *(1 for _ in x.shape[2:]))
+        scale = ((to[1] + eps) / (var + eps)).sqrt()
         shift = to[0] - mean * scale  # of what is there already nothing is changed, to the bit
-        return ((x * scale.view(shape) + shift.view(shape)).to(x.dtype),), {}
+        return (x * scale.view(shape) + shift.view(shape)).to(x.dtype)
 
-    with contextlib.ExitStack() as hooks:
-        for norm in norms.values():
-            hooks.callback(norm.register_forward_pre_hook(look, with_kwargs=True).remove)
+    with contextlib.ExitStack() as stack:
+        for name, norm in norms.items():
+            stack.enter_context(_seen(norm, functools.partial(look, name)))
         yield found
 
 
-def _moments(x: Tensor) -> _Moments:
+@contextlib.contextmanager
+def _seen(norm: Any, look: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Let ``look`` change what a norm normalises, whatever its own forward gets."""
+    own, forward = vars(norm).get("forward"), norm.forward
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with _AtFunction(look):
+            return forward(*args, **kwargs)
+
+    norm.forward = call
+    try:
+        yield
+    finally:
+        del norm.forward
+        if own is not None:  # as libraries set it that move weights between devices
+            norm.forward = own
+
+
+class _AtFunction(TorchFunctionMode):
+    """Calls a function with the input of torch's function of batch norm, and passes on another."""
+
+    def __init__(self, look: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.look = look
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in (F.batch_norm, torch.batch_norm):
+            args = (self.look(args[0]), *args[1:])
+        return func(*args, **(kwargs or {}))
+
+
+def _moments(name: str, x: Tensor) -> _Moments:
     """Return mean and variance of each channel."""
     if x.numel() < 2 * x.shape[1]:
         raise ValueError(
-            "a batch norm needs more than 1 value per channel to take statistics from, got an "
-            f"input of shape {tuple(x.shape)}; give batches of several samples"
+            f"reestimate_batch_norm: batch norm {name!r} needs more than 1 value per channel, got "
+            f"{tuple(x.shape)}; give batches of several samples"
         )
     exact = x.to(torch.promote_types(x.dtype, torch.float32))
     var, mean = torch.var_mean(exact, [d for d in range(x.dim()) if d != 1])

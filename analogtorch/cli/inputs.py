@@ -1,23 +1,26 @@
 """The files that a command reads, so that none of them is written over."""
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from analogtorch.files import parse_json
+from analogtorch.files import expanded, parse_json
+from analogtorch.speech.audio import SUFFIXES
+from analogtorch.speech.clip_files import MANIFEST
 from analogtorch.speech.rundir import CONFIG
 
-_RESULTS = (".csv", ".html", ".json", ".pdf", ".png", ".svg", ".yaml", ".yml")
-"""Ends of files that commands write. In a folder of recordings they are earlier results."""
+_READ = (*SUFFIXES, ".tar", ".gz", ".tgz", ".bz2", ".xz", MANIFEST)
+"""Ends of the files that commands read in a folder: recordings, their archives and their list."""
 
 
 def read_from(path: Path, options: Mapping[str, Any]) -> tuple[str, str] | None:
     """Return the option that names a file to read, and its value; None: no option does.
 
-    A file is read that an option names, under this or another name. In a folder that an option
-    names, all files count but those of the kinds that commands write. What the configuration of a
-    run names counts, too: its recordings, its noise and its code.
+    A file is read that an option names, under this or another name, and so are recordings, their
+    archives and their list in a folder that an option names. What the configuration of a run names
+    counts, too: its recordings, its noise and its files of code; modules of code do not.
 
     Args:
         path: the file.
@@ -32,7 +35,7 @@ def read_from(path: Path, options: Mapping[str, Any]) -> tuple[str, str] | None:
             if os.path.isfile(source) and os.path.samefile(source, path):
                 return place, text
             inside = os.path.isdir(source) and whole.is_relative_to(Path(source).resolve())
-            if inside and whole.suffix.lower() not in _RESULTS:
+            if inside and whole.name.lower().endswith(_READ):
                 return place, text
     return None
 
@@ -63,5 +66,5 @@ def _texts(value: Any) -> Iterator[str]:
 def _paths(text: str) -> Iterator[str]:
     """Yield what a text may name: a file or folder, several with commas, or code in a file."""
     for name in (text, *text.split(","), text.rpartition(":")[0]):
-        if name.strip():
-            yield os.path.expanduser(name.strip())
+        with contextlib.suppress(ValueError):  # empty, or it names a variable that is not set
+            yield str(expanded(name.strip()))

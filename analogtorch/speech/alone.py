@@ -31,8 +31,11 @@ def check_alone(
         gives: what it gives for them, for messages.
     """
     batch = tried(what, module, inputs, kind)
-    spread = float(batch.double().std(unbiased=False))
-    allowed = _ALLOWED * spread + _ROUNDING * float(batch.abs().max())
+    whole = batch[batch.isfinite().reshape(len(batch), -1).all(1)]
+    if not whole.numel():
+        return
+    spread = float(whole.double().std(unbiased=False))
+    allowed = _ALLOWED * spread + _ROUNDING * float(whole.abs().max())
     for row, name in enumerate(names):
         one = inputs[row : row + 1]
         alone, again = (tried(what, module, one, kind) for _ in range(2))
@@ -40,16 +43,17 @@ def check_alone(
             (
                 again,
                 "at each call",
-                f"In evaluation {gives} must not be random: draw random numbers once, in "
-                "__init__, or only while self.training is true, as "
-                "F.dropout(x, training=self.training) does",
+                f"In evaluation {gives} must not be random, nor depend on earlier calls: draw "
+                "random numbers once, in __init__, or only while self.training is true, as "
+                "F.dropout(x, training=self.training) does, and begin each call with a new state",
             ),
             (
                 batch[row : row + 1],
                 "in a batch with another clip than alone",
                 f"The {gives} of a clip must not depend on other clips: take means, largest "
                 "numbers and norms over the dimensions of one clip, never over dimension 0, and "
-                "in evaluation let batch norm use its running statistics",
+                "in evaluation let batch norm use its running statistics, and quantisation scales that "
+                "are fixed",
             ),
         ):
             apart = _apart(alone, other)

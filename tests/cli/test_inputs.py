@@ -18,12 +18,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / place).mkdir()
     for name in ("a.wav", "noise/n.wav", "clips/c.flac", "m.csv", "chip.yaml", "net.py", "b.yaml"):
         (tmp_path / name).write_text(name)
-    (tmp_path / "noise" / "before.json").write_text("{}")
+    (tmp_path / "clips" / "manifest.csv").write_text("file,label,split,speaker")
+    for earlier in ("before.json", "words.tsv"):
+        (tmp_path / "noise" / earlier).write_text("{}")
     os.link(tmp_path / "a.wav", tmp_path / "hard.json")
     (tmp_path / "soft.json").symlink_to(tmp_path / "a.wav")
     config = {"data": {"folder": {"root": "clips"}}, "model": {"name": "net.py:make"}}
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HERE", str(tmp_path))
     return tmp_path
 
 
@@ -37,6 +40,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["listen", "run", "--mix=60", "--noise=noise"], "json=noise/n.wav", "noise: noise"),
         (["listen", "run", "--mix=60"], "json=clips/c.flac", "run/config.json: clips"),
         (["budget", "run"], "json=net.py", "run/config.json: net.py:make"),
+        (["budget", "run"], "json=clips/manifest.csv", "run/config.json: clips"),
+        (["listen", "run", "--mix=9", "--noise=${HERE}/noise"], "json=noise/n.wav", "noise: ${HER"),
         (["compare", "run"], "csv=clips/c.flac", "run/config.json: clips"),
         (["compare", *NET, "--chips", "ideal,chip.yaml"], "json=chip.yaml", "ideal,chip.yaml"),
         (["compare", *NET, "--chips", "ideal", "b.yaml"], "csv=b.yaml", "chips: b.yaml"),
@@ -64,7 +69,10 @@ def test_the_plot_of_a_fit_has_a_name_of_its_own(folder: Path, capsys) -> None:
     assert "--plot: m.png would replace what the command reads" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", ["json=noise/before.json", "json=noise/new.json", "json=a.json"])
+@pytest.mark.parametrize(
+    "option",
+    ["json=noise/before.json", "json=noise/new.json", "json=a.json", "csv=noise/words.tsv"],
+)
 def test_results_beside_what_is_read_are_none_of_it(option: str, capsys) -> None:
     assert main(["listen", "run", "--mix=60", "--noise=noise", f"--{option}"]) == 2
     assert "would replace" not in capsys.readouterr().err
