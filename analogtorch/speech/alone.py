@@ -52,8 +52,8 @@ def check_alone(
                 "in a batch with another clip than alone",
                 f"The {gives} of a clip must not depend on other clips: take means, largest "
                 "numbers and norms over the dimensions of one clip, never over dimension 0, and "
-                "in evaluation let batch norm use its running statistics, and quantisation scales that "
-                "are fixed",
+                "in evaluation let batch norm use its running statistics, and quantisation fixed "
+                "scales",
             ),
         ):
             apart = _apart(alone, other)

@@ -271,8 +271,8 @@ class SweepConfig:
     """Processes that measure chips at the same time, >= 1; above 1, ``threads`` must be 1."""
 
     def __post_init__(self) -> None:
-        checks.count("sweep.num_chips", self.num_chips)
-        checks.count("sweep.processes", self.processes)
+        for name in ("num_chips", "processes"):
+            checks.settle(self, name, checks.count(f"sweep.{name}", getattr(self, name)))
         try:
             seed_number(self.seed)
         except (TypeError, ValueError) as error:
@@ -336,10 +336,11 @@ class KWSConfig:
     """A folder for TensorBoard's logs of the trainings, such as runs/tensorboard; null: none."""
 
     def __post_init__(self) -> None:
-        checks.count("seed", self.seed, least=0, most=2**63 - 1, remedy="use 0 to 2**63 - 1")
-        checks.count("threads", self.threads)
-        checks.count("workers", self.workers, least=0)
-        checks.count("devices", self.devices)
+        remedy = "use 0 to 2**63 - 1"
+        seed = checks.count("seed", self.seed, least=0, most=2**63 - 1, remedy=remedy)
+        checks.settle(self, "seed", seed)
+        for name, least in (("threads", 1), ("workers", 0), ("devices", 1)):
+            checks.settle(self, name, checks.count(name, getattr(self, name), least=least))
         if self.sweep.processes > 1 and self.threads > 1:
             given = f"sweep.processes={self.sweep.processes} have one thread each"
             raise ValueError(f"{given}, but threads={self.threads}; use threads=1, or one process")

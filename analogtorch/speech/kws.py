@@ -267,7 +267,8 @@ def saved(
         name: ``hwa``, trained for the chip, converted and calibrated; or ``digital``.
 
     Raises:
-        ValueError: the file is damaged, or of another network.
+        ValueError: the file is damaged, or of another network; or the network's code gives random
+            logits, or such that depend on other clips.
         FileNotFoundError: the run has not written it yet.
     """
     network = untrained(config, classes, features)

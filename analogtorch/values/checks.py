@@ -216,9 +216,13 @@ def _span(
     if high is None:
         if least is None and low == 0:
             return f"a positive {what}"
-        return f"{article} {what} {'>' if least is None else '>='} {low:g}"
+        return f"{article} {what} {'>' if least is None else '>='} {_bound(low)}"
     if low is None:
-        return f"{article} {what} {'<' if most is None else '<='} {high:g}"
+        return f"{article} {what} {'<' if most is None else '<='} {_bound(high)}"
     opening = "(" if least is None else "["
     closing = ")" if most is None else "]"
-    return f"{article} {what} in {opening}{low:g}, {high:g}{closing}"
+    return f"{article} {what} in {opening}{_bound(low)}, {_bound(high)}{closing}"
+
+
+def _bound(value: float | None) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
