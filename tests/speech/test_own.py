@@ -364,7 +364,7 @@ def test_a_finished_run_does_not_go_on_with_other_recordings(
         (["--features.name=my_net.py:Dithered"],
          "at each call: they are "),
         (["--features.name=my_net.py:Dithered"],
-         "In evaluation features must not be random: draw random numbers once, in __init__"),
+         "In evaluation features must not be random, nor depend on earlier calls: draw random"),
         (["--features.name=my_net.py:Rounded"], None),
         (["--model.name=my_net.py:Dropping"],
          "the network my_net.py:Dropping gives other logits for clip 1 of 2 at each call: they "),
