@@ -121,8 +121,8 @@ def reestimate_batch_norm(
             run("reestimate_batch_norm", model, batches, forward, progress)
         return {name: calls for name, calls in found.items() if calls}
 
-    before = {norm: current(norm) for norm in norms.values()}
-    first = {norm: move_of(norm) for norm in norms.values()}
+    before = {name: current(norm) for name, norm in norms.items()}
+    first = {name: move_of(norm) for name, norm in norms.items()}
     starts = {name: start_of(norm) for name, norm in norms.items()}
     programmed = any(layer.programmed is not None for _, layer in analog_layers(model))
     with statistics_on_error(norms), as_before_on_error(model):
@@ -142,7 +142,7 @@ def reestimate_batch_norm(
         name_silent("reestimate_batch_norm", model, norms, ran, kept, "batch norms", "remove them")
         for name, norm in norms.items():
             if name not in ran:
-                take(norm, before[norm])
+                take(norm, before[name])
             elif relative:
                 now = _average(found[name])
                 _set(norm, *_moved(starts[name], _average(exact[name]), now, norm.eps))
@@ -151,7 +151,7 @@ def reestimate_batch_norm(
                 _set(norm, *_average(found[name]))
                 norm.num_batches_tracked.fill_(len(found[name]))
             if programmed and name in ran:
-                keep_move(norm, first[norm])
+                keep_move(norm, first[name])
     return [name for name in norms if name in ran]
 
 

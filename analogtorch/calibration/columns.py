@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Iterable
-from numbers import Integral
 from typing import Any, Literal, get_args
 
 import torch
@@ -135,9 +134,7 @@ def correct_columns(
     checks.choice("correct_columns: fit", fit, get_args(Fit))
     checks.choice("correct_columns: target", target, get_args(Target))
     rounds = checks.count("correct_columns: rounds", rounds)
-    if steps is not None and (
-        isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 0
-    ):
+    if steps is not None and not (checks.is_integer(steps) and steps >= 0):
         raise ValueError(f"correct_columns: steps must be an integer >= 0, or None, got {steps!r}")
     if steps and target == "layer":
         raise ValueError(

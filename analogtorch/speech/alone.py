@@ -8,7 +8,7 @@ from analogtorch.speech.tried import tried
 _ALLOWED = 0.01
 """Most that may differ, as a share of the spread of what a module gives. A step of an 8-bit
 converter whose range is three standard deviations to both sides is 0.023 of it, so that a chip does
-not see less; and a batch of another size rounds by 1e-4 of it at most, that of bfloat16 by 4e-3."""
+not see less; and bfloat16 rounds a number by 0.004 of it at most."""
 _ROUNDING = 1e-5
 """The same as a share of the largest number, beside which all others are rounded."""
 

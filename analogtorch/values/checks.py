@@ -49,6 +49,11 @@ def number(
     return int(value) if isinstance(value, Integral) else float(value)
 
 
+def is_integer(value: Any) -> bool:
+    """Return whether a value is an integer, of Python or NumPy, and not True or False."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
 def count(
     name: str, value: Any, *, least: int | None = 1, most: int | None = None, remedy: str = ""
 ) -> int:
@@ -57,7 +62,7 @@ def count(
     Raises:
         ValueError: the value is no integer, or lies out of bounds.
     """
-    good = isinstance(value, Integral) and not isinstance(value, bool)
+    good = is_integer(value)
     if not (good and (least is None or value >= least) and (most is None or value <= most)):
         allowed = _span("integer", least, None, most, None)
         raise ValueError(f"{name} must be {allowed}, got {shown(value)}{remedy and f'; {remedy}'}")

@@ -13,7 +13,7 @@ NET = ["--model", "net.py:make", "--input", "1,4"]
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the current folder, with files that commands may be told to read."""
+    """Return the current folder, with files that commands read."""
     for place in ("noise", "clips", "run"):
         (tmp_path / place).mkdir()
     for name in ("a.wav", "noise/n.wav", "clips/c.flac", "m.csv", "chip.yaml", "net.py", "b.yaml"):

@@ -3,8 +3,9 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
+
+from analogtorch.values import checks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +41,9 @@ class Phase:
     0, as by hwa.Recipe(clip_sigma=); null does not clip."""
 
     def __post_init__(self) -> None:
-        self._check("epochs", lambda v: _counts(v) and v >= 1, "an integer >= 1")
+        self._check("epochs", lambda v: checks.is_integer(v) and v >= 1, "an integer >= 1")
         needed = "an integer >= 2: batch normalisation needs two samples"
-        self._check("batch_size", lambda v: _counts(v) and v >= 2, needed)
+        self._check("batch_size", lambda v: checks.is_integer(v) and v >= 2, needed)
         self._check("learning_rate", lambda v: v > 0, "a number > 0")
         self._check("warmup", lambda v: 0 < v < 1, "between 0 and 1, such as 0.2")
         self._check("weight_decay", lambda v: v >= 0, "a number >= 0")
@@ -61,7 +62,3 @@ class Phase:
             right = False
         if not right:
             raise ValueError(f"{name}={value}; it must be {allowed}")
-
-
-def _counts(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
