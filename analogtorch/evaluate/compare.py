@@ -20,7 +20,6 @@ from analogtorch.cost_model import CostReport, cost
 from analogtorch.cost_model.steps import Mode
 from analogtorch.evaluate.checked import checked_defects, checked_method, chip_seeds
 from analogtorch.evaluate.comparison import ComparedChip, Comparison
-from analogtorch.evaluate.conditions import conditions
 from analogtorch.evaluate.helpers import checked_processes
 from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.metric import Metric, check_metric, direction, finite, measure
@@ -190,8 +189,6 @@ def compare(
             mapping=mapping,
             cost=report,
             sweep=measured.get(name),
-            recovery="" if recovery is None else recovery.summary,
-            conditions=tuple(conditions(method, defects, compensation).values()),
         )
         for name, (_, mapping, report) in ready.items()
     ]

@@ -52,12 +52,6 @@ class ComparedChip:
     """Time and energy of an inference; None: those of the chip are not known."""
     sweep: Sweep | None
     """The metric on simulated chips over time; None: it was not measured."""
-    recovery: str = ""
-    """What the simulated chips correct of themselves at each time (``Recovery.summary``); empty:
-    nothing beside drift."""
-    conditions: tuple[str, ...] = ()
-    """What of the chips is not as by default, such as their defects
-    (``analogtorch.evaluate.conditions``); empty: nothing."""
 
     def entries(self) -> tuple[Entry, ...]:
         """Return every figure that is known."""
@@ -67,7 +61,9 @@ class ComparedChip:
         if self.sweep is None:
             return []
         found, chips = [], len(self.sweep.seeds)
-        more = "".join(f"; {text}" for text in (self.recovery, *self.conditions) if text)
+        more = "".join(
+            f"; {text}" for text in (self.sweep.recovery, *self.sweep.conditions) if text
+        )
         for time, spread in zip(self.sweep.times, self.sweep.interval(), strict=True):
             low, high = spread.ends or (None, None)
             found.append(
@@ -170,12 +166,12 @@ class Comparison(Shown):
     @property
     def recovery(self) -> str:
         """What the simulated chips correct of themselves at each time; empty: only drift."""
-        return next((each.recovery for each in self.chips), "")
+        return next((each.sweep.recovery for each in self.chips if each.sweep), "")
 
     @property
     def conditions(self) -> tuple[str, ...]:
         """What of the simulated chips is not as by default, such as their defects."""
-        return next((each.conditions for each in self.chips), ())
+        return next((each.sweep.conditions for each in self.chips if each.sweep), ())
 
     def __getitem__(self, name: str) -> ComparedChip:
         """Return the chip that ``name`` heads.

@@ -1,7 +1,10 @@
-"""What a reader of a result must know of its chips: defects, writing and drift compensation."""
+"""What a reader of a result must know of its chips: how they differ from chips by default."""
 
+from analogtorch.devices.thermal import kelvin
+from analogtorch.devices.time import duration
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
+from analogtorch.simulate.recalibration import Recalibration
 from analogtorch.simulate.writing import Method
 
 _COMPENSATIONS: dict[Compensation, str] = {
@@ -13,7 +16,12 @@ _COMPENSATIONS: dict[Compensation, str] = {
 
 
 def conditions(
-    method: Method | None, defects: Defects | None, compensation: Compensation
+    method: Method | None,
+    defects: Defects | None,
+    compensation: Compensation,
+    *,
+    temperature: str | float | None = None,
+    recalibration: Recalibration | None = None,
 ) -> dict[str, str]:
     """Return what of simulated chips is not as by default, in words, by argument.
 
@@ -21,13 +29,31 @@ def conditions(
         method: how cells are written, as ``program`` takes it.
         defects: what is broken, as ``program`` takes it.
         compensation: drift compensation, as ``ProgrammedChip.at`` takes it.
+        temperature: that of the chips, as ``ProgrammedChip.at`` takes it.
+        recalibration: when the compensation is read; None: at each time.
     """
     found = {
         "defects": "" if defects is None else defects.summary,
         "method": "" if method is None else method.summary,
         "compensation": _COMPENSATIONS.get(compensation, ""),
+        "temperature": "" if temperature is None else f"it is {kelvin(temperature):g} K",
+        "recalibration": "" if recalibration is None else _reads(recalibration),
     }
     return {name: text for name, text in found.items() if text}
+
+
+def _reads(schedule: Recalibration) -> str:
+    """Return when the compensation is read, in words."""
+    when = [f"at {duration(float(t))}" for t in (0.0, *schedule.times)]
+    if schedule.every is not None:
+        when.append(f"every {duration(float(schedule.every))}")
+    at = "" if schedule.temperature is None else f", each at {kelvin(schedule.temperature):g} K"
+    return f"drift is read {', '.join(when)}{at}"
+
+
+def remarks(texts: tuple[str, ...]) -> list[str]:
+    """Return a line for each condition, to stand under a table."""
+    return [f"on the chips, {text}" for text in texts]
 
 
 def listed(texts: tuple[str, ...]) -> dict[str, list[str]]:

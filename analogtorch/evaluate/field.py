@@ -16,6 +16,7 @@ from analogtorch.cost_model import ReadCost
 from analogtorch.devices import seconds
 from analogtorch.devices.time import SECONDS, duration
 from analogtorch.evaluate.checked import checked_defects, checked_method, chip_seeds, measurable
+from analogtorch.evaluate.conditions import conditions
 from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.metric import (
     Metric,
@@ -127,6 +128,14 @@ class Field:
     def note(self) -> str:
         """A caveat of ``last``, such as that the devices' data end before it; or empty."""
         return "; ".join(beyond_data(self.model, self.last))
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """What of the chips is not as by default, in words."""
+        found = conditions(
+            self.method, self.defects, self.compensation, temperature=self.temperature
+        )
+        return tuple(found.values())
 
     def chips(self) -> Iterator[ProgrammedChip]:
         """Yield the chips, one after the other."""

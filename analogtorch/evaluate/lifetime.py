@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from analogtorch.cost_model import ReadCost
+from analogtorch.evaluate.conditions import listed
 from analogtorch.evaluate.field import Field, cost_of, crossing, reads_of, served, useful_reads
 from analogtorch.evaluate.metric import Metric
 from analogtorch.files.figures import draw
@@ -56,6 +57,9 @@ class Lifetime(Shown):
     """Cost of one read with its recovery; None: there was none, or a chip has no cost."""
     start: float = 0.0
     """Time from which on chips serve, s: that at which the targets of their devices are right."""
+    conditions: tuple[str, ...] = ()
+    """What of the chips is not as by default, such as their defects
+    (``analogtorch.evaluate.conditions``); empty: nothing."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, ready for JSON; what is infinite is None."""
@@ -71,6 +75,7 @@ class Lifetime(Shown):
             "cost": cost_of(self.cost),
             "seeds": list(self.seeds),
             **({"note": self.note} if self.note else {}),
+            **listed(self.conditions),
             **self._recovery(),
         }
 
@@ -213,6 +218,7 @@ def lifetime(
         recovery=recovery,
         recovery_cost=recovery_cost,
         start=field.start,
+        conditions=field.conditions,
     )
 
 

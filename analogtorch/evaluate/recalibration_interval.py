@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from analogtorch.cost_model import ReadCost
 from analogtorch.devices import seconds
 from analogtorch.devices.time import SECONDS, duration
+from analogtorch.evaluate.conditions import listed
 from analogtorch.evaluate.field import Field, cost_of, reads_of, served, stays, useful_reads
 from analogtorch.evaluate.metric import Metric
 from analogtorch.mapping import ChipMapping
@@ -50,6 +51,9 @@ class RecalibrationInterval(Shown):
     """A caveat of ``life``, such as that the devices' data end before it; or empty."""
     start: float = 0.0
     """Time from which on chips serve, s: that at which the targets of their devices are right."""
+    conditions: tuple[str, ...] = ()
+    """What of the chips is not as by default, such as their defects
+    (``analogtorch.evaluate.conditions``); empty: nothing."""
 
     def reads(self, interval: float) -> int:
         """Return the number of recalibrations at an interval, the first included.
@@ -72,6 +76,7 @@ class RecalibrationInterval(Shown):
             "cost": cost_of(self.cost),
             "seeds": list(self.seeds),
             **({"note": self.note} if self.note else {}),
+            **listed(self.conditions),
         }
 
 
@@ -185,6 +190,7 @@ def recalibration_interval(
         recovery=recovery,
         note=field.note,
         start=field.start,
+        conditions=field.conditions,
     )
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from analogtorch.evaluate.cells import Cells, Executor, Experiment, check_executor, run, run_by
 from analogtorch.evaluate.checked import checked_defects, checked_method, chip_seeds, measurable
+from analogtorch.evaluate.conditions import conditions
 from analogtorch.evaluate.helpers import checked_processes
 from analogtorch.evaluate.identity import experiment
 from analogtorch.evaluate.journal import Journal, Unkept
@@ -212,6 +213,9 @@ def sweep(
                 run_by(executor, cells, bar.update)
             else:
                 run(cells, processes, bar.update)
+    differing = conditions(
+        method, defects, compensation, temperature=temperature, recalibration=recalibration
+    )
     found = {}
     for name, of_it in zip(models, cells, strict=True):
         notes = tuple("; ".join(beyond_data(models[name], t)) for t in at)
@@ -224,6 +228,8 @@ def sweep(
             metric=title(metric) or UNNAMED,
             higher_is_better=higher_is_better,
             bounds=bounds,
+            recovery="" if recovery is None else recovery.summary,
+            conditions=tuple(differing.values()),
         )
     return found if isinstance(model, Mapping) else found[""]
 

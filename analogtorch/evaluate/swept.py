@@ -82,6 +82,12 @@ class Sweep(Shown):
     """False for an error, of which a worse model has more."""
     bounds: Bounds = UNBOUNDED
     """Smallest and largest number that the metric can be, infinite if it is not known."""
+    recovery: str = ""
+    """What the chips correct of themselves whenever drift is read (``Recovery.summary``); empty:
+    nothing beside drift."""
+    conditions: tuple[str, ...] = ()
+    """What of the chips is not as by default, such as their defects
+    (``analogtorch.evaluate.conditions``); empty: nothing."""
 
     def __post_init__(self) -> None:
         checks.settle(self, "times", tuple(checked_times("Sweep", self.times).values()))
@@ -217,8 +223,9 @@ class Sweep(Shown):
         """Return the paired differences between two sweeps: this minus the other, chip by chip.
 
         Both have the same chips at the same times, so that what is common to a chip drops out.
-        The result is a sweep: its ``interval`` is that of the difference, ``keeps(0)`` says
-        whether this sweep is as good or better, and ``chip_yield(0)`` on how many chips.
+        The result is a sweep, with the conditions that both share: its ``interval`` is that of the
+        difference, ``keeps(0)`` says whether this sweep is as good or better, and ``chip_yield(0)``
+        on how many chips.
 
         Args:
             other: a sweep of the same seeds, times and metric.
@@ -252,6 +259,8 @@ class Sweep(Shown):
             metric=f"difference of {self.metric}",
             higher_is_better=self.higher_is_better,
             bounds=(self.bounds[0] - other.bounds[1], self.bounds[1] - other.bounds[0]),
+            recovery=self.recovery if self.recovery == other.recovery else "",
+            conditions=tuple(text for text in self.conditions if text in other.conditions),
         )
 
     def note(self, time: str) -> str:

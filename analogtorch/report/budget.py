@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from analogtorch.evaluate.conditions import remarks
 from analogtorch.evaluate.shares import Budget
 from analogtorch.files.figures import new_figure
 from analogtorch.report.columns import aligned, number_form
@@ -27,7 +28,7 @@ def table(found: Budget) -> str:
     chips = f"{len(found.seeds)} chips, mean and 95 % interval"
     note = [f"* {found.note}"] if found.note else []
     note += [f"before they are measured, {found.recovery}"] * bool(found.recovery)
-    note += [f"on the chips, {text}" for text in found.conditions]
+    note += remarks(found.conditions)
     if found.growth is not None:
         note.append(
             f"may grow: factor at which it costs {100 * found.growth:g} % of the metric more, all "

@@ -8,6 +8,7 @@ import torch
 
 from analogtorch.evaluate import Interval
 from analogtorch.evaluate.comparison import ComparedChip, Comparison, Entry
+from analogtorch.evaluate.conditions import remarks
 from analogtorch.files.figures import new_figure
 from analogtorch.report.columns import SPAN, aligned, html_table, number_form
 from analogtorch.report.cost import si, signed_note
@@ -143,7 +144,7 @@ def _notes(found: Comparison) -> list[str]:
         )
         notes.append(f"{found.metric}: {', '.join(counts)} of each kind")
         notes += [f"at each time the {found.recovery}"] * bool(found.recovery)
-        notes += [f"on the chips, {text}" for text in found.conditions]
+        notes += remarks(found.conditions)
     bits = [f"{c.name} {c.chip.cost.precision}" for c in found.chips if c.chip.cost is not None]
     if bits:
         notes += [

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from analogtorch.cost_model import ReadCost
 from analogtorch.devices.time import SECONDS, duration
+from analogtorch.evaluate.conditions import remarks
 from analogtorch.evaluate.field import useful_reads
 from analogtorch.evaluate.lifetime import Lifetime
 from analogtorch.files.figures import new_figure
@@ -40,6 +41,7 @@ def table(found: Lifetime) -> str:
         f"{found.reads:,} reads of the compensation in that time; {takes('one', found.cost)}",
         *([] if found.recovery_cost is None else [f"with recovery: {found.recovery_cost}"]),
         *([found.note] if found.note else []),
+        *remarks(found.conditions),
         MISSED,
     ]
     return "\n".join([*lines, *notes])

@@ -1,6 +1,7 @@
 """How often chips must be recalibrated, as a table for the terminal."""
 
 from analogtorch.devices.time import duration
+from analogtorch.evaluate.conditions import remarks
 from analogtorch.evaluate.recalibration_interval import RecalibrationInterval
 from analogtorch.report.columns import ruled, three_digits
 from analogtorch.report.lifetime import MISSED, since, takes
@@ -39,6 +40,7 @@ def table(found: RecalibrationInterval) -> str:
         f"{'to ' if found.start else ''}{duration(found.life)}",
         takes("one recalibration", found.cost),
         *([found.note] if found.note else []),
+        *remarks(found.conditions),
         MISSED,
     ]
     return "\n".join([*lines, *notes])

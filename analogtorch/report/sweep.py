@@ -7,6 +7,7 @@ from typing import Any
 
 from analogtorch.devices import seconds
 from analogtorch.evaluate import Sweep
+from analogtorch.evaluate.conditions import remarks
 from analogtorch.files.figures import new_figure
 from analogtorch.report.columns import aligned, html_table, number_form
 from analogtorch.values.listed import counted
@@ -101,4 +102,6 @@ def _rows(found: Sweep) -> list[Sequence[str]]:
 
 
 def _notes(found: Sweep) -> list[str]:
-    return [f"* {time} is {note}" for time in found.times if (note := found.note(time))]
+    beyond = [f"* {time} is {note}" for time in found.times if (note := found.note(time))]
+    recovery = [f"whenever drift is read, {found.recovery}"] * bool(found.recovery)
+    return [*beyond, *recovery, *remarks(found.conditions)]

@@ -21,6 +21,15 @@ def test_defects_writing_and_compensation_are_in_words() -> None:
     assert "by gradient descent" in conditions(at.GradientDescent(), None, "global")["method"]
 
 
+def test_temperature_and_reads_of_drift_are_in_words() -> None:
+    monthly = at.Recalibration(every="30 days", times=["1 h"], temperature="27 C")
+    found = conditions(None, None, "least_squares", temperature="60 C", recalibration=monthly)
+    assert found == {
+        "temperature": "it is 333.15 K",
+        "recalibration": "drift is read at 0 s, at 1 h, every 30 days, each at 300.15 K",
+    }
+
+
 def test_results_name_the_conditions_of_their_chips() -> None:
     torch.manual_seed(0)
     x, digital = torch.randn(8, 4), torch.nn.Sequential(torch.nn.Linear(4, 3))
@@ -42,3 +51,46 @@ def test_results_name_the_conditions_of_their_chips() -> None:
     assert f"on the chips, {text}" in str(compared)
     assert text in compared["ideal"].entries()[0].scope
     assert "conditions" not in at.sensitivity(model, error, num_chips=1).to_dict()
+    swept = at.sweep(model, error, times=["1 day"], **given)
+    assert swept.conditions == (text,)
+    assert f"on the chips, {text}" in str(swept)
+    assert f"on the chips, {text}" in swept._repr_html_()
+    yearly = at.Recalibration()
+    lasted = at.lifetime(
+        model,
+        error,
+        limit=1e9,
+        recalibration=yearly,
+        longest="2 days",
+        compensation="global",
+        **given,
+    )
+    assert lasted.to_dict()["conditions"] == [text, lasted.conditions[1]]
+    assert lasted.conditions[1].startswith("drift is compensated by one factor per block")
+    assert f"on the chips, {text}" in str(lasted)
+    often = at.recalibration_interval(
+        model, error, limit=1e9, life="2 days", compensation="column", **given
+    )
+    assert often.conditions[1].startswith("drift is compensated by one factor per column")
+    assert often.to_dict()["conditions"] == [*often.conditions]
+    assert f"on the chips, {text}" in str(often)
+
+
+def test_differences_of_sweeps_keep_what_both_share() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(8, 4)
+    model = at.convert(torch.nn.Sequential(torch.nn.Linear(4, 3)), at.chips.hermes64())
+    at.calibrate(model, [x], report=None)
+
+    def mean(view: torch.nn.Module) -> float:
+        return float(view(x).mean().detach())
+
+    given = {"num_chips": 2, "times": ["1 day"], "compensation": "none"}
+    plain = at.sweep(model, mean, **given)
+    broken = at.sweep(model, mean, defects=at.Defects(cells=0.1), **given)
+    corrected = at.sweep(model, mean, recovery=at.Recovery(batches=[x]), **given)
+    assert broken.minus(plain).conditions == ("drift is not compensated",)
+    assert corrected.minus(plain).recovery == ""
+    text = "whenever drift is read, chips correct gain and offset of their columns digitally, from"
+    assert text in str(corrected)
+    assert text in str(corrected.minus(corrected))
