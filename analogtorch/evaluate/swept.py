@@ -1,6 +1,7 @@
 """The result of ``sweep``: a metric by chip and time, and its statistics over the chips."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,8 +72,8 @@ class Sweep(Shown):
     values: Tensor
     """The metric, of shape (chips, times): finite real numbers, kept as float64 on the CPU."""
     seeds: tuple[int, ...]
-    """Seed of at least one chip, in the order of ``values``: ``program(model, seed=seeds[i])``
-    programs it again."""
+    """Seeds of the chips, at least one and each once, in the order of ``values``:
+    ``program(model, seed=seeds[i])`` programs one again."""
     notes: tuple[str, ...] = ()
     """A caveat for each time, such as that the devices' data end before it; empty where there is
     none."""
@@ -99,6 +100,11 @@ class Sweep(Shown):
             )
         if not self.seeds:
             raise ValueError("Sweep.seeds is empty; give the seed of at least one chip")
+        if twice := [s for s, count in Counter(self.seeds).items() if count > 1]:
+            raise ValueError(
+                f"Sweep.seeds has {checks.shown(twice[0])} twice; a chip counts once, as its rows "
+                "say nothing of other chips"
+            )
         if self.values.is_complex() or self.values.dtype == torch.bool:
             raise ValueError(
                 f"Sweep.values must be real numbers, got {self.values.dtype}; write values.double()"

@@ -183,6 +183,7 @@ def test_values_of_any_real_type_become_float64(dtype: torch.dtype) -> None:
         ({"times": "1 day"}, r"Sweep: times must be a list .*, got '1 day'; write \['1 day'\]"),
         ({"times": (), "values": torch.zeros(1, 0)}, "Sweep: times is empty; give at least one"),
         ({"seeds": (), "values": torch.zeros(0, 2)}, "Sweep.seeds is empty; give the seed of at"),
+        ({"seeds": (7, 7), "values": torch.zeros(2, 2)}, "Sweep.seeds has 7 twice; a chip counts"),
         ({"values": torch.zeros(1, 2, dtype=torch.complex64)}, "real numbers, got torch.complex64"),
         ({"values": torch.zeros(1, 2, dtype=torch.bool)}, r"got torch.bool; write values.double\("),
     ],
