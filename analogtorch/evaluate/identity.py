@@ -200,6 +200,9 @@ def experiment(
         "options": options_digest(model),
         "attributes": attribute_digests(model),
     }
+    wires = any(not layer.chip.wires.ideal for _, layer in analog_layers(model))
+    if wires and look.compensation in ("global", "column"):
+        found["compensated"] = "behind the wires"  # earlier versions counted the IR drop as drift
     if method is not None:
         found["method"] = {"type": type(method).__name__, **asdict(method)}
     if defects is not None:

@@ -48,6 +48,8 @@ def drift_gains(
     if not compensates(section.chip, compensation):
         return torch.ones_like(section.scale)
     sums = now.new_empty(2, *section.scale.shape)
+    # behind the same wires as ``now``, whose IR drop column calibration has removed
+    written = now if compensation == "least_squares" else section.weights(None)
     for number, outputs, index in section.pieces():
         block, column = section.block(number, outputs), section.column[number, outputs]
         current = now[index].flatten(1)
@@ -60,7 +62,7 @@ def drift_gains(
                 reads = block.two_mvms(current, x, str(t))
                 found = fit_sums(exact, *(read * column for read in reads))
         else:
-            then = section.programmed(number, index)
+            then = written[index].flatten(1)
             found = _magnitudes(block, column, then, current, readout, t)
         sums[0, number, outputs], sums[1, number, outputs] = found
     if compensation != "column":

@@ -210,17 +210,6 @@ class ProgrammedSection:
             stored[part] -= weights_as_written(self.chip.cell, self.w[part]).flatten(1)
         return [stored[block.outputs, block.rows] for block in self.blocks]
 
-    def programmed(self, number: int, index: tuple[slice, ...]) -> Tensor:
-        """Return the part of ``weights(None)`` on ideal wires at ``index``: (outputs, rows).
-
-        ``index`` are outputs of row block ``number``.
-        """
-        found = self.chip.cell.weights(self.g[(slice(None), *index)]).flatten(1)
-        if self.row_gains is not None:
-            rows = slice(*self.section.bounds[number : number + 2])
-            self.row_gains.scale_(found, index[0], rows)
-        return found
-
     def negatives(self, t: float | None, temperature: float | None = None) -> Tensor:
         """Return the part of ``weights`` that the negative polarity holds."""
         if self.chip.wires.ideal:

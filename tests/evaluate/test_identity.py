@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 import analogtorch as at
 from analogtorch.calibration.norm_statistics import digital_statistics, remember_digital
-from analogtorch.evaluate.identity import structure_digest
+from analogtorch.evaluate.identity import experiment, structure_digest
+from analogtorch.evaluate.look import Look
+from analogtorch.simulate.compensation import Compensation
 from tests.crossbar import crossbar
 
 X = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
@@ -105,3 +107,15 @@ def test_a_sweep_is_of_its_dac_ranges(tmp_path: Path) -> None:
     for other in (calibrated(3), at.convert(copy.deepcopy(net), at.chips.neurram48())):
         with pytest.raises(ValueError, match="another experiment .attributes: input_range"):
             run(other)
+
+
+def test_factors_of_drift_behind_wires_are_of_their_own_version() -> None:
+    def identified(chip: at.Chip, compensation: Compensation) -> dict:
+        model = at.convert(nn.Sequential(nn.Linear(8, 6)), chip)
+        return experiment("sweep", model, 0, Look(compensation=compensation))
+
+    wired = crossbar().replace(wires={"column_resistance": 1.0})
+    assert identified(wired, "global")["compensated"] == "behind the wires"
+    assert identified(wired, "column")["compensated"] == "behind the wires"
+    for chip, compensation in ((wired, "least_squares"), (wired, "none"), (crossbar(), "global")):
+        assert "compensated" not in identified(chip, compensation)

@@ -431,3 +431,26 @@ def test_the_kernel_of_columns_is_the_elimination_along_each(ends, ohm):
     used = torch.arange(37) != 3
     error = (of_single.double() - of_exact)[used].abs().max()
     assert error < 2e-5 * of_exact[used].abs().max()
+
+
+@pytest.mark.parametrize("readout", ["chip", "ideal"])
+@pytest.mark.parametrize("compensation", ["global", "column"])
+@pytest.mark.parametrize("calibrated", [True, False])
+@pytest.mark.parametrize(
+    "wires",
+    [
+        {"column_resistance": 1.0},
+        {"column_resistance": 1.0, "model": "pulses"},
+        {"column_resistance": 1.0, "model": "standard"},
+    ],
+    ids=["ladder", "pulses", "standard"],
+)
+def test_drift_compensation_leaves_ir_drop_alone(wires, calibrated, compensation, readout) -> None:
+    analog = at.convert(_layer(300, 20), _chip(calibrated, **wires))
+    physical = at.program(analog, seed=0)
+    with_factors = physical.at("1 day", compensation=compensation, readout=readout)
+    factors, plain = (
+        view[0].programmed.gains[0]
+        for view in (with_factors, physical.at("1 day", compensation="none"))
+    )
+    assert_close(factors, plain)
