@@ -66,7 +66,8 @@ class Digital:
     energy: Figure
     """J per arithmetic operation."""
     rate: Figure
-    """Arithmetic operations per second of one chip's share of the unit, > 0."""
+    """Arithmetic operations per second, > 0: of the unit of one chip; of the host for each chip in
+    use."""
     kinds: tuple[str, ...] = ()
     """Kinds of ``Operation`` that run here; on the host, () means all that the chip does not
     take. The kind ``rounding`` is not named: it runs where ``matmul`` does."""

@@ -1,6 +1,7 @@
 """Folding of batch norm into the layer before it.
 
-A chip scales its columns at no cost, and one digital operation less is paid.
+A chip scales and shifts its columns after each MVM in any case, and one digital operation less is
+paid.
 """
 
 from collections import Counter

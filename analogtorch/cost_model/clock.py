@@ -39,7 +39,9 @@ class Clock:
         work = self._work(op, runs, moved, place)
         transfer = moved.seconds(self.chip)
         compute = max((s for (kind, _), s in work.items() if kind == "tile"), default=0.0)
-        compute += sum(s for (kind, _), s in work.items() if kind in ("chip", "host"))
+        compute += max(
+            (s for (kind, _), s in work.items() if kind in ("chip", "host")), default=0.0
+        )
         after = (
             [self.last] if self.mode == "sequential" else [self.done[name] for name in op.inputs]
         )
@@ -77,8 +79,12 @@ class Clock:
             self.mvms[tile] += run.mvms
             work["tile", tile] += run.mvms * self.mvm_time
         if count := op.operations + moved.sums:
-            unit, name = (self.cost.on_chip, "chip") if runs or place else (self.cost.host, "host")
-            work[name, "digital operations"] = count / (unit.rate.value * self.num_chips)
+            # the units of the chips where the result lies share them; the host grows with the chips
+            chips = sorted({chip for chip, _ in place})
+            units: list[tuple[str, Any]] = [("chip", chip) for chip in chips] or [("host", "")]
+            rate = self.cost.on_chip.rate if chips else self.cost.host.rate
+            seconds = count / (rate.value * (len(chips) or self.num_chips))
+            work |= dict.fromkeys(units, seconds)
         return work
 
     def _links(self, moved: Traffic) -> list[tuple[str, Any]]:
@@ -161,4 +167,6 @@ def _label(kind: str, which: Any) -> str:
         return (
             f"{'MVMs of' if kind == 'tile' else 'transfers to'} tile {which[1]} of chip {which[0]}"
         )
-    return f"port of chip {which}" if kind == "port" else f"{which} on the {kind}"
+    if kind == "port":
+        return f"port of chip {which}"
+    return f"digital operations on {f'chip {which}' if kind == 'chip' else 'the host'}"

@@ -12,6 +12,9 @@ The report prints these conventions, or its fields name them:
   chips, every efficiency carries a range: from each MVM charged as a full tile to each charged in
   proportion to its columns.
 - Only the cells' share falls with their conductance.
+- Scale, offset and bias, with which a digital unit ends the MVM of each column, are left out, in
+  energy and time: published energies of an MVM do not have them. What a model computes beside its
+  layers, such as a batch norm that is not folded, is charged.
 - The operations with which the digital side scales each input vector of a layer without a fixed DAC
   range, and its outputs, are left out: a mapping does not have the ranges. ``summary`` names such
   layers.
@@ -29,6 +32,8 @@ from analogtorch.cost_model.efficiency import OPERATIONS_PER_MAC, Efficiency, pu
 from analogtorch.cost_model.schedule import schedule
 from analogtorch.cost_model.steps import Mode, Run, Schedule
 from analogtorch.values.shown import Shown
+
+_OF_COLUMNS = "scale, offset and bias of columns"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,8 +256,13 @@ def _efficiencies(
     system = [*whole, costs.network.chip_energy, costs.host.energy]
     scopes: tuple[tuple[Scope, list[Figure], str, tuple[float, Kind]], ...] = (
         ("tile", tile, costs.excluded, (operations / busy, mvm_time(chip).kind)),
-        ("chip", whole, "chip ports, host, idle power", (per_second / plan.num_chips, kind)),
-        ("system", system, "idle power, memory of the host", (per_second, kind)),
+        (
+            "chip",
+            whole,
+            f"{_OF_COLUMNS}, chip ports, host, idle power",
+            (per_second / plan.num_chips, kind),
+        ),
+        ("system", system, f"{_OF_COLUMNS}, idle power, memory of the host", (per_second, kind)),
     )
     found = []
     for scope, figures, excluded, rate in scopes:

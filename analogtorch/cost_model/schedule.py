@@ -10,6 +10,9 @@ These are the conventions:
 - Signed inputs take ``Cost.signed_passes`` MVMs each, and each of their pulses takes one, unless
   the cost covers them. ``ADC.asymmetry_balance`` takes twice as many. Copies of a matrix divide
   its vectors; those that hold the unit cells of one weight take all of them.
+- Digital operations on the chip, among them additions of partial sums, run on the units of the
+  chips where their result lies, in equal parts; those of the host at ``Cost.host.rate`` for each
+  chip in use.
 - Ports and links carry the inputs of one operation at a time.
 - An operation starts when its inputs are complete. So the latency is an upper bound for
   convolutions, which could start on the first positions of an image. ``sequential`` runs one

@@ -30,9 +30,10 @@ def table(report: CostReport) -> str:
         "chip, of all chips.",
         "Range: each MVM charged as a full tile, to each in proportion to its columns (or by the "
         "shares, if less).",
-        "Left out: for layers that scale each input vector (at.summary names them), the digital "
-        "operations of that,",
-        "2 n + m per vector of n inputs and m outputs.",
+        "Left out: scale, offset and bias of each column; for layers that scale each input vector "
+        "(at.summary",
+        "names them), the digital operations of that, 2 n + m per vector of n inputs and m "
+        "outputs.",
         "Published figures come from workloads of their own; they are no prediction for this one.",
     ]
     lines += [

@@ -230,6 +230,21 @@ def test_what_the_chip_cannot_compute_goes_to_the_host_and_another_chip_costs_tw
     assert report.energy.system > report.energy.chip
 
 
+def test_digital_operations_run_on_the_chips_where_their_result_lies() -> None:
+    chip = _free_moves(at.chips.hermes_core())
+    rate, step = chip.cost.on_chip.rate.value, chip.cost.mvm_time.value
+    operations = [mvm("a", 256), digital("relu", "activation", 256, "a"), mvm("b", 256, "relu")]
+    matrices = [matrix("a", 256, 256), matrix("b", 256, 256)]
+    blocks = [put(0, "a", 256, 256), put(0, "b", 256, 256, chip=1)]
+    found = schedule(mapping(chip, operations, matrices, blocks))
+    assert found.num_chips == 2
+    assert found.latency == pytest.approx(2 * step + 256 / rate)  # as on one chip
+    assert found.bottleneck == "digital operations on chip 0"
+    wide = [put(0, "a", 256, 128), put(0, "a", 256, 128, chip=1, col=128), blocks[1]]
+    spread = schedule(mapping(chip, operations, matrices, wide))
+    assert spread.latency == pytest.approx(2 * step + 128 / rate)
+
+
 def test_report_says_everything_that_an_efficiency_needs() -> None:
     text = str(cost(keyword_net(at.chips.ibm_speech34())))
     for part in (
@@ -248,7 +263,8 @@ def test_report_says_everything_that_an_efficiency_needs() -> None:
         "76% of their cells",
         "without",
         "assumed",
-        "Left out: for layers that scale each input vector",
+        "Left out: scale, offset and bias of each column; for layers that scale each input vector",
+        "predicted, chip: without scale, offset and bias of columns, chip ports, host, idle power",
     ):
         assert part in text
     assert "chip / tile 0.62, system / chip 0.56" in text
