@@ -135,24 +135,32 @@ class ProgrammedMixin(nn.Module):
 
     def keep_target(self) -> None:
         """Take the present weight for that of the cells, from which the layer may not part."""
-        vars(self)["target"] = self.weight  # as an attribute it would be one more Parameter
+        weight = self.weight
+        vars(self)["target"] = weight  # as an attribute it would be one more Parameter
+        vars(self)["target_version"] = _version(weight)
 
     @property
     def parted(self) -> bool:
-        """Whether the weight is another than that of the cells, which computes nothing."""
+        """Whether the weight is another than that of the cells, which computes nothing.
+
+        Also one that was changed in place, but for changes by ``weight.data``.
+        """
         # the weight comes last: that of a parametrized layer is computed, perhaps at random
         if self.programmed is None or (target := vars(self).get("target")) is None:
             return False
-        return (weight := self.weight) is not target and not _same(weight, target)
+        if (weight := self.weight) is target:
+            # a copy counts from 0 again
+            return _version(weight) > vars(self).get("target_version", 0)
+        return not _same(weight, target)
 
     def refuse_parted(self) -> None:
         """Raise RuntimeError if a programmed layer was given another weight."""
         if not torch.compiler.is_compiling() and self.parted:
             raise RuntimeError(
                 f"layer {self.layer_name!r} belongs to a programmed chip, whose cells only program "
-                "changes, and its weight was replaced, pruned, parametrized or tied to one that "
-                "has learnt, which would change nothing; change the model that it was programmed "
-                "from, and program that again"
+                "changes, and its weight was changed, replaced, pruned, parametrized or tied to "
+                "one that has learnt, which would change nothing; change the model that it was "
+                "programmed from, and program that again"
             )
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
@@ -163,6 +171,11 @@ class ProgrammedMixin(nn.Module):
             if not parted:  # torch may have made another Parameter
                 self.keep_target()
         return self
+
+
+def _version(weight: Tensor) -> int:
+    """Return how often a weight was changed in place; 0 where torch does not count."""
+    return 0 if weight.is_inference() else weight._version
 
 
 def _same(weight: Tensor, target: Tensor) -> bool:

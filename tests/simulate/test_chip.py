@@ -522,8 +522,9 @@ def test_a_chip_in_memory_that_processes_share_gives_views_too() -> None:
         lambda layer: setattr(layer, "weight", nn.Parameter(torch.zeros(4, 8))),
         lambda layer: prune.random_unstructured(layer, "weight", 0.9),
         parametrizations.weight_norm,
+        lambda layer: layer.weight.detach().mul_(3),
     ],
-    ids=["assigned", "pruned", "parametrized"],
+    ids=["assigned", "pruned", "parametrized", "in place"],
 )
 def test_another_weight_of_a_programmed_layer_is_refused(change) -> None:
     torch.manual_seed(0)
@@ -540,6 +541,11 @@ def test_another_weight_of_a_matrix_on_a_programmed_chip_is_refused() -> None:
     view, x = at.program(at.convert(nn.GRU(4, 4), CHIP), seed=1).at("0 s"), torch.ones(2, 1, 4)
     view.weight_hh_l0 = nn.Parameter(torch.zeros(12, 4))
     with pytest.raises(RuntimeError, match="layer 'hh_l0' belongs to a programmed chip"):
+        view(x)
+    view = at.program(at.convert(nn.GRU(4, 4), CHIP), seed=1).at("0 s")
+    view(x)
+    view.weight_ih_l0.detach().zero_()
+    with pytest.raises(RuntimeError, match="layer 'ih_l0' belongs to a programmed chip"):
         view(x)
 
 
