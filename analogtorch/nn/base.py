@@ -75,6 +75,7 @@ class AnalogLayer(SamplesFirst, PlacedMixin, ProgrammedMixin):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        vars(self).pop("target_version", None)  # torch counts the changes of a copy anew
         expect(self)  # a copy has not been trained yet
 
     def to_digital(self) -> nn.Module:

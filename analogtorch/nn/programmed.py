@@ -149,8 +149,8 @@ class ProgrammedMixin(nn.Module):
         if self.programmed is None or (target := vars(self).get("target")) is None:
             return False
         if (weight := self.weight) is target:
-            # a copy counts from 0 again
-            return _version(weight) > vars(self).get("target_version", 0)
+            known = vars(self).setdefault("target_version", _version(weight))
+            return _version(weight) > known
         return not _same(weight, target)
 
     def refuse_parted(self) -> None:
