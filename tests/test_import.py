@@ -19,6 +19,8 @@ others = sorted(n for n in added if n.partition(".")[0] not in sys.stdlib_module
 print(torch.cuda.is_initialized(), others)
 import analogtorch.report
 print({"matplotlib", "lightning"} & set(sys.modules))
+import analogtorch.cli.budget, analogtorch.cli.compare, analogtorch.cli.listen
+print("lightning" in sys.modules)
 """
 
 
@@ -27,7 +29,7 @@ def test_import_is_lean() -> None:
     run = subprocess.run(
         [sys.executable, "-c", _SCRIPT], capture_output=True, text=True, check=True
     )
-    assert run.stdout == "False []\nset()\n"
+    assert run.stdout == "False []\nset()\nFalse\n"
     assert run.stderr == ""
 
 

@@ -41,7 +41,7 @@ from analogtorch.speech.rehearsal import batches_of, rehearse, untrained
 from analogtorch.speech.run_journal import read
 from analogtorch.speech.rundir import RunFolder, remedy
 from analogtorch.speech.task import Task, prepare
-from analogtorch.speech.training import Phase, fit
+from analogtorch.speech.training import Phase
 from analogtorch.speech.validation import ranges, recalibrated
 
 logger = logging.getLogger("analogtorch")
@@ -308,6 +308,9 @@ def train_phase(
     All phases with a teacher see the same clips in the same order and draw the same random numbers,
     so that their results can be compared pairwise.
     """
+    # here, as Lightning takes seconds to import, and commands that do not train need none
+    from analogtorch.speech.training import fit
+
     seed = derived(config.seed, "training" if teacher is None else "training with a teacher")
     return fit(
         network,

@@ -22,7 +22,7 @@ from analogtorch.cli.finished import finished as finished_run
 from analogtorch.cli.finished import listener
 from analogtorch.cli.kws import parse
 from analogtorch.files import locked, packed, parse_json, signed
-from analogtorch.speech import espeak, kws, levels
+from analogtorch.speech import espeak, kws, levels, training
 from analogtorch.speech import task as task_module
 from analogtorch.speech.ablation import check_distinct, variants
 from analogtorch.speech.config import ChipConfig, KWSConfig, ModelConfig
@@ -650,7 +650,7 @@ def test_a_killed_run_resumes_to_the_same_weights(
     phase: str, step: int, clips: Path, finished: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
     fit, whole = (
-        kws.fit,
+        training.fit,
         [torch.load(finished / f"{n}.pt", weights_only=True) for n in ("digital", "hwa")],
     )
 
@@ -658,7 +658,7 @@ def test_a_killed_run_resumes_to_the_same_weights(
         callbacks = (Kill(step),) if checkpoint.stem == phase else ()
         return fit(*args, checkpoint=checkpoint, callbacks=callbacks, **options)
 
-    monkeypatch.setattr(kws, "fit", killed)
+    monkeypatch.setattr(training, "fit", killed)
     assert run(clips, tmp_path) == 130
     assert "--resume" in capsys.readouterr().err
     monkeypatch.undo()

@@ -11,7 +11,8 @@ from analogtorch.speech.training.phase import Phase
 if TYPE_CHECKING:
     from analogtorch.speech.training.batches import Batches
     from analogtorch.speech.training.checkpoint import AtomicCheckpoint
-    from analogtorch.speech.training.curve import Curve, read_curve
+    from analogtorch.speech.training.curve import Curve
+    from analogtorch.speech.training.curve_file import read_curve
     from analogtorch.speech.training.fit import fit
     from analogtorch.speech.training.module import Classifier, Learner
 
@@ -33,7 +34,7 @@ _MODULES = {
     "Curve": "curve",
     "Learner": "module",
     "fit": "fit",
-    "read_curve": "curve",
+    "read_curve": "curve_file",
 }
 
 
