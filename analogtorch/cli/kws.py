@@ -1,6 +1,7 @@
 """The options of ``analogtorch kws``, made from the fields of ``KWSConfig``."""
 
 import dataclasses
+import functools
 import re
 import sys
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ class Arguments:
     progress: bool
 
 
+@functools.cache
 def parser() -> ArgumentParser:
     """Return the parser of options and configuration files.
 

@@ -1,6 +1,7 @@
 """The options of ``analogtorch transcribe``, made from the fields of ``TranscribeConfig``."""
 
 import dataclasses
+import functools
 import itertools
 import sys
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ class Arguments:
     progress: bool
 
 
+@functools.cache
 def parser() -> ArgumentParser:
     """Return the parser of options and configuration files."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)

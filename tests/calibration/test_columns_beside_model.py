@@ -201,7 +201,7 @@ class _Speaks(nn.Module):
         return torch.stack(found, 1)
 
 
-@pytest.mark.parametrize(("size", "batch"), [(16, 1), (64, 32)])
+@pytest.mark.parametrize(("size", "batch"), [pytest.param(16, 1, marks=pytest.mark.slow), (64, 32)])
 def test_words_that_the_chip_goes_on_with_do_not_count_as_others(size: int, batch: int) -> None:
     torch.manual_seed(0)
     digital = _Speaks().eval()

@@ -30,8 +30,8 @@ def accuracy(outputs: torch.Tensor, net: PretrainedKWS) -> float:
 @pytest.mark.parametrize(
     "name",
     [
-        # of the others, the long test has the accuracy and the next one some outputs
-        pytest.param(name, marks=() if name.endswith(("_L", "DS-CNN")) else pytest.mark.slow)
+        # of the others, the next test has some outputs
+        pytest.param(name, marks=() if name == "DNN_L" else pytest.mark.slow)
         for name in pretrained.names()
     ],
 )
@@ -78,7 +78,7 @@ def test_state_dict_keys_are_the_archives(data_root: Path) -> None:
     ("name", "grouped"),
     [
         ("DNN_L", "sequential"),
-        ("CNN_L", "sequential"),
+        pytest.param("CNN_L", "sequential", marks=pytest.mark.slow),
         ("DS-CNN", "sequential"),
         pytest.param("DS-CNN", "block_diagonal", marks=pytest.mark.slow),
     ],
@@ -107,7 +107,17 @@ def test_benchmark(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The same table from any number of threads."""
-    options = ["--data", str(data_root), "--nets", "DNN_S", "DNN_M", "--chips", "2", "--every", "9"]
+    options = [
+        "--data",
+        str(data_root),
+        "--nets",
+        "DNN_S",
+        "DNN_M",
+        "--chips",
+        "2",
+        "--every",
+        "40",
+    ]
     options += ["--variants", "as published", "output noise 0.04"]
     tables = []
     for out, threads in ((tmp_path / "a", 1), (tmp_path / "b", 2)):
