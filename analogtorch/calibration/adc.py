@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from analogtorch.calibration.histogram import ColumnHistogram, Histogram
 from analogtorch.calibration.passes import Forward, check_finite, few_threads, run, shares
+from analogtorch.calibration.read_taps import ReadTaps
 from analogtorch.chips import Chip
 from analogtorch.conversion.watch import evaluating
 from analogtorch.devices.drift_aware import kernel_spread
-from analogtorch.nn import AnalogEmbedding, AnalogLayer, Tap, tapped
+from analogtorch.nn import AnalogEmbedding, AnalogLayer, tapped
 from analogtorch.ops import Plan, block_scales, over_rows
 from analogtorch.ops.converters import adc, dac
 from analogtorch.ops.operands import Operands, per_block
@@ -80,9 +81,12 @@ def limits(
             an ADC range.
     """
     sums = {name: _PartialSums(name, layer, wanted) for name, layer in layers.items()}
-    taps = {layers[name]: Tap(product=few_threads(seen)) for name, seen in sums.items()}
+    read = ReadTaps(model)
+    taps = {
+        layers[name]: read.tap(layers[name], product=few_threads(s)) for name, s in sums.items()
+    }
     with evaluating(model), tapped(taps):
-        run("calibrate ADC", model, batches, forward, progress)
+        run("calibrate ADC", model, batches, forward, progress, begin=read.begin)
     return {name: seen.limits() for name, seen in sums.items()}
 
 

@@ -16,6 +16,7 @@ from analogtorch.calibration.passes import (
     few_threads,
     run,
 )
+from analogtorch.calibration.read_taps import ReadTaps
 from analogtorch.conversion.guard import listed, route_bypasses
 from analogtorch.conversion.kinds import analog_layers
 from analogtorch.conversion.route import routed_layers
@@ -77,10 +78,10 @@ def observe(
     Warns:
         UserWarning: the model also multiplies by the weight of a layer that ran.
     """
-    collected = _Collected(layers, per)
+    collected, read = _Collected(layers, per), ReadTaps(model)
     first = functools.partial(collected.route, model) if route else None
-    with quiet(), evaluating(model), tapped(collected.taps()):
-        run("calibrate", model, batches, forward, progress, first)
+    with quiet(), evaluating(model), tapped(collected.taps(read)):
+        run("calibrate", model, batches, forward, progress, first, read.begin)
     ran = collected.ran
     free = may_be_silent(layers, ran, collected.bypassed, allow_unused)
     remedy = EXCLUDE
@@ -166,15 +167,16 @@ class _Collected:
             self.start()
             first(model)
 
-    def taps(self) -> dict[AnalogLayer, Tap]:
+    def taps(self, read: ReadTaps) -> dict[AnalogLayer, Tap]:
         """Return a tap for each layer."""
-        return {layer: self._tap(name) for name, layer in self.layers.items()}
+        return {layer: self._tap(name, layer, read) for name, layer in self.layers.items()}
 
-    def _tap(self, name: str) -> Tap:
+    def _tap(self, name: str, layer: AnalogLayer, read: ReadTaps) -> Tap:
         look = functools.partial(self._input, name)
         if name not in self.tiled:
-            return Tap(input=look)
-        return Tap(input=look, product=few_threads(functools.partial(self._product, name)))
+            return read.tap(layer, input=look)
+        product = few_threads(functools.partial(self._product, name))
+        return read.tap(layer, input=look, product=product)
 
     def _input(self, name: str, x: Tensor) -> None:
         check_finite("calibrate", f"the input of layer {name!r}", x)

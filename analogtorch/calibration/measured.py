@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from analogtorch.calibration.histogram import Histogram
 from analogtorch.calibration.inputs import Ranges, Seen
 from analogtorch.calibration.passes import Forward, few_threads, run, shares
+from analogtorch.calibration.read_taps import ReadTaps
 from analogtorch.chips import Chip
 from analogtorch.conversion.watch import evaluating
 from analogtorch.devices.drift_aware import kernel_spread
-from analogtorch.nn import AnalogLayer, Tap, tapped
+from analogtorch.nn import AnalogLayer, tapped
 from analogtorch.ops import Plan, block_scales, fold, mvm, seed_tensor, stream
 from analogtorch.ops.noisy_weight import noisy_weight
 from analogtorch.ops.operands import Operands, per_block
@@ -77,9 +78,13 @@ def choose(
         progress: if True, show a progress bar.
     """
     trials = {name: Trial(layers[name], chips[name], seen) for name, seen in inputs.items()}
-    taps = {layers[name]: Tap(product=few_threads(trial)) for name, trial in trials.items()}
+    read = ReadTaps(model)
+    taps = {
+        layers[name]: read.tap(layers[name], product=few_threads(trial))
+        for name, trial in trials.items()
+    }
     with evaluating(model), tapped(taps):
-        run("calibrate ranges", model, batches, forward, progress)
+        run("calibrate ranges", model, batches, forward, progress, begin=read.begin)
     return {name: trial.best() for name, trial in trials.items()}
 
 

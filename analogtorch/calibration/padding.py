@@ -1,10 +1,13 @@
 """Positions of a batch that nobody reads, as of sentences that are padded to one length."""
 
-from collections.abc import Iterable, Mapping
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from analogtorch.calibration.outputs import comparable
 
@@ -12,6 +15,10 @@ IGNORED = -100
 """Label of a position that does not count, as in ``torch.nn.functional.cross_entropy``."""
 
 _OF_ENCODER = ("attention_mask", "input_ids", "inputs_embeds")
+_OF_SOUND = ("input_values", "input_features")
+_LENGTHS = ("_get_feat_extract_output_lengths", "_get_subsampling_output_length")
+"""Methods of models of transformers from the numbers of samples, or of frames, of sounds to those
+of the frames that they make of them."""
 _OF_DECODER = ("decoder_attention_mask", "decoder_input_ids", "decoder_inputs_embeds")
 """Inputs of models of transformers that tell how long the sequences of either are."""
 
@@ -43,12 +50,11 @@ def read_positions(model: nn.Module, batch: Any) -> Read:
         return Read()
     mask = _some(batch.get("attention_mask"))
     encoder: tuple[Tensor, ...] = () if mask is None else (mask,)
+    if mask is not None and any(_sounds(batch.get(name), mask) for name in _OF_SOUND):
+        encoder += _frames(model, mask)
     if not (with_decoder := has_decoder(model)) and not any(
         str(name).startswith("decoder_") for name in batch
     ):
-        wave = batch.get("input_values")
-        if mask is not None and isinstance(wave, Tensor) and wave.shape == mask.shape:
-            encoder += _frames(model, mask)
         return Read(encoder, encoder)
     known = [*_OF_DECODER, *["labels"] * with_decoder]
     shape, own_shape = _shape(batch, _OF_ENCODER), _shape(batch, known)
@@ -115,6 +121,11 @@ def _mapping(batch: Any) -> Mapping[Any, Any] | None:
     return batch if isinstance(batch, Mapping) else None
 
 
+def _sounds(given: Any, mask: Tensor) -> bool:
+    """Return whether an input is sound, (samples, positions) or (samples, positions, numbers)."""
+    return isinstance(given, Tensor) and given.shape[:2] == mask.shape
+
+
 def _shape(batch: Mapping[Any, Any], names: Iterable[str]) -> torch.Size | None:
     """Return the number of samples and of positions of the first of these inputs there is."""
     for name in names:
@@ -142,15 +153,29 @@ def _some(mask: Any) -> Tensor | None:
 
 
 def _frames(model: nn.Module, mask: Tensor) -> tuple[Tensor, ...]:
-    """Return the mask of the frames that a model of transformers makes of a wave, if it does."""
+    """Return masks of the frames that a model of transformers makes of sound, at each length."""
+    ends = mask.shape[1] - mask.flip(1).float().argmax(1)  # of the last that is read
+    whole = torch.tensor(mask.shape[1], device="cpu")
+    found: dict[int, Tensor] = {}
+    for lengths in _shortened(model):
+        for count, total in zip(_listed(lengths(ends)), _listed(lengths(whole)), strict=True):
+            frames = torch.arange(int(total), device=mask.device)
+            found.setdefault(len(frames), frames < count.unsqueeze(1))
+    return tuple(read for number, read in found.items() if number != mask.shape[1])
+
+
+def _shortened(model: nn.Module) -> Iterator[Callable[[Tensor], Any]]:
+    """Yield what tells the number of frames of a sound, for each place where it changes."""
     for module in model.modules():
-        if (lengths := getattr(module, "_get_feat_extract_output_lengths", None)) is not None:
-            ends = mask.shape[1] - mask.flip(1).float().argmax(1)  # of the last that is read
-            count, total = lengths(ends), lengths(torch.tensor(mask.shape[1], device="cpu"))
-            if not isinstance(count, Tensor):
-                return ()
-            return (torch.arange(int(total), device=mask.device) < count.unsqueeze(1),)
-    return ()
+        for name in _LENGTHS:
+            if (lengths := getattr(module, name, None)) is not None:
+                yield lengths
+                if "add_adapter" in inspect.signature(lengths).parameters:  # the layers before it
+                    yield functools.partial(lengths, add_adapter=False)
+
+
+def _listed(lengths: Any) -> list[Tensor]:
+    return [each for each in tree_leaves(lengths) if isinstance(each, Tensor)]
 
 
 def has_decoder(model: nn.Module) -> bool:

@@ -113,6 +113,7 @@ def run(
     forward: Forward | None,
     progress: bool,
     first: Callable[[Callable[[nn.Module], Any]], None] | None = None,
+    begin: Callable[[Any], None] | None = None,
 ) -> None:
     """Run ``model`` on every batch.
 
@@ -126,6 +127,7 @@ def run(
         progress: if True, show a progress bar.
         first: a function that runs the first batch, by the function that it gets, which runs a
             model on it; None: that batch runs as the others do.
+        begin: a function that gets each batch before it runs.
 
     Raises:
         ValueError: there is no batch.
@@ -134,6 +136,8 @@ def run(
     """
     count = 0
     for batch in Progress(batches, desc=caller, unit="batch", disable=not progress):
+        if begin is not None:
+            begin(batch)
         one = functools.partial(one_pass, caller, batch=batch, forward=forward, number=count)
         if count == 0 and first is not None:
             first(one)

@@ -92,6 +92,34 @@ def test_frames_of_a_wave_are_read_up_to_where_it_ends() -> None:
     assert at_positions(torch.ones(3, 9, 5), read.outputs).shape == (1, 13, 5)
 
 
+class _Shortened(nn.Module):
+    """As speech models of transformers that make frames, and fewer behind an adapter."""
+
+    def _get_feat_extract_output_lengths(
+        self, frames: Tensor, add_adapter: bool | None = None
+    ) -> Tensor:
+        frames = (frames - 1) // 2 + 1
+        return frames if add_adapter is False else (frames - 1) // 2 + 1
+
+
+class _Subsampled(nn.Module):
+    def _get_subsampling_output_length(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        return frames, (frames - 1) // 4 + 1
+
+
+@pytest.mark.parametrize(("model", "lengths"), [(_Shortened(), (3, 6)), (_Subsampled(), (3,))])
+def test_frames_of_features_are_read_up_to_where_each_sound_ends(model, lengths) -> None:
+    ends, places = torch.tensor([[12], [5], [1]]), torch.arange(12)
+    batch = {"input_features": torch.ones(3, 12, 7), "attention_mask": (places < ends).long()}
+    for found in read_positions(nn.Sequential(model), batch):
+        assert [mask.shape[1] for mask in found] == [12, *lengths]
+        for mask in found:
+            whole = -(-12 // mask.shape[1])
+            assert torch.equal(mask.sum(1), (ends[:, 0] - 1) // whole + 1)
+    batch |= {"decoder_input_ids": torch.ones(3, 4)}
+    assert [mask.shape[1] for mask in read_positions(model, batch).layers] == [12, *lengths]
+
+
 def test_runs_of_before_with_padding_are_of_another_rule() -> None:
     for batch in ({"attention_mask": MASK}, {"labels": LABELS}):
         assert leaves_out(WITH_DECODER, [{}, batch])
@@ -174,3 +202,36 @@ def test_vectors_that_are_read_are_thinned_out_not_those_that_are_not(
     rows = column_outputs._Rows(_masks(torch.arange(12).expand(8, 12) > 10))
     rows.note(torch.ones(8, 12, 40))
     assert rows.of(torch.ones(96, 16), plan).tolist() == [*range(11, 96, 12)]
+
+
+@pytest.mark.parametrize("chip", [crossbar(), at.chips.hermes64()], ids=["crossbar", "hermes64"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"effort": "ranges"},
+        {"effort": "ranges", "per": "tile"},
+        {"method": "absmax"},
+        {"method": "percentile", "adc": "mse", "adc_per": "column"},
+        {"method": None, "adc": "absmax"},
+    ],
+    ids=str,
+)
+def test_ranges_are_those_of_what_is_read(options: dict[str, Any], chip: at.Chip) -> None:
+    torch.manual_seed(0)
+    digital, x = _Positions(), torch.randn(8, 12, 40)
+    mask = (torch.arange(12) < torch.arange(4, 12).unsqueeze(1)).long()
+    chip = chip.replace(array={"rows": 32})
+    found = []
+    for padding in (x, 30 * x.sign(), 0 * x):
+        given = x.where(mask.bool().unsqueeze(-1), padding)
+        pairs = zip(given.split(2), mask.split(2), strict=True)
+        batches = [{"x": a, "attention_mask": b} for a, b in pairs]
+        model = at.convert(copy.deepcopy(digital), chip)
+        at.calibrate(model, batches, report=None, **options)
+        layers = [layer for _, layer in at.analog_layers(model)]
+        ranges = [torch.tensor(layer.input_ranges or [0.0]) for layer in layers]
+        ranges += [each for layer in layers for each in (layer.adc_ranges, layer.output_ranges)]
+        found.append([each for each in ranges if each is not None])
+    for other in found[1:]:
+        assert all(map(torch.equal, found[0], other))
