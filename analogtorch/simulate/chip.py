@@ -87,7 +87,8 @@ def program(
         mapping: the tiles of the layers, from ``map_to_chip``; it decides which defects affect a
             weight, and which ADCs, with the errors of their gain and offset, read it. The devices
             are the same. Of copies (``duplicate`` of ``map_to_chip``) the first alone is simulated,
-            with a warning. None: one block per tile, tile after tile.
+            with a warning. None: one block per tile, tile after tile; layers on chips with arrays
+            of other sizes are on chips of their own.
         programmed_before: how often the devices were programmed before in the same way, >= 0. It
             adds to the writes that ``ProgrammedChip.writes`` counts, and changes no conductance.
 
@@ -220,6 +221,8 @@ class ProgrammedChip:
                     for spot, errors in zip(spots, section.weight_errors(), strict=True):
                         wrong[spot.chip, spot.tile].append(errors.flatten())
         found = {tile: weight_errors(torch.cat(each), within) for tile, each in wrong.items()}
+        for tile, each in found.items():
+            assert each.weights <= math.prod(states[tile].works.shape), f"tile {tile} is too small"
         return YieldMap(states=states, errors=found)
 
     def writes(self) -> Writes:

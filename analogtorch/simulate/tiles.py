@@ -1,7 +1,7 @@
 """The tiles of a programmed layer's weights, and the defects there."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -45,21 +45,41 @@ class Spot:
 def consecutive(layers: Iterable[tuple[str, AnalogLayer]]) -> dict[str, list[list[Spot]]]:
     """Return one block per tile, tile after tile, on as many chips as needed.
 
-    The result lists the spots of each section of each layer.
+    Layers whose chips have arrays of other sizes are on chips of their own. The result lists the
+    spots of each section of each layer.
     """
-    number, found = 0, {}
+    free: dict[tuple[int, int, int], Iterator[tuple[int, int]]] = {}
+    numbers, found = _Numbers(), {}
     for name, layer in layers:
-        per_section = []
-        for section in layer.sections:
-            spots = []
-            for block in range(section.blocks):
-                for outputs in section.col_blocks:
-                    tile = divmod(number, layer.chip.array.tiles)
-                    spots.append(Spot(block, outputs, *tile, 0, 0))
-                    number += 1
-            per_section.append(spots)
-        found[name] = per_section
+        array = layer.chip.array
+        tiles = free.setdefault((array.rows, array.columns, array.tiles), numbers.of(array.tiles))
+        found[name] = [
+            [
+                Spot(block, outputs, *next(tiles), 0, 0)
+                for block in range(section.blocks)
+                for outputs in section.col_blocks
+            ]
+            for section in layer.sections
+        ]
     return found
+
+
+class _Numbers:
+    """Numbers of chips, which differ, and so do ``number * tiles + tile`` of all of their tiles.
+
+    By the latter their faults and errors are drawn. Chips with arrays of one size have the numbers
+    0, 1, 2; with other sizes some numbers may be left out.
+    """
+
+    def __init__(self) -> None:
+        self._number, self._position = 0, 0
+
+    def of(self, tiles: int) -> Iterator[tuple[int, int]]:
+        """Yield the chip and tile of each tile of chips with so many tiles, without end."""
+        while True:
+            number = max(self._number, math.ceil(self._position / tiles))
+            self._number, self._position = number + 1, (number + 1) * tiles
+            yield from ((number, tile) for tile in range(tiles))
 
 
 def mapped(model: nn.Module, mapping: "ChipMapping") -> dict[str, list[list[Spot]]]:

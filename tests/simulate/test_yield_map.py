@@ -48,6 +48,35 @@ def test_analog_yield_is_the_share_of_weights_near_their_targets() -> None:
     assert at.program(_model(at.chips.ideal()), seed=3).yield_map(within=0.0).analog_yield == 1
 
 
+def test_layers_on_chips_of_other_sizes_share_no_tile() -> None:
+    """One tile held two blocks: 16 x 16 cells, 512 weights."""
+    chip = crossbar(adc={"gain_std": 0.1}).replace(array={"rows": 16, "columns": 16, "tiles": 1})
+    other = chip.replace(array={"tiles": 2}, name="other")
+    torch.manual_seed(0)
+    layers = [nn.Linear(16, 16, bias=False) for _ in range(4)]
+    model = at.convert(nn.Sequential(*layers), chip, per_layer={"1": other, "3": other})
+    physical = at.program(model, seed=3)
+    assert "on 4 tiles" in repr(physical)
+    found = physical.yield_map()
+    assert [each.weights for each in found.errors.values()] == [256] * 4
+    assert list(found) == [(0, 0), (1, 0), (1, 1), (4, 0)]  # so that no two draw the same errors
+    gains = [state.errors[0] for state in found.values()]
+    assert not any(torch.equal(a, b) for i, a in enumerate(gains) for b in gains[:i])
+    for (number, tile), state in found.items():
+        where = other if number == 1 else chip
+        alone = at.yield_map(where, at.Defects(), seed=3, number=number)[number, tile]
+        assert torch.equal(state.errors, alone.errors)
+
+
+def test_layers_on_chips_of_one_size_fill_them_tile_by_tile() -> None:
+    chip = CHIP.replace(adc={"noise": 0.1}, name="noisy")
+    torch.manual_seed(0)
+    layers = [nn.Linear(64, 32 * n, bias=False) for n in (3, 2, 1)]
+    model = at.convert(nn.ModuleList(layers), CHIP, per_layer={"1": chip})
+    found = at.program(model, seed=3).yield_map()
+    assert list(found) == [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1)]
+
+
 def test_columns_without_output_hold_no_weights() -> None:
     physical = at.program(_model(), seed=3, defects=at.Defects(columns=1.0))
     within = _model()[0].weight
