@@ -150,7 +150,7 @@ class Chip(Shown):
         if self.cost is None:
             raise ValueError(
                 f"chip {self.name!r} has no cost; give it one: chip.replace(cost=...), or take a "
-                "preset"
+                "preset that has one, such as analogtorch.chips.hermes64()"
             )
         return self.cost
 

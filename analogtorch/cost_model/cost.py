@@ -198,10 +198,10 @@ def _macs(mapping: Any) -> int:
 
 
 def _energy(plan: Schedule, chip: Chip, conductance: float, charge: Charge) -> EnergySplit:
-    assert chip.cost is not None
-    network, total = chip.cost.network, Energy()
+    costs, total = chip.costs, Energy()
+    network = costs.network
     for run in plan.runs:
-        total = total.plus(_mvm(run, chip, chip.cost, conductance, charge), times=run.mvms)
+        total = total.plus(_mvm(run, chip, costs, conductance, charge), times=run.mvms)
     on_chip = sum(s.operations for s in plan.steps if s.place != "host")
     on_host = sum(s.operations for s in plan.steps if s.place == "host")
     return EnergySplit(
@@ -209,9 +209,9 @@ def _energy(plan: Schedule, chip: Chip, conductance: float, charge: Charge) -> E
         dac=total.dac,
         array=total.array,
         adc=total.adc,
-        chip_digital=on_chip * chip.cost.on_chip.energy.value,
+        chip_digital=on_chip * costs.on_chip.energy.value,
         chip_communication=sum(s.element_hops for s in plan.steps) * network.hop_energy.value,
-        host_digital=on_host * chip.cost.host.energy.value,
+        host_digital=on_host * costs.host.energy.value,
         port_communication=sum(s.port_elements for s in plan.steps) * network.chip_energy.value,
     )
 
@@ -227,8 +227,7 @@ def _mvm(run: Run, chip: Chip, costs: Cost, conductance: float, charge: Charge) 
 
 
 def _time_kind(chip: Chip, plan: Schedule) -> Kind:
-    costs, steps = chip.cost, plan.steps
-    assert costs is not None
+    costs, steps = chip.costs, plan.steps
     figures = [mvm_time(chip), costs.network.chip_rate]
     figures += [costs.network.link_rate] if costs.network.link_rate else []
     figures += [costs.on_chip.rate] if any(s.place != "host" for s in steps) else []
@@ -243,8 +242,7 @@ def _efficiencies(
 
     ``splits`` are those by the shares, in proportion to columns, and of full tiles.
     """
-    costs = chip.cost
-    assert costs is not None
+    costs = chip.costs
     operations = OPERATIONS_PER_MAC * macs
     busy = sum(t.busy for t in plan.tiles)
     per_second = operations * plan.throughput

@@ -37,11 +37,7 @@ def peak(chip: Chip) -> Peak:
         ValueError: the chip has no ``cost``.
     """
     checks.instance("chip", chip, Chip, "analogtorch.chips.hermes64()")
-    costs = chip.cost
-    if costs is None:
-        raise ValueError(
-            f"chip {chip.name!r} has no cost; give it one: chip.replace(cost=...), or take a preset"
-        )
+    costs = chip.costs
     tiles = chip.array.tiles // chip.array.planes
     operations = OPERATIONS_PER_MAC * chip.capacity // chip.array.planes
     joules = tiles * chip.mvms * costs.mvm_energy.value

@@ -57,12 +57,7 @@ def read_cost(reads: Iterable[Reads]) -> ReadCost:
     busy: dict[tuple[Cost, Array, int, int], float] = {}
     mvms, joules, figures = 0, 0.0, set[Figure]()
     for each in reads:
-        chip, costs = each.chip, each.chip.cost
-        if costs is None:
-            raise ValueError(
-                f"chip {chip.name!r} has no cost; give it one: chip.replace(cost=...), or take a "
-                "preset"
-            )
+        chip, costs = each.chip, each.chip.costs
         number = each.mvms * (costs.signed_passes if each.signed else 1)
         converters = (costs, chip.array, each.tile[0], each.tile[1] // chip.array.planes)
         busy[converters] = busy.get(converters, 0.0) + number * mvm_time(chip).value

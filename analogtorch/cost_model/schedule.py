@@ -82,7 +82,7 @@ def schedule(
         mine = _runs(op, matrix, own, times[matrix.name], chip) if matrix else []
         runs += mine
         steps.append(clock.step(op, mine, moved, results[op.name]))
-    if chip.cost is not None and chip.cost.signed_passes > 1:
+    if chip.costs.signed_passes > 1:
         signed = {op.matrix for op in operations if not op.one_hot}
         clock.signed = tuple(
             n for n in matrices if n in (signed if signed_inputs is None else signed_inputs)

@@ -128,7 +128,7 @@ def locations(
     chip: Chip,
 ) -> dict[str, Location]:
     """Return the location of the result of every operation."""
-    assert chip.cost is not None
+    on_chip = chip.costs.on_chip.kinds
     found: dict[str, Location] = {}
     given = {op.name for op in operations if op.kind == "input"}
     for op in operations:
@@ -137,7 +137,7 @@ def locations(
             all_heads = _heads(op, matrices[op.matrix], blocks)
             heads = sorted({head for heads in all_heads for head in heads})
             found[op.name] = tuple(dict.fromkeys(tile_of(blocks[i], chip) for i in heads))
-        elif ("matmul" if op.kind == ROUNDING else op.kind) in chip.cost.on_chip.kinds:
+        elif ("matmul" if op.kind == ROUNDING else op.kind) in on_chip:
             found[op.name] = next((found[n] for n in op.inputs if n not in given), ())
         else:
             found[op.name] = ()
@@ -164,8 +164,7 @@ def traffic(
         chip: the chip that it runs on.
         arrived: what has arrived before.
     """
-    assert chip.cost is not None
-    moved, columns = Traffic(arrived), chip.cost.network.grid_columns
+    moved, columns = Traffic(arrived), chip.costs.network.grid_columns
     if matrix is None:
         for source in sources:
             if not location and source.location:
@@ -218,21 +217,20 @@ def _gather(
 
     The slices and pulses of a partial sum are added up where they are converted.
     """
-    assert chip.cost is not None
-    each = chip.slices.slicing.columns
+    costs, each = chip.costs, chip.slices.slicing.columns
     parts = each * (1 if op.one_hot else chip.pulses)
     for i, heads in enumerate(_heads(op, matrix, placed)):
         vectors = op.vectors * matrix.cells / copies
         vectors *= placed[i].block.rows / matrix.rows if op.one_hot else 1
         for head, cols in heads.items():
             columns = cols / each
-            if not chip.cost.covers_slices:
+            if not costs.covers_slices:
                 moved.sums += round(vectors * columns * (parts - 1))
             if head != i:
                 source, target = tile_of(placed[i], chip), tile_of(placed[head], chip)
                 sums = vectors * columns
                 partial = Source(f"{op.name}, block {i}", (source,), sums, sums)
-                moved.send(sums, partial, target, chip.cost.network.grid_columns)
+                moved.send(sums, partial, target, costs.network.grid_columns)
                 moved.sums += round(sums)
 
 

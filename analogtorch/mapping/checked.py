@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from analogtorch.chips import Chip, Cost
+from analogtorch.chips import Chip
 from analogtorch.graph.types import Matrix, Operation
 from analogtorch.mapping.types import Placement
 from analogtorch.values import checks
@@ -26,11 +26,7 @@ def checked(
             f"placements; {checks.shown(mapping)} has no {', '.join(missing)}"
         )
     chip, operations = mapping.chip, tuple(mapping.operations)
-    if not isinstance(chip.cost, Cost):
-        raise ValueError(
-            f"chip {chip.name!r} has no cost; take a preset that has one, such as "
-            "analogtorch.chips.hermes64(), or give it one: chip.replace(cost=...)"
-        )
+    _ = chip.costs  # raises without one
     given = mapping.matrices.values() if isinstance(mapping.matrices, Mapping) else mapping.matrices
     matrices, placed = {m.name: m for m in given}, defaultdict(list)
     for p in mapping.placements:
