@@ -28,7 +28,6 @@ def fine_plan(plan: Plan) -> Plan:
     return dataclasses.replace(
         plan,
         input_bits=_FINE_BITS if plan.input_bits else 0,
-        output_bits=0,
         output_steps=_FINE if plan.steps else 0,
         floors=0,
         unit_bits=_FINE_BITS if plan.unit_bits else 0,

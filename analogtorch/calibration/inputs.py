@@ -234,8 +234,7 @@ def by_magnitude(
     """
     ranges: dict[str, Ranges] = dict.fromkeys(seen)
     for name, layer in layers.items() if method is not None else ():
-        bits, inputs = layer.chip.dac.bits, seen[name].magnitudes
-        steps = 0 if bits is None else 2 ** (bits - 1) - 1
+        steps, inputs = layer.chip.dac.levels, seen[name].magnitudes
         found = [
             h.bound(str(method), steps, percentile, deviations) if h.largest else 0.0
             for h in inputs

@@ -16,6 +16,14 @@ Rounding = Literal["nearest", "floor"]
 Encoding = Literal["amplitude", "pulse_width"]
 
 
+def levels(bits: int | None) -> int:
+    """Return the steps of a converter on each side of zero: ``2^bits - 2`` in all, 0 without bits.
+
+    Integers with a sign, such as weights in slices, have as many.
+    """
+    return 2 ** (bits - 1) - 1 if bits else 0
+
+
 @register
 @dataclass(frozen=True, kw_only=True)
 class DAC:
@@ -99,7 +107,7 @@ class DAC:
     @property
     def levels(self) -> int:
         """Steps on each side of zero; 0: inputs are not quantised."""
-        return 0 if self.bits is None else 2 ** (self.bits - 1) - 1
+        return levels(self.bits)
 
     @property
     def pulse_steps(self) -> int:
@@ -272,7 +280,7 @@ class ADC:
     def levels(self) -> int:
         """Steps on each side of zero, from ``bits`` or ``steps``; 0: there is no ADC."""
         if self.bits is not None:
-            return 2 ** (self.bits - 1) - 1
+            return levels(self.bits)
         return self.steps or 0
 
 

@@ -5,6 +5,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from analogtorch.chips.converters import levels
 from analogtorch.chips.non_ideality import non_ideality
 from analogtorch.devices import register
 from analogtorch.devices.cell import is_signed, program
@@ -38,8 +39,8 @@ class Slicing:
 
     @property
     def weight_steps(self) -> int:
-        """Steps of a weight on each side of zero."""
-        return 2 ** (self.weight_bits - 1) - 1
+        """Steps of a weight on each side of zero; 0 without slices of weights."""
+        return levels(self.weight_bits)
 
     @property
     def full_digit(self) -> int:
@@ -78,7 +79,7 @@ class Slicing:
         count = self.pulses(input_bits)
         if count == 1:
             return (1.0,)
-        full, steps = 2**self.bits_per_pulse - 1, 2 ** (input_bits - 1) - 1
+        full, steps = 2**self.bits_per_pulse - 1, levels(input_bits)
         return tuple(full * 2 ** (self.bits_per_pulse * i) / steps for i in range(count))
 
 

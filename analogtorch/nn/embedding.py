@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from analogtorch.chips import Chip
+from analogtorch.chips.converters import levels
 from analogtorch.nn import converter_state
 from analogtorch.nn.base import AnalogLayer
 from analogtorch.nn.drawn import each_sample
 from analogtorch.nn.execution import Execution
 from analogtorch.nn.traced import Proxy, whole
 from analogtorch.ops import Plan, block_scales, counted, normal
-from analogtorch.ops.converters import adc, adc_outputs, digital_unit, levels, pulses
+from analogtorch.ops.converters import adc, adc_outputs, digital_unit, pulses
 from analogtorch.ops.input_drop import InputDrop, one_row
 from analogtorch.ops.physics import (
     noisy,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from analogtorch.chips import ADC_ERRORS
+from analogtorch.chips.converters import levels
 from analogtorch.ops.constants import LEAST_BOUND
 from analogtorch.ops.physics import output_noise, wide
 from analogtorch.ops.transfer import codes, transitions
@@ -21,11 +22,6 @@ _GAIN, _OFFSET = (
     next(i for i, error in enumerate(ADC_ERRORS) if error.kind == kind)
     for kind in ("gain", "offset")
 )
-
-
-def levels(bits: int) -> int:
-    """Return the steps of a converter on each side of zero: ``2^bits - 2`` in all."""
-    return 2 ** (bits - 1) - 1
 
 
 def in_steps(

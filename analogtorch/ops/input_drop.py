@@ -39,8 +39,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from analogtorch.chips import Wires
+from analogtorch.chips.converters import levels
 from analogtorch.devices import Cell
-from analogtorch.ops.converters import beside, dac, levels
+from analogtorch.ops.converters import beside, dac
 from analogtorch.ops.ir_drop import Block
 from analogtorch.ops.operands import Operands, per_block
 from analogtorch.ops.partial_sums import part
@@ -162,7 +163,7 @@ def _by_kernel(x: Tensor, r: Tensor, drop: InputDrop, block: int, plan: Plan) ->
     seen = x[..., rows].reshape(-1, rows.stop - rows.start)
     if not takes(seen, r, STEPS):
         return None
-    steps = levels(plan.input_bits) if plan.input_bits else 0
+    steps = levels(plan.input_bits)
     lost = F.linear(pulse_overlap(seen, r.abs(), STEPS, steps), drop.lost[:, rows])
     return lost.view(*x.shape[:-1], -1)
 

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from analogtorch.chips.converters import levels
 from analogtorch.chips.tiling import RowBlock
 from analogtorch.ops.blocks import seen_by
 from analogtorch.ops.constants import LEAST_BOUND
-from analogtorch.ops.converters import beside, dac, levels, pulses
+from analogtorch.ops.converters import beside, dac, pulses
 from analogtorch.ops.operands import Operands, per_block
 from analogtorch.ops.physics import Phase, phase_variances, read_std, rounded_square
 from analogtorch.ops.plan import Plan

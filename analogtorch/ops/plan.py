@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
+from analogtorch.chips.converters import levels
 from analogtorch.chips.slices import Slicing
 from analogtorch.chips.tiling import Layout
 from analogtorch.devices import Spread
@@ -100,7 +101,7 @@ class Plan(Layout):
         _check("balanced", self.balanced, self.balanced in (0, 1), "0 or 1")
         _check("phases", self.phases, self.phases in (1, 2, 4), "1, 2 or 4")
         _check("output_steps", self.output_steps, self.output_steps >= 0, "an integer >= 0")
-        steps = self.output_steps or (2 ** (self.output_bits - 1) - 1 if self.output_bits else 0)
+        steps = self.output_steps or levels(self.output_bits)
         object.__setattr__(self, "steps", steps)
         value = self.adc_range
         _check("adc_range", value, value > 0 and math.isfinite(value), "a positive number")

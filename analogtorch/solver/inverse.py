@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from analogtorch.chips.converters import levels
 from analogtorch.devices import Cell
 from analogtorch.ops import fold, stream
-from analogtorch.ops.converters import in_steps, levels
+from analogtorch.ops.converters import in_steps
 from analogtorch.solver.arrays import power_above, programmed
 from analogtorch.solver.chip import InverseCircuit, SolverChip
 

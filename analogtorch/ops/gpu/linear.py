@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from analogtorch.chips.converters import levels
 from analogtorch.devices import Spread
-from analogtorch.ops.converters import levels
 from analogtorch.ops.gpu.loading import triton
 from analogtorch.ops.gpu.tiles import Tile, fit, forward_tile, input_tile, shares, weight_tile
 from analogtorch.ops.mask import MASK, mask_shape
@@ -73,9 +73,9 @@ def linear(
                 read_noise=plan.read_noise,
                 weight_noise=plan.weight_noise,
                 SPREAD=spread,
-                INPUT_STEPS=_steps(plan.input_bits),
+                INPUT_STEPS=levels(plan.input_bits),
                 OUTPUT_STEPS=plan.steps,
-                UNIT_STEPS=_steps(plan.unit_bits),
+                UNIT_STEPS=levels(plan.unit_bits),
                 PER_VECTOR=operands.input_range.numel() > 1,
                 **tile.arguments(),
             )
@@ -110,7 +110,7 @@ def linear_backward(
         The three gradients, in the type of ``x``, in float32 and in the type of ``w``; None if not
         wanted. The gradient of a range per vector is None too.
     """
-    r, steps = _wide(operands.input_range), _steps(plan.input_bits)
+    r, steps = _wide(operands.input_range), levels(plan.input_bits)
     per_vector = r.numel() > 1
     g = g.to(operands.w.dtype).contiguous()
     mask = mask.contiguous() if mask is not None and mask.numel() else None
@@ -190,7 +190,7 @@ def _weight_gradient(
                 **_sizes(operands, plan, rows),
                 block_tiles=block_tiles,
                 share=triton.cdiv(triton.cdiv(m, splits), tile.m) * tile.m,
-                INPUT_STEPS=_steps(plan.input_bits),
+                INPUT_STEPS=levels(plan.input_bits),
                 PER_VECTOR=operands.input_range.numel() > 1,
                 **tile.arguments(),
             )
@@ -205,10 +205,6 @@ def _packed(kernel: Any, operands: Operands) -> dict[str, Tensor | None]:
         name: None if t is None else _wide(t) if name in _FLOAT32 else t.contiguous()
         for name, t in given.items()
     }
-
-
-def _steps(bits: int) -> int:
-    return levels(bits) if bits else 0
 
 
 def _wide(t: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from analogtorch.ops.converters import levels
+from analogtorch.chips.converters import levels
 from analogtorch.ops.native import loading
 from analogtorch.ops.native.structures import PARTS, Convolution, Linear, pointers
 from analogtorch.ops.operands import NAMES, Operands, per_block
@@ -42,7 +42,7 @@ def _form(plan: Plan, x: torch.Size, w: torch.Size) -> Form:
     m = form.matrix
     m.blocks, m.n_columns = plan.blocks, max(len(plan.columns) - 1, 0)
     m.bounds, m.columns = ctypes.addressof(bounds), ctypes.addressof(columns)
-    m.input_levels = levels(plan.input_bits) if plan.input_bits else 0
+    m.input_levels = levels(plan.input_bits)
     set_noise(m.noise, plan)
     _set_converters(m.adc, plan, w[0])
     return form._replace(arrays=(bounds, columns))
