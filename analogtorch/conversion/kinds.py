@@ -18,7 +18,7 @@ from analogtorch.nn import (
     AnalogSensorConv2d,
 )
 from analogtorch.nn.adapters import is_part_of_adapter
-from analogtorch.nn.composite import Spot
+from analogtorch.nn.composite import MatrixNames
 from analogtorch.nn.kinds import kinds
 from analogtorch.nn.permanent import permanent
 from analogtorch.nn.reborn import ADDED, forward_is_plain
@@ -100,10 +100,10 @@ def left_digital(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     Each comes with the name that its layer would have.
     """
     for name, module in model.named_modules():
-        for spot in module.spots() if isinstance(module, AnalogComposite) else ():
-            weight = module._parameters.get(spot.weight)
-            if spot.child not in module._modules and weight is not None:
-                yield f"{name}.{spot.child}".lstrip("."), weight
+        for matrix in module.all_matrices() if isinstance(module, AnalogComposite) else ():
+            weight = module._parameters.get(matrix.weight)
+            if matrix.child not in module._modules and weight is not None:
+                yield f"{name}.{matrix.child}".lstrip("."), weight
 
 
 def added(model: nn.Module) -> Iterator[tuple[str, AnalogLayer, nn.Parameter]]:
@@ -281,9 +281,9 @@ def reason(model: nn.Module, name: str, module: nn.Module, embeddings: bool = Fa
     for name in kind.weight_names(module):
         if why := unplaceable(name, module._parameters.get(name)):
             return why
-    for spot in matrices_of(module) or ():
-        if spot.bias is not None and spot.bias not in module._parameters:
-            return _COMPUTED.format(spot.bias)
+    for matrix in matrices_of(module) or ():
+        if matrix.bias is not None and matrix.bias not in module._parameters:
+            return _COMPUTED.format(matrix.bias)
     if why := kind.refuses(module):
         return why
     names = ADDED.union(dir(kind)).difference(dir(kind.digital))
@@ -351,7 +351,7 @@ def unplaceable(name: str, weight: Any) -> str | None:
     return None
 
 
-def matrices_of(module: Any) -> list[Spot] | None:
+def matrices_of(module: Any) -> list[MatrixNames] | None:
     """Return the matrices of a recurrent layer or attention, digital or analog.
 
     The result is None for a layer with one weight.
@@ -359,7 +359,7 @@ def matrices_of(module: Any) -> list[Spot] | None:
     kind = type(module) if isinstance(module, AnalogComposite) else kind_of(module)
     if kind is None or not issubclass(kind, AnalogComposite):
         return None
-    return list(kind.spots(module))
+    return list(kind.all_matrices(module))
 
 
 def kind_of(module: nn.Module) -> Any:

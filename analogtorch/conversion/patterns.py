@@ -76,16 +76,16 @@ def units(
     """
     found = {}
     for owner, module in modules.items():
-        if (spots := matrices_of(module)) is None:
+        if (matrices := matrices_of(module)) is None:
             found[owner] = Unit(owner, None, names[owner], names[owner])
             continue
-        for spot in spots:
+        for matrix in matrices:
             unit_names = tuple(
                 f"{name}.{text}".lstrip(".")
-                for text in (spot.child, spot.weight)
+                for text in (matrix.child, matrix.weight)
                 for name in names[owner]
             )
-            found[unit_names[0]] = Unit(owner, spot.child, unit_names, names[owner])
+            found[unit_names[0]] = Unit(owner, matrix.child, unit_names, names[owner])
     return found
 
 

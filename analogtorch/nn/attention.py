@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from analogtorch.nn.adapters import BASE
-from analogtorch.nn.composite import AnalogComposite, Spot
+from analogtorch.nn.composite import AnalogComposite, MatrixNames
 from analogtorch.nn.linear import AnalogLinear
 from analogtorch.nn.traced import Proxy, whole
 
@@ -32,15 +32,15 @@ class AnalogMultiheadAttention(AnalogComposite, nn.MultiheadAttention):
 
     digital = nn.MultiheadAttention
 
-    def spots(self) -> Iterator[Spot]:
+    def all_matrices(self) -> Iterator[MatrixNames]:
         """Yield the matrix of query, key and value, or one for each of them."""
         if not self._qkv_same_embed_dim:
             # a bias of thirds: see forward
-            yield from (Spot(f"{kind}_proj", f"{kind}_proj_weight") for kind in "qkv")
+            yield from (MatrixNames(f"{kind}_proj", f"{kind}_proj_weight") for kind in "qkv")
             return
         e = self.embed_dim
         runs = slice(0, e), slice(e, 2 * e), slice(2 * e, 3 * e), slice(e, 3 * e)
-        yield Spot("in_proj", "in_proj_weight", "in_proj_bias", runs)
+        yield MatrixNames("in_proj", "in_proj_weight", "in_proj_bias", runs)
 
     @classmethod
     def refuses(cls, layer: nn.Module) -> str | None:
@@ -59,7 +59,7 @@ class AnalogMultiheadAttention(AnalogComposite, nn.MultiheadAttention):
                 f"whose forward {type(layer).__name__} does not call"
                 + ("; call convert before it gets adapters" if adapted else "")
             )
-        taken = [spot.child for spot in cls.spots(layer) if hasattr(layer, spot.child)]  # type: ignore[arg-type]
+        taken = [each.child for each in cls.all_matrices(layer) if hasattr(layer, each.child)]  # type: ignore[arg-type]
         return f"it has its own {taken[0]!r}, a name that analog layers use" if taken else None
 
     def forward(

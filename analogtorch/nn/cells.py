@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from analogtorch.nn.composite import AnalogComposite, Spot
+from analogtorch.nn.composite import AnalogComposite, MatrixNames
 from analogtorch.nn.recurrent import gru_state, lstm_state
 from analogtorch.nn.traced import Proxy, whole
 from analogtorch.values.listed import counted
@@ -22,10 +22,10 @@ class AnalogRecurrentCell(AnalogComposite, nn.RNNCellBase):
     states: int = 1
     """Number of tensors of the state."""
 
-    def spots(self) -> Iterator[Spot]:
+    def all_matrices(self) -> Iterator[MatrixNames]:
         """Yield the matrix of the input and that of the state."""
         for kind in ("ih", "hh"):
-            yield Spot(kind, f"weight_{kind}", f"bias_{kind}" if self.bias else None)
+            yield MatrixNames(kind, f"weight_{kind}", f"bias_{kind}" if self.bias else None)
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
         """Return the next state, as the digital cell does.

@@ -21,8 +21,8 @@ from analogtorch.nn.samples import SamplesFirst
 
 
 @dataclass(frozen=True)
-class Spot:
-    """The position of a weight matrix in a module."""
+class MatrixNames:
+    """The names of a weight matrix in its module, and the runs of its outputs."""
 
     child: str
     """Name of the child that computes with the matrix."""
@@ -41,14 +41,14 @@ class AnalogMatrix(AnalogLinear):
     """
 
     senses = False  # what it multiplies was computed before
-    spot: Spot
+    names: MatrixNames
 
     @classmethod
-    def of(cls, owner: nn.Module, spot: Spot, chip: Chip, name: str) -> "AnalogMatrix":
-        """Return the matrix of ``owner`` at ``spot``."""
+    def of(cls, owner: nn.Module, names: MatrixNames, chip: Chip, name: str) -> "AnalogMatrix":
+        """Return the matrix of ``owner`` with these ``names``."""
         new = cls.__new__(cls)
         nn.Module.__init__(new)
-        new.spot, new.output_runs = spot, spot.runs
+        new.names, new.output_runs = names, names.runs
         new.share(owner)
         new.out_features, new.in_features = new.weight.shape
         new._attach(chip, name, nn.Linear)
@@ -56,7 +56,7 @@ class AnalogMatrix(AnalogLinear):
 
     def share(self, owner: nn.Module) -> None:
         """Take the owner's current Parameters: moving, loading or tying may replace them."""
-        for field, name in (("weight", self.spot.weight), ("bias", self.spot.bias)):
+        for field, name in (("weight", self.names.weight), ("bias", self.names.bias)):
             if name is None:
                 self._parameters[field] = None
             # else it was pruned or parametrized, which the owner refuses
@@ -65,7 +65,7 @@ class AnalogMatrix(AnalogLinear):
 
     def parameter_name(self, name: str) -> str:
         """Return the name of the owner's Parameter."""
-        return f"{name.removesuffix(self.spot.child)}{self.spot.weight}"
+        return f"{name.removesuffix(self.names.child)}{self.names.weight}"
 
     def matrix_name(self, name: str) -> str:
         """Return the name of the owner's Parameter."""
@@ -104,9 +104,9 @@ class DigitalMatrix:
 
     execution: ClassVar[None] = None
 
-    def __init__(self, owner: nn.Module, spot: Spot) -> None:
-        self.weight = getattr(owner, spot.weight)
-        self.bias = getattr(owner, spot.bias, None) if spot.bias else None
+    def __init__(self, owner: nn.Module, names: MatrixNames) -> None:
+        self.weight = getattr(owner, names.weight)
+        self.bias = getattr(owner, names.bias, None) if names.bias else None
 
     def draw(self, x: Tensor, order: Tensor | None = None) -> None:
         """Return None: there is no noise to draw."""
@@ -157,22 +157,22 @@ class AnalogComposite(SamplesFirst, nn.Module):
         new = reborn(layer, cls, name)
         new._modules = dict(layer._modules)
         new.digital_class, new.layer_name = type(layer), name
-        for spot in new.spots():
-            of_matrix = chip if isinstance(chip, Chip) else chip.get(spot.child)
+        for names in new.all_matrices():
+            of_matrix = chip if isinstance(chip, Chip) else chip.get(names.child)
             if of_matrix is not None:
-                full_name = f"{name}.{spot.child}" if name else spot.child
-                child = AnalogMatrix.of(new, spot, of_matrix, full_name)
-                new.add_module(spot.child, child.train(layer.training))
+                full_name = f"{name}.{names.child}" if name else names.child
+                child = AnalogMatrix.of(new, names, of_matrix, full_name)
+                new.add_module(names.child, child.train(layer.training))
         return new
 
-    def spots(self) -> Iterator[Spot]:
+    def all_matrices(self) -> Iterator[MatrixNames]:
         """Yield every weight matrix, also of a digital module."""
         raise NotImplementedError
 
     @classmethod
     def weight_names(cls, layer: Any) -> tuple[str, ...]:
         """Return the Parameters of the digital ``layer`` that would go on the chip."""
-        return tuple(spot.weight for spot in cls.spots(layer))
+        return tuple(names.weight for names in cls.all_matrices(layer))
 
     @classmethod
     def refuses(cls, layer: nn.Module) -> str | None:
@@ -183,7 +183,7 @@ class AnalogComposite(SamplesFirst, nn.Module):
         """Return the ``AnalogMatrix`` or ``DigitalMatrix`` that computes for ``child``."""
         if (analog := self._modules.get(child)) is not None:
             return analog
-        return DigitalMatrix(self, next(spot for spot in self.spots() if spot.child == child))
+        return DigitalMatrix(self, next(m for m in self.all_matrices() if m.child == child))
 
     def matrices(self) -> list[AnalogMatrix]:
         """Return the children that compute on the chip."""
@@ -214,7 +214,7 @@ class AnalogComposite(SamplesFirst, nn.Module):
         Its matrix would not see the change.
         """
         for matrix in self.matrices():
-            for field, name in (("weight", matrix.spot.weight), ("bias", matrix.spot.bias)):
+            for field, name in (("weight", matrix.names.weight), ("bias", matrix.names.bias)):
                 if name is None or matrix._parameters.get(field) is None:
                     continue
                 if name not in self._parameters:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from analogtorch.nn.composite import AnalogComposite, Spot
+from analogtorch.nn.composite import AnalogComposite, MatrixNames
 from analogtorch.nn.traced import Proxy, whole
 
 _STEPS = 1 << 24
@@ -25,13 +25,13 @@ batch."""
 class AnalogRecurrent(AnalogComposite, nn.RNNBase):
     """The base of the analog recurrent layers."""
 
-    def spots(self) -> Iterator[Spot]:
+    def all_matrices(self) -> Iterator[MatrixNames]:
         """Yield every weight matrix by layer and direction: input, state and projection."""
         for layer in range(self.num_layers):
             for suffix in (f"_l{layer}", f"_l{layer}_reverse")[: 1 + self.bidirectional]:
                 for kind in _kinds(self):
                     bias = f"bias_{kind}{suffix}" if self.bias and kind != "hr" else None
-                    yield Spot(kind + suffix, f"weight_{kind}{suffix}", bias)
+                    yield MatrixNames(kind + suffix, f"weight_{kind}{suffix}", bias)
 
     # the forward pass
 

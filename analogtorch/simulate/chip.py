@@ -153,12 +153,12 @@ class ProgrammedChip:
         self.warned: set[str] = set()
         """Notes on times beyond the devices' data that ``at`` has given; each is given once."""
         self._named = named(model)
-        self._spots = where
+        self._parts = where
         self._tiles = {
-            (spot.chip, spot.tile): layer.chip
+            (part.chip, part.tile): layer.chip
             for name, layer in layers
             for of_section in where[name]
-            for spot in of_section
+            for part in of_section
         }
         self._model = copied(model)
         cells = sum(layer.weight.numel() for _, layer in layers)
@@ -170,12 +170,12 @@ class ProgrammedChip:
             }
 
     def _programmed(
-        self, layer: AnalogLayer, key: str, where: list[list[tiles.Spot]]
+        self, layer: AnalogLayer, key: str, where: list[list[tiles.TilePart]]
     ) -> Iterator[ProgrammedSection]:
         """Yield the sections of a layer with their devices, on these parts of tiles."""
-        for section, spots in zip(layer.sections, where, strict=True):
-            state = tiles.state(section, spots, layer.chip, self.defects, self.seed)
-            blocks = tiles.blocks(section, spots)
+        for section, parts in zip(layer.sections, where, strict=True):
+            state = tiles.state(section, parts, layer.chip, self.defects, self.seed)
+            blocks = tiles.blocks(section, parts)
             yield ProgrammedSection(
                 layer, section, key, self.seed, blocks, self.method, state, self._keeps
             )
@@ -217,9 +217,9 @@ class ProgrammedChip:
         wrong: dict[tuple[int, int], list[Tensor]] = {tile: [] for tile in states}
         with torch.no_grad():
             for name, _, key in keyed(self._model):
-                for section, spots in zip(self._placed[key], self._spots[name], strict=True):
-                    for spot, errors in zip(spots, section.weight_errors(), strict=True):
-                        wrong[spot.chip, spot.tile].append(errors.flatten())
+                for section, parts in zip(self._placed[key], self._parts[name], strict=True):
+                    for part, errors in zip(parts, section.weight_errors(), strict=True):
+                        wrong[part.chip, part.tile].append(errors.flatten())
         found = {tile: weight_errors(torch.cat(each), within) for tile, each in wrong.items()}
         for tile, each in found.items():
             assert each.weights <= math.prod(states[tile].works.shape), f"tile {tile} is too small"
@@ -260,14 +260,14 @@ class ProgrammedChip:
         """
         checks.choice("recalibration_cost: compensation", compensation, get_args(Compensation))
         more: Iterable[Reads] = ()
-        spots = of_all_cells(self._model, self._spots, self.mapping)
+        parts = of_all_cells(self._model, self._parts, self.mapping)
         if recovery is not None:
             checks.instance(
                 "recalibration_cost: recovery", recovery, Recovery, "at.Recovery(batches=batches)"
             )
-            more = batch_reads(self.at("0 s", compensation="none"), recovery, spots)
+            more = batch_reads(self.at("0 s", compensation="none"), recovery, parts)
         layers = dict(analog_layers(self._model))
-        return recalibration_cost(layers, spots, compensation, more)
+        return recalibration_cost(layers, parts, compensation, more)
 
     @torch.inference_mode(False)
     @full_precision()

@@ -26,7 +26,7 @@ from analogtorch.ops.operands import Operands
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.readout import compensation_mvms
 from analogtorch.simulate.recovery import Recovery
-from analogtorch.simulate.tiles import Spot, mapped_cells
+from analogtorch.simulate.tiles import TilePart, mapped_cells
 
 if TYPE_CHECKING:
     from analogtorch.mapping import ChipMapping
@@ -34,31 +34,31 @@ if TYPE_CHECKING:
 
 def recalibration_cost(
     layers: Mapping[str, AnalogLayer],
-    spots: Mapping[str, list[list[Spot]]],
+    parts: Mapping[str, list[list[TilePart]]],
     compensation: Compensation,
     more: Iterable[Reads] = (),
 ) -> ReadCost:
     """Return the cost of a read of all layers; see ``ProgrammedChip.recalibration_cost``.
 
-    ``spots`` are those of all unit cells; ``more`` are MVMs that come on top.
+    ``parts`` are those of all unit cells; ``more`` are MVMs that come on top.
     """
     reads = (
-        read for name, layer in layers.items() for read in _reads(layer, spots[name], compensation)
+        read for name, layer in layers.items() for read in _reads(layer, parts[name], compensation)
     )
     return read_cost((*reads, *more))
 
 
 def of_all_cells(
-    model: nn.Module, spots: Mapping[str, list[list[Spot]]], mapping: "ChipMapping | None"
-) -> dict[str, list[list[Spot]]]:
-    """Return the spots of each unit cell of the weights, per layer and section.
+    model: nn.Module, parts: Mapping[str, list[list[TilePart]]], mapping: "ChipMapping | None"
+) -> dict[str, list[list[TilePart]]]:
+    """Return the tile parts of each unit cell of the weights, per layer and section.
 
-    ``spots`` has those of the first. Further ones that no mapping has lie on tiles of their own,
+    ``parts`` has those of the first. Further ones that no mapping has lie on tiles of their own,
     with numbers beyond those of the chip.
     """
     layers = dict(analog_layers(model))
     if mapping is None:
-        placed = {name: [of_layer] for name, of_layer in spots.items()}
+        placed = {name: [of_layer] for name, of_layer in parts.items()}
         chips = list({id(layer.chip): layer.chip for layer in layers.values()}.values())
     else:
         placed, chips = mapped_cells(model, mapping), [mapping.chip]
@@ -66,8 +66,8 @@ def of_all_cells(
         chip = layers[name].chip
         cells += [
             [
-                [replace(spot, tile=spot.tile + i * chip.array.tiles) for spot in of_section]
-                for of_section in spots[name]
+                [replace(part, tile=part.tile + i * chip.array.tiles) for part in of_section]
+                for of_section in parts[name]
             ]
             for i in range(len(cells), unit_cells(chip, chips))
         ]
@@ -79,7 +79,7 @@ def of_all_cells(
 
 @torch.no_grad()
 def batch_reads(
-    view: nn.Module, recovery: Recovery, spots: Mapping[str, list[list[Spot]]]
+    view: nn.Module, recovery: Recovery, parts: Mapping[str, list[list[TilePart]]]
 ) -> Iterator[Reads]:
     """Yield the MVMs of a recovery of a programmed chip, by block, counted in one run of its model.
 
@@ -104,24 +104,24 @@ def batch_reads(
         run("recalibration_cost", view, recovery.batches, recovery.forward, False)
     for name, layer in layers.items():
         for outputs, vectors in counts[name].items():
-            yield from _of_outputs(layer, spots[name], outputs, math.ceil(vectors))
+            yield from _of_outputs(layer, parts[name], outputs, math.ceil(vectors))
 
 
 def _of_outputs(
-    layer: AnalogLayer, spots: list[list[Spot]], outputs: tuple[int, int], vectors: int
+    layer: AnalogLayer, parts: list[list[TilePart]], outputs: tuple[int, int], vectors: int
 ) -> Iterator[Reads]:
     """Yield the MVMs of each block of a layer that has some of these outputs."""
     array, matrix = layer.chip.array, _matrix(layer)
-    for section, of_section in zip(layer.sections, spots, strict=True):
+    for section, of_section in zip(layer.sections, parts, strict=True):
         start, stop = (section.slicing.columns * each - section.adcs.start for each in outputs)
-        for spot in of_section:
-            columns = slice(max(start, spot.outputs.start), min(stop, spot.outputs.stop))
+        for part in of_section:
+            columns = slice(max(start, part.outputs.start), min(stop, part.outputs.stop))
             if columns.start < columns.stop:
-                block = _block(section, spot, columns)
+                block = _block(section, part, columns)
                 use = use_of(block, matrix, layer.chip)
                 yield Reads(
                     layer.chip,
-                    (spot.chip, spot.tile),
+                    (part.chip, part.tile),
                     vectors * layer.chip.mvms * use.mvms,
                     rows=block.rows / array.rows,
                     columns=use.cols / array.columns,
@@ -130,19 +130,19 @@ def _of_outputs(
 
 
 def _reads(
-    layer: AnalogLayer, spots: list[list[Spot]], compensation: Compensation
+    layer: AnalogLayer, parts: list[list[TilePart]], compensation: Compensation
 ) -> Iterator[Reads]:
     """Yield the MVMs that read each block of a layer, all of its columns at once."""
     array, matrix = layer.chip.array, _matrix(layer)
-    for section, of_section in zip(layer.sections, spots, strict=True):
-        for spot in of_section:
-            block = _block(section, spot, spot.outputs)
+    for section, of_section in zip(layer.sections, parts, strict=True):
+        for part in of_section:
+            block = _block(section, part, part.outputs)
             mvms, driven = compensation_mvms(layer.chip, compensation, block.rows)
             use = use_of(block, matrix, layer.chip)
             cells = use.mvms * use.cells * driven / block.rows
             yield Reads(
                 layer.chip,
-                (spot.chip, spot.tile),
+                (part.chip, part.tile),
                 mvms,
                 rows=driven / array.rows,
                 columns=block.cols / array.columns,
@@ -156,9 +156,9 @@ def _matrix(layer: AnalogLayer) -> Matrix:
     return Matrix.of(layer.layer_name, layer.matrix_shape, getattr(layer, "groups", 1))
 
 
-def _block(section: Section, spot: Spot, columns: slice) -> Block:
+def _block(section: Section, part: TilePart, columns: slice) -> Block:
     """Return columns of a section, which lie in one row block of it, as a block of the matrix."""
-    first, end = section.bounds[spot.block : spot.block + 2]
+    first, end = section.bounds[part.block : part.block + 2]
     return Block(
         matrix="",
         row=section.first_row + first,

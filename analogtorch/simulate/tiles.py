@@ -28,7 +28,7 @@ ROOT = "(root)"
 
 
 @dataclass(frozen=True)
-class Spot:
+class TilePart:
     """A part of a row block that lies on one tile in one piece."""
 
     block: int
@@ -42,11 +42,11 @@ class Spot:
     col: int
 
 
-def consecutive(layers: Iterable[tuple[str, AnalogLayer]]) -> dict[str, list[list[Spot]]]:
+def consecutive(layers: Iterable[tuple[str, AnalogLayer]]) -> dict[str, list[list[TilePart]]]:
     """Return one block per tile, tile after tile, on as many chips as needed.
 
     Layers whose chips have arrays of other sizes are on chips of their own. The result lists the
-    spots of each section of each layer.
+    tile parts of each section of each layer.
     """
     free: dict[tuple[int, int, int], Iterator[tuple[int, int]]] = {}
     numbers, found = _Numbers(), {}
@@ -55,7 +55,7 @@ def consecutive(layers: Iterable[tuple[str, AnalogLayer]]) -> dict[str, list[lis
         tiles = free.setdefault((array.rows, array.columns, array.tiles), numbers.of(array.tiles))
         found[name] = [
             [
-                Spot(block, outputs, *next(tiles), 0, 0)
+                TilePart(block, outputs, *next(tiles), 0, 0)
                 for block in range(section.blocks)
                 for outputs in section.col_blocks
             ]
@@ -82,7 +82,7 @@ class _Numbers:
             yield from ((number, tile) for tile in range(tiles))
 
 
-def mapped(model: nn.Module, mapping: "ChipMapping") -> dict[str, list[list[Spot]]]:
+def mapped(model: nn.Module, mapping: "ChipMapping") -> dict[str, list[list[TilePart]]]:
     """Return the tiles that ``mapping`` gives the layers of ``model``, per layer and section.
 
     Of copies of a layer, which ``duplicate`` of ``map_to_chip`` makes, the first counts, with a
@@ -96,7 +96,9 @@ def mapped(model: nn.Module, mapping: "ChipMapping") -> dict[str, list[list[Spot
     return {name: cells[0] for name, cells in found.items()}
 
 
-def mapped_cells(model: nn.Module, mapping: "ChipMapping") -> dict[str, list[list[list[Spot]]]]:
+def mapped_cells(
+    model: nn.Module, mapping: "ChipMapping"
+) -> dict[str, list[list[list[TilePart]]]]:
     """Return what ``mapped`` does for each unit cell of a weight, per layer, cell and section.
 
     Raises:
@@ -195,17 +197,17 @@ def _section(
     section: Section,
     mapping: "ChipMapping",
     copy: int,
-) -> list[Spot]:
+) -> list[TilePart]:
     starts = {section.first_row + start: block for block, start in enumerate(section.bounds[:-1])}
     first, last = section.adcs.start, section.adcs.stop
-    spots, covered = [], 0
+    parts, covered = [], 0
     for matrix, begin in matrices:
         for p in mapping.matrix_blocks(matrix):
             col = begin * section.slicing.columns + p.block.col
             if p.block.copy != copy or not (first <= col < last) or p.block.row not in starts:
                 continue
             outputs = slice(col - first, col - first + p.block.cols)
-            spots.append(Spot(starts[p.block.row], outputs, p.chip, p.tile, p.row, p.col))
+            parts.append(TilePart(starts[p.block.row], outputs, p.chip, p.tile, p.row, p.col))
             covered += p.block.rows * p.block.cols
     if covered != section.cells:
         raise ValueError(
@@ -213,7 +215,7 @@ def _section(
             f"({covered:,} of {section.cells:,} cells agree); map the model anew with "
             "analogtorch.map_to_chip(model, example)"
         )
-    return spots
+    return parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,34 +247,34 @@ class State:
 
 
 def state(
-    section: Section, spots: list[Spot], chip: Chip, defects: Defects | None, seed: int
+    section: Section, parts: list[TilePart], chip: Chip, defects: Defects | None, seed: int
 ) -> State:
-    """Return the state of a section on these spots of the chips made from ``seed``."""
+    """Return the state of a section on these parts of tiles of the chips made from ``seed``."""
     outputs, blocks = section.shape[0], section.blocks
     ideal = torch.tensor([error.ideal for error in ADC_ERRORS], dtype=torch.float32, device="cpu")
     ideal = ideal.view(-1, 1, 1)
     errors = ideal.expand(-1, blocks, outputs).clone()
     columns = torch.zeros(blocks, outputs, dtype=torch.uint8, device="cpu")
-    inl, driven = _inl(section, spots, chip, seed), _row_gains(section, spots, chip, seed)
+    inl, driven = _inl(section, parts, chip, seed), _row_gains(section, parts, chip, seed)
     if defects is None or not defects.present():  # the cells of a whole tile take long to draw
-        for spot in spots if varies(chip) else ():
-            drawn = adc_errors(chip, seed, spot.chip, spot.tile)
-            errors[:, spot.block, spot.outputs] = drawn[:, _columns(spot)]
+        for part in parts if varies(chip) else ():
+            drawn = adc_errors(chip, seed, part.chip, part.tile)
+            errors[:, part.block, part.outputs] = drawn[:, _columns(part)]
         return State(
             faults=None, levels=None, columns=columns, errors=errors, inl=inl, row_gains=driven
         )
     size = (chip.cell.devices, outputs, section.rows)
     faults, levels = torch.zeros(size, dtype=torch.uint8, device="cpu"), None
-    for spot in spots:
-        tile = tile_state(chip, defects, seed, spot.chip, spot.tile)
-        start, stop = _rows(section, spot)
-        where = (slice(None), slice(spot.row, spot.row + stop - start), _columns(spot))
-        faults[:, spot.outputs, start:stop] = tile.faults[where].mT
+    for part in parts:
+        tile = tile_state(chip, defects, seed, part.chip, part.tile)
+        start, stop = _rows(section, part)
+        where = (slice(None), slice(part.row, part.row + stop - start), _columns(part))
+        faults[:, part.outputs, start:stop] = tile.faults[where].mT
         if tile.levels is not None:
             levels = torch.ones(size, device="cpu") if levels is None else levels
-            levels[:, spot.outputs, start:stop] = tile.levels[where].mT
-        columns[spot.block, spot.outputs] = tile.column_faults[_columns(spot)]
-        errors[:, spot.block, spot.outputs] = tile.errors[:, _columns(spot)]
+            levels[:, part.outputs, start:stop] = tile.levels[where].mT
+        columns[part.block, part.outputs] = tile.column_faults[_columns(part)]
+        errors[:, part.block, part.outputs] = tile.errors[:, _columns(part)]
     found = State(
         faults=faults, levels=levels, columns=columns, errors=errors, inl=inl, row_gains=driven
     )
@@ -280,41 +282,42 @@ def state(
     return replace(found, errors=errors, defects=defects)
 
 
-def _inl(section: Section, spots: list[Spot], chip: Chip, seed: int) -> Tensor | None:
+def _inl(section: Section, parts: list[TilePart], chip: Chip, seed: int) -> Tensor | None:
     """Return ``State.inl``."""
     found: Tensor | None = None
-    for spot in spots if chip.adc.curved else ():
-        drawn = adc_inl(chip, seed, spot.chip, spot.tile)
+    for part in parts if chip.adc.curved else ():
+        drawn = adc_inl(chip, seed, part.chip, part.tile)
         assert drawn is not None
         if len(drawn) == 1:
             return drawn.unsqueeze(0)
         if found is None:
             found = drawn.new_zeros(section.blocks, section.shape[0], drawn.shape[1])
-        found[spot.block, spot.outputs] = drawn[_columns(spot)]
+        found[part.block, part.outputs] = drawn[_columns(part)]
     return found
 
 
-def _row_gains(section: Section, spots: list[Spot], chip: Chip, seed: int) -> RowGains | None:
+def _row_gains(section: Section, parts: list[TilePart], chip: Chip, seed: int) -> RowGains | None:
     """Return ``State.row_gains``."""
     if chip.dac.gain_std == 0:
         return None
-    parts = []
-    for spot in spots:
-        start, stop = _rows(section, spot)
-        gains = dac_gains(chip, seed, spot.chip, spot.tile)
-        parts.append((spot.outputs, slice(start, stop), gains[spot.row : spot.row + stop - start]))
-    return RowGains(tuple(parts))
+    found = []
+    for part in parts:
+        start, stop = _rows(section, part)
+        gains = dac_gains(chip, seed, part.chip, part.tile)
+        gains = gains[part.row : part.row + stop - start]
+        found.append((part.outputs, slice(start, stop), gains))
+    return RowGains(tuple(found))
 
 
-def blocks(section: Section, spots: list[Spot]) -> list[Block]:
+def blocks(section: Section, parts: list[TilePart]) -> list[Block]:
     """Return the parts of a section with their positions on their tiles."""
-    return [Block(s.outputs, slice(*_rows(section, s)), s.row, s.col) for s in spots]
+    return [Block(s.outputs, slice(*_rows(section, s)), s.row, s.col) for s in parts]
 
 
-def _columns(spot: Spot) -> slice:
-    """Return the columns of the tile that the spot takes."""
-    return slice(spot.col, spot.col + spot.outputs.stop - spot.outputs.start)
+def _columns(part: TilePart) -> slice:
+    """Return the columns of the tile that the part takes."""
+    return slice(part.col, part.col + part.outputs.stop - part.outputs.start)
 
 
-def _rows(section: Section, spot: Spot) -> tuple[int, int]:
-    return section.bounds[spot.block], section.bounds[spot.block + 1]
+def _rows(section: Section, part: TilePart) -> tuple[int, int]:
+    return section.bounds[part.block], section.bounds[part.block + 1]

@@ -128,7 +128,7 @@ def test_types_and_ranges() -> None:
     model = lasting.converted(nn.Sequential(_cells()["lstm"]), _x(4))
     state = model.state_dict()
     assert model.double()(_x(4, dtype=torch.float64))[0].dtype == torch.float64
-    assert all(m.weight is model[0]._parameters[m.spot.weight] for m in model[0].matrices())
+    assert all(m.weight is model[0]._parameters[m.names.weight] for m in model[0].matrices())
     fresh = at.convert(nn.Sequential(_cells()["lstm"]), lasting.SMALL)
     fresh.load_state_dict(state)
     assert [layer.input_range.item() for _, layer in at.analog_layers(fresh)] == [2.5, 2.5]

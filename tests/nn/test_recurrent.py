@@ -129,7 +129,7 @@ def test_keys_checkpoints_and_the_way_back(name: str) -> None:
     assert ranges == [layer.input_range.item() for _, layer in at.analog_layers(analog)]
     assert all(r > 0 for r in ranges)
     for layer in (analog["net"], fresh["net"], copy.deepcopy(analog)["net"]):
-        assert all(m.weight is layer._parameters[m.spot.weight] for m in layer.matrices())
+        assert all(m.weight is layer._parameters[m.names.weight] for m in layer.matrices())
     copy.deepcopy(digital).load_state_dict(analog.state_dict(), strict=True)
     assert type(at.to_digital(analog)["net"]) is type(digital["net"])
     assert not list(at.analog_layers(analog))
