@@ -11,7 +11,7 @@ _WEIGHTS = ("weight", "weight_v", "weight_orig")
 
 
 @dataclass(frozen=True)
-class Held:
+class NamedParameter:
     """A Parameter under one of its names."""
 
     name: str
@@ -24,12 +24,12 @@ class Held:
     its own name if it is no layer's weight."""
 
 
-def held(model: nn.Module) -> list[Held]:
+def named_parameters(model: nn.Module) -> list[NamedParameter]:
     """Return the Parameters of ``model``, shared ones under each of their names."""
     return list(_inside(model, ("",), None))
 
 
-def once(parameters: list[Held]) -> dict[str, Held]:
+def once(parameters: list[NamedParameter]) -> dict[str, NamedParameter]:
     """Return each Parameter once, by the first of its names."""
     seen: set[int] = set()
     found = {}
@@ -40,14 +40,16 @@ def once(parameters: list[Held]) -> dict[str, Held]:
     return found
 
 
-def holders(model: nn.Module, parameters: list[Held]) -> dict[str, dict[str, Held]]:
+def holders(
+    model: nn.Module, parameters: list[NamedParameter]
+) -> dict[str, dict[str, NamedParameter]]:
     """Return what each Parameter is in the modules that hold it, by its first name.
 
     A module that is at several places of ``model`` counts by the first of its names.
     """
     modules = dict(model.named_modules())
     first: dict[int, str] = {}
-    found: dict[str, dict[str, Held]] = {}
+    found: dict[str, dict[str, NamedParameter]] = {}
     for entry in parameters:
         name = first.setdefault(id(entry.parameter), entry.name)
         if (module := entry.modules[-1]) in modules:
@@ -55,11 +57,15 @@ def holders(model: nn.Module, parameters: list[Held]) -> dict[str, dict[str, Hel
     return found
 
 
-def _inside(module: nn.Module, modules: tuple[str, ...], layer: str | None) -> Iterator[Held]:
+def _inside(
+    module: nn.Module, modules: tuple[str, ...], layer: str | None
+) -> Iterator[NamedParameter]:
     """Yield the Parameters of a module and its children; ``layer``: whose weight they all make."""
     name = modules[-1]
     for own, p in module.named_parameters(recurse=False, remove_duplicate=False):
-        yield Held(_joined(name, own), p, modules, _layer(name, own) if layer is None else layer)
+        yield NamedParameter(
+            _joined(name, own), p, modules, _layer(name, own) if layer is None else layer
+        )
     lists = module.parametrizations if parametrize.is_parametrized(module) else None
     for child_name, child in module._modules.items():
         inner = (*modules, _joined(name, child_name))

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from analogtorch.conversion.weights import Storage, Weights, storage
-from analogtorch.graph.parameters import Held
+from analogtorch.graph.parameters import NamedParameter
 
 _COPIES = frozenset(("to", "_to_copy", "clone", "contiguous"))
 """Operators whose result holds the same weights again, perhaps in another type."""
@@ -31,7 +31,7 @@ class Part:
 class Parts:
     """The parameters of a model, and what a run computes from them."""
 
-    def __init__(self, parameters: Mapping[str, Held]) -> None:
+    def __init__(self, parameters: Mapping[str, NamedParameter]) -> None:
         self.parameters = {name: held.parameter for name, held in parameters.items()}
         self._weights = Weights()
         # parameter, and the offset of a copy's elements in it
@@ -60,7 +60,7 @@ class Parts:
         origin = self._origin(t)
         return None if origin is None else origin[0]
 
-    def of(self, weight: Tensor, row_stride: int, owner: Callable[[str], Held]) -> Part:
+    def of(self, weight: Tensor, row_stride: int, owner: Callable[[str], NamedParameter]) -> Part:
         """Return the part that ``weight``, a constant with at least one source, is.
 
         ``row_stride`` is the stride of the contracted dimension, which separates a matrix from its
@@ -91,7 +91,7 @@ class Parts:
         return None
 
 
-def _whole(own: Held, *key: Any) -> Part:
+def _whole(own: NamedParameter, *key: Any) -> Part:
     return Part(own.layer, own.layer, None, (own.name, *key))
 
 

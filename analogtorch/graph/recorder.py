@@ -11,7 +11,7 @@ from torch import Tensor
 
 from analogtorch.conversion.weights import Storage, accessed, bind, operator_name, storage, tensors
 from analogtorch.graph import digital, recurrent
-from analogtorch.graph.parameters import Held
+from analogtorch.graph.parameters import NamedParameter
 from analogtorch.graph.parts import Parts
 from analogtorch.graph.products import Product, find, lookup
 from analogtorch.graph.sizes import numbers
@@ -56,8 +56,8 @@ class Recorder:
 
     def __init__(
         self,
-        parameters: Mapping[str, Held],
-        holders: Mapping[str, Mapping[str, Held]],
+        parameters: Mapping[str, NamedParameter],
+        holders: Mapping[str, Mapping[str, NamedParameter]],
         analog: frozenset[str],
         embeddings: frozenset[str],
         routed: Callable[[str, str, str, Mapping[str, Any]], bool],
@@ -269,7 +269,7 @@ class Recorder:
             )
         )
 
-    def _owner(self, parameter: str, module: str) -> Held:
+    def _owner(self, parameter: str, module: str) -> NamedParameter:
         """Return a parameter as the layer holds it that applies it while ``module`` runs.
 
         A module that holds it applies it itself; any other one calls the first analog layer by its

@@ -37,7 +37,7 @@ from analogtorch.conversion.route import can_route, is_free, unroute
 from analogtorch.conversion.running import Running
 from analogtorch.conversion.watch import eager, same_random
 from analogtorch.conversion.weights import tensors
-from analogtorch.graph.parameters import Held, held, holders, once
+from analogtorch.graph.parameters import NamedParameter, holders, named_parameters, once
 from analogtorch.graph.recorder import Recorder
 from analogtorch.graph.stand_in import StandIn
 from analogtorch.graph.tracer import Tracer
@@ -134,7 +134,7 @@ class _Run:
         """Return the trace of one run, with the weights or with stand-ins for them."""
         twin, known = _twin(self.model, real)
         example, inputs = _fresh(self.example, self.device)
-        parameters = held(twin)
+        parameters = named_parameters(twin)
         first = once(parameters)
         names = {id(entry.parameter): name for name, entry in first.items()}
         read = [m.weight for _, m in analog_layers(self.model) if isinstance(m, AnalogEmbedding)]
@@ -270,7 +270,7 @@ def _analog(model: nn.Module) -> list[str]:
 
 
 def _further_names(
-    recorder: Recorder, twin: nn.Module, parameters: list[Held], analog: frozenset[str]
+    recorder: Recorder, twin: nn.Module, parameters: list[NamedParameter], analog: frozenset[str]
 ) -> dict[str, tuple[str, ...]]:
     """Return the names of layers and Parameters that hold each matrix or its whole, by matrix.
 

@@ -6,13 +6,13 @@ import torch
 from torch import nn
 
 from analogtorch.conversion.kinds import kind_of
-from analogtorch.graph.parameters import Held
+from analogtorch.graph.parameters import NamedParameter
 from analogtorch.graph.types import Matrix
 from analogtorch.nn import AnalogComposite
 
 
 def unreached(
-    twin: nn.Module, parameters: Iterable[Held], analog: frozenset[str], reached: set[str]
+    twin: nn.Module, parameters: Iterable[NamedParameter], analog: frozenset[str], reached: set[str]
 ) -> Iterator[tuple[str, Matrix]]:
     """Yield the matrix of each weight of ``analog`` that is not in ``reached``, with its name.
 

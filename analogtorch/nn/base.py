@@ -18,7 +18,7 @@ from analogtorch.nn.programmed import ProgrammedMixin
 from analogtorch.nn.reborn import ADDED, cut, reborn
 from analogtorch.nn.samples import SamplesFirst
 from analogtorch.nn.tap import Tap
-from analogtorch.ops import counted, flops, refuse_transforms
+from analogtorch.ops import flops, refuse_transforms, vector_numbers
 from analogtorch.ops.expansion import expanded
 from analogtorch.values import checks
 
@@ -174,7 +174,7 @@ class AnalogLayer(SamplesFirst, PlacedMixin, ProgrammedMixin):
         The vectors of a sample are consecutive. None without output noise.
         """
         numbers = self.execution.number(self, like, vectors, batch)
-        return None if numbers is None else counted(numbers, vectors)
+        return None if numbers is None else vector_numbers(numbers, vectors)
 
     def analog_forward(
         self,

@@ -20,7 +20,7 @@ from analogtorch.nn.base import AnalogLayer
 from analogtorch.nn.drawn import each_sample
 from analogtorch.nn.execution import Execution
 from analogtorch.nn.traced import Proxy, whole
-from analogtorch.ops import Plan, block_scales, counted, normal
+from analogtorch.ops import Plan, block_scales, normal, vector_numbers
 from analogtorch.ops.converters import adc, adc_outputs, digital_unit, pulses
 from analogtorch.ops.input_drop import InputDrop, one_row
 from analogtorch.ops.physics import (
@@ -128,7 +128,7 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
     ) -> Tensor:
         """Return the output of the chip for the tokens ``x`` of any shape."""
         tokens, plan = x.flatten().long(), execution.plans[0]
-        samples = None if samples is None else counted(samples, tokens.numel())
+        samples = None if samples is None else vector_numbers(samples, tokens.numel())
         held = execution.weights(self, 0, keys, samples, self.weight.dtype, None)
         cells, scale = F.embedding(tokens, held["w"].T, self.padding_idx), held.get("scale")
         if scale is None:

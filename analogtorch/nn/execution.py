@@ -15,7 +15,7 @@ from torch import Tensor
 from analogtorch.chips import Chip
 from analogtorch.chips.tiling import Section
 from analogtorch.nn.drawn import each_sample
-from analogtorch.nn.kept import held
+from analogtorch.nn.kept import cell_weights
 from analogtorch.nn.reborn import cut
 from analogtorch.ops import Operands, Plan, block_scales, product
 from analogtorch.ops.input_drop import drops
@@ -238,7 +238,7 @@ class Execution:
             outputs: run of the section's ADC outputs; None: all.
         """
         section = self.sections[index]
-        weight = held(self, index, layer)
+        weight = cell_weights(self, index, layer)
         return self._run_of(weight, section, dtype, outputs)
 
     def _run_of(

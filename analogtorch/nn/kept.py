@@ -31,7 +31,7 @@ class _Kept(NamedTuple):
 _KEPT: "WeakKeyDictionary[AnalogLayer, _Kept]" = WeakKeyDictionary()
 
 
-def held(execution: "Execution", index: int, layer: "AnalogLayer") -> Tensor:
+def cell_weights(execution: "Execution", index: int, layer: "AnalogLayer") -> Tensor:
     """Return the weights that the cells of a section of ``layer`` are to hold.
 
     They have the gradient of ``layer.weight`` where autograd asks for it.

@@ -72,10 +72,10 @@ class Programmed:
     def map(self, fn: Callable[[Tensor], Tensor]) -> "Programmed":
         """Return the same with ``fn`` applied to every tensor."""
 
-        def mapped(held: Any) -> Any:
-            if isinstance(held, tuple):
-                return tuple(map(fn, held))
-            return fn(held) if isinstance(held, Tensor) else held
+        def mapped(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(map(fn, value))
+            return fn(value) if isinstance(value, Tensor) else value
 
         return Programmed(**{f.name: mapped(getattr(self, f.name)) for f in fields(self)})
 
@@ -204,7 +204,7 @@ class OnChip(Execution):
 
     def bias(self, layer: "AnalogLayer") -> Tensor | None:
         """Return the bias with the offset of ``correct_columns``."""
-        bias, offset = layer._analog_bias(), _held(layer).offset
+        bias, offset = layer._analog_bias(), _programmed(layer).offset
         return bias if offset is None else offset if bias is None else bias + offset
 
     def weights(
@@ -217,26 +217,26 @@ class OnChip(Execution):
         outputs: slice | None,
     ) -> dict[str, Any]:
         """Return the weights of the chip's conductances, and its digital gains."""
-        held = _held(layer)
+        programmed = _programmed(layer)
         found = {
-            "w": cut(held.weights[index], outputs).to(dtype),
-            "scale": cut(held.scales[index], outputs, 1),
-            "gain": cut(held.gains[index], outputs, 1),
-            "output_keys": held.keys,
+            "w": cut(programmed.weights[index], outputs).to(dtype),
+            "scale": cut(programmed.scales[index], outputs, 1),
+            "gain": cut(programmed.gains[index], outputs, 1),
+            "output_keys": programmed.keys,
             "samples": samples,
         }
-        if held.negatives is not None:
-            found["negatives"] = cut(held.negatives[index], outputs).to(dtype)
-        if held.read_variances is not None:
-            variances = cut(held.read_variances[index], outputs, 1)
+        if programmed.negatives is not None:
+            found["negatives"] = cut(programmed.negatives[index], outputs).to(dtype)
+        if programmed.read_variances is not None:
+            variances = cut(programmed.read_variances[index], outputs, 1)
             found["read_variances"] = variances.bfloat16()  # which .double() has widened
-        if held.curvatures is not None:
-            found["curvatures"] = cut(held.curvatures[index], outputs, 1).to(dtype)
-        if held.lost is not None:
-            negatives = held.lost_negatives
+        if programmed.curvatures is not None:
+            found["curvatures"] = cut(programmed.curvatures[index], outputs, 1).to(dtype)
+        if programmed.lost is not None:
+            negatives = programmed.lost_negatives
             found["drop"] = InputDrop(
                 self.chip.wires.model,
-                cut(held.lost[index], outputs),
+                cut(programmed.lost[index], outputs),
                 None if negatives is None else cut(negatives[index], outputs).to(dtype),
                 unit_load(self.chip.wires, self.chip.cell),
             )
@@ -247,16 +247,16 @@ class OnChip(Execution):
     ) -> dict[str, Tensor | None]:
         """Return the operands of every execution, with the errors of each ADC."""
         found = super().converters(layer, index, plan, outputs)
-        errors, inl = _held(layer).adc_errors, _held(layer).adc_inl
+        errors, inl = _programmed(layer).adc_errors, _programmed(layer).adc_inl
         if errors is not None:
             found["adc_errors"] = cut(errors[index], outputs, 2)
         if inl is not None:
             each = inl[index]
             found["adc_inl"] = each if each.shape[1] == 1 else cut(each, outputs, 1)
-        found["dac_inl"] = _held(layer).dac_inl
+        found["dac_inl"] = _programmed(layer).dac_inl
         return found
 
 
-def _held(layer: "AnalogLayer") -> Programmed:
+def _programmed(layer: "AnalogLayer") -> Programmed:
     assert layer.programmed is not None
     return layer.programmed

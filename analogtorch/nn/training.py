@@ -11,7 +11,7 @@ from analogtorch.devices.fluctuation import Fluctuations
 from analogtorch.nn.corrected import Plans, corrected, enough, measured, warn_of_few
 from analogtorch.nn.drawn import drawn, keys_by_sample, read_variances
 from analogtorch.nn.execution import Execution
-from analogtorch.nn.kept import held
+from analogtorch.nn.kept import cell_weights
 from analogtorch.nn.reborn import cut
 from analogtorch.nn.wired import wired
 from analogtorch.ops import Operands, draw_keys, number_samples
@@ -78,7 +78,7 @@ class Training(Execution):
         """Return the operands of the weights with their noise."""
         assert keys is not None
         section = self.sections[index]
-        weight = held(self, index, layer)
+        weight = cell_weights(self, index, layer)
         noise: dict[str, Any] = {"output_keys": keys[1:], "samples": samples}
         if self.fluctuations is not None:
             phases = self.plans[index].phases

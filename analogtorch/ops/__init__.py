@@ -20,7 +20,7 @@ from analogtorch.ops.generator import (
 )
 from analogtorch.ops.mvm import mvm, product
 from analogtorch.ops.noise import normal
-from analogtorch.ops.operands import Operands, counted
+from analogtorch.ops.operands import Operands, vector_numbers
 from analogtorch.ops.physics import block_scales, over_rows
 from analogtorch.ops.plan import Plan
 from analogtorch.ops.seed import draw_keys, number_samples
@@ -32,7 +32,6 @@ __all__ = [
     "Operands",
     "Plan",
     "block_scales",
-    "counted",
     "derived",
     "draw_keys",
     "fold",
@@ -50,4 +49,5 @@ __all__ = [
     "seed_number",
     "seed_tensor",
     "stream",
+    "vector_numbers",
 ]

@@ -119,7 +119,7 @@ Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 mask alone."""
 
 
-def counted(samples: Tensor, vectors: int) -> Tensor:
+def vector_numbers(samples: Tensor, vectors: int) -> Tensor:
     """Return the number of each vector, (vectors,), from ``Operands.samples``."""
     if samples.numel() == vectors:
         return samples

@@ -58,7 +58,7 @@ from analogtorch.ops.converters import (
 )
 from analogtorch.ops.mask import MASK, packed, unpacked
 from analogtorch.ops.noise import normal
-from analogtorch.ops.operands import Gradients, Operands, Outputs, counted, per_block
+from analogtorch.ops.operands import Gradients, Operands, Outputs, per_block, vector_numbers
 from analogtorch.ops.partial_sums import bent, noise_stds, part, read_shape
 from analogtorch.ops.physics import (
     block_scales,
@@ -240,7 +240,7 @@ def _output_normals(
     Their keys are the vector, the output and, in a convolution, the position.
     """
     n, outputs, positions = shape
-    vectors = torch.arange(n, device=key.device) if samples is None else counted(samples, n)
+    vectors = torch.arange(n, device=key.device) if samples is None else vector_numbers(samples, n)
     if not plan.dims:
         first = torch.full_like(vectors, plan.first_output)
         return normal(key, vectors, first, outputs).unsqueeze(2)

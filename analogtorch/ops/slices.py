@@ -29,7 +29,7 @@ from analogtorch.chips.tiling import Section
 from analogtorch.ops.converters import beside, dac_codes
 from analogtorch.ops.library import define, once, untraced
 from analogtorch.ops.native import slices as native
-from analogtorch.ops.operands import Operands, counted, per_block
+from analogtorch.ops.operands import Operands, per_block, vector_numbers
 from analogtorch.ops.physics import block_scales, over_rows, wide
 from analogtorch.ops.plan import Plan
 
@@ -221,7 +221,7 @@ def unfolded(operands: Operands, plan: Plan) -> tuple[Operands, Plan]:
     pulses = [d * (limit / full) for d in digits(numbers, bits, count)]
     samples = operands.samples
     if samples is not None:
-        numbers = counted(samples, x.shape[0] if plan.dims else x.shape[:-1].numel())
+        numbers = vector_numbers(samples, x.shape[0] if plan.dims else x.shape[:-1].numel())
         samples = (numbers.view(-1, 1) * count + torch.arange(count, device=x.device)).flatten()
     if plan.dims:
         apart = torch.stack(pulses, 1).flatten(0, 1)

@@ -38,7 +38,7 @@ from analogtorch.simulate.copied import copied, view_of
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.field_cost import batch_reads, of_all_cells, recalibration_cost
 from analogtorch.simulate.full_precision import full_precision
-from analogtorch.simulate.held import held
+from analogtorch.simulate.layer_state import layer_state
 from analogtorch.simulate.moment import compensated, warmth
 from analogtorch.simulate.recalibration import Recalibration, check_read
 from analogtorch.simulate.recovery import Recovery
@@ -356,7 +356,9 @@ class ProgrammedChip:
             for _, layer, key in keyed(view):
                 before = layer.programmed
                 placed = self._placed[key]
-                now = held(placed, t, compensation, readout, temperature=warm, compensated=read)
+                now = layer_state(
+                    placed, t, compensation, readout, temperature=warm, compensated=read
+                )
                 now = dataclasses.replace(now, origin=origin)
                 if before is not None:  # the rest of the digital side is that of the copy
                     now = dataclasses.replace(now, gains=before.gains, offset=before.offset)

@@ -96,9 +96,7 @@ def mapped(model: nn.Module, mapping: "ChipMapping") -> dict[str, list[list[Tile
     return {name: cells[0] for name, cells in found.items()}
 
 
-def mapped_cells(
-    model: nn.Module, mapping: "ChipMapping"
-) -> dict[str, list[list[list[TilePart]]]]:
+def mapped_cells(model: nn.Module, mapping: "ChipMapping") -> dict[str, list[list[list[TilePart]]]]:
     """Return what ``mapped`` does for each unit cell of a weight, per layer, cell and section.
 
     Raises:
@@ -153,13 +151,14 @@ def _matrices(
     weight, such as the embedding of a tied head. A weight that is also applied transposed has a
     second matrix.
     """
-    from analogtorch.graph.parameters import held  # not at import: only who has a mapping needs it
+    from analogtorch.graph.parameters import named_parameters  # only for a mapping
 
     tied = [other.matrix_name(n) or ROOT for n, other in layers if other.weight is layer.weight]
     same = [layer.matrix_name(name) or ROOT]
     if same == tied[:1]:
-        held_by = (entry.layer for entry in held(model) if entry.parameter is layer.weight)
-        same += [each for each in held_by if each not in tied]
+        named = named_parameters(model)
+        owners = (entry.layer for entry in named if entry.parameter is layer.weight)
+        same += [each for each in owners if each not in tied]
     cols, *rows = layer.matrix_shape
     candidates = [m for m in mapping.matrices if m.outputs is None and m.form in (0, 1)]
     whole = [m for n in same for m in candidates if m.layer == n]

@@ -2,7 +2,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from analogtorch.graph.parameters import held, once
+from analogtorch.graph.parameters import named_parameters, once
 
 
 class Scaled(nn.Module):
@@ -28,7 +28,7 @@ def test_layers_of_parameters_whatever_computes_the_weight() -> None:
     )
     parametrize.register_parametrization(model["scaled"], "weight", Scaled())
     parametrize.register_parametrization(model["attention"], "in_proj_weight", nn.Identity())
-    layers = {entry.name: entry.layer for entry in held(model)}
+    layers = {entry.name: entry.layer for entry in named_parameters(model)}
     assert layers.keys() == dict(model.named_parameters()).keys()
     assert {name: layer for name, layer in layers.items() if "bias" not in name} == {
         "plain.weight": "plain",
@@ -41,7 +41,7 @@ def test_layers_of_parameters_whatever_computes_the_weight() -> None:
         "attention.out_proj.weight": "attention.out_proj",
     }
     assert layers["plain.bias"] == "plain.bias"
-    (inner,) = (entry for entry in held(model) if entry.name.endswith("mix.weight"))
+    (inner,) = (entry for entry in named_parameters(model) if entry.name.endswith("mix.weight"))
     assert inner.modules == (
         "",
         "scaled",
@@ -56,10 +56,10 @@ def test_shared_parameters_have_all_their_names_and_count_once() -> None:
     model = nn.Sequential(nn.Embedding(3, 2), nn.Linear(2, 3, bias=False))
     model[1].weight = model[0].weight
     model.add_module("again", model[1])
-    assert [(entry.name, entry.layer) for entry in held(model)] == [
+    assert [(entry.name, entry.layer) for entry in named_parameters(model)] == [
         ("0.weight", "0"),
         ("1.weight", "1"),
         ("again.weight", "again"),
     ]
-    assert list(once(held(model))) == ["0.weight"]
-    assert held(nn.Linear(2, 3))[0].layer == "(root)"
+    assert list(once(named_parameters(model))) == ["0.weight"]
+    assert named_parameters(nn.Linear(2, 3))[0].layer == "(root)"

@@ -11,7 +11,7 @@ from analogtorch.devices import Spread
 from analogtorch.ops.gpu.loading import triton
 from analogtorch.ops.gpu.tiles import Tile, fit, forward_tile, input_tile, shares, weight_tile
 from analogtorch.ops.mask import MASK, mask_shape
-from analogtorch.ops.operands import Kind, Operands, counted, of_kind
+from analogtorch.ops.operands import Kind, Operands, of_kind, vector_numbers
 from analogtorch.ops.plan import Plan
 
 if triton is not None:
@@ -52,7 +52,7 @@ def linear(
     operands = operands if plan.read_noise > 0 else operands._replace(read_variances=None)
     operands = operands if plan.unit_bits else operands._replace(output_ranges=None)
     if operands.samples is not None:
-        operands = operands._replace(samples=counted(operands.samples, m))
+        operands = operands._replace(samples=vector_numbers(operands.samples, m))
     y = torch.empty(m, n, dtype=w.dtype, device=x.device)
     mask = None
     if want_mask and plan.saturates:

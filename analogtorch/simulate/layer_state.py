@@ -12,7 +12,7 @@ from analogtorch.simulate.transfer import dac_inl
 from analogtorch.simulate.wires import before_wires
 
 
-def held(
+def layer_state(
     placed: list[ProgrammedSection],
     t: float | None,
     compensation: Compensation,
@@ -68,14 +68,15 @@ def held(
             torch.stack([devices.scale_(each) for each in both])
             for devices, both in zip(placed, found, strict=True)
         )
-    held = tuple(weights), tuple(scales), tuple(gains)
     variances = None
     if first.chip.mvm_read_noise.std is not None:
         each_read = (devices.read_variances(t, temperature) for devices in placed)
         each_read = (v if separate else v.sum(0, keepdim=True) for v in each_read)
         variances = tuple(v.bfloat16() for v in each_read)
     return Programmed(
-        *held,
+        tuple(weights),
+        tuple(scales),
+        tuple(gains),
         keys,
         adc_errors,
         negatives=negatives,
