@@ -175,7 +175,7 @@ class _Change:
 
     def apply(self, inputs: Operands, plan: Plan, outputs: slice, y: Tensor) -> None:
         """Change the result of an MVM, with gradients."""
-        bias = self.layer._analog_bias()  # without the offset of an earlier correction
+        bias = self.layer.analog_bias()  # without the offset of an earlier correction
         columns = y.movedim(1, -1) if plan.dims else y
         columns = columns.clone() if bias is None else columns - bias[outputs]
         change = self._gain[outputs] * columns + (self._scale * self._offset)[outputs]

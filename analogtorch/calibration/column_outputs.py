@@ -337,5 +337,5 @@ def _check(name: str, inputs: Operands, y: Tensor) -> None:
 
 
 def _bias(layer: AnalogLayer, outputs: slice) -> Tensor | None:
-    bias = layer._analog_bias()  # without the offset of an earlier correction
+    bias = layer.analog_bias()  # without the offset of an earlier correction
     return None if bias is None else bias[outputs]

@@ -98,8 +98,11 @@ class AnalogLayer(SamplesFirst, PlacedMixin, ProgrammedMixin):
         """Return why the digital ``layer`` cannot become this kind; None if it can."""
         return None
 
-    def _analog_bias(self) -> Tensor | None:
-        """Return the bias that is added to the summed ADC outputs."""
+    def analog_bias(self) -> Tensor | None:
+        """Return the bias that is added to the summed ADC outputs, (outputs,), if any.
+
+        It is that of the layer, without the offset of a correction such as ``correct_columns``.
+        """
         return self.bias
 
     def _digital(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -214,7 +214,7 @@ class Execution:
 
     def bias(self, layer: "AnalogLayer") -> Tensor | None:
         """Return the bias that is added digitally to the summed ADC outputs."""
-        return layer._analog_bias()
+        return layer.analog_bias()
 
     def weights(
         self,

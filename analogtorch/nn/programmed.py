@@ -204,7 +204,7 @@ class OnChip(Execution):
 
     def bias(self, layer: "AnalogLayer") -> Tensor | None:
         """Return the bias with the offset of ``correct_columns``."""
-        bias, offset = layer._analog_bias(), _programmed(layer).offset
+        bias, offset = layer.analog_bias(), _programmed(layer).offset
         return bias if offset is None else offset if bias is None else bias + offset
 
     def weights(

@@ -102,8 +102,9 @@ class AnalogConvTranspose(AnalogLayer):
         grouped = weight.unflatten(0, (self.groups, -1))
         return grouped.movedim(1, -1).flatten(0, -2).unsqueeze(-1)
 
-    def _analog_bias(self) -> Tensor | None:
-        return None  # it is added once, after the taps have been added up
+    def analog_bias(self) -> Tensor | None:
+        """Return None: the bias is added once, after the taps have been added up."""
+        return None
 
     def _geometry(self, placed: tuple[Section, ...]) -> dict[str, tuple[int, ...]]:
         return {"stride": (1,), "padding": (0,), "dilation": (1,)}
