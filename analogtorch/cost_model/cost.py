@@ -88,7 +88,9 @@ class CostReport(Shown):
     """Time and energy of one inference, as ``cost`` returns them; print it for a table."""
 
     chip: Chip
+    """The chip of the mapping, whose ``cost`` was charged."""
     schedule: Schedule
+    """When each operation runs and how busy each tile is, for one inference; times in s."""
     conductance: float
     """Mean conductance of the cells, as a multiple of that of cells just written to their
     weights."""

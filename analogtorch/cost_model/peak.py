@@ -18,9 +18,10 @@ class Peak:
     operations: int
     """Number of operations, 2 per weight."""
     seconds: float
+    """Time that the vectors take, s; tiles compute at once."""
     joules: float
-    """Energy of input encoding, cells and output encoding; ``efficiency.excluded`` names the
-    rest."""
+    """Energy that the vectors take, J: input encoding, cells and output encoding;
+    ``efficiency.excluded`` names the rest."""
     efficiency: Efficiency
     """Efficiency of the tiles, with ``tops`` of the whole chip."""
 

@@ -33,7 +33,9 @@ class Step:
     place: Literal["tiles", "chip", "host"]
     """The unit that runs it: MVMs on tiles, the chip's digital unit, or the host."""
     start: float
+    """Time at which it begins, with the transfer of its inputs, s."""
     finish: float
+    """Time at which its result is complete, s."""
     transfer: float
     """Seconds for moving its inputs and partial sums, before and after it computes."""
     compute: float
@@ -52,10 +54,12 @@ class TileUse:
     """The work of one tile in an inference."""
 
     chip: int
+    """Number of the chip, from 0."""
     tile: int
-    """Number of the tile; with ``Chip.array.planes`` above 1, of the tiles that share their
-    circuits."""
+    """Number of the tile on its chip, from 0; with ``Chip.array.planes`` above 1, of the tiles that
+    share their circuits."""
     mvms: int
+    """Number of MVMs of all its blocks in an inference, as ``Run.mvms`` counts them."""
     busy: float
     """Seconds of an inference in which it computes."""
     time: float

@@ -29,6 +29,7 @@ class ChipMapping(Shown):
     model: str
     """Name of the model's class."""
     chip: Chip
+    """The description of each of the ``num_chips`` chips."""
     num_chips: int
     """Number of chips that the model takes."""
     matrices: tuple[Matrix, ...]
