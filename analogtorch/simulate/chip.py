@@ -230,7 +230,7 @@ class ProgrammedChip:
 
         Example:
             >>> at.program(model, seed=7, programmed_before=99).writes().left(1e6)
-            9900
+            999900
         """
         found = [section.writes for sections in self._placed.values() for section in sections]
         total = torch.zeros(max(map(len, found)), dtype=torch.int64, device="cpu")

@@ -131,6 +131,12 @@ def test_single_rows_have_inputs_of_one_sign() -> None:
     assert physical.recalibration_cost().mvms == 2 * 2 * 256  # either sign, twice as it has noise
 
 
+def test_the_example_of_writes_prints_what_it_says() -> None:
+    physical, _ = _physical(programmed_before=99)
+    said = (type(physical).writes.__doc__ or "").split()[-1]
+    assert said == str(physical.writes().left(1e6))
+
+
 def test_writes_are_counted_and_saved(tmp_path) -> None:
     once, _ = _physical()
     devices = 300 * 40 * once._model[0].chip.cell.devices
