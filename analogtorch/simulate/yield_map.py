@@ -105,7 +105,8 @@ def yield_map(chip: Chip, defects: Defects, *, seed: int, number: int = 0) -> Yi
         defects: which share of it is broken.
         seed: chooses the chip, as that of ``program`` does; any signed 64-bit integer.
         number: which of the chips made from the seed, >= 0; ``program`` takes as many as the model
-            needs, from 0.
+            needs, from 0. Where layers are on chips with arrays of several sizes, it may leave out
+            numbers: ``ProgrammedChip.yield_map`` has those that it took.
 
     Returns:
         The state of each tile by (chip, tile).
