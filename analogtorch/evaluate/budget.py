@@ -145,6 +145,7 @@ def budget(
         everything = bench.value(AS_IT_IS)
         lost = _Lost(reference, everything, sign)
         rows = [_share(name, bench, lost, growth) for name in chosen]
+    differing = conditions(method, defects, compensation, temperature=temperature)
     return Budget(
         rows=tuple(sorted(rows, key=lambda row: -row.alone.mean)),
         reference=reference,
@@ -154,7 +155,7 @@ def budget(
         seeds=seeds,
         note="; ".join(beyond_data(model, seconds(time))),
         recovery="" if recovery is None else recovery.summary,
-        conditions=tuple(conditions(method, defects, compensation).values()),
+        conditions=tuple(differing.values()),
     )
 
 

@@ -7,6 +7,7 @@ from analogtorch.evaluate.conditions import remarks
 from analogtorch.evaluate.shares import Budget
 from analogtorch.files.figures import new_figure
 from analogtorch.report.columns import aligned, number_form
+from analogtorch.values.listed import counted
 from analogtorch.values.shown import as_figure, as_text
 
 
@@ -25,7 +26,7 @@ def table(found: Budget) -> str:
     rows += [["all together", found.total.formatted(form), *empty]]
     lines = aligned([header, *rows], left=range(len(header)))
     rule = "-" * max(map(len, lines))
-    chips = f"{len(found.seeds)} chips, mean and 95 % interval"
+    chips = _chips(found, "mean and 95 % interval")
     note = [f"* {found.note}"] if found.note else []
     note += [f"before they are measured, {found.recovery}"] * bool(found.recovery)
     note += remarks(found.conditions)
@@ -62,10 +63,16 @@ def plot(found: Budget) -> Any:
     axes.set_yticks(range(len(found.rows)), [row.name for row in found.rows])
     axes.invert_yaxis()
     axes.set_xlabel(f"loss of the metric at {found.time}, of {found.reference:.4g}")
-    axes.set_title(f"Error budget, {len(found.seeds)} chips, 95 % intervals")
+    axes.set_title(f"Error budget, {_chips(found, '95 % intervals')}")
     axes.grid(axis="x", alpha=0.3)
     axes.legend(loc="lower right")
     return figure
+
+
+def _chips(found: Budget, several: str) -> str:
+    """Return the number of chips, and what numbers over several are: one has no interval."""
+    number = len(found.seeds)
+    return counted(number, "chip") + f", {several}" * (number > 1)
 
 
 def _factor(growth: float | None) -> str:

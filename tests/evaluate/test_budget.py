@@ -148,6 +148,24 @@ def test_it_prints_draws_and_is_json(tmp_path):
     assert (tmp_path / "budget.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_one_chip_has_no_interval():
+    found = at.budget(converted(noisy_chip()), quality, num_chips=1, growth=None)
+    assert str(found).startswith("loss of the metric at 1 day, 1 chip; 1.000000 on a chip ")
+    assert found.plot().axes[0].get_title() == "Error budget, 1 chip"
+    two = at.budget(converted(noisy_chip()), quality, num_chips=2, growth=None)
+    assert "at 1 day, 2 chips, mean and 95 % interval; " in str(two)
+    assert two.plot().axes[0].get_title() == "Error budget, 2 chips, 95 % intervals"
+
+
+def test_the_temperature_is_named():
+    hot = at.chips.hermes64().replace(thermal={"activation_energy": 0.2})
+    given = {"names": ["drift"], "num_chips": 1, "growth": None}
+    found = at.budget(converted(hot), quality, temperature="85 C", **given)
+    assert found.conditions == ("it is 358.15 K",)
+    assert "on the chips, it is 358.15 K" in str(found)
+    assert at.budget(converted(hot), quality, **given).conditions == ()
+
+
 @pytest.mark.parametrize(("growth", "shown"), [(0.005, "0.5 %"), (0.01, "1 %"), (0.07, "7 %")])
 def test_the_note_names_the_share_of_growth(growth, shown):
     found = at.budget(converted(noisy_chip()), quality, num_chips=1, growth=None)
