@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from analogtorch.cost_model import ReadCost
+from analogtorch.devices.thermal import kelvin
 from analogtorch.evaluate.conditions import listed
 from analogtorch.evaluate.field import Field, cost_of, crossing, reads_of, served, useful_reads
 from analogtorch.evaluate.metric import Metric
@@ -62,7 +63,11 @@ class Lifetime(Shown):
     (``analogtorch.evaluate.conditions``); empty: nothing."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything, ready for JSON; what is infinite is None."""
+        """Return everything, ready for JSON; what is infinite is None.
+
+        ``every``, ``times`` and, where it is given, ``read_temperature`` (K) are those of the
+        schedule.
+        """
         return {
             "limit": self.limit,
             "start": self.start,
@@ -71,6 +76,7 @@ class Lifetime(Shown):
             "recalibrated": _listed(self.recalibrated),
             "every": self.recalibration.every,
             "times": list(self.recalibration.times),
+            **self._read_temperature(),
             "reads": self.reads,
             "cost": cost_of(self.cost),
             "seeds": list(self.seeds),
@@ -78,6 +84,10 @@ class Lifetime(Shown):
             **listed(self.conditions),
             **self._recovery(),
         }
+
+    def _read_temperature(self) -> dict[str, Any]:
+        given = self.recalibration.temperature
+        return {} if given is None else {"read_temperature": kelvin(given)}
 
     def _recovery(self) -> dict[str, Any]:
         if self.recovered is None:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from analogtorch.cost_model import ReadCost
+from analogtorch.devices.thermal import kelvin
 from analogtorch.devices.time import SECONDS, duration
 from analogtorch.evaluate.conditions import remarks
 from analogtorch.evaluate.field import useful_reads
@@ -41,7 +42,7 @@ def table(found: Lifetime) -> str:
         f"{found.reads:,} reads of the compensation in that time; {takes('one', found.cost)}",
         *([] if found.recovery_cost is None else [f"with recovery: {found.recovery_cost}"]),
         *([found.note] if found.note else []),
-        *remarks(found.conditions),
+        *remarks((*found.conditions, *_read_temperature(found))),
         MISSED,
     ]
     return "\n".join([*lines, *notes])
@@ -84,6 +85,11 @@ def takes(what: str, cost: ReadCost | None) -> str:
     if cost is None:
         return f"what {what} takes is not known, as a chip has no cost"
     return f"{what} takes {cost}"
+
+
+def _read_temperature(found: Lifetime) -> list[str]:
+    given = found.recalibration.temperature
+    return [] if given is None else [f"drift is read at {kelvin(given):g} K"]
 
 
 def _schedules(found: Lifetime) -> dict[str, Tensor]:

@@ -199,6 +199,15 @@ def test_a_schedule_counts_the_times_that_add_a_read(
     assert str(found).splitlines()[3].split("  ")[0] == name
 
 
+def test_the_temperature_of_the_reads_is_named() -> None:
+    found = _found([1.0], at.Recalibration(every="30 days", temperature="85 C"))
+    assert "on the chips, drift is read at 358.15 K" in str(found)
+    assert found.to_dict()["read_temperature"] == 358.15
+    plain = _found([1.0], MONTHLY)
+    assert "drift is read" not in str(plain)
+    assert "read_temperature" not in plain.to_dict()
+
+
 def test_a_loss_must_not_rise_and_data_that_end_are_noted() -> None:
     cell = at.devices.DifferentialPair(device=at.devices.rram_wan())
     model, metric = _model(at.chips.hermes64().replace(cell=cell, name="ReRAM"))
