@@ -155,8 +155,10 @@ def sweep(
     Returns:
         The metric by chip and time; of several models, by name. Print it for a table. Mean, spread,
         worst chip and quantiles are by time, and so are intervals, yields and verdicts; ``minus``
-        compares two sweeps chip by chip, and ``plot``, ``to_csv``, ``to_parquet`` and ``to_dict``
-        give everything away. A metric that is a function with a name has it in tables and plots.
+        compares two sweeps chip by chip. ``plot`` draws the metric, and ``to_csv``,
+        ``to_parquet`` and ``to_dict`` write it by chip and time; how the chips differ from chips by
+        default is in the table, and in ``conditions`` and ``recovery``. A metric that is a function
+        with a name has it in tables and plots.
 
     Raises:
         ValueError: ``num_chips`` is below 1, ``times`` or ``model`` is empty, the metric is NaN or

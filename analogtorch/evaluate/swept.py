@@ -274,11 +274,12 @@ class Sweep(Shown):
         return self.notes[self.times.index(time)] if self.notes else ""
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Return everything by time, ready for JSON.
+        """Return the figures by time, ready for JSON.
 
         Each time has ``mean``, ``std``, ``worst``, ``interval`` (the ends of the 95 % interval of
         the mean), ``num_chips``, ``values`` by chip, and ``note`` where there is one. For one chip
-        ``std`` and ``interval`` are None.
+        ``std`` and ``interval`` are None. What holds for all times is not among them: ``metric``,
+        ``seeds``, ``bounds``, ``recovery`` and ``conditions`` are attributes, to store beside it.
         """
         rows = zip(self.times, self.interval(), self.values.T.tolist(), strict=True)
         found: dict[str, dict[str, Any]] = {}
@@ -301,6 +302,8 @@ class Sweep(Shown):
 
         The columns are chip, seed, time, seconds (empty for ``programmed``), the metric by its name
         and note. A metric that has the name of another column is ``metric time`` and the like.
+        How the chips differ from chips by default is in none of them: ``recovery`` and
+        ``conditions``, which hold for all lines, are attributes.
 
         Raises:
             OSError: the file cannot be written.
