@@ -8,6 +8,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from analogtorch.chips import Chip
+from analogtorch.evaluate.conditions import listed
 from analogtorch.evaluate.interval import Interval
 from analogtorch.evaluate.losses import Sensitivity
 from analogtorch.evaluate.metric import keeps
@@ -132,6 +133,12 @@ class HardwarePlan(Shown):
     unmeasured: int = 0
     """Number of candidates that were not measured: ``max_plans`` had no room for them, or the floor
     was found between others."""
+    recovery: str = ""
+    """What the chips correct of themselves before they are measured (``Recovery.summary``);
+    empty: nothing beside drift."""
+    conditions: tuple[str, ...] = ()
+    """What of the chips is not as by default, such as their drift compensation
+    (``analogtorch.evaluate.conditions``); empty: nothing."""
 
     @property
     def threshold(self) -> float:
@@ -217,6 +224,8 @@ class HardwarePlan(Shown):
             "times": list(self.times),
             "seeds": list(self.seeds),
             "further_seeds": list(self.further_seeds),
+            **({"recovery": self.recovery} if self.recovery else {}),
+            **listed(self.conditions),
             "digital": {
                 "kind": self.digital,
                 "metric": self.digital_metric,

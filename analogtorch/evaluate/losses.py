@@ -66,6 +66,9 @@ class Sensitivity(Shown):
     note: str = ""
     """A caveat of ``time``, such as that the devices' data end before it; empty if there is
     none."""
+    recovery: str = ""
+    """What the chips of ``noise`` and ``drift`` correct of themselves before they are measured
+    (``Recovery.summary``); empty: nothing beside drift."""
     conditions: tuple[str, ...] = ()
     """What of the chips of ``noise`` and ``drift`` is not as by default, such as their defects
     (``analogtorch.evaluate.conditions``); empty: nothing."""
@@ -94,6 +97,7 @@ class Sensitivity(Shown):
         ]
         whole = {"reference": self.reference, "time": self.time, "seeds": list(self.seeds)}
         whole |= {"note": self.note} if self.note else {}
+        whole |= {"recovery": self.recovery} if self.recovery else {}
         whole |= listed(self.conditions)
         return {
             **whole,

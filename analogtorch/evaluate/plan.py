@@ -19,6 +19,7 @@ from analogtorch.cost_model import WeightMemory
 from analogtorch.devices import seconds
 from analogtorch.evaluate.apart import apart_copy
 from analogtorch.evaluate.checked import chip_seeds
+from analogtorch.evaluate.conditions import conditions
 from analogtorch.evaluate.hardware import Cheapest, Digital, FloorNotReached, HardwarePlan
 from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.losses import Effect, Sensitivity
@@ -217,6 +218,8 @@ def plan(
             further_seeds=chip_seeds(seed, num_chips + confirm)[num_chips:],
             higher_is_better=higher_is_better,
             sensitivity=found,
+            recovery="" if recovery is None else recovery.summary,
+            conditions=tuple(conditions(None, None, compensation).values()),
         )
         for number, each in enumerate(walks):
             left = _SHARE * max_plans // 4 - len(bench.measured)

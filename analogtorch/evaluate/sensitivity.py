@@ -151,6 +151,7 @@ def sensitivity(
         note="; ".join(notes),
         seeds=seeds,
         bounds=bounds,
+        recovery="" if recovery is None else recovery.summary,
         conditions=tuple(conditions(method, defects, compensation).values()),
     )
 

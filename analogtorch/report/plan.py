@@ -3,6 +3,7 @@
 import html
 from typing import Any
 
+from analogtorch.evaluate.conditions import remarks
 from analogtorch.evaluate.hardware import HardwarePlan, HardwarePoint
 from analogtorch.evaluate.plan_cost import PlanCost
 from analogtorch.files.figures import new_figure
@@ -144,6 +145,8 @@ def _notes(found: HardwarePlan) -> list[str]:
             f"{len(found.further_seeds)} further ones: "
             + "; ".join(f"{p.name} ({p.judged.metric.shown(4)})" for p in found.refuted)
         )
+    notes += [f"before they are measured, {found.recovery}"] * bool(found.recovery)
+    notes += remarks(found.conditions)
     notes += signed_note(found.chip, found.signed)
     host = found.chip.costs.host.energy
     notes.append(

@@ -100,7 +100,8 @@ def remarks(found: Sensitivity) -> list[str]:
     effects = " and ".join(
         effect_title(found, effect) for effect in found.effects if effect not in SINGLE
     )
-    return [f"in {effects}, {text}" for text in found.conditions] if effects else []
+    texts = [*[found.recovery] * bool(found.recovery), *found.conditions]
+    return [f"in {effects}, {text}" for text in texts] if effects else []
 
 
 def has_spread(found: Sensitivity, effect: Effect) -> bool:

@@ -44,6 +44,11 @@ def test_results_name_the_conditions_of_their_chips() -> None:
     found = at.sensitivity(model, error, **given)
     assert f"in noise (0 s) and drift (1 year), {text}" in str(found)
     assert found.to_dict()["conditions"] == [text]
+    recovery = at.Recovery(batches=[x])
+    corrected = at.sensitivity(model, error, effects="drift", recovery=recovery, **given)
+    assert f"in drift (1 year), {recovery.summary}" in str(corrected)
+    assert corrected.to_dict()["recovery"] == recovery.summary
+    assert "recovery" not in found.to_dict()
     budget = at.budget(model, error, growth=None, names=["drift"], **given)
     assert f"on the chips, {text}" in str(budget)
     assert budget.to_dict()["conditions"] == [text]

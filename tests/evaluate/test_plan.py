@@ -119,8 +119,18 @@ def test_plans_of_chips_that_correct_themselves() -> None:
         _analog(), _accuracy, effects="drift", time="1 day", num_chips=2, recovery=recovery
     )
     assert found.sensitivity == lost
+    assert found.recovery == lost.recovery == recovery.summary
+    assert f"before they are measured, {recovery.summary}" in str(found)
+    assert found.to_dict()["recovery"] == recovery.summary
     with pytest.raises(TypeError, match="plan: recovery must be a Recovery"):
         _plan(recovery=[X])
+
+
+def test_a_plan_names_the_compensation_of_its_chips(found: HardwarePlan) -> None:
+    assert not {"recovery", "conditions"} & found.to_dict().keys()
+    plain = _plan(floor=0.3, devices={}, max_plans=12, compensation="none")
+    assert "on the chips, drift is not compensated" in str(plain)
+    assert plain.to_dict()["conditions"] == ["drift is not compensated"]
 
 
 def test_a_layer_that_was_excluded_stays_excluded_and_is_charged() -> None:

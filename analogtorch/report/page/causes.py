@@ -62,10 +62,11 @@ def budget_section(found: Budget, digital: float) -> Section:
         rows.append((row.name, points(row.saved), alone))
     rows.append(("sum of them alone", "", Cell(text=f"{100 * found.sum:z.2f}", bar=0.0)))
     rows.append(("all together", "", Cell(text=points(found.total), bar=0.0)))
+    number = len(found.seeds)
+    chips = "one chip" if number == 1 else f"mean {SPAN} of {number} chips"
     table = Table(
         caption=f"Points of accuracy at {found.time}{'*' * bool(found.note)} that each "
-        f"non-ideality costs alone, and what the chip gains without it; mean {SPAN} of "
-        f"{len(found.seeds)} chips",
+        f"non-ideality costs alone, and what the chip gains without it; {chips}",
         header=("non-ideality", "gain without it", "loss alone"),
         rows=tuple(rows),
     )
