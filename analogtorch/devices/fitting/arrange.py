@@ -14,6 +14,9 @@ LATER = 20
 """Devices that must have been read at each other time."""
 _RISE = 2
 """Standard errors by which the slope of conductances over targets must exceed 0."""
+_SORTED = 20
+"""Fewest steps between reads of equal targets, all up or all down, that tell of a sorted table:
+unsorted ones have so many less often than once in 500,000 tables."""
 _BINS = 10
 """Most groups of targets in which a conductance must rise with its target."""
 
@@ -29,14 +32,8 @@ def arrange(given: Columns) -> tuple[Grid, tuple[str, ...]]:
     notes: list[str] = []
     device = given.device
     if device is None:
-        device = _by_order(given)
-        if device is None:
-            device = torch.arange(len(given.target), device="cpu")
-            notes.append(
-                "which reads belong to one device is not known, as there is no column 'device' and "
-                "the targets differ in number or order from time to time: drift of single devices "
-                "and read noise stay in the spread at each time"
-            )
+        device, note = _by_order(given)
+        notes += [note] * bool(note)
     else:
         _check_devices(given, device)
     device = device.unique(return_inverse=True)[1]
@@ -46,20 +43,55 @@ def arrange(given: Columns) -> tuple[Grid, tuple[str, ...]]:
     return found, tuple(notes)
 
 
-def _by_order(given: Columns) -> Tensor | None:
-    """Return the numbers of the devices if each time and cycle lists the same targets."""
+def _by_order(given: Columns) -> tuple[Tensor, str]:
+    """Return the numbers of the devices if each time and cycle lists the same targets, and a note.
+
+    Otherwise, and where rows of equal targets are sorted by what was measured, each read is that of
+    a device of its own: the first of a sorted table is the smallest read each time, whatever device
+    it is of, and read noise would seem smaller than it is.
+    """
     keys = torch.stack((given.time, given.cycle.double()), 1)
     _, group = keys.unique(dim=0, return_inverse=True)
     order = torch.argsort(group, stable=True)
     sizes = torch.bincount(group)
     if bool((sizes != sizes[0]).any()):
-        return None
-    targets = given.target[order].view(len(sizes), -1)
+        return _unknown(given, "the targets differ in number from time to time")
+    targets, measured = (x[order].view(len(sizes), -1) for x in (given.target, given.measured))
     if bool((targets != targets[0]).any()):
-        return None
+        return _unknown(given, "the targets differ in order from time to time")
+    if len(sizes) > 1 and _are_sorted(targets[0], measured):
+        return _unknown(given, "rows of equal targets are sorted by 'measured' each time")
     number = torch.empty_like(order)
     number[order] = torch.arange(len(targets[0]), device="cpu").repeat(len(sizes))
-    return number
+    if len(sizes) == 1 or len(targets[0].unique()) == len(targets[0]):
+        return number, ""  # nothing to mistake
+    return number, (
+        "devices are told apart by the order of their rows, as there is no column 'device' and "
+        "targets repeat: the k-th row of each time and cycle is the k-th device; if that is not "
+        "so, add a column 'device'"
+    )
+
+
+def _unknown(given: Columns, reason: str) -> tuple[Tensor, str]:
+    """Return a device for each read, and a note on what that leaves undetermined."""
+    return torch.arange(len(given.target), device="cpu"), (
+        "which reads belong to one device is not known, as there is no column 'device' and "
+        f"{reason}: drift of single devices and read noise stay in the spread at each time"
+    )
+
+
+def _are_sorted(target: Tensor, measured: Tensor) -> bool:
+    """Return whether reads of equal targets rise from row to row, or fall, at all times.
+
+    Args:
+        target: (devices,).
+        measured: (times and cycles, devices).
+    """
+    order = torch.argsort(target, stable=True)
+    equal = target[order].diff() == 0
+    steps = measured[:, order].diff(dim=1)[:, equal]
+    rise, fall = int((steps > 0).sum()), int((steps < 0).sum())
+    return min(rise, fall) == 0 and max(rise, fall) >= _SORTED
 
 
 def _check_devices(given: Columns, device: Tensor) -> None:

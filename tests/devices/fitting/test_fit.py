@@ -8,6 +8,9 @@ from torch import nn
 
 import analogtorch as at
 from analogtorch import devices
+from analogtorch.devices.fitting.arrange import arrange
+from analogtorch.devices.fitting.columns import columns
+from analogtorch.devices.fitting.grid import Grid
 from tests.crossbar import crossbar
 from tests.devices.fitting.campaign import measured
 
@@ -229,6 +232,34 @@ def test_without_devices_the_distributions_are_fitted() -> None:
     torch.testing.assert_close(
         found.device.sigma(g, DAY), whole.sigma(g, DAY), rtol=0.02, atol=0.02
     )
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_devices_of_a_table_that_is_sorted_by_its_reads_are_not_known(sign: int) -> None:
+    data = measured(devices.pcm_like(), devices=200, times=(0.0, DAY), cycles=2, offset=20.0)
+    data["target"] = data["target"].div(4).ceil().mul(4)
+    keys = zip(
+        *(data[name].tolist() for name in ("time", "cycle", "target")),
+        (sign * data["measured"]).tolist(),
+        strict=True,
+    )
+    which = torch.tensor([i for _, i in sorted((key, i) for i, key in enumerate(keys))])
+    names = ["target", "measured", "time", "cycle"]
+
+    def arranged(names: list[str], which: torch.Tensor) -> tuple[Grid, tuple[str, ...]]:
+        return arrange(columns({n: data[n][which] for n in names}, dict.fromkeys(names, 1.0)))
+
+    found, (note,) = arranged(names, which)
+    assert "is not known, as there is no column 'device' and rows of equal targets are sor" in note
+    assert not found.repeated  # no read noise, rather than one that is too small
+    true, notes = arranged([*names, "device"], which)
+    assert true.repeated
+    assert notes == ()
+    ordered, (note,) = arranged(names, torch.arange(800))
+    assert "devices are told apart by the order of their rows, as there is no column 'd" in note
+    assert ordered.repeated
+    data["target"] += torch.arange(200).repeat(4) * 1e-3  # each target once
+    assert arranged(names, torch.arange(800))[1] == ()
 
 
 def test_a_bias_of_programming_is_fitted_or_named() -> None:
