@@ -206,9 +206,27 @@ def _members(archive: tarfile.TarFile) -> list[tarfile.TarInfo]:
         ValueError: the archive is damaged or cut short.
     """
     try:
-        return [member for member in archive if not member.isdir()]
+        found = [member for member in archive if not member.isdir()]
     except tarfile.TarError as error:
         raise ValueError(f"{archive.name!r}: damaged or cut short ({error})") from error
+    if not _has_end(archive):
+        last = repr(archive.getmembers()[-1].name) if archive.getmembers() else "its beginning"
+        raise ValueError(
+            f"{archive.name!r}: cut short after {last}: a tar archive ends with blocks of zeros, "
+            "and this one has none. Copy or download it again, or pack it anew"
+        )
+    return found
+
+
+def _has_end(archive: tarfile.TarFile) -> bool:
+    """Return whether a block of zeros follows the last member, which tarfile does not ask for.
+
+    Without it, an archive that was cut off between two members would be read as if it were whole.
+    """
+    file = archive.fileobj
+    assert file is not None  # it is open
+    file.seek(archive.offset)  # where the next header would be
+    return file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
 
 
 def open_archive(archive: Path) -> tarfile.TarFile:

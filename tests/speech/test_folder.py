@@ -405,6 +405,23 @@ def test_one_tar_archive_is_a_source(tmp_path: Path) -> None:
     assert folder(tmp_path / "listed.tar").load()["train"].names == ("yes/a.wav",)
 
 
+def test_an_archive_that_is_cut_off_between_two_members_is_refused(tmp_path: Path) -> None:
+    words(tmp_path / "all", *SPOKEN)
+    with tarfile.open(tmp_path / "all.tar", "w") as tar:
+        tar.add(tmp_path / "all", ".")
+        end = tar.offset
+    whole = (tmp_path / "all.tar").read_bytes()
+    with tarfile.open(tmp_path / "all.tar") as tar:
+        last, before = tar.getmembers()[-1], tar.getmembers()[-2]
+    for size, name in ((end, last.name), (last.offset, before.name)):
+        (tmp_path / "all.tar").write_bytes(whole[:size])
+        message = rf"all\.tar': cut short after '{re.escape(name)}': a tar archive ends with block"
+        with pytest.raises(ValueError, match=message):
+            Folder(root=str(tmp_path / "all.tar")).load()
+    (tmp_path / "all.tar").write_bytes(whole[: end + 512])  # one block is an end
+    Folder(root=str(tmp_path / "all.tar")).load()
+
+
 def test_a_missing_clip_of_one_archive_names_it_once(tmp_path: Path, monkeypatch) -> None:
     fill(tmp_path / "listed", [*ROWS, "yes/z.wav,yes,ann,train"])
     with tarfile.open(tmp_path / "listed.tar", "w") as tar:
