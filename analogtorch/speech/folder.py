@@ -83,7 +83,8 @@ class Folder:
     """Seed of the choice of the splits; 0 or more. Without ``labels``, speakers are drawn anew, up
     to a thousand times, while a split lacks a class."""
     archives: tuple[str, ...] | None = None
-    """Uncompressed tar archives of clips, relative to `root`; null means every *.tar in it."""
+    """Uncompressed tar archives of clips, relative to `root`; null means every *.tar in it, but
+    hidden ones."""
     resample: bool = False
     """Convert clips of another sampling rate instead of refusing them."""
     fit: Fit = "error"
@@ -162,7 +163,7 @@ class Folder:
             )
         names = self.archives
         if names is None:
-            names = tuple(sorted(a.name for a in root.glob("*.tar")))
+            names = tuple(sorted(a.name for a in root.glob("[!.]*.tar")))  # no hidden ones
         return ClipFiles(root, [stack.enter_context(open_archive(root / name)) for name in names])
 
     def _listed(self, rows: list[Row]) -> list[Row]:

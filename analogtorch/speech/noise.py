@@ -119,7 +119,7 @@ def generate_noise(*, seed: int, seconds: int = 60, colours: tuple[float, ...] =
 def read_noise(folder: str | Path, *, resample: bool = False) -> Noise:
     """Return every audio file in `folder`, such as Speech Commands' `_background_noise_`.
 
-    They are in the order of their names.
+    They are in the order of their names; hidden files, whose names begin with a dot, are left out.
 
     Raises:
         FileNotFoundError: there is no such folder, or no audio in it.
@@ -127,7 +127,7 @@ def read_noise(folder: str | Path, *, resample: bool = False) -> Noise:
             another kind.
     """
     folder = expanded(str(checks.path("folder", folder)))
-    files = audio_files(sorted(folder.glob("*")))
+    files = audio_files(sorted(folder.glob("[!.]*")))
     if not files:
         raise FileNotFoundError(
             f"{folder}: no such folder, or no {', '.join(SUFFIXES)} files in it"

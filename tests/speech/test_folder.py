@@ -1,6 +1,7 @@
 """Folders and archives of labelled clips, and every row that cannot be used."""
 
 import re
+import shutil
 import sys
 import tarfile
 from pathlib import Path
@@ -606,6 +607,16 @@ def test_hidden_folders_and_those_of_a_mac_do_not_count(form: str, tmp_path: Pat
         (root / hidden).parent.mkdir(parents=True, exist_ok=True)
         (root / hidden).write_text("no clip")
     assert names(Folder(root=packed(root, form)).load()) == plain
+
+
+def test_a_hidden_archive_of_a_mac_does_not_count(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    packed(words(root / "clips", *SPOKEN), "archive")
+    shutil.rmtree(root / "clips")
+    plain = names(Folder(root=str(root)).load())
+    (root / "._clips.tar").write_bytes(b"\0\5\x16\7 no archive")
+    assert names(Folder(root=str(root)).load()) == plain
 
 
 @pytest.mark.parametrize("form", ["folder", "archive"])

@@ -38,6 +38,7 @@ def test_crops_cover_every_start_and_never_cross_recordings() -> None:
 
 def test_noise_that_would_be_left_out_is_refused(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros(16_000), 16_000)
+    (tmp_path / "._a.wav").write_bytes(b"what a Mac adds to a copy")
     assert len(read_noise(tmp_path).recordings) == 1
     (tmp_path / "b.opus").write_bytes(b"other audio")
     with pytest.raises(ValueError, match=r"b\.opus: audio in a folder is"):

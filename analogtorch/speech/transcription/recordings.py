@@ -129,7 +129,7 @@ def _said(
             if (beside := file.with_suffix(".txt")).is_file():
                 pairs.append((file, _text(beside), beside))
         for folder in dict.fromkeys(file.parent for file in files):
-            for lines in sorted(folder.glob(f"*{LIBRISPEECH}")):
+            for lines in sorted(folder.glob(f"[!.]*{LIBRISPEECH}")):
                 pairs += _of_librispeech(lines, [f for f in files if f.parent == folder])
     found: dict[Path, str] = {}
     for file, text, where in pairs:

@@ -29,6 +29,7 @@ def test_a_folder_is_read_with_what_is_said(tmp_path: Path) -> None:
     _wav(tmp_path / "b.wav")
     (tmp_path / "b.txt").write_text("Turn the\nlight on.\n")
     _wav(tmp_path / "a" / "84-1-0001.flac", rate=8_000)
+    (tmp_path / "a" / "._84-1.trans.txt").write_bytes(b"\0\5\x16\7 of a Mac \xff")
     (tmp_path / "a" / "84-1.trans.txt").write_text("84-1-0001 GO NOW\n84-1-0002 ELSEWHERE\n")
     _wav(tmp_path / "c.wav")
     (tmp_path / "notes.md").write_text("no audio")
