@@ -28,6 +28,12 @@ def run(arguments: Sequence[str]) -> tuple[Fit, tuple[Path, ...]]:
     )
     if plot is not None:
         check_output("plot", plot, given)
+    if plot is not None and given.plot is None and plot.exists() and not out.exists():
+        raise ValueError(
+            f"--out: {plot}, the plot beside {out}, is there already, but no {out.name}, so that "
+            "it is not that of an earlier fit; write --plot and a file to write (this one, if it "
+            "may be replaced), or --plot none"
+        )
     found = fit(
         given.measurements,
         name=given.name,
@@ -64,7 +70,8 @@ def _parser() -> CommandParser:
     )
     parser.add_argument(
         "--plot",
-        help="plot to write, .png, .svg or .pdf, or none (default: a .png beside the device)",
+        help="plot to write, .png, .svg or .pdf, or none (default: a .png beside the "
+        "device, which replaces that of an earlier fit)",
     )
     parser.add_argument("--name", help="of the device, for reports (default: that of the file)")
     parser.add_argument("--unit", help="of columns whose heading states none (default: uS)")

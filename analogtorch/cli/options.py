@@ -51,10 +51,11 @@ class CommandParser(argparse.ArgumentParser):
             path = getattr(given, option, None)
             if not isinstance(path, Path):  # not given, or the text that fit takes for a plot
                 continue
-            if (other := named.setdefault(path, option)) != option:
+            other = named.setdefault(path.resolve(), option)  # also by another spelling, or a link
+            if other != option:
                 self.error(f"--{other} and --{option} both name {path}; give each a file")
-        for path, option in named.items():  # before hours of measuring
-            check_output(option, path, given)
+        for option in named.values():  # before hours of measuring
+            check_output(option, getattr(given, option), given)
         return given
 
     def error(self, message: str) -> NoReturn:

@@ -280,6 +280,18 @@ def test_wrong_options_are_one_line_of_error(arguments, message, capsys) -> None
     assert line.startswith("analogtorch: ")
 
 
+@pytest.mark.parametrize("other", ["{}/x.html", "here/x.html"])
+def test_one_file_by_two_names_is_refused(
+    other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").symlink_to(tmp_path)
+    files = ["--html", "x.html", "--json", other.format(tmp_path)]
+    assert main(["map", "--model", RESIDUAL, "--input", "1,3,6,6", *files]) == 2
+    assert "--html and --json both name " in capsys.readouterr().err
+    assert not (tmp_path / "x.html").exists()
+
+
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(["map", "--help"])
