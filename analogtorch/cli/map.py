@@ -55,7 +55,7 @@ def run(arguments: Sequence[str]) -> tuple[ChipMapping, CostReport | None]:
         map_to_chip,
         chip=chip,
         num_chips=_num_chips(given.chips),
-        duplicate=dict(map(_copies, given.duplicate)),
+        duplicate=_duplicate(given.duplicate),
         exclude=given.exclude,
         spread=given.spread,
         progress=sys.stderr.isatty(),
@@ -246,7 +246,7 @@ def _tensor(text: str) -> torch.Tensor:
     shape, colon, kind = text.partition(":")
     dtype = getattr(torch, kind if colon else "float32", None)
     sizes = shape.split(",")
-    if not isinstance(dtype, torch.dtype) or not all(s.strip().isdigit() for s in sizes):
+    if not isinstance(dtype, torch.dtype) or not all(s.strip().isdecimal() for s in sizes):
         raise ValueError(
             f"--input takes sizes and a type such as 1,3,224,224 or 1,128:int64, got {text!r}"
         )
@@ -268,15 +268,28 @@ def _excluded(names: re.Match[str]) -> str:
 def _num_chips(text: str) -> int | None:
     if text == "auto":
         return None
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise ValueError(
             f"--chips takes a number >= 1, or auto for as many as needed; got {text!r}"
         )
     return int(text)
 
 
+def _duplicate(texts: Sequence[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for text in texts:
+        pattern, count = _copies(text)
+        if pattern in found:
+            raise ValueError(
+                f"--duplicate names {pattern!r} twice, with {found[pattern]} and {count} copies; "
+                "leave one of them out"
+            )
+        found[pattern] = count
+    return found
+
+
 def _copies(text: str) -> tuple[str, int]:
     pattern, _, count = text.rpartition("=")
-    if not pattern or not count.isdigit():
+    if not pattern or not count.isdecimal():
         raise ValueError(f"--duplicate takes GLOB=N such as 'layer1.*=2', got {text!r}")
     return pattern, int(count)

@@ -269,6 +269,13 @@ def test_the_report_extra_is_named_before_anything_is_written(
             "unknown chip 'hermes'.*hermes64.*ends in .yaml, .yml, .json",
         ),
         (["--model", RESIDUAL, "--input", "1,3,6,6", "--duplicate", "conv"], "GLOB=N"),
+        (["--model", RESIDUAL, "--input", "1,3,6,6", "--duplicate", "conv=²"], "GLOB=N"),
+        (["--model", RESIDUAL, "--input", "1,3,6,²"], "--input takes sizes"),
+        (["--model", RESIDUAL, "--input", "1,3,6,6", "--chips", "²"], "--chips takes"),
+        (
+            ["--model", RESIDUAL, "--input", "1,3,6,6", "--duplicate=a=2", "--duplicate=a=3"],
+            "--duplicate names 'a' twice, with 2 and 3 copies; leave one of them out",
+        ),
         (["--model", RESIDUAL, "--input", "1,4,6,6"], "could not trace module 'conv'"),
         (["--model", RESIDUAL, "--surprise"], "unrecognized arguments"),
     ],
