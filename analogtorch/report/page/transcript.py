@@ -98,13 +98,17 @@ def _sections(found: Transcribed, plot: str) -> Iterator[Section]:
 
 
 def _texts(found: Transcribed) -> list[tuple[str, ...]]:
-    """Return a row for the reference, the digital net and each time on the first chip."""
+    """Return a row for the reference, the digital net and each time on the first chip.
+
+    Each begins with the name of its recording, which a reader of single rows, such as a screen
+    reader, needs too.
+    """
     rows: list[tuple[str, ...]] = []
     for each in found.transcripts:
         if each.said is not None:
             rows.append((each.name, "reference", each.said))
-        rows.append((each.name if each.said is None else "", "digital", each.digital))
-        rows += [("", t, x) for t, x in zip(found.times, each.chips[0], strict=True)]
+        rows.append((each.name, "digital", each.digital))
+        rows += [(each.name, t, x) for t, x in zip(found.times, each.chips[0], strict=True)]
     return rows
 
 

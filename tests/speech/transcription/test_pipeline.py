@@ -1,6 +1,7 @@
 import csv
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,10 @@ def test_recordings_become_texts_and_a_report(audio: Path, folder: Path, tmp_pat
     page = (out / "report.html").read_text()
     for part in ("Speech to text on an analog chip", "1 of 3 recordings have a reference", "c.wav"):
         assert part in page
+    rows = re.findall(r'<th scope="row">(\w\.wav)</th>\s*<td[^>]*>([^<]+)</td>', page)
+    names = [("a.wav", "reference"), ("a.wav", "digital"), ("a.wav", "0 s")]
+    assert rows[:3] == names
+    assert '<th scope="row"></th>' not in page
     assert (out / "wer.png").read_bytes()[1:4] == b"PNG"
     assert "![Word error rate" in (out / "report.md").read_text()
 
