@@ -170,7 +170,11 @@ class ChipMapping(Shown):
             cost: the cost report of the energy; by default that of the pipelined mode, or none if
                 the chip has no cost.
 
-        Errors are those of ``analogtorch.files.figures.draw``.
+        Raises:
+            TypeError: ``cost`` is no cost report.
+            ValueError: it is that of another mapping.
+
+        Other errors are those of ``analogtorch.files.figures.draw``.
         """
         return draw(self, path, cost=cost)
 

@@ -11,6 +11,7 @@ from analogtorch.cost_model.cost import cost as cost_of
 from analogtorch.mapping.mapping import ChipMapping
 from analogtorch.mapping.types import Placement
 from analogtorch.values import checks
+from analogtorch.values.listed import counted
 
 GAP = 0.12
 """Gap between tiles, in units of a tile."""
@@ -113,17 +114,50 @@ def cost_shown(caller: str, mapping: ChipMapping, given: CostReport | None) -> C
 
     Raises:
         TypeError: ``given`` is no cost report.
+        ValueError: it is that of another mapping.
     """
-    if given is not None:
-        if not hasattr(given, "energy"):
-            raise TypeError(
-                f"{caller}: cost must be what analogtorch.cost(mapping) gives, got "
-                f"{checks.shown(given)}"
-            )
-        return given
-    if mapping.chip.cost is None or not any(mapping.vectors.values()):
-        return None
-    return cost_of(mapping)
+    if given is not None and not isinstance(given, CostReport):
+        raise TypeError(
+            f"{caller}: cost must be what analogtorch.cost(mapping) gives, got "
+            f"{checks.shown(given)}"
+        )
+    if given is not None and given.chip != mapping.chip:
+        theirs, mine = given.chip.name, mapping.chip.name
+        raise _of_another(
+            caller,
+            f"the chip {theirs}{' of other values' * (theirs == mine)}",
+            f"the chip {mine}",
+        )
+    own = None
+    if mapping.chip.cost is not None and any(mapping.vectors.values()):
+        own = cost_of(mapping)
+    if given is None:
+        return own
+    if own is None or _work(own) != _work(given):
+        mine = "no MACs" if own is None else _work_text(own)
+        raise _of_another(caller, _work_text(given), f"{mapping.model}, with {mine}")
+    return given
+
+
+def _of_another(caller: str, theirs: str, mine: str) -> ValueError:
+    return ValueError(
+        f"{caller}: cost is that of another mapping: of {theirs}; this mapping is of {mine}. Pass "
+        "cost=analogtorch.cost(mapping) of this mapping, or leave cost out"
+    )
+
+
+def _work(cost: CostReport) -> tuple[int, set[tuple[int, int, float]]]:
+    """Return what does not depend on the mode and the inputs: MACs, tiles and what they hold."""
+    return cost.macs, {(use.chip, use.tile, use.cells) for use in cost.schedule.tiles}
+
+
+def _work_text(cost: CostReport) -> str:
+    uses = sorted((use.chip, use.tile) for use in cost.schedule.tiles)
+    (chip, first), *_ = uses
+    return (
+        f"{cost.macs:,} MACs on {counted(len(uses), 'tile')} from tile {first} of chip {chip} on, "
+        f"of which {100 * cost.schedule.utilisation:.4g} % is used"
+    )
 
 
 def energy_split(cost: CostReport) -> dict[str, float]:

@@ -1,16 +1,15 @@
 import json
 import re
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 import analogtorch as at
-from analogtorch.cost_model import cost
+from analogtorch.cost_model import EnergySplit, cost
 from analogtorch.mapping import ChipMapping, map_to_chip
 from analogtorch.report.floorplan import colours, energy_unit, floorplan, short
 from tests.mapping.nets import Residual
@@ -23,18 +22,16 @@ def mapping() -> ChipMapping:
     )
 
 
-@dataclass
-class _Split:
-    dac: float = 1e-9
-    adc: float = 3e-9
-    host: float = 0.0
-
-    @property
-    def total(self) -> float:
-        return 4e-9
-
-
-COST = SimpleNamespace(energy=_Split())
+SPLIT = EnergySplit(
+    control=0.0,
+    dac=1e-9,
+    array=0.0,
+    adc=3e-9,
+    chip_digital=0.0,
+    chip_communication=0.0,
+    host_digital=0.0,
+    port_communication=0.0,
+)
 
 
 def test_table(mapping: ChipMapping) -> None:
@@ -243,6 +240,30 @@ def test_the_energy_is_shown_wherever_the_chip_has_a_cost(mapping: ChipMapping) 
     assert "Energy" not in nothing.to_html()
 
 
+def test_the_cost_of_another_mapping_is_refused(mapping: ChipMapping) -> None:
+    one = torch.zeros(1, 3, 6, 6)
+    other = map_to_chip(Residual(), one, chip=at.chips.hermes_core())
+    batch = map_to_chip(Residual(), torch.zeros(2, 3, 6, 6), chip=at.chips.hermes64())
+    once = map_to_chip(Residual(), one, chip=at.chips.hermes64())
+    dear = mapping.chip.replace(adc={"noise": 0.01})
+    changed = map_to_chip(Residual(), one, chip=dear)
+    macs = f"{cost(mapping).macs:,} MACs on "
+    for given, theirs, mine in (
+        (other, "of the chip hermes_core;", "of the chip hermes64."),
+        (changed, "of the chip hermes64 of other values;", "of the chip hermes64."),
+        (batch, f"of {2 * cost(mapping).macs:,} MACs on ", f"of Residual, with {macs}"),
+        (once, f"of {macs}", f"of Residual, with {macs}"),
+    ):
+        for show in (mapping.to_html, mapping.plot):
+            with pytest.raises(ValueError, match="cost is that of another mapping: ") as found:
+                show(cost=cost(given))
+            assert theirs in str(found.value)
+            assert mine in str(found.value)
+    nothing = map_to_chip(Residual(), torch.zeros(0, 3, 6, 6), chip=at.chips.hermes64())
+    with pytest.raises(ValueError, match="this mapping is of Residual, with no MACs"):
+        nothing.to_html(cost=cost(mapping))
+
+
 def test_energies_have_a_unit_that_can_be_read() -> None:
     assert energy_unit({"a": 4e-4, "b": 2e-9}) == ("uJ", 1e-6)
     assert energy_unit({"a": 1.2e-3}) == ("mJ", 1e-3)
@@ -270,7 +291,7 @@ def test_plot(mapping: ChipMapping, tmp_path: Path) -> None:
     figure = mapping.plot(tmp_path / "plan.png")
     assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
     assert len(figure.axes) == 3
-    energy = mapping.plot(cost=COST).axes[2]
+    energy = mapping.plot(cost=replace(cost(mapping), energy=SPLIT)).axes[2]
     assert energy.get_xlabel() == "energy of one inference, nJ"
     energy.figure.canvas.draw()
     inside = energy.get_window_extent()

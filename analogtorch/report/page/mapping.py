@@ -28,6 +28,7 @@ def html(
     Raises:
         ImportError: jinja2 is not installed.
         TypeError: ``cost`` is no cost report.
+        ValueError: it is that of another mapping.
     """
     cost = cost_shown("to_html", mapping, cost)
     facts = dict(summary(mapping))
