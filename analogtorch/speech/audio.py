@@ -1,10 +1,7 @@
 """Reading of recordings into one form: int16, 16 kHz, mono, 16,000 samples."""
 
-import functools
 import io
-import math
 from collections.abc import Iterable
-from mmap import ACCESS_READ, mmap
 from pathlib import Path, PurePath
 from typing import Literal, TypeVar, get_args
 
@@ -12,13 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from analogtorch.speech.cut_short import KNOWN, is_cut_short
 from analogtorch.speech.data import SAMPLE_RATE, SAMPLES, Recorded
 from analogtorch.speech.named import option
 from analogtorch.values import checks
 from analogtorch.values.progress import Progress
 
-# sizes from here on: a program wrote them because it could not come back to the header
-_UNKNOWN_SIZE = 2**31 - 2**16
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 """Names of audio files in a folder end with one of these."""
 _OTHERS = (
@@ -26,8 +22,6 @@ _OTHERS = (
     ".webm", ".wma",
 )  # fmt: skip
 """Names of other audio files end with one of these."""
-_MP3_FRAME = 1152
-"""Samples of a frame of MP3. Headers count one more or less, with or without their own frame."""
 _BEYOND = 1e-3
 """Share of samples of a file of floats that may lie beyond full scale: single peaks."""
 P = TypeVar("P", bound=PurePath)
@@ -80,15 +74,17 @@ def read_recording(audio: str | Path | bytes, *, name: str = "", resample: bool 
     It is at 16 kHz and mono; channels are averaged.
 
     Args:
-        audio: a file, or the contents of one: WAV, FLAC, OGG, MP3, or what else libsndfile reads.
+        audio: a file, or the contents of one: WAV, FLAC, OGG, MP3, AIFF, AU, CAF, NIST, RF64, W64,
+            or another that libsndfile reads and that says how long it is.
         name: name of the recording in messages; by default the path.
         resample: convert another sampling rate to 16 kHz (torchaudio's windowed sinc) instead of
             refusing it.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no audio, is damaged, empty or not finite, has another rate, holds floats
-            of which more than 0.1 % lie beyond [-1, 1], or has a name that `check_name` refuses.
+        ValueError: it is no audio, is damaged, cut short, empty or not finite, has another rate,
+            holds floats of which more than 0.1 % lie beyond [-1, 1], or has a name that
+            `check_name` refuses.
         TypeError: `audio` is neither a path nor bytes.
     """
     return _read(audio, name, resample)[0]
@@ -117,11 +113,17 @@ def _read(audio: str | Path | bytes, name: str, resample: bool) -> tuple[Tensor,
         with soundfile.SoundFile(source) as file:
             data, rate = file.read(dtype="float32"), file.samplerate
             missing, floats = file.frames - len(data), file.subtype in ("FLOAT", "DOUBLE")
+            kind = file.format
     except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
         raise ValueError(
             f"{name}: not readable as audio, or damaged ({error}). Replace or leave out this file."
         ) from error
-    if _is_cut_short(audio, missing):
+    if kind not in KNOWN:
+        raise ValueError(
+            f"{name}: of {kind} files it is not known whether they are whole or cut short. "
+            "Convert this file to WAV or FLAC, or leave it out."
+        )
+    if is_cut_short(audio, missing):
         raise ValueError(
             f"{name}: cut short: it announces more than it holds, or has no end. Replace or leave "
             "out this file."
@@ -204,50 +206,6 @@ def _loudest(samples: Tensor) -> Tensor:
 
 def _name(audio: str | Path | bytes) -> str:
     return "audio in memory" if isinstance(audio, bytes) else str(audio)
-
-
-def _is_cut_short(audio: Path | bytes, missing: int) -> bool:
-    """Return whether a file announces more than it has, of which libsndfile says nothing.
-
-    It goes by the bytes of WAV and AIFF, the whole and the chunk of samples, the samples of an MP3
-    with the header of Xing or LAME, and the page of OGG that is marked as the last (RFC 3533). An
-    MP3 without that header announces nothing: its length is estimated.
-
-    Args:
-        audio: the file.
-        missing: samples that libsndfile expected and did not find.
-    """
-    if isinstance(audio, bytes):
-        return _ends_early(audio, missing)
-    with audio.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as contents:
-        return _ends_early(contents, missing)
-
-
-def _ends_early(audio: bytes | mmap, missing: int) -> bool:
-    kind = audio[:4]
-    if kind in (b"RIFF", b"RIFX", b"FORM"):
-        order: Literal["little", "big"] = "little" if kind == b"RIFF" else "big"
-        end, start = 8 + int.from_bytes(audio[4:8], order), 12
-        while (name := audio[start : start + 4]) not in (b"data", b"SSND", b""):
-            length = int.from_bytes(audio[start + 4 : start + 8], order)
-            start += 8 + length + length % 2
-        samples = start + 8 + int.from_bytes(audio[start + 4 : start + 8], order) if name else 0
-        return any(len(audio) < each < _UNKNOWN_SIZE for each in (end, samples))
-    if kind == b"OggS":
-        page = audio[audio.rfind(b"OggS") :]
-        flags, segments = page[5:6], page[26:27]
-        size = 27 + segments[0] + sum(page[27 : 27 + segments[0]]) if segments else math.inf
-        return len(page) < size or not flags[0] & 4
-    return missing > _MP3_FRAME and _has_length(audio)
-
-
-def _has_length(mp3: bytes | mmap) -> bool:
-    """Return whether the first frame of an MP3, after tags of ID3, is a header with its length."""
-    start = 0
-    if mp3[:3] == b"ID3":
-        start = 10 + functools.reduce(lambda size, byte: size << 7 | byte, mp3[6:10], 0)
-    frame = mp3[start : start + 64]
-    return b"Xing" in frame or b"Info" in frame
 
 
 def to_int16(samples: Tensor) -> Tensor:

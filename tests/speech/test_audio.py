@@ -199,6 +199,36 @@ def test_a_compressed_recording_that_is_cut_short_is_named(
         read_clip(tmp_path / "half", fit="pad_or_trim")
 
 
+@pytest.mark.parametrize("kind", ["RF64", "W64", "AU", "NIST"])
+def test_a_container_that_is_cut_short_is_named(kind: str, tmp_path: Path) -> None:
+    forms = [("ALAW", "FILE"), ("PCM_16", "FILE")]
+    if kind in ("AU", "NIST"):
+        forms += [("PCM_16", "LITTLE"), ("PCM_16", "BIG")]
+    for subtype, endian in forms:
+        memory = io.BytesIO()
+        soundfile.write(memory, tone(), 16_000, format=kind, subtype=subtype, endian=endian)
+        whole = memory.getvalue()
+        assert len(read_clip(whole)) == 16_000
+        for kept in (len(whole) // 2, len(whole) - 2):
+            (tmp_path / "half").write_bytes(whole[:kept])
+            for audio in (tmp_path / "half", whole[:kept]):
+                with pytest.raises(ValueError, match="cut short: it announces more than it holds"):
+                    read_recording(audio)
+    sizes = {"W64": (16, 24), "AU": (8, 12)}
+    if kind in sizes:  # as programs write them that cannot come back to the header
+        first, last = sizes[kind]
+        stream = bytearray(whole)
+        stream[first:last] = b"\xff" * (last - first)
+        assert len(read_recording(bytes(stream))) == 16_000
+
+
+def test_a_format_that_does_not_say_its_length_is_refused() -> None:
+    memory = io.BytesIO()
+    soundfile.write(memory, tone(), 16_000, format="IRCAM", subtype="PCM_16")
+    with pytest.raises(ValueError, match="of IRCAM files it is not known whether they are wh"):
+        read_recording(memory.getvalue())
+
+
 def test_an_mp3_without_a_header_of_its_length_is_taken_as_it_is() -> None:
     memory = io.BytesIO()
     soundfile.write(memory, 0.1 * np.ones(40_000), 16_000, format="MP3")
