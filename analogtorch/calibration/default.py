@@ -4,7 +4,6 @@ The unit of the weight scale is chosen for the whole model, and each DAC range b
 own layer. Then the outputs of the model are compared with those of the uncalibrated one.
 """
 
-import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -14,9 +13,9 @@ from analogtorch.calibration.adc import Limits
 from analogtorch.calibration.choice import CalibrationReport, Effort, Step, Verdict
 from analogtorch.calibration.described import layer_choice, notes
 from analogtorch.calibration.inputs import Ranges, Seen
-from analogtorch.calibration.judge import Error
+from analogtorch.calibration.judge import FIXED, Error
 from analogtorch.calibration.options import LABELS, Way, aware, by_column, label
-from analogtorch.calibration.output_error import NoisyJudge
+from analogtorch.calibration.output_error import NoisyJudge, NothingLeftError
 from analogtorch.calibration.search import worth
 from analogtorch.calibration.settings import Calibration, Setting, uncalibrated
 from analogtorch.chips import Chip
@@ -53,11 +52,15 @@ class Default:
     layers stay."""
     way: Way
     """Way to find DAC ranges: ``measured``, or ``tile`` for ranges of row blocks."""
-    steps: list[Step] = field(default_factory=list)
+    tried: list[tuple[str, Tensor]] = field(default_factory=list)
+    """What was tried on noisy chips, and its errors."""
     _last: tuple[Mapping[str, Chip], Mapping[str, Ranges]] | None = field(default=None, init=False)
     """The chips for which DAC ranges were measured last, and these ranges."""
     _known: dict[str, Tensor] = field(default_factory=dict, init=False)
     """The errors of the uncalibrated model by what the report calls it."""
+    _bare: Error | None = field(default=None, init=False)
+    """The error of the uncalibrated model without noise."""
+    _warned: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         """Keep the exact outputs on the batches to judge on, and the chips of the layers."""
@@ -70,13 +73,23 @@ class Default:
 
     def run(self) -> tuple[dict[str, Setting], CalibrationReport]:
         """Return the settings to keep and the report."""
-        errors: dict[Verdict, float] = {}
+        try:
+            return self._chosen()
+        except NothingLeftError:
+            self._warn_of_shapes("choices are those of effort='ranges'")
+            self.noisy = False
+            for found in (self.tried, self._known, self.judge.apart):
+                found.clear()
+            return self._chosen()
+
+    def _chosen(self) -> tuple[dict[str, Setting], CalibrationReport]:
+        errors: dict[Verdict, Tensor] = {}
         chips: Mapping[str, Chip] = self.chips
         least: Tensor | None = None
         ranges: Mapping[str, Ranges] | None = None
         if self.noisy:
             least = self._bare_on(chips)
-            errors["uncalibrated"] = least.mean().item()
+            errors["uncalibrated"] = least
         scales = any(chip.periphery.scales_columns for chip in self.chips.values())
         if least is not None and scales:
             if (ranges := self._unclipped()) is not None:
@@ -84,7 +97,7 @@ class Default:
             for change, asked in ((aware, worth), (by_column, saves)):
                 chips, least = self._changed(chips, change, ranges, least, asked)
             if ranges is not None:  # ranges per vector serve all the same, if they clip less
-                least = min(least, self._bare_on(chips), key=lambda errors: errors.mean().item())
+                least = min(least, self._bare_on(chips), key=self.judge.mean)
         costly: tuple[dict[str, Setting], Tensor] | None = None
         ways: tuple[Way, ...] = (self.way, "vector")
         for way in ways:
@@ -93,19 +106,22 @@ class Default:
                 continue
             if least is not None:
                 new = self._felt(found, way, chips, errors)
-                if way != "vector" and exceeds(new, least):
+                if way != "vector" and exceeds(*self.judge.left(new, least)):
                     costly = found, new
                     continue
-                if costly is not None and new.mean() >= costly[1].mean():  # it costs as much
+                mean = self.judge.mean
+                if costly is not None and mean(new) >= mean(costly[1]):  # it costs as much
                     found, way = costly[0], self.way
-                    errors[self.effort] = costly[1].mean().item()
+                    errors[self.effort] = costly[1]
             return found, self._report(found, way, errors, self.effort)
         left, kept = self._left(chips, ranges, least)
         if left is not None:  # rounding may move more outputs than none does, and devices far more
             way = "vector" if ranges is None else self.way
             found = self._settings(way, chips, early=False)
-            if found is not None and not exceeds(self._felt(found, way, chips, errors), left):
-                return found, self._report(found, way, errors, self.effort)
+            if found is not None:
+                new = self._felt(found, way, chips, errors)
+                if not exceeds(*self.judge.left(new, left)):
+                    return found, self._report(found, way, errors, self.effort)
         where = "given" if self.calibration.judged is self.calibration.batches else "held back"
         warn(
             f"calibrate: on the batches {where}, the outputs of the model are closer to the "
@@ -115,7 +131,7 @@ class Default:
         )
         if left is None or kept == self.nothing:
             return self.nothing, self._report(self.nothing, self.way, errors, "uncalibrated")
-        errors[self.effort] = left.mean().item()  # what is chosen for the chips stays
+        errors[self.effort] = left  # what is chosen for the chips stays
         return kept, self._report(kept, self.way, errors, self.effort)
 
     def _unrounded(self) -> str:
@@ -145,7 +161,7 @@ class Default:
             return least, kept
         if kept != self.nothing:
             found = self._bare_on(chips)
-            if worth(found, self._bare_on(self.chips)):
+            if worth(*self.judge.left(found, self._bare_on(self.chips))):
                 return found, kept
         return self._bare_on(self.chips), self.nothing
 
@@ -169,7 +185,7 @@ class Default:
             errors = self._bare_on(new)
         else:
             errors = self._noisy_error(f"{LABELS[self.way]}{self._label(new)}", on(new, ranges))
-        return (new, errors) if asked(errors, least) else (chips, least)
+        return (new, errors) if asked(*self.judge.left(errors, least)) else (chips, least)
 
     def _unclipped(self) -> Mapping[str, Ranges] | None:
         """Return DAC ranges with which the ADC clips no sums, whatever is chosen for the chips.
@@ -209,12 +225,11 @@ class Default:
         settings: Mapping[str, Setting],
         way: Way,
         chips: Mapping[str, Chip],
-        errors: dict[Verdict, float],
+        errors: dict[Verdict, Tensor],
     ) -> Tensor:
         """Return the errors of settings on noisy chips, and note them."""
-        new = self._noisy_error(f"{LABELS[way]}{self._label(chips)}", settings)
-        errors[self.effort] = new.mean().item()
-        return new
+        errors[self.effort] = self._noisy_error(f"{LABELS[way]}{self._label(chips)}", settings)
+        return errors[self.effort]
 
     def _settings(
         self, way: Way, chips: Mapping[str, Chip], early: bool = True
@@ -236,21 +251,33 @@ class Default:
     def _noisy_error(self, what: str, settings: Mapping[str, Setting]) -> Tensor:
         self.calibration.apply(settings)
         errors = self.judge.errors(chips=CHIPS, shared=True)
-        self.steps.append(Step(what=what, error=errors.mean().item()))
+        self.tried.append((what, errors))
         return errors
 
     def _is_no_worse(self, settings: Mapping[str, Setting]) -> bool:
         """Return whether the model errs no more than uncalibrated, without noise."""
         if not self.judge.judges:
             return True
-        self.calibration.apply(settings)
-        return not self.judge.error().exceeds(self._bare)
+        self._bare = self._bare or self._error(self.nothing)
+        new = self._error(settings)
+        if new.vectors != self._bare.vectors:  # since then another output has become ``apart``
+            self._bare = self._error(self.nothing)
+        if not new.vectors:
+            self._warn_of_shapes("measured DAC ranges are kept without a comparison")
+        return not new.exceeds(self._bare)
 
-    @functools.cached_property
-    def _bare(self) -> Error:
-        """The error of the uncalibrated model without noise."""
-        self.calibration.apply(self.nothing)
+    def _error(self, settings: Mapping[str, Setting]) -> Error:
+        """Return the error of the model without noise."""
+        self.calibration.apply(settings)
         return self.judge.error()
+
+    def _warn_of_shapes(self, instead: str) -> None:
+        if not self._warned:
+            warn(
+                f"calibrate: there is nothing to compare, as {self.judge.unlike}. {FIXED}; without "
+                f"it {instead}"
+            )
+            self._warned = True
 
     def _bare_on(self, chips: Mapping[str, Chip]) -> Tensor:
         """Return the errors of the uncalibrated model on these chips, with noise."""
@@ -263,7 +290,7 @@ class Default:
         self,
         settings: Mapping[str, Setting],
         way: Way,
-        errors: dict[Verdict, float],
+        errors: dict[Verdict, Tensor],
         kept: Verdict,
     ) -> CalibrationReport:
         whole = self.calibration
@@ -274,11 +301,11 @@ class Default:
                 layer_choice(name, setting, self.chips[name], way, whole.wanted)
                 for name, setting in settings.items()
             ),
-            steps=tuple(self.steps),
-            errors=errors,
+            steps=tuple(Step(what=what, error=self.judge.mean(x)) for what, x in self.tried),
+            errors={verdict: self.judge.mean(x) for verdict, x in errors.items()},
             kept=kept,
             batches=(len(whole.batches), judged, judged),
-            notes=tuple(notes(settings, self.chips, whole.wanted)),
+            notes=(*notes(settings, self.chips, whole.wanted), *self.judge.notes()),
         )
 
 

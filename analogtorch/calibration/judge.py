@@ -20,6 +20,12 @@ MARGIN = 0.01
 MOVED = 0.1
 """Standard deviations by which outputs of one number have to differ to have moved."""
 
+FIXED = (
+    "If the shapes depend on values, as those of a detector's boxes do, pass forward=, which must "
+    "return outputs of fixed shape, such as the scores of all boxes"
+)
+"""What helps where outputs cannot be compared."""
+
 
 _Rows = tuple[Tensor, Tensor, Tensor | None]
 """Exact vectors, those of the model, and where the exact ones hold a mask; None: nowhere. Images
@@ -45,6 +51,9 @@ class Judge:
         self.masks = [[masks(t) for t in outputs] for outputs in self.exact]
         """Where the exact outputs hold a mask, which says nothing of an error; None: nowhere."""
         self.exact = list(map(self._unmasked, self.exact, self.masks))
+        self.apart: dict[tuple[int, int], str] = {}
+        """Outputs that do not count any more, as they had another shape than the exact ones once:
+        by the numbers of their batch and their own, with both shapes in words."""
 
     def _outputs(self) -> Iterator[list[Tensor]]:
         with evaluating(self.model):
@@ -69,6 +78,36 @@ class Judge:
         """
         return any(map(len, self.exact))
 
+    @property
+    def unlike(self) -> str:
+        """Why outputs do not count, for messages."""
+        if not self.apart:
+            return "all outputs of the digital model are empty"
+        example = next(iter(self.apart.values()))
+        return f"outputs have other shapes on the chip than in the digital model, such as {example}"
+
+    def notes(self) -> Iterator[str]:
+        """Yield what a report has to say of outputs that do not count."""
+        if self.apart:
+            count = sum(map(len, self.exact))
+            yield f"{len(self.apart)} of {count} outputs do not count: {self.unlike}. {FIXED}"
+
+    def _alike(self, step: int, found: Sequence[Tensor]) -> dict[int, tuple[Tensor, Tensor]]:
+        """Return the exact outputs of a batch and those found, by number, if they can be compared.
+
+        Those of another shape become ``apart``, for all settings of the model: errors of other
+        outputs say nothing beside one another.
+        """
+        pairs = {}
+        for which, exact in enumerate(self.exact[step]):
+            shape = tuple(found[which].shape) if which < len(found) else None
+            if shape != exact.shape:
+                shown = "none" if shape is None else shape
+                self.apart.setdefault((step, which), f"{shown} for {tuple(exact.shape)}")
+            elif exact.numel() and (step, which) not in self.apart:
+                pairs[which] = exact, found[which]
+        return pairs
+
     def error(self) -> "Error":
         """Return how far the outputs of the model, as it is, are from the exact ones."""
         angle = 0.0
@@ -87,14 +126,12 @@ class Judge:
         other batches.
         """
         single: dict[tuple[int, int], list[_Rows]] = {}
-        for exact, outputs, masked in zip(self.exact, self._outputs(), self.masks, strict=True):
-            found = self._unmasked(outputs, masked)
+        for step, outputs in enumerate(self._outputs()):
+            exact, masks = self.exact[step], self.masks[step]
             # beside logits the many positions of a map, as of attention, would outvote them
             rows_of = by_class if all(a.dim() > 3 for a in exact) else vectors
-            for which, (a, y, mask) in enumerate(zip(exact, found, masked, strict=False)):
-                if a.shape != y.shape or not a.numel():
-                    continue
-                mask = None if mask is None else rows_of(mask)
+            for which, (a, y) in self._alike(step, self._unmasked(outputs, masks)).items():
+                mask = None if (masked := masks[which]) is None else rows_of(masked)
                 rows = rows_of(a.double()), rows_of(y.double()), mask
                 if len(rows[0]) > 1:
                     yield rows

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from analogtorch.calibration.judge import Judge
+from analogtorch.calibration.judge import FIXED, Judge
 from analogtorch.calibration.noisy_chips import on_noisy_chips
 from analogtorch.calibration.outputs import by_class, class_dim, vectors
 from analogtorch.calibration.padding import without_padding
@@ -20,6 +20,10 @@ from analogtorch.values.warned import warn
 CHIPS = 4
 """Fewest chips of an error: each batch runs on one of its own, or on several where that is too
 few."""
+
+
+class NothingLeftError(ValueError):
+    """Each output has had another shape on a noisy chip than in the digital model."""
 
 
 class NoisyJudge(Judge):
@@ -53,9 +57,20 @@ class NoisyJudge(Judge):
         self.refusal = self._refusal()
         """Why its errors mean nothing; None: they do."""
         self._scales = [] if self.refusal else self._spreads()
+        self._sizes = [
+            {
+                which: len(vectors(exact))
+                for which, (exact, scale) in enumerate(zip(each, self._scales, strict=False))
+                if scale is not None and exact.numel()
+            }
+            for each in self.exact
+        ]
+        """The number of vectors of each output that counts, batch by batch."""
 
     def _refusal(self) -> str | None:
-        if not self.judges or not any(t.numel() for each in self.exact for t in each):
+        if self.judges and not any(t.numel() for each in self.exact for t in each):
+            return self._nothing_left
+        if not self.judges:
             return (
                 "calibrate: effort='search' compares the outputs of the model, and there is no "
                 "floating-point tensor in them; return one from the model or from forward, or use "
@@ -68,32 +83,71 @@ class NoisyJudge(Judge):
             )
         return None
 
+    @property
+    def _nothing_left(self) -> str:
+        """The message of a search whose outputs cannot be compared."""
+        return (
+            f"calibrate: effort='search' compares the outputs of the model, and {self.unlike}. "
+            f"{FIXED}; or use effort='ranges'"
+        )
+
     def errors(
         self, alone: Collection[str] | None = None, chips: int = CHIPS, shared: bool = False
     ) -> Tensor:
         """Return the squared error of each output vector, (draws of chips x vectors,) float64.
 
         Each number of a vector counts in units of the variance of its exact values, and the mean
-        over the vector is taken. A vector that is not finite has an infinite error.
+        over the vector is taken. A vector that is not finite has an infinite error, and so has one
+        of an output that is ``apart``: compare what ``left`` keeps.
 
         Args:
             alone: names of the layers on the chip, the others being exact; None: all.
             chips: fewest chips to draw.
             shared: whether all batches run on the same chips, so that their split does not matter.
+
+        Raises:
+            NothingLeftError: all outputs are ``apart``.
         """
         found, draws = [], chips if shared else -(-chips // len(self.batches))
         with on_noisy_chips(self.model, alone), quiet(), evaluating(self.model):
             for draw in range(draws):
-                for step, (batch, exact) in enumerate(zip(self.batches, self.exact, strict=True)):
+                for step, batch in enumerate(self.batches):
                     with noise_in_turn(self.seed + draw, step=0 if shared else step):
                         number = self.first + step
                         run = one_pass("calibrate", self.model, batch, self.forward, number)
                     given = without_padding(self.model, run, batch)
-                    outputs = self._unmasked(given, self.masks[step])
-                    for a, y, scale in zip(exact, outputs, self._scales, strict=False):
-                        if scale is not None:
-                            found.append(_error(a, y, scale))
-        return torch.cat(found)
+                    pairs = self._alike(step, self._unmasked(given, self.masks[step]))
+                    for which, size in self._sizes[step].items():
+                        scale = self._scales[which]
+                        if which in pairs and scale is not None:
+                            found.append(_error(*pairs[which], scale))
+                        else:
+                            found.append(torch.full((size,), math.inf, device="cpu").double())
+        errors = torch.cat(found)
+        if not self.left(errors)[0].numel():
+            raise NothingLeftError(self._nothing_left)
+        return errors
+
+    def left(self, *errors: Tensor) -> list[Tensor]:
+        """Return errors without those of outputs that are ``apart``.
+
+        Args:
+            errors: what calls of ``errors`` gave, whenever that was.
+        """
+        if not self.apart:
+            return list(errors)
+        kept = torch.cat(
+            [
+                torch.full((size,), (step, which) not in self.apart, device="cpu")
+                for step, sizes in enumerate(self._sizes)
+                for which, size in sizes.items()
+            ]
+        )
+        return [each.view(-1, len(kept))[:, kept].flatten() for each in errors]
+
+    def mean(self, errors: Tensor) -> float:
+        """Return the mean of the errors that ``left`` keeps."""
+        return self.left(errors)[0].mean().item()
 
     def _spreads(self) -> list[Tensor | None]:
         """Return the variance of each number of each output, over the vectors of all batches.
@@ -129,8 +183,6 @@ _TINY = 1e-30
 
 
 def _error(exact: Tensor, output: Tensor, scale: Tensor) -> Tensor:
-    if exact.shape != output.shape or not exact.numel():
-        return torch.zeros(0, dtype=torch.float64, device="cpu")
     off = (output.double() - exact.double()).square()
     off = off / scale.view(-1, *(1,) * (-1 - class_dim(off)))
     return vectors(off).mean(1).nan_to_num(math.inf).cpu()

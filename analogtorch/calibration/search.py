@@ -65,11 +65,6 @@ class Tried:
     settings: Mapping[str, Setting]
     errors: Tensor
 
-    @property
-    def error(self) -> float:
-        """The mean error."""
-        return self.errors.mean().item()
-
 
 @dataclass
 class Search:
@@ -87,7 +82,8 @@ class Search:
     """As ``calibrate`` takes it."""
     tried: list[Tried] = field(default_factory=list)
     """All settings of all layers that were tried."""
-    steps: list[Step] = field(default_factory=list)
+    steps: list[tuple[str, Tensor]] = field(default_factory=list)
+    """What was tried, and its errors."""
 
     def __post_init__(self) -> None:
         """Keep the exact outputs, and the chips of the layers."""
@@ -121,10 +117,8 @@ class Search:
         settings: dict[Verdict, Mapping[str, Setting]] = {
             "search": found, "ranges": default.settings, "uncalibrated": uncalibrated(self.chips),
         }  # fmt: skip
-        errors = {
-            kind: self._errors(each, self.last_judge).mean().item()
-            for kind, each in settings.items()
-        }
+        last = {kind: self._errors(each, self.last_judge) for kind, each in settings.items()}
+        errors = {kind: self.last_judge.mean(each) for kind, each in last.items()}
         kept = min(errors, key=errors.__getitem__)
         if kept != "search":
             options, gains = dict.fromkeys(found, default.option), {}
@@ -142,11 +136,15 @@ class Search:
                 )
                 for name, setting in settings[kept].items()
             ),
-            steps=tuple(self.steps),
+            steps=tuple(Step(what=what, error=self.judge.mean(x)) for what, x in self.steps),
             errors=errors,
             kept=kept,
             batches=(len(self.calibration.batches), len(self.choosing), len(self.judging)),
-            notes=tuple(notes(settings[kept], self.chips, self.calibration.wanted)),
+            notes=(
+                *notes(settings[kept], self.chips, self.calibration.wanted),
+                *self.judge.notes(),
+                *self.last_judge.notes(),
+            ),
         )
         return dict(settings[kept]), report
 
@@ -167,8 +165,11 @@ class Search:
         """
         new = self._try(option)
         if option.way == "vector" != best.option.way:
-            return new if worth(new.errors, best.errors) else best
-        return new if new.error < best.error else best
+            return new if worth(*self.judge.left(new.errors, best.errors)) else best
+        return new if self._error(new) < self._error(best) else best
+
+    def _error(self, tried: Tried) -> float:
+        return self.judge.mean(tried.errors)
 
     def _try(self, option: Option) -> Tried:
         settings = self._settings(option)
@@ -212,7 +213,7 @@ class Search:
         return judge.errors()
 
     def _tell(self, what: str, errors: Tensor) -> None:
-        self.steps.append(Step(what=what, error=errors.mean().item()))
+        self.steps.append((what, errors))
 
     # settings of single layers
 
@@ -222,7 +223,8 @@ class Search:
         if len(layers) < 2:
             return dict.fromkeys(layers, 1.0)
         self.calibration.apply(best.settings)
-        alone = {n: self.judge.errors([n], chips=1).mean().item() for n in layers}
+        found = {n: self.judge.errors([n], chips=1) for n in layers}
+        alone = {name: self.judge.mean(errors) for name, errors in found.items()}
         total = sum(alone.values())
         return {name: error / total if total > 0 else 0.0 for name, error in alone.items()}
 
@@ -232,7 +234,7 @@ class Search:
         """Return the setting, option and gain of each layer, starting from those of all layers."""
         found, errors, gains = dict(best.settings), best.errors, dict[str, float]()
         options = dict.fromkeys(found, best.option)
-        ranked = sorted(self.tried, key=lambda tried: tried.error)
+        ranked = sorted(self.tried, key=self._error)
         others = [tried for tried in ranked if tried is not best][:ALTERNATIVES]
         worst = sorted(shares, key=shares.__getitem__, reverse=True)[:LAYERS]
         for name in worst if len(found) > 1 else ():
@@ -243,8 +245,8 @@ class Search:
                     continue
                 trial = {**found, name: other.settings[name]}
                 new = self._screened(trial, errors)
-                if new is not None and worth(new, errors):
-                    saved = (errors - new).mean() / best.error
+                if new is not None and worth(*(pair := self.judge.left(new, errors))):
+                    saved = (pair[1] - pair[0]).mean() / self._error(best)
                     # all is saved where errors were infinite
                     gains[name] = gains.get(name, 0.0) + saved.nan_to_num(1.0).item()
                     found, errors, options[name] = trial, new, other.option
@@ -255,7 +257,7 @@ class Search:
         """Return the errors with these settings; None if the first chips have no less error."""
         self.calibration.apply(settings)
         first = self.judge.errors(chips=1)
-        if first.mean() >= before[: len(first)].mean():
+        if self.judge.mean(first) >= self.judge.mean(before[: len(first)]):
             return None
         return first if len(first) == len(before) else self.judge.errors()
 

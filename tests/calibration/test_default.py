@@ -148,10 +148,7 @@ def test_one_batch_is_enough() -> None:
     assert _scales(model) == {"column"}
 
 
-@pytest.mark.parametrize(
-    "forward",
-    [lambda m, x: [m(x), None][1], lambda m, x: m(x) * torch.inf, lambda m, x: m(x)[:0]],
-)
+@pytest.mark.parametrize("forward", [lambda m, x: [m(x), None][1], lambda m, x: m(x) * torch.inf])
 def test_without_outputs_to_compare_the_chips_stay(forward: Callable[..., Any]) -> None:
     model, found = _calibrated(forward=forward)
     assert _scales(model) == {"block"}
@@ -159,6 +156,45 @@ def test_without_outputs_to_compare_the_chips_stay(forward: Callable[..., Any]) 
     assert found.errors == {}
     assert found.gain == 0.0
     assert "measured" in str(found)
+
+
+def _boxes(model: nn.Module, x: Tensor) -> Tensor:
+    """Return the numbers above 0: as of the boxes of a detector, the chip decides how many."""
+    y = model(x)
+    return y[y > 0]
+
+
+@pytest.mark.parametrize(
+    ("forward", "why"),
+    [
+        (_boxes, r"outputs have other shapes .* such as \(\d+, 1\) for \(\d+, 1\)"),
+        (lambda m, x: m(x)[:0], "all outputs of the digital model are empty"),
+    ],
+)
+@pytest.mark.parametrize("effort", ["default", "ranges"])
+def test_outputs_whose_shapes_depend_on_values_are_named_and_decide_nothing(
+    forward: Callable[..., Any], why: str, effort: str
+) -> None:
+    with pytest.warns(UserWarning, match=f"nothing to compare, as {why}.* pass forward=") as caught:
+        model, found = _calibrated(forward=forward, effort=effort)
+    assert len(caught) == 1
+    plain, _ = _calibrated(effort="ranges")
+    assert {k: v.tolist() for k, v in model.state_dict().items()} == {
+        k: v.tolist() for k, v in plain.state_dict().items()
+    }
+    assert (found.errors, found.steps, found.kept) == ({}, (), effort)
+
+
+@pytest.mark.parametrize("effort", ["default", "ranges", "search"])
+def test_outputs_of_fixed_shape_decide_beside_others(effort: str) -> None:
+    found, batches = [], _batches(5)
+    for forward in (None, lambda m, x: (m(x), _boxes(m, x))):
+        model, report = _calibrated(forward=forward, effort=effort, batches=batches)
+        found.append(({k: v.tolist() for k, v in model.state_dict().items()}, report))
+    (plain, one), (mixed, two) = found
+    assert plain == mixed
+    assert (one.errors, one.steps) == (two.errors, two.steps)
+    assert any("outputs do not count: outputs have other shapes" in note for note in two.notes)
 
 
 @pytest.mark.parametrize("mask", [-math.inf, torch.finfo(torch.float32).min, -1e4])

@@ -156,6 +156,11 @@ def _nan(model: nn.Module, batch: Tensor) -> Tensor:
     return model(batch) * float("nan")
 
 
+def _boxes(model: nn.Module, batch: Tensor) -> Tensor:
+    y = model(batch)
+    return y[y > 0]
+
+
 def _raises(model: nn.Module, batch: Tensor) -> Tensor:
     if batch.shape[0] == 7:
         raise OSError("no such clip")
@@ -170,6 +175,13 @@ def _raises(model: nn.Module, batch: Tensor) -> Tensor:
         ([*_batches(3), torch.full((4, 48), torch.nan)], {}, ValueError, "NaN or infinite"),
         (_batches(), {"forward": _nan}, ValueError, "NaN or infinite values"),
         (_batches(), {"forward": lambda m, x: [m(x), None][1]}, ValueError, "no floating-point"),
+        (_batches(), {"forward": _boxes}, ValueError, "and outputs have other shapes"),
+        (
+            _batches(),
+            {"forward": lambda m, x: m(x)[:0]},
+            ValueError,
+            "outputs .* are empty",
+        ),
         ([*_batches(3), torch.zeros(7, 48)], {"forward": _raises}, OSError, "no such clip"),
         ([torch.ones(4, 5)] * 4, {}, ValueError, r"'0' takes \(\*, 48\) inputs, got .*\(4, 5\)"),
         (_batches(), {"method": "absmax"}, ValueError, "takes no method"),
