@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -93,7 +93,7 @@ def learn(
         return [error.item() for error in found if error is not None]
 
     with evaluating(model), quiet():
-        before, moved = all_errors(), False
+        before, moved, compared = all_errors(), False, False
         with tapped({change.layer: Tap(product=change.apply) for change in changes}):
             for step in Progress(
                 range(steps), desc="correct_columns", unit="step", disable=not progress
@@ -107,13 +107,16 @@ def learn(
                     return _without(f"the model gives no gradients ({_first_line(error)})")
                 finally:
                     _leave_graph(model)
-                if gradients is None:
+                compared |= gradients is not None
+                if not gradients:
                     continue
                 for value, gradient in zip(learning, gradients, strict=True):
                     value.grad = gradient
                 optimizer.param_groups[0]["lr"] = RATE * (1 - step / steps)
                 optimizer.step()
                 moved = True
+        if not compared:
+            return _without(*_incomparable(outputs))
         if not moved:
             return _without(
                 "the outputs have no gradient, as where the model or forward= runs under "
@@ -133,11 +136,13 @@ def learn(
 def _gradients(
     off: Callable[[], Tensor | None], learning: Sequence[Tensor]
 ) -> tuple[Tensor | None, ...] | None:
-    """Return the gradients of an error; None: it has none."""
+    """Return the gradients of an error; empty: it has none; None: there is no error."""
     with torch.enable_grad():
         error = off()
-    if error is None or not error.requires_grad:
+    if error is None:
         return None
+    if not error.requires_grad:
+        return ()
     return torch.autograd.grad(error, learning, allow_unused=True)
 
 
@@ -149,6 +154,20 @@ def _leave_graph(model: nn.Module) -> None:
         for name, buffer in module._buffers.items():
             if buffer is not None and buffer.requires_grad:
                 module._buffers[name] = buffer.detach()
+
+
+def _incomparable(outputs: Iterable["_Output"]) -> tuple[str, str]:
+    """Return why no output could be compared, and what helps."""
+    shapes = [output.unlike for output in outputs if output.unlike is not None]
+    if not shapes:
+        return "the chip gives no outputs that can be compared with the exact ones", ""
+    found, exact = shapes[0]
+    return (
+        "the outputs have other shapes on the chip than in the exact model, such as "
+        f"{found} for {exact}",
+        "where shapes depend on values, as those of a detector's boxes do, return outputs of fixed "
+        "shape from forward=, such as the scores of all boxes, or ",
+    )
 
 
 def _first_line(error: Exception) -> str:
@@ -191,6 +210,9 @@ class _Output:
     """One of the outputs of the exact model, for all batches, and how far others are from it."""
 
     def __init__(self, exact: Sequence[Tensor]) -> None:
+        self._shapes = [tuple(y.shape) for y in exact]
+        self.unlike: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+        """The last shape that was not the exact one, and that; None: all were."""
         self._exact = [_rows(y) for y in exact]
         self._masks = [masks(y) for y in self._exact]
         pairs = [pair for pair in zip(self._exact, self._masks, strict=True) if len(pair[0])]
@@ -221,7 +243,10 @@ class _Output:
         units have the first alone, each over its own variance. None: there is nothing to compare,
         as where the chip went on with other words.
         """
-        y, exact, masked = _rows(y), self._exact[number], self._masks[number]
+        given, exact, masked = tuple(y.shape), self._exact[number], self._masks[number]
+        y = _rows(y)
+        if y.shape != exact.shape:
+            self.unlike = given, self._shapes[number]
         if y.shape != exact.shape or not y.numel():
             return None
         if self._counted is not None:

@@ -259,6 +259,18 @@ def test_outputs_without_a_gradient_are_named_and_fitted(name: str) -> None:
     assert _same(view, fitted)
 
 
+def test_shapes_that_depend_on_values_are_named_as_such() -> None:
+    def boxes(model: nn.Module, x: Tensor) -> Tensor:
+        y = model(x)
+        return y[y > 0]
+
+    x = _x(64, 32)
+    why = r"shapes .* such as \(\d+, 1\) for \(\d+, 1\), .* from forward=.* or pass steps=0"
+    with pytest.warns(UserWarning, match=why) as caught:
+        at.correct_columns(_views(_net(), x, chips=1)[0], x.split(32), forward=boxes)
+    assert not any("gradient" in str(warning.message) for warning in caught)
+
+
 def test_in_inference_mode_it_is_fitted_and_named() -> None:
     digital, x = _net(), _x(64, 32)
     view = _views(digital, x, chips=1)[0]
