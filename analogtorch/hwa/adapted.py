@@ -63,9 +63,15 @@ class Generalisation:
         """Whether the batches were learnt by heart, so that more of them would help."""
         return self.held > BY_HEART * self.learnt
 
+    @property
+    def is_unlike(self) -> bool:
+        """Whether those held back gain while the others lose, so that they are unlike them."""
+        return self.learnt > max(1.0, BY_HEART * self.held)
+
 
 BY_HEART = 1.15
-"""Share left on batches held back, over that on batches learnt from, beyond which more are needed.
+"""Share left on batches held back, over that on batches learnt from, beyond which more are needed;
+and the other way round, beyond which they are unlike one another.
 Assumed: the errors of a few batches may differ by less by chance."""
 
 

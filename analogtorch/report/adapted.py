@@ -124,7 +124,7 @@ def _generalised(found: Generalisation) -> str:
         f"left of the error on chips: {found.learnt:.0%} on batches that were learnt from, "
         f"{found.held:.0%} on those held back"
     )
-    if found.learnt > 1:
+    if found.is_unlike:
         return f"{text}; those held back are unlike the others: shuffle the samples before batching"
     return f"{text}; more batches would help" if found.needs_more else text
 
