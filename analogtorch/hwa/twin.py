@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from analogtorch.calibration.batches import every_tensor, named, parts_of
+from analogtorch.calibration.judge import FIXED
 from analogtorch.calibration.outputs import comparable, infinite, tensors
 from analogtorch.calibration.padding import at_positions, read_positions
 from analogtorch.calibration.passes import Forward, exactly, one_pass
@@ -142,7 +143,8 @@ class Twin:
         """Return the outputs of the teacher.
 
         Raises:
-            ValueError: they hold NaN or infinite values, beside minus infinity as a mask.
+            ValueError: they hold NaN or infinite values, beside minus infinity as a mask, or one of
+                them is empty.
         """
         return self._exact(batch).compared()
 
@@ -161,6 +163,15 @@ class Twin:
             fast_path.without(self.teacher),
         ):
             found = self._outputs(self.teacher, batch)
+        for which, y in enumerate(found.outputs):
+            if not y.numel():
+                number = self.numbers.get(id(batch))
+                where = "a batch" if number is None else f"batch {number}, counted from 0,"
+                raise ValueError(
+                    f"adapt: output {which}, counted from 0, of the digital model for {where} is "
+                    f"empty, of shape {tuple(y.shape)}, so that there is nothing to compare. "
+                    f"{FIXED}; leave out outputs that are always empty"
+                )
         if not all(map(_is_finite, found.outputs)):  # gradients of the others would not be either
             raise ValueError(
                 "adapt: the digital outputs hold NaN or infinite values; check model and batches"
@@ -345,10 +356,9 @@ def check_shapes(found: list[Tensor], exact: list[Tensor]) -> None:
     shapes = [[tuple(y.shape) for y in outputs] for outputs in (found, exact)]
     if shapes[0] != shapes[1]:
         raise ValueError(
-            f"adapt: the model returns {_shown(shapes[0])} and the teacher {_shown(shapes[1])}. If "
-            "the shapes depend on values, as those of a detector's boxes do, pass forward=, which "
-            "must return outputs of fixed shape, such as the scores of all boxes; a teacher that "
-            "is passed must be the digital model, or one with the same outputs"
+            f"adapt: the model returns {_shown(shapes[0])} and the teacher {_shown(shapes[1])}. "
+            f"{FIXED}; a teacher that is passed must be the digital model, or one with the same "
+            "outputs"
         )
 
 

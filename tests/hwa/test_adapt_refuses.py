@@ -7,6 +7,7 @@ import json
 import math
 import types
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,15 @@ def test_outputs_whose_shapes_depend_on_values_are_named() -> None:
     with pytest.raises(ValueError, match="If the shapes depend on values, .* pass forward="):
         _adapt(Boxes())
     _adapt(Boxes(), forward=lambda model, batch: model.scores(batch))
+
+
+@pytest.mark.parametrize(
+    "forward", [lambda model, x: model(x)[:0], lambda model, x: (model(x), model(x)[:, :0])]
+)
+def test_an_empty_output_is_named(forward: Callable[..., Any]) -> None:
+    why = r"output [01], .* for batch \d, counted from 0, is empty, of shape .*pass forward="
+    with pytest.raises(ValueError, match=why):
+        _adapt(forward=forward)
 
 
 def test_a_batch_that_does_not_run_is_named() -> None:
