@@ -225,7 +225,7 @@ class AnalogLayer(SamplesFirst, PlacedMixin, ProgrammedMixin):
             ValueError, TypeError: the shape or type of ``x`` does not fit the layer, or it is
                 negative light.
         """
-        refuse_transforms(self.layer_name, execution.noisy)
+        refuse_transforms(self.layer_name, execution.noisy, any(tap.looks for tap in self.taps))
         self.check_dense(x, exact=isinstance(execution, Exact))
         self.refuse_parted()
         weight = self.weight

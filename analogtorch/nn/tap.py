@@ -33,6 +33,11 @@ class Tap:
     execution: "Execution | None" = None
     """Execution that replaces that of the layer; the last tap with one decides."""
 
+    @property
+    def looks(self) -> bool:
+        """Whether it is given the numbers that the layer computes with."""
+        return self.input is not None or self.product is not None
+
 
 @contextlib.contextmanager
 def tapped(taps: "Mapping[AnalogLayer, Tap]") -> Iterator[None]:

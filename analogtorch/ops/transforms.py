@@ -7,17 +7,18 @@ _KIND = torch._C._functorch.TransformType
 _REFUSED = {_KIND.Grad, _KIND.Jvp}
 
 
-def refuse_transforms(layer: str, noisy: bool) -> None:
-    """Raise under forward-mode AD, gradients of ``torch.func``, or ``vmap`` over noise.
+def refuse_transforms(layer: str, noisy: bool, observed: bool = False) -> None:
+    """Raise under forward-mode AD, gradients of ``torch.func``, or ``vmap`` over noise or a tap.
 
     Args:
         layer: name of the layer.
         noisy: whether its forward draws noise.
+        observed: whether a tap looks at its numbers.
 
     Raises:
         NotImplementedError: the operators have reverse-mode gradients only, through ``backward``
             and ``torch.autograd.grad``; and under ``vmap`` all instances would count the same
-            samples in the noise.
+            samples in the noise, and a tap sees one instance, without its numbers.
     """
     if torch.compiler.is_compiling():
         return
@@ -27,6 +28,12 @@ def refuse_transforms(layer: str, noisy: bool) -> None:
         raise NotImplementedError(
             f"analog layer {layer!r}: forward-mode AD and torch.func.grad/jvp are not supported; "
             "use backward() or torch.autograd.grad, or analogtorch.to_digital(model)"
+        )
+    if observed and _KIND.Vmap in kinds:
+        raise NotImplementedError(
+            f"analog layer {layer!r}: calibrate, correct_columns and adapt cannot look at its "
+            "inputs under torch.vmap; give it one batch that holds all instances, or leave it "
+            f"digital with convert(..., exclude={layer!r})"
         )
     if noisy and _KIND.Vmap in kinds:
         raise NotImplementedError(

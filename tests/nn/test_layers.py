@@ -467,6 +467,26 @@ def test_vmap_over_noise_is_refused() -> None:
             torch.vmap(module)(x)
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+@pytest.mark.parametrize("call", [at.calibrate, at.correct_columns])
+def test_a_look_at_inputs_under_vmap_is_refused(call: Any) -> None:
+    class Mapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.vmap(self.layer)(x)
+
+    model, x = at.convert(Mapped().eval(), at.chips.hermes64()), torch.randn(3, 4)
+    if call is at.correct_columns:
+        model = at.program(model, seed=1).at("1 day")
+    why = "'layer': calibrate, .* under torch.vmap; .* all instances, or .*exclude='layer'"
+    with pytest.raises(NotImplementedError, match=why):
+        call(model, [x])
+    assert model(x).shape == (3, 4)
+
+
 def test_inference_mode_leaves_nothing_behind() -> None:
     digital = nn.Sequential(nn.Linear(4, 4))
     with torch.inference_mode():
