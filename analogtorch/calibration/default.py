@@ -74,13 +74,16 @@ class Default:
     def run(self) -> tuple[dict[str, Setting], CalibrationReport]:
         """Return the settings to keep and the report."""
         try:
-            return self._chosen()
+            chosen = self._chosen()
         except NothingLeftError:
             self._warn_of_shapes("choices are those of effort='ranges'")
             self.noisy = False
             for found in (self.tried, self._known, self.judge.apart):
                 found.clear()
             return self._chosen()
+        for note in () if self._warned else self.judge.notes():
+            warn(f"calibrate: {note}")
+        return chosen
 
     def _chosen(self) -> tuple[dict[str, Setting], CalibrationReport]:
         errors: dict[Verdict, Tensor] = {}

@@ -50,7 +50,7 @@ def read_positions(model: nn.Module, batch: Any) -> Read:
         return Read()
     mask = _some(batch.get("attention_mask"))
     encoder: tuple[Tensor, ...] = () if mask is None else (mask,)
-    if mask is not None and any(_sounds(batch.get(name), mask) for name in _OF_SOUND):
+    if mask is not None and _is_sound(batch, mask):
         encoder += _frames(model, mask)
     if not (with_decoder := has_decoder(model)) and not any(
         str(name).startswith("decoder_") for name in batch
@@ -67,18 +67,26 @@ def read_positions(model: nn.Module, batch: Any) -> Read:
         # later positions read those before
         layers = None if outputs is None else _some(outputs.flip(1).cumsum(1).flip(1))
     own, of_layers = ((t,) if t is not None else () for t in (outputs, layers))
-    if shape is None or shape == own_shape:
+    if shape is None or own_shape in (shape, *(frames.shape for frames in encoder)):
         return Read(own)
     return Read(own + encoder, of_layers + encoder)
 
 
-def leaves_out(model: nn.Module, batches: Iterable[Any]) -> bool:
-    """Return whether batches have positions that are not read, which earlier versions counted."""
-    return any(
-        any(read_positions(model, batch)) or _some(given.get("attention_mask")) is not None
-        for batch in batches
-        if (given := _mapping(batch)) is not None
-    )
+def padding_rule(model: nn.Module, batches: Iterable[Any]) -> str:
+    """Return how positions that are not read are left out of batches; empty: there are none.
+
+    By it, results know those of earlier versions, which counted them.
+    """
+    found = ""
+    for batch in map(_mapping, batches):
+        if batch is None:
+            continue
+        mask = _some(batch.get("attention_mask"))
+        if mask is not None and _is_sound(batch, mask) and _frames(model, mask):
+            return "left out, and frames of them"
+        if mask is not None or any(read_positions(model, batch)):
+            found = "left out"
+    return found
 
 
 def at_positions(y: Tensor, masks: tuple[Tensor, ...]) -> Tensor:
@@ -121,9 +129,10 @@ def _mapping(batch: Any) -> Mapping[Any, Any] | None:
     return batch if isinstance(batch, Mapping) else None
 
 
-def _sounds(given: Any, mask: Tensor) -> bool:
-    """Return whether an input is sound, (samples, positions) or (samples, positions, numbers)."""
-    return isinstance(given, Tensor) and given.shape[:2] == mask.shape
+def _is_sound(batch: Mapping[Any, Any], mask: Tensor) -> bool:
+    """Return whether a batch has sounds, (samples, positions, ...), of the positions of a mask."""
+    given = (batch.get(name) for name in _OF_SOUND)
+    return any(isinstance(sound, Tensor) and sound.shape[:2] == mask.shape for sound in given)
 
 
 def _shape(batch: Mapping[Any, Any], names: Iterable[str]) -> torch.Size | None:
@@ -165,7 +174,7 @@ def _frames(model: nn.Module, mask: Tensor) -> tuple[Tensor, ...]:
 
 
 def _shortened(model: nn.Module) -> Iterator[Callable[[Tensor], Any]]:
-    """Yield what tells the number of frames of a sound, for each place where it changes."""
+    """Yield functions from the length of a sound to its number of frames, wherever that changes."""
     for module in model.modules():
         for name in _LENGTHS:
             if (lengths := getattr(module, name, None)) is not None:

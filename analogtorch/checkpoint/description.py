@@ -202,6 +202,7 @@ def _saved(ranges: tuple[float, ...] | None) -> float | list[float] | None:
 
 
 _BEFORE = "programmed_before"
+_TILES = "chips_by_array"
 
 
 def recipe(physical: ProgrammedChip) -> dict[str, Any]:
@@ -209,6 +210,7 @@ def recipe(physical: ProgrammedChip) -> dict[str, Any]:
     seed, method, defects, mapping = (
         getattr(physical, name) for name in ("seed", "method", "defects", "mapping")
     )
+    used = [layer.chip for _, layer in analog_layers(physical._model)]
     return {
         "seed": int(seed),
         "method": None if method is None else {"type": type(method).__name__, **asdict(method)},
@@ -216,12 +218,18 @@ def recipe(physical: ProgrammedChip) -> dict[str, Any]:
         "mapping": None if mapping is None else mapping.to_dict(),
         # files of chips that were not programmed before stay as they were
         **({_BEFORE: physical.programmed_before} if physical.programmed_before else {}),
+        **({_TILES: True} if _of_sizes(used) else {}),
     }
 
 
 _ALWAYS = ("cells", "worst_tile", "columns", "tiles", "tile_gain")
 """The defects that every file states; it states the others where they are not the default, so that
 files without them stay as they were."""
+
+
+def _of_sizes(used: list[chips.Chip]) -> bool:
+    """Return whether arrays of chips have several sizes."""
+    return len({(chip.array.rows, chip.array.columns, chip.array.tiles) for chip in used}) > 1
 
 
 def _written(defects: Defects) -> dict[str, Any]:
@@ -251,6 +259,7 @@ def _decoded(folder: Path, data: Any) -> Checkpoint:
     _check_fields("weights: ", weights, ("file", "bytes", "sha256"))
     if weights["file"] != WEIGHTS:
         raise ValueError(f"weights: file must be {WEIGHTS!r}, got {weights['file']!r}")
+    programmed = data["programmed"]
     if not data["layers"]:
         raise ValueError("layers is empty: no layer is analog")
     return Checkpoint(
@@ -267,7 +276,7 @@ def _decoded(folder: Path, data: Any) -> Checkpoint:
         tied={str(key): str(kept) for key, kept in data["tied"].items()},
         size=int(weights["bytes"]),
         sha256=str(weights["sha256"]),
-        programmed=None if data["programmed"] is None else _program(data["programmed"]),
+        programmed=None if programmed is None else _program(programmed, _of_sizes(used)),
         averaged=checks.count("averaged", data["averaged"], least=0),
     )
 
@@ -334,9 +343,14 @@ def _are_ranges(value: Any) -> bool:
     return all(type(v) in (int, float) and 0 < v < math.inf for v in numbers)
 
 
-def _program(data: Any) -> SavedProgram:
-    data = {_BEFORE: 0, **data}
-    _check_fields("programmed: ", data, ("seed", "method", "defects", "mapping", _BEFORE))
+def _program(data: Any, of_sizes: bool) -> SavedProgram:
+    data = {_BEFORE: 0, _TILES: False, **data}
+    _check_fields("programmed: ", data, ("seed", "method", "defects", "mapping", _BEFORE, _TILES))
+    if of_sizes and data["mapping"] is None and not data[_TILES]:
+        raise ValueError(
+            "programmed: chips with arrays of several sizes, by an earlier version, which gave two "
+            f"blocks one tile; load {WEIGHTS} into a model, and program it anew"
+        )
     before = checks.count("programmed: programmed_before", data[_BEFORE], least=0)
     method, defects, mapping = data["method"], data["defects"], data["mapping"]
     if method is not None:

@@ -32,23 +32,25 @@ def conditions(
         temperature: that of the chips, as ``ProgrammedChip.at`` takes it.
         recalibration: when the compensation is read; None: at each time.
     """
+    warmth = "" if temperature is None else f"the temperature is {kelvin(temperature):g} K"
     found = {
         "defects": "" if defects is None else defects.summary,
         "method": "" if method is None else method.summary,
         "compensation": _COMPENSATIONS.get(compensation, ""),
-        "temperature": "" if temperature is None else f"it is {kelvin(temperature):g} K",
-        "recalibration": "" if recalibration is None else _reads(recalibration),
+        "temperature": warmth,
+        "recalibration": "" if recalibration is None else _reads(recalibration, compensation),
     }
     return {name: text for name, text in found.items() if text}
 
 
-def _reads(schedule: Recalibration) -> str:
-    """Return when the compensation is read, in words."""
+def _reads(schedule: Recalibration, compensation: Compensation) -> str:
+    """Return when the compensation is read, or what follows it alone is fitted, in words."""
     when = [f"at {duration(float(t))}" for t in (0.0, *schedule.times)]
     if schedule.every is not None:
         when.append(f"every {duration(float(schedule.every))}")
     at = "" if schedule.temperature is None else f", each at {kelvin(schedule.temperature):g} K"
-    return f"drift is read {', '.join(when)}{at}"
+    what = "corrections are fitted" if compensation == "none" else "drift is read"
+    return f"{what} {' and '.join(when)}{at}"
 
 
 def remarks(texts: tuple[str, ...]) -> list[str]:

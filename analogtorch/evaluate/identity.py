@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from analogtorch.calibration.norm_statistics import remembered
-from analogtorch.calibration.padding import leaves_out
+from analogtorch.calibration.padding import padding_rule
 from analogtorch.chips import to_dict
 from analogtorch.conversion import analog_layers
 from analogtorch.devices.thermal import kelvin
@@ -26,6 +26,7 @@ from analogtorch.evaluate.look import Look
 from analogtorch.ops import VERSION as NOISE
 from analogtorch.ops import seed_number
 from analogtorch.simulate.defects import Defects
+from analogtorch.simulate.tiles import size_of
 from analogtorch.simulate.writing import Method
 
 _HOLDING = (Tensor, np.ndarray, Mapping, list, tuple)
@@ -203,6 +204,8 @@ def experiment(
     wires = any(not layer.chip.wires.ideal for _, layer in analog_layers(model))
     if wires and look.compensation in ("global", "column"):
         found["compensated"] = "behind the wires"  # earlier versions counted the IR drop as drift
+    if len({size_of(layer) for _, layer in analog_layers(model)}) > 1:
+        found["tiles"] = "by size of array"  # earlier versions gave two blocks one tile
     if method is not None:
         found["method"] = {"type": type(method).__name__, **asdict(method)}
     if defects is not None:
@@ -222,8 +225,8 @@ def experiment(
             "steps": recovery.learning_steps,
             "forward": name_of(recovery.forward),
         }
-        if recovery.columns is not None and leaves_out(model, recovery.batches):
-            found["recovery"]["padding"] = "left out"
+        if recovery.columns is not None and (rule := padding_rule(model, recovery.batches)):
+            found["recovery"]["padding"] = rule
     return found
 
 

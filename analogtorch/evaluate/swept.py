@@ -84,8 +84,8 @@ class Sweep(Shown):
     bounds: Bounds = UNBOUNDED
     """Smallest and largest number that the metric can be, infinite if it is not known."""
     recovery: str = ""
-    """What the chips correct of themselves whenever drift is read (``Recovery.summary``); empty:
-    nothing beside drift."""
+    """What the chips correct of themselves in the field (``Recovery.summary``); empty: nothing
+    beside drift."""
     conditions: tuple[str, ...] = ()
     """What of the chips is not as by default, such as their defects
     (``analogtorch.evaluate.conditions``); empty: nothing."""

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from analogtorch.calibration.batches import check_batches, every_tensor, some_batches
-from analogtorch.calibration.padding import leaves_out
+from analogtorch.calibration.padding import padding_rule
 from analogtorch.calibration.passes import EXCLUDE, Forward
 from analogtorch.calibration.ranges import check_options
 from analogtorch.calibration.settings import held_back
@@ -180,7 +180,7 @@ def adapt(
         head |= {"times": list(names.values()), "minutes": minutes, "recipe": _fields(recipe)}
         head |= {"calibration": _recorded(options), "forward": name_of(forward)}
         head |= {**kept_of(metric), "metric": name_of(metric)}
-        head |= {"padding": "left out"} if leaves_out(student, batches) else {}
+        head |= {"padding": rule} if (rule := padding_rule(student, batches)) else {}
         run = RunFolder(folder, head | _digests(student, exact, batches))
     student.eval()
     recovery = recovering(twin, fitted) if twin.corrected else None

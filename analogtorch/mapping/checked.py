@@ -26,7 +26,6 @@ def checked(
             f"placements; {checks.shown(mapping)} has no {', '.join(missing)}"
         )
     chip, operations = mapping.chip, tuple(mapping.operations)
-    _ = chip.costs  # raises without one
     given = mapping.matrices.values() if isinstance(mapping.matrices, Mapping) else mapping.matrices
     matrices, placed = {m.name: m for m in given}, defaultdict(list)
     for p in mapping.placements:

@@ -73,9 +73,14 @@ class AnalogLayer(SamplesFirst, PlacedMixin, ProgrammedMixin):
         self.chip = chip
         expect(self)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes, and whether the weight is another than that of the cells."""
+        return {**vars(self), "was_parted": self.parted}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
+        was_parted = state.pop("was_parted", False)
         super().__setstate__(state)
-        vars(self).pop("target_version", None)  # torch counts the changes of a copy anew
+        self.count_changes_anew(was_parted)
         expect(self)  # a copy has not been trained yet
 
     def to_digital(self) -> nn.Module:
@@ -219,8 +224,8 @@ class AnalogLayer(SamplesFirst, PlacedMixin, ProgrammedMixin):
         """Return the number of vectors or samples of ``x``.
 
         Raises:
-            RuntimeError: the shape of the weight has changed, or that of a programmed layer was
-                replaced.
+            RuntimeError: the shape of the weight has changed, or the weight of a programmed layer
+                was replaced or changed.
             NotImplementedError: the call is under a transform that the operators do not support.
             ValueError, TypeError: the shape or type of ``x`` does not fit the layer, or it is
                 negative light.

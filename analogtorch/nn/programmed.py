@@ -139,6 +139,11 @@ class ProgrammedMixin(nn.Module):
         vars(self)["target"] = weight  # as an attribute it would be one more Parameter
         vars(self)["target_version"] = _version(weight)
 
+    def count_changes_anew(self, was_parted: bool) -> None:
+        """Take the weight of a copy, whose changes torch counts anew, for as it is now."""
+        if (weight := self._parameters.get("weight")) is not None:
+            vars(self)["target_version"] = -1 if was_parted else _version(weight)
+
     @property
     def parted(self) -> bool:
         """Whether the weight is another than that of the cells, which computes nothing.
@@ -149,8 +154,7 @@ class ProgrammedMixin(nn.Module):
         if self.programmed is None or (target := vars(self).get("target")) is None:
             return False
         if (weight := self.weight) is target:
-            known = vars(self).setdefault("target_version", _version(weight))
-            return _version(weight) > known
+            return _version(weight) > vars(self).get("target_version", 0)
         return not _same(weight, target)
 
     def refuse_parted(self) -> None:

@@ -31,9 +31,9 @@ def refuse_transforms(layer: str, noisy: bool, observed: bool = False) -> None:
         )
     if observed and _KIND.Vmap in kinds:
         raise NotImplementedError(
-            f"analog layer {layer!r}: calibrate, correct_columns and adapt cannot look at its "
-            "inputs under torch.vmap; give it one batch that holds all instances, or leave it "
-            f"digital with convert(..., exclude={layer!r})"
+            f"analog layer {layer!r}: under torch.vmap a tap, as of calibrate, correct_columns and "
+            "adapt, cannot look at its inputs; give it one batch that holds all instances, or "
+            f"leave it digital with convert(..., exclude={layer!r})"
         )
     if noisy and _KIND.Vmap in kinds:
         raise NotImplementedError(

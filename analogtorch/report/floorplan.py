@@ -5,6 +5,7 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from analogtorch.cost_model.cost import CostReport
 from analogtorch.cost_model.cost import cost as cost_of
@@ -146,17 +147,21 @@ def _of_another(caller: str, theirs: str, mine: str) -> ValueError:
     )
 
 
-def _work(cost: CostReport) -> tuple[int, set[tuple[int, int, float]]]:
-    """Return what does not depend on the mode and the inputs: MACs, tiles and what they hold."""
-    return cost.macs, {(use.chip, use.tile, use.cells) for use in cost.schedule.tiles}
+def _work(cost: CostReport) -> tuple[Any, ...]:
+    """Return what does not depend on the mode and the signs of inputs: operations and tiles."""
+    plan = cost.schedule
+    operations = sorted((step.operation, step.kind, step.operations) for step in plan.steps)
+    return cost.macs, operations, {(use.chip, use.tile, use.cells) for use in plan.tiles}
 
 
 def _work_text(cost: CostReport) -> str:
     uses = sorted((use.chip, use.tile) for use in cost.schedule.tiles)
     (chip, first), *_ = uses
+    operations = sum(step.operations for step in cost.schedule.steps)
     return (
-        f"{cost.macs:,} MACs on {counted(len(uses), 'tile')} from tile {first} of chip {chip} on, "
-        f"of which {100 * cost.schedule.utilisation:.4g} % is used"
+        f"{cost.macs:,} MACs and {operations:,} digital operations on "
+        f"{counted(len(uses), 'tile')} from tile {first} of chip {chip} on, of which "
+        f"{100 * cost.schedule.utilisation:.4g} % is used"
     )
 
 

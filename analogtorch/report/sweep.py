@@ -103,5 +103,5 @@ def _rows(found: Sweep) -> list[Sequence[str]]:
 
 def _notes(found: Sweep) -> list[str]:
     beyond = [f"* {time} is {note}" for time in found.times if (note := found.note(time))]
-    recovery = [f"whenever drift is read, {found.recovery}"] * bool(found.recovery)
+    recovery = [f"in the field, {found.recovery}"] * bool(found.recovery)
     return [*beyond, *recovery, *remarks(found.conditions)]

@@ -48,8 +48,9 @@ def drift_gains(
     if not compensates(section.chip, compensation):
         return torch.ones_like(section.scale)
     sums = now.new_empty(2, *section.scale.shape)
-    # behind the same wires as ``now``, whose IR drop column calibration has removed
-    written = now if compensation == "least_squares" else section.weights(None)
+    if compensation != "least_squares":
+        # behind the same wires as ``now``, whose IR drop column calibration has removed
+        written = section.weights(None)
     for number, outputs, index in section.pieces():
         block, column = section.block(number, outputs), section.column[number, outputs]
         current = now[index].flatten(1)

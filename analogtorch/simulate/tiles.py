@@ -1,6 +1,8 @@
 """The tiles of a programmed layer's weights, and the defects there."""
 
+import itertools
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -48,38 +50,54 @@ def consecutive(layers: Iterable[tuple[str, AnalogLayer]]) -> dict[str, list[lis
     Layers whose chips have arrays of other sizes are on chips of their own. The result lists the
     tile parts of each section of each layer.
     """
-    free: dict[tuple[int, int, int], Iterator[tuple[int, int]]] = {}
-    numbers, found = _Numbers(), {}
-    for name, layer in layers:
-        array = layer.chip.array
-        tiles = free.setdefault((array.rows, array.columns, array.tiles), numbers.of(array.tiles))
-        found[name] = [
+    layers = list(layers)
+    free = _numbered(layers)
+    return {
+        name: [
             [
-                TilePart(block, outputs, *next(tiles), 0, 0)
+                TilePart(block, outputs, *next(free[size_of(layer)]), 0, 0)
                 for block in range(section.blocks)
                 for outputs in section.col_blocks
             ]
             for section in layer.sections
         ]
+        for name, layer in layers
+    }
+
+
+Size = tuple[int, int, int]
+"""Rows, columns and tiles of an array."""
+
+
+def size_of(layer: AnalogLayer) -> Size:
+    """Return the size of the array that a layer is on."""
+    array = layer.chip.array
+    return array.rows, array.columns, array.tiles
+
+
+def _numbered(layers: Iterable[tuple[str, AnalogLayer]]) -> dict[Size, Iterator[tuple[int, int]]]:
+    """Return chip and tile of each tile that layers take, tile after tile, by the size of arrays.
+
+    Chips of the first size have the numbers 0, 1, 2; then follow those of the next. Some numbers
+    are left out, so that ``number * tiles + tile``, by which faults and errors are drawn, differs
+    too.
+    """
+    needed: Counter[Size] = Counter()
+    for _, layer in layers:
+        needed[size_of(layer)] += sum(s.blocks * len(s.col_blocks) for s in layer.sections)
+    chip, position, found = 0, 0, {}
+    for size, count in needed.items():
+        tiles = size[-1]
+        chip = max(chip, -(-position // tiles))
+        found[size] = _tiles(chip, tiles)
+        chip += -(-count // tiles)
+        position = chip * tiles
     return found
 
 
-class _Numbers:
-    """Numbers of chips, which differ, and so do ``number * tiles + tile`` of all of their tiles.
-
-    By the latter their faults and errors are drawn. Chips with arrays of one size have the numbers
-    0, 1, 2; with other sizes some numbers may be left out.
-    """
-
-    def __init__(self) -> None:
-        self._number, self._position = 0, 0
-
-    def of(self, tiles: int) -> Iterator[tuple[int, int]]:
-        """Yield the chip and tile of each tile of chips with so many tiles, without end."""
-        while True:
-            number = max(self._number, math.ceil(self._position / tiles))
-            self._number, self._position = number + 1, (number + 1) * tiles
-            yield from ((number, tile) for tile in range(tiles))
+def _tiles(chip: int, tiles: int) -> Iterator[tuple[int, int]]:
+    """Yield each tile of a chip and of those after it, without end."""
+    return (divmod(number, tiles) for number in itertools.count(chip * tiles))
 
 
 def mapped(model: nn.Module, mapping: "ChipMapping") -> dict[str, list[list[TilePart]]]:

@@ -75,7 +75,7 @@ def read_recording(audio: str | Path | bytes, *, name: str = "", resample: bool 
 
     Args:
         audio: a file, or the contents of one: WAV, FLAC, OGG, MP3, AIFF, AU, CAF, NIST, RF64, W64,
-            or another that libsndfile reads and that says how long it is.
+            or another that libsndfile reads and whose length is checked (`cut_short.KNOWN`).
         name: name of the recording in messages; by default the path.
         resample: convert another sampling rate to 16 kHz (torchaudio's windowed sinc) instead of
             refusing it.

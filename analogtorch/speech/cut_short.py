@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 KNOWN = frozenset(
-    ("AIFF", "AU", "CAF", "FLAC", "HTK", "MP3", "NIST", "OGG", "RF64", "SDS", "SVX", "W64", "WAV",
-     "WAVEX")
+    ("AIFF", "AU", "CAF", "FLAC", "HTK", "MP3", "NIST", "OGG", "RF64", "SVX", "W64", "WAV", "WAVEX")
 )  # fmt: skip
 """Formats, by their names in soundfile, that are not read as if they were whole where they are cut
 short: by ``is_cut_short``, or because libsndfile refuses them."""
@@ -24,9 +23,10 @@ _UNKNOWN_LONG_SIZE = 2**62
 def is_cut_short(audio: Path | bytes, missing: int) -> bool:
     """Return whether a file announces more than it has.
 
-    It goes by the bytes of WAV, AIFF, RF64 and W64, the whole and the chunk of samples, of AU and
-    NIST, the samples of an MP3 with the header of Xing or LAME, and the page of OGG that is marked
-    as the last (RFC 3533). An MP3 without that header announces nothing: its length is estimated.
+    It goes by the bytes of WAV, AIFF, RF64 and W64, the whole and the chunk of samples, of AU, CAF
+    and NIST, the samples of an MP3 with the header of Xing or LAME, and the page of OGG that is
+    marked as the last (RFC 3533). An MP3 without that header announces nothing: its length is
+    estimated.
 
     Args:
         audio: the file.
@@ -49,6 +49,8 @@ def _ends_early(audio: bytes | mmap, missing: int) -> bool:
         order: Literal["little", "big"] = "big" if kind == b".snd" else "little"
         start, size = (int.from_bytes(audio[at : at + 4], order) for at in (4, 8))
         return len(audio) < start + size < _UNKNOWN_SIZE
+    if kind == b"caff":
+        return len(audio) < _of_caf(audio) < _UNKNOWN_LONG_SIZE
     if kind == b"NIST":
         return len(audio) < _of_nist(audio)
     if kind == b"OggS":
@@ -90,6 +92,14 @@ def _of_w64(audio: bytes | mmap) -> tuple[int, int]:
         start += length + -length % 8
     size = int.from_bytes(audio[start + 16 : start + 24], "little")
     return int.from_bytes(audio[16:24], "little"), start + size if name == b"data" else 0
+
+
+def _of_caf(audio: bytes | mmap) -> int:
+    """Return where the samples of a CAF end by its chunk of data; 0 if there is none."""
+    start = 8
+    while (name := audio[start : start + 4]) not in (b"data", b""):
+        start += 12 + int.from_bytes(audio[start + 4 : start + 12], "big")
+    return start + 12 + int.from_bytes(audio[start + 4 : start + 12], "big") if name else 0
 
 
 def _of_nist(audio: bytes | mmap) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import analogtorch as at
 from analogtorch.calibration import column_outputs
-from analogtorch.calibration.padding import IGNORED, at_positions, leaves_out, read_positions
+from analogtorch.calibration.padding import IGNORED, at_positions, padding_rule, read_positions
 from tests.crossbar import crossbar
 
 MASK = torch.tensor([[1, 1, 1], [1, 0, 0]])
@@ -118,13 +118,18 @@ def test_frames_of_features_are_read_up_to_where_each_sound_ends(model, lengths)
             assert torch.equal(mask.sum(1), (ends[:, 0] - 1) // whole + 1)
     batch |= {"decoder_input_ids": torch.ones(3, 4)}
     assert [mask.shape[1] for mask in read_positions(model, batch).layers] == [12, *lengths]
+    batch["decoder_input_ids"] = torch.ones(3, 3)  # as many as frames, all of which are read
+    assert read_positions(model, batch) == ((), ())
 
 
 def test_runs_of_before_with_padding_are_of_another_rule() -> None:
     for batch in ({"attention_mask": MASK}, {"labels": LABELS}):
-        assert leaves_out(WITH_DECODER, [{}, batch])
+        assert padding_rule(WITH_DECODER, [{}, batch]) == "left out"
     for other in ({"attention_mask": torch.ones(2, 3)}, torch.ones(2, 3), {}):
-        assert not leaves_out(WITH_DECODER, [other])
+        assert not padding_rule(WITH_DECODER, [other])
+    sound = {"attention_mask": MASK, "input_features": torch.ones(2, 3, 5)}
+    assert padding_rule(_Subsampled(), [{}, sound]) == "left out, and frames of them"
+    assert padding_rule(nn.Linear(2, 2), [sound]) == "left out"
 
 
 def test_outputs_that_are_none_of_positions_stay() -> None:

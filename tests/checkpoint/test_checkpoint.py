@@ -380,6 +380,20 @@ def test_chips_of_an_earlier_gradient_descent_are_refused_by_name(tmp_path: Path
         load(tmp_path, model)
 
 
+def test_chips_of_several_sizes_of_an_earlier_version_are_refused(tmp_path: Path) -> None:
+    other = CHIP.replace(array={"tiles": 2}, name="other")
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model = at.convert(model, CHIP, per_layer={"1": other})
+    x, physical = torch.randn(2, 4), _program(model)
+    save(physical, tmp_path)
+    assert torch.equal(load(tmp_path, model).at("1 h")(x), physical.at("1 h")(x))
+    written = json.loads((tmp_path / DESCRIPTION).read_text())["programmed"]
+    del written["chips_by_array"]
+    _edit(tmp_path, programmed=written)
+    with pytest.raises(ValueError, match="several sizes, by an earlier version.*program it anew"):
+        load(tmp_path, model)
+
+
 def test_load_gives_what_was_saved(tmp_path: Path) -> None:
     model = at.convert(nn.Sequential(nn.Linear(4, 4)), CHIP)
     assert load(save(model, tmp_path), model) is model

@@ -161,8 +161,8 @@ def test_the_temperature_is_named():
     hot = at.chips.hermes64().replace(thermal={"activation_energy": 0.2})
     given = {"names": ["drift"], "num_chips": 1, "growth": None}
     found = at.budget(converted(hot), quality, temperature="85 C", **given)
-    assert found.conditions == ("it is 358.15 K",)
-    assert "on the chips, it is 358.15 K" in str(found)
+    assert found.conditions == ("the temperature is 358.15 K",)
+    assert "on the chips, the temperature is 358.15 K" in str(found)
     assert at.budget(converted(hot), quality, **given).conditions == ()
 
 

@@ -25,8 +25,16 @@ def test_temperature_and_reads_of_drift_are_in_words() -> None:
     monthly = at.Recalibration(every="30 days", times=["1 h"], temperature="27 C")
     found = conditions(None, None, "least_squares", temperature="60 C", recalibration=monthly)
     assert found == {
-        "temperature": "it is 333.15 K",
-        "recalibration": "drift is read at 0 s, at 1 h, every 30 days, each at 300.15 K",
+        "temperature": "the temperature is 333.15 K",
+        "recalibration": "drift is read at 0 s and at 1 h and every 30 days, each at 300.15 K",
+    }
+
+
+def test_reads_without_drift_compensation_are_those_of_corrections() -> None:
+    found = conditions(None, None, "none", recalibration=at.Recalibration(every="30 days"))
+    assert found == {
+        "compensation": "drift is not compensated",
+        "recalibration": "corrections are fitted at 0 s and every 30 days",
     }
 
 
@@ -60,12 +68,12 @@ def test_results_name_the_conditions_of_their_chips() -> None:
     assert swept.conditions == (text,)
     assert f"on the chips, {text}" in str(swept)
     assert f"on the chips, {text}" in swept._repr_html_()
-    yearly = at.Recalibration()
+    once = at.Recalibration()
     lasted = at.lifetime(
         model,
         error,
         limit=1e9,
-        recalibration=yearly,
+        recalibration=once,
         longest="2 days",
         compensation="global",
         **given,
@@ -96,6 +104,6 @@ def test_differences_of_sweeps_keep_what_both_share() -> None:
     corrected = at.sweep(model, mean, recovery=at.Recovery(batches=[x]), **given)
     assert broken.minus(plain).conditions == ("drift is not compensated",)
     assert corrected.minus(plain).recovery == ""
-    text = "whenever drift is read, chips correct gain and offset of their columns digitally, from"
+    text = "in the field, chips correct gain and offset of their columns digitally, from"
     assert text in str(corrected)
     assert text in str(corrected.minus(corrected))

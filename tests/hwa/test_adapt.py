@@ -813,6 +813,8 @@ def test_the_report_names_batches_held_back_that_are_unlike_the_others() -> None
     assert not any("unlike" in found[learnt] for learnt in (0.9, 0.5))
     assert "more batches would help" in found[0.5]
     assert not Generalisation(learnt=1.02, held=0.97).is_unlike  # by chance
+    assert Generalisation(learnt=2.0, held=1.5).is_unlike
+    assert not Generalisation(learnt=1.6, held=1.5).is_unlike
 
 
 def test_batches_learnt_by_heart_are_told(tmp_path: Path) -> None:

@@ -247,11 +247,11 @@ def test_the_cost_of_another_mapping_is_refused(mapping: ChipMapping) -> None:
     once = map_to_chip(Residual(), one, chip=at.chips.hermes64())
     dear = mapping.chip.replace(adc={"noise": 0.01})
     changed = map_to_chip(Residual(), one, chip=dear)
-    macs = f"{cost(mapping).macs:,} MACs on "
+    macs = f"{cost(mapping).macs:,} MACs and "
     for given, theirs, mine in (
         (other, "of the chip hermes_core;", "of the chip hermes64."),
         (changed, "of the chip hermes64 of other values;", "of the chip hermes64."),
-        (batch, f"of {2 * cost(mapping).macs:,} MACs on ", f"of Residual, with {macs}"),
+        (batch, f"of {2 * cost(mapping).macs:,} MACs and ", f"of Residual, with {macs}"),
         (once, f"of {macs}", f"of Residual, with {macs}"),
     ):
         for show in (mapping.to_html, mapping.plot):
@@ -262,6 +262,16 @@ def test_the_cost_of_another_mapping_is_refused(mapping: ChipMapping) -> None:
     nothing = map_to_chip(Residual(), torch.zeros(0, 3, 6, 6), chip=at.chips.hermes64())
     with pytest.raises(ValueError, match="this mapping is of Residual, with no MACs"):
         nothing.to_html(cost=cost(mapping))
+
+
+def test_the_cost_of_other_digital_operations_is_refused() -> None:
+    x, linear = torch.zeros(1, 64), nn.Linear(64, 64)
+    mine, theirs = (
+        map_to_chip(net, x, chip=at.chips.hermes64())
+        for net in (nn.Sequential(linear, nn.Tanh()), nn.Sequential(linear))
+    )
+    with pytest.raises(ValueError, match="and 0 digital operations .* and 64 digital operations"):
+        mine.to_html(cost=cost(theirs))
 
 
 def test_energies_have_a_unit_that_can_be_read() -> None:

@@ -537,6 +537,20 @@ def test_another_weight_of_a_programmed_layer_is_refused(change) -> None:
         view.double().float()  # which takes no other weight for that of the cells
 
 
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda view: pickle.loads(pickle.dumps(view))])
+def test_copies_of_a_view_refuse_a_changed_weight_too(again) -> None:
+    torch.manual_seed(0)
+    view = at.program(at.convert(nn.Sequential(nn.Linear(8, 4)), CHIP), seed=1).at("0 s")
+    copied = again(view)
+    copied(X[:, :8])
+    copied = again(copied)
+    copied[0].weight.detach().mul_(3)  # before it runs
+    view[0].weight.detach().mul_(3)
+    for changed in (copied, again(copied), again(view)):
+        with pytest.raises(RuntimeError, match="layer '0' belongs to a programmed chip"):
+            changed(X[:, :8])
+
+
 def test_another_weight_of_a_matrix_on_a_programmed_chip_is_refused() -> None:
     view, x = at.program(at.convert(nn.GRU(4, 4), CHIP), seed=1).at("0 s"), torch.ones(2, 1, 4)
     view.weight_hh_l0 = nn.Parameter(torch.zeros(12, 4))

@@ -5,7 +5,9 @@ import torch
 from torch import nn
 
 import analogtorch as at
+from analogtorch.conversion import analog_layers
 from analogtorch.simulate.faults import FAULTS
+from analogtorch.simulate.tiles import consecutive
 from tests.crossbar import crossbar
 
 CHIP = crossbar().replace(array={"rows": 64, "columns": 32, "tiles": 4})
@@ -59,13 +61,24 @@ def test_layers_on_chips_of_other_sizes_share_no_tile() -> None:
     assert "on 4 tiles" in repr(physical)
     found = physical.yield_map()
     assert [each.weights for each in found.errors.values()] == [256] * 4
-    assert list(found) == [(0, 0), (1, 0), (1, 1), (4, 0)]  # so that no two draw the same errors
+    assert sorted(found) == [(0, 0), (1, 0), (2, 0), (2, 1)]  # no two draw the same errors
     gains = [state.errors[0] for state in found.values()]
     assert not any(torch.equal(a, b) for i, a in enumerate(gains) for b in gains[:i])
     for (number, tile), state in found.items():
-        where = other if number == 1 else chip
+        where = other if number == 2 else chip
         alone = at.yield_map(where, at.Defects(), seed=3, number=number)[number, tile]
         assert torch.equal(state.errors, alone.errors)
+
+
+def test_numbers_of_chips_stay_small_however_sizes_alternate() -> None:
+    small = crossbar().replace(array={"rows": 16, "columns": 16, "tiles": 1})
+    large, names = small.replace(array={"tiles": 64}, name="large"), [str(i) for i in range(24)]
+    layers = nn.Sequential(*[nn.Linear(16, 16, bias=False) for _ in names])
+    model = at.convert(layers, small, per_layer=dict.fromkeys(names[::2], large))
+    parts = consecutive(analog_layers(model))
+    tiles = [(parts[name][0][0].chip, parts[name][0][0].tile) for name in names]
+    assert tiles[::2] == [(0, tile) for tile in range(12)]
+    assert tiles[1::2] == [(64 + number, 0) for number in range(12)]
 
 
 def test_layers_on_chips_of_one_size_fill_them_tile_by_tile() -> None:

@@ -15,8 +15,8 @@ LATER = 20
 _RISE = 2
 """Standard errors by which the slope of conductances over targets must exceed 0."""
 _SORTED = 20
-"""Fewest steps between reads of equal targets, all up or all down, that tell of a sorted table:
-unsorted ones have so many less often than once in 500,000 tables."""
+"""Fewest steps between reads of equal targets, all up or all down, by which a table counts as
+sorted: of unsorted ones less than one in 500,000 has so many."""
 _BINS = 10
 """Most groups of targets in which a conductance must rise with its target."""
 

@@ -56,8 +56,9 @@ def fit(
     The columns are ``target`` and ``measured`` conductance, ``time`` after programming, and
     optionally ``cycle``, the number of the read if a device is read several times at one time, and
     ``device``, its number. Without ``device``, the k-th row of every time and cycle is the k-th
-    device, if all list the same targets in the same order. A note says so where targets repeat, and
-    where they cannot be told apart, as in a table that is sorted by ``measured``.
+    device, if all list the same targets in the same order. Where
+    targets repeat, a note names that rule; in a table that is sorted by ``measured``, devices are
+    not known.
 
     Args:
         data: a CSV file whose first line has the headings, such as ``target [uS],measured [nA @

@@ -20,6 +20,7 @@ from analogtorch.cost_model import CostReport
 from analogtorch.devices import seconds
 from analogtorch.evaluate import Sweep
 from analogtorch.evaluate.checked import chip_seeds
+from analogtorch.evaluate.conditions import conditions
 from analogtorch.evaluate.look import Look
 from analogtorch.files import checked, comma_separated, parse_json, signed, write_atomically
 from analogtorch.mapping import ChipMapping
@@ -280,6 +281,9 @@ def _mapped(
     return mapping, None if mapping.chip.cost is None else at.cost(mapping)
 
 
+_CORRECTIONS = "chips correct gain and offset of their columns digitally, from the recordings"
+
+
 def _swept(
     config: TranscribeConfig,
     model: nn.Module,
@@ -297,6 +301,8 @@ def _swept(
         metric="WER",
         higher_is_better=False,
         bounds=(0, math.inf),
+        recovery=_CORRECTIONS if config.chip.correct else "",
+        conditions=tuple(conditions(None, None, config.chip.compensation).values()),
     )
 
 
@@ -310,6 +316,8 @@ def _notes(
             f"{known} of {len(recordings)} recordings have a reference; the word error rate is of "
             "those."
         )
+    differing = conditions(None, None, config.chip.compensation)
+    found += [f"On the chips, {text} (chip.{name})." for name, text in differing.items()]
     for t in config.sweep.times:
         found += [f"{t}: {note}" for note in beyond_data(model, seconds(t))]
     return tuple(found)
