@@ -481,7 +481,7 @@ def test_a_look_at_inputs_under_vmap_is_refused(call: Any) -> None:
     model, x = at.convert(Mapped().eval(), at.chips.hermes64()), torch.randn(3, 4)
     if call is at.correct_columns:
         model = at.program(model, seed=1).at("1 day")
-    why = "'layer': calibrate, .* under torch.vmap; .* all instances, or .*exclude='layer'"
+    why = "'layer': under torch.vmap a tap, .* all instances, or .*exclude='layer'"
     with pytest.raises(NotImplementedError, match=why):
         call(model, [x])
     assert model(x).shape == (3, 4)
