@@ -229,7 +229,7 @@ files without them stay as they were."""
 
 def _of_sizes(used: list[chips.Chip]) -> bool:
     """Return whether arrays of chips have several sizes."""
-    return len({(chip.array.rows, chip.array.columns, chip.array.tiles) for chip in used}) > 1
+    return len({chip.array.size for chip in used}) > 1
 
 
 def _written(defects: Defects) -> dict[str, Any]:

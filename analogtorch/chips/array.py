@@ -8,6 +8,8 @@ from analogtorch.values import checks
 from analogtorch.values.sources import Sources, check_sources
 
 Grouped = Literal["sequential", "block_diagonal"]
+Size = tuple[int, int, int]
+"""Rows, columns and tiles of an array."""
 
 
 @register
@@ -44,3 +46,8 @@ class Array:
     def cells(self) -> int:
         """Number of unit cells on the chip: the weights that it can hold."""
         return self.tiles * self.rows * self.columns
+
+    @property
+    def size(self) -> Size:
+        """Rows and columns of a tile, and number of tiles."""
+        return self.rows, self.columns, self.tiles

@@ -26,7 +26,6 @@ from analogtorch.evaluate.look import Look
 from analogtorch.ops import VERSION as NOISE
 from analogtorch.ops import seed_number
 from analogtorch.simulate.defects import Defects
-from analogtorch.simulate.tiles import size_of
 from analogtorch.simulate.writing import Method
 
 _HOLDING = (Tensor, np.ndarray, Mapping, list, tuple)
@@ -204,7 +203,7 @@ def experiment(
     wires = any(not layer.chip.wires.ideal for _, layer in analog_layers(model))
     if wires and look.compensation in ("global", "column"):
         found["compensated"] = "behind the wires"  # earlier versions counted the IR drop as drift
-    if len({size_of(layer) for _, layer in analog_layers(model)}) > 1:
+    if len({layer.chip.array.size for _, layer in analog_layers(model)}) > 1:
         found["tiles"] = "by size of array"  # earlier versions gave two blocks one tile
     if method is not None:
         found["method"] = {"type": type(method).__name__, **asdict(method)}

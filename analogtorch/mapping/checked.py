@@ -16,7 +16,7 @@ def checked(
     """Return chip, operations, matrices and placements of a mapping after checking them.
 
     Raises:
-        ValueError: the chip has no cost, nothing is placed, or the parts do not belong together.
+        ValueError: nothing is placed, or the parts do not belong together.
         TypeError: the mapping lacks one of the four.
     """
     parts = ("chip", "operations", "matrices", "placements")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from analogtorch.chips import ADC_ERRORS, Chip
+from analogtorch.chips.array import Size
 from analogtorch.chips.tiling import Section
 from analogtorch.conversion import analog_layers
 from analogtorch.nn import AnalogLayer
@@ -55,7 +56,7 @@ def consecutive(layers: Iterable[tuple[str, AnalogLayer]]) -> dict[str, list[lis
     return {
         name: [
             [
-                TilePart(block, outputs, *next(free[size_of(layer)]), 0, 0)
+                TilePart(block, outputs, *next(free[layer.chip.array.size]), 0, 0)
                 for block in range(section.blocks)
                 for outputs in section.col_blocks
             ]
@@ -63,16 +64,6 @@ def consecutive(layers: Iterable[tuple[str, AnalogLayer]]) -> dict[str, list[lis
         ]
         for name, layer in layers
     }
-
-
-Size = tuple[int, int, int]
-"""Rows, columns and tiles of an array."""
-
-
-def size_of(layer: AnalogLayer) -> Size:
-    """Return the size of the array that a layer is on."""
-    array = layer.chip.array
-    return array.rows, array.columns, array.tiles
 
 
 def _numbered(layers: Iterable[tuple[str, AnalogLayer]]) -> dict[Size, Iterator[tuple[int, int]]]:
@@ -84,7 +75,7 @@ def _numbered(layers: Iterable[tuple[str, AnalogLayer]]) -> dict[Size, Iterator[
     """
     needed: Counter[Size] = Counter()
     for _, layer in layers:
-        needed[size_of(layer)] += sum(s.blocks * len(s.col_blocks) for s in layer.sections)
+        needed[layer.chip.array.size] += sum(s.blocks * len(s.col_blocks) for s in layer.sections)
     chip, position, found = 0, 0, {}
     for size, count in needed.items():
         tiles = size[-1]

@@ -66,7 +66,7 @@ def _by_order(given: Columns) -> tuple[Tensor, str]:
     if len(sizes) == 1 or len(targets[0].unique()) == len(targets[0]):
         return number, ""  # nothing to mistake
     return number, (
-        "devices are told apart by the order of their rows, as there is no column 'device' and "
+        "devices are identified by the order of their rows, as there is no column 'device' and "
         "targets repeat: the k-th row of each time and cycle is the k-th device; if that is not "
         "so, add a column 'device'"
     )

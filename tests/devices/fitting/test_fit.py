@@ -256,7 +256,7 @@ def test_devices_of_a_table_that_is_sorted_by_its_reads_are_not_known(sign: int)
     assert true.repeated
     assert notes == ()
     ordered, (note,) = arranged(names, torch.arange(800))
-    assert "devices are told apart by the order of their rows, as there is no column 'd" in note
+    assert "devices are identified by the order of their rows, as there is no column 'd" in note
     assert ordered.repeated
     data["target"] += torch.arange(200).repeat(4) * 1e-3  # each target once
     assert arranged(names, torch.arange(800))[1] == ()
