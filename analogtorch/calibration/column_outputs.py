@@ -21,6 +21,7 @@ from analogtorch.nn.execution import Execution
 from analogtorch.ops import Plan, product
 from analogtorch.ops.operands import Operands
 from analogtorch.ops.partial_sums import by_vector
+from analogtorch.ops.physics import wide
 from analogtorch.values.progress import Progress
 from analogtorch.values.warned import warn
 
@@ -255,10 +256,11 @@ def _follow(
         second = by_vector(again(inputs, plan, y), plan)[some]
         sums.add(outputs, first=first, second=second, target=target, clipped=clipped, bias=bias)
         gain, offset = (value[outputs] for value in sums.solve(fit))
+        if bias is not None:
+            offset = offset + (1 - gain) * bias
+        kind = wide(y.dtype)
         columns = y.movedim(1, -1) if plan.dims else y
-        corrected = columns.to(gain.dtype) if bias is None else columns.to(gain.dtype) - bias
-        corrected = gain * corrected + offset
-        columns.copy_(corrected if bias is None else corrected + bias)
+        columns.copy_(torch.addcmul(offset.to(kind), columns.to(kind), gain.to(kind)))
 
     return Tap(input=rows.note, product=few_threads(look))
 
@@ -277,10 +279,14 @@ def unlike(first: Tensor, target: Tensor, counted: tuple[Tensor, Tensor, Tensor]
     number, mean, variance = counted
     if max(vectors, int(number.min())) < _JUDGED:
         return None
-    z = torch.stack([first, target]).double()
+    kind = wide(first.dtype)
+    z = [values.to(kind) for values in (first, target)]
     if vectors >= _JUDGED:
-        mean, variance = z.mean(1), z.var(1)
-    z = (z - mean.unsqueeze(1)) / variance.sqrt().clamp_min(1e-30).unsqueeze(1)
+        variance, mean = map(torch.stack, zip(*(torch.var_mean(v, 0) for v in z), strict=True))
+    # what does not vary beyond its rounding has no deviations
+    varies = variance > (8 * torch.finfo(kind).eps * mean).square()
+    sizes = torch.where(varies, 1 / variance.sqrt(), 0.0).to(kind)
+    z = [(v - m) * size for v, m, size in zip(z, mean.to(kind), sizes, strict=True)]
     if outputs < SINGLE:  # too few to judge single vectors by
         alike = cosine_similarity(z[0].flatten(), z[1].flatten(), dim=0)
         return (alike < _ALIKE_AT_ALL).expand(vectors, 1)

@@ -135,7 +135,8 @@ def run(
             choices: dict[str, RangeChoice] = {}
 
             def to_level(own: KWSConfig, name: str) -> nn.Module:
-                return train_hwa(own, task, folder, digital, name, choices, progress=progress)
+                start = deep_copy(on_chip) if own.chip == config.chip else None
+                return train_hwa(own, task, folder, digital, name, choices, start, progress)
 
             settled, trained, validation = levels.trained(config, task, folder, to_level)
             hwa = measure(config, task, trained, folder.files(HWA, measured), progress=progress)
@@ -238,15 +239,16 @@ def train_hwa(
     digital: nn.Module,
     name: str = "hwa",
     choices: dict[str, RangeChoice] | None = None,
-    *,
+    start: nn.Module | None = None,
     progress: bool = False,
 ) -> nn.Module:
     """Return the network after HWA training from the digital net.
 
     It is converted, calibrated, trained, and gets the ranges that ``recalibrated`` chooses, which
-    ``choices`` then hold. Its checkpoint and its weights are saved under ``name``.
+    ``choices`` then hold. Its checkpoint and its weights are saved under ``name``. ``start`` is
+    what ``to_chip`` has made of the digital net, which may change; None: it is made here.
     """
-    network = to_chip(config, task, digital)
+    network = to_chip(config, task, digital) if start is None else start
     logger.info("hardware-aware training, %d epochs", config.hwa.epochs)
     train_phase(config, task, folder, network, config.hwa, name, teacher=digital, progress=progress)
     network = recalibrated(config, task, network, name, folder.files, choices)

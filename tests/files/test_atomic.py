@@ -102,8 +102,7 @@ def test_whether_a_file_can_be_written_is_known_before_and_nothing_is_left(tmp_p
     assert (tmp_path / "kept").read_text() == "as it was"
 
 
-@pytest.mark.parametrize("mode", ["ab", "wb"])
-def test_a_file_that_is_open_is_written_to_from_where_it_is(mode: str, tmp_path: Path) -> None:
+def test_a_file_that_is_open_is_written_to_from_where_it_is(tmp_path: Path) -> None:
     names = ["/dev/stdout", "/dev/fd/1", str(tmp_path / "link")]
     os.symlink("/proc/self/fd/1", names[-1])
     code = (
@@ -112,8 +111,9 @@ def test_a_file_that_is_open_is_written_to_from_where_it_is(mode: str, tmp_path:
         "    print('before'); write_atomically(name, 'table\\n'); print('after')"
     )
     printed = tmp_path / "printed"
-    for _ in range(2):
+    printed.write_text("of an earlier program")
+    for mode in ("wb", "ab"):
         with printed.open(mode) as file:
             subprocess.run([sys.executable, "-c", code], stdout=file, check=True)
     lines = ["before", "table", "after"] * len(names)
-    assert printed.read_text().split() == (lines if mode == "wb" else [*lines, *lines])
+    assert printed.read_text().split() == [*lines, *lines]

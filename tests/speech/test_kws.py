@@ -46,6 +46,8 @@ SMALL = [
 
 CORRECTED = "--chip.correct=true"  # the default
 
+pytestmark = pytest.mark.usefixtures("one_chip_decides")
+
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -174,6 +176,7 @@ def test_the_sensitivity_of_a_killed_run_goes_on(
     assert not calls
 
 
+@pytest.mark.slow
 def test_other_trainings_are_measured_on_the_same_chips(
     clips: Path, finished: Path, tmp_path: Path, monkeypatch
 ) -> None:
@@ -645,7 +648,9 @@ def test_weights_and_clips_of_another_network_are_named(
         assert f"analogtorch kws --config {out}/config.json --out {out} --resume" in error
 
 
-@pytest.mark.parametrize(("phase", "step"), [("digital", 7), ("hwa", 4)])
+@pytest.mark.parametrize(
+    ("phase", "step"), [pytest.param("digital", 7, marks=pytest.mark.slow), ("hwa", 4)]
+)
 def test_a_killed_run_resumes_to_the_same_weights(
     phase: str, step: int, clips: Path, finished: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
@@ -669,7 +674,7 @@ def test_a_killed_run_resumes_to_the_same_weights(
     assert accuracies(tmp_path) == accuracies(finished)
 
 
-@pytest.mark.parametrize("cell", [1, 6])
+@pytest.mark.parametrize("cell", [pytest.param(1, marks=pytest.mark.slow), 6])
 def test_a_run_killed_within_a_sweep_measures_no_finished_cell_again(
     cell: int, clips: Path, finished: Path, tmp_path: Path, monkeypatch
 ) -> None:
@@ -1150,6 +1155,7 @@ def test_bad_data_is_one_line_of_error_before_anything_is_trained(
     assert not list((tmp_path / "out").glob("checkpoints/*"))
 
 
+@pytest.mark.slow
 def test_benchmark_of_hwa_training_keeps_finished_seeds(
     clips: Path, tmp_path: Path, capsys
 ) -> None:
@@ -1262,6 +1268,7 @@ def test_defects_of_the_chips_can_be_asked_for(tmp_path: Path, clips: Path, monk
     assert conditions_of(config) == {"chip.defects": expected.summary}
 
 
+@pytest.mark.slow
 def test_figures_of_chips_with_defects_say_so(clips: Path, tmp_path: Path, capsys) -> None:
     out, saved = tmp_path / "out", tmp_path / "found.json"
     options = ["--chip.defects.open_rows=0.02", "--chip.drift_aware=1 day", "--sweep.num_chips=1"]
@@ -1376,6 +1383,7 @@ def test_the_chip_may_be_in_a_file_whose_content_is_part_of_the_run(
     assert "are all that is in it: leave them out" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_chips_can_be_written_closer(
     clips: Path, corrected: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,8 @@ from analogtorch.speech.config import FeaturesConfig, KWSConfig, ModelConfig
 from analogtorch.speech.logits import check_training
 from analogtorch.speech.task import prepare
 
+pytestmark = pytest.mark.usefixtures("one_chip_decides")
+
 CODE = """
 import torch
 from parts_of_my_net import WIDTH

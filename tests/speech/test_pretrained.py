@@ -100,6 +100,7 @@ def test_ideal_chip(
         torch.testing.assert_close(aged(net.features[::19]), digital[::19], rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_benchmark(
     data_root: Path,
     tmp_path: Path,

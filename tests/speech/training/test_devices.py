@@ -99,6 +99,7 @@ def process() -> Iterator[Executor]:
         yield executor
 
 
+@pytest.mark.slow
 def test_devices_share_batches_and_a_resumed_run_is_the_same(process, tmp_path: Path) -> None:
     process.submit(_resume, tmp_path).result()
 
