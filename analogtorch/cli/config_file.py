@@ -30,7 +30,7 @@ class ConfigFile(ActionConfigFile):
         path = Path(str(values)).expanduser()
         if path.is_file():  # the rest is refused by the class above
             try:
-                given = parse_yaml(path.read_bytes())
+                given = parse_yaml(path.read_bytes().decode())
                 present = renamed(given)
                 if (path.parent / JOURNAL).is_file():
                     present = _of_run(present)
@@ -43,6 +43,9 @@ class ConfigFile(ActionConfigFile):
                     present = {k: value for k, value in present.items() if k != "allow_code"}
                 names = [action.dest for action in parser._actions]
                 _check(present, [name for name in names if name not in _NOT_IN_FILES])
+                _check_flags(present, [a.dest for a in parser._actions if a.nargs == 0])
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{path} is not in UTF-8; save it in that encoding") from error
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from error
             if present is not given:
@@ -80,6 +83,15 @@ def _check(given: Any, known: Sequence[str], group: str = "") -> None:
         elif name not in known:
             near = checks.nearest(key, own)
             raise ValueError(f"{name} is no option{near}; there are {', '.join(own)}")
+
+
+def _check_flags(given: dict[str, Any], flags: Sequence[str]) -> None:
+    """Raise ValueError if an option that takes no value on the command line is no boolean."""
+    for name in flags:
+        if not isinstance(value := given.get(name, False), bool):
+            raise ValueError(
+                f"{name} must be true or false, without quotes, got {checks.shown(value)}"
+            )
 
 
 def refuse_nulls(parser: Any, values: Any) -> None:

@@ -1,5 +1,6 @@
 """Keyword spotting from speech to accuracy on a chip: the pipeline of ``analogtorch kws``."""
 
+import functools
 import itertools
 import logging
 import time
@@ -53,6 +54,7 @@ OUTPUTS = (
     *(f"checkpoints/{phase}.ckpt" for phase in PHASES),
     *(f"training/{phase}.csv" for phase in PHASES),
     *(f"{phase}.pt" for phase in PHASES),
+    "checkpoints/direct.pt",
     *FILES,
 )
 """Files of a run, besides its configuration, its journal and its measurements."""
@@ -122,6 +124,7 @@ def run(
             nets = [*(chosen or ["hwa"]), *(other.key for other in others if other.trained)]
             looks = [*(f"chips/{net}" for net in chosen), *itertools.chain(*map(ranges, nets))]
             kept += [f"{look}/{name}" for look in looks for name in levels.FILES]
+            kept += [f"checkpoints/{net}-new-ranges.pt" for net in nets]
             folder.begin(
                 fingerprint(splits, *task.augmenter.noise.recordings),
                 classes=task.classes,
@@ -129,7 +132,9 @@ def run(
                 planned=(*OUTPUTS, *kept),
             )
             digital = train_digital(config, task, folder, progress=progress)
-            on_chip, at_chips = to_chip(config, task, digital), folder.files(DIRECT, measured)
+            on_chip = converted(config, deep_copy(digital))
+            folder.once("direct", on_chip, functools.partial(_calibrate, config, task))
+            at_chips = folder.files(DIRECT, measured)
             direct = measure(config, task, on_chip, at_chips, progress=progress)
 
             choices: dict[str, RangeChoice] = {}
@@ -228,8 +233,11 @@ def train_digital(
 
 def to_chip(config: KWSConfig, task: Task, network: nn.Module) -> nn.Module:
     """Return a copy of a digital network, converted and calibrated as the configuration says."""
-    model = converted(config, deep_copy(network))
-    return at.calibrate(model, task.calibration, effort=config.chip.calibration)
+    return _calibrate(config, task, converted(config, deep_copy(network)))
+
+
+def _calibrate(config: KWSConfig, task: Task, network: nn.Module) -> nn.Module:
+    return at.calibrate(network, task.calibration, effort=config.chip.calibration)
 
 
 def train_hwa(
@@ -251,7 +259,7 @@ def train_hwa(
     network = to_chip(config, task, digital) if start is None else start
     logger.info("hardware-aware training, %d epochs", config.hwa.epochs)
     train_phase(config, task, folder, network, config.hwa, name, teacher=digital, progress=progress)
-    network = recalibrated(config, task, network, name, folder.files, choices)
+    network = recalibrated(config, task, network, name, folder.files, choices, folder.once)
     folder.save(name, network)
     return network
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import analogtorch as at
 from analogtorch.evaluate import Sweep
 from analogtorch.evaluate.conditions import conditions
+from analogtorch.evaluate.journal import OtherExperiment
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.once import Once
 from analogtorch.speech.task import Task
@@ -111,21 +112,31 @@ def swept(
         seed: seed of the chips.
         folder: a folder that keeps each measurement.
         progress: if True, show a progress bar.
+
+    Raises:
+        ValueError: the folder has measurements of other numbers.
     """
-    return at.sweep(
-        network,
-        metric,
-        num_chips=num_chips,
-        times=times,
-        seed=seed,
-        compensation=config.chip.compensation,
-        method=config.chip.method,
-        defects=config.chip.defects,
-        recovery=recovery(config, task.calibration),
-        progress=progress,
-        folder=folder,
-        processes=config.sweep.processes,
-    )
+    try:
+        return at.sweep(
+            network,
+            metric,
+            num_chips=num_chips,
+            times=times,
+            seed=seed,
+            compensation=config.chip.compensation,
+            method=config.chip.method,
+            defects=config.chip.defects,
+            recovery=recovery(config, task.calibration),
+            progress=progress,
+            folder=folder,
+            processes=config.sweep.processes,
+        )
+    except OtherExperiment as error:
+        raise ValueError(
+            f"the measurements in {folder} are of other numbers than those of the network now, as "
+            "another version of analogtorch, of torch or of the processor gives them: go on with "
+            "that one, or start anew with --overwrite or in another folder"
+        ) from error
 
 
 def measure(

@@ -51,9 +51,11 @@ class ReportConfig:
         checks.numbers(self, "windows_per_second", above=0)
         for name, changes in self.ablation.items():
             if not isinstance(name, str):  # YAML takes 1, no and on for something else
+                quoted = "no" if name is False else "yes" if name is True else str(name).lower()
                 raise ValueError(
-                    f"report.ablation: the name {name!r} is no text; quote it, "
-                    f"'{{\"{str(name).lower()}\": {{hwa.distill: 0}}}}'"
+                    f"report.ablation: the name {name!r} is no text, as YAML reads yes, no, on and "
+                    f'off as booleans, and digits as numbers; quote it, as in \'{{"{quoted}": '
+                    "{hwa.distill: 0}}'"
                 )
             wrong = [option for option in changes if not option.startswith(ABLATED)]
             if wrong or not changes:

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ from analogtorch.files import (
     packed,
     remove_parts,
     signed,
+    unpacked,
     write_atomically,
 )
 from analogtorch.speech.run_journal import FORMAT, JOURNAL, check_given, read
@@ -209,6 +210,30 @@ class RunFolder:
         """Return the file that keeps the state of the phase ``name``."""
         return self.file(f"checkpoints/{name}.ckpt")
 
+    def once(self, name: str, network: nn.Module, calibrate: Callable[[nn.Module], Any]) -> None:
+        """Calibrate a network in place, or give it the state that this calibration had at first.
+
+        It is kept as checkpoints/``name``.pt. On another machine, or by another version of the
+        package, the last digits of ranges would be others, and with them all measurements.
+
+        Raises:
+            ValueError: the file is damaged, or of another network.
+        """
+        found = self.path / f"checkpoints/{name}.pt"
+        known = self.resume and found.is_file()
+        path = self.file(f"checkpoints/{name}.pt")  # or of others
+        if not known:
+            calibrate(network)
+            write_atomically(path, packed(network.state_dict()))
+            return
+        try:
+            network.load_state_dict(unpacked(path))
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} is damaged, or of another network; copy that of the run back, or remove "
+                "it to calibrate again"
+            ) from error
+
     def save(self, name: str, network: nn.Module) -> None:
         """Write the network's state_dict as ``name``.pt, for ``torch.load(weights_only=True)``."""
         write_atomically(self.file(f"{name}.pt"), packed(network.state_dict()))
@@ -317,8 +342,14 @@ def continued(run: Path, code: dict[str, str]) -> str:
 
 def started(command: str, run: Path, out: Path, *, allow_code: bool) -> str:
     """Return the command that starts a run in ``out`` with the configuration of ``run``."""
-    options = ["--config", str(run / CONFIG), *["--allow-code"] * allow_code, "--out", str(out)]
+    options = ["--config", _no_option(run / CONFIG), *["--allow-code"] * allow_code]
+    options += ["--out", _no_option(out)]
     return shlex.join(["analogtorch", command, *options])
+
+
+def _no_option(path: Path) -> str:
+    """Return a path as an argument, which an option would begin with a hyphen."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
 
 
 def _in_the_way(path: Path) -> ValueError:
@@ -327,8 +358,8 @@ def _in_the_way(path: Path) -> ValueError:
 
 def _check_alone() -> None:
     """Raise ValueError in each of several processes of torchrun, which would all be the run."""
-    count = int(os.environ.get("WORLD_SIZE", 1))
-    if "TORCHELASTIC_RUN_ID" in os.environ and count > 1:
+    count = os.environ.get("WORLD_SIZE", "1")
+    if "TORCHELASTIC_RUN_ID" in os.environ and count != "1":
         raise ValueError(
             f"torchrun has started {count} processes, and a run is one: start it without torchrun. "
             "kws trains with --devices and measures with --sweep.processes; what a finished run "

@@ -1,9 +1,11 @@
 """What the validation clips decide on chips that no measurement has."""
 
+import functools
 import logging
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, Literal
 
 from torch import nn
 
@@ -41,6 +43,11 @@ def margin(clips: int) -> float:
     return _MARGIN * math.sqrt(max(1.0, _CLIPS / clips))
 
 
+def at_once(name: str, network: nn.Module, calibrate: Callable[[nn.Module], Any]) -> None:
+    """Calibrate a network in place, without keeping what came of it."""
+    calibrate(network)
+
+
 def ranges(name: str) -> tuple[str, str]:
     """Return the folders of what ``recalibrated`` measures of a trained net of a run.
 
@@ -56,6 +63,7 @@ def recalibrated(
     name: str,
     keep: Callable[[str, Iterable[str]], Path | None],
     choices: dict[str, RangeChoice] | None = None,
+    once: Callable[[str, nn.Module, Callable[[nn.Module], Any]], None] = at_once,
 ) -> nn.Module:
     """Return a trained network with the ranges of its new weights.
 
@@ -72,13 +80,16 @@ def recalibrated(
         keep: returns the path of a folder, by its name and those of its files, as
             ``RunFolder.files`` does; None: measurements are not kept.
         choices: gets what was chosen, under ``name``, if there was a choice.
+        once: calibrates the network, by a name, as ``RunFolder.once`` does.
     """
     layers = [layer for _, layer in at.analog_layers(network)]
     fixed = any(layer.calibrated for layer in layers)
     if not fixed and not any(layer.ranged for layer in layers):
         return network
     learnt = deep_copy(network)
-    at.calibrate(network, task.calibration, effort="ranges", method="mse" if fixed else None)
+    method: Literal["mse"] | None = "mse" if fixed else None
+    find = functools.partial(at.calibrate, batches=task.calibration, effort="ranges", method=method)
+    once(f"{name}-new-ranges", network, find)
     before, after = (
         validated(config, task, each, keep(folder, FILES))
         for folder, each in zip(ranges(name), (learnt, network), strict=True)

@@ -356,6 +356,8 @@ def test_a_folder_of_another_command_is_named(capsys, tmp_path: Path) -> None:
         ("- 1", "a configuration holds options, such as out, got [1]"),
         ("seed: 1\nhwa: {epochs: 1}\nseed: 2", "gives 'seed' twice; leave one of them out"),
         ("hwa: {epochs: 1, epochs: 2}", "gives 'epochs' twice; leave one of them out"),
+        ("overwrite: 'no'", "overwrite must be true or false, without quotes, got 'no'"),
+        ("resume: 1", "resume must be true or false, without quotes, got 1"),
     ],
 )
 def test_wrong_keys_in_a_file(text: str, message: str, capsys, tmp_path: Path) -> None:
@@ -387,6 +389,13 @@ def test_configurations_are_read_within_limits(
     assert f"{tmp_path / 'a.yaml'}: " in error
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_configuration_in_another_encoding_is_named(capsys, tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("seed: 1\n", encoding="utf-16")
+    assert cli.main(["kws", "--config", str(file)]) == 2
+    assert f"{file} is not in UTF-8; save it in that encoding" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shlex
 import shutil
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -31,7 +32,7 @@ from analogtorch.speech.logs import PHASES
 from analogtorch.speech.on_chips import conditions_of, measure
 from analogtorch.speech.report_config import ReportConfig
 from analogtorch.speech.run_journal import JOURNAL
-from analogtorch.speech.rundir import RunFolder
+from analogtorch.speech.rundir import RunFolder, started
 from analogtorch.speech.speech_commands import which_set
 from benchmarks.hwa import __main__ as hwa
 from benchmarks.record.cases.speech import write_tones
@@ -281,13 +282,14 @@ def test_levels_of_gaussian_noise_name_the_scale_that_they_replace() -> None:
         ("{a: {hwa.distill: null}}", "a: hwa.distill=None: distill=None; it must be from 0"),
         ("{a: {hwa.epochs: null}}", "a: hwa.epochs=None: epochs=None; it must be an integer >= 1"),
         ("{a: {hwa.batch_size: 10000}}", "report.ablation: a: batch_size=10000 is more than the"),
-        ("{no: {hwa.epochs: 2}}", "the name False is no text; quote it"),
+        ("{no: {hwa.epochs: 2}}", "the name False is no text, as YAML reads yes, no, on and off"),
+        ("{no: {hwa.epochs: 2}}", "quote it, as in '{\"no\": {hwa.distill: 0}}'"),
         ("{a: {hwa.epochs: 2}}", "a: {'hwa.epochs': 2} gives the same settings as the run; change"),
         ("{a: {hwa.epochs: 3}, b: {hwa.epochs: 3}}", "b: {'hwa.epochs': 3} gives the same settings "
          "as 'a'; change others, or leave it out"),
         ("{a: {chip.correct: false, chip.correct_batches: 2}}",
          "chip.correct_batches=2 has no effect with chip.correct=false; use chip.correct=true"),
-        ("{1: {hwa.epochs: 2}}", "the name 1 is no text; quote it, '{\"1\": {hwa.distill: 0}}'"),
+        ("{1: {hwa.epochs: 2}}", "quote it, as in '{\"1\": {hwa.distill: 0}}'"),
     ],
 )  # fmt: skip
 def test_wrong_ablations_are_refused_before_any_training(
@@ -329,7 +331,8 @@ def test_a_net_that_cannot_be_mapped_is_reported_without_a_floorplan(
 def test_everything_is_in_the_one_folder(corrected: Path) -> None:
     files = sorted(str(p.relative_to(corrected)) for p in corrected.rglob("*") if p.is_file())
     assert files == [
-        "accuracy.png", "checkpoints/digital.ckpt", "checkpoints/hwa.ckpt",
+        "accuracy.png", "checkpoints/digital.ckpt", "checkpoints/direct.pt",
+        "checkpoints/hwa-new-ranges.pt", "checkpoints/hwa.ckpt",
         "chips/direct/chip-00000.json", "chips/direct/chip-00001.json", "chips/direct/sweep.json",
         *(f"chips/hwa-learnt-ranges/{name}" for name in sorted(levels.FILES)),
         *(f"chips/hwa-new-ranges/{name}" for name in sorted(levels.FILES)),
@@ -798,10 +801,54 @@ def test_processes_of_torchrun_are_no_run(clips: Path, tmp_path, capsys, monkeyp
     assert run(clips, tmp_path / "out") == 2
     assert "torchrun has started 2 processes, and a run is one" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    monkeypatch.setenv("WORLD_SIZE", "1")
     monkeypatch.setattr(kws, "train_digital", stop)
+    monkeypatch.setenv("WORLD_SIZE", "1")
     assert run(clips, tmp_path / "out") == 2
-    assert "torchrun" not in capsys.readouterr().err
+    assert "stop here" in capsys.readouterr().err
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID")
+    monkeypatch.setenv("WORLD_SIZE", "")  # of another program
+    assert run(clips, tmp_path / "out", "--resume") == 2
+    assert "stop here" in capsys.readouterr().err
+
+
+def test_commands_that_messages_give_take_folders_that_begin_with_a_hyphen() -> None:
+    command = started("kws", Path("-mine"), Path("-mine/again"), allow_code=False)
+    given = shlex.split(command)[2:]
+    parsed = parse([option for option in given if option != "./-mine/config.json"][1:])
+    assert given[1] == "./-mine/config.json"
+    assert parsed.out == Path("-mine/again")
+
+
+def test_a_run_goes_on_with_the_ranges_that_it_has_found(
+    clips: Path, finished: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    """Another processor or version would find others in their last digits."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    calibrate = at.calibrate
+
+    def elsewhere(model, *args, **options):
+        found = calibrate(model, *args, **options)
+        for _, layer in at.analog_layers(found):
+            if layer.calibrated:
+                layer.input_range.data.mul_(1 + 1e-6)
+        return found
+
+    monkeypatch.setattr(at, "calibrate", elsewhere)
+    assert run(clips, tmp_path, "--resume", "--report.clips=1") == 0
+    assert accuracies(tmp_path) == accuracies(finished)
+    kept = tmp_path / "checkpoints/direct.pt"
+    capsys.readouterr()
+    kept.write_bytes(kept.read_bytes()[:-9])
+    assert run(clips, tmp_path, "--resume") == 2
+    assert f"{kept} is damaged, or of another network" in capsys.readouterr().err
+    kept.unlink()  # as earlier versions left it out
+    before = {name: data for name, data in listing(tmp_path).items() if name.startswith("chips/")}
+    assert run(clips, tmp_path, "--resume") == 2
+    assert "chips/direct are of other numbers than those of the network now" in (
+        capsys.readouterr().err
+    )
+    after = {name: data for name, data in listing(tmp_path).items() if name.startswith("chips/")}
+    assert after == before
 
 
 def test_times_that_are_the_same_are_named(tmp_path: Path, capsys) -> None:
