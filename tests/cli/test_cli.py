@@ -416,9 +416,7 @@ def test_debug_shows_the_traceback() -> None:
         cli.main(["bogus", "--debug"])
 
 
-@pytest.mark.parametrize(
-    ("option", "unbuffered"), [("--version", ""), ("--version", "1"), ("fit --help", "")]
-)
+@pytest.mark.parametrize(("option", "unbuffered"), [("--version", "1"), ("fit --help", "")])
 def test_a_closed_pipe_ends_a_command_quietly_and_a_full_disk_is_named(
     option: str, unbuffered: str
 ) -> None:
