@@ -1,6 +1,7 @@
 """Products of an MVM on a chip: again, with exact weights, and where converters clip it."""
 
 import dataclasses
+import functools
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ _CLIPPED = 1e-3
 """Share of the largest output of a column by which clipping must change one to count."""
 
 
+@functools.lru_cache(maxsize=256)  # a recurrent layer asks at each step
 def fine_plan(plan: Plan) -> Plan:
     """Return the plan with converters that hardly round; of slices, as it is: they are digits."""
     if plan.slicing.on:
@@ -63,18 +65,25 @@ def saturated(inputs: Operands, plan: Plan) -> Tensor | None:
     """
     if not plan.steps and not plan.unit_bits:
         return None
-    exact = plan.unconverted()
-    fine = dataclasses.replace(
-        exact,
-        output_steps=_FINE if plan.steps else 0,
-        unit_bits=_FINE_BITS if plan.unit_bits else 0,
-    )
+    exact, fine = _without_rounding(plan)
     inputs = inputs._replace(bias=None, adc_errors=None, adc_inl=None)
     kind = wide(inputs.w.dtype)
     whole = by_vector(product(inputs, exact), plan).to(kind)
     change = (by_vector(product(inputs, fine), plan).to(kind) - whole).abs()
     eps, sizes = 4 * torch.finfo(inputs.w.dtype).eps, whole.abs()
     return change > _CLIPPED * sizes.amax(0) + _rounding(inputs, fine).to(sizes) + eps * sizes
+
+
+@functools.lru_cache(maxsize=256)
+def _without_rounding(plan: Plan) -> tuple[Plan, Plan]:
+    """Return the plan without converters, and with those that clip and hardly round."""
+    exact = plan.unconverted()
+    fine = dataclasses.replace(
+        exact,
+        output_steps=_FINE if plan.steps else 0,
+        unit_bits=_FINE_BITS if plan.unit_bits else 0,
+    )
+    return exact, fine
 
 
 def _rounding(inputs: Operands, fine: Plan) -> Tensor:
