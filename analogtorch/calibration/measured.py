@@ -21,6 +21,7 @@ from analogtorch.chips import Chip
 from analogtorch.conversion.watch import evaluating
 from analogtorch.devices.drift_aware import kernel_spread
 from analogtorch.nn import AnalogLayer, tapped
+from analogtorch.nn.polarities import negatives
 from analogtorch.ops import Plan, block_scales, fold, mvm, seed_tensor, stream
 from analogtorch.ops.noisy_weight import noisy_weight
 from analogtorch.ops.operands import Operands, per_block
@@ -148,10 +149,13 @@ class Trial:
         curve = None if self._spread else self.chip.cell.programming_sigma
         written = noisy_weight(w, scale, self._key.to(x.device), on_chip, curve)
         on_chip = dataclasses.replace(on_chip, weight_noise=0.0)
+        given = {"scale": scale}
+        if inputs.negatives is not None:
+            given["negatives"] = negatives(written, scale, plan.bounds, self.chip.cell)
 
         def error(ranges: Ranges) -> float:
             r = _absmax(x, plan) if ranges is None else x.new_tensor(ranges)
-            noisy = mvm(x, r, written, on_chip, scale=scale)
+            noisy = mvm(x, r, written, on_chip, **given)
             squares = squared_distances(noisy, exact)
             if self.chip.adc.noise > 0:
                 squares += self._noise(r, scale, exact, plan)
@@ -160,9 +164,10 @@ class Trial:
 
         found = [error(ranges) for ranges in self.candidates]
         beyond, rises = found[:1], False
-        for ranges in self.wider:  # where it rises once, it does not fall any more
+        # where it rises once, it does not fall again; while all sums are clipped it stays as it is
+        for ranges in self.wider:
             beyond.append(beyond[-1] if rises else error(ranges))
-            rises = beyond[-1] >= beyond[-2]
+            rises = beyond[-1] > beyond[-2]
         found += [*beyond[1:], error(None)]
         self.errors += torch.tensor(found, dtype=torch.float64, device="cpu")
 

@@ -208,8 +208,10 @@ class ADC:
     ``ibm_speech34``, which then has output noise twice. With weights that are uniform in [-1, 1]
     (``--weights uniform``) it decides: the phases of ``hermes64`` add up weights of one sign and
     overflow its ADC, so that 7 % become 97 %, while the passes of ``ibm_speech34`` stay within the
-    range that one output leaves: 13 % become 4 %. After programming, a chip fits its gains with one
-    ADC output per partial sum in either case.
+    range that one output leaves: 13 % become 4 %. Phases also read the reference of an
+    ``OffsetCell``, and the current of empty devices whose ``g_min`` is above 0, before, in and
+    after training. After programming, a chip fits its gains with one ADC output per partial sum in
+    either case.
     """
     asymmetry_balance: bool = False
     """Whether each partial sum is read twice, the second time with exchanged polarities (asymmetry

@@ -190,6 +190,29 @@ def is_signed(cell: Cell) -> bool:
     return bool(getattr(cell, "signed", True))
 
 
+def negatives(cell: Cell, w: Tensor) -> Tensor:
+    """Return the part that a read subtracts of cells that hold exactly the weights ``w`` (S).
+
+    The polarity that is added holds what the targets of a weight do not, as where noise has moved
+    it beyond 1; in a pair, the polarity of its sign does. The result has the shape S.
+    """
+    g = cell.targets(w.clamp(-1.0, 1.0))
+    minus = cell.negatives(g)
+    if not is_paired(cell):
+        return minus
+    return minus + (-w).clamp_min(0.0) - (-cell.weights(g)).clamp_min(0.0)
+
+
+def conducts_twice(cell: Cell) -> bool:
+    """Return whether both polarities of a cell may conduct at once.
+
+    Such are the reference of an offset cell, and devices that conduct where they are empty.
+    """
+    w = torch.linspace(-1, 1, 129, dtype=torch.float64, device="cpu")
+    minus = negatives(cell, w)
+    return bool((torch.minimum(minus, w + minus) > _ROUNDING).any())
+
+
 def shared(cell: Cell) -> tuple[int, ...]:
     """Return the numbers of the devices that all cells in a row of a block have in common.
 

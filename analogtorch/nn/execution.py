@@ -16,6 +16,7 @@ from analogtorch.chips import Chip
 from analogtorch.chips.tiling import Section
 from analogtorch.nn.drawn import each_sample
 from analogtorch.nn.kept import cell_weights
+from analogtorch.nn.polarities import negatives
 from analogtorch.nn.reborn import cut
 from analogtorch.ops import Operands, Plan, block_scales, product
 from analogtorch.ops.input_drop import drops
@@ -39,6 +40,9 @@ class Execution:
     """Plan of each section."""
     run_plans: Mapping[tuple[int, int], tuple[Plan, ...]]
     """Plans of each run of outputs that may be computed alone, by its first output and its end."""
+    negatives: bool = False
+    """Whether products of exact weights need ``Operands.negatives``: four phases read the two
+    polarities of each cell separately, and both conduct."""
     shared: dict[tuple[Any, ...], dict[str, Any]] | None = None
     """What ``weights`` returned, by section, type and run; None: each forward asks again."""
 
@@ -246,9 +250,12 @@ class Execution:
     ) -> dict[str, Any]:
         """Return a run of the outputs of ``weight``, with the scales of the whole blocks."""
         found = {"w": cut(weight, outputs).to(dtype)}
-        if outputs is not None and section.columns:
+        if self.negatives or (outputs is not None and section.columns):
             scale = block_scales(weight.to(dtype), section.bounds, section.columns)
             found["scale"] = cut(scale, outputs, 1)
+            if self.negatives:
+                minus = negatives(weight, scale, section.bounds, self.chip.cell)
+                found["negatives"] = cut(minus, outputs).to(dtype)
         return found
 
     def converters(

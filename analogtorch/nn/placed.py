@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from analogtorch.chips import Chip
 from analogtorch.chips.tiling import Section, sections
 from analogtorch.devices import Spread
+from analogtorch.devices.cell import conducts_twice
 from analogtorch.nn.converters import ConvertersMixin
 from analogtorch.nn.corrected import Plans
 from analogtorch.nn.drawn import needs_torch
@@ -223,7 +224,9 @@ class PlacedMixin(ConvertersMixin):
         for run in self.output_runs:
             first = plans[0].first_output + placed[0].slicing.columns * run.start
             runs[run.start, run.stop] = (replace(plans[0], columns=(), first_output=first),)
-        return {"chip": chip, "sections": placed, "plans": plans, "run_plans": runs}
+        apart = chip.phases == 4 and conducts_twice(chip.cell)
+        fields = {"chip": chip, "sections": placed, "plans": plans, "run_plans": runs}
+        return fields | {"negatives": apart}
 
     def _plans(self, placed: tuple[Section, ...], chip: Chip, **noise: Any) -> tuple[Plan, ...]:
         """Return the plan of each section; ``noise``: fields of the plans."""

@@ -12,6 +12,7 @@ from analogtorch.nn.corrected import Plans, corrected, enough, measured, warn_of
 from analogtorch.nn.drawn import drawn, keys_by_sample, read_variances
 from analogtorch.nn.execution import Execution
 from analogtorch.nn.kept import cell_weights
+from analogtorch.nn.polarities import negatives
 from analogtorch.nn.reborn import cut
 from analogtorch.nn.wired import wired
 from analogtorch.ops import Operands, draw_keys, number_samples
@@ -92,10 +93,17 @@ class Training(Execution):
         if self.in_torch:
             how = self.chip, keys[0], self.fraction, self.moments, self.devices
             weight, known = drawn(weight, section, *how)
+        minus: Tensor | None = None
         if self.wired:
-            weight, known, drop = wired(weight, known, section, self.chip, self.fraction)
+            how_far = self.chip, self.fraction, self.negatives
+            weight, known, minus, drop = wired(weight, known, section, *how_far)
             if drop is not None:
-                noise["drop"] = drop._replace(lost=cut(drop.lost, outputs))
+                its_minus = None if minus is None else cut(drop.negatives, outputs).to(dtype)
+                noise["drop"] = drop._replace(lost=cut(drop.lost, outputs), negatives=its_minus)
+        elif self.negatives:
+            minus = negatives(weight, known["scale"], section.bounds, self.chip.cell)
+        if minus is not None:
+            noise["negatives"] = cut(minus, outputs).to(dtype)
         known = {name: cut(t, outputs, 1) for name, t in known.items()}
         return noise | {"w": cut(weight, outputs).to(dtype)} | known
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,12 +17,28 @@ from analogtorch.ops.ir_drop import TRAINING_TERMS, Block, behind_wires
 from analogtorch.ops.physics import relative
 
 
-def wired(
-    weight: Tensor, known: dict[str, Tensor], section: Section, chip: Chip, fraction: float
-) -> tuple[Tensor, dict[str, Tensor], InputDrop | None]:
-    """Return the weights behind the wires of ``chip``, operands for ``mvm``, and its input drop.
+class Wired(NamedTuple):
+    """The weights of a section behind wires; before them, where the drop depends on the inputs."""
 
-    Where the drop depends on the inputs, the weights are those before the wires.
+    weight: Tensor
+    known: dict[str, Tensor]
+    """Operands for ``mvm`` by name: ``scale``, and ``gain`` if there is one."""
+    negatives: Tensor | None
+    """Their part in the negative polarity, in the shape of the weights; None: each weight has one
+    polarity, or nothing asks for it."""
+    drop: InputDrop | None
+    """The drop that depends on the inputs."""
+
+
+def wired(
+    weight: Tensor,
+    known: dict[str, Tensor],
+    section: Section,
+    chip: Chip,
+    fraction: float,
+    apart: bool,
+) -> Wired:
+    """Return the weights behind the wires of ``chip``.
 
     Blocks are assumed to lie at row 0 of a tile, and a weight in the cells of its sign alone, with
     the other cells empty. Gradients flow through the drop. A chip that calibrates its columns
@@ -35,6 +52,7 @@ def wired(
         section: the section, for the positions of its blocks.
         chip: the chip, for its wires and its cells.
         fraction: share of the resistances, in [0, 1].
+        apart: whether the part in the negative polarity is asked for.
     """
     scale, sums = known.get("scale"), None
     flat, wires = weight.flatten(1), _scaled(chip.wires, fraction)
@@ -42,12 +60,9 @@ def wired(
     if scale is None and not in_kernel:
         scale = block_scales(weight, section.bounds, section.columns)
     blocks, load, drop = _blocks(section), unit_load(wires, chip.cell), None
-    if wires.model == "standard":
-        assert scale is not None
-        full = over_rows(scale, section.bounds)
-        left = full * full_inputs(relative(flat, full), blocks, load)
-        drop = InputDrop("standard", parabola(flat, blocks), load=load)
-    elif in_kernel:
+    held: Tensor | None = None  # by the negative polarity, before the wires
+    lost: Tensor | None = None  # of that
+    if in_kernel:
         scale = None if scale is None else scale.expand(-1, len(flat))
         bounds, shared = section.bounds, section.columns
         left, scale, sums = column_drop(flat, scale, bounds, shared, wires, chip.cell, chip.array)
@@ -55,24 +70,43 @@ def wired(
         assert scale is not None
         full = over_rows(scale, section.bounds)
         r = relative(flat, full)
-        plus, minus = r.clamp_min(0), (-r).clamp_min(0)
-        if chip.cell.device.g_min:  # the conductance of an empty cell
-            empty = chip.cell.negatives(chip.cell.targets(r.new_zeros(())))
-            plus, minus = plus + empty, minus + empty
-        physics = wires, chip.cell, chip.array
-        plus, minus = behind_wires(plus, minus, blocks, *physics, TRAINING_TERMS)
-        left = full * (plus - minus)
+        plus, minus = _polarities(r, chip)
+        held = full * minus if apart else None
+        if wires.model == "standard":
+            left = full * full_inputs(r, blocks, load)
+            lost = None if held is None else parabola(held, blocks)
+            drop = InputDrop("standard", parabola(flat, blocks), lost, load)
+        else:
+            physics = wires, chip.cell, chip.array
+            plus, minus = behind_wires(plus, minus, blocks, *physics, TRAINING_TERMS)
+            left = full * (plus - minus)
+            lost = None if held is None else held - full * minus
     known = {**known, "scale": scale}
     if chip.periphery.column_calibration:
         sums = _magnitudes(flat.detach(), left.detach(), section) if sums is None else sums
         column = ratio(*sums)
         known["gain"] = column * known["gain"] if "gain" in known else column
     if wires.model == "pulses":
-        drop = InputDrop("pulses", flat - left)
+        drop = InputDrop("pulses", flat - left, lost)
+    if drop is None and held is not None and lost is not None:
+        held = held - lost
+
+    def shaped(t: Tensor | None) -> Any:
+        return None if t is None else t.view(section.shape).to(weight.dtype)
+
     if drop is None:
-        return left.view(section.shape).to(weight.dtype), known, None
-    lost = drop.lost.view(section.shape).to(weight.dtype)
-    return weight, known, drop._replace(lost=lost)
+        return Wired(shaped(left), known, shaped(held), None)
+    drop = drop._replace(lost=shaped(drop.lost), negatives=shaped(drop.negatives))
+    return Wired(weight, known, shaped(held), drop)
+
+
+def _polarities(r: Tensor, chip: Chip) -> tuple[Tensor, Tensor]:
+    """Return both polarities, >= 0, of weights in units of the largest: one of them is empty."""
+    plus, minus = r.clamp_min(0), (-r).clamp_min(0)
+    if not chip.cell.device.g_min:
+        return plus, minus
+    empty = chip.cell.negatives(chip.cell.targets(r.new_zeros(())))  # which conducts all the same
+    return plus + empty, minus + empty
 
 
 def _blocks(section: Section) -> list[Block]:

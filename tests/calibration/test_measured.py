@@ -1,6 +1,7 @@
 """What ``calibrate`` promises by default: the least measured error, and no worse model."""
 
 import copy
+import dataclasses
 import functools
 
 import pytest
@@ -12,6 +13,7 @@ import analogtorch as at
 from analogtorch.calibration import passes
 from analogtorch.calibration.judge import Judge
 from analogtorch.calibration.measured import VECTORS, Trial
+from analogtorch.devices import DifferentialPair, OffsetCell, hermes_two_device
 from tests.crossbar import crossbar
 
 HERMES = at.chips.hermes64()
@@ -131,6 +133,38 @@ def test_sums_of_hundreds_of_positive_products_get_a_range_ten_times_the_largest
     model = at.calibrate(at.convert(net, at.chips.ibm_speech34()), x.split(64), effort="ranges")
     assert model[0].input_ranges[0] > 20
     assert (model(x) - exact).norm() < 0.05 * exact.norm()
+
+
+@pytest.mark.parametrize(
+    ("cell", "error"),
+    [
+        (OffsetCell(device=hermes_two_device()), 0.08),
+        (OffsetCell(device=hermes_two_device(), reference="column"), 0.08),
+        (DifferentialPair(device=dataclasses.replace(hermes_two_device(), g_min=5.0)), 0.04),
+    ],
+    ids=["reference", "column of references", "empty devices"],
+)
+def test_a_chip_that_reads_a_reference_apart_gets_ranges_that_suit_its_sums(
+    cell: at.devices.Cell, error: float
+) -> None:
+    torch.manual_seed(1)
+    digital, x = nn.Sequential(nn.Linear(256, 32, bias=False)), _x(200, 256)
+    nn.init.normal_(digital[0].weight)
+    exact = digital(x).detach()
+    chip = at.chips.hermes64().replace(cell=cell, adc={"separate_phases": True})
+    chip = chip.without("programming_noise", "drift", "read_noise", "adc_gain")
+    measured: tuple[dict[str, str], ...] = (
+        {"effort": "ranges"},
+        {"method": "absmax", "adc": "mse"},
+    )
+    for options in measured:
+        model = at.calibrate(at.convert(copy.deepcopy(digital), chip), x.split(50), **options)
+        physical = at.program(model.eval(), seed=0).at("0 s", compensation="none")
+        for each in (model, physical):
+            assert (each(x) - exact).norm() < error * exact.norm()
+    if isinstance(cell, OffsetCell):  # as the reference alone exceeds the ADC's range
+        with pytest.warns(UserWarning, match=r"whose partial sums exceed it: .* '0' \(100 %\)"):
+            at.calibrate(at.convert(digital, chip), [x], method="absmax")
 
 
 def test_summary_names_the_layers_that_scale_each_vector_and_the_price() -> None:

@@ -1,5 +1,6 @@
 """Unit cells beside the differential pair: offset, of several significances, quantised."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -10,7 +11,13 @@ from torch import nn
 import analogtorch as at
 from analogtorch import devices
 from analogtorch.devices import OffsetCell, QuantisedPair, SignificancePairs, SingleEndedCell
-from analogtorch.devices.cell import changes_within, program, written
+from analogtorch.devices.cell import (
+    changes_within,
+    conducts_twice,
+    negatives,
+    program,
+    written,
+)
 from tests.crossbar import crossbar
 from tests.devices.test_everywhere import SHIPPED
 
@@ -470,6 +477,22 @@ def test_training_noise_of_every_cell_compiles_to_the_same_numbers(cell: str, we
 
 
 # refused
+
+
+@pytest.mark.parametrize("low", [0.0, 5.0])
+@pytest.mark.parametrize("name", SLICED)
+def test_what_a_read_subtracts_of_cells_that_hold_a_weight(name: str, low: float) -> None:
+    cell = SLICED[name](dataclasses.replace(HERMES, g_min=low))
+    empty = cell.negatives(cell.targets(torch.ones(()))).item()
+    minus = negatives(cell, W)
+    if name.startswith("offset") or name == "single_ended":
+        expected = torch.full_like(W, empty)  # a reference
+    else:
+        expected = empty + (-W).clamp_min(0)
+    assert torch.allclose(minus, expected, atol=1e-6)
+    assert conducts_twice(cell) == (low > 0 or name.startswith("offset"))
+    if name in ("pair", "ternary"):  # noise can move a weight beyond 1
+        assert negatives(cell, torch.tensor([-1.5])).item() == pytest.approx(empty + 1.5)
 
 
 def test_what_a_cell_cannot_do_is_refused() -> None:
