@@ -11,7 +11,7 @@ from torch.nn.functional import cosine_similarity
 
 from analogtorch.calibration.column_fit import ColumnSums, Fit
 from analogtorch.calibration.column_products import again, exact_product, fine_plan, saturated
-from analogtorch.calibration.padding import read_positions, read_vectors, without_padding
+from analogtorch.calibration.padding import of_layer, read_positions, read_vectors, without_padding
 from analogtorch.calibration.passes import Forward, check_finite, few_threads, one_pass
 from analogtorch.conversion import analog_layers
 from analogtorch.conversion.unread import quiet
@@ -80,7 +80,7 @@ def beside_layers(
 
     for number, batch in _numbered(batches, progress):
         masks = read_positions(model, batch).layers
-        taps = {layer: tap_of(name, layer, _Rows(masks)) for name, layer in layers.items()}
+        taps = {layer: tap_of(name, layer, _Rows(layer, masks)) for name, layer in layers.items()}
         with evaluating(model), tapped(taps), quiet():
             one_pass("correct_columns", model, batch, forward, number)
     return sums
@@ -124,7 +124,7 @@ def beside_model(
             )
             return beside_layers(model, layers, batches, forward, progress)
         taps = {
-            layer: _follow(name, layer, sums[name], kept[name], fit, _Rows(masks))
+            layer: _follow(name, layer, sums[name], kept[name], fit, _Rows(layer, masks))
             for name, layer in layers.items()
         }
         with evaluating(model), tapped(taps), quiet():
@@ -163,7 +163,7 @@ def _exact_run(
     for name, layer in analog_layers(model):
         exact = layer.executions.evaluation
         taps[layer] = (
-            _keep(kept[name], exact, _Rows(masks)) if name in kept else Tap(execution=exact)
+            _keep(kept[name], exact, _Rows(layer, masks)) if name in kept else Tap(execution=exact)
         )
     devices = {layer.weight.device for layer in taps}
     gpus = sorted(device.index for device in devices if device.type == "cuda")
@@ -297,11 +297,12 @@ class _Rows:
     """Which vectors of the MVMs of a layer count, in one run of a batch.
 
     Args:
+        layer: the layer.
         masks: which positions are read, as ``Read.layers`` has them.
     """
 
-    def __init__(self, masks: tuple[Tensor, ...]) -> None:
-        self._masks, self._given = masks, torch.Size()
+    def __init__(self, layer: AnalogLayer, masks: tuple[Tensor, ...]) -> None:
+        self._masks, self._given = of_layer(layer, masks), torch.Size()
 
     def note(self, x: Tensor) -> None:
         """Note the input of the layer."""

@@ -67,7 +67,8 @@ def correct_columns(
     Positions that the ``attention_mask`` of a batch leaves out count neither there nor in fits of
     layers that are given (samples, positions, numbers); of a decoder, those that its
     ``decoder_attention_mask`` or labels of -100 leave out. Where that leaves open which they are,
-    as of a decoder beside an encoder with as many positions, all of a layer's count.
+    as of a decoder beside an encoder with as many positions, all of a layer's count. So do all
+    states of a recurrent layer: give it packed sequences, which have no padding.
 
     In a fit to the layer's own product the output noise of the chip would make gains too small: it
     takes the noise for signal. So every MVM is computed twice, and the product of the two outputs

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from analogtorch.calibration.outputs import comparable
+from analogtorch.nn import AnalogLayer
 
 IGNORED = -100
 """Label of a position that does not count, as in ``torch.nn.functional.cross_entropy``."""
@@ -95,7 +96,7 @@ def at_positions(y: Tensor, masks: tuple[Tensor, ...]) -> Tensor:
     Args:
         y: an output. One for each position, (samples, positions, numbers), becomes (1, positions
             that are read, numbers); others stay as they are.
-        masks: which positions are, as ``Read`` has them.
+        masks: which positions are, as ``Read`` or ``of_layer`` has them.
     """
     for read in masks:
         if y.dim() == 3 and y.shape[:2] == read.shape:
@@ -114,12 +115,17 @@ def read_vectors(given: torch.Size, masks: tuple[Tensor, ...]) -> Tensor | None:
 
     Args:
         given: the shape of the input of the layer.
-        masks: which positions are, as ``Read.layers`` has them.
+        masks: which positions are, as ``of_layer`` has them.
     """
     for read in masks:
         if len(given) == 3 and given[:2] == read.shape:
             return read.flatten()
     return None
+
+
+def of_layer(layer: AnalogLayer, masks: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return masks of ``Read.layers`` in the order of the vectors that a layer multiplies."""
+    return tuple(mask.T for mask in masks) if layer.steps_first else masks
 
 
 def _mapping(batch: Any) -> Mapping[Any, Any] | None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from analogtorch.calibration.padding import at_positions, read_positions, read_vectors
+from analogtorch.calibration.padding import at_positions, of_layer, read_positions, read_vectors
 from analogtorch.nn import AnalogLayer, Tap
 from analogtorch.ops import Plan
 from analogtorch.ops.operands import Operands
@@ -15,7 +15,8 @@ from analogtorch.ops.operands import Operands
 class ReadTaps:
     """Makes taps that leave out the padding of the batch that runs (``read_positions``).
 
-    Vectors of convolutions all count: a kernel sees padding beside what is read.
+    Vectors of convolutions all count: a kernel sees padding beside what is read. So do the states
+    of recurrent layers, which are multiplied step by step.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -42,11 +43,11 @@ class ReadTaps:
             nonlocal given
             given = x.shape
             if input is not None:
-                input(at_positions(x, self._masks))
+                input(at_positions(x, of_layer(layer, self._masks)))
 
         def look(inputs: Operands, plan: Plan, outputs: slice, y: Tensor) -> None:
             assert product is not None
-            read = read_vectors(given, self._masks)
+            read = read_vectors(given, of_layer(layer, self._masks))
             vectors = y.numel() // y.shape[-1] if y.numel() else 0
             if read is not None and len(read) == vectors:
                 inputs, y = _at(inputs, read), y.flatten(0, -2)[read.to(y.device)]

@@ -35,6 +35,9 @@ class AnalogLayer(SamplesFirst, PlacedMixin, ProgrammedMixin):
     digital_class: type[nn.Module]
     taps: tuple[Tap, ...] = ()
     """Taps that observe or change the layer's computation: see ``analogtorch.nn.tapped``."""
+    steps_first: bool = False
+    """Whether what it multiplies is (steps, samples, inputs) where that has three dimensions; else
+    samples come first."""
     weight: Any
     bias: Any
     channel_dim: ClassVar[int]

@@ -44,11 +44,14 @@ class AnalogMatrix(AnalogLinear):
     names: MatrixNames
 
     @classmethod
-    def of(cls, owner: nn.Module, names: MatrixNames, chip: Chip, name: str) -> "AnalogMatrix":
+    def of(
+        cls, owner: "AnalogComposite", names: MatrixNames, chip: Chip, name: str
+    ) -> "AnalogMatrix":
         """Return the matrix of ``owner`` with these ``names``."""
         new = cls.__new__(cls)
         nn.Module.__init__(new)
         new.names, new.output_runs = names, names.runs
+        new.steps_first = owner.steps_first
         new.share(owner)
         new.out_features, new.in_features = new.weight.shape
         new._attach(chip, name, nn.Linear)
@@ -133,6 +136,8 @@ class AnalogComposite(SamplesFirst, nn.Module):
     """The digital module of the same kind."""
     on_request: ClassVar[bool] = False
     """Whether ``convert`` converts this kind only if asked."""
+    steps_first: ClassVar[bool] = False
+    """``AnalogLayer.steps_first`` of its matrices."""
     digital_class: type[nn.Module]
     layer_name: str
 

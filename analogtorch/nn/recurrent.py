@@ -6,13 +6,13 @@ time steps, as on a chip; or once per sequence of the batch, if the chip has
 ``TrainingNoise.per_sample``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_sequence, unpack_sequence
 
 from analogtorch.nn.composite import AnalogComposite, MatrixNames
 from analogtorch.nn.traced import Proxy, whole
@@ -24,6 +24,8 @@ batch."""
 
 class AnalogRecurrent(AnalogComposite, nn.RNNBase):
     """The base of the analog recurrent layers."""
+
+    steps_first = True
 
     def all_matrices(self) -> Iterator[MatrixNames]:
         """Yield every weight matrix by layer and direction: input, state and projection."""
@@ -38,28 +40,22 @@ class AnalogRecurrent(AnalogComposite, nn.RNNBase):
     def forward(self, input: Any, hx: Any = None) -> Any:
         """Compute as the digital layer does.
 
-        The input is padded ``(L, N, I)`` (or batch first, or ``(L, I)``), or a ``PackedSequence``.
+        The input is padded ``(L, N, I)`` (or batch first, or ``(L, I)``), or a ``PackedSequence``,
+        of which the chip multiplies no padding.
         """
         if isinstance(input, Proxy):
             return whole(self, input, hx)
         self.refuse_changed()
         packed = input if isinstance(input, PackedSequence) else None
-        lengths: Tensor | None = None
-        order: Tensor | None = None
-        if packed is not None:
-            # longest first
-            x, lengths = pad_packed_sequence(PackedSequence(packed.data, packed.batch_sizes))
-            lengths, order = lengths.to(x.device), packed.sorted_indices
-        else:
-            x = input
-        single = x.dim() == 2
-        steps = 1 if self.batch_first and packed is None and not single else 0
+        x = input if packed is None else packed.data
+        single = packed is None and x.dim() == 2
+        steps = 1 if self.batch_first and x.dim() == 3 else 0
         if x.dim() in (2, 3) and x.shape[steps] == 0:
             raise ValueError(
                 f"layer {self.layer_name!r} takes at least one time step, got shape "
                 f"{tuple(x.shape)}"
             )
-        if x.dim() not in (2, 3) or x.shape[-1] != self.input_size:
+        if x.dim() not in ((2, 3) if packed is None else (2,)) or x.shape[-1] != self.input_size:
             raise ValueError(
                 f"layer {self.layer_name!r} takes (L, N, {self.input_size}) inputs"
                 f"{' with batch_first (N, L, ...)' if self.batch_first else ''}, one sample "
@@ -67,13 +63,15 @@ class AnalogRecurrent(AnalogComposite, nn.RNNBase):
             )
         if packed is None:
             x = x.unsqueeze(1) if single else x.transpose(0, 1) if self.batch_first else x
-        states = self._first_states(x, hx, single, packed)
-        outputs, last = self._layers(x, states, lengths, order)
+            sizes, batch = None, x.shape[1]
+        else:
+            sizes = packed.batch_sizes.tolist()
+            batch = sizes[0]
+        order = None if packed is None else packed.sorted_indices
+        states = self._first_states(x, batch, hx, single, order)
+        outputs, last = self._layers(x, states, sizes, order)
         if packed is not None:
-            assert lengths is not None
-            made = pack_padded_sequence(outputs, lengths.cpu())
-            order, back = packed.sorted_indices, packed.unsorted_indices
-            result: Any = PackedSequence(made.data, made.batch_sizes, order, back)
+            result: Any = PackedSequence(outputs, *packed[1:])
         elif single:
             result = outputs.squeeze(1)
         else:
@@ -84,21 +82,30 @@ class AnalogRecurrent(AnalogComposite, nn.RNNBase):
         self,
         x: Tensor,
         states: list[tuple[Tensor, ...]],
-        lengths: Tensor | None,
+        sizes: list[int] | None,
         order: Tensor | None,
     ) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
-        """Compute all layers and directions over ``x`` (L, N, I); return outputs and last states.
+        """Compute all layers and directions; return outputs, of the form of ``x``, and last states.
 
-        ``states`` are the first states of each. ``order`` is the index in the batch of each of the
-        N samples, if they were sorted.
+        Args:
+            x: the inputs of all steps, (L, N, I), or packed, (vectors, I).
+            states: the first states of each.
+            sizes: of packed inputs, the number of samples at each step, which are the first of
+                the N samples; None: they are not packed.
+            order: the index in the batch of each of the N samples, if they were sorted.
         """
         last: list[tuple[Tensor, ...]] = []
         for layer in range(self.num_layers):
             outputs = []
             for direction in range(1 + self.bidirectional):
                 suffix = f"_l{layer}" + ("_reverse" if direction else "")
-                noise = self._noise(x, suffix, order)
-                y, state = self._direction(x, states[len(last)], noise, bool(direction), lengths)
+                first = states[len(last)]
+                steps = x.shape[0] if sizes is None else len(sizes)
+                noise = {
+                    kind: _Noise(self.matrix(kind + suffix), first[0], steps, order)
+                    for kind in _kinds(self)
+                }
+                y, state = self._direction(x, first, noise, bool(direction), sizes)
                 outputs.append(y)
                 last.append(state)
             x = torch.cat(outputs, -1)
@@ -106,29 +113,27 @@ class AnalogRecurrent(AnalogComposite, nn.RNNBase):
                 x = F.dropout(x, self.dropout, self.training)
         return x, last
 
-    def _noise(self, x: Tensor, suffix: str, order: Tensor | None) -> dict[str, "_Noise"]:
-        """Return the matrices of a direction, each with its noise of this forward."""
-        return {kind: _Noise(self.matrix(kind + suffix), x, order) for kind in _kinds(self)}
-
     def _direction(
         self,
         x: Tensor,
         state: tuple[Tensor, ...],
         noise: dict[str, "_Noise"],
         reverse: bool,
-        lengths: Tensor | None,
+        sizes: list[int] | None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        steps = x.shape[0]
-        inputs = noise["ih"].sequence(x)
+        inputs = noise["ih"].sequence(x, sizes)
+        steps = len(inputs)
         outputs: list[Any] = [None] * steps
         for t in reversed(range(steps)) if reverse else range(steps):
-            new = self._step(inputs[t], noise, state, t)
+            runs = state if sizes is None else tuple(h[: sizes[t]] for h in state)
+            new = self._step(inputs[t], noise, runs, t)
+            outputs[t] = new[0]
             # a sequence that has ended, or has not begun from behind, keeps its state
-            if lengths is not None:
-                runs, pairs = (t < lengths).unsqueeze(1), zip(new, state, strict=True)
-                new = tuple(torch.where(runs, a, b.to(a.dtype)) for a, b in pairs)
-            state, outputs[t] = new, new[0]
-        return torch.stack(outputs), state
+            if sizes is not None and sizes[t] < len(state[0]):
+                pairs = zip(new, state, strict=True)
+                new = tuple(torch.cat((a, b[sizes[t] :].to(a.dtype))) for a, b in pairs)
+            state = new
+        return torch.stack(outputs) if sizes is None else torch.cat(outputs), state
 
     def _step(
         self, x: Tensor, noise: dict[str, "_Noise"], state: tuple[Tensor, ...], t: int
@@ -137,21 +142,21 @@ class AnalogRecurrent(AnalogComposite, nn.RNNBase):
         raise NotImplementedError
 
     def _first_states(
-        self, x: Tensor, hx: Any, single: bool, packed: PackedSequence | None
+        self, x: Tensor, batch: int, hx: Any, single: bool, order: Tensor | None
     ) -> list[tuple[Tensor, ...]]:
         number, sizes = self.num_layers * (1 + self.bidirectional), self._state_sizes()
         if hx is None:
-            return [tuple(x.new_zeros(x.shape[1], size) for size in sizes) for _ in range(number)]
+            return [tuple(x.new_zeros(batch, size) for size in sizes) for _ in range(number)]
         given = tuple(hx) if isinstance(hx, tuple | list) else (hx,)
         given = tuple(h.unsqueeze(1) if single else h for h in given)
-        expected = [(number, x.shape[1], size) for size in sizes]
+        expected = [(number, batch, size) for size in sizes]
         if [tuple(h.shape) for h in given] != expected:
             raise ValueError(
                 f"layer {self.layer_name!r} takes first states of shapes {expected}, "
                 f"got {[tuple(h.shape) for h in given]}"
             )
-        if packed is not None and packed.sorted_indices is not None:
-            given = tuple(h.index_select(1, packed.sorted_indices) for h in given)
+        if order is not None:
+            given = tuple(h.index_select(1, order) for h in given)
         return [tuple(h[i] for h in given) for i in range(number)]
 
     def _last_states(
@@ -181,32 +186,53 @@ class _Noise:
     The steps share the weights that follow from the keys, too.
     """
 
-    def __init__(self, matrix: Any, x: Tensor, order: Tensor | None) -> None:
-        steps, batch = x.shape[:2]
+    def __init__(self, matrix: Any, like: Tensor, steps: int, order: Tensor | None) -> None:
+        batch = like.shape[0]
         self.matrix, self.samples = matrix, None
-        self.keys = matrix.draw(x.transpose(0, 1), order)
+        self.keys = matrix.draw(like, order)
         self.execution = matrix.execution
-        varied = self.keys is not None and self.keys.dim() == 2  # weights of each sample
-        if self.execution is not None and not varied and not torch.compiler.is_compiling():
+        self.varied = self.keys is not None and self.keys.dim() == 2  # weights of each sample
+        if self.execution is not None and not self.varied and not torch.compiler.is_compiling():
             self.execution = self.execution.sharing()
-        numbers = matrix.number(x, batch, batch)
+        numbers = matrix.number(like, batch, batch)
         if numbers is not None:
             numbers = numbers if order is None else numbers[order]
             # (steps, batch)
-            self.samples = numbers * _STEPS + torch.arange(steps, device=x.device).unsqueeze(1)
+            self.samples = numbers * _STEPS + torch.arange(steps, device=like.device).unsqueeze(1)
 
     def __call__(self, x: Tensor, step: int) -> Tensor:
-        """Return the product of all samples ``x`` (N, inputs) at one step."""
-        samples = None if self.samples is None else self.samples[step]
-        return self.matrix(x, self.keys, samples, execution=self.execution)
+        """Return the product of the first samples ``x`` (samples, inputs) at one step."""
+        keys = self.keys[: len(x)] if self.varied else self.keys
+        samples = None if self.samples is None else self.samples[step, : len(x)]
+        return self.matrix(x, keys, samples, execution=self.execution)
 
-    def sequence(self, x: Tensor) -> Tensor:
-        """Return the products of all steps ``x`` (L, N, inputs): (L, N, outputs)."""
-        if self.keys is not None and self.keys.dim() == 2:  # samples first
+    def sequence(self, x: Tensor, sizes: list[int] | None) -> Sequence[Tensor]:
+        """Return the products of all steps ``x``, (samples, outputs) of each.
+
+        The arguments are those of ``AnalogRecurrent._layers``.
+        """
+        if self.varied:
+            return self._by_sample(x, sizes)
+        samples = self.samples
+        if sizes is None:
+            samples = None if samples is None else samples.flatten()
+            return self.matrix(x, self.keys, samples).unbind()
+        if samples is not None:
+            running = zip(samples, sizes, strict=True)
+            samples = torch.cat([numbers[:size] for numbers, size in running])
+        return self.matrix(x, self.keys, samples).split(sizes)
+
+    def _by_sample(self, x: Tensor, sizes: list[int] | None) -> Sequence[Tensor]:
+        """Return what ``sequence`` does, where every sample has weights of its own."""
+        if sizes is None:  # samples first
             samples = None if self.samples is None else self.samples.T.flatten()
-            return self.matrix(x.transpose(0, 1), self.keys, samples).transpose(0, 1)
-        samples = None if self.samples is None else self.samples.flatten()
-        return self.matrix(x.flatten(0, 1), self.keys, samples).unflatten(0, x.shape[:2])
+            return self.matrix(x.transpose(0, 1), self.keys, samples).unbind(1)
+        parts = []
+        counts = torch.tensor(sizes, device="cpu")
+        for i, part in enumerate(unpack_sequence(PackedSequence(x, counts))):
+            samples = None if self.samples is None else self.samples[: len(part), i]
+            parts.append(self.matrix(part.unsqueeze(0), self.keys[i : i + 1], samples).squeeze(0))
+        return pack_sequence(parts).data.split(sizes)
 
 
 class AnalogRNN(AnalogRecurrent, nn.RNN):

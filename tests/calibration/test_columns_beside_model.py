@@ -234,9 +234,10 @@ def test_many_vectors_are_thinned_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(column_outputs._Rows, "of", spied)
     assert _left(digital, fresh, x) == pytest.approx(whole, rel=0.05)
     assert max(seen) == 600
-    plan = at.nn.AnalogLinear(8, 8, chip=CHIP).executions.evaluation.plans[0]
+    layer = at.nn.AnalogLinear(8, 8, chip=CHIP)
+    plan = layer.executions.evaluation.plans[0]
     many = torch.zeros(1, 1).expand(10_000, 10_000)
-    assert rows(column_outputs._Rows(()), many, plan).tolist()[:3] == [0, 19, 39]
+    assert rows(column_outputs._Rows(layer, ()), many, plan).tolist()[:3] == [0, 19, 39]
 
 
 class _Draws(nn.Module):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_sequence
 
 import analogtorch as at
 from analogtorch.calibration import column_outputs
@@ -175,19 +176,9 @@ class _TimeFirst(_Positions):
         return self.net(x.transpose(0, 1)).transpose(0, 1)
 
 
-class _Recurrent(_Positions):
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = nn.LSTM(40, 16, batch_first=True)
-
-    def forward(self, x: Tensor, attention_mask: Tensor) -> Tensor:
-        return self.net(x)[0]
-
-
-@pytest.mark.parametrize("kind", [_TimeFirst, _Recurrent])
-def test_a_mask_leaves_out_nothing_of_vectors_in_another_order(kind: type[_Positions]) -> None:
+def test_a_mask_leaves_out_nothing_of_vectors_in_another_order() -> None:
     torch.manual_seed(0)
-    model = at.convert(kind(), crossbar())
+    model = at.convert(_TimeFirst(), crossbar())
     x, mask = torch.randn(8, 12, 40), (torch.arange(12) < 4).long().expand(8, 12)
     at.calibrate(model, [{"x": x, "attention_mask": mask}], effort="ranges", method="absmax")
     found = []
@@ -198,13 +189,69 @@ def test_a_mask_leaves_out_nothing_of_vectors_in_another_order(kind: type[_Posit
     assert torch.equal(*found)
 
 
+class _Recurrent(nn.Module):
+    def __init__(self, batch_first: bool) -> None:
+        super().__init__()
+        self.net = nn.LSTM(40, 16, batch_first=batch_first)
+
+    def forward(self, x: Tensor, attention_mask: Tensor) -> Tensor:
+        if self.net.batch_first:
+            return self.net(x)[0]
+        return self.net(x.transpose(0, 1))[0].transpose(0, 1)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("samples", [8, 12], ids=["", "as many samples as positions"])
+def test_the_padding_of_sequences_is_no_input_of_a_recurrent_layer(
+    batch_first: bool, samples: int
+) -> None:
+    torch.manual_seed(0)
+    digital, x = _Recurrent(batch_first), torch.randn(samples, 12, 40)
+    mask = (torch.arange(12) < torch.arange(4, 4 + samples).unsqueeze(1)).long()
+    found = []
+    for padding in (x, 0 * x, 30 * x.sign()):
+        given = x.where(mask.bool().unsqueeze(-1), padding)
+        batch = {"x": given, "attention_mask": mask}
+        model = at.convert(copy.deepcopy(digital), at.chips.hermes64())
+        at.calibrate(model, [batch], effort="ranges", method="std")
+        ranges = [model.net.ih_l0.input_range, model.net.ih_l0.output_ranges]
+        view = at.correct_columns(at.program(model, seed=1).at("1 day"), [batch], target="layer")
+        programmed = view.net.ih_l0.programmed
+        found.append([*ranges, *programmed.gains, programmed.offset])
+    for other in found[1:]:
+        assert all(map(torch.equal, found[0], other))
+
+
+def test_packed_sequences_are_calibrated_and_corrected_as_single_ones_are() -> None:
+    torch.manual_seed(0)
+    digital, lengths = _Recurrent(False), [40, *[3] * 9]
+    sequences = [1 + torch.randn(length, 40) for length in lengths]
+    found = []
+    for batches in ([pack_sequence(sequences)], [each.unsqueeze(1) for each in sequences]):
+        model = at.convert(copy.deepcopy(digital), at.chips.hermes64())
+        given: Any = {"forward": lambda model, x: model.net(x)[1][0]}
+        at.calibrate(model, batches, effort="ranges", method="std", **given)
+        layers = [layer for _, layer in at.analog_layers(model)]
+        ranges = [each for layer in layers for each in (layer.input_range, layer.output_ranges)]
+        programmed = at.program(model, seed=1)
+        view = at.correct_columns(programmed.at("1 day"), batches, target="layer", **given)
+        gains = [layer.programmed.gains[0] for _, layer in at.analog_layers(view)]
+        recovery = at.Recovery(batches=batches, steps=0, rounds=1, **given)
+        mvms = programmed.recalibration_cost(recovery=recovery).mvms
+        found.append([*ranges, *gains, torch.tensor(float(mvms))])
+    for packed, single in zip(*found, strict=True):
+        torch.testing.assert_close(packed, single, rtol=0.02, atol=0.0)
+    assert torch.equal(found[0][-1], found[1][-1])
+
+
 def test_vectors_that_are_read_are_thinned_out_not_those_that_are_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(column_outputs, "_KEPT", 16 * 32)
     monkeypatch.setattr(column_outputs, "_LEAST_KEPT", 8)
-    plan = at.nn.AnalogLinear(40, 16, chip=crossbar()).executions.evaluation.plans[0]
-    rows = column_outputs._Rows(_masks(torch.arange(12).expand(8, 12) > 10))
+    layer = at.nn.AnalogLinear(40, 16, chip=crossbar())
+    plan = layer.executions.evaluation.plans[0]
+    rows = column_outputs._Rows(layer, _masks(torch.arange(12).expand(8, 12) > 10))
     rows.note(torch.ones(8, 12, 40))
     assert rows.of(torch.ones(96, 16), plan).tolist() == [*range(11, 96, 12)]
 

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import io
+from functools import partial
 
 import pytest
 import torch
@@ -90,19 +91,43 @@ def test_packed_sequences_of_any_order(name: str) -> None:
     analog = at.convert(copy.deepcopy(digital), EXACT)
     sequences = [torch.randn(length, 5) for length in (3, 9, 1, 6)]
     packed = pack_sequence(sequences, enforce_sorted=False)
-    (ours, last), (theirs, expected) = (
-        analog(packed, _states(digital)),
-        digital(packed, _states(digital)),
-    )
-    torch.manual_seed(1)
     hx = _states(digital)
     (ours, last), (theirs, expected) = analog(packed, hx), digital(packed, hx)
     assert torch.equal(ours.batch_sizes, theirs.batch_sizes)
     _equal(ours.data, theirs.data)
     _equal(last, expected)
     _equal(pad_packed_sequence(ours)[0], pad_packed_sequence(theirs)[0])
+    for y, h in ((ours, last), (theirs, expected)):
+        (y.data.square().sum() + sum(t.square().sum() for t in _flat(h))).backward()
+    for key, parameter in digital.named_parameters():
+        assert torch.allclose(analog.get_parameter(key).grad, parameter.grad, atol=1e-4), key
     ordered = pack_padded_sequence(torch.randn(6, 2, 5), torch.tensor([6, 4]))
     _equal(analog(ordered)[0].data, digital(ordered)[0].data)
+
+
+@_each
+def test_the_chip_multiplies_no_padding_of_packed_sequences(name: str) -> None:
+    lengths, vectors = (3, 9, 1, 6), {}
+    model = at.convert(_layers()[name], SMALL)
+
+    def count(matrix: str, x: Tensor) -> None:
+        vectors[matrix] = vectors.get(matrix, 0) + len(x)
+
+    taps = {m: at.nn.Tap(input=partial(count, m.layer_name)) for m in model.matrices()}
+    with at.nn.tapped(taps):
+        model(pack_sequence([torch.randn(n, 5) for n in lengths], enforce_sorted=False))
+    assert vectors == dict.fromkeys((m.layer_name for m in model.matrices()), sum(lengths))
+
+
+def test_dropout_between_layers_draws_for_packed_sequences_as_torch_does() -> None:
+    torch.manual_seed(0)
+    digital = nn.LSTM(5, 6, num_layers=2, dropout=0.5)
+    analog = at.convert(copy.deepcopy(digital), EXACT)
+    packed, found = pack_sequence([torch.randn(n, 5) for n in (9, 6, 1)]), []
+    for layer in (digital, analog):
+        torch.manual_seed(1)
+        found.append(layer(packed)[0].data)
+    _equal(*found)
 
 
 @_each

@@ -266,13 +266,15 @@ def test_every_sequence_of_a_recurrent_layer_has_a_chip_for_all_its_steps(
 
 def test_packed_sequences_keep_their_chips_when_they_are_sorted() -> None:
     torch.manual_seed(0)
-    layer = at.convert(nn.Sequential(nn.LSTM(5, 6)), _chip(per_sample=True))[0]
-    parts = [torch.randn(n, 5) for n in (4, 7, 2)]
-    with at.noise(1):
-        last = layer(pack_sequence(parts, enforce_sorted=False))[1][0][0]
-    for i, part in enumerate(parts):
-        with at.noise(1, first_sample=i):
-            assert torch.allclose(layer(part)[1][0][0], last[i], atol=1e-5)
+    deep = nn.LSTM(5, 6, num_layers=2, bidirectional=True, proj_size=3)
+    for chip in (_chip(per_sample=True), crossbar(training=_per_sample("device", output=True))):
+        layer = at.convert(nn.Sequential(copy.deepcopy(deep)), chip)[0]
+        parts = [torch.randn(n, 5) for n in (4, 7, 2)]
+        with at.noise(1):
+            last = layer(pack_sequence(parts, enforce_sorted=False))[1][0]
+        for i, part in enumerate(parts):
+            with at.noise(1, first_sample=i):
+                assert torch.allclose(layer(part)[1][0], last[:, i], atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
