@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_leaves
 
 from analogtorch.calibration.outputs import comparable
@@ -78,7 +79,7 @@ def padding_rule(model: nn.Module, batches: Iterable[Any]) -> str:
 
     By it, results know those of earlier versions, which counted them.
     """
-    found = ""
+    found, batches = "", tuple(batches)
     for batch in map(_mapping, batches):
         if batch is None:
             continue
@@ -87,7 +88,16 @@ def padding_rule(model: nn.Module, batches: Iterable[Any]) -> str:
             return "left out, and frames of them"
         if mask is not None or any(read_positions(model, batch)):
             found = "left out"
+    if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+        if found:
+            return f"{found}, of recurrent layers too"
+        if any(map(_is_packed, tree_leaves(batches, _is_packed))):
+            return "left out of packed sequences"
     return found
+
+
+def _is_packed(part: Any) -> bool:
+    return isinstance(part, PackedSequence)
 
 
 def at_positions(y: Tensor, masks: tuple[Tensor, ...]) -> Tensor:

@@ -131,6 +131,11 @@ def test_runs_of_before_with_padding_are_of_another_rule() -> None:
     sound = {"attention_mask": MASK, "input_features": torch.ones(2, 3, 5)}
     assert padding_rule(_Subsampled(), [{}, sound]) == "left out, and frames of them"
     assert padding_rule(nn.Linear(2, 2), [sound]) == "left out"
+    recurrent, packed = nn.GRU(2, 2), pack_sequence([torch.ones(3, 2), torch.ones(1, 2)])
+    assert padding_rule(recurrent, [sound]) == "left out, of recurrent layers too"
+    assert padding_rule(recurrent, [(packed, None)]) == "left out of packed sequences"
+    assert not padding_rule(recurrent, [torch.ones(3, 1, 2)])
+    assert not padding_rule(nn.Linear(2, 2), [packed])
 
 
 def test_outputs_that_are_none_of_positions_stay() -> None:
