@@ -13,7 +13,7 @@ from analogtorch.calibration.adc import Limits
 from analogtorch.calibration.choice import CalibrationReport, Effort, Step, Verdict
 from analogtorch.calibration.described import layer_choice, notes
 from analogtorch.calibration.inputs import Ranges, Seen
-from analogtorch.calibration.judge import FIXED, Error
+from analogtorch.calibration.judge import Error
 from analogtorch.calibration.options import LABELS, Way, aware, by_column, label
 from analogtorch.calibration.output_error import NoisyJudge, NothingLeftError
 from analogtorch.calibration.search import worth
@@ -34,6 +34,7 @@ operations. They cost the nets of that table 2 to 27 %, and LSTM_L, whose accura
 FELT = 0.005
 """Least increase of the error, in units of the variance of the outputs, that counts: on a chip with
 little noise fixed ranges cost much of an error that nobody would feel. They cost LSTM_L 0.013."""
+_AS_RANGES = "choices are those of effort='ranges'"
 _SEED = 2_000
 """Seed of the chips: others than those of a search."""
 
@@ -73,10 +74,12 @@ class Default:
 
     def run(self) -> tuple[dict[str, Setting], CalibrationReport]:
         """Return the settings to keep and the report."""
+        if self.effort == "default" and self.judge.refusal is not None:
+            self._warn(self.judge.refusal, _AS_RANGES)
         try:
             chosen = self._chosen()
         except NothingLeftError:
-            self._warn_of_shapes("choices are those of effort='ranges'")
+            self._warn(self.judge.nothing_left, _AS_RANGES)
             self.noisy = False
             for found in (self.tried, self._known, self.judge.apart):
                 found.clear()
@@ -266,7 +269,7 @@ class Default:
         if new.vectors != self._bare.vectors:  # since then another output has become ``apart``
             self._bare = self._error(self.nothing)
         if not new.vectors:
-            self._warn_of_shapes("measured DAC ranges are kept without a comparison")
+            self._warn(self.judge.nothing_left, "measured DAC ranges are kept without a comparison")
         return not new.exceeds(self._bare)
 
     def _error(self, settings: Mapping[str, Setting]) -> Error:
@@ -274,12 +277,10 @@ class Default:
         self.calibration.apply(settings)
         return self.judge.error()
 
-    def _warn_of_shapes(self, instead: str) -> None:
+    def _warn(self, why: str, instead: str) -> None:
+        """Warn once that outputs cannot be compared."""
         if not self._warned:
-            warn(
-                f"calibrate: there is nothing to compare, as {self.judge.unlike}. {FIXED}; without "
-                f"it {instead}"
-            )
+            warn(f"calibrate: there is nothing to compare, as {why}; until then {instead}")
             self._warned = True
 
     def _bare_on(self, chips: Mapping[str, Chip]) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from analogtorch.calibration.outputs import by_class, masks, unmasked, vectors
+from analogtorch.calibration.outputs import by_class, masks, unmasked, vectors, without_tensors
 from analogtorch.calibration.padding import without_padding
 from analogtorch.calibration.passes import Forward, exactly, one_pass
 from analogtorch.conversion.watch import evaluating
@@ -43,6 +43,8 @@ class Judge:
         Arguments are those of ``calibrate``; ``first`` is the number of the first batch there.
         """
         self.model, self.batches, self.forward, self.first = model, batches, forward, first
+        self.without = ""
+        """What an output without tensors to compare was, for messages; empty: there was none."""
         state = torch.get_rng_state()
         with exactly(model):
             self.exact = list(self._outputs())
@@ -59,7 +61,9 @@ class Judge:
         with evaluating(self.model):
             for number, batch in enumerate(self.batches, self.first):
                 run = one_pass("calibrate", self.model, batch, self.forward, number)
-                yield without_padding(self.model, run, batch)
+                if not (found := without_padding(self.model, run, batch)):
+                    self.without = without_tensors(run)
+                yield found
 
     @staticmethod
     def _unmasked(outputs: Iterable[Tensor], masked: Sequence[Tensor | None]) -> list[Tensor]:
@@ -79,6 +83,11 @@ class Judge:
         return any(map(len, self.exact))
 
     @property
+    def nothing_left(self) -> str:
+        """Why no output counts and what helps, for messages."""
+        return f"{self.unlike}. {FIXED}"
+
+    @property
     def unlike(self) -> str:
         """Why outputs do not count, for messages."""
         if not self.apart:
@@ -90,7 +99,7 @@ class Judge:
         """Yield what a report has to say of outputs that do not count."""
         if self.apart:
             count = sum(map(len, self.exact))
-            yield f"{len(self.apart)} of {count} outputs do not count: {self.unlike}. {FIXED}"
+            yield f"{len(self.apart)} of {count} outputs do not count: {self.nothing_left}"
 
     def _alike(self, step: int, found: Sequence[Tensor]) -> dict[int, tuple[Tensor, Tensor]]:
         """Return the exact outputs of a batch and those found, by number, if they can be compared.

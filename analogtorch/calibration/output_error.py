@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from analogtorch.calibration.judge import FIXED, Judge
+from analogtorch.calibration.judge import Judge
 from analogtorch.calibration.noisy_chips import on_noisy_chips
 from analogtorch.calibration.outputs import by_class, class_dim, vectors
 from analogtorch.calibration.padding import without_padding
@@ -55,7 +55,7 @@ class NoisyJudge(Judge):
             )
         self.seed = seed
         self.refusal = self._refusal()
-        """Why its errors mean nothing; None: they do."""
+        """Why its errors mean nothing and what helps, after "as" or "and"; None: they do."""
         self._scales = [] if self.refusal else self._spreads()
         self._sizes = [
             {
@@ -68,28 +68,17 @@ class NoisyJudge(Judge):
         """The number of vectors of each output that counts, batch by batch."""
 
     def _refusal(self) -> str | None:
-        if self.judges and not any(t.numel() for each in self.exact for t in each):
-            return self._nothing_left
         if not self.judges:
+            return self.without
+        if not any(t.numel() for each in self.exact for t in each):
+            return self.nothing_left
+        finite = all(torch.isfinite(t).all() for each in self.exact for t in each)
+        if not finite or any(each and all(map(_hides, each)) for each in self.masks):
             return (
-                "calibrate: effort='search' compares the outputs of the model, and there is no "
-                "floating-point tensor in them; return one from the model or from forward, or use "
-                "effort='default'"
-            )
-        if not all(torch.isfinite(t).all() for each in self.exact for t in each):
-            return (
-                "calibrate: an output of the digital model has NaN or infinite values, so that "
-                "effort='search' has nothing to compare with; check weights and batches"
+                "an output of the digital model has infinite values, or nothing but NaN or masks "
+                "in a batch; check weights and batches"
             )
         return None
-
-    @property
-    def _nothing_left(self) -> str:
-        """The message of a search whose outputs cannot be compared."""
-        return (
-            f"calibrate: effort='search' compares the outputs of the model, and {self.unlike}. "
-            f"{FIXED}; or use effort='ranges'"
-        )
 
     def errors(
         self, alone: Collection[str] | None = None, chips: int = CHIPS, shared: bool = False
@@ -125,7 +114,7 @@ class NoisyJudge(Judge):
                             found.append(torch.full((size,), math.inf, device="cpu").double())
         errors = torch.cat(found)
         if not self.left(errors)[0].numel():
-            raise NothingLeftError(self._nothing_left)
+            raise NothingLeftError(in_search(self.nothing_left))
         return errors
 
     def left(self, *errors: Tensor) -> list[Tensor]:
@@ -180,6 +169,19 @@ the same must not decide."""
 _SAME = 1e-12
 """Variance of outputs that differ by rounding alone, in units of their mean square."""
 _TINY = 1e-30
+
+
+def in_search(refusal: str) -> str:
+    """Return the message of a search that has nothing to compare."""
+    return (
+        f"calibrate: effort='search' compares the outputs of the model, and {refusal}; or use "
+        "effort='ranges'"
+    )
+
+
+def _hides(masked: Tensor | None) -> bool:
+    """Return whether a mask leaves nothing of an output."""
+    return masked is not None and bool(masked.all())
 
 
 def _error(exact: Tensor, output: Tensor, scale: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 Masks are those of classes or tokens that are not allowed, for example.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,7 +28,7 @@ def infinite(y: Tensor) -> Tensor:
 def masks(exact: Tensor, scores: bool = False) -> Tensor | None:
     """Return where a digital output holds a mask, in its shape; None: nowhere.
 
-    A mask says nothing of the chip, and would hide what the net gives beside it. It is minus
+    A mask says nothing of the chip, and would hide what the net gives beside it. It is NaN, minus
     infinity, or as low as the type goes; or the lowest number of the batch, if it occurs more than
     once and is ``FAR`` times as far from zero as any other.
 
@@ -39,6 +40,10 @@ def masks(exact: Tensor, scores: bool = False) -> Tensor | None:
     if not exact.numel():
         return None
     lowest, highest = (v.item() for v in torch.aminmax(exact))
+    if math.isnan(lowest):  # so is any one of them
+        unknown = exact.isnan()
+        others = masks(exact.masked_fill(unknown, 0), scores)
+        return unknown if others is None else unknown | others
     if not FAR * abs(highest) < -lowest:  # the rule, after a single look
         return None
     found = infinite(exact)
@@ -139,6 +144,9 @@ def comparable(output: Any, batch: Any) -> list[Tensor]:
 def tensors(output: Any) -> Iterator[Tensor]:
     """Yield the floating-point tensors in the output of a model, which may be nested.
 
+    Of complex numbers they are the real and imaginary parts, side by side in the last dimension:
+    spectra (samples, frequencies) become (samples, 2 * frequencies).
+
     Raises:
         ValueError: one is sparse, or a nested tensor.
     """
@@ -149,5 +157,18 @@ def tensors(output: Any) -> Iterator[Tensor]:
                 f"the model returns a {kind} tensor, which cannot be compared; pass forward=, such "
                 "as forward=lambda model, x: model(x).to_dense()"
             )
+        if y.is_complex():
+            y = torch.view_as_real(y.resolve_conj())
+            y = y.flatten(-2) if y.dim() > 2 else y
         if y.is_floating_point():
             yield y
+
+
+def without_tensors(output: Any) -> str:
+    """Return what to say of an output in which ``tensors`` finds nothing, and what helps."""
+    kinds = dict.fromkeys(str(y.dtype).removeprefix("torch.") for y in every_tensor(output))
+    of = f" of {', '.join(kinds)}" if kinds else ""
+    return (
+        "the model returns no tensor of floating point to compare, got "
+        f"{type(output).__name__}{of}; pass forward=, which must return its outputs"
+    )

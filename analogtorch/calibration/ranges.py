@@ -104,10 +104,10 @@ def calibrate(
     At the end, both compare the outputs without noise with those of the uncalibrated model. If the
     calibrated model is worse, all layers get a range per vector; if that is worse too, and costs on
     noisy chips as well what fixed ranges may not cost there, the model is left without ranges, with
-    a warning; what was chosen for its chips stays. Worse means that the
-    angle to the digital outputs is larger and that more output vectors have their largest number at
-    another index: more by over 1 % of the vectors and by over two standard errors. Outputs without
-    tensors are not compared. The other methods make no comparison and change no chip.
+    a warning; what was chosen for its chips stays. Worse means that the angle to the digital
+    outputs is larger and that more output vectors have their largest number at another index: more
+    by over 1 % of the vectors and by over two standard errors. Real and imaginary parts count, and
+    NaN of the digital model does not. The other methods make no comparison and change no chip.
 
     ``effort="search"`` tries more settings of all layers together on such chips: DAC ranges
     measured for each layer or row block, by percentile or per vector, targets that allow for drift,
@@ -189,9 +189,9 @@ def calibrate(
         Exception: what the model raises, with a note that names the batch.
 
     Warns:
-        UserWarning: fixed ranges are worse than none, the model also multiplies by the weights of
-            layers elsewhere, the range of an ADC decides the error of a layer, or the model draws
-            random numbers in evaluation mode.
+        UserWarning: fixed ranges are worse than none, there are no outputs to compare, the model
+            also multiplies by the weights of layers elsewhere, the range of an ADC decides the
+            error of a layer, or the model draws random numbers in evaluation mode.
 
     After an error the model is unchanged.
 

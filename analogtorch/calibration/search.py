@@ -18,7 +18,7 @@ from analogtorch.calibration.choice import CalibrationReport, Step, Verdict
 from analogtorch.calibration.described import layer_choice, notes
 from analogtorch.calibration.inputs import Ranges, Seen, by_magnitude, observe
 from analogtorch.calibration.options import WAYS, Option, Way, changed
-from analogtorch.calibration.output_error import NoisyJudge
+from analogtorch.calibration.output_error import NoisyJudge, in_search
 from analogtorch.calibration.settings import Calibration, Setting, uncalibrated
 from analogtorch.chips import Chip
 from analogtorch.values.listed import counted
@@ -95,7 +95,7 @@ class Search:
         self.last_judge = NoisyJudge(model, self.judging, forward, _JUDGING_SEED, last)
         for judge in (self.judge, self.last_judge):
             if judge.refusal is not None:
-                raise ValueError(judge.refusal)
+                raise ValueError(in_search(judge.refusal))
 
     def run(self) -> tuple[dict[str, Setting], CalibrationReport]:
         """Return the settings to keep and the report."""

@@ -33,7 +33,7 @@ from analogtorch.calibration.channels import (
     width_of,
     written_by,
 )
-from analogtorch.calibration.outputs import tensors
+from analogtorch.calibration.outputs import tensors, without_tensors
 from analogtorch.calibration.passes import Forward, one_pass
 from analogtorch.conversion.kinds import analog_layers, refuse_meta
 from analogtorch.conversion.watch import evaluating
@@ -306,12 +306,10 @@ class _Smoothing:
         return {layer: found.sqrt() for layer, found in squares.items()}, digests
 
     def _outputs(self, batch: Any) -> list[Tensor]:
-        found = list(tensors(one_pass("smooth_channels", self.model, batch, self.forward)))
+        output = one_pass("smooth_channels", self.model, batch, self.forward)
+        found = list(tensors(output))
         if not found:
-            raise ValueError(
-                "smooth_channels: the model returns no tensor of floating point to compare; pass "
-                "forward=, which must return its outputs"
-            )
+            raise ValueError(f"smooth_channels: {without_tensors(output)}")
         return found
 
     def _digest(self, batch: Any) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from analogtorch.calibration.batches import every_tensor, named, parts_of
 from analogtorch.calibration.judge import FIXED
-from analogtorch.calibration.outputs import comparable, infinite, tensors
+from analogtorch.calibration.outputs import comparable, infinite, tensors, without_tensors
 from analogtorch.calibration.padding import at_positions, read_positions
 from analogtorch.calibration.passes import Forward, exactly, one_pass
 from analogtorch.conversion import fast_path
@@ -117,15 +117,13 @@ class Twin:
         by_name = named(given)
         logits = None if by_name is None else by_name.get("logits")
         found = comparable(given if logits is None else logits, batch)
-        if not found or not found[0].dim():
-            what = f"tensor of floating point to compare, got {type(given).__name__}"
-            if found:
-                what = (
-                    "output of shape (samples, ...) to compare, got a number without dimensions, "
-                    "such as a loss"
-                )
+        if not found:
+            raise ValueError(f"adapt: {without_tensors(given)}")
+        if not found[0].dim():
             raise ValueError(
-                f"adapt: the model returns no {what}; pass forward=, which must return its outputs"
+                "adapt: the model returns no output of shape (samples, ...) to compare, got a "
+                "number without dimensions, such as a loss; pass forward=, which must return its "
+                "outputs"
             )
         parts = {} if by_name is None else by_name
         by_position = {id(part) for name, part in parts.items() if name in _SCORES}
@@ -133,7 +131,7 @@ class Twin:
         named_so[0] |= logits is not None
         return Found(
             found,
-            scores=by_name is None,
+            scores=by_name is None and not _is_spectrum(given),
             logits=named_so,
             positions=logits is None,
             read=read_positions(model, batch),
@@ -317,6 +315,12 @@ class Twin:
 
         with hooked(names if self.recipe.layers else (), after=keep):
             yield found
+
+
+def _is_spectrum(output: Any) -> bool:
+    """Return whether the first tensor that is compared has complex numbers."""
+    kinds = (y.is_complex() for y in every_tensor(output) if y.dim() and list(tensors(y)))
+    return next(kinds, False)
 
 
 def _is_finite(y: Tensor) -> bool:

@@ -7,6 +7,7 @@ import pickle
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,8 @@ from analogtorch.calibration.passes import shares
 from tests.crossbar import crossbar
 
 HERMES = at.chips.hermes64()
+SILENT = pytest.mark.filterwarnings("ignore:calibrate. there is nothing to compare")
+"""For tests whose model returns nothing, so that calibration chooses nothing for the chips."""
 
 
 def _net(spread: float = 1.5) -> nn.Module:
@@ -148,14 +151,67 @@ def test_one_batch_is_enough() -> None:
     assert _scales(model) == {"column"}
 
 
-@pytest.mark.parametrize("forward", [lambda m, x: [m(x), None][1], lambda m, x: m(x) * torch.inf])
-def test_without_outputs_to_compare_the_chips_stay(forward: Callable[..., Any]) -> None:
-    model, found = _calibrated(forward=forward)
+@pytest.mark.parametrize(
+    ("forward", "why"),
+    [
+        (lambda m, x: [m(x), None][1], "no tensor of floating point to compare, got NoneType"),
+        (lambda m, x: m(x).argmax(-1), "no tensor of floating point to compare, got Tensor of int"),
+        (lambda m, x: SimpleNamespace(y=m(x)), "to compare, got SimpleNamespace; pass forward="),
+        (lambda m, x: m(x) * torch.inf, "infinite values, or nothing but NaN"),
+        (lambda m, x: m(x) * torch.nan, "infinite values, or nothing but NaN"),
+    ],
+)
+def test_without_outputs_to_compare_the_chips_stay_and_the_reason_is_named(
+    forward: Callable[..., Any], why: str
+) -> None:
+    with pytest.warns(UserWarning, match=f"nothing to compare, as .*{why}.* effort='ranges'") as w:
+        model, found = _calibrated(forward=forward)
+    assert len(w) == 1
     assert _scales(model) == {"block"}
     assert all(layer.calibrated for _, layer in at.analog_layers(model))
     assert found.errors == {}
     assert found.gain == 0.0
     assert "measured" in str(found)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _calibrated(forward=forward, effort="ranges")  # which compares nothing on noisy chips
+
+
+def test_spectra_are_compared_by_their_parts() -> None:
+    _, real = _calibrated()
+    _, found = _calibrated(forward=lambda m, x: torch.view_as_complex(m(x).view(-1, 5, 2)).conj())
+    assert real.gain > 0.3
+    assert (found.errors, found.steps, found.kept) == (real.errors, real.steps, real.kept)
+
+
+def test_what_is_nan_in_the_digital_model_does_not_count() -> None:
+    def padded(model: nn.Module, x: Tensor) -> Tensor:
+        return model(x).masked_fill(torch.arange(len(x)).unsqueeze(1) > 35, torch.nan)
+
+    model, plain = _calibrated()
+    twin, found = _calibrated(forward=padded)
+    assert found.gain == pytest.approx(plain.gain, abs=0.02)
+    assert [step.what for step in found.steps] == [step.what for step in plain.steps]
+    assert _scales(twin) == _scales(model) == {"column"}
+
+
+def test_a_nan_of_the_chip_alone_is_an_infinite_error() -> None:
+    torch.manual_seed(0)
+    model = at.convert(nn.Linear(32, 8), HERMES)
+    broken: list[bool] = []
+
+    def run(model: nn.Module, x: Tensor) -> Tensor:
+        y = model(x)
+        y[0] = torch.nan
+        if broken:
+            y[1] = torch.nan
+        return y
+
+    judge = NoisyJudge(model, [torch.randn(4, 32)], run, seed=0)
+    broken.append(True)
+    errors = judge.errors(chips=1)
+    assert errors.isinf().tolist() == [False, True, False, False]
+    assert judge.error().moved >= 1
 
 
 def _boxes(model: nn.Module, x: Tensor) -> Tensor:
@@ -506,6 +562,7 @@ def _aged(model: nn.Module, x: Tensor) -> Tensor:
     return at.program(model, seed=1).at("1 day")(x)
 
 
+@SILENT
 def test_choices_that_are_taken_back_are_reported() -> None:
     model, found = _calibrated()[0], list[CalibrationReport]()
     at.calibrate(model, _batches(), forward=lambda m, x: [m(x), None][1], report=found.append)
@@ -524,6 +581,7 @@ def test_ranges_alone_keep_what_was_chosen_for_the_chips(options: dict[str, Any]
     assert all(layer.given_chip == HERMES for _, layer in at.analog_layers(model))
 
 
+@SILENT
 def test_a_chip_that_is_assigned_is_no_choice_to_take_back(tmp_path: Path) -> None:
     by_hand = HERMES.replace(periphery={"weight_scale": "column"})
     model, _ = _calibrated(spread=0.0)
@@ -534,6 +592,7 @@ def test_a_chip_that_is_assigned_is_no_choice_to_take_back(tmp_path: Path) -> No
         assert all(layer.chip == by_hand for _, layer in at.analog_layers(each))
 
 
+@SILENT
 def test_a_model_of_an_earlier_version_is_calibrated_from_the_chips_that_it_has() -> None:
     model, _ = _calibrated()
     for _, layer in at.analog_layers(model):

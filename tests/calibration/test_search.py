@@ -172,9 +172,9 @@ def _raises(model: nn.Module, batch: Tensor) -> Tensor:
     [
         ([], {}, ValueError, "batches is empty"),
         (_batches(2), {}, ValueError, "needs at least 3 batches.*got 2"),
-        ([*_batches(3), torch.full((4, 48), torch.nan)], {}, ValueError, "NaN or infinite"),
-        (_batches(), {"forward": _nan}, ValueError, "NaN or infinite values"),
-        (_batches(), {"forward": lambda m, x: [m(x), None][1]}, ValueError, "no floating-point"),
+        ([*_batches(3), torch.full((4, 48), torch.nan)], {}, ValueError, "nothing but NaN"),
+        (_batches(), {"forward": _nan}, ValueError, "infinite values, or nothing but NaN"),
+        (_batches(), {"forward": lambda m, x: [m(x), None][1]}, ValueError, "got NoneType; pass"),
         (_batches(), {"forward": _boxes}, ValueError, "and outputs have other shapes"),
         (
             _batches(),

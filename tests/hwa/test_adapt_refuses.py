@@ -111,6 +111,8 @@ def test_a_scalar_output_is_named() -> None:
         _adapt(forward=lambda model, x: model(x).mean())
     with pytest.raises(ValueError, match="no tensor of floating point to compare, got NoneType"):
         _adapt(forward=lambda model, x: None)
+    with pytest.raises(ValueError, match="to compare, got Tensor of int64; pass forward="):
+        _adapt(forward=lambda model, x: model(x).argmax(-1))
 
 
 def test_outputs_whose_shapes_depend_on_values_are_named() -> None:

@@ -192,6 +192,15 @@ def test_a_masked_class_is_never_the_largest(value: float) -> None:
     assert not bool(twin.comparison.moved(y, y).any())
 
 
+def test_spectra_are_compared_by_their_parts_and_are_no_scores() -> None:
+    net = _Net(nn.Linear(6, 8), lambda y: torch.view_as_complex(y.view(-1, 4, 2)).conj())
+    twin = _twin(net, x := torch.randn(20, 6))
+    assert twin.compared == "error"
+    assert twin.exact(x)[0].shape == (20, 8)
+    twin.total(x).backward()
+    assert twin.student.layer.weight.grad.any()
+
+
 @pytest.mark.parametrize(
     ("arrange", "compared"),
     [
