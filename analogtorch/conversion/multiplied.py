@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from analogtorch.conversion.amounts import Amounts
+from analogtorch.conversion.held import held, registered
 from analogtorch.conversion.kinds import kind_of
 from analogtorch.conversion.weights import (
     Region,
@@ -101,11 +102,14 @@ def multiplied(model: nn.Module) -> Iterator[tuple[str, Tensor | None, str, int]
     A Parameter goes by the name of its module, unless that is analog. What is computed is no tensor
     that a module holds: None.
     """
+    known = registered(model)
     for name, module in model.named_modules():
-        for own, use in vars(module).get(_MULTIPLIED, {}).items():
+        uses = vars(module).get(_MULTIPLIED, {})
+        of_module = held(module, known) if uses else {}
+        for own, use in uses.items():
             if use.computed is not None:
                 yield f"{name}: {own}".removeprefix(": "), None, use.why, use.computed.count
-            elif (t := _tensors(module).get(own)) is not None:
+            elif (t := of_module.get(own)) is not None:
                 whole = own in module._parameters and not _is_analog(module)
                 named = (name if whole else f"{name}.{own}".lstrip(".")) or "(root)"
                 yield named, t, use.why, t.numel()
@@ -116,17 +120,19 @@ def no_factors(model: nn.Module) -> set[int]:
 
     It only added them, or computed weights from them, which count in their place.
     """
-    held = {
+    known = registered(model)
+    by_module = {module: (name, held(module, known)) for name, module in model.named_modules()}
+    by_name = {
         f"{name}.{own}".lstrip("."): t
-        for name, module in model.named_modules()
-        for own, t in _tensors(module).items()
+        for name, of_module in by_module.values()
+        for own, t in of_module.items()
     }
     found = set[int]()
-    for module in model.modules():
-        found.update(id(_tensors(module).get(own)) for own in vars(module).get(_ADDED, ()))
+    for module, (_, of_module) in by_module.items():
+        found.update(id(of_module.get(own)) for own in vars(module).get(_ADDED, ()))
         uses: Iterable[Use] = vars(module).get(_MULTIPLIED, {}).values()
         for own in chain.from_iterable(use.computed.sources for use in uses if use.computed):
-            found.add(id(_tensors(module).get(own, held.get(own))))
+            found.add(id(of_module.get(own, by_name.get(own))))
     return found
 
 
@@ -166,8 +172,9 @@ class Stored:
         self._written, self._made = set[Storage](), set[Storage]()
         self._as_they_are = set[str]()
         self._added, self._used = set[str](), set[str]()
+        self._registered = registered(model)
         for name, module in model.named_modules():
-            for own, t in _tensors(module).items():
+            for own, t in held(module, self._registered).items():
                 self._weights.add(full := f"{name}.{own}", t)
                 self._held[full] = module, own, t
 
@@ -229,6 +236,11 @@ class Stored:
         module, own, _ = self._held[factor.names[0]]
         return module, f"computed from {', '.join(self._names(factor))}" if factor.computed else own
 
+    def is_registered(self, factor: Factor) -> bool:
+        """Return whether a factor is no Parameter, or one that torch knows by its name."""
+        module, own, t = self._held[factor.names[0]]
+        return not isinstance(t, nn.Parameter) or own in module._parameters
+
     def count(self, factor: Factor) -> Computed | None:
         """Return the weights of a factor that is computed; None for one that is held.
 
@@ -249,7 +261,8 @@ class Stored:
 
     def _still(self, name: str) -> bool:
         module, own, t = self._held[name]
-        return _tensors(module).get(own) is t and storage(t) not in self._written
+        there = held(module, self._registered).get(own) is t
+        return there and storage(t) not in self._written
 
     def _derive(self, func: Any, read: list[Tensor], result: Any) -> None:
         """Remember what an operator computed from constants alone."""
@@ -314,18 +327,6 @@ def changes_data(func: Any, args: Any, is_constant: Callable[[Tensor], Any]) -> 
         is_constant: returns whether a tensor holds no data.
     """
     return not all(map(is_constant, accessed(func, args, {}, written=True)))
-
-
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Return the plain tensors that a module holds, by name."""
-    if isinstance(module, torch.jit.ScriptModule):  # it returns new ones each time
-        return {}
-    held = {**vars(module), **module._buffers, **module._parameters}
-    return {
-        name: t
-        for name, t in held.items()
-        if type(t) in (Tensor, nn.Parameter) and t.layout is torch.strided and not t.is_nested
-    }
 
 
 def _is_analog(module: nn.Module) -> bool:

@@ -49,8 +49,13 @@ _FUSED = frozenset({
     "_cudnn_rnn", "miopen_rnn", "mkldnn_rnn_layer", "_trilinear", "convolution_backward",
 })  # fmt: skip
 """Operators that multiply by all weights that they take, besides those of ``operands``."""
+_COMPUTED = "it is computed in each run"
 _CAN_BE_ANALOG = "a layer with this weight can be analog"
-_HERE = f"{Path(__file__).parent}{os.sep}"
+_UNREGISTERED = (
+    "it is unregistered, so that torch and convert do not see it: keep it in nn.ModuleList, "
+    "nn.ModuleDict or nn.ParameterList instead of a plain list or dictionary"
+)
+_PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
 
 
 @dataclass(frozen=True)
@@ -165,7 +170,8 @@ class Watch(Observer):
         found = {}
         for factor, bypass in self.products.items():
             if (where := self.stored.place(factor)) is not None:
-                can = "it is computed in each run" if factor.computed else _CAN_BE_ANALOG
+                can = _CAN_BE_ANALOG if self.stored.is_registered(factor) else _UNREGISTERED
+                can = _COMPUTED if factor.computed else can
                 why = f"the model multiplies by it in {bypass}; {can}"
                 found[where] = Use(why, self.stored.count(factor))
         return found
@@ -242,12 +248,12 @@ class Watch(Observer):
         return f"{self.running.name(module) or '(root)'} ({type(module).__name__})"
 
     def _site(self, user: nn.Module | None) -> str:
-        """Return the innermost line that runs outside of torch.
+        """Return the innermost line that runs outside of torch and of this package.
 
         If there is none, it is the innermost in the file of the module ``user``.
         """
         inside = traceback.extract_stack()[self.outside :]
-        frames = [f for f in inside if not f.filename.startswith((_HERE, _TORCH))]
+        frames = [f for f in inside if not f.filename.startswith((_PACKAGE, _TORCH))]
         if not frames and user is not None:
             file = getattr(sys.modules.get(type(user).__module__), "__file__", None)
             frames = [f for f in inside if f.filename == file]

@@ -328,3 +328,24 @@ def test_weights_of_two_layers_that_are_added_in_place_are_both_named() -> None:
 
     with pytest.raises(ValueError, match=r"(?s)'a': aten\.mm .*'b': aten\.mm "):
         guard(at.convert(Merged(), CHIP), X)
+
+
+class Score(nn.Module):
+    """The gradient of an energy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.energy = nn.Linear(8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            return torch.autograd.grad(self.energy(x).sum(), x)[0]  # the gradient
+
+
+def test_a_gradient_is_named_by_the_line_of_the_model() -> None:
+    lines = Path(__file__).read_text(encoding="utf-8").splitlines()
+    line = next(i for i, text in enumerate(lines, 1) if text.endswith("# the gradient"))
+    with pytest.raises(ValueError, match="gradients that forward computes") as error:
+        guard(at.convert(Score(), CHIP), X)
+    assert f" in (root) (Score), {__file__}:{line}" in str(error.value)

@@ -229,6 +229,37 @@ def test_it_is_named_with_its_place_and_share() -> None:
     assert f"digital: table (64 weights; {reason})" in str(at.summary(model))
 
 
+class Hidden(nn.Module):
+    """Layers and tensors in plain lists and dictionaries, beside registered ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.o = nn.Linear(8, 16), nn.Linear(16, 4)
+        self.layers = [nn.Linear(16, 16), {"inner": (nn.Linear(16, 16),)}]
+        self.filters = {"w": torch.randn(16, 16), "none": None}
+        self.parts = [self.a, self.o, self.a.weight]  # which torch knows
+        self.parts.append(self.parts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layers[0](self.a(x))
+        x = self.layers[1]["inner"][0](x) @ self.filters["w"]
+        return self.o(x)
+
+
+def test_what_plain_lists_and_dictionaries_hold_is_digital_and_named() -> None:
+    model = at.convert(Hidden().eval(), CHIP)
+    report = at.guard(model, X)
+    names = ["layers.0.weight", "layers.1.inner.0.weight", "filters.w"]
+    assert report.share.digital == dict.fromkeys(names, 256)
+    whys = {name: why for name, why, _ in report.digital}
+    for name in names[:2]:
+        assert "it is unregistered" in whys[name]
+        assert "nn.ModuleList" in whys[name]
+    assert "a layer with this weight can be analog" in whys["filters.w"]
+    assert at.summary(copy.deepcopy(model)).share == report.share
+    assert "digital: layers.0.weight (256 weights, " in str(at.summary(model))
+
+
 class Gabor(nn.Module):
     """Filters of 33 numbers, each computed from two."""
 
