@@ -215,7 +215,7 @@ def _keep(kept: deque[_Kept], exact: Execution, rows: "_Rows") -> Tap:
         vectors = by_vector(y, plan)
         some = rows.of(vectors, plan, 1 if numbers < _KEPT else _SHARE)
         numbers += len(some) * vectors.shape[1]
-        kept.append(_Kept(outputs, y.shape, some, vectors[some]))
+        kept.append(_Kept(outputs, y.shape, some, vectors[some].detach()))
 
     return Tap(input=rows.note, product=look, execution=exact)
 
@@ -234,12 +234,16 @@ def _follow(
     counterpart is compared with its own exact product.
     """
 
-    def look(inputs: Operands, plan: Plan, outputs: slice, y: Tensor) -> None:
+    @few_threads
+    def found(
+        inputs: Operands, plan: Plan, outputs: slice, y: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
+        """Return the gain and the offset of each output, as far as they are known."""
         _check(name, inputs, y)
         bias, vectors = _bias(layer, outputs), by_vector(y, plan)
         there = kept.popleft() if kept else None
         if not y.numel():  # an expert that gets no vectors
-            return
+            return None
         paired = there is not None and there[:2] == (outputs, y.shape)
         some = there.rows if there is not None and paired else rows.of(vectors, plan)
         first = vectors[some]
@@ -259,10 +263,16 @@ def _follow(
         if bias is not None:
             offset = offset + (1 - gain) * bias
         kind = wide(y.dtype)
-        columns = y.movedim(1, -1) if plan.dims else y
-        columns.copy_(torch.addcmul(offset.to(kind), columns.to(kind), gain.to(kind)))
+        return gain.to(kind), offset.to(kind)
 
-    return Tap(input=rows.note, product=few_threads(look))
+    def look(inputs: Operands, plan: Plan, outputs: slice, y: Tensor) -> None:
+        # with a gradient where forward computes one, of the columns as they are corrected
+        if (correction := found(inputs, plan, outputs, y)) is not None:
+            gain, offset = correction
+            columns = y.movedim(1, -1) if plan.dims else y
+            columns.copy_(torch.addcmul(offset, columns.to(gain.dtype), gain))
+
+    return Tap(input=rows.note, product=look)
 
 
 def unlike(first: Tensor, target: Tensor, counted: tuple[Tensor, Tensor, Tensor]) -> Tensor | None:

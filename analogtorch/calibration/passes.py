@@ -3,7 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,14 +26,17 @@ from analogtorch.values.progress import Progress
 from analogtorch.values.warned import warn
 
 Forward = Callable[[nn.Module, Any], Any]
+_Seen = TypeVar("_Seen")
 
 
 _WORTH_A_TEAM = 2**31
 """Multiplications of a layer, some 0.1 s of one thread, from which on its tap uses all threads."""
 
 
-def few_threads(look: Callable[..., None]) -> Callable[..., None]:
-    """Return ``look``, of a tap at products, with one thread for small layers.
+def few_threads(look: Callable[..., _Seen]) -> Callable[..., _Seen]:
+    """Return ``look``, of a tap at products, without gradients and with few threads.
+
+    A forward that computes gradients itself has them on. A small layer has one thread.
 
     It computes many short steps. In each, threads wait for one another, and they wait by spinning:
     where other processes use the cores too, calibration took five times as long with two threads as
@@ -41,13 +44,14 @@ def few_threads(look: Callable[..., None]) -> Callable[..., None]:
     """
 
     @functools.wraps(look)
-    def looked(inputs: Operands, plan: Plan, outputs: slice, y: Tensor) -> None:
+    @torch.no_grad()
+    def looked(inputs: Operands, plan: Plan, outputs: slice, y: Tensor) -> _Seen:
         threads = torch.get_num_threads()
         few = y.numel() * inputs.w[0].numel() < _WORTH_A_TEAM
         try:
             if few:
                 torch.set_num_threads(1)
-            look(inputs, plan, outputs, y)
+            return look(inputs, plan, outputs, y)
         finally:
             if few:
                 torch.set_num_threads(threads)

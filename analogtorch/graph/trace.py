@@ -7,6 +7,7 @@ that depend on weights, a second run computes with numbers.
 
 import contextlib
 import copy
+import traceback
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
@@ -74,6 +75,9 @@ class Trace:
     """The layer whose inputs each operation of the kind ``rounding`` rounds, by its name."""
     example: tuple[str, ...]
     """Shapes and types of the example's tensors."""
+
+
+_AUTOGRAD = (torch.autograd.__file__, torch.autograd.functional.__file__)
 
 
 class ValuesNeeded(ValueError):
@@ -199,6 +203,11 @@ class _Run:
         what = lines[0] if lines else type(failed.error).__name__
         remedy = of_shape(self.example)
         remedy = remedy or "give an example that the model accepts: model(*example) must run"
+        if _of_autograd(failed.error):
+            remedy = (
+                "its forward computes gradients by torch.autograd, which cannot be traced; map the "
+                "network alone that they are of, such as map_to_chip(model.network, example)"
+            )
         if self.is_meta and _needs_numbers(failed.error):
             remedy = (
                 "its forward decides by the values of a tensor, which weights on the meta device "
@@ -347,6 +356,12 @@ def _no_fused_attention() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _of_autograd(error: Exception) -> bool:
+    """Return whether an error was raised where a gradient is computed."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_code.co_filename.startswith(_AUTOGRAD) for frame, _ in frames)
 
 
 def _needs_numbers(error: Exception) -> bool:

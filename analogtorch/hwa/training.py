@@ -118,7 +118,17 @@ class Training:
         with torch.enable_grad(), self.twin.running():
             with noise_in_turn(self.seed, step=self.step):
                 losses = self.twin.loss(batch)
-            losses.total.backward()
+            try:
+                losses.total.backward()
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                error.add_note(
+                    "adapt: if the model computes gradients in its forward, as score and energy "
+                    "nets do, nothing learns through these: adapt the network alone that they are "
+                    "of, and put it back"
+                )
+                raise
         return losses
 
     def _step(self, batches: Sequence[Any]) -> Step:

@@ -428,3 +428,34 @@ def test_another_target_is_refused() -> None:
         at.Recovery(batches=[_x(20, 20)], target="output")
     with pytest.raises(ValueError, match="batches is empty"):
         at.correct_columns(view, [], rounds=1)
+
+
+class _Climbs(nn.Module):
+    """A net that goes a step along the gradient of another, as score and energy nets do."""
+
+    def __init__(self, climbs: bool = True) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.energy = nn.Sequential(nn.Linear(12, 32), nn.SiLU(), nn.Linear(32, 4))
+        self.last, self.climbs = nn.Linear(12, 8), climbs
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.set_grad_enabled(self.climbs):
+            x = x.detach().requires_grad_(self.climbs)
+            energy = self.energy(x).sum()
+            step = torch.autograd.grad(energy, x)[0] if self.climbs else 0
+        return self.last(x.detach() + step)
+
+
+@pytest.mark.filterwarnings("ignore:calibrate. . analog layers are bypassed in part")
+@pytest.mark.parametrize("target", ["model", "layer"])
+def test_a_forward_that_computes_gradients_changes_no_column(target: Any) -> None:
+    x = torch.randn(256, 12, generator=torch.Generator().manual_seed(1))
+    views = [_on_chip(_Climbs(climbs).eval(), x) for climbs in (True, False)]
+    for view in views:
+        at.correct_columns(view, x.split(64), target=target, steps=0)
+    for layer, other in zip(*(view.energy[::2] for view in views), strict=True):
+        assert all(map(torch.equal, layer.programmed.gains, other.programmed.gains))
+        assert torch.equal(layer.programmed.offset, other.programmed.offset)
+        assert layer.programmed.offset.any()
+        assert not layer.programmed.offset.requires_grad

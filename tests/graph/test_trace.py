@@ -427,3 +427,22 @@ def test_a_model_may_take_integers() -> None:
 
     model = at.convert(Grid(), at.chips.hermes64(), example=(2, 3))
     assert _mvms(trace(model, (2, 3)))["layer"].vectors == 6
+
+
+class _Score(nn.Module):
+    """The gradient of an energy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.energy = nn.Linear(8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            return torch.autograd.grad(self.energy(x).sum(), x)[0]
+
+
+def test_a_forward_that_computes_gradients_is_no_fault_of_the_example() -> None:
+    with pytest.raises(ValueError, match="computes gradients by torch.autograd.* alone") as error:
+        trace(_Score(), torch.randn(2, 8))
+    assert "give an example" not in str(error.value)

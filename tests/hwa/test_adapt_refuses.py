@@ -193,3 +193,23 @@ def test_a_metric_that_gives_no_number_is_refused_before_the_training() -> None:
     with pytest.raises(ZeroDivisionError):
         _adapt(metric=lambda chip: 1 / 0, writer=writer)
     assert not steps
+
+
+class _Score(nn.Module):
+    """The gradient of an energy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.energy = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            return torch.autograd.grad(self.energy(x).sum(), x)[0]
+
+
+@pytest.mark.filterwarnings("ignore:calibrate. . analog layers are bypassed in part")
+def test_a_model_whose_forward_computes_gradients_is_named() -> None:
+    with pytest.raises(RuntimeError) as error:
+        _adapt(_Score().eval())
+    assert any("adapt the network alone" in note for note in error.value.__notes__)
