@@ -69,11 +69,10 @@ def calibrate(
     """Set the ranges of DACs and of the digital unit for every analog layer, from its inputs.
 
     The model runs in evaluation mode and without noise. First the inputs of every layer are
-    collected, without padding (``attention_mask``), and a DAC range is chosen for each. The states
-    of a recurrent layer at padding count: give it packed sequences, which have none. Then the
-    partial sums with these ranges give the full scales behind the array: ADC ranges if ``adc`` is
-    given, and, on a chip whose digital unit rounds (``hermes64``), the range in which it rounds
-    each row block and column (``output_ranges`` of the layer, which is no deviation from the chip).
+    collected, without padding (``attention_mask``; of states of recurrent layers only if sequences
+    are packed), and a DAC range is chosen for each. Then the partial sums with these ranges give
+    the full scales behind the array: ADC ranges if ``adc`` is given, and, on a chip whose digital
+    unit rounds (``hermes64``), the range of each row block and column (``output_ranges``).
 
     With ``method="mse"`` the DAC range is chosen by measuring. A layer multiplies up to
     2,048 of its own input vectors as the chip would, with programming noise, DAC, ADC and output
