@@ -266,11 +266,11 @@ def _follow(
         return gain.to(kind), offset.to(kind)
 
     def look(inputs: Operands, plan: Plan, outputs: slice, y: Tensor) -> None:
-        # with a gradient where forward computes one, of the columns as they are corrected
+        # with gradients where forward computes some: they are those of corrected columns
         if (correction := found(inputs, plan, outputs, y)) is not None:
             gain, offset = correction
             columns = y.movedim(1, -1) if plan.dims else y
-            columns.copy_(torch.addcmul(offset, columns.to(gain.dtype), gain))
+            columns.copy_(gain * columns.to(gain.dtype) + offset)
 
     return Tap(input=rows.note, product=look)
 

@@ -280,7 +280,7 @@ class Default:
     def _warn(self, why: str, instead: str) -> None:
         """Warn once that outputs cannot be compared."""
         if not self._warned:
-            warn(f"calibrate: there is nothing to compare, as {why}; until then {instead}")
+            warn(f"calibrate: there is nothing to compare, as {why}; {instead}")
             self._warned = True
 
     def _bare_on(self, chips: Mapping[str, Chip]) -> Tensor:

@@ -61,11 +61,13 @@ class NoisyJudge(Judge):
             {
                 which: len(vectors(exact))
                 for which, (exact, scale) in enumerate(zip(each, self._scales, strict=False))
-                if scale is not None and exact.numel()
+                if scale is not None and exact.numel() and not hidden
             }
-            for each in self.exact
+            for each, hidden in zip(self.exact, self._hidden(), strict=True)
         ]
         """The number of vectors of each output that counts, batch by batch."""
+        if self.refusal is None and not any(self._sizes):
+            self.refusal = self.without or self.nothing_left
 
     def _refusal(self) -> str | None:
         if not self.judges:
@@ -73,12 +75,16 @@ class NoisyJudge(Judge):
         if not any(t.numel() for each in self.exact for t in each):
             return self.nothing_left
         finite = all(torch.isfinite(t).all() for each in self.exact for t in each)
-        if not finite or any(each and all(map(_hides, each)) for each in self.masks):
+        if not finite or all(self._hidden()):
             return (
-                "an output of the digital model has infinite values, or nothing but NaN or masks "
-                "in a batch; check weights and batches"
+                "the outputs of the digital model have infinite values, or nothing but NaN and "
+                "masks; check weights and batches"
             )
         return None
+
+    def _hidden(self) -> list[bool]:
+        """Return of which batches masks leave nothing."""
+        return [bool(each) and all(map(_hides, each)) for each in self.masks]
 
     def errors(
         self, alone: Collection[str] | None = None, chips: int = CHIPS, shared: bool = False

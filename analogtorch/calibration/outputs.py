@@ -157,7 +157,7 @@ def tensors(output: Any) -> Iterator[Tensor]:
                 f"the model returns a {kind} tensor, which cannot be compared; pass forward=, such "
                 "as forward=lambda model, x: model(x).to_dense()"
             )
-        if y.is_complex():
+        if y.is_complex() and y.dim():  # else a loss
             y = torch.view_as_real(y.resolve_conj())
             y = y.flatten(-2) if y.dim() > 2 else y
         if y.is_floating_point():

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_leaves
 
 from analogtorch.calibration.outputs import comparable
@@ -79,25 +78,20 @@ def padding_rule(model: nn.Module, batches: Iterable[Any]) -> str:
 
     By it, results know those of earlier versions, which counted them.
     """
-    found, batches = "", tuple(batches)
-    for batch in map(_mapping, batches):
-        if batch is None:
+    found, several = "", False
+    for given in batches:
+        several |= not isinstance(given, Tensor)
+        if (batch := _mapping(given)) is None:
             continue
         mask = _some(batch.get("attention_mask"))
         if mask is not None and _is_sound(batch, mask) and _frames(model, mask):
             return "left out, and frames of them"
         if mask is not None or any(read_positions(model, batch)):
             found = "left out"
-    if any(isinstance(module, nn.RNNBase) for module in model.modules()):
-        if found:
-            return f"{found}, of recurrent layers too"
-        if any(map(_is_packed, tree_leaves(batches, _is_packed))):
-            return "left out of packed sequences"
+    # lengths beside the inputs tell that a model may pack its sequences
+    if (found or several) and any(isinstance(module, nn.RNNBase) for module in model.modules()):
+        return f"{found or 'left out'}, of recurrent layers too"
     return found
-
-
-def _is_packed(part: Any) -> bool:
-    return isinstance(part, PackedSequence)
 
 
 def at_positions(y: Tensor, masks: tuple[Tensor, ...]) -> Tensor:

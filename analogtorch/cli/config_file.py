@@ -30,7 +30,11 @@ class ConfigFile(ActionConfigFile):
         path = Path(str(values)).expanduser()
         if path.is_file():  # the rest is refused by the class above
             try:
-                given = parse_yaml(path.read_bytes().decode())
+                text = path.read_bytes().decode()
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{path} is not in UTF-8; save it in that encoding") from error
+            try:
+                given = parse_yaml(text)
                 present = renamed(given)
                 if (path.parent / JOURNAL).is_file():
                     present = _of_run(present)
@@ -44,8 +48,6 @@ class ConfigFile(ActionConfigFile):
                 names = [action.dest for action in parser._actions]
                 _check(present, [name for name in names if name not in _NOT_IN_FILES])
                 _check_flags(present, [a.dest for a in parser._actions if a.nargs == 0])
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{path} is not in UTF-8; save it in that encoding") from error
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from error
             if present is not given:

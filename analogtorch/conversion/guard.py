@@ -222,9 +222,8 @@ def _raise_for(report: GuardReport, bypasses: dict[str, Bypass], allow_unused: b
             f"{len(bypassed)} of {total} analog layers are bypassed: "
             f"something else computes with their weights.{listed(bypasses)}\n"
             "Call the layers instead, from attributes of modules or lists and dictionaries of "
-            "them, or leave them digital with convert(..., exclude=...). If these are gradients "
-            "that forward computes, which may be digital, guard the network alone that they are "
-            "of."
+            "them, or leave them digital with convert(..., exclude=...). If forward computes "
+            "gradients, which may be digital, guard the network whose gradients they are."
         )
     if unused and not (allow_unused and not bypasses):
         parts.append(

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from analogtorch.conversion.amounts import Amounts
-from analogtorch.conversion.held import held, registered
 from analogtorch.conversion.kinds import kind_of
+from analogtorch.conversion.plain_tensors import plain_tensors, registered
 from analogtorch.conversion.weights import (
     Region,
     Storage,
@@ -105,7 +105,7 @@ def multiplied(model: nn.Module) -> Iterator[tuple[str, Tensor | None, str, int]
     known = registered(model)
     for name, module in model.named_modules():
         uses = vars(module).get(_MULTIPLIED, {})
-        of_module = held(module, known) if uses else {}
+        of_module = plain_tensors(module, known) if uses else {}
         for own, use in uses.items():
             if use.computed is not None:
                 yield f"{name}: {own}".removeprefix(": "), None, use.why, use.computed.count
@@ -121,7 +121,9 @@ def no_factors(model: nn.Module) -> set[int]:
     It only added them, or computed weights from them, which count in their place.
     """
     known = registered(model)
-    by_module = {module: (name, held(module, known)) for name, module in model.named_modules()}
+    by_module = {
+        module: (name, plain_tensors(module, known)) for name, module in model.named_modules()
+    }
     by_name = {
         f"{name}.{own}".lstrip("."): t
         for name, of_module in by_module.values()
@@ -174,7 +176,7 @@ class Stored:
         self._added, self._used = set[str](), set[str]()
         self._registered = registered(model)
         for name, module in model.named_modules():
-            for own, t in held(module, self._registered).items():
+            for own, t in plain_tensors(module, self._registered).items():
                 self._weights.add(full := f"{name}.{own}", t)
                 self._held[full] = module, own, t
 
@@ -261,8 +263,11 @@ class Stored:
 
     def _still(self, name: str) -> bool:
         module, own, t = self._held[name]
-        there = held(module, self._registered).get(own) is t
-        return there and storage(t) not in self._written
+        if "." in own:  # in a list
+            there = plain_tensors(module, self._registered).get(own)
+        else:  # at once, as a walk through all for each name would take minutes
+            there = module._parameters.get(own, module._buffers.get(own, vars(module).get(own)))
+        return there is t and storage(t) not in self._written
 
     def _derive(self, func: Any, read: list[Tensor], result: Any) -> None:
         """Remember what an operator computed from constants alone."""

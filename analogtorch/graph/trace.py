@@ -78,6 +78,7 @@ class Trace:
 
 
 _AUTOGRAD = (torch.autograd.__file__, torch.autograd.functional.__file__)
+"""Files of torch in which gradients are asked for."""
 
 
 class ValuesNeeded(ValueError):
@@ -206,7 +207,7 @@ class _Run:
         if _of_autograd(failed.error):
             remedy = (
                 "its forward computes gradients by torch.autograd, which cannot be traced; map the "
-                "network alone that they are of, such as map_to_chip(model.network, example)"
+                "network whose gradients they are, such as map_to_chip(model.network, example)"
             )
         if self.is_meta and _needs_numbers(failed.error):
             remedy = (
@@ -361,7 +362,7 @@ def _no_fused_attention() -> Iterator[None]:
 def _of_autograd(error: Exception) -> bool:
     """Return whether an error was raised where a gradient is computed."""
     frames = traceback.walk_tb(error.__traceback__)
-    return any(frame.f_code.co_filename.startswith(_AUTOGRAD) for frame, _ in frames)
+    return any(frame.f_code.co_filename in _AUTOGRAD for frame, _ in frames)
 
 
 def _needs_numbers(error: Exception) -> bool:

@@ -125,8 +125,8 @@ class Training:
             except RuntimeError as error:
                 error.add_note(
                     "adapt: if the model computes gradients in its forward, as score and energy "
-                    "nets do, nothing learns through these: adapt the network alone that they are "
-                    "of, and put it back"
+                    "nets do, nothing learns through these: adapt the network whose gradients "
+                    "they are, and put it back"
                 )
                 raise
         return losses

@@ -36,8 +36,8 @@ class AnalogLayer(SamplesFirst, PlacedMixin, ProgrammedMixin):
     taps: tuple[Tap, ...] = ()
     """Taps that observe or change the layer's computation: see ``analogtorch.nn.tapped``."""
     steps_first: bool = False
-    """Whether what it multiplies is (steps, samples, inputs) where that has three dimensions; else
-    samples come first."""
+    """Whether what it multiplies is (steps, samples, inputs) where that has three dimensions, by
+    which taps match masks to it; else samples come first."""
     weight: Any
     bias: Any
     channel_dim: ClassVar[int]

@@ -23,4 +23,4 @@ def negatives(weight: Tensor, scale: Tensor, bounds: Sequence[int], cell: Cell) 
         cell: the unit cell.
     """
     full = over_rows(scale, bounds).view(weight.shape)
-    return full * cells.negatives(cell, relative(weight, full))
+    return (full * cells.negatives(cell, relative(weight, full))).to(weight.dtype)

@@ -60,8 +60,8 @@ def wired(
     if scale is None and not in_kernel:
         scale = block_scales(weight, section.bounds, section.columns)
     blocks, load, drop = _blocks(section), unit_load(wires, chip.cell), None
-    held: Tensor | None = None  # by the negative polarity, before the wires
-    lost: Tensor | None = None  # of that
+    minus_before: Tensor | None = None  # by the negative polarity, before the wires
+    minus_lost: Tensor | None = None  # of that
     if in_kernel:
         scale = None if scale is None else scale.expand(-1, len(flat))
         bounds, shared = section.bounds, section.columns
@@ -71,33 +71,33 @@ def wired(
         full = over_rows(scale, section.bounds)
         r = relative(flat, full)
         plus, minus = _polarities(r, chip)
-        held = full * minus if apart else None
+        minus_before = full * minus if apart else None
         if wires.model == "standard":
             left = full * full_inputs(r, blocks, load)
-            lost = None if held is None else parabola(held, blocks)
-            drop = InputDrop("standard", parabola(flat, blocks), lost, load)
+            minus_lost = None if minus_before is None else parabola(minus_before, blocks)
+            drop = InputDrop("standard", parabola(flat, blocks), minus_lost, load)
         else:
             physics = wires, chip.cell, chip.array
             plus, minus = behind_wires(plus, minus, blocks, *physics, TRAINING_TERMS)
             left = full * (plus - minus)
-            lost = None if held is None else held - full * minus
+            minus_lost = None if minus_before is None else minus_before - full * minus
     known = {**known, "scale": scale}
     if chip.periphery.column_calibration:
         sums = _magnitudes(flat.detach(), left.detach(), section) if sums is None else sums
         column = ratio(*sums)
         known["gain"] = column * known["gain"] if "gain" in known else column
     if wires.model == "pulses":
-        drop = InputDrop("pulses", flat - left, lost)
-    if drop is None and held is not None and lost is not None:
-        held = held - lost
+        drop = InputDrop("pulses", flat - left, minus_lost)
+    if drop is None and minus_before is not None and minus_lost is not None:
+        minus_before = minus_before - minus_lost
 
     def shaped(t: Tensor | None) -> Any:
         return None if t is None else t.view(section.shape).to(weight.dtype)
 
     if drop is None:
-        return Wired(shaped(left), known, shaped(held), None)
+        return Wired(shaped(left), known, shaped(minus_before), None)
     drop = drop._replace(lost=shaped(drop.lost), negatives=shaped(drop.negatives))
-    return Wired(weight, known, shaped(held), drop)
+    return Wired(weight, known, shaped(minus_before), drop)
 
 
 def _polarities(r: Tensor, chip: Chip) -> tuple[Tensor, Tensor]:

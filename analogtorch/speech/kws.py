@@ -133,7 +133,7 @@ def run(
             )
             digital = train_digital(config, task, folder, progress=progress)
             on_chip = converted(config, deep_copy(digital))
-            folder.once("direct", on_chip, functools.partial(_calibrate, config, task))
+            folder.keep_state("direct", on_chip, functools.partial(_calibrate, config, task))
             at_chips = folder.files(DIRECT, measured)
             direct = measure(config, task, on_chip, at_chips, progress=progress)
 
@@ -141,7 +141,9 @@ def run(
 
             def to_level(own: KWSConfig, name: str) -> nn.Module:
                 start = deep_copy(on_chip) if own.chip == config.chip else None
-                return train_hwa(own, task, folder, digital, name, choices, start, progress)
+                return train_hwa(
+                    own, task, folder, digital, name, choices, start, progress=progress
+                )
 
             settled, trained, validation = levels.trained(config, task, folder, to_level)
             hwa = measure(config, task, trained, folder.files(HWA, measured), progress=progress)
@@ -248,6 +250,7 @@ def train_hwa(
     name: str = "hwa",
     choices: dict[str, RangeChoice] | None = None,
     start: nn.Module | None = None,
+    *,
     progress: bool = False,
 ) -> nn.Module:
     """Return the network after HWA training from the digital net.
@@ -259,7 +262,7 @@ def train_hwa(
     network = to_chip(config, task, digital) if start is None else start
     logger.info("hardware-aware training, %d epochs", config.hwa.epochs)
     train_phase(config, task, folder, network, config.hwa, name, teacher=digital, progress=progress)
-    network = recalibrated(config, task, network, name, folder.files, choices, folder.once)
+    network = recalibrated(config, task, network, name, folder.files, choices, folder.keep_state)
     folder.save(name, network)
     return network
 

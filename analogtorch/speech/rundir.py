@@ -22,9 +22,9 @@ from analogtorch.files import (
     packed,
     remove_parts,
     signed,
-    unpacked,
     write_atomically,
 )
+from analogtorch.speech.restored import restore
 from analogtorch.speech.run_journal import FORMAT, JOURNAL, check_given, read
 from analogtorch.speech.run_settings import changed
 
@@ -34,6 +34,10 @@ CONFIG = "config.json"
 """The configuration of the run, usable as ``--config``."""
 _HEADS = (HEAD, *files(0, "sensitivity"), *files(0, "budget"))
 """The files that mark a folder of measurements."""
+
+
+Calibrate = Callable[[nn.Module], Any]
+"""A function that calibrates a network in place."""
 
 
 class Config(Protocol):
@@ -184,7 +188,7 @@ class RunFolder:
         """Return the path of a file that the run is about to write, and add it to the journal.
 
         Raises:
-            ValueError: a file of that name exists, and the run did not write it.
+            ValueError: as ``files``.
         """
         return self.files(".", [name]) / name
 
@@ -210,29 +214,24 @@ class RunFolder:
         """Return the file that keeps the state of the phase ``name``."""
         return self.file(f"checkpoints/{name}.ckpt")
 
-    def once(self, name: str, network: nn.Module, calibrate: Callable[[nn.Module], Any]) -> None:
+    def keep_state(self, name: str, network: nn.Module, calibrate: Calibrate) -> None:
         """Calibrate a network in place, or give it the state that this calibration had at first.
 
         It is kept as checkpoints/``name``.pt. On another machine, or by another version of the
         package, the last digits of ranges would be others, and with them all measurements.
 
         Raises:
-            ValueError: the file is damaged, or of another network.
+            ValueError: the file is damaged, or of other weights.
         """
         found = self.path / f"checkpoints/{name}.pt"
         known = self.resume and found.is_file()
-        path = self.file(f"checkpoints/{name}.pt")  # or of others
+        path = self.file(f"checkpoints/{name}.pt")  # refuses one that no run wrote
         if not known:
             calibrate(network)
             write_atomically(path, packed(network.state_dict()))
             return
-        try:
-            network.load_state_dict(unpacked(path))
-        except (RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{path} is damaged, or of another network; copy that of the run back, or remove "
-                "it to calibrate again"
-            ) from error
+        digests = {} if self._found is None else self._found["digests"]
+        restore(network, path, digests.get(f"checkpoints/{name}.pt"))
 
     def save(self, name: str, network: nn.Module) -> None:
         """Write the network's state_dict as ``name``.pt, for ``torch.load(weights_only=True)``."""
@@ -342,14 +341,10 @@ def continued(run: Path, code: dict[str, str]) -> str:
 
 def started(command: str, run: Path, out: Path, *, allow_code: bool) -> str:
     """Return the command that starts a run in ``out`` with the configuration of ``run``."""
-    options = ["--config", _no_option(run / CONFIG), *["--allow-code"] * allow_code]
-    options += ["--out", _no_option(out)]
+    # a path that begins with a hyphen would be an option
+    config, into = (f"./{p}" if str(p).startswith("-") else str(p) for p in (run / CONFIG, out))
+    options = ["--config", config, *["--allow-code"] * allow_code, "--out", into]
     return shlex.join(["analogtorch", command, *options])
-
-
-def _no_option(path: Path) -> str:
-    """Return a path as an argument, which an option would begin with a hyphen."""
-    return f"./{path}" if str(path).startswith("-") else str(path)
 
 
 def _in_the_way(path: Path) -> ValueError:
@@ -359,7 +354,7 @@ def _in_the_way(path: Path) -> ValueError:
 def _check_alone() -> None:
     """Raise ValueError in each of several processes of torchrun, which would all be the run."""
     count = os.environ.get("WORLD_SIZE", "1")
-    if "TORCHELASTIC_RUN_ID" in os.environ and count != "1":
+    if "TORCHELASTIC_RUN_ID" in os.environ and count not in ("", "1"):
         raise ValueError(
             f"torchrun has started {count} processes, and a run is one: start it without torchrun. "
             "kws trains with --devices and measures with --sweep.processes; what a finished run "

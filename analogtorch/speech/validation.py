@@ -5,7 +5,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 
@@ -18,6 +18,7 @@ from analogtorch.report import RangeChoice
 from analogtorch.simulate.chip import beyond_data
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.on_chips import swept
+from analogtorch.speech.rundir import Calibrate
 from analogtorch.speech.task import Task
 
 logger = logging.getLogger("analogtorch")
@@ -43,11 +44,6 @@ def margin(clips: int) -> float:
     return _MARGIN * math.sqrt(max(1.0, _CLIPS / clips))
 
 
-def at_once(name: str, network: nn.Module, calibrate: Callable[[nn.Module], Any]) -> None:
-    """Calibrate a network in place, without keeping what came of it."""
-    calibrate(network)
-
-
 def ranges(name: str) -> tuple[str, str]:
     """Return the folders of what ``recalibrated`` measures of a trained net of a run.
 
@@ -63,7 +59,7 @@ def recalibrated(
     name: str,
     keep: Callable[[str, Iterable[str]], Path | None],
     choices: dict[str, RangeChoice] | None = None,
-    once: Callable[[str, nn.Module, Callable[[nn.Module], Any]], None] = at_once,
+    keep_state: Callable[[str, nn.Module, Calibrate], None] | None = None,
 ) -> nn.Module:
     """Return a trained network with the ranges of its new weights.
 
@@ -80,7 +76,8 @@ def recalibrated(
         keep: returns the path of a folder, by its name and those of its files, as
             ``RunFolder.files`` does; None: measurements are not kept.
         choices: gets what was chosen, under ``name``, if there was a choice.
-        once: calibrates the network, by a name, as ``RunFolder.once`` does.
+        keep_state: calibrates the network and keeps its state, as ``RunFolder.keep_state`` does;
+            None: it is not kept.
     """
     layers = [layer for _, layer in at.analog_layers(network)]
     fixed = any(layer.calibrated for layer in layers)
@@ -89,7 +86,10 @@ def recalibrated(
     learnt = deep_copy(network)
     method: Literal["mse"] | None = "mse" if fixed else None
     find = functools.partial(at.calibrate, batches=task.calibration, effort="ranges", method=method)
-    once(f"{name}-new-ranges", network, find)
+    if keep_state is None:
+        find(network)
+    else:
+        keep_state(f"{name}-new-ranges", network, find)
     before, after = (
         validated(config, task, each, keep(folder, FILES))
         for folder, each in zip(ranges(name), (learnt, network), strict=True)

@@ -162,6 +162,9 @@ def test_a_chip_that_reads_a_reference_apart_gets_ranges_that_suit_its_sums(
         physical = at.program(model.eval(), seed=0).at("0 s", compensation="none")
         for each in (model, physical):
             assert (each(x) - exact).norm() < error * exact.norm()
+    half = at.calibrate(at.convert(digital.to(torch.bfloat16), chip), [x.bfloat16()])
+    assert (half(x.bfloat16()).float() - exact).norm() < 1.5 * error * exact.norm()
+    digital.float()
     if isinstance(cell, OffsetCell):  # as the reference alone exceeds the ADC's range
         with pytest.warns(UserWarning, match=r"whose partial sums exceed it: .* '0' \(100 %\)"):
             at.calibrate(at.convert(digital, chip), [x], method="absmax")

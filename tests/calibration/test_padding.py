@@ -133,7 +133,9 @@ def test_runs_of_before_with_padding_are_of_another_rule() -> None:
     assert padding_rule(nn.Linear(2, 2), [sound]) == "left out"
     recurrent, packed = nn.GRU(2, 2), pack_sequence([torch.ones(3, 2), torch.ones(1, 2)])
     assert padding_rule(recurrent, [sound]) == "left out, of recurrent layers too"
-    assert padding_rule(recurrent, [(packed, None)]) == "left out of packed sequences"
+    assert padding_rule(recurrent, [packed]) == "left out, of recurrent layers too"
+    lengths = torch.tensor([3, 1])  # by which its forward may pack
+    assert padding_rule(recurrent, [(torch.ones(3, 2, 2), lengths)]).endswith("layers too")
     assert not padding_rule(recurrent, [torch.ones(3, 1, 2)])
     assert not padding_rule(nn.Linear(2, 2), [packed])
 

@@ -346,6 +346,6 @@ class Score(nn.Module):
 def test_a_gradient_is_named_by_the_line_of_the_model() -> None:
     lines = Path(__file__).read_text(encoding="utf-8").splitlines()
     line = next(i for i, text in enumerate(lines, 1) if text.endswith("# the gradient"))
-    with pytest.raises(ValueError, match="gradients that forward computes") as error:
+    with pytest.raises(ValueError, match="If forward computes gradients") as error:
         guard(at.convert(Score(), CHIP), X)
     assert f" in (root) (Score), {__file__}:{line}" in str(error.value)

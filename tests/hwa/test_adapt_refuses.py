@@ -212,4 +212,4 @@ class _Score(nn.Module):
 def test_a_model_whose_forward_computes_gradients_is_named() -> None:
     with pytest.raises(RuntimeError) as error:
         _adapt(_Score().eval())
-    assert any("adapt the network alone" in note for note in error.value.__notes__)
+    assert any("network whose gradients they are" in note for note in error.value.__notes__)

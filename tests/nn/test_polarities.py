@@ -144,7 +144,7 @@ def test_a_pair_that_conducts_in_one_polarity_reads_as_before() -> None:
     assert not any(execution.negatives for execution in model.executions)
 
 
-def test_compiled_and_exported_layers_read_both_polarities() -> None:
+def test_exported_layers_read_both_polarities() -> None:
     torch.manual_seed(0)
     x = torch.randn(20, 30)
     for cell in CELLS.values():

@@ -47,10 +47,11 @@ class ConvNet(nn.Module):
         self.blocks = nn.Sequential(*(_Block(i, o) for i, o in pairwise(widths)))
         self.dropout = nn.Dropout(rate(dropout))
         self.head = nn.Linear(widths[-1], outputs(classes))
-        self.to(memory_format=torch.channels_last)  # a quarter less time of training on a CPU
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (B, classes) of features (B, 1, frames, filters)."""
+        if self.training:  # on a CPU, steps take a quarter less time
+            x = x.to(memory_format=torch.channels_last)
         return self.head(self.dropout(self.blocks(self.stem(x).relu()).mean((2, 3))))
 
 

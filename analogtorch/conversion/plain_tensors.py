@@ -1,6 +1,7 @@
 """The tensors that a module holds: registered, as attributes, or in lists and dictionaries."""
 
-from collections.abc import Iterator, Set
+from collections import deque
+from collections.abc import Iterable, Iterator, Set
 from itertools import chain
 from typing import Any
 
@@ -9,10 +10,8 @@ from torch import Tensor, nn
 
 _OF_TORCH = frozenset(vars(nn.Module()))
 """Attributes that every module has, such as hooks."""
-_DEPTH = 4
-"""Depth to which lists, tuples and dictionaries are looked through, as they may hold themselves."""
-_LONGEST = 10_000
-"""Length from which on they hold other things, such as the words of a vocabulary."""
+_MOST = 10_000
+"""Parts of an attribute that are looked at: larger ones are tables, such as a vocabulary."""
 
 
 def registered(model: nn.Module) -> frozenset[int]:
@@ -20,7 +19,7 @@ def registered(model: nn.Module) -> frozenset[int]:
     return frozenset(map(id, chain(model.modules(), model.parameters(), model.buffers())))
 
 
-def held(module: nn.Module, registered: Set[int]) -> dict[str, Tensor]:
+def plain_tensors(module: nn.Module, registered: Set[int]) -> dict[str, Tensor]:
     """Return the plain tensors that a module holds, by name.
 
     Those in a list are called by its name and their index, such as ``filters.0``, and those of a
@@ -42,19 +41,24 @@ def held(module: nn.Module, registered: Set[int]) -> dict[str, Tensor]:
     }
 
 
-def _inside(
-    name: str, value: Any, registered: Set[int], depth: int = 0
-) -> Iterator[tuple[str, Any]]:
+def _inside(name: str, value: Any, registered: Set[int]) -> Iterator[tuple[str, Any]]:
     """Yield what is in an attribute, by name."""
-    if id(value) in registered or isinstance(value, torch.jit.ScriptModule):
-        return
-    if isinstance(value, nn.Module):
-        for own, t in chain(value.named_parameters(), value.named_buffers()):
-            yield from _inside(f"{name}.{own}", t, registered)
-    elif isinstance(value, list | tuple | dict):
-        if depth < _DEPTH and len(value) < _LONGEST:
-            parts = value.items() if isinstance(value, dict) else enumerate(value)
-            for key, part in parts:
-                yield from _inside(f"{name}.{key}", part, registered, depth + 1)
-    else:
-        yield name, value
+    seen, left, waiting = set[int](), _MOST, deque([(name, value)])
+    while waiting:
+        name, value = waiting.popleft()
+        if id(value) in registered or isinstance(value, torch.jit.ScriptModule):
+            continue
+        if isinstance(value, nn.Module):
+            parts = chain(value.named_parameters(), value.named_buffers())
+            yield from ((f"{name}.{own}", t) for own, t in parts if id(t) not in registered)
+        elif not isinstance(value, list | tuple | dict):
+            yield name, value
+        elif id(value) not in seen and len(value) <= left:
+            seen.add(id(value))
+            left -= len(value)
+            within: Iterable[tuple[Any, Any]] = enumerate(value)
+            if isinstance(value, dict) and all(isinstance(key, str | int) for key in value):
+                within = value.items()
+            elif isinstance(value, dict):  # a tensor as a key is no name
+                within = enumerate(value.values())
+            waiting.extend((f"{name}.{key}", part) for key, part in within)
