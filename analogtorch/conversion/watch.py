@@ -49,7 +49,6 @@ _FUSED = frozenset({
     "_cudnn_rnn", "miopen_rnn", "mkldnn_rnn_layer", "_trilinear", "convolution_backward",
 })  # fmt: skip
 """Operators that multiply by all weights that they take, besides those of ``operands``."""
-_COMPUTED = "it is computed in each run"
 _CAN_BE_ANALOG = "a layer with this weight can be analog"
 _UNREGISTERED = (
     "it is unregistered, so that torch and convert do not see it: keep it in nn.ModuleList, "
@@ -170,8 +169,10 @@ class Watch(Observer):
         found = {}
         for factor, bypass in self.products.items():
             if (where := self.stored.place(factor)) is not None:
-                can = _CAN_BE_ANALOG if self.stored.is_registered(factor) else _UNREGISTERED
-                can = _COMPUTED if factor.computed else can
+                if factor.computed:
+                    can = "it is computed in each run"
+                else:
+                    can = _CAN_BE_ANALOG if self.stored.is_registered(factor) else _UNREGISTERED
                 why = f"the model multiplies by it in {bypass}; {can}"
                 found[where] = Use(why, self.stored.count(factor))
         return found

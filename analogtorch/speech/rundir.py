@@ -223,10 +223,8 @@ class RunFolder:
         Raises:
             ValueError: the file is damaged, or of other weights.
         """
-        found = self.path / f"checkpoints/{name}.pt"
-        known = self.resume and found.is_file()
         path = self.file(f"checkpoints/{name}.pt")  # refuses one that no run wrote
-        if not known:
+        if not (self.resume and path.is_file()):
             calibrate(network)
             write_atomically(path, packed(network.state_dict()))
             return

@@ -177,6 +177,22 @@ def test_without_outputs_to_compare_the_chips_stay_and_the_reason_is_named(
         _calibrated(forward=forward, effort="ranges")  # which compares nothing on noisy chips
 
 
+def test_a_batch_of_nothing_but_nan_counts_not_and_others_do() -> None:
+    batches = _batches(8)
+    unknown = torch.full_like(batches[0], torch.nan)
+    plain, found = _calibrated(batches=batches)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model, other = _calibrated(batches=[*batches[:-1], unknown], forward=_known)
+    assert _scales(model) == _scales(plain) == {"column"}
+    assert other.gain > 0.5 * found.gain > 0
+
+
+def _known(model: nn.Module, x: Tensor) -> Tensor:
+    """Return outputs without a value where the inputs have none."""
+    return torch.where(x.isnan().any(-1, keepdim=True), torch.nan, model(x.nan_to_num()))
+
+
 def test_spectra_are_compared_by_their_parts() -> None:
     _, real = _calibrated()
     _, found = _calibrated(forward=lambda m, x: torch.view_as_complex(m(x).view(-1, 5, 2)).conj())

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import analogtorch as at
 from analogtorch import guard
+from tests import score
 
 CHIP = at.chips.hermes64()
 X = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
@@ -330,22 +331,9 @@ def test_weights_of_two_layers_that_are_added_in_place_are_both_named() -> None:
         guard(at.convert(Merged(), CHIP), X)
 
 
-class Score(nn.Module):
-    """The gradient of an energy."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.energy = nn.Linear(8, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            return torch.autograd.grad(self.energy(x).sum(), x)[0]  # the gradient
-
-
 def test_a_gradient_is_named_by_the_line_of_the_model() -> None:
-    lines = Path(__file__).read_text(encoding="utf-8").splitlines()
+    lines = Path(score.__file__).read_text(encoding="utf-8").splitlines()
     line = next(i for i, text in enumerate(lines, 1) if text.endswith("# the gradient"))
     with pytest.raises(ValueError, match="If forward computes gradients") as error:
-        guard(at.convert(Score(), CHIP), X)
-    assert f" in (root) (Score), {__file__}:{line}" in str(error.value)
+        guard(at.convert(score.Score(nn.Linear(8, 1)), CHIP), X)
+    assert f" in (root) (Score), {score.__file__}:{line}" in str(error.value)

@@ -11,6 +11,7 @@ import analogtorch as at
 from analogtorch.graph.trace import Trace, trace
 from analogtorch.graph.types import Operation
 from tests.mapping.nets import Residual
+from tests.score import Score
 
 
 def _mvms(traced: Trace) -> dict[str, Operation]:
@@ -429,22 +430,9 @@ def test_a_model_may_take_integers() -> None:
     assert _mvms(trace(model, (2, 3)))["layer"].vectors == 6
 
 
-class _Score(nn.Module):
-    """The gradient of an energy."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.energy = nn.Linear(8, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            return torch.autograd.grad(self.energy(x).sum(), x)[0]
-
-
 def test_a_forward_that_computes_gradients_is_no_fault_of_the_example() -> None:
     with pytest.raises(
         ValueError, match="computes gradients by torch.autograd.* whose gradients they are"
     ) as error:
-        trace(_Score(), torch.randn(2, 8))
+        trace(Score(nn.Linear(8, 1)), torch.randn(2, 8))
     assert "give an example" not in str(error.value)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import analogtorch as at
 from tests.crossbar import crossbar
+from tests.score import Score
 
 BATCHES = list(torch.randn(4, 8, 6, generator=torch.Generator().manual_seed(0)).unbind())
 
@@ -195,21 +196,9 @@ def test_a_metric_that_gives_no_number_is_refused_before_the_training() -> None:
     assert not steps
 
 
-class _Score(nn.Module):
-    """The gradient of an energy."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.energy = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            return torch.autograd.grad(self.energy(x).sum(), x)[0]
-
-
 @pytest.mark.filterwarnings("ignore:calibrate. . analog layers are bypassed in part")
 def test_a_model_whose_forward_computes_gradients_is_named() -> None:
+    energy = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1))
     with pytest.raises(RuntimeError) as error:
-        _adapt(_Score().eval())
+        _adapt(Score(energy).eval())
     assert any("network whose gradients they are" in note for note in error.value.__notes__)

@@ -805,8 +805,10 @@ def test_processes_of_torchrun_are_no_run(clips: Path, tmp_path, capsys, monkeyp
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert run(clips, tmp_path / "out") == 2
     assert "stop here" in capsys.readouterr().err
-    monkeypatch.delenv("TORCHELASTIC_RUN_ID")
     monkeypatch.setenv("WORLD_SIZE", "")  # of another program
+    assert run(clips, tmp_path / "out", "--resume") == 2
+    assert "stop here" in capsys.readouterr().err
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID")
     assert run(clips, tmp_path / "out", "--resume") == 2
     assert "stop here" in capsys.readouterr().err
 
@@ -840,6 +842,10 @@ def test_a_run_goes_on_with_the_ranges_that_it_has_found(
     capsys.readouterr()
     kept.write_bytes(kept.read_bytes()[:-9])
     assert run(clips, tmp_path, "--resume") == 2
+    assert f"{kept} is damaged, or of another network" in capsys.readouterr().err
+    other = torch.load(tmp_path / "checkpoints/hwa-new-ranges.pt", weights_only=True)
+    kept.write_bytes(packed(other))
+    assert run(clips, tmp_path, "--resume") == 2  # of the same shapes and other weights
     assert f"{kept} is damaged, or of another network" in capsys.readouterr().err
     kept.unlink()  # as earlier versions left it out
     before = {name: data for name, data in listing(tmp_path).items() if name.startswith("chips/")}
