@@ -219,9 +219,10 @@ def _passed_how(model: nn.Module, batch: Any) -> str:
     if not isinstance(batch, tuple | list) or is_one_input(model, batch):
         return ""
     more, given = ("all of it", "batch") if takes_one(model) else ("more", "*batch")
+    as_one = "" if given == "batch" else f", or model(batch) for the {kind} as one argument"
     return (
         f"of a {kind}, the model gets the first element alone; for {more}, pass forward=, such as "
-        f"forward=lambda model, batch: model({given})"
+        f"forward=lambda model, batch: model({given}){as_one}"
     )
 
 

@@ -25,7 +25,7 @@ from analogtorch.conversion.watch import same_random
 from analogtorch.cost_model.cost import CostReport, cost
 from analogtorch.files import importable, is_code, load_code, write_atomically
 from analogtorch.files.description import SUFFIXES
-from analogtorch.graph.trace import ValuesNeeded
+from analogtorch.graph.trace import ACCEPTED, ValuesNeeded
 from analogtorch.mapping.map import map_to_chip
 from analogtorch.mapping.mapping import ChipMapping
 
@@ -33,6 +33,9 @@ T = TypeVar("T")
 
 _VISION = "torchvision.models."
 _DEFAULT_INPUT = "1,3,224,224"
+_SHAPES = (
+    "give the shape of each input that the model takes, such as --input 1,3,224,224, once per input"
+)
 _WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".onnx")
 """Ends of files that hold weights or graphs, and no code."""
 
@@ -257,6 +260,7 @@ def _with_options(message: str) -> str:
     """Return a message of ``map_to_chip`` with options in place of the arguments that it names."""
     message = message.replace("num_chips=None", "--chips auto").replace("num_chips=", "--chips ")
     message = message.replace("copies in duplicate", "copies in --duplicate")
+    message = message.replace(ACCEPTED, _SHAPES)
     return re.sub(r"exclude=\[('.*?')\]", _excluded, message)
 
 

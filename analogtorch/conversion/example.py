@@ -19,8 +19,9 @@ def is_one_input(model: nn.Module, given: Any) -> bool:
     """Return whether ``given`` is a tensor, or what the model takes as one argument.
 
     That is a ``PackedSequence``; a named tuple of the type with which the first argument of
-    ``forward`` is annotated; a list of tensors, where that is annotated as one, as of detectors; or
-    a mapping, where ``forward`` has one argument and the mapping nothing of its name.
+    ``forward`` is annotated; a list of tensors, where that is annotated as one, or of pictures
+    (C, H, W), where it is called ``images``, as of detectors; or a mapping, where ``forward`` has
+    one argument and the mapping nothing of its name.
     """
     if isinstance(given, Tensor | PackedSequence):
         return True
@@ -29,8 +30,9 @@ def is_one_input(model: nn.Module, given: Any) -> bool:
     first = next(iter(parameters(model)), None)
     if first is None:
         return False
-    if isinstance(given, list):
-        return _takes_tensors(first.annotation) and _are_alike(given)
+    if isinstance(given, list) and given:
+        pictures = first.name == "images" and isinstance(given[0], Tensor) and given[0].dim() == 3
+        return _are_alike(given) and (pictures or _takes_tensors(first.annotation))
     if not (isinstance(given, tuple) and hasattr(given, "_fields")):
         return False
     return first.annotation in (type(given), type(given).__name__)
@@ -109,6 +111,8 @@ def runner(caller: str, example: Any, remedy: str = "") -> Callable[[nn.Module],
     """
     if isinstance(example, Tensor | tuple | Mapping):
         return lambda model: call(model, fresh(example))
+    if isinstance(example, list):
+        remedy = "; a list that is one argument, as of a detector, is written (images,)"
     raise TypeError(
         f"{caller}: example must be the model's input: a tensor, a tuple of arguments or a "
         f"dictionary of keyword arguments, got {type(example).__name__}{remedy}"

@@ -1,8 +1,9 @@
 """One model on several chips: its metric over time, energy, latency and area side by side."""
 
+import contextlib
 import glob
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -221,6 +222,15 @@ def _warn_of_several(model: nn.Module) -> None:
         )
 
 
+@contextlib.contextmanager
+def _put_on(name: str) -> Iterator[None]:
+    """Say in a ValueError in the context which chip the model cannot be put on."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"compare: the model cannot be put on {name!r}: {error}") from error
+
+
 class _Bench:
     """Puts the digital model on chips."""
 
@@ -246,8 +256,8 @@ class _Bench:
 
         With ``routes``, calls of layers by their weights are analog, as they are charged.
         """
-        try:
-            with torch.random.fork_rng(devices=self.model.devices):
+        with torch.random.fork_rng(devices=self.model.devices):
+            with _put_on(name):
                 larger = {
                     glob.escape(layer): {"cell": chip.cell.enlarged(n)}
                     for layer, n in self.cells.items()
@@ -256,12 +266,15 @@ class _Bench:
                 model = convert(model, chip, per_layer=larger or None, **self.arguments)
                 if routes:
                     route_calls("compare", model, example)  # map_to_chip warns of what is left
-                if prepare is not None:
+            if prepare is not None:
+                try:
                     prepare(model)
+                except Exception as error:
+                    error.add_note(f"compare: prepare failed on the model for {name!r}")
+                    raise
+        with _put_on(name):
             mapping = map_to_chip(model, example, chip=chip, num_chips=None)
             return model.eval(), mapping, None if chip.cost is None else cost(mapping, **charged)
-        except ValueError as error:
-            raise ValueError(f"compare: the model cannot be put on {name!r}: {error}") from error
 
     def metric(self, metric: Metric) -> float:
         """Return the metric of the digital model."""

@@ -47,6 +47,9 @@ from analogtorch.graph.unreached import unreached
 from analogtorch.nn import AnalogEmbedding
 from analogtorch.values import checks
 
+ACCEPTED = "give an example that the model accepts: model(*example) must run"
+"""What to do where a model refuses its example."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
@@ -203,7 +206,7 @@ class _Run:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         what = lines[0] if lines else type(failed.error).__name__
         remedy = of_shape(self.example)
-        remedy = remedy or "give an example that the model accepts: model(*example) must run"
+        remedy = remedy or ACCEPTED
         if _of_autograd(failed.error):
             remedy = (
                 "its forward computes gradients by torch.autograd, which cannot be traced; map the "

@@ -220,6 +220,16 @@ def test_an_example_that_the_model_refuses_is_named_with_the_remedy(example: Any
         at.compare(ByWeight(), ["hermes64"], square, **HOW | {"example": example})
 
 
+def test_an_error_of_prepare_is_not_laid_on_the_chip() -> None:
+    def wrong(model: nn.Module) -> None:
+        at.calibrate(model, [X[:, :3]])
+
+    with pytest.raises(ValueError, match=r"^layer .0. takes") as caught:
+        at.compare(Net(), ["hermes64"], square, **HOW | {"prepare": wrong})
+    assert "the model failed on batch 0" in caught.value.__notes__[0]
+    assert caught.value.__notes__[-1] == "compare: prepare failed on the model for 'hermes64'"
+
+
 def test_a_net_trained_for_its_chip_has_the_one_that_it_began_as_for_its_reference() -> None:
     trained = at.convert(Net(), at.chips.hermes64())
     with torch.no_grad():

@@ -144,9 +144,17 @@ class _Detects(nn.Module):
         return torch.stack([self.conv(x).amax((1, 2)) for x in images])
 
 
-def test_a_list_of_images_that_the_model_is_annotated_to_take_is_one_input() -> None:
+class _DetectsImages(_Detects):
+    def forward(self, images, targets=None):  # type: ignore[no-untyped-def]
+        return super().forward(images)
+
+
+@pytest.mark.parametrize("net", [_Detects, _DetectsImages])
+def test_a_list_of_images_that_the_model_takes_is_one_input(net: type[nn.Module]) -> None:
     batches = [[torch.randn(3, 8 + i, 8) for i in range(3)] for _ in range(4)]
-    model = at.calibrate(at.convert(_Detects(), HERMES, example=(batches[0],)), batches)
+    model = at.calibrate(at.convert(net(), HERMES, example=(batches[0],)), batches)
+    with pytest.raises(TypeError, match=r"got list; a list that is one argument.*\(images,\)"):
+        at.map_to_chip(model, batches[0])  # type: ignore[arg-type]
     view = at.Recovery(batches=batches).correct(at.program(model, seed=1).at("1 day"))
     assert view(batches[0]).shape == (3, 4)
     assert at.hwa.adapt(model, batches, steps=1, num_chips=1).compared == "divergence"
@@ -223,6 +231,7 @@ def test_how_a_batch_was_passed_is_said_where_the_model_fails() -> None:
             call(model, pairs)
         assert "of a tuple, the model gets the first element alone" in caught.value.__notes__[-1]
         assert "forward=lambda model, batch: model(*batch)" in caught.value.__notes__[-1]
+        assert "or model(batch) for the tuple as one argument" in caught.value.__notes__[-1]
         with pytest.raises(TypeError, match="'y'") as caught:
             call(model, [{"x": x, "y": y} for x, y in pairs])
         assert "the model gets x, y as keyword arguments" in caught.value.__notes__[-1]
