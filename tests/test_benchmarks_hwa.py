@@ -51,8 +51,11 @@ def bench(*more: str, main: Callable[[list[str]], None] = hwa.main) -> None:
 
 @pytest.mark.parametrize(
     ("main", "more"),
-    [(hwa.main, []), (hwa.main, ["--table=noise"]), (ir_drop.main, [])],
-    ids=["recipes", "noise", "ir_drop"],
+    [
+        pytest.param(hwa.main, [], id="recipes"),
+        pytest.param(hwa.main, ["--table=noise"], id="noise", marks=pytest.mark.slow),
+        pytest.param(ir_drop.main, [], id="ir_drop", marks=pytest.mark.slow),
+    ],
 )
 def test_finished_seeds_are_not_those_of_other_recordings_or_code(
     main: Callable[[list[str]], None], more: list[str], data: Path, monkeypatch
@@ -92,6 +95,7 @@ def test_a_network_with_auxiliary_outputs_is_refused_before_it_is_trained(data: 
         bench()
 
 
+@pytest.mark.slow
 def test_recipes_that_train_nothing_else_measure_the_one_net(data: Path, monkeypatch) -> None:
     decided = []
 
@@ -154,6 +158,7 @@ def test_tiles_are_counted_as_the_report_of_a_run_counts_them(
     assert "takes 2 tiles at most, one for each of its blocks, and has no floorplan" in printed
 
 
+@pytest.mark.slow
 def test_times_are_chosen_of_what_is_kept_and_what_lacks_is_measured(
     data: Path, monkeypatch
 ) -> None:

@@ -115,7 +115,7 @@ def _ranges(model: nn.Module) -> list[tuple[float, ...] | None]:
 
 
 @pytest.mark.filterwarnings("ignore:this state_dict carries no DAC ranges")
-@pytest.mark.parametrize("restore", [False, True])
+@pytest.mark.parametrize("restore", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_run_that_keeps_its_ranges_is_resumed_bit_for_bit(restore: bool, tmp_path: Path) -> None:
     whole, resumed, tiled = _convert(_bert()), _convert(_bert()), _convert(_bert())
     _trained(whole, tmp_path / "whole", callbacks=[KeepRanges()])

@@ -89,6 +89,7 @@ def test_a_bootstrap_whose_ends_few_resamples_exceed_is_students() -> None:
     assert found.high - found.mean > 1.1 * (found.mean - found.low)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("confidence", [0.99, 0.999])
 @pytest.mark.parametrize("number", [8, 25])
 def test_a_bootstrap_covers_the_mean_at_a_high_confidence_too(

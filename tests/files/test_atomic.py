@@ -1,8 +1,8 @@
 """Files that appear whole or not at all."""
 
+import multiprocessing
 import os
 import stat
-import subprocess
 import sys
 from pathlib import Path
 
@@ -105,15 +105,24 @@ def test_whether_a_file_can_be_written_is_known_before_and_nothing_is_left(tmp_p
 def test_a_file_that_is_open_is_written_to_from_where_it_is(tmp_path: Path) -> None:
     names = ["/dev/stdout", "/dev/fd/1", str(tmp_path / "link")]
     os.symlink("/proc/self/fd/1", names[-1])
-    code = (
-        "from analogtorch.files import write_atomically\n"
-        f"for name in {names}:\n"
-        "    print('before'); write_atomically(name, 'table\\n'); print('after')"
-    )
     printed = tmp_path / "printed"
     printed.write_text("of an earlier program")
+
+    def write_all(file: int) -> None:
+        os.dup2(file, 1)
+        with open(1, "w", closefd=False) as sys.stdout:
+            for name in names:
+                print("before")
+                write_atomically(name, "table\n")
+                print("after")
+
     for mode in ("wb", "ab"):
         with printed.open(mode) as file:
-            subprocess.run([sys.executable, "-c", code], stdout=file, check=True)
+            child = multiprocessing.get_context("fork").Process(
+                target=write_all, args=(file.fileno(),)
+            )
+            child.start()
+            child.join()
+            assert child.exitcode == 0
     lines = ["before", "table", "after"] * len(names)
     assert printed.read_text().split() == [*lines, *lines]

@@ -151,7 +151,7 @@ def test_checkpoints(name: str, tmp_path: Path) -> None:
     lasting.check_checkpoint(nn.Sequential(_cells()[name]), _x(4), tmp_path)
 
 
-@pytest.mark.parametrize("name", ["rnn", "gru", "lstm"])
+@pytest.mark.parametrize("name", [pytest.param("rnn", marks=pytest.mark.slow), "gru", "lstm"])
 @pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
 )

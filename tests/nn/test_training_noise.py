@@ -382,6 +382,7 @@ def test_checkpointing_draws_the_same_again(training: at.TrainingNoise) -> None:
     assert torch.equal(*gradients)
 
 
+@pytest.mark.slow
 def test_one_graph_has_the_eager_numbers() -> None:
     torch.manual_seed(0)
     model = at.convert(

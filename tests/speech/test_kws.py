@@ -144,6 +144,7 @@ def test_the_report_examines_the_chips_of_the_sweep(clips: Path, finished: Path,
     assert {f"chips/{cause}/chip-00001.json" for cause in ("sensitivity", "budget")} <= set(listed)
 
 
+@pytest.mark.slow
 def test_the_sensitivity_of_a_killed_run_goes_on(
     clips: Path, finished: Path, tmp_path: Path, monkeypatch
 ) -> None:
@@ -400,7 +401,7 @@ def test_weights_load_into_fresh_networks(finished: Path) -> None:
     assert all(layer.calibrated for _, layer in at.analog_layers(hwa))
 
 
-@pytest.mark.parametrize("network", ["hwa", "digital"])
+@pytest.mark.parametrize("network", ["hwa", pytest.param("digital", marks=pytest.mark.slow)])
 def test_error_budget_of_a_run(network: str, corrected: Path, tmp_path: Path, capsys) -> None:
     files = [f"--json={tmp_path / 'b.json'}", f"--plot={tmp_path / 'b.png'}"]
     options = ["--num-chips=2", "--time=1 year", f"--network={network}"]
@@ -1372,6 +1373,7 @@ def test_layers_can_stay_digital(clips: Path, tmp_path: Path, monkeypatch, capsy
     assert found["1 year"]["values"] == measured["1 year"]["values"][:1]
 
 
+@pytest.mark.slow
 def test_other_layers_may_stay_digital_beside_the_run(
     clips: Path, finished: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:

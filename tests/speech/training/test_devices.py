@@ -104,6 +104,7 @@ def test_devices_share_batches_and_a_resumed_run_is_the_same(process, tmp_path: 
     process.submit(_resume, tmp_path).result()
 
 
+@pytest.mark.slow
 def test_a_process_that_has_compiled_is_an_error(process, tmp_path: Path) -> None:
     process.submit(_after_compile, tmp_path).result()
 
