@@ -29,6 +29,7 @@ from analogtorch.chips.reram_4mb import reram_4mb
 from analogtorch.chips.serial import from_dict, to_dict
 from analogtorch.chips.slices import Slices
 from analogtorch.chips.sonos40 import sonos40
+from analogtorch.chips.standard_crossbar import standard_crossbar
 from analogtorch.chips.thermal import Thermal
 from analogtorch.chips.training import TrainingNoise
 from analogtorch.chips.wires import Wires
@@ -47,6 +48,7 @@ _PRESETS: dict[str, Callable[..., Chip]] = {
     "sonos40": sonos40,
     "memcapacitor": memcapacitor,
     "photodiode_sensor": photodiode_sensor,
+    "standard_crossbar": standard_crossbar,
     "ideal": ideal,
 }
 
@@ -118,5 +120,6 @@ __all__ = [
     "reram_4mb",
     "save",
     "sonos40",
+    "standard_crossbar",
     "to_dict",
 ]

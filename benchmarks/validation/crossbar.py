@@ -67,19 +67,17 @@ def closed_form_error() -> list[float]:
     )["none"]
 
 
-def with_pcm() -> at.Chip:
-    """Return a chip with all parts and PCM of at most 25 uS, behind wires that lose as much."""
-    pcm = at.devices.DifferentialPair(device=at.devices.pcm_like())
-    lines = {"column_resistance": PARTS["IR drop"]["wires"]["column_resistance"] * 5 / 25}
-    return chip(*PARTS).replace(cell=pcm, wires=lines)
-
-
 @functools.cache
 def pcm_errors(compensation: str) -> dict[str, float]:
     """Return the MVM error with PCM at each time of ``published.STANDARD_PCM``, %."""
     times = tuple(published.STANDARD_PCM[compensation])
     found = mvm.errors(
-        with_pcm(), times, (compensation,), weights=weights, inputs=inputs, input_range=1.0
+        at.chips.standard_crossbar(),
+        times,
+        (compensation,),
+        weights=weights,
+        inputs=inputs,
+        input_range=1.0,
     )
     return dict(zip(times, found[compensation], strict=True))
 
@@ -103,7 +101,7 @@ def rows() -> Iterator[Row]:
         )
     for compensation, values in published.STANDARD_PCM.items():
         yield Row(
-            quantity=f"all and PCM of at most 25 uS, compensation `{compensation}`",
+            quantity=f"`standard_crossbar`, compensation `{compensation}`",
             reference=published.Reference(values, "Rasch 2023"),
             found=lambda c=compensation: list(pcm_errors(c).values()),
             bar=MVM_ERROR,

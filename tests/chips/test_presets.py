@@ -17,7 +17,8 @@ MODELLED = {
     "sonos40": published.SONOS_EFFICIENCY,
     "memcapacitor": published.MEMCAPACITOR_EFFICIENCY,
 }
-PUBLISHED = [name for name in at.chips.names() if name != "ideal"]
+REAL = [name for name in at.chips.names() if name != "ideal"]
+PUBLISHED = [name for name in REAL if at.chips.get(name).cost is not None]
 
 
 # Le Gallo 2023: 63.1 TOPS at 9.76 TOPS/W (1-phase), 16.1 at 2.48 (4-phase, the default); the rest
@@ -118,7 +119,7 @@ def test_a_preset_maps_programs_costs_and_evaluates_a_net(name: str) -> None:
         assert (programmed(x).argmax(-1) == y).float().mean() > 0.4
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", REAL)
 def test_a_preset_is_a_chip_of_the_kws_config(name: str) -> None:
     if at.chips.get(name).light.on:
         with pytest.raises(ValueError, match=f"chip.name: {name} senses light, and speech is none"):
