@@ -7,10 +7,15 @@ import torch
 from torch import Tensor
 
 from analogtorch.devices.device import Device, check_device
+from analogtorch.devices.drift_aware import bare
 from analogtorch.devices.registry import register
 from analogtorch.devices.spread import Spread, programmed_sigma
 from analogtorch.values import checks
 from analogtorch.values.sources import Sources, check_sources
+
+_SHIFT = 0.01
+"""Largest shift of all weights, in units of the largest, by a reference that is not in the middle
+of the range: half a step of a device of 101 states."""
 
 
 @register
@@ -32,11 +37,11 @@ class OffsetCell:
     """2: binary weights, ``g_min`` for negative weights and ``g_max`` for the others. None: any
     conductance."""
     reference: Literal["constant", "column"] = "constant"
-    """``constant``: a trimmed current, or the sum of the inputs times a number in the digital unit
-    (Shafiee et al., ISCA 2016), without drift and noise. The devices drift and the reference stays,
-    so that all weights move in one direction, which no factor can undo. ``column``: one more device
-    per row and block, programmed to the middle of the range. It drifts, and its errors are those of
-    all columns at once. Noise that is not drawn device by device (``TrainingNoise(weight=
+    """``constant``: a trimmed current in proportion to what the DACs apply to the rows, without
+    drift and noise. The devices drift and the reference stays, so that all weights move in one
+    direction, which no factor can undo. ``column``: one more device per row and block, programmed
+    to the middle of the range, where the device must have a state. It drifts, and its errors are
+    those of all columns at once. Noise that is not drawn device by device (``TrainingNoise(weight=
     "programming")``, ``Chip.mvm_read_noise``) has its variance, but differs by column."""
     sources: Sources = field(default=Sources(), compare=False)
     """Source of each number, by the name of its field."""
@@ -49,6 +54,23 @@ class OffsetCell:
         checks.choice("OffsetCell.levels", self.levels, (None, 2))
         checks.choice("OffsetCell.reference", self.reference, ("constant", "column"))
         check_sources(self)
+        if self.shared:
+            self._check_reference()
+
+    def _check_reference(self) -> None:
+        """Raise ValueError unless the device has a state in the middle of its range."""
+        # whatever the default device and mode are; what targets add for drift is no error
+        with torch.inference_mode(False), torch.no_grad():
+            wanted = torch.full((1,), self.g_ref, dtype=torch.float64, device="cpu")
+            held = bare(self.device).program(wanted, torch.zeros_like(wanted)).item()
+        shift = 2 * (self.g_ref - held) / (self.device.g_max - self.device.g_min)
+        if abs(shift) > _SHIFT:
+            raise ValueError(
+                "OffsetCell.reference='column' needs a device with a state in the middle of its "
+                f"range, {self.g_ref:.4g} uS; {self.device.name!r} would hold {held:.4g} uS, which "
+                f"shifts all weights by {shift:.2g} times the largest. Give a device with more "
+                "states, or write reference='constant'"
+            )
 
     @property
     def devices(self) -> int:

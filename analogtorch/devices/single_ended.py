@@ -20,8 +20,8 @@ class SingleEndedCell:
 
     It holds the slices of weights in two's complement (``Slices.signs="complement"``), with the
     fewest devices of all cells. The current of ``g_min`` in all driven rows is subtracted as a
-    constant: a trimmed current, or the sum of the inputs times a number in the digital unit
-    (Shafiee et al., ISCA 2016). What devices in that state differ from it stays.
+    constant: a trimmed current in proportion to what the DACs apply to the rows. What devices in
+    that state differ from it stays.
     """
 
     device: Device

@@ -16,8 +16,10 @@ from analogtorch.devices.cell import (
     conducts_twice,
     negatives,
     program,
+    weights_as_written,
     written,
 )
+from analogtorch.devices.scaled import Scaled
 from tests.crossbar import crossbar
 from tests.devices.test_everywhere import SHIPPED
 
@@ -53,6 +55,12 @@ W = torch.tensor([-1.0, -0.61, -0.25, -0.05, 0.0, 0.1, 0.3, 0.8, 1.0], dtype=tor
 SETTLED = pytest.mark.filterwarnings("ignore:.*beyond the device's data")
 
 
+def _shipped(cell: str) -> dict[str, devices.Device]:
+    """The devices that ship, by name, without those that the cell refuses."""
+    refused = {"rram_binary"} if cell == "offset_column" else set()  # no state is in the middle
+    return {name: device for name, device in SHIPPED.items() if name not in refused}
+
+
 def _output(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
     y = model(x)
     return y[0] if isinstance(y, tuple) else y
@@ -77,7 +85,7 @@ def test_every_cell_works_with_every_device_in_every_layer(cell: str, layer: str
     """Programmed at a time, trained with both kinds of noise, and evaluated."""
     make, shape = LAYERS[layer]
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    for name, device in SHIPPED.items():
+    for name, device in _shipped(cell).items():
         chip = crossbar(cell=CELLS[cell](device), array={"rows": 16, "columns": 8, "tiles": 64})
         torch.manual_seed(0)
         model = at.convert(nn.Sequential(make()), chip).eval()
@@ -103,7 +111,6 @@ def _holds(cell: str, device: str, slices: str) -> bool:
         "binary": False,
         "ternary": not fine,
         "offset": device != "rram_binary",
-        "offset_column": device != "rram_binary",
     }.get(cell, True) and not (fine and few)
 
 
@@ -113,7 +120,7 @@ def _holds(cell: str, device: str, slices: str) -> bool:
 def test_slices_work_in_every_cell_with_every_device_or_are_refused(cell: str, slices: str) -> None:
     """The kinds of layers take turns: each cell and each slicing meets them all."""
     kinds = list(LAYERS.values())
-    for number, (name, device) in enumerate(SHIPPED.items()):
+    for number, (name, device) in enumerate(_shipped(cell).items()):
         parts = {
             "array": {"rows": 16, "columns": 20, "tiles": 64},
             "cell": SLICED[cell](device),
@@ -131,7 +138,7 @@ def test_slices_work_in_every_cell_with_every_device_or_are_refused(cell: str, s
 def test_weight_expansion_works_in_every_cell_with_every_device(cell: str) -> None:
     """The layers that have it take turns; every other device holds slices, where the cell can."""
     kinds = [LAYERS[name] for name in ("linear", "lstm", "encoder")]
-    for number, (name, device) in enumerate(SHIPPED.items()):
+    for number, (name, device) in enumerate(_shipped(cell).items()):
         sliced = number % 2 and _holds(cell, name, "magnitude")
         chip = crossbar(
             array={"rows": 16, "columns": 20, "tiles": 64},
@@ -176,7 +183,7 @@ def test_every_cell_can_be_written_in_rounds_and_have_faults(cell: str, method, 
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_files_of_chips_hold_every_cell(cell: str, tmp_path) -> None:
-    for device in SHIPPED.values():
+    for device in _shipped(cell).values():
         chip = crossbar(cell=CELLS[cell](device))
         for name in ("chip.json", "chip.yaml"):
             at.chips.save(chip, tmp_path / name)
@@ -188,7 +195,7 @@ def test_files_of_chips_hold_every_cell(cell: str, tmp_path) -> None:
 
 @pytest.mark.parametrize("cell", ["offset", "offset_column", "significances"])
 def test_targets_stand_for_their_weights(cell: str) -> None:
-    for device in SHIPPED.values():
+    for device in _shipped(cell).values():
         made = CELLS[cell](device)
         targets = made.targets(W)
         assert targets.shape == (made.devices, *W.shape)
@@ -340,6 +347,45 @@ def test_a_reference_column_fails_for_all_columns_and_drifts_with_the_cells() ->
         held = at.program(model, seed=1).at("1 year", compensation="none")[0].programmed
         shifts.append((held.weights[0] - model[0].weight).mean().abs().item())
     assert shifts[1] < 0.25 * shifts[0]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Quantised(devices.BinaryDevice):
+    """A device of some states, evenly from ``g_min`` to ``g_max``."""
+
+    states: int = 2
+
+    def state(self, g: torch.Tensor) -> torch.Tensor:
+        step = (self.g_max - self.g_min) / (self.states - 1)
+        return self.g_min + ((g - self.g_min) / step).round() * step
+
+
+def _quantised(states: int) -> Quantised:
+    return Quantised(name="q", g_min=2.0, g_max=52.0, high_std=1.0, low_std=0.5, states=states)
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        devices.rram_binary(),
+        Scaled(device=devices.rram_binary(), programming_scale=0.0),
+        _quantised(4),
+        _quantised(16),
+    ],
+    ids=lambda device: device.name,
+)
+def test_a_reference_column_needs_a_state_in_the_middle(device: devices.Device) -> None:
+    message = "in the middle of its range, .* times the largest.* write reference='constant'"
+    with pytest.raises(ValueError, match=message):
+        OffsetCell(device=device, reference="column", levels=2)
+    cell = OffsetCell(device=device, levels=2)
+    w = weights_as_written(cell, torch.tensor([-0.4, 0.4]))
+    torch.testing.assert_close(w, torch.tensor([-1.0, 1.0]))
+
+
+def test_a_reference_column_takes_states_near_the_middle_and_targets_for_drift() -> None:
+    for device in (_quantised(3), _quantised(256), devices.DriftAware(device=HERMES)):
+        OffsetCell(device=device, reference="column")
 
 
 # significances
