@@ -37,9 +37,9 @@ class Defects:
     """
 
     cells: float = 0.0
-    """Share of the unit cells that fail, in [0, 1]: none of their devices conducts. HERMES chip:
-    more than 0.99 of the cells can be programmed on 63 of its 64 tiles; how the others fail is not
-    published (Le Gallo 2023)."""
+    """Share of the unit cells that fail, in [0, 1]: none of their devices conducts; a reference in
+    a column of its own still does. HERMES chip: more than 0.99 of the cells can be programmed on 63
+    of its 64 tiles; how the others fail is not published (Le Gallo 2023)."""
     worst_tile: float = 0.0
     """Share of the cells that fail on one tile of each chip, in [0, 1], if above ``cells``; the
     seed decides which. HERMES chip: 0.016 (Le Gallo 2023)."""

@@ -61,7 +61,10 @@ class TileState:
             codes = {"row": self.row_faults, "column": self.column_faults}.get(
                 fault.part, self.faults
             )
-            found[fault.field] = (codes == CODES[fault.field]).float().mean().item()
+            there = codes == CODES[fault.field]
+            if fault.part == "cell":
+                there = there.any(0)  # a device that columns share does not fail with its cells
+            found[fault.field] = there.float().mean().item()
         return found
 
 
@@ -78,20 +81,19 @@ def tile_state(chip: Chip, defects: Defects, seed: int, number: int, tile: int) 
     rows, columns = _lines(chip, defects, seed, position)
     size = (chip.cell.devices, chip.array.rows, chip.array.columns)
     faults = of_devices(seed, position, size, defects.shares("device"))
-    for device in shared(chip.cell):  # one for all columns
-        faults[device] = faults[device, :, :1]
     share = defects.cells
     if defects.worst_tile > share and tile == _worst_tile(chip, seed, number):
         share = defects.worst_tile
     if share:
         cells = chosen(normals(seed, "cell", position, *size[1:]), {"cells": share})
-        faults = faults.maximum(cells)
-    faults = faults.maximum(rows.unsqueeze(1)).maximum(columns)
+        own = [device for device in range(size[0]) if device not in shared(chip.cell)]
+        faults[own] = faults[own].maximum(cells)
+    faults = _in_common(chip, faults).maximum(rows.unsqueeze(1)).maximum(columns)
     return TileState(
         faults=faults,
         row_faults=rows,
         column_faults=columns,
-        levels=_levels(defects, seed, position, size),
+        levels=_levels(chip, defects, seed, position, size),
         errors=_errors(chip, defects, seed, number, tile, columns),
     )
 
@@ -107,15 +109,22 @@ def _lines(chip: Chip, defects: Defects, seed: int, position: int) -> tuple[Tens
     return rows, columns
 
 
+def _in_common(chip: Chip, drawn: Tensor) -> Tensor:
+    """Return what is drawn for each device, (devices, rows, cols), alike where columns share it."""
+    for device in shared(chip.cell):
+        drawn[device] = drawn[device, :, :1]
+    return drawn
+
+
 def _levels(
-    defects: Defects, seed: int, position: int, size: tuple[int, int, int]
+    chip: Chip, defects: Defects, seed: int, position: int, size: tuple[int, int, int]
 ) -> Tensor | None:
     """Return the levels of devices that are stuck on; None: all are 1."""
     if not defects.stuck_on or defects.on_level == 1:
         return None
     kinds = (f"device {device} level" for device in range(size[0]))
     z = torch.stack([normals(seed, kind, position, *size[1:]) for kind in kinds])
-    return 1 - (1 - defects.on_level) * uniform(z)
+    return _in_common(chip, 1 - (1 - defects.on_level) * uniform(z))
 
 
 def _errors(

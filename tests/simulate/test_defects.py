@@ -82,6 +82,24 @@ def test_failed_cells_are_zero_in_the_weights_of_their_place() -> None:
     assert 0 < (~works).sum() < 60
 
 
+def test_failed_cells_leave_the_reference_column() -> None:
+    """By hand: a reference lies in a column of its own, so that a failed cell holds -1."""
+    found = []
+    for reference in ("constant", "column"):
+        cell = at.devices.OffsetCell(device=at.devices.ideal_device(), reference=reference)
+        chip = at.chips.ideal().replace(cell=cell)
+        torch.manual_seed(0)
+        model = at.convert(nn.Sequential(nn.Linear(64, 32, bias=False)), chip)
+        physical = at.program(model, seed=0, defects=Defects(cells=0.05, worst_tile=0.1))
+        held = physical.at("programmed", compensation="none")[0].programmed
+        found.append(held.weights[0] / held.scales[0][0].unsqueeze(1))
+        state = physical.yield_map()[0, 0]
+        assert state.shares()["cells"] == 1 - state.share
+        works = state.works[:64, :32].T
+        assert (found[-1][~works] == -1).all()
+    torch.testing.assert_close(*found)
+
+
 def test_dead_columns_and_tiles_read_zero() -> None:
     x = torch.randn(4, 3, 8, 8)
     assert torch.equal(

@@ -128,6 +128,18 @@ def test_stuck_on_levels_are_uniform_and_fixed() -> None:
     assert found.mean().item() == pytest.approx(0.6, abs=0.02)
 
 
+def test_a_reference_that_is_stuck_on_has_one_level_for_all_columns() -> None:
+    cell = at.devices.OffsetCell(device=at.devices.ideal_device(), reference="column")
+    model = _layer(EXACT.replace(cell=cell))
+    section = _section(at.program(model, seed=0, defects=Defects(stuck_on=0.2, on_level=0.1)))
+    held, reference = section.g  # (outputs, rows)
+    assert torch.equal(reference, reference[:1].expand_as(reference))
+    stuck = reference[0] != cell.g_ref
+    assert 0.1 < stuck.float().mean() < 0.3
+    assert len(reference[0][stuck].unique()) == stuck.sum()
+    assert held.std(0).min() > 0
+
+
 @pytest.mark.parametrize("field", ["open_rows", "short_rows"])
 def test_no_input_reaches_the_cells_of_a_broken_row(field: str) -> None:
     model, defects = _layer(EXACT), Defects(**{field: 0.2})
