@@ -8,7 +8,7 @@ import torch
 from analogtorch.chips.converters import levels
 from analogtorch.chips.non_ideality import non_ideality
 from analogtorch.devices import register
-from analogtorch.devices.cell import is_signed, program
+from analogtorch.devices.cell import conductances_as_written, is_signed
 from analogtorch.values import checks
 from analogtorch.values.sources import Sources, check_sources
 
@@ -191,8 +191,7 @@ def _check_digits(chip: Any, slices: Slicing) -> None:
     # whatever the default device and mode are
     with torch.inference_mode(False), torch.no_grad():
         digits = torch.arange(least, full + 1, dtype=torch.float64, device="cpu")
-        z = torch.zeros(chip.cell.devices, len(digits), dtype=torch.float64, device="cpu")
-        held = chip.cell.weights(program(chip.cell, digits / full, z, lambda g: g)) * full
+        held = chip.cell.weights(conductances_as_written(chip.cell, digits / full)) * full
     wrong = (held - digits).abs() > 0.25
     if wrong.any():
         digit = int(digits[wrong][0])

@@ -162,13 +162,21 @@ def shared_within(changes: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
     return kept + room * (left.abs() / room.abs().sum(0).clamp_min(tiny)).clamp_max(1.0)
 
 
+def conductances_as_written(cell: Cell, w: Tensor) -> Tensor:
+    """Return the conductances, uS, (devices, *S), of cells that are written for ``w`` (S) exactly.
+
+    They are those of the states of the devices, which few targets may be.
+    """
+    return program(cell, w, w.new_zeros(cell.devices, *w.shape), lambda g: g)
+
+
 def weights_as_written(cell: Cell, w: Tensor) -> Tensor:
     """Return the weights, of the shape of ``w``, to which cells are written for the wanted ``w``.
 
     They differ where cells or devices hold few values, or targets allow for drift: they are what
     programming without an error gives.
     """
-    exact = cell.weights(program(cell, w, w.new_zeros(cell.devices, *w.shape), lambda g: g))
+    exact = cell.weights(conductances_as_written(cell, w))
     return torch.where((exact - w).abs() <= _ROUNDING, w, exact)
 
 

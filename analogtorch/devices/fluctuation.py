@@ -6,13 +6,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from analogtorch.devices.cell import Cell
+from analogtorch.devices.cell import Cell, conductances_as_written
 from analogtorch.devices.curves import Curve
-from analogtorch.devices.drift_aware import as_written
 
 POINTS = 257
 """Weights of ``Fluctuations.table``. Training interpolates the variance between them, within 1e-4
-of it where the curve is a polynomial."""
+of it where the curve is a polynomial and devices hold any conductance."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,7 +45,7 @@ class Fluctuations:
 
     def of_weights(self, w: Tensor) -> Tensor:
         """Return ``variances`` of cells that hold exactly what is written for the weights ``w``."""
-        return self.variances(as_written(self.cell.device, self.cell.targets(w)))
+        return self.variances(conductances_as_written(self.cell, w))
 
     def variances(self, g: Tensor, noisy: Tensor | None = None) -> Tensor:
         """Return the variances of both polarities of weights in cells of these conductances.

@@ -13,6 +13,7 @@ from analogtorch.devices import (
     QuantisedPair,
     SignificancePairs,
     pcm_like,
+    rram_binary,
     rram_cmo,
 )
 from analogtorch.devices.fluctuation import Fluctuations
@@ -59,3 +60,23 @@ def test_devices_without_fluctuations_add_nothing(name: str) -> None:
     everything = torch.ones_like(g, dtype=torch.bool)
     assert torch.equal(found.variances(g, everything), found.variances(g))
     assert len(found.table) % 2 == 1  # a point at 0, where pairs have a kink
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        DifferentialPair(device=rram_binary()),
+        DifferentialPair(device=rram_binary(), devices_per_polarity=2, split="sequential"),
+        OffsetCell(device=rram_binary()),
+    ],
+)
+def test_devices_of_two_states_fluctuate_as_the_state_that_they_hold(cell: Cell) -> None:
+    w = torch.tensor([-1.0, -0.9, -0.3, -0.1, 0.0, 0.1, 0.2, 0.6, 1.0], dtype=torch.float64)
+    g = cell.targets(w)
+    held = torch.where(
+        g > (cell.device.g_min + cell.device.g_max) / 2, cell.device.g_max, cell.device.g_min
+    )
+    found = Fluctuations.of(cell, STD)
+    torch.testing.assert_close(found.of_weights(w), found.variances(held.to(w)))
+    ends = torch.tensor([found.table[0], found.table[-1]], dtype=torch.float64)
+    torch.testing.assert_close(ends, found.variances(held.to(w)).sum(0)[[0, -1]])

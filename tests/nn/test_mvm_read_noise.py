@@ -49,6 +49,16 @@ def test_it_follows_the_weights_of_the_step(fraction: float) -> None:
         assert (noise.mean(0) / noise.std(0)).abs().max() < SIGMAS / math.sqrt(DRAWS)
 
 
+def test_devices_of_two_states_have_the_noise_of_their_programmed_chip() -> None:
+    cell = at.devices.DifferentialPair(device=at.devices.rram_binary())
+    model, x = _layer(CHIP.replace(cell=cell).without("programming_noise")), torch.rand(20)
+    model[0].weight.data.clamp_(-0.05, 0.05)[:, [0, 16]] = 0.2  # most are written as 0
+    y = model(x.expand(DRAWS, 20)).detach()
+    chip = at.program(model.eval(), seed=0).at("programmed", compensation="none")
+    ratio = y.var(0) / chip(x.expand(DRAWS, 20)).var(0)
+    assert (ratio - 1).abs().max() < SIGMAS * math.sqrt(4 / DRAWS)  # both are sampled
+
+
 def test_convolution() -> None:
     model = _layer(layer=nn.Conv1d(4, 6, 3, bias=False))
     x = torch.randn(4, 5)
