@@ -42,6 +42,7 @@ def run(arguments: Sequence[str]) -> tuple[Fit, tuple[Path, ...]]:
         law=given.law,
         g_max=given.g_max,
         g_min=given.g_min,
+        t_read=given.t_read,
         bootstrap=given.bootstrap,
     )
     # drawn before anything is written: what drawing lacks is then known
@@ -86,6 +87,12 @@ def _parser() -> CommandParser:
     )
     parser.add_argument("--g-max", type=float, help="uS (default: the largest target)")
     parser.add_argument("--g-min", type=float, help="uS (default: the smallest target)")
+    parser.add_argument(
+        "--t-read",
+        type=float,
+        default=250e-9,
+        help="length of a read, s, the end of the 1/f spectrum of its noise (default: %(default)s)",
+    )
     parser.add_argument(
         "--bootstrap",
         type=int,

@@ -24,7 +24,7 @@ from torch import Tensor
 from analogtorch.devices.curves import Curve, LogClip, Piecewise, Polynomial, PowerClip, check_curve
 from analogtorch.devices.device import check_conductances
 from analogtorch.devices.registry import register
-from analogtorch.devices.time import check_time
+from analogtorch.devices.time import check_time, growth
 from analogtorch.values import checks
 
 
@@ -125,8 +125,8 @@ class PCM:
         """
         check_time(t)
         q = self.read_scale * self.read_noise(g_programmed / self.g_max)
-        growth = math.sqrt(math.log((t + self.t0 + self.t_read) / (2 * self.t_read)))
-        return (g_drifted * (1.0 + q * growth * z)).clamp_min(0.0)
+        std = q * math.sqrt(growth(t + self.t0, self.t_read))
+        return (g_drifted * (1.0 + std * z)).clamp_min(0.0)
 
 
 def pcm_like() -> PCM:

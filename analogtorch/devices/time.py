@@ -1,5 +1,6 @@
 """Times after programming, as text and in seconds."""
 
+import math
 import re
 from datetime import timedelta
 
@@ -88,6 +89,15 @@ def check_time(t: float) -> None:
     """
     if t < 0:
         raise ValueError(f"t must be >= 0, seconds after programming, got {t}")
+
+
+def growth(age: float, t_read: float) -> float:
+    """Return the variance, >= 0, that noise of a spectrum ``Q^2 / f`` has, in units of ``Q^2``.
+
+    ``age`` is that of the device and ``t_read`` the length of a read, > 0, both in seconds. A
+    device that is younger than a read has none.
+    """
+    return math.log(max((age + t_read) / (2 * t_read), 1.0))
 
 
 def _unit(text: str) -> str | None:

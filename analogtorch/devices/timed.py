@@ -25,7 +25,7 @@ from torch import Tensor
 from analogtorch.devices.curves import Curve, check_curve
 from analogtorch.devices.device import check_conductances
 from analogtorch.devices.registry import register
-from analogtorch.devices.time import check_time
+from analogtorch.devices.time import check_time, growth
 from analogtorch.values import checks
 
 _FITS = ("stds", "shifts", "relaxations")
@@ -178,8 +178,8 @@ class TimedDevice:
         check_time(t)
         target, z = nu if self.relaxations else (nu, None)
         first = self.programming_sigma(target)
-        growth = torch.where(first > 0, self.sigma(target, t) / first.clamp_min(_tiny(first)), 1.0)
-        now = target + (g_programmed - target) * growth
+        ratio = torch.where(first > 0, self.sigma(target, t) / first.clamp_min(_tiny(first)), 1.0)
+        now = target + (g_programmed - target) * ratio
         if self.shifts:
             now = now + self.shift(target, t)
         if z is not None:
@@ -203,8 +203,8 @@ class TimedDevice:
         else:
             held = scale * first
             sigma = (held.square() + added).clamp_min(0.0).sqrt()
-            growth = torch.where(held > 0, sigma / held.clamp_min(_tiny(held)), 1.0)
-            now = target + (g_programmed - target) * growth + relaxed * z
+            ratio = torch.where(held > 0, sigma / held.clamp_min(_tiny(held)), 1.0)
+            now = target + (g_programmed - target) * ratio + relaxed * z
         if self.shifts:
             now = now + self.shift(target, t)
         return now.clamp_min(0.0)
@@ -220,8 +220,7 @@ class TimedDevice:
         std = self.read_std(g_drifted / self.g_max).clamp_min(0.0)
         scale = self._unit(self.read_scale)
         if self.t_read is not None:
-            span = (t + self.t_read) / (2 * self.t_read)
-            scale = scale * math.sqrt(math.log(max(span, 1.0)))
+            scale = scale * math.sqrt(growth(t, self.t_read))
         return (g_drifted + std * scale * z).clamp_min(0.0)
 
     def _unit(self, scale: float) -> float:

@@ -75,7 +75,8 @@ def fit(
         g_max: conductance of the largest weight, uS; None: the largest target.
         g_min: conductance of an empty polarity, uS; None: the smallest target, or 0 if that is
             below 2 % of ``g_max``.
-        t_read: length of a read, s, > 0: the end of the 1/f spectrum of read noise.
+        t_read: length of a read, s, > 0 and below the first time: the end of the 1/f spectrum of
+            read noise.
         bootstrap: number of fits to devices drawn anew, for the bands, >= 20.
         seed: seed of those draws.
 
@@ -87,7 +88,8 @@ def fit(
             are not positive, values are NaN or beyond any conductance, devices or cycles have no
             whole numbers, conductances do not rise with their targets, or the measurements do not
             support the law; the message names the line or row. Or ``unit`` or ``volt`` has no
-            effect, or ``volt`` is another voltage than a heading states.
+            effect, ``volt`` is another voltage than a heading states, or a read is longer than the
+            first time.
         TypeError: ``data`` is neither a path nor columns.
         OSError: the file cannot be read.
 
@@ -102,6 +104,7 @@ def fit(
     bootstrap = checks.count("fit: bootstrap", bootstrap, least=20)
     with _named(data):
         grid, notes = arrange(_columns(data, unit, volt))
+        _check_read(t_read, float(grid.times[0]))
     least, most = span(grid, g_max, g_min)
     chosen, found = _law(grid, most, t_read, law, seed)
     device = found.device(checks.text("fit: name", name, "my ReRAM"), least)
@@ -130,6 +133,16 @@ def _named(data: Any) -> Iterator[None]:
         if isinstance(data, str | Path):
             raise ValueError(f"{data}: {error}") from error
         raise
+
+
+def _check_read(t_read: float, first: float) -> None:
+    """Raise ValueError unless reads of ``t_read`` seconds could end by the first time."""
+    if t_read >= first:
+        raise ValueError(
+            f"fit: t_read must be shorter than the first time after programming, {first:g} s, got "
+            f"{t_read:g} s; give the length of a read, such as t_read={first / 100:g}, or times in "
+            "another unit"
+        )
 
 
 def _columns(data: Any, unit: str | None, volt: float | None) -> Columns:

@@ -13,6 +13,7 @@ from analogtorch.devices.fitting.grid import Grid
 from analogtorch.devices.fitting.likelihood import Normal, fit_normal
 from analogtorch.devices.fitting.read_share import ReadShare, fit_read_share
 from analogtorch.devices.pcm import PCM
+from analogtorch.devices.time import growth
 
 LOW = 0.05
 """Targets below this share of ``g_max`` are too small beside their noise for a logarithm."""
@@ -101,11 +102,6 @@ class PowerLaw:
         if self.read is None:
             return torch.zeros_like(r)
         return self.read(r).square() * growth(t + self.tau, self.t_read)
-
-
-def growth(age: float, t_read: float) -> float:
-    """Return the variance of 1/f noise at an age, in units of ``Q^2``."""
-    return math.log(max((age + t_read) / (2 * t_read), 1.0))
 
 
 def usable(grid: Grid, g_max: float) -> Tensor:

@@ -11,6 +11,7 @@ from analogtorch.devices.fitting.conductances import Conductances, conductances
 from analogtorch.devices.fitting.functions import polynomial, powers
 from analogtorch.devices.fitting.grid import Grid
 from analogtorch.devices.fitting.likelihood import Normal, fit_normal
+from analogtorch.devices.time import growth
 from analogtorch.devices.timed import TimedDevice
 
 _MOST = 4
@@ -167,6 +168,4 @@ def _read(
 
 def _growth(t: float, t_read: float | None) -> float:
     """Return the variance of reads at ``t``, in units of that of the curve."""
-    if t_read is None:
-        return 1.0
-    return math.log(max((t + t_read) / (2 * t_read), math.e))
+    return 1.0 if t_read is None else growth(t, t_read)

@@ -166,6 +166,30 @@ def test_read_noise_that_follows_no_power_law_is_found_too() -> None:
     torch.testing.assert_close(found.read_noise(r), true.read_noise(r), rtol=0.12, atol=0)
 
 
+@pytest.mark.parametrize("t_read", [0.4, 0.9])
+def test_read_noise_near_the_first_read_is_that_of_the_fitted_device(t_read: float) -> None:
+    true = devices.TimedDevice(
+        name="long reads",
+        g_max=50.0,
+        g_reference=50.0,
+        times=(1.0, 3600.0),
+        stds=(devices.Polynomial(coefficients=(0.5,)),) * 2,
+        read_std=devices.Polynomial(coefficients=(2.0,)),
+        t_read=t_read,
+    )
+    data = measured(true, devices=2000, times=(1.0, 60.0, 3600.0), cycles=3)
+    found = devices.fit(data, law="times", t_read=t_read, bootstrap=20)
+    g = torch.tensor([found.read_noise.x[20]], dtype=torch.float64)
+    noise, expected = (
+        [(device.read(g, g, t, torch.ones_like(g)) - g).item() for t in (1.0, 3600.0)]
+        for device in (found.device, true)
+    )
+    assert found.device.t_read == t_read
+    assert noise[0] == pytest.approx(found.read_noise.value[20], rel=1e-6)
+    # 12,000 reads of 2,000 devices: a standard error of 0.8 %
+    assert noise == pytest.approx(expected, rel=0.03)
+
+
 @pytest.mark.slow
 def test_read_noise_is_found_from_repeated_reads() -> None:
     true = devices.rram_cmo(acceptance=2)

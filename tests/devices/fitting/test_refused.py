@@ -175,6 +175,8 @@ def test_devices_that_all_fall_to_0_have_no_power_law() -> None:
         ({"g_max": 80.0}, "a fit says nothing of a device from 0 to 80 uS"),
         ({"g_min": 50.0}, "fit: g_min must be a number"),
         ({"t_read": 0}, "fit: t_read must be a positive number"),
+        ({"t_read": 1.0}, "t_read must be shorter than the first time .* 1 s, got 1 s; give the l"),
+        ({"t_read": 2.0, "law": "times"}, "t_read must be shorter than the first time"),
         ({"bootstrap": 5}, "fit: bootstrap must be an integer >= 20"),
         ({"name": ""}, "fit: name must be"),
     ],
@@ -252,6 +254,7 @@ def test_the_command_writes_the_device_and_the_plot(tmp_path, capsys) -> None:
         ["--law", "x"],
         ["--out", "a.yaml", "--volt", "0.2"],
         ["--out", "a.yaml", "--unit", "nS"],
+        ["--out", "a.yaml", "--t-read", "1"],
         [],
     ):
         assert main(["fit", str(path), *wrong]) == 2
