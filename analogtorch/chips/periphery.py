@@ -43,6 +43,8 @@ class Periphery:
     def scales_columns(self) -> bool:
         """Whether the digital unit scales each column, and so can apply a weight scale of each.
 
-        Such a unit calibrates the gains of the columns, or rounds each of them in a range.
+        Such a unit has a scale for each of them already, calibrates their gains, or rounds each in
+        a range.
         """
-        return self.column_calibration or self.output_bits is not None
+        scales = self.weight_scale == "column" or self.column_calibration
+        return scales or self.output_bits is not None

@@ -120,6 +120,12 @@ def test_what_the_chip_lacks_is_not_chosen_and_said() -> None:
     assert any("scales no columns" in note for note in found.notes)
 
 
+def test_a_scale_per_column_is_none_that_the_chip_lacks() -> None:
+    model, found = _search(at.chips.standard_crossbar())
+    assert {x.chip.periphery.weight_scale for _, x in at.analog_layers(model)} == {"column"}
+    assert not any("scales no columns" in note for note in found.notes)
+
+
 def test_adc_ranges_are_tried_where_they_are_asked_for() -> None:
     _, found = _search(COLUMNS, adc="mse", adc_per="column")
     tried = [step.what for step in found.steps]

@@ -120,8 +120,9 @@ class OnChipConfig:
         """The options of the preset, those of null included."""
         if self.options is not None:
             return self.options
-        scales = at.chips.get(self.name).periphery.scales_columns
-        return {"weight_scale": "column"} if scales else {}
+        periphery = at.chips.get(self.name).periphery
+        given = periphery.weight_scale != "column" and periphery.scales_columns
+        return {"weight_scale": "column"} if given else {}
 
 
 @dataclass(frozen=True, kw_only=True)
