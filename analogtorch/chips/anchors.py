@@ -1,6 +1,7 @@
 """Costs that no chip of the presets has published: figures of other chips, marked as assumed."""
 
 from analogtorch.chips.cost import Digital, Figure, Network, Shares
+from analogtorch.values.sources import Sources
 
 
 def assumed(value: float, source: str) -> Figure:
@@ -41,12 +42,30 @@ def network(*, grid_columns: int, link_rate: Figure | None) -> Network:
     )
 
 
-def digital(*, rate: Figure, kinds: tuple[str, ...] = (), efficiency: float = 6.0) -> Digital:
+RELU_ALONE = "ASSUMED: ReLU alone, as a bound of the ADC outputs; the sources used name no others"
+"""Source of the kinds of operations of a chip of which none are published."""
+
+
+def digital(
+    *,
+    rate: Figure,
+    kinds: tuple[str, ...] = (),
+    source: str = "",
+    efficiency: float = 6.0,
+) -> Digital:
     """Return digital operations at ``efficiency`` TOPS/W.
 
     The default is IBM's figure for the digital part in 14 nm.
+
+    Args:
+        rate: arithmetic operations per second.
+        kinds: kinds of operations that run here, as ``Digital`` has them.
+        source: the source of the kinds; "" if there are none.
+        efficiency: 1e12 operations per joule.
     """
-    source = f"{efficiency:g} TOPS/W"
+    sources = Sources(kinds=source) if source else Sources()
+    text = f"{efficiency:g} TOPS/W"
     if efficiency == 6.0:
-        source += ", the middle of the 5-7 TOPS/W of Chen et al., Nat. Commun. 16, 8661 (2025)"
-    return Digital(energy=assumed(1e-12 / efficiency, source), rate=rate, kinds=kinds)
+        text += ", the middle of the 5-7 TOPS/W of Chen et al., Nat. Commun. 16, 8661 (2025)"
+    energy = assumed(1e-12 / efficiency, text)
+    return Digital(energy=energy, rate=rate, kinds=kinds, sources=sources)

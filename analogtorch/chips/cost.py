@@ -4,11 +4,24 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from analogtorch.devices import register
+from analogtorch.devices.serial import LATER
 from analogtorch.values import checks
+from analogtorch.values.sources import Sources, check_sources
 
 Scope = Literal["tile", "chip", "system"]
 Kind = Literal["measured", "derived", "fitted", "modelled", "assumed"]
 Charge = Literal["model", "column", "tile"]
+DigitalKind = Literal[
+    "relu", "sigmoid", "gates", "activation", "batch_norm", "norm", "add", "pool", "attention",
+    "matmul", "fft", "embedding", "other",
+]  # fmt: skip
+"""Kinds of digital operations; ``Digital.kinds`` says what is in them."""
+_RUNS_WITH = {
+    **dict.fromkeys(("relu", "sigmoid", "gates"), "activation"),
+    "batch_norm": "norm",
+    "rounding": "matmul",
+}
+"""The kind that has this one in it, or whose units run it."""
 
 
 @register
@@ -69,11 +82,19 @@ class Digital:
     """Arithmetic operations per second, > 0: of the unit of one chip; of the host for each chip in
     use."""
     kinds: tuple[str, ...] = ()
-    """Kinds of ``Operation`` that run here; on the host, () means all that the chip does not
-    take. The kind ``rounding`` is not named: it runs where ``matmul`` does."""
+    """Kinds of ``Operation`` that run here; on the host, () means all that the chip does not take.
+    ``relu``: ReLU, hard sigmoid and other clamps. ``sigmoid``: sigmoid and tanh. ``gates``: gates
+    and new states of recurrent layers. ``activation``: these three, all other functions of each
+    number, and softmax. ``batch_norm``: with fixed statistics. ``norm``: also those that find mean
+    and variance. ``add``: pointwise arithmetic. ``pool``: also means and other reductions.
+    ``attention``, ``matmul``, ``fft``, ``embedding``, and ``other``. The kind ``rounding`` is not
+    named: it runs where ``matmul`` does."""
+    sources: Sources = field(default=Sources(), compare=False, metadata={LATER: True})
+    """Source of ``kinds``."""
 
     def __post_init__(self) -> None:
         _check_figures(self, positive=("rate",))
+        check_sources(self)
         if not (isinstance(self.kinds, tuple) and all(isinstance(k, str) for k in self.kinds)):
             raise ValueError(
                 "Digital.kinds must be a tuple of strings such as ('activation',), got "
@@ -84,6 +105,12 @@ class Digital:
                 f"Digital.kinds must not have 'rounding', got {self.kinds!r}: rounding runs where "
                 "matmul does; name 'matmul' instead"
             )
+        for kind in self.kinds:
+            checks.choice("Digital.kinds: each", kind, get_args(DigitalKind))
+
+    def runs(self, kind: str) -> bool:
+        """Return whether operations of a kind run here."""
+        return kind in self.kinds or _RUNS_WITH.get(kind) in self.kinds
 
 
 @register
@@ -188,7 +215,8 @@ class Cost:
     network: Network
     """The cost of moving activations."""
     on_chip: Digital
-    """Digital operations on the chip, among them additions of partial sums."""
+    """Digital operations on the chip, among them additions of partial sums unless
+    ``sums_on_host``."""
     host: Digital
     """All other digital operations."""
     signed_passes: int = 1
@@ -198,6 +226,9 @@ class Cost:
     (``Slices.bits_per_pulse``), with the digital shifts and additions behind the ADCs. Otherwise
     each pulse takes them once more, and the additions are charged as digital operations.
     ``Chip.replace`` scales them with the pulses."""
+    sums_on_host: bool = field(default=False, metadata={LATER: True})
+    """Whether the host adds the partial sums of several blocks, which then all leave the chip.
+    Pulses and slices are added where they are converted all the same."""
     published: tuple[Published, ...] = ()
     """Published efficiencies, from the smallest scope to the largest."""
     area: Figure | None = field(default=None, compare=False)
@@ -208,6 +239,7 @@ class Cost:
         checks.counts(self, "phases")
         checks.counts(self, "signed_passes", least=1, most=2)
         checks.flag("Cost.covers_slices", self.covers_slices)
+        checks.flag("Cost.sums_on_host", self.sums_on_host)
         for name in ("precision", "excluded"):
             if not (isinstance(getattr(self, name), str) and getattr(self, name)):
                 raise ValueError(

@@ -41,6 +41,11 @@ _TRAINING = (
     "nets trained with twice the programming noise (Le Gallo 2023, Methods): benchmarks.hwa"
 )
 _UNIT = f"local digital processing unit of each core: {_CHIP}"
+_FUNCTIONS = (
+    "ReLU, batch norm, bias and partial sums in the local units; sigmoid, tanh and LSTM cells in 8 "
+    f"global units; pooling, embeddings and routing off the chip: {_CHIP}. ASSUMED: hard sigmoid, "
+    "GRU and RNN cells and other pointwise arithmetic by the same units"
+)
 _DEVICES = "the same chip, coefficients as published in aihwkit (PCM presets of the HERMES chip)"
 _MVM_ONLY = "digital units, network, idle power: it covers crossbar, ADC and PWM"
 # TOPS of 64 tiles and TOPS/W by phases, 8-bit inputs and outputs
@@ -206,7 +211,8 @@ def _cost(phases: int) -> Cost:
         ),
         on_chip=digital(
             rate=assumed(64e9, "one operation per tile and cycle of the 1 GHz clock"),
-            kinds=("activation", "norm", "add"),
+            kinds=("relu", "sigmoid", "gates", "batch_norm", "add"),
+            source=_FUNCTIONS,
         ),
         host=digital(rate=assumed(64e9, "as on the chip; in the published experiments an FPGA")),
         published=(

@@ -109,7 +109,9 @@ def _cost() -> Cost:
         ),
         on_chip=digital(
             rate=assumed(1e9, "one operation per cycle of the 1 GHz clock"),
-            kinds=("activation", "norm", "add"),
+            kinds=("relu", "batch_norm", "add"),
+            source="those of the local unit of a core of hermes64 (Le Gallo et al. 2023): ReLU, "
+            "batch norm, bias and partial sums. ASSUMED: other pointwise arithmetic by the same",
         ),
         host=digital(rate=assumed(1e9, "as on the core")),
         published=(

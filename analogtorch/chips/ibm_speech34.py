@@ -129,7 +129,7 @@ def _cost() -> Cost:
             kind="derived",
             source=f"{operations:,} operations / 20.0 TOPS/W, {_PAPER}",
         ),
-        excluded="everything off the tile: pads, transport, partly used tiles, digital operations",
+        excluded="everything off the tile: pads, transport, digital operations",
         shares=SPLIT,
         network=network(grid_columns=6, link_rate=None),
         on_chip=digital(
@@ -137,7 +137,10 @@ def _cost() -> Cost:
                 512 * 34 / 300e-9,
                 "ReLU or hard sigmoid in the comparators: every column in every step",
             ),
-            kinds=("activation",),
+            kinds=("relu",),
+            source="ReLU or hard sigmoid by gating the comparators; other functions, products and "
+            f"the joint net off the chip (FPGA, x86): {_PAPER}. ASSUMED: partial sums are added on "
+            "the chip, as its keyword net of 1,024 inputs ran from tile to tile",
         ),
         host=digital(
             rate=assumed(
@@ -146,7 +149,7 @@ def _cost() -> Cost:
             )
         ),
         published=(
-            _rung("tile", 20.0, "everything off the tile"),
+            _rung("tile", 20.0, "everything off the tile, partly used tiles"),
             _rung(
                 "chip",
                 12.4,

@@ -3,7 +3,7 @@
 from typing import Literal, get_args
 
 from analogtorch import devices
-from analogtorch.chips.anchors import assumed, digital, network
+from analogtorch.chips.anchors import RELU_ALONE, assumed, digital, network
 from analogtorch.chips.array import Array
 from analogtorch.chips.chip import Chip
 from analogtorch.chips.converters import ADC, DAC
@@ -97,7 +97,9 @@ def _cost(bits: int) -> Cost:
             adc=assumed(0.0, "not covered by the figure"),
         ),
         network=network(grid_columns=1, link_rate=assumed(4e9, "as for the HERMES core")),
-        on_chip=digital(rate=assumed(1e9, "one operation per nanosecond"), kinds=("activation",)),
+        on_chip=digital(
+            rate=assumed(1e9, "one operation per nanosecond"), kinds=("relu",), source=RELU_ALONE
+        ),
         host=digital(rate=assumed(1e9, "as on the chip")),
         published=(
             Published(

@@ -1,6 +1,6 @@
 """NeuRRAM: 48 cores of 256x256 resistive-memory cells (Wan et al. 2022)."""
 
-from analogtorch.chips.anchors import assumed, digital, network
+from analogtorch.chips.anchors import RELU_ALONE, assumed, digital, network
 from analogtorch.chips.array import Array
 from analogtorch.chips.chip import Chip
 from analogtorch.chips.converters import ADC, DAC
@@ -127,12 +127,14 @@ def _cost(bits: tuple[int, int]) -> Cost:
         network=network(grid_columns=8, link_rate=assumed(4e9, "as for the HERMES core")),
         on_chip=digital(
             rate=assumed(48e9, "one operation per core and nanosecond"),
-            kinds=("activation",),
+            kinds=("relu",),
+            source=f"{RELU_ALONE}; an FPGA adds partial sums: {_PAPER}",
             efficiency=1,
         ),
         host=digital(
             rate=assumed(48e9, "as on the chip; in the published experiments an FPGA"), efficiency=1
         ),
+        sums_on_host=True,
         published=(
             Published(
                 scope="tile",

@@ -3,7 +3,7 @@
 from typing import Literal, get_args
 
 from analogtorch import devices
-from analogtorch.chips.anchors import SPLIT, assumed, digital, network
+from analogtorch.chips.anchors import RELU_ALONE, SPLIT, assumed, digital, network
 from analogtorch.chips.array import Array
 from analogtorch.chips.chip import Chip
 from analogtorch.chips.converters import ADC, DAC
@@ -108,12 +108,13 @@ def _cost(precision: int, bits: int) -> Cost:
     if precision in ends:
         energy = Figure(
             value=joules,
-            kind="derived",
-            source=f"{of_full} / {_TOPS_PER_WATT[precision]} TOPS/W, {_PAPER}",
+            kind="assumed",
+            source=f"{of_full} / {_TOPS_PER_WATT[precision]} TOPS/W, {_PAPER}; rows and columns of "
+            "a tile ASSUMED",
         )
         time = Figure(
             value=1e-9 * _NANOSECONDS[precision],
-            kind="measured",
+            kind="assumed",
             source=f"{_PAPER}; ASSUMED to be that of all rows and columns of a tile",
         )
     else:
@@ -132,7 +133,9 @@ def _cost(precision: int, bits: int) -> Cost:
         shares=SPLIT,
         network=network(grid_columns=8, link_rate=assumed(4e9, "as for the HERMES core")),
         on_chip=digital(
-            rate=assumed(64e9, "one operation per tile and nanosecond"), kinds=("activation",)
+            rate=assumed(64e9, "one operation per tile and nanosecond"),
+            kinds=("relu",),
+            source=RELU_ALONE,
         ),
         host=digital(rate=assumed(64e9, "as on the chip")),
         published=_published(precision),

@@ -2,7 +2,7 @@
 
 import math
 
-from analogtorch.chips.anchors import SPLIT, assumed, digital, network
+from analogtorch.chips.anchors import RELU_ALONE, SPLIT, assumed, digital, network
 from analogtorch.chips.array import Array
 from analogtorch.chips.chip import Chip
 from analogtorch.chips.converters import ADC, DAC
@@ -97,7 +97,8 @@ def _cost() -> Cost:
         network=network(grid_columns=1, link_rate=assumed(4e9, "as for the HERMES core")),
         on_chip=digital(
             rate=assumed(1e9, "one operation per nanosecond"),
-            kinds=("activation",),
+            kinds=("relu",),
+            source=RELU_ALONE,
             efficiency=1,
         ),
         host=digital(rate=assumed(1e9, "as on the chip"), efficiency=1),

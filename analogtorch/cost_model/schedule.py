@@ -12,7 +12,7 @@ These are the conventions:
   its vectors; those that hold the unit cells of one weight take all of them.
 - Digital operations on the chip, among them additions of partial sums, run on the units of the
   chips where their result lies, in equal parts; those of the host at ``Cost.host.rate`` for each
-  chip in use.
+  chip in use. With ``Cost.sums_on_host`` additions of partial sums are a step of the host.
 - Ports and links carry the inputs of one operation at a time.
 - An operation starts when its inputs are complete. So the latency is an upper bound for
   convolutions, which could start on the first positions of an image. ``sequential`` runs one
@@ -20,13 +20,14 @@ These are the conventions:
   inferences follow each other as fast as the busiest resource allows.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, get_args
 
 from analogtorch.chips import Chip
 from analogtorch.cost_model.clock import Clock
 from analogtorch.cost_model.steps import Mode, Run, Schedule
-from analogtorch.cost_model.traffic import Arrived, Source, locations, traffic
+from analogtorch.cost_model.traffic import Arrived, Source, additions, locations, traffic
 from analogtorch.cost_model.use import use_of
 from analogtorch.graph.types import Matrix, Operation
 from analogtorch.mapping.checked import checked, passes
@@ -59,11 +60,13 @@ def schedule(
     chip, operations, matrices, placed = checked(mapping)
     operations = (*operations, *_unreturned(operations))
     times = passes(chip, matrices, signed_inputs)
-    results = locations(operations, matrices, placed, chip)
-    elements, arrived = {op.name: op.elements for op in operations}, Arrived()
     gates = {name: op for op in operations if op.steps > 1 and not op.matrix for name in op.inputs}
     if chip.expansion.on:  # the digital product before a recurrent matrix takes the past results
         gates = {}
+    if chip.costs.sums_on_host:
+        operations = _summed(operations, matrices, placed, chip)
+    results = locations(operations, matrices, placed, chip)
+    elements, arrived = {op.name: op.elements for op in operations}, Arrived()
     runs, steps, clock = [], [], Clock(chip, mode, placed)
     for op in operations:
         matrix = matrices[op.matrix] if op.matrix is not None else None
@@ -88,6 +91,36 @@ def schedule(
             n for n in matrices if n in (signed if signed_inputs is None else signed_inputs)
         )
     return clock.finish(tuple(steps), tuple(runs))
+
+
+def _summed(
+    operations: Sequence[Operation],
+    matrices: Mapping[str, Matrix],
+    placed: Mapping[str, Sequence[Placement]],
+    chip: Chip,
+) -> tuple[Operation, ...]:
+    """Return the operations with those of the host that add the partial sums of several blocks."""
+    found: list[Operation] = []
+    sums: dict[str, str] = {}
+    for op in operations:
+        op = replace(op, inputs=tuple(sums.get(name, name) for name in op.inputs))
+        added = additions(op, matrices[op.matrix], placed[op.matrix], chip) if op.matrix else 0
+        # the result of the product are its partial sums
+        found.append(replace(op, elements=op.elements + added))
+        if added:
+            sums[op.name] = f"{op.name}.partial_sums"
+            found.append(
+                Operation(
+                    name=sums[op.name],
+                    kind="partial_sums",
+                    matrix=None,
+                    vectors=0,
+                    elements=op.elements,
+                    operations=added,
+                    inputs=(op.name,),
+                )
+            )
+    return tuple(found)
 
 
 def _runs(

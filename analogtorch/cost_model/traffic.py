@@ -10,8 +10,9 @@ Where nothing is published, these are the conventions:
 - Of a chunk, a slice or a selection of a result, its part travels. Several parts are taken to be
   different ones, until together they are the whole.
 - Blocks of one column that hold different rows, or further unit cells of its weights, send their
-  partial sums to the tile of the first, where they are added. Slices and pulses of a partial sum
-  are shifted and added before. Each unit cell is sent the inputs, which pass the port once.
+  partial sums to the tile of the first, where they are added; with ``Cost.sums_on_host`` all of
+  these leave the chip, and the host has the result. Slices and pulses of a partial sum are shifted
+  and added before. Each unit cell is sent the inputs, which pass the port once.
 - A one-hot vector travels as one number, and its result comes from the block that holds its row.
 - A recurrent matrix takes the past results of its layer, from where the gates are computed.
 - A digital operation of the chip runs where the first result that it takes lies, on the host
@@ -29,7 +30,7 @@ from typing import Any
 
 from analogtorch.chips import Chip
 from analogtorch.cost_model.use import groups_of
-from analogtorch.graph.types import ROUNDING, Matrix, Operation
+from analogtorch.graph.types import Matrix, Operation
 from analogtorch.mapping.types import Placement
 
 Tile = tuple[int, int]
@@ -128,16 +129,15 @@ def locations(
     chip: Chip,
 ) -> dict[str, Location]:
     """Return the location of the result of every operation."""
-    on_chip = chip.costs.on_chip.kinds
     found: dict[str, Location] = {}
     given = {op.name for op in operations if op.kind == "input"}
     for op in operations:
         if op.matrix is not None:
             blocks = placed[op.matrix]
-            all_heads = _heads(op, matrices[op.matrix], blocks)
+            all_heads = _heads(op, matrices[op.matrix], blocks, chip)
             heads = sorted({head for heads in all_heads for head in heads})
             found[op.name] = tuple(dict.fromkeys(tile_of(blocks[i], chip) for i in heads))
-        elif ("matmul" if op.kind == ROUNDING else op.kind) in on_chip:
+        elif chip.costs.on_chip.runs(op.kind):
             found[op.name] = next((found[n] for n in op.inputs if n not in given), ())
         else:
             found[op.name] = ()
@@ -188,7 +188,7 @@ def traffic(
                 moved.send(wanted * share, source, tile, columns, port=rows_of not in entered)
             reached.add((tile, rows_of))
             entered.add(rows_of)
-    _gather(moved, op, matrix, placed, chip, copies)
+    _gather(moved, op, matrix, placed, chip)
     return moved
 
 
@@ -205,36 +205,60 @@ def _needed(op: Operation, matrix: Matrix, sources: Sequence[Source]) -> list[tu
     return [(source, source.elements * min(1, taken / given)) for source in sources]
 
 
+def additions(op: Operation, matrix: Matrix, placed: Sequence[Placement], chip: Chip) -> int:
+    """Return how often partial sums of several blocks are added."""
+    each = _partial_sums(op, matrix, placed, chip)
+    return sum(
+        round(each[i] * cols)
+        for i, heads in enumerate(_first(op, matrix, placed))
+        for head, cols in heads.items()
+        if head != i
+    )
+
+
 def _gather(
-    moved: Traffic,
-    op: Operation,
-    matrix: Matrix,
-    placed: Sequence[Placement],
-    chip: Chip,
-    copies: int,
+    moved: Traffic, op: Operation, matrix: Matrix, placed: Sequence[Placement], chip: Chip
 ) -> None:
     """Send partial sums to the first block of their columns and count the additions.
 
     The slices and pulses of a partial sum are added up where they are converted.
     """
-    costs, each = chip.costs, chip.slices.slicing.columns
-    parts = each * (1 if op.one_hot else chip.pulses)
-    for i, heads in enumerate(_heads(op, matrix, placed)):
-        vectors = op.vectors * matrix.cells / copies
-        vectors *= placed[i].block.rows / matrix.rows if op.one_hot else 1
+    costs, each = chip.costs, _partial_sums(op, matrix, placed, chip)
+    parts = chip.slices.slicing.columns * (1 if op.one_hot else chip.pulses)
+    for i, heads in enumerate(_heads(op, matrix, placed, chip)):
         for head, cols in heads.items():
-            columns = cols / each
+            sums = each[i] * cols
             if not costs.covers_slices:
-                moved.sums += round(vectors * columns * (parts - 1))
+                moved.sums += round(sums * (parts - 1))
             if head != i:
                 source, target = tile_of(placed[i], chip), tile_of(placed[head], chip)
-                sums = vectors * columns
                 partial = Source(f"{op.name}, block {i}", (source,), sums, sums)
                 moved.send(sums, partial, target, costs.network.grid_columns)
                 moved.sums += round(sums)
 
 
-def _heads(op: Operation, matrix: Matrix, placed: Sequence[Placement]) -> list[Counter[int]]:
+def _partial_sums(
+    op: Operation, matrix: Matrix, placed: Sequence[Placement], chip: Chip
+) -> list[float]:
+    """Return for each block the number of partial sums per column of its tile.
+
+    A column holds a slice of the weights, of which several make a partial sum.
+    """
+    copies = 1 + max(p.block.copy for p in placed)
+    each = op.vectors * matrix.cells / copies / chip.slices.slicing.columns
+    return [each * (p.block.rows / matrix.rows if op.one_hot else 1) for p in placed]
+
+
+def _heads(
+    op: Operation, matrix: Matrix, placed: Sequence[Placement], chip: Chip
+) -> list[Counter[int]]:
+    """Return for each block how many of its columns are added in which block of the chip."""
+    if chip.costs.sums_on_host:
+        return [Counter({i: p.block.cols}) for i, p in enumerate(placed)]
+    return _first(op, matrix, placed)
+
+
+def _first(op: Operation, matrix: Matrix, placed: Sequence[Placement]) -> list[Counter[int]]:
     """Return for each block how many of its columns have their first rows in which block.
 
     Blocks are named by their index in ``placed``. The rows of one-hot vectors are read one by one,

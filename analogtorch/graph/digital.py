@@ -56,13 +56,19 @@ _NORMS = {
 """Operations per number. A batch norm in ``eval`` is a scale and a shift; the others find mean and
 variance first."""
 
-_ACTIVATIONS = _words(
-    """
-    relu relu6 hardtanh hardswish hardsigmoid sigmoid tanh gelu silu mish elu selu celu leaky_relu
-    prelu softplus softsign clamp clamp_min clamp_max threshold logsigmoid log_sigmoid hardshrink
-    softshrink exp log sqrt rsqrt abs erf sin cos
-    """
-)
+_FUNCTIONS = {
+    name: kind
+    for kind, names in {
+        "relu": "relu relu6 hardtanh hardsigmoid clamp clamp_min clamp_max threshold",
+        "sigmoid": "sigmoid tanh",
+        "activation": """
+            gelu silu mish elu selu celu leaky_relu prelu hardswish softplus softsign logsigmoid
+            log_sigmoid hardshrink softshrink exp log sqrt rsqrt abs erf sin cos
+            """,
+    }.items()
+    for name in names.split()
+}
+"""Kinds of the functions of each number, as far as the units of chips differ."""
 _SOFTMAX = {"softmax": 5, "_softmax": 5, "log_softmax": 6, "_log_softmax": 6}
 """Operations per number: largest, difference, exponential, sum, quotient."""
 _ADD = _words("add sub rsub mul div pow square maximum minimum addcmul neg lerp")
@@ -144,11 +150,11 @@ def _of_real(name: str, arguments: dict[str, Any], output: Any, read: int) -> tu
     if (work := digital_matrices.operations(name, arguments, output)) is not None:
         return "other", out, work
     if name in _NORMS:
-        return "norm", out, _NORMS[name] * out
+        return "batch_norm" if name == "batch_norm" else "norm", out, _NORMS[name] * out
     if name in _SOFTMAX:
         return "activation", out, _SOFTMAX[name] * out
-    if name in _ACTIVATIONS:
-        return "activation", out, out
+    if name in _FUNCTIONS:
+        return _FUNCTIONS[name], out, out
     if name in _ADD:
         return "add", out, out
     if name in _POOLS:

@@ -328,7 +328,7 @@ class Recorder:
             if cell.projection:
                 gated = cell.projection.shape[1] * cell.inputs.vectors
             both = self._of(first, second)
-            result = self._add(f"{first}.gates", "activation", gated, cell.gates, both, cell.steps)
+            result = self._add(f"{first}.gates", "gates", gated, cell.gates, both, cell.steps)
             if cell.projection is not None:
                 result = self._mvm(
                     call, cell.projection, self._of(result), cell.outputs, cell.steps

@@ -20,8 +20,8 @@ class Operation:
     """Unique name. For an analog product it is the full name of its matrix, with ``#2``, ``#3``,
     ... where it is applied again."""
     kind: str
-    """``mvm``; the kind of a digital operation: ``activation``, ``norm``, ``attention``, ``pool``,
-    ``add``, ``fft``, ...; ``rounding``, of the inputs of a layer by ``quantise_digital``;
+    """``mvm``; the kind of a digital operation, as ``chips.Digital.kinds`` lists them;
+    ``rounding``, of the inputs of a layer by ``quantise_digital``;
     ``input``, a tensor that the host has; or ``output``, what the host gets."""
     matrix: str | None
     """Name of the ``Matrix`` that an ``mvm`` applies; None otherwise."""

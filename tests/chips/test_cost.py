@@ -80,6 +80,12 @@ def test_bad_parts_are_refused() -> None:
     for unit in (COST.host, COST.on_chip):
         with pytest.raises(ValueError, match="rounding runs where matmul does; name 'matmul'"):
             dataclasses.replace(unit, kinds=("activation", "rounding"))
+        with pytest.raises(ValueError, match="Digital.kinds: each must be one of .*'gate'.*gates"):
+            dataclasses.replace(unit, kinds=("relu", "gate"))
+        with pytest.raises(ValueError, match="Digital.sources: Digital has no field 'kind'"):
+            dataclasses.replace(unit, sources={"kind": "a paper"})
+    with pytest.raises(ValueError, match="Cost.sums_on_host must be True or False, got 1"):
+        dataclasses.replace(COST, sums_on_host=1)
     with pytest.raises(ValueError, match="Published.scope must be one of"):
         dataclasses.replace(COST.published[0], scope="board")
     with pytest.raises(ValueError, match="Published.excluded must say"):

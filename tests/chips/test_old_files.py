@@ -1,5 +1,6 @@
 """Files of chips from before a chip was composed of parts, as they were written then."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -24,7 +25,28 @@ def _hermes64(**options) -> at.Chip:
     options = {"training": at.TrainingNoise(), **options}
     now = at.chips.hermes64(**options)
     before = at.chips.hermes64(adc_range="notebook", **options)
-    return before.replace(name=now.name, dac=UNSTATED)
+    kinds = {"on_chip": {"kinds": ("activation", "norm", "add")}}
+    return before.replace(name=now.name, dac=UNSTATED, cost=kinds)
+
+
+def _ibm_speech34(**options) -> at.Chip:
+    """Return the chip as the preset was: every activation was one of its own."""
+    now = at.chips.ibm_speech34(training=at.TrainingNoise(), **options)
+    assert now.cost is not None
+    tile, *others = now.cost.published
+    tile = dataclasses.replace(tile, excluded="everything off the tile")
+    cost = {
+        "on_chip": {"kinds": ("activation",)},
+        "excluded": now.cost.excluded.replace("transport,", "transport, partly used tiles,"),
+        "published": (tile, *others),
+    }
+    return now.replace(dac=UNSTATED, cost=cost)
+
+
+def _neurram48(**options) -> at.Chip:
+    """Return the chip as the preset was: it added partial sums itself."""
+    cost = {"on_chip": {"kinds": ("activation",)}, "sums_on_host": False}
+    return at.chips.neurram48(**options).replace(cost=cost)
 
 
 HERMES = _hermes64()
@@ -52,12 +74,10 @@ CHIPS = {
         periphery={"output_bits": None, "column_calibration": False},
     ),
     "hermes64_adc_alone.json": HERMES.replace(periphery={"output_bits": None}),
-    "ibm_speech34.json": at.chips.ibm_speech34(training=at.TrainingNoise()).replace(dac=UNSTATED),
-    "ibm_speech34_two_pcm.json": at.chips.ibm_speech34(
-        pcm_per_weight=2, training=at.TrainingNoise()
-    ).replace(dac=UNSTATED),
-    "neurram48.yaml": at.chips.neurram48(),
-    "neurram48_ten_bits.json": at.chips.neurram48(output_bits=10, input_bits=8),
+    "ibm_speech34.json": _ibm_speech34(),
+    "ibm_speech34_two_pcm.json": _ibm_speech34(pcm_per_weight=2),
+    "neurram48.yaml": _neurram48(),
+    "neurram48_ten_bits.json": _neurram48(output_bits=10, input_bits=8),
     "ideal.json": at.chips.ideal(),
 }
 X = torch.linspace(-1, 1, 12).view(2, 6)
@@ -161,3 +181,15 @@ def test_a_field_that_came_later_is_written_where_it_counts() -> None:
     assert at.chips.to_dict(chip)["training"]["corrected"] is True
     assert at.chips.from_dict(at.chips.to_dict(chip)) == chip
     assert at.chips.from_dict(at.chips.to_dict(plain)) == plain
+    assert "sums_on_host" not in at.chips.to_dict(plain)["cost"]
+    assert at.chips.to_dict(at.chips.neurram48())["cost"]["sums_on_host"] is True
+
+
+def test_files_name_whole_families_of_functions_and_are_charged_as_before() -> None:
+    """``activation`` was ReLU, sigmoid and gates too, ``norm`` was batch norm."""
+    old = at.chips.load(FOLDER / "hermes64.json")
+    assert old.cost is not None
+    on_chip = old.cost.on_chip
+    assert on_chip.kinds == ("activation", "norm", "add")
+    assert all(map(on_chip.runs, ("relu", "sigmoid", "gates", "activation", "batch_norm", "norm")))
+    assert not any(map(on_chip.runs, ("pool", "matmul", "rounding")))

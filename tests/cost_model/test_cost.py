@@ -191,7 +191,7 @@ def test_a_pipeline_is_as_fast_as_its_busiest_resource() -> None:
 
 def test_transfers_count_hops_ports_and_partial_sums() -> None:
     chip = at.chips.hermes64()  # 8 tiles in a row of the grid
-    operations = [mvm("a", 256), digital("relu", "activation", 256, "a"), mvm("b", 100, "relu")]
+    operations = [mvm("a", 256), digital("relu", "relu", 256, "a"), mvm("b", 100, "relu")]
     blocks = [put(0, "a", 256, 256), put(10, "a", 44, 256, row=256), put(11, "b", 256, 100)]
     parts = mapping(chip, operations, [matrix("a", 300, 256), matrix("b", 256, 100)], blocks)
     a, relu, b, out = schedule(parts).steps
@@ -233,7 +233,7 @@ def test_what_the_chip_cannot_compute_goes_to_the_host_and_another_chip_costs_tw
 def test_digital_operations_run_on_the_chips_where_their_result_lies() -> None:
     chip = _free_moves(at.chips.hermes_core())
     rate, step = chip.cost.on_chip.rate.value, chip.cost.mvm_time.value
-    operations = [mvm("a", 256), digital("relu", "activation", 256, "a"), mvm("b", 256, "relu")]
+    operations = [mvm("a", 256), digital("relu", "relu", 256, "a"), mvm("b", 256, "relu")]
     matrices = [matrix("a", 256, 256), matrix("b", 256, 256)]
     blocks = [put(0, "a", 256, 256), put(0, "b", 256, 256, chip=1)]
     found = schedule(mapping(chip, operations, matrices, blocks))
@@ -370,7 +370,7 @@ def test_columns_cut_anywhere_add_up_all_the_same() -> None:
 def test_a_recurrent_matrix_takes_its_own_results() -> None:
     chip = at.chips.hermes64()
     operations = [mvm("ih", 100, vectors=5), mvm("hh", 100, vectors=5, steps=5)]
-    gated = digital("gates", "activation", 500, "ih", "hh")
+    gated = digital("gates", "gates", 500, "ih", "hh")
     operations.append(dataclasses.replace(gated, steps=5))
     blocks = [put(0, "ih", 10, 100), put(1, "hh", 100, 100)]
     plan = schedule(

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import get_args
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from torch.ao.nn import quantized
 from torch.ao.nn.quantized import dynamic
 from torch.nn import functional as F
 
+from analogtorch.chips.cost import DigitalKind
 from analogtorch.graph import digital, digital_matrices
 from analogtorch.graph.trace import trace
 
@@ -272,7 +274,7 @@ def test_complex_numbers_count_as_two(
     ("alias", "kind"),
     [
         (torch.absolute, "activation"),
-        (lambda h: h.clip(0, 1), "activation"),
+        (lambda h: h.clip(0, 1), "relu"),
         (torch.negative, "add"),
         (lambda h: torch.multiply(h, h), "add"),
         (lambda h: torch.divide(h, h), "add"),
@@ -283,6 +285,27 @@ def test_complex_numbers_count_as_two(
 def test_aliases_of_operators_have_their_kind(alias: Callable[[Tensor], Tensor], kind: str) -> None:
     operation = trace(_Net(alias), _zeros(2, 5, 8)).operations[-2]
     assert (operation.kind, operation.operations) == (kind, 80)
+
+
+@pytest.mark.parametrize(
+    ("kind", "functions"),
+    [
+        ("relu", [F.relu, F.relu6, F.hardtanh, F.hardsigmoid, lambda h: h.clamp(min=0)]),
+        ("sigmoid", [torch.sigmoid, torch.tanh]),
+        ("activation", [F.gelu, F.silu, F.hardswish, F.leaky_relu, lambda h: h.softmax(-1)]),
+        ("batch_norm", [nn.BatchNorm1d(5).eval()]),
+        ("norm", [nn.LayerNorm(8), nn.GroupNorm(1, 5)]),
+        ("gates", [nn.LSTM(8, 8), nn.GRU(8, 8)]),
+    ],
+)
+def test_functions_have_the_kinds_by_which_chips_differ(
+    kind: str, functions: list[Callable[[Tensor], Tensor]]
+) -> None:
+    for function in functions:
+        net = nn.Sequential(nn.Linear(8, 8), _Net(function)).eval()
+        *_, last, _ = trace(net, _zeros(2, 5, 8)).operations
+        assert last.kind == kind
+        assert kind in get_args(DigitalKind)
 
 
 def test_operators_of_interpolations_are_those_of_torch() -> None:

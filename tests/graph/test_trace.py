@@ -161,7 +161,7 @@ def test_attention() -> None:
     assert sum(m.weights for m in traced.matrices) == sum(
         p.numel() for p in model.parameters() if p.dim() > 1
     )
-    assert {"attention", "norm", "activation", "add"} <= {op.kind for op in traced.operations}
+    assert {"attention", "norm", "relu", "add"} <= {op.kind for op in traced.operations}
     assert torch.backends.mha.get_fastpath_enabled()
 
 

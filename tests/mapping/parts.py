@@ -75,9 +75,9 @@ def keyword_net(chip: Chip) -> SimpleNamespace:
     """The fully connected keyword spotter 1024-512-512-12 on four tiles of 512x512."""
     operations = [
         mvm("a", 512),
-        digital("relu", "activation", 512, "a"),
+        digital("relu", "relu", 512, "a"),
         mvm("b", 512, "relu"),
-        digital("relu2", "activation", 512, "b"),
+        digital("relu2", "relu", 512, "b"),
         mvm("c", 12, "relu2"),
     ]
     blocks = [

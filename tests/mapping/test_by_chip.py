@@ -28,9 +28,9 @@ def test_costs_are_those_of_the_parts_by_themselves() -> None:
         assert found.tiles_used == wanted.tiles_used
     assert [op.kind for op in rest.operations] == [
         "input",
-        "activation",
+        "relu",
         "mvm",
-        "activation",
+        "relu",
         "output",
     ]
     assert sensor.digital_weights == ()
