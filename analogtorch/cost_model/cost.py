@@ -49,7 +49,7 @@ class EnergySplit:
     adc: float
     """Energy of output encoding (ADCs)."""
     chip_digital: float
-    """Energy of digital operations on the chip, with additions of partial sums."""
+    """Energy of digital operations on the chip, with additions of partial sums there."""
     chip_communication: float
     """Energy of hops between tiles."""
     host_digital: float

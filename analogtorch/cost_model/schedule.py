@@ -105,7 +105,7 @@ def _summed(
     for op in operations:
         op = replace(op, inputs=tuple(sums.get(name, name) for name in op.inputs))
         added = additions(op, matrices[op.matrix], placed[op.matrix], chip) if op.matrix else 0
-        # the result of the product are its partial sums
+        # the results of the product are its partial sums
         found.append(replace(op, elements=op.elements + added))
         if added:
             sums[op.name] = f"{op.name}.partial_sums"

@@ -30,6 +30,7 @@ class Step:
 
     operation: str
     kind: str
+    """As ``Operation.kind``; ``partial_sums``: the host adds them; ``transfer``: of the outputs."""
     place: Literal["tiles", "chip", "host"]
     """The unit that runs it: MVMs on tiles, the chip's digital unit, or the host."""
     start: float
