@@ -54,7 +54,7 @@ class IVCurve:
             if curve is None:
                 continue
             check_curve(f"IVCurve.{name}", curve)
-            if not bool(torch.isfinite(curve(r)).all()):
+            if not bool(torch.isfinite(curve(r).float()).all()):  # as MVMs compute
                 raise ValueError(
                     f"IVCurve.{name} must be finite for r from 0.01 to 1, got {checks.shown(curve)}"
                 )

@@ -36,7 +36,7 @@ class WeightMemory:
     """Bytes per second that the DRAM gives, > 0."""
 
     def __post_init__(self) -> None:
-        checks.counts(self, "capacity", least=0)
+        checks.counts(self, "capacity", least=0, largest=checks.INT64)
         for name in ("energy", "dram_energy", "dram_rate"):
             figure = getattr(self, name)
             checks.instance(

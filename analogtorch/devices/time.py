@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from datetime import timedelta
 
 from torch import Tensor
@@ -66,7 +67,14 @@ def seconds(time: str | float) -> float | None:
         remedy = "write its .total_seconds()"
     elif isinstance(time, Tensor):
         remedy = "write its .item()"
-    given = checks.number("time", time, least=0, what="finite number of seconds", remedy=remedy)
+    given = checks.number(
+        "time",
+        time,
+        least=0,
+        largest=sys.float_info.max,
+        what="finite number of seconds",
+        remedy=remedy,
+    )
     # 1.1 h and 66 min are one time: it names the noise of a read
     return float(f"{given:.{_DIGITS}g}") + 0.0
 

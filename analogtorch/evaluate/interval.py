@@ -148,7 +148,7 @@ def share(hits: int, total: int, confidence: float = 0.95) -> Interval:
     Raises:
         ValueError: an argument is out of range.
     """
-    total = checks.count("share: total", total)
+    total = checks.count("share: total", total, largest=checks.INT64)
     hits = checks.count("share: hits", hits, least=0, most=total)
     confidence = checked_confidence("share", confidence)
     tail = (1 - confidence) / 2
@@ -175,7 +175,7 @@ def rate(events: int, time: float, confidence: float = 0.95) -> Interval:
     Raises:
         ValueError: an argument is out of range.
     """
-    events = checks.count("rate: events", events, least=0)
+    events = checks.count("rate: events", events, least=0, largest=checks.INT64)
     time = checks.number("rate: time", time, above=0)
     tail = (1 - checked_confidence("rate", confidence)) / 2
     low = _where(lambda m: 1 - _at_most(events - 1, m) > tail, 0.0, events) if events else 0.0

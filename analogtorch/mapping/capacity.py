@@ -18,7 +18,7 @@ def chips_needed(chip: Chip, weights: int) -> int:
         TypeError: ``chip`` is no chip.
     """
     checks.instance("chip", chip, Chip, "analogtorch.chips.hermes64()")
-    checks.count("weights", weights)
+    checks.count("weights", weights, largest=checks.INT64)
     return math.ceil(weights / chip.capacity)
 
 
@@ -40,7 +40,7 @@ def device_mix(weights: int, devices: int, *, most: int = 4, least: int = 2) -> 
     """
     given = {"weights": weights, "devices": devices, "most": most, "least": least}
     for name, value in given.items():
-        checks.count(name, value)
+        checks.count(name, value, largest=checks.INT64)
     if least >= most:
         raise ValueError(f"device_mix: least must be below most, got {least} and {most}")
     if weights * least > devices:
@@ -96,7 +96,7 @@ def plan_devices(
             f"plan_devices: weights must be numbers of weights by name, got {checks.shown(weights)}"
         )
     for name, count in weights.items():
-        checks.count(f"weights[{name!r}]", count)
+        checks.count(f"weights[{name!r}]", count, largest=checks.INT64)
     most, least = accurate.cell.devices, dense.cell.devices
     if not weights:
         raise ValueError(

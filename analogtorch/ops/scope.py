@@ -48,9 +48,9 @@ def noise(seed: int, *, step: int = 0, rank: int = 0, first_sample: int = 0) -> 
         >>> with at.noise(seed=5, step=120):
         ...     loss = model(x).square().mean()
     """
-    step = checks.count("noise: step", step, least=0)
+    step = checks.count("noise: step", step, least=0, largest=checks.INT64)
     rank = checks.count("noise: rank", rank, least=0)
-    first_sample = checks.count("noise: first_sample", first_sample, least=0)
+    first_sample = checks.count("noise: first_sample", first_sample, least=0, largest=checks.INT64)
     on_host = seed_tensor(seed, torch.device("cpu"))  # whatever the default device is
     key = int(fold(on_host, stream("noise scope", step, rank)).item())
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []

@@ -206,7 +206,7 @@ class SolverChip(Shown):
         checks.instance("SolverChip.inverse", self.inverse, InverseCircuit, "InverseCircuit()")
         checks.instance("SolverChip.mvm", self.mvm, SlicedMVM, "SlicedMVM()")
         checks.choice("SolverChip.corrections", self.corrections, get_args(Corrections))
-        checks.counts(self, "cells", optional=True)
+        checks.counts(self, "cells", optional=True, largest=checks.INT64)
         if self.mvm.multiplies == "correction" and self.inverse.output_bits is None:
             raise ValueError(
                 "SlicedMVM.multiplies='correction' takes the bits of the inverse circuit's ADCs: "

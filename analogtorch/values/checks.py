@@ -1,8 +1,8 @@
 """Checks of what a user gives, with one rule of what a number is and one wording for every room.
 
-A number is a Python or NumPy number. It is never a boolean, a text or a tensor, and never NaN or
-infinite. The checks return Python's own ``float`` or ``int``, so that files and comparisons see no
-other type.
+A number is a Python or NumPy number. It is never a boolean, a text or a tensor, never NaN or
+infinite, and never larger than what is computed with it can be. The checks return Python's own
+``float`` or ``int``, so that files and comparisons see no other type.
 """
 
 import math
@@ -14,6 +14,12 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+INT64 = 2**63 - 1
+"""Largest seed, and count of what there may be many of, such as weights and samples."""
+_INT32 = 2**31 - 1
+_FLOAT32 = 3.4028234663852886e38
+"""Largest number that float32 holds."""
+
 
 def number(
     name: str,
@@ -23,6 +29,7 @@ def number(
     above: float | None = None,
     most: float | None = None,
     below: float | None = None,
+    largest: float = _FLOAT32,
     what: str = "number",
     remedy: str = "",
 ) -> float:
@@ -35,18 +42,27 @@ def number(
         above: a bound that the value must exceed.
         most: the largest allowed value.
         below: a bound that the value must stay below.
+        largest: the largest magnitude that can be computed with, by default in float32; the message
+            states it only if it is exceeded.
         what: the noun that the message uses, such as ``share``.
         remedy: what to write instead; the message ends with it.
 
     Raises:
         ValueError: the value is no number, or lies out of bounds.
     """
-    good = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    given = value
+    # a boolean is an Integral, too
+    real = isinstance(value, Real) and not isinstance(value, Integral) and math.isfinite(value)
+    if good := is_integer(value) or real:
+        value = float(value) if real else int(value)
+    if good and abs(value) > largest:
+        least = -largest if least is None and above is None else least
+        most = largest if most is None and below is None else most
     good = good and (least is None or value >= least) and (above is None or value > above)
     if not (good and (most is None or value <= most) and (below is None or value < below)):
         allowed = _span(what, least, above, most, below)
-        raise ValueError(f"{name} must be {allowed}, got {shown(value)}{remedy and f'; {remedy}'}")
-    return int(value) if isinstance(value, Integral) else float(value)
+        raise ValueError(f"{name} must be {allowed}, got {shown(given)}{remedy and f'; {remedy}'}")
+    return float(value) if abs(value) > INT64 else value  # no tensor takes a larger integer
 
 
 def is_integer(value: Any) -> bool:
@@ -55,14 +71,24 @@ def is_integer(value: Any) -> bool:
 
 
 def count(
-    name: str, value: Any, *, least: int | None = 1, most: int | None = None, remedy: str = ""
+    name: str,
+    value: Any,
+    *,
+    least: int | None = 1,
+    most: int | None = None,
+    largest: int = _INT32,
+    remedy: str = "",
 ) -> int:
     """Return ``value`` as an integer from ``least`` to ``most``, both included.
+
+    Without ``most`` it is at most ``largest``, which the message states only if it is exceeded.
 
     Raises:
         ValueError: the value is no integer, or lies out of bounds.
     """
     good = is_integer(value)
+    if good and most is None and value > largest:
+        most = largest
     if not (good and (least is None or value >= least) and (most is None or value <= most)):
         allowed = _span("integer", least, None, most, None)
         raise ValueError(f"{name} must be {allowed}, got {shown(value)}{remedy and f'; {remedy}'}")

@@ -135,7 +135,7 @@ WRONG = {
     "wires": ({"wires": {"row_resistance": 1.0}}, "Chip.iv and Chip.wires exclude each other"),
     "voltage": ({"iv": {"read_voltage": None}}, "read_voltage must be the voltage of a full-scale"),
     "curve": (
-        {"iv": {"square": Polynomial(coefficients=(1e308, 1e308, 1e308))}},
+        {"iv": {"square": Polynomial(coefficients=(3e38, 3e38, 3e38))}},
         "IVCurve.square must be finite",
     ),
 }
