@@ -5,6 +5,7 @@ from torch import Tensor
 
 from analogtorch.devices.fitting.columns import Columns
 from analogtorch.devices.fitting.grid import Grid, grid
+from analogtorch.devices.fitting.units import near
 from analogtorch.values import checks
 
 FIRST = 50
@@ -19,6 +20,14 @@ _SORTED = 20
 sorted: of unsorted ones less than one in 500,000 has so many."""
 _BINS = 10
 """Most groups of targets in which a conductance must rise with its target."""
+_FAR = 5.0
+"""Ratio of conductances to their targets, or its inverse, that no programmed device has: a unit is
+wrong."""
+_OFF = 2.0
+"""Ratio, or inverse, from which a note says so: some devices drift as far before their first read,
+and some are written with that error."""
+_ROUNDING = 0.05
+"""Part of ``g_max`` by which targets may miss the range of a device: a mapping rounds them."""
 
 
 def arrange(given: Columns) -> tuple[Grid, tuple[str, ...]]:
@@ -26,8 +35,8 @@ def arrange(given: Columns) -> tuple[Grid, tuple[str, ...]]:
 
     Raises:
         ValueError: too few measurements, a device with several targets, a read that the table lists
-            twice, or conductances that do not rise with their targets; the message names rows or
-            lines.
+            twice, or conductances that do not rise with their targets or are far from them; the
+            message names rows or lines.
     """
     notes: list[str] = []
     device = given.device
@@ -40,7 +49,7 @@ def arrange(given: Columns) -> tuple[Grid, tuple[str, ...]]:
     found = grid(given.target, given.measured, given.time, device)
     _check_numbers(found)
     _check_rising(given)
-    return found, tuple(notes)
+    return found, (*notes, *_off_targets(given))
 
 
 def _by_order(given: Columns) -> tuple[Tensor, str]:
@@ -121,25 +130,30 @@ def _check_devices(given: Columns, device: Tensor) -> None:
         )
 
 
-def _check_numbers(found: Grid) -> None:
+def _check_numbers(found: Grid, which: str = "") -> None:
     seen = (found.counts > 0).sum(0)
     for number, (count, time) in enumerate(zip(seen.tolist(), found.times.tolist(), strict=True)):
         needed = LATER if number else FIRST
         if count < needed:
             raise ValueError(
-                f"too few measurements: {count} devices at {time:g} s; a fit needs {FIRST} at the "
-                f"first time and {LATER} at each other"
+                f"too few measurements: {count} devices{which} at {time:g} s; a fit needs {FIRST} "
+                f"at the first time and {LATER} at each other"
             )
     if len(found.target.unique()) < 2:
         raise ValueError(
-            f"all targets are {float(found.target[0]):g} uS; a fit over conductance needs at least "
-            "two targets"
+            f"all targets{which} are {float(found.target[0]):g} uS; a fit over conductance needs "
+            "at least two targets"
         )
+
+
+def _first(given: Columns) -> Tensor:
+    """Return the rows of the first time."""
+    return (given.time <= 1.05 * given.time.min()).nonzero().squeeze(1)
 
 
 def _check_rising(given: Columns) -> None:
     """Raise an error unless conductances rise with their targets right after programming."""
-    rows = (given.time <= 1.05 * given.time.min()).nonzero().squeeze(1)
+    rows = _first(given)
     rows = rows[torch.argsort(given.target[rows], stable=True)]
     parts = [part for part in rows.chunk(_BINS) if len(part) > 1]
     if len(parts) < 2:
@@ -175,6 +189,32 @@ def _check_slope(given: Columns, rows: Tensor) -> None:
         )
 
 
+def _off_targets(given: Columns) -> list[str]:
+    """Return a note if conductances are off their targets right after programming.
+
+    Raises:
+        ValueError: they are so far off that a unit must be wrong.
+    """
+    rows = _first(given)
+    rows = rows[given.target[rows] >= 0.5 * given.target[rows].max().clamp_min(1e-300)]
+    ratio = float((given.measured[rows] / given.target[rows]).median())
+    if not (ratio <= 1 / _OFF or ratio >= _OFF):
+        return []
+    target, measured = (given.units[name] for name in ("target", "measured"))
+    found = (
+        f"measured conductances are {ratio:.3g} of their targets at the first time, "
+        f"{float(given.time.min()):g} s (median of the larger half of targets), with target in "
+        f"{target.name} and measured in {measured.name}"
+    )
+    if 1 / _FAR < ratio < _FAR:
+        return [f"{found}; correct the units if the devices are nearer to them"]
+    right = near(measured.factor / ratio) if ratio > 0 else None
+    raise ValueError(
+        f"{found}, which no programmed device is: correct the unit that is wrong, such as by the "
+        f"heading 'measured [{right or 'nA @ 0.2 V'}]'"
+    )
+
+
 def _part(given: Columns, rows: Tensor) -> str:
     target = given.target[rows]
     span = f"{float(target.min()):g} to {float(target.max()):g} uS"
@@ -198,10 +238,32 @@ def span(found: Grid, g_max: float | None, g_min: float | None) -> tuple[float, 
         least = low if low >= 0.02 * most else 0.0
     else:
         least = checks.number("fit: g_min", g_min, least=0, below=most)
-    # a fit holds where there are data, give or take what a mapping rounds
-    if most > 1.05 * high or least < low - 0.05 * most:
+    # a fit holds where there are data
+    if most > (1 + _ROUNDING) * high or least < low - _ROUNDING * most:
         raise ValueError(
             f"the targets lie from {low:g} to {high:g} uS, so a fit says nothing of a device from "
             f"{least:g} to {most:g} uS; measure that range, or give another g_min or g_max"
         )
     return least, most
+
+
+def within(found: Grid, least: float, most: float) -> tuple[Grid, list[str]]:
+    """Return the devices whose targets lie in a range of conductances, and a note on the others.
+
+    Args:
+        found: the measurements.
+        least: uS.
+        most: uS.
+
+    Raises:
+        ValueError: too few devices are left.
+    """
+    rounding = _ROUNDING * most
+    kept = (found.target >= least - rounding) & (found.target <= most + rounding)
+    beyond = int((~kept).sum())
+    if not beyond:
+        return found, []
+    which = f" with targets from {least:g} to {most:g} uS (g_min and g_max)"
+    chosen = found.take(kept.nonzero().squeeze(1))
+    _check_numbers(chosen, which)
+    return chosen, [f"{beyond} of {len(kept)} devices are left out: the fit is of those{which}"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from analogtorch.devices.fitting.units import Heading, is_current, microsiemens, seconds_in
+from analogtorch.devices.fitting.units import Heading, Unit, conductance, is_current, time_unit
 from analogtorch.values import checks
 
 COLUMNS = ("target", "measured", "time", "cycle", "device")
@@ -43,6 +43,8 @@ class Columns:
     """Number of the device, int64; None: the table has none."""
     lines: tuple[int, ...] | None
     """Line of the file for each row; None: there is no file."""
+    units: Mapping[str, Unit]
+    """Unit of each column as it was given."""
 
     def where(self, row: int) -> str:
         """Return how a message names a row."""
@@ -56,8 +58,10 @@ class Columns:
         return f"lines {self.lines[first]} to {self.lines[last]}"
 
 
-def scales(headings: Sequence[Heading], unit: str | None, volt: float | None) -> dict[str, float]:
-    """Return the factor of each known column to uS or s.
+def column_units(
+    headings: Sequence[Heading], unit: str | None, volt: float | None
+) -> dict[str, Unit]:
+    """Return the unit of each known column.
 
     Args:
         headings: the headings of all columns.
@@ -81,9 +85,9 @@ def scales(headings: Sequence[Heading], unit: str | None, volt: float | None) ->
             raise ValueError(f"two columns are called {h.name!r}")
         try:
             if h.name in ("target", "measured"):
-                found[h.name] = microsiemens(h.unit or unit or "uS", h.volt or volt)
+                found[h.name] = conductance(h.unit or unit or "uS", h.volt or volt)
             elif h.name in COLUMNS:
-                found[h.name] = seconds_in(h.unit) if h.name == "time" and h.unit else 1.0
+                found[h.name] = time_unit(h.unit or "s") if h.name == "time" else Unit("", 1.0)
         except ValueError as error:
             raise ValueError(f"column {h.name!r}: {error}") from error
     _check_used([h for h in headings if h.name in ("target", "measured")], unit, volt)
@@ -115,14 +119,14 @@ def _check_used(headings: Sequence[Heading], unit: str | None, volt: float | Non
 
 def columns(
     values: Mapping[str, Sequence[float] | Tensor],
-    scale: Mapping[str, float],
+    units: Mapping[str, Unit],
     lines: tuple[int, ...] | None = None,
 ) -> Columns:
     """Return columns of numbers in their units as ``Columns``.
 
     Args:
         values: columns by name.
-        scale: the factors of ``scales``.
+        units: their units, by ``column_units``.
         lines: line of the file for each row.
 
     Raises:
@@ -131,7 +135,7 @@ def columns(
             negative, a number of a device or cycle is not whole, or a value is NaN; the message
             names the row or line.
     """
-    found = {name: _tensor(values, name) * factor for name, factor in scale.items()}
+    found = {name: _tensor(values, name) * unit.factor for name, unit in units.items()}
     sizes = {name: len(column) for name, column in found.items()}
     if len(set(sizes.values())) > 1:
         raise ValueError(f"columns must be of one length, got {sizes}")
@@ -145,6 +149,7 @@ def columns(
         numbers.get("cycle", torch.zeros_like(found["target"])).long(),
         numbers["device"].long() if "device" in numbers else None,
         lines,
+        units,
     )
     for name in _NEEDED:
         _refuse(given, name, found[name], ~found[name].isfinite(), "must be finite")

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from analogtorch.devices.fitting.arrange import arrange, span
-from analogtorch.devices.fitting.columns import Columns, columns, scales
+from analogtorch.devices.fitting.arrange import arrange, span, within
+from analogtorch.devices.fitting.columns import Columns, column_units, columns
 from analogtorch.devices.fitting.fitted import Band, Drift, Fit, Law, Quality
 from analogtorch.devices.fitting.grid import Grid
 from analogtorch.devices.fitting.power import LOW, TIMES, PowerLaw, fit_power, usable
@@ -36,6 +36,8 @@ _FOLLOWED = 50
 """Devices with reads at three times or more that a power law needs."""
 _STEPS = 25
 """Points of a curve over time."""
+_BEYOND = 1.5
+"""Ratio of ``g_max`` to the largest measured conductance from which a curve is far beyond it."""
 
 
 def fit(
@@ -72,7 +74,9 @@ def fit(
             is ``TimedDevice``. ``auto`` selects the power law if devices were read at three times
             or more, their mean drift is significant, and the law agrees with the distribution
             measured at each time (Kolmogorov-Smirnov).
-        g_max: conductance of the largest weight, uS; None: the largest target.
+        g_max: conductance of the largest weight, uS; None: the largest target. Devices with targets
+            beyond ``g_min`` and ``g_max``, by more than 5 % of ``g_max``, are left out, as a note
+            says.
         g_min: conductance of an empty polarity, uS; None: the smallest target, or 0 if that is
             below 2 % of ``g_max``.
         t_read: length of a read, s, > 0 and below the first time: the end of the 1/f spectrum of
@@ -86,10 +90,10 @@ def fit(
     Raises:
         ValueError: columns are missing, units are unknown, there are too few measurements, times
             are not positive, values are NaN or beyond any conductance, devices or cycles have no
-            whole numbers, conductances do not rise with their targets, or the measurements do not
-            support the law; the message names the line or row. Or ``unit`` or ``volt`` has no
-            effect, ``volt`` is another voltage than a heading states, or a read is longer than the
-            first time.
+            whole numbers, conductances do not rise with their targets, or are five times as large
+            or small at the first time, or the measurements do not support the law; the message
+            names the line or row. Or ``unit`` or ``volt`` has no effect, ``volt`` is another
+            voltage than a heading states, or a read is longer than the first time.
         TypeError: ``data`` is neither a path nor columns.
         OSError: the file cannot be read.
 
@@ -105,13 +109,15 @@ def fit(
     with _named(data):
         grid, notes = arrange(_columns(data, unit, volt))
         _check_read(t_read, float(grid.times[0]))
-    least, most = span(grid, g_max, g_min)
+        least, most = span(grid, g_max, g_min)
+        grid, left_out = within(grid, least, most)
     chosen, found = _law(grid, most, t_read, law, seed)
     device = found.device(checks.text("fit: name", name, "my ReRAM"), least)
     again = _again(grid, found, most, t_read, bootstrap, seed)
     offset = found.first if isinstance(found, PowerLaw) else 0.0
     agreement = quality(grid, device, offset, seed)
     more = _undetermined(found, again, least, most) + _disagreements(agreement)
+    more += _extrapolated(grid, found, most)
     return Fit(
         device=device,
         law=chosen,
@@ -119,7 +125,7 @@ def fit(
         read_noise=_read_noise(found, again, least, most),
         drift=_drift(found, again, grid, least, most),
         quality=agreement,
-        notes=(*notes, *_notes(grid, found), *more),
+        notes=(*notes, *left_out, *_notes(grid, found), *more),
         measurements=grid,
     )
 
@@ -157,8 +163,8 @@ def _columns(data: Any, unit: str | None, volt: float | None) -> Columns:
             f"..., 'measured': ..., 'time': ...}}, got {checks.shown(data)}"
         )
     headings = {name: heading(str(name)) for name in data}
-    scale = scales(list(headings.values()), unit, volt)
-    return columns({headings[name].name: value for name, value in data.items()}, scale)
+    units = column_units(list(headings.values()), unit, volt)
+    return columns({headings[name].name: value for name, value in data.items()}, units)
 
 
 def _law(
@@ -348,6 +354,17 @@ def _undetermined(
         "programming and read noise cannot be separated at targets from "
         f"{first:.3g} to {last:.3g} uS: at {last:.3g} uS, reads have {noise:.2g} uS, and "
         f"programming {small:.2g} to {large:.2g} uS; measure more devices, or read each more often"
+    ]
+
+
+def _extrapolated(grid: Grid, found: PowerLaw | AtTimes, g_max: float) -> list[str]:
+    """Return a note if the noise of reads goes on far beyond the measured conductances."""
+    highest = float(grid.means.nan_to_num().max())
+    if found.read is None or g_max <= _BEYOND * highest:
+        return []
+    return [
+        f"no device was read above {highest:.3g} uS: from there to {g_max:.3g} uS, the noise of a "
+        "read is extrapolated"
     ]
 
 

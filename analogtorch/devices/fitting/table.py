@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from analogtorch.devices.fitting.columns import Columns, columns, scales
+from analogtorch.devices.fitting.columns import Columns, column_units, columns
 from analogtorch.devices.fitting.units import heading
 
 _LARGEST = 256 * 2**20
@@ -48,10 +48,10 @@ def _parsed(text: str, unit: str | None, volt: float | None) -> Columns:
         ) from None
     try:
         headings = [heading(cell) for cell in given]
-        scale = scales(headings, unit, volt)
+        units = column_units(headings, unit, volt)
     except ValueError as error:
         raise ValueError(f"line {first}: {error}") from error
-    places = {h.name: place for place, h in enumerate(headings) if h.name in scale}
+    places = {h.name: place for place, h in enumerate(headings) if h.name in units}
     values: dict[str, list[float]] = {name: [] for name in places}
     lines: list[int] = []
     for line, row in rows:
@@ -62,7 +62,7 @@ def _parsed(text: str, unit: str | None, volt: float | None) -> Columns:
         lines.append(line)
         for name, place in places.items():
             values[name].append(_number(row[place], name, line))
-    return columns(values, scale, tuple(lines))
+    return columns(values, units, tuple(lines))
 
 
 def _rows(text: str) -> Iterator[tuple[int, list[str]]]:

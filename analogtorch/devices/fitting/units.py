@@ -13,6 +13,16 @@ _AMPERE = {"A": 1e6, "mA": 1e3, "uA": 1.0, "µA": 1.0, "nA": 1e-3, "pA": 1e-6}
 
 
 @dataclass(frozen=True)
+class Unit:
+    """The unit of a column."""
+
+    name: str
+    """As headings state it, such as ``nA @ 0.2 V``."""
+    factor: float
+    """Microsiemens, or seconds, in one of it."""
+
+
+@dataclass(frozen=True)
 class Heading:
     """The heading of a column, such as ``measured [nA @ 0.2 V]``: a name, a unit and a voltage."""
 
@@ -56,26 +66,31 @@ def is_current(unit: str) -> bool:
     return unit in _AMPERE
 
 
-def microsiemens(unit: str, volt: float | None) -> float:
-    """Return the microsiemens in one of ``unit``; currents are divided by the voltage ``volt``.
+def conductance(unit: str, volt: float | None) -> Unit:
+    """Return a unit of conductances; currents are divided by the voltage ``volt``.
 
     Raises:
         ValueError: the unit is unknown, or a current has no voltage.
     """
     if unit in _SIEMENS:
-        return _SIEMENS[unit]
+        return Unit(unit, _SIEMENS[unit])
     if unit in _AMPERE:
         if volt is None:
             raise ValueError(
                 f"{unit} is a current, which needs the read voltage: write 'measured [{unit} @ 0.2 "
                 "V]' as the heading, or give volt=0.2"
             )
-        return _AMPERE[unit] / volt
+        return Unit(f"{unit} @ {volt:g} V", _AMPERE[unit] / volt)
     raise ValueError(_unknown(unit, (*_SIEMENS, *_AMPERE)))
 
 
-def seconds_in(unit: str) -> float:
-    """Return the seconds in one of ``unit``.
+def near(factor: float) -> str | None:
+    """Return the unit with about that many microsiemens; None: there is none."""
+    return next((name for name, one in _SIEMENS.items() if 0.5 < one / factor < 2), None)
+
+
+def time_unit(unit: str) -> Unit:
+    """Return a unit of times.
 
     Raises:
         ValueError: the unit is unknown.
@@ -86,7 +101,7 @@ def seconds_in(unit: str) -> float:
         found = None
     if found is None:
         raise ValueError(_unknown(unit, tuple(SECONDS)))
-    return found
+    return Unit(unit, found)
 
 
 def _unknown(unit: str, known: tuple[str, ...]) -> str:

@@ -1,5 +1,6 @@
 """Fitted devices against the known ones whose measurements they were fitted to."""
 
+import re
 import warnings
 
 import pytest
@@ -11,9 +12,11 @@ from analogtorch import devices
 from analogtorch.devices.fitting.arrange import arrange
 from analogtorch.devices.fitting.columns import columns
 from analogtorch.devices.fitting.grid import Grid
+from analogtorch.devices.fitting.units import Unit
 from tests.crossbar import crossbar
 from tests.devices.fitting.campaign import measured
 
+UNIT = Unit("uS", 1.0)
 DAY, MONTH = 86_400.0, 2_592_000.0
 R = torch.linspace(0.1, 1, 19, dtype=torch.float64)
 
@@ -271,7 +274,7 @@ def test_devices_of_a_table_that_is_sorted_by_its_reads_are_not_known(sign: int)
     names = ["target", "measured", "time", "cycle"]
 
     def arranged(names: list[str], which: torch.Tensor) -> tuple[Grid, tuple[str, ...]]:
-        return arrange(columns({n: data[n][which] for n in names}, dict.fromkeys(names, 1.0)))
+        return arrange(columns({n: data[n][which] for n in names}, dict.fromkeys(names, UNIT)))
 
     found, (note,) = arranged(names, which)
     assert "is not known, as there is no column 'device' and rows of equal targets are sor" in note
@@ -405,3 +408,26 @@ def test_devices_that_were_not_read_every_time_count_where_they_were() -> None:
     assert found.law == "power"
     drift = found.device.drift_mean(R)
     torch.testing.assert_close(drift, true.drift_mean(R), rtol=0.15, atol=0)
+
+
+def test_targets_beyond_the_range_of_the_weights_decide_nothing() -> None:
+    data = measured(devices.rram_wan(), devices=400, times=(1.0, 3600.0), cycles=2)
+    allowed = (data["target"] >= 8.0) & (data["target"] <= 21.0)  # 5 % of g_max is rounding
+    kept = {name: column[allowed] for name, column in data.items()}
+    found, same = (devices.fit(x, g_max=20.0, g_min=9.0, bootstrap=20) for x in (data, kept))
+    assert found.device == same.device
+    assert found.quality == same.quality
+    out = 400 - int(allowed.sum()) // 4
+    note = f"{out} of 400 devices are left out: the fit is of those with targets from 9 to 20 uS"
+    assert [n for n in found.notes if "left out" in n] == [f"{note} (g_min and g_max)"]
+    assert f"note: {note}" in str(found)
+    assert not any("left out" in n for n in same.notes)
+
+
+def test_devices_that_reach_less_than_half_of_their_targets_are_noted() -> None:
+    data = measured(devices.rram_wan(), devices=200, times=(1.0, 3600.0), cycles=2)
+    notes = devices.fit({**data, "measured": 0.4 * data["measured"]}, bootstrap=20).notes
+    assert any(re.match(r"measured conductances are 0.4\d* of their targets", n) for n in notes)
+    assert any(re.match(r"no device was read above .* to .* uS, the noise of", n) for n in notes)
+    plain = devices.fit(data, bootstrap=20).notes
+    assert not any("of their targets" in n or "was read above" in n for n in plain)

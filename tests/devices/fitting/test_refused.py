@@ -145,6 +145,38 @@ def test_reads_that_say_nothing_of_their_targets_are_refused(changed, message: s
         devices.fit({**DATA, "measured": changed(DATA["measured"])})
 
 
+@pytest.mark.parametrize(
+    ("read", "factor", "message"),
+    [
+        (
+            "measured [nA @ 0.2 V]",
+            1.0,
+            r"are 0.005\d* of their targets at the first time, 1 s .*target in uS and measured in "
+            r"nA @ 0.2 V, .*such as by the heading 'measured \[uS\]'",
+        ),
+        ("measured [uS]", 1e3, r"measured in uS, .* by the heading 'measured \[nS\]'"),
+        ("measured [uS]", 200.0, r"by the heading 'measured \[nA @ 0.2 V\]'"),
+        ("measured [S]", 5.2e-6, "are 5.2"),
+        ("measured [S]", 1.9e-7, "are 0.19"),
+    ],
+)
+def test_conductances_that_are_far_from_their_targets_are_in_another_unit(
+    read: str, factor: float, message: str, tmp_path: Path
+) -> None:
+    rows = [[t, m * factor, s] for t, m, s, _ in _rows()]
+    path = _write(tmp_path / "m.csv", rows, ("target [uS]", read, "time [s]"))
+    with pytest.raises(ValueError, match=f"m.csv: measured conductances .*{message}"):
+        devices.fit(path)
+
+
+def test_too_few_devices_in_the_range_of_the_weights_are_refused() -> None:
+    with pytest.raises(
+        ValueError,
+        match=r"too few measurements: \d+ devices with targets from 0 to 10 uS \(g_min and g_max\)",
+    ):
+        devices.fit(DATA, g_max=10.0)
+
+
 def _one(reads: torch.Tensor, value: float) -> torch.Tensor:
     reads = reads.clone()
     reads[5] = value
