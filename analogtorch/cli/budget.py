@@ -28,7 +28,8 @@ def run(arguments: Sequence[str]) -> Budget:
     checked_path(given.plot)  # before hours of measuring
     seconds(given.time)
     checks.count("--num-chips", given.num_chips)
-    checks.number("--growth", given.growth, least=0)
+    remedy = "it is the share of the accuracy to lose, such as 0.01"
+    checks.number("--growth", given.growth, least=0, below=1, remedy=remedy)
     config, task, network = finished(
         "budget", given.run, given.network, allow_code=given.allow_code
     )

@@ -30,13 +30,20 @@ def chip_of(name: str, options: dict[str, Any]) -> chips.Chip:
     """Return a preset with its options, or the chip that ``chip_options`` has found in a file.
 
     Raises:
-        ValueError: there is no such preset or option, or the options are no chip.
+        ValueError: there is no such preset or option, the options are no chip, or they state the
+            noise of training.
     """
     if not in_file(name):
         if of_file(options):
             raise ValueError(
                 f"chip.options are all that is in the file of a chip, and {name} is a preset: give "
                 "its own options beside chip.name, or none, which is --chip.options '{}'"
+            )
+        if options.get("training") is not None:
+            raise ValueError(
+                "chip.options has training, which is no option here: leave it out; kws takes the "
+                "noise of training beside them, such as --chip.training.weight=none, and "
+                "transcribe trains nothing"
             )
         return chips.get(name, **options)
     try:

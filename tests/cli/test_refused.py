@@ -140,3 +140,20 @@ def test_options_of_map(
 ) -> None:
     mine = ["--input", "1,4"] if "mynet" in str(arguments) and "--input" not in arguments else []
     refused(["map", *arguments, *mine], folder, capsys)
+
+
+@pytest.mark.parametrize("growth", ["1", "2", "-0.1", "nan"])
+def test_an_accuracy_has_no_more_than_all_to_lose(
+    growth: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused(["budget", "d", f"--growth={growth}"], folder, capsys)
+    assert "--growth must be a number in [0, 1), got " in line
+    assert "the share of the accuracy to lose, such as 0.01" in line
+
+
+def test_the_noise_of_training_is_no_option_of_a_preset(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    option = "--chip.options={training: {weight: none}}"
+    line = refused(["kws", "--data.source=folder", option], folder, capsys)
+    assert "such as --chip.training.weight=none" in line

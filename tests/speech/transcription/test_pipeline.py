@@ -251,6 +251,10 @@ def test_bad_audio_is_an_error_before_anything_is_written(
         (["--data.sentences", "17"], r"data.sentences must be an integer in \[1, 16\]"),
         (["--chip.name", "hermes46"], "hermes46"),
         (["--chip.calibrate", "often"], "chip.calibrate"),
+        (
+            ["--chip.options", "{training: {weight: none}}"],
+            "chip.options has training, .* leave it out; .* transcribe trains nothing",
+        ),
         (["--threads", "0"], "threads must be"),
         (["--sweep.times", "[]"], "sweep: times is empty"),
         (["--beam", "4"], "beam"),
