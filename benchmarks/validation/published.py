@@ -13,7 +13,7 @@ from typing import Literal, get_args
 Kind = Literal["published", "derived", "recomputed", "printed"]
 
 SOURCES = {
-    "Agrawal 2022": "Agrawal et al., IEDM 2022; coefficients as in CrossSim",
+    "Agrawal 2022": "Agrawal et al., IEDM 2022; coefficients as in CrossSim (2023)",
     "aihwkit 1.2.0": "aihwkit 1.2.0, its Python code run once on five seeds",
     "Ambrogio 2023": "Ambrogio et al., Nature 620, 768 (2023)",
     "Analog Foundation Models 2025": "Büchel et al., NeurIPS 2025",
