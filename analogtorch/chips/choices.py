@@ -32,7 +32,7 @@ class Choices:
     def made(self, chip: "Chip") -> "Chip":
         """Return the chip with these choices, as far as it offers them."""
         periphery = chip.periphery
-        if self.weight_scale != periphery.weight_scale and periphery.scales_columns:
+        if self.weight_scale != periphery.weight_scale and periphery.offers_scales:
             chip = chip.replace(periphery={"weight_scale": self.weight_scale})
         if Choices.of(chip).target_time == self.target_time:
             return chip

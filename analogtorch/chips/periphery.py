@@ -41,10 +41,14 @@ class Periphery:
 
     @property
     def scales_columns(self) -> bool:
-        """Whether the digital unit scales each column, and so can apply a weight scale of each.
+        """Whether the digital unit scales each column, and so can apply a weight scale of each."""
+        return self.weight_scale == "column" or self.offers_scales
 
-        Such a unit has a scale for each of them already, calibrates their gains, or rounds each in
-        a range.
+    @property
+    def offers_scales(self) -> bool:
+        """Whether software may choose ``weight_scale``, whatever it is.
+
+        A unit that calibrates the gains of the columns, or rounds each of them in a range, scales
+        them in any case.
         """
-        scales = self.weight_scale == "column" or self.column_calibration
-        return scales or self.output_bits is not None
+        return self.column_calibration or self.output_bits is not None

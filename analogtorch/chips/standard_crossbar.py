@@ -60,5 +60,5 @@ def standard_crossbar(*, training: TrainingNoise | None = None) -> Chip:
         ),
         periphery=Periphery(weight_scale="column", sources=Sources(weight_scale=_MODEL)),
         training=training or TrainingNoise(),
-        sources=Sources() if training else Sources(training=_TRAINING),
+        sources=Sources(name=_PAPER, **({} if training else {"training": _TRAINING})),
     )

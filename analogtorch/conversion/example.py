@@ -20,8 +20,8 @@ def is_one_input(model: nn.Module, given: Any) -> bool:
 
     That is a ``PackedSequence``; a named tuple of the type with which the first argument of
     ``forward`` is annotated; a list of tensors, where that is annotated as one, or of pictures
-    (C, H, W), where it is called ``images``, as of detectors; or a mapping, where ``forward`` has
-    one argument and the mapping nothing of its name.
+    (C, H, W), where ``forward`` begins with ``images, targets``, as of detectors; or a mapping,
+    where it has one argument and the mapping nothing of its name.
     """
     if isinstance(given, Tensor | PackedSequence):
         return True
@@ -31,8 +31,10 @@ def is_one_input(model: nn.Module, given: Any) -> bool:
     if first is None:
         return False
     if isinstance(given, list) and given:
-        pictures = first.name == "images" and isinstance(given[0], Tensor) and given[0].dim() == 3
-        return _are_alike(given) and (pictures or _takes_tensors(first.annotation))
+        if not _are_alike(given):
+            return False
+        detects = [p.name for p in parameters(model)[:2]] == ["images", "targets"]
+        return (detects and given[0].dim() == 3) or _takes_tensors(first.annotation)
     if not (isinstance(given, tuple) and hasattr(given, "_fields")):
         return False
     return first.annotation in (type(given), type(given).__name__)

@@ -53,8 +53,8 @@ _NORMS = {
     "rms_norm": 5,
     "local_response_norm": 6,
 }
-"""Operations per number. A batch norm in ``eval`` is a scale and a shift; the others find mean and
-variance first."""
+"""Operations per number. A batch norm with fixed statistics is a scale and a shift; the others find
+mean and variance first."""
 
 _FUNCTIONS = {
     name: kind
@@ -150,6 +150,8 @@ def _of_real(name: str, arguments: dict[str, Any], output: Any, read: int) -> tu
     if (work := digital_matrices.operations(name, arguments, output)) is not None:
         return "other", out, work
     if name in _NORMS:
+        if name == "batch_norm" and _finds_statistics(arguments):
+            name = "group_norm"  # as many operations per number
         return "batch_norm" if name == "batch_norm" else "norm", out, _NORMS[name] * out
     if name in _SOFTMAX:
         return "activation", out, _SOFTMAX[name] * out
@@ -201,6 +203,11 @@ def _sampled(arguments: dict[str, Any]) -> int:
     """Return how many numbers each result of ``grid_sample`` is interpolated between."""
     dims = arguments["grid"].shape[-1]
     return {0: 2**dims, 1: 1, 2: 4**dims}[arguments["interpolation_mode"]]
+
+
+def _finds_statistics(arguments: dict[str, Any]) -> bool:
+    """Return whether a batch norm finds the mean and the variance of its inputs."""
+    return bool(arguments.get("training")) or arguments.get("running_mean") is None
 
 
 def _window(name: str, arguments: dict[str, Any]) -> int:

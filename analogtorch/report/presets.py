@@ -78,9 +78,9 @@ def _marked(text: str, part: object, *fields: str) -> str:
 
 
 def _reference(chip: Chip) -> str:
-    """Return the paper of the first published efficiency, up to its year."""
+    """Return the paper of the first published efficiency, up to its year, or that of the chip."""
     if chip.cost is None or not chip.cost.published:
-        return "none"
+        return chip.sources.get("name", "none")
     source = chip.cost.published[0].tops_per_watt.source
     found = re.match(r".*?\(\d{4}\)", source)
     return found[0] if found else source

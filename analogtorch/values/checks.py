@@ -17,8 +17,8 @@ from typing import Any
 INT64 = 2**63 - 1
 """Largest seed, and count of what there may be many of, such as weights and samples."""
 _INT32 = 2**31 - 1
-_FLOAT32 = 3.4028234663852886e38
-"""Largest number that float32 holds."""
+_FLOAT32 = 3.4028235e38
+"""Largest number that float32 holds, as NumPy and torch print it."""
 
 
 def number(
@@ -52,7 +52,7 @@ def number(
     """
     given = value
     # a boolean is an Integral, too
-    real = isinstance(value, Real) and not isinstance(value, Integral) and math.isfinite(value)
+    real = isinstance(value, Real) and not isinstance(value, Integral) and _is_finite(value)
     if good := is_integer(value) or real:
         value = float(value) if real else int(value)
     if good and abs(value) > largest:
@@ -63,6 +63,13 @@ def number(
         allowed = _span(what, least, above, most, below)
         raise ValueError(f"{name} must be {allowed}, got {shown(given)}{remedy and f'; {remedy}'}")
     return float(value) if abs(value) > INT64 else value  # no tensor takes a larger integer
+
+
+def _is_finite(value: Real) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a fraction beyond any float
+        return False
 
 
 def is_integer(value: Any) -> bool:
@@ -81,14 +88,16 @@ def count(
 ) -> int:
     """Return ``value`` as an integer from ``least`` to ``most``, both included.
 
-    Without ``most`` it is at most ``largest``, which the message states only if it is exceeded.
+    Without these, its magnitude is at most ``largest``, which the message states only if that is
+    exceeded.
 
     Raises:
         ValueError: the value is no integer, or lies out of bounds.
     """
     good = is_integer(value)
-    if good and most is None and value > largest:
-        most = largest
+    if good and abs(value) > largest:
+        least = -largest if least is None else least
+        most = largest if most is None else most
     if not (good and (least is None or value >= least) and (most is None or value <= most)):
         allowed = _span("integer", least, None, most, None)
         raise ValueError(f"{name} must be {allowed}, got {shown(value)}{remedy and f'; {remedy}'}")

@@ -376,3 +376,12 @@ def test_a_time_that_pulses_shorten_is_no_better_known_than_before(kind: Kind) -
     time = Figure(value=1e-6, kind=kind, source="here")
     chip = at.chips.hermes64().replace(dac={"split": 3}, cost={"mvm_time": time})
     assert at.chips.mvm_time(chip).kind == ("derived" if kind == "measured" else kind)
+
+
+def test_states_bring_no_other_scale_to_a_chip_that_has_one_per_column() -> None:
+    chip = at.chips.standard_crossbar()
+    per_block = chip.replace(periphery={"weight_scale": "block"})
+    model, *others = (at.convert(nn.Linear(8, 4), c) for c in (chip, per_block, chip))
+    for other in others:
+        model.load_state_dict(other.state_dict())
+        assert model.chip == chip

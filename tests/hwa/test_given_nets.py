@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import analogtorch as at
 from analogtorch.calibration.choice import CalibrationReport
@@ -160,6 +161,22 @@ def test_a_list_of_images_that_the_model_takes_is_one_input(net: type[nn.Module]
     assert at.hwa.adapt(model, batches, steps=1, num_chips=1).compared == "divergence"
     with_labels = [[torch.randn(4, 3, 8, 8), torch.zeros(4)] for _ in range(4)]
     at.calibrate(model, with_labels)  # the first of them is the list of images
+
+
+class _Flattens(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layer(images.flatten(1))
+
+
+@pytest.mark.parametrize("more", [(), (torch.ones(64, 8, 8),)])
+def test_a_batch_of_grey_images_is_no_list_of_images(more: tuple[Tensor, ...]) -> None:
+    x = torch.randn(64, 8, 8)
+    batches = DataLoader(TensorDataset(x, *more), 16)
+    at.calibrate(at.convert(_Flattens(), HERMES, example=x), batches)
 
 
 class _ByName(nn.Module):

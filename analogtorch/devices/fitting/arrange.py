@@ -1,5 +1,7 @@
 """The assignment of reads to devices, and whether there are enough of them."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -26,6 +28,8 @@ wrong."""
 _OFF = 2.0
 """Ratio, or inverse, from which a note says so: some devices drift as far before their first read,
 and some are written with that error."""
+_CURRENT, _PER_CURRENT = "nA @ 0.2 V", 0.005
+"""A common unit of currents, and the microsiemens of one."""
 _ROUNDING = 0.05
 """Part of ``g_max`` by which targets may miss the range of a device: a mapping rounds them."""
 
@@ -35,8 +39,8 @@ def arrange(given: Columns) -> tuple[Grid, tuple[str, ...]]:
 
     Raises:
         ValueError: too few measurements, a device with several targets, a read that the table lists
-            twice, or conductances that do not rise with their targets or are far from them; the
-            message names rows or lines.
+            twice, or conductances that do not rise with their targets; the message names rows or
+            lines.
     """
     notes: list[str] = []
     device = given.device
@@ -49,7 +53,7 @@ def arrange(given: Columns) -> tuple[Grid, tuple[str, ...]]:
     found = grid(given.target, given.measured, given.time, device)
     _check_numbers(found)
     _check_rising(given)
-    return found, (*notes, *_off_targets(given))
+    return found, tuple(notes)
 
 
 def _by_order(given: Columns) -> tuple[Tensor, str]:
@@ -189,13 +193,19 @@ def _check_slope(given: Columns, rows: Tensor) -> None:
         )
 
 
-def _off_targets(given: Columns) -> list[str]:
+def off_targets(given: Columns, least: float, most: float) -> list[str]:
     """Return a note if conductances are off their targets right after programming.
+
+    Args:
+        given: the measurements.
+        least: uS, as for ``within``.
+        most: uS, as for ``within``.
 
     Raises:
         ValueError: they are so far off that a unit must be wrong.
     """
     rows = _first(given)
+    rows = rows[_inside(given.target[rows], least, most)]
     rows = rows[given.target[rows] >= 0.5 * given.target[rows].max().clamp_min(1e-300)]
     ratio = float((given.measured[rows] / given.target[rows]).median())
     if not (ratio <= 1 / _OFF or ratio >= _OFF):
@@ -208,10 +218,12 @@ def _off_targets(given: Columns) -> list[str]:
     )
     if 1 / _FAR < ratio < _FAR:
         return [f"{found}; correct the units if the devices are nearer to them"]
-    right = near(measured.factor / ratio) if ratio > 0 else None
+    wanted = measured.factor / ratio if ratio > 0 else math.inf
+    right = near(wanted) or (_CURRENT if 0.5 < _PER_CURRENT / wanted < 2 else None)
+    heading = "" if right is None else f", such as by the heading 'measured [{right}]'"
     raise ValueError(
-        f"{found}, which no programmed device is: correct the unit that is wrong, such as by the "
-        f"heading 'measured [{right or 'nA @ 0.2 V'}]'"
+        f"{found}, which no programmed device is: correct the unit that is wrong{heading}, or give "
+        "the g_max up to which devices reach their targets"
     )
 
 
@@ -258,8 +270,7 @@ def within(found: Grid, least: float, most: float) -> tuple[Grid, list[str]]:
     Raises:
         ValueError: too few devices are left.
     """
-    rounding = _ROUNDING * most
-    kept = (found.target >= least - rounding) & (found.target <= most + rounding)
+    kept = _inside(found.target, least, most)
     beyond = int((~kept).sum())
     if not beyond:
         return found, []
@@ -267,3 +278,8 @@ def within(found: Grid, least: float, most: float) -> tuple[Grid, list[str]]:
     chosen = found.take(kept.nonzero().squeeze(1))
     _check_numbers(chosen, which)
     return chosen, [f"{beyond} of {len(kept)} devices are left out: the fit is of those{which}"]
+
+
+def _inside(target: Tensor, least: float, most: float) -> Tensor:
+    rounding = _ROUNDING * most
+    return (target >= least - rounding) & (target <= most + rounding)

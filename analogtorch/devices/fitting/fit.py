@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from analogtorch.devices.fitting.arrange import arrange, span, within
+from analogtorch.devices.fitting.arrange import arrange, off_targets, span, within
 from analogtorch.devices.fitting.columns import Columns, column_units, columns
 from analogtorch.devices.fitting.fitted import Band, Drift, Fit, Law, Quality
 from analogtorch.devices.fitting.grid import Grid
@@ -107,10 +107,12 @@ def fit(
     t_read = checks.number("fit: t_read", t_read, above=0)
     bootstrap = checks.count("fit: bootstrap", bootstrap, least=20)
     with _named(data):
-        grid, notes = arrange(_columns(data, unit, volt))
+        given = _columns(data, unit, volt)
+        grid, notes = arrange(given)
         _check_read(t_read, float(grid.times[0]))
         least, most = span(grid, g_max, g_min)
         grid, left_out = within(grid, least, most)
+        left_out += off_targets(given, least, most)
     chosen, found = _law(grid, most, t_read, law, seed)
     device = found.device(checks.text("fit: name", name, "my ReRAM"), least)
     again = _again(grid, found, most, t_read, bootstrap, seed)

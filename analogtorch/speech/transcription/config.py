@@ -120,9 +120,8 @@ class OnChipConfig:
         """The options of the preset, those of null included."""
         if self.options is not None:
             return self.options
-        periphery = at.chips.get(self.name).periphery
-        given = periphery.weight_scale != "column" and periphery.scales_columns
-        return {"weight_scale": "column"} if given else {}
+        offered = at.chips.get(self.name).periphery.offers_scales
+        return {"weight_scale": "column"} if offered else {}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -424,6 +424,15 @@ def test_targets_beyond_the_range_of_the_weights_decide_nothing() -> None:
     assert not any("left out" in n for n in same.notes)
 
 
+def test_targets_that_devices_cannot_reach_are_no_wrong_unit_beyond_the_range() -> None:
+    data = measured(devices.rram_wan(), devices=400, times=(1.0, 3600.0), cycles=2)
+    beyond = data["target"] > 20.0
+    far = {**data, "target": torch.where(beyond, 20 * data["target"], data["target"])}
+    with pytest.raises(ValueError, match="of their targets .* or give the g_max"):
+        devices.fit(far, bootstrap=20)
+    assert devices.fit(far, g_max=20.0, bootstrap=20).device.g_max == 20.0
+
+
 def test_devices_that_reach_less_than_half_of_their_targets_are_noted() -> None:
     data = measured(devices.rram_wan(), devices=200, times=(1.0, 3600.0), cycles=2)
     notes = devices.fit({**data, "measured": 0.4 * data["measured"]}, bootstrap=20).notes
