@@ -114,7 +114,7 @@ def runner(caller: str, example: Any, remedy: str = "") -> Callable[[nn.Module],
     if isinstance(example, Tensor | tuple | Mapping):
         return lambda model: call(model, fresh(example))
     if isinstance(example, list):
-        remedy = "; a list that is one argument, as of a detector, is written (images,)"
+        remedy = f"; a list that is one argument, as of a detector, is written (images,){remedy}"
     raise TypeError(
         f"{caller}: example must be the model's input: a tensor, a tuple of arguments or a "
         f"dictionary of keyword arguments, got {type(example).__name__}{remedy}"

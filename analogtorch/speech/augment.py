@@ -91,7 +91,7 @@ class Augmenter:
 
     def __init__(self, config: Augment, *, seed: int) -> None:
         self.config = checks.instance("config", config, Augment, "Augment(noise_probability=0.5)")
-        self.seed = checks.count("seed", seed, least=0, largest=checks.INT64)
+        self.seed = checks.count("seed", seed, least=0, largest=checks.UINT64)
         self.noise: Noise = (
             read_noise(config.noise, resample=True) if config.noise else generate_noise(seed=seed)
         )

@@ -100,7 +100,7 @@ class Folder:
         if self.speaker is not None:
             speaker_pattern(self.speaker)
         checks.numbers(self, "val_percent", "test_percent", least=1, most=40)
-        checks.counts(self, "seed", least=0, largest=checks.INT64)
+        checks.counts(self, "seed", least=0, largest=checks.UINT64)
         if self.archives is not None:
             archives = checks.items("Folder.archives", self.archives, "('clips.tar',)")
             names = tuple(checks.text("Folder.archives", a, "clips.tar") for a in archives)

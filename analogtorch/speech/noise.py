@@ -108,7 +108,7 @@ def generate_noise(*, seed: int, seconds: int = 60, colours: tuple[float, ...] =
         ValueError: the seed is below 0, ``seconds`` is no integer >= 1, or a colour is no number >=
             0.
     """
-    checks.count("seed", seed, least=0, largest=checks.INT64)
+    checks.count("seed", seed, least=0, largest=checks.UINT64)
     checks.count("seconds", seconds)
     colours = tuple(checks.number(f"colours[{i}]", c, least=0) for i, c in enumerate(colours))
     return Noise(

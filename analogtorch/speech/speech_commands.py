@@ -84,7 +84,7 @@ class SpeechCommands:
         settle_labels(self)
         checks.flag("SpeechCommands.download", self.download)
         checks.numbers(self, "unknown_percent", "silence_percent", least=0, most=100)
-        checks.counts(self, "seed", least=0, largest=checks.INT64)
+        checks.counts(self, "seed", least=0, largest=checks.UINT64)
 
     @property
     def classes(self) -> tuple[str, ...]:

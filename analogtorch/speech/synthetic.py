@@ -108,7 +108,7 @@ class Synthetic:
         settle_labels(self)
         checks.counts(self, "per_class", least=10, remedy="fewer leave a split empty")
         checks.numbers(self, "val_percent", "test_percent", least=10, most=40)
-        checks.counts(self, "seed", least=0, largest=checks.INT64)
+        checks.counts(self, "seed", least=0, largest=checks.UINT64)
         checks.counts(self, "workers")
         check_snr(self)
         if self.cache is not None:

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 INT64 = 2**63 - 1
-"""Largest seed, and count of what there may be many of, such as weights and samples."""
+"""Largest count of what there may be many of, such as weights and samples."""
+UINT64 = 2**64 - 1
+"""Largest seed: that of torch's generators, and of hashes from which seeds are derived."""
 _INT32 = 2**31 - 1
 _FLOAT32 = 3.4028235e38
 """Largest number that float32 holds, as NumPy and torch print it."""

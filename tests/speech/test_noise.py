@@ -51,3 +51,8 @@ def test_parts_share_nothing() -> None:
     assert early[-1] + 1 == late[0]
     with pytest.raises(ValueError, match=r"of 12\.5 s is too short to cut 5 %"):
         noise.part(0.95, 1)
+
+
+def test_seeds_may_be_hashes_of_64_bits() -> None:
+    found = [generate_noise(seed=seed, seconds=1).recordings for seed in (2**64 - 1, 2**63)]
+    assert not any(map(torch.equal, *found))

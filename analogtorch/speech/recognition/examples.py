@@ -64,7 +64,7 @@ class Examples:
         stride: int | None = None,
     ) -> None:
         self.vocabulary, self.masks = vocabulary, masks
-        self.seed = checks.count("Examples: seed", seed, least=0, largest=checks.INT64)
+        self.seed = checks.count("Examples: seed", seed, least=0, largest=checks.UINT64)
         self.texts: list[str] = []
         self._frames: list[Tensor] = []
         self._tokens: list[Tensor] = []

@@ -111,7 +111,7 @@ class ConnectedWords(Dataset[Utterance]):
         self.joining = Joining() if joining is None else joining
         self.clips, self.noise = clips, noise
         self.size = checks.count("ConnectedWords: size", size)
-        self.seed = checks.count("ConnectedWords: seed", seed, least=0, largest=checks.INT64)
+        self.seed = checks.count("ConnectedWords: seed", seed, least=0, largest=checks.UINT64)
         self.vocabulary = Vocabulary(tokens=tuple(c for c in clips.classes if c[0] != "_"))
         self._rows = [i for i, y in enumerate(clips.labels.tolist()) if clips.classes[y][0] != "_"]
         if len(self._rows) < self.joining.words[1]:

@@ -82,7 +82,7 @@ def mixed(
     """
     checks.count("seconds", seconds, least=SHORTEST)
     checks.number("per_minute", per_minute, above=0, most=MOST_PER_MINUTE)
-    checks.count("seed", seed, least=0, largest=checks.INT64)
+    checks.count("seed", seed, least=0, largest=checks.UINT64)
     low, high = (checks.number("snr_db", value, least=-20, most=100) for value in snr_db)
     rows = [i for i, y in enumerate(clips.labels.tolist()) if clips.classes[y] != SILENCE]
     if not rows:
