@@ -269,7 +269,7 @@ class _Bench:
             if prepare is not None:
                 try:
                     prepare(model)
-                except Exception as error:
+                except Exception as error:  # the user's code may raise anything
                     error.add_note(f"compare: prepare failed on the model for {name!r}")
                     raise
         with _put_on(name):
