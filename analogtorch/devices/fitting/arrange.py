@@ -26,8 +26,8 @@ _FAR = 5.0
 """Ratio of conductances to their targets, or its inverse, that no programmed device has: a unit is
 wrong."""
 _OFF = 2.0
-"""Ratio, or inverse, from which a note has it: some devices drift as far before their first read, and
-some are written with that error."""
+"""Ratio, or inverse, from which a note has it: some devices drift as far before their first read,
+and some are written with that error."""
 _CURRENT, _PER_CURRENT = "nA @ 0.2 V", 0.005
 """A common unit of currents, and the microsiemens of one."""
 _ROUNDING = 0.05
