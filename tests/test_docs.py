@@ -152,6 +152,19 @@ def test_published_efficiencies_of_the_table() -> None:
     assert published(memcapacitor())[0].tops_per_watt == 29_600
 
 
+def test_the_table_of_what_chips_compute_digitally() -> None:
+    table = (ROOT / "docs" / "mapping.md").read_text().partition("| chip | on the chip |")[2]
+    rows = [line.split("|") for line in table.partition("\n\n")[0].splitlines()[2:]]
+    found = {
+        name: set(re.findall(r"`(\w+)`", row[2]))
+        for row in rows
+        for name in re.findall(r"`(\w+)`", row[1])
+    }
+    chips = {name: at.chips.get(name) for name in at.chips.names()}
+    costs = {name: chip.cost for name, chip in chips.items() if chip.cost is not None}
+    assert found == {name: set(c.on_chip.kinds) for name, c in costs.items() if c.on_chip.kinds}
+
+
 def test_readme_is_short_and_has_what_a_reader_looks_for() -> None:
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= README_LINES

@@ -46,15 +46,14 @@ CREATED = frozenset(
 """Operations whose result depends on the shape of their inputs alone."""
 
 _NORMS = {
-    "batch_norm": 2,
+    "batch_norm": 8,
     "layer_norm": 8,
     "group_norm": 8,
     "instance_norm": 8,
     "rms_norm": 5,
     "local_response_norm": 6,
 }
-"""Operations per number. A batch norm with fixed statistics is a scale and a shift; the others find
-mean and variance first."""
+"""Operations per number of norms that find mean and variance first."""
 
 _FUNCTIONS = {
     name: kind
@@ -149,10 +148,10 @@ def _of_real(name: str, arguments: dict[str, Any], output: Any, read: int) -> tu
         return "fft", out, work
     if (work := digital_matrices.operations(name, arguments, output)) is not None:
         return "other", out, work
+    if name == "batch_norm" and not _finds_statistics(arguments):
+        return "batch_norm", out, 2 * out  # a scale and a shift
     if name in _NORMS:
-        if name == "batch_norm" and _finds_statistics(arguments):
-            name = "group_norm"  # as many operations per number
-        return "batch_norm" if name == "batch_norm" else "norm", out, _NORMS[name] * out
+        return "norm", out, _NORMS[name] * out
     if name in _SOFTMAX:
         return "activation", out, _SOFTMAX[name] * out
     if name in _FUNCTIONS:

@@ -132,10 +132,15 @@ RETURNS = {
 
 
 ALONE = "one number of each sample", "two numbers", "a spectrum"
+"""Outputs of one sample that each test run learns from; the others are slow tests."""
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [*((name, 32) for name in RETURNS), *((name, 1) for name in ALONE)]
+    ("name", "count"),
+    [
+        *((name, 32) for name in RETURNS),
+        *(pytest.param(n, 1, marks=() if n in ALONE else pytest.mark.slow) for n in RETURNS),
+    ],
 )
 def test_outputs_of_all_kinds_are_learnt_by(name: str, count: int) -> None:
     model, x = _Returns(RETURNS[name]), _loud(64, 1)
@@ -356,7 +361,7 @@ class _Head(_Units):
 
 
 @pytest.mark.parametrize("kind", [_Units, _Head])
-@pytest.mark.parametrize("unit", [1e4, 1e-4])
+@pytest.mark.parametrize("unit", [pytest.param(100.0, marks=pytest.mark.slow), 1e4, 1e-4])
 def test_quantities_of_all_units_gain(unit: float, kind: type[_Units]) -> None:
     """One of another size must not hide what the others are off, nor be hidden by them."""
     digital, x, fresh = kind(unit), _x(256, 32, seed=1), _x(1000, 32, seed=5)

@@ -176,13 +176,12 @@ def test_code_is_the_same_wherever_it_stands_and_in_each_process() -> None:
     code = kept_of(first)["metric code"]
     assert code.startswith("cpython-")
     script = f"from analogtorch.evaluate.metric_identity import kept_of; print(kept_of({words}))"
-    found = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**os.environ, "PYTHONHASHSEED": "1"},
-        capture_output=True,
-        check=True,
-    )
-    assert code in found.stdout.decode()
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        found = subprocess.run(
+            [sys.executable, "-c", script], env=environment, capture_output=True, check=True
+        )
+        assert code in found.stdout.decode()
 
 
 def test_what_a_metric_counts_is_none_of_its_settings(run: Run) -> None:

@@ -59,7 +59,7 @@ def test_metrics_that_round_to_zero_from_below_are_shown_as_zero() -> None:
     for shown in (
         str(compared),
         str(at.sensitivity(model, metric, num_chips=1)),
-        str(at.budget(model, metric, num_chips=2, growth=None)),
+        str(at.budget(model, metric, num_chips=2, names=["drift"])),
         below.shown(2),
         str(Interval(mean=-0.0, low=-0.0, high=1.0)),
     ):

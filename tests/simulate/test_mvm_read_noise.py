@@ -329,5 +329,5 @@ def test_the_budget_lists_it() -> None:
     def metric(net: nn.Module) -> float:
         return -(net(x) - target.T).square().mean().item()
 
-    found = at.budget(model, metric, num_chips=2, growth=None)
+    found = at.budget(model, metric, num_chips=2)
     assert "mvm_read_noise" in str(found)

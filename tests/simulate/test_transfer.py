@@ -224,7 +224,7 @@ def test_an_error_budget_has_them() -> None:
     def metric(net: nn.Module) -> float:
         return -float((net(x) - digital(x)).norm() / digital(x).norm())
 
-    budget = at.budget(model, metric, num_chips=2, names=("adc_dnl", "adc_inl"), growth=None)
+    budget = at.budget(model, metric, num_chips=2, names=("adc_dnl", "adc_inl"))
     assert {share.name for share in budget.rows} == {"adc_inl", "adc_dnl"}
     assert all(share.alone.mean > 0 for share in budget.rows)
 

@@ -1,7 +1,5 @@
 """The assignment of reads to devices, and whether there are enough of them."""
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -28,8 +26,6 @@ wrong."""
 _OFF = 2.0
 """Ratio, or inverse, from which a note has it: some devices drift as far before their first read,
 and some are written with that error."""
-_CURRENT, _PER_CURRENT = "nA @ 0.2 V", 0.005
-"""A common unit of currents, and the microsiemens of one."""
 _ROUNDING = 0.05
 """Part of ``g_max`` by which targets may miss the range of a device: a mapping rounds them."""
 
@@ -218,8 +214,7 @@ def off_targets(given: Columns, least: float, most: float) -> list[str]:
     )
     if 1 / _FAR < ratio < _FAR:
         return [f"{found}; correct the units if the devices are nearer to them"]
-    wanted = measured.factor / ratio if ratio > 0 else math.inf
-    right = near(wanted) or (_CURRENT if 0.5 < _PER_CURRENT / wanted < 2 else None)
+    right = near(measured.factor / ratio) if ratio > 0 else None
     heading = "" if right is None else f", such as by the heading 'measured [{right}]'"
     raise ValueError(
         f"{found}, which no programmed device is: correct the unit that is wrong{heading}, or give "

@@ -112,7 +112,7 @@ def fit(
         _check_read(t_read, float(grid.times[0]))
         least, most = span(grid, g_max, g_min)
         grid, left_out = within(grid, least, most)
-        left_out += off_targets(given, least, most)
+        notes = (*notes, *left_out, *off_targets(given, least, most))
     chosen, found = _law(grid, most, t_read, law, seed)
     device = found.device(checks.text("fit: name", name, "my ReRAM"), least)
     again = _again(grid, found, most, t_read, bootstrap, seed)
@@ -127,7 +127,7 @@ def fit(
         read_noise=_read_noise(found, again, least, most),
         drift=_drift(found, again, grid, least, most),
         quality=agreement,
-        notes=(*notes, *left_out, *_notes(grid, found), *more),
+        notes=(*notes, *_notes(grid, found), *more),
         measurements=grid,
     )
 

@@ -85,8 +85,12 @@ def conductance(unit: str, volt: float | None) -> Unit:
 
 
 def near(factor: float) -> str | None:
-    """Return the unit with about that many microsiemens; None: there is none."""
-    return next((name for name, one in _SIEMENS.items() if 0.5 < one / factor < 2), None)
+    """Return the unit with about that many microsiemens; None: there is none.
+
+    Of currents it may be nanoamperes at 0.2 V, which are common.
+    """
+    known = [*(Unit(name, one) for name, one in _SIEMENS.items()), conductance("nA", 0.2)]
+    return next((unit.name for unit in known if 0.5 < unit.factor / factor < 2), None)
 
 
 def time_unit(unit: str) -> Unit:

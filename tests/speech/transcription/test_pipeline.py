@@ -298,6 +298,8 @@ def test_every_chip_is_taken_by_its_name() -> None:
         assert given.build().name.startswith(name)
         periphery = given.build().periphery
         assert (periphery.weight_scale == "column") == periphery.scales_columns
+        offered = periphery.offers_scales
+        assert given.all_options == ({"weight_scale": "column"} if offered else {})
     plain = parse(["--chip.options={}", "--chip.drift_aware=null"]).config.chip
     assert plain.build() == at.chips.hermes64()
 
