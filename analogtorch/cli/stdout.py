@@ -15,7 +15,9 @@ class ClosedPipe(OSError):
 def checked_stdout() -> Iterator[None]:
     """Say of errors of stdout inside the context that they are of stdout.
 
-    At the end all is written, so that Python finds nothing to complain of as it ends.
+    At the end all is written, so that Python finds nothing to complain of as it ends. Letters that
+    its encoding lacks, such as the plus-minus sign in ASCII, are written as escapes: a result is
+    not lost for one of them.
 
     Raises:
         ClosedPipe: the reader has gone.
@@ -25,7 +27,7 @@ def checked_stdout() -> Iterator[None]:
         yield
         return
     checked: Any = _Checked(sys.stdout)
-    with contextlib.redirect_stdout(checked):
+    with contextlib.redirect_stdout(checked), _escaping(sys.stdout):
         try:
             yield
         except SystemExit:  # after --help
@@ -36,6 +38,20 @@ def checked_stdout() -> Iterator[None]:
                 checked.flush()
             raise
         checked.flush()
+
+
+@contextlib.contextmanager
+def _escaping(stream: Any) -> Iterator[None]:
+    """Let a stream write the letters that it cannot encode as escapes, inside the context."""
+    if getattr(stream, "errors", None) != "strict" or not hasattr(stream, "reconfigure"):
+        yield
+        return
+    stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError, ValueError):  # it was closed, or writes what is left
+            stream.reconfigure(errors="strict")
 
 
 class _Checked:

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from analogtorch.devices.fitting.units import Heading, Unit, conductance, is_current, time_unit
+from analogtorch.devices.fitting.units import (
+    Heading,
+    Unit,
+    conductance,
+    is_current,
+    micro,
+    time_unit,
+)
 from analogtorch.values import checks
 
 COLUMNS = ("target", "measured", "time", "cycle", "device")
@@ -24,7 +31,7 @@ _REMEDY = {
     "cycle": "number the reads, such as 0, 1, 2, or leave the column out",
     "device": "number the device of each row, such as 0, 1, 2, or leave the column out",
 }
-_EXAMPLE = "target [uS],measured [uS],time [s],cycle"
+EXAMPLE = "target [uS],measured [uS],time [s],cycle"
 
 
 @dataclass(frozen=True)
@@ -72,11 +79,11 @@ def column_units(
         ValueError: a column is missing or repeated, a unit is unknown, or the heading states
             another voltage than ``volt``; or ``unit`` or ``volt`` has no effect.
     """
-    names = [h.name for h in headings]
+    names, unit = [h.name for h in headings], unit and micro(unit)
     if missing := [name for name in _NEEDED if name not in names]:
         hints = "".join(checks.nearest(name, set(names) - set(COLUMNS)) for name in missing)
         raise ValueError(
-            f"column {', '.join(map(repr, missing))} is missing{hints}; a table has {_EXAMPLE}, "
+            f"column {', '.join(map(repr, missing))} is missing{hints}; a table has {EXAMPLE}, "
             f"got {', '.join(names) or 'none'}"
         )
     found = {}

@@ -157,6 +157,8 @@ def _columns(data: Any, unit: str | None, volt: float | None) -> Columns:
     """Return the measurements."""
     if volt is not None:
         volt = checks.number("fit: volt", volt, above=0)
+    if unit is not None:
+        checks.instance("fit: unit", unit, str, "unit='nA'")
     if isinstance(data, str | Path):
         return read_csv(Path(data), unit, volt)
     if not isinstance(data, Mapping):

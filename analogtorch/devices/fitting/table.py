@@ -6,11 +6,13 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from analogtorch.devices.fitting.columns import Columns, column_units, columns
+from analogtorch.devices.fitting.columns import EXAMPLE, Columns, column_units, columns
 from analogtorch.devices.fitting.units import heading
 
 _LARGEST = 256 * 2**20
 """Largest size of a file, bytes."""
+_SEPARATORS = {";": "semicolons", "\t": "tabs"}
+"""What programs write in place of commas."""
 
 
 def read_csv(path: Path, unit: str | None, volt: float | None) -> Columns:
@@ -43,9 +45,13 @@ def _parsed(text: str, unit: str | None, volt: float | None) -> Columns:
         first, given = next(rows)
     except StopIteration:
         raise ValueError(
-            "holds no table; the first line has the headings, such as 'target [uS],measured [uS],"
-            "time [s],cycle'"
+            f"holds no table; the first line has the headings, such as '{EXAMPLE}'"
         ) from None
+    if len(given) == 1 and (other := next((s for s in _SEPARATORS if s in given[0]), "")):
+        raise ValueError(
+            f"line {first}: its cells are separated by {_SEPARATORS[other]}; separate them by "
+            f"commas, with points in the numbers, such as '{EXAMPLE}'"
+        )
     try:
         headings = [heading(cell) for cell in given]
         units = column_units(headings, unit, volt)

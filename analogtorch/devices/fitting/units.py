@@ -10,6 +10,8 @@ _SIEMENS = {"S": 1e6, "mS": 1e3, "uS": 1.0, "µS": 1.0, "nS": 1e-3}
 """Microsiemens in one of each unit."""
 _AMPERE = {"A": 1e6, "mA": 1e3, "uA": 1.0, "µA": 1.0, "nA": 1e-3, "pA": 1e-6}
 """Microamperes in one of each unit."""
+_MICRO = str.maketrans({"\N{GREEK SMALL LETTER MU}": "\N{MICRO SIGN}"})
+"""They look the same, and keyboards and programs write either."""
 
 
 @dataclass(frozen=True)
@@ -34,18 +36,25 @@ class Heading:
 def heading(text: str) -> Heading:
     """Return the parts of a heading: a name, and a unit if it has brackets.
 
-    A current also has its voltage there. ``target_uS`` is a name and a unit as well.
+    A current also has its voltage there. ``target / uS`` and ``target_uS`` are a name and a unit as
+    well.
 
     Raises:
         ValueError: a voltage is no positive number.
     """
-    found = re.fullmatch(r"\s*(\w+)\s*(?:[\[(]\s*([^\])@]*?)\s*(?:@([^\])]*))?[\])])?\s*", text)
+    plain = re.sub(r"^\s*(\w+)\s*/([^\[(]+)$", r"\1 [\2]", micro(text))
+    found = re.fullmatch(r"\s*(\w+)\s*(?:[\[(]\s*([^\])@]*?)\s*(?:@([^\])]*))?[\])])?\s*", plain)
     if found is None:
         return Heading(text.strip())
     name, unit, volt = found.groups()
     if unit is None and "_" in name:
         name, _, unit = name.rpartition("_")
     return Heading(name.lower(), unit or None, None if volt is None else _volt(text, volt))
+
+
+def micro(text: str) -> str:
+    """Return a text whose Greek letters mu are the micro signs of the known units."""
+    return text.translate(_MICRO)
 
 
 def _volt(text: str, volt: str) -> float:

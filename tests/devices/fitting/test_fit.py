@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from analogtorch import devices
 from analogtorch.devices.fitting.arrange import arrange
 from analogtorch.devices.fitting.columns import columns
 from analogtorch.devices.fitting.grid import Grid
-from analogtorch.devices.fitting.units import Unit
+from analogtorch.devices.fitting.units import Heading, Unit, heading
 from tests.crossbar import crossbar
 from tests.devices.fitting.campaign import measured
 
@@ -362,6 +363,33 @@ def test_an_exponent_below_0_within_its_error_counts_as_0() -> None:
     found = devices.fit(data, law="power", bootstrap=20)
     assert any("below 0 within its error" in note for note in found.notes)
     assert (found.device.drift_mean(R) >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("target [uS]", Heading("target", "uS")),
+        ("Target / uS", Heading("target", "uS")),
+        ("target_uS", Heading("target", "uS")),
+        ("measured / nA @ 0.2 V", Heading("measured", "nA", 0.2)),
+        ("measured (nA @ 200 mV)", Heading("measured", "nA", 0.2)),
+        ("time", Heading("time")),
+        ("measured / read [nA]", Heading("measured / read [nA]")),
+    ],
+)
+def test_headings_have_a_name_a_unit_and_a_voltage(text: str, expected: Heading) -> None:
+    assert heading(text) == expected
+
+
+def test_greek_letters_are_micro_signs_too(tmp_path: Path) -> None:
+    data = measured(devices.rram_wan(), devices=60, times=(1.0,))
+    expected = devices.fit(data, unit="uS").device
+    for letter in ("\N{GREEK SMALL LETTER MU}", "\N{MICRO SIGN}"):
+        assert devices.fit(data, unit=f"{letter}S").device == expected
+        names = {"target": f"target [{letter}S]", "measured": f"measured / {letter}S"}
+        assert devices.fit({names.get(n, n): v for n, v in data.items()}).device == expected
+    with pytest.raises(TypeError, match="fit: unit must be .*unit='nA'.*got 5"):
+        devices.fit(data, unit=5)  # type: ignore[arg-type]
 
 
 def test_a_fit_is_saved_drawn_and_used(tmp_path) -> None:

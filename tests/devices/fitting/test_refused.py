@@ -56,6 +56,7 @@ FEW = "few measurements: {} devices at {} s; a fit needs 50 at the first time an
         (_headed(read="read"), "line 1: column 'measured' is missing; a table has target"),
         (_headed(read="measure"), "column 'measured' is missing, did you mean 'measure'?"),
         (_headed("target [us]"), "column 'target': unknown unit 'us', did you mean 'uS'?"),
+        (_headed("target / us"), "column 'target': unknown unit 'us', did you mean 'uS'?"),
         (_headed(time="time [hours ago]"), "unknown unit 'hours ago'"),
         (_headed(read="measured [nA]"), "nA is a current, which needs the read voltage"),
         (_headed(read="measured [nA @ 0 V]"), "write the voltage as in 'measured"),
@@ -63,6 +64,8 @@ FEW = "few measurements: {} devices at {} s; a fit needs 50 at the first time an
         ((_rows()[:30] + _rows()[120:150], HEADINGS), FEW.format(30, 1)),
         ((_rows()[:130], HEADINGS), FEW.format(10, 3600)),
         (([], HEADINGS), "holds no measurement"),
+        (([["5;5;1;0"]], (";".join(HEADINGS),)), "line 1: its cells are separated by semicolons"),
+        (([["5\t5\t1\t0"]], ("\t".join(HEADINGS),)), "line 1: its cells are separated by tabs"),
     ],
 )
 def test_a_file_is_refused_by_line(table, message: str, tmp_path, capsys) -> None:
