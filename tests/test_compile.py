@@ -1,6 +1,7 @@
 """torch.compile: one graph, the eager numbers, training and evaluation, batches of any size."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -62,26 +63,32 @@ def test_one_graph_serves_every_batch_size(training: bool) -> None:
     assert len(set(graphs)) == 1  # what the first batch traced
 
 
-def test_inductor_and_checkpointing_give_the_eager_numbers() -> None:
+class _Checkpointed(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return checkpoint(self.inner, x, use_reentrant=False)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "backend"),
+    [
+        (nn.Sequential, "inductor"),
+        (_Checkpointed, "aot_eager"),
+        pytest.param(_Checkpointed, "inductor", marks=pytest.mark.slow),
+    ],
+)
+def test_inductor_and_checkpointing_give_the_eager_numbers(
+    wrap: Callable[[nn.Module], nn.Module], backend: str
+) -> None:
     model = _model()
-    compiled = torch.compile(copy.deepcopy(model), fullgraph=True, dynamic=False)
+    wrapped = wrap(copy.deepcopy(model))
+    compiled = torch.compile(wrapped, fullgraph=True, dynamic=False, backend=backend)
     assert all(
         torch.allclose(a, b, atol=1e-5)
         for a, b in zip(_step(model, 4), _step(compiled, 4), strict=True)
-    )
-
-    class Checkpointed(nn.Module):
-        def __init__(self, inner: nn.Module) -> None:
-            super().__init__()
-            self.inner = inner
-
-        def forward(self, x: Tensor) -> Tensor:
-            return checkpoint(self.inner, x, use_reentrant=False)
-
-    again = torch.compile(Checkpointed(copy.deepcopy(model)), fullgraph=True, dynamic=False)
-    assert all(
-        torch.allclose(a, b, atol=1e-5)
-        for a, b in zip(_step(model, 4), _step(again, 4), strict=True)
     )
 
 
@@ -108,11 +115,11 @@ def test_autocast_in_a_graph_returns_its_type(dtype: torch.dtype) -> None:
     )
 
 
-def test_slices_compile_into_one_graph() -> None:
-    model = _model(slices={"weight_bits": 6, "bits_per_slice": 2, "bits_per_pulse": 3})
-    for training in (True, False):
-        model.train(training)
-        compiled = torch.compile(copy.deepcopy(model), fullgraph=True, backend="aot_eager")
-        eager, traced = _step(model, 4), _step(compiled, 4)
-        assert len(eager) == len(traced)
-        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(eager, traced, strict=True))
+@pytest.mark.parametrize("training", [True, False])
+def test_slices_compile_into_one_graph(training: bool) -> None:
+    slices = {"weight_bits": 6, "bits_per_slice": 2, "bits_per_pulse": 3}
+    model = _model(slices=slices).train(training)
+    compiled = torch.compile(copy.deepcopy(model), fullgraph=True, backend="aot_eager")
+    eager, traced = _step(model, 4), _step(compiled, 4)
+    assert len(eager) == len(traced)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(eager, traced, strict=True))

@@ -293,6 +293,7 @@ def test_checkpoints_without_ranges_or_with_those_of_other_layers(tmp_path: Path
     assert _ranges(other) == before
 
 
+@pytest.mark.slow
 def test_a_whole_model_becomes_onnx(tmp_path: Path) -> None:
     model = _convert(_bert(layers=1)).eval()
     x = {name: t for name, t in _batch(model).items() if name != "labels"}
