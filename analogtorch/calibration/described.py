@@ -1,4 +1,4 @@
-"""The settings that a calibration kept, in the words of its report."""
+"""The settings that a calibration kept, in the words of its report and its warnings."""
 
 from collections.abc import Iterator, Mapping
 
@@ -9,6 +9,19 @@ from analogtorch.calibration.settings import Setting
 from analogtorch.chips import Chip
 from analogtorch.chips.choices import Choices
 from analogtorch.nn.converters import dac_ranges_text
+from analogtorch.values.warned import warn
+
+ADC_ERROR = 0.1
+"""Relative error of the partial sums from which on a warning names the ADC, if all else errs
+less."""
+_SCALED = (
+    "weights scaled by column, by chip.replace(periphery={'weight_scale': 'column'}) before convert"
+)
+_LARGER = (
+    "DAC ranges beyond the largest input, which make the sums smaller: method='mse' tries them and "
+    "takes those that err less"
+)
+_DIGITAL = "leave these layers digital, by at.convert(..., exclude=[...])"
 
 
 def layer_choice(
@@ -89,3 +102,31 @@ def taken_back(settings: Mapping[str, Setting], before: Mapping[str, Chip]) -> I
     for count, what in kinds:
         if count:
             yield f"an earlier choice is taken back: {what}, in {count} of {len(changes)} layers"
+
+
+def warn_of_adc(chosen: Mapping[str, Setting], chips: Mapping[str, Chip], *, tried: bool) -> None:
+    """Name the layers whose error the range of the ADC decides, too wide or too narrow for them.
+
+    Args:
+        chosen: what each layer is to get.
+        chips: its chip before.
+        tried: whether larger DAC ranges were tried, so that they are no remedy.
+    """
+    coarse = {
+        name: setting.limits
+        for name, setting in chosen.items()
+        if setting.limits.adc_error > max(ADC_ERROR, setting.limits.other_error)
+    }
+    for clips, why in ((False, "use little of it"), (True, "exceed it")):
+        found = ((x.adc_error, name) for name, x in coarse.items() if x.clips == clips)
+        if worst := sorted(found, reverse=True):
+            shown = ", ".join(f"{name!r} ({100 * error:.0f} %)" for error, name in worst[:5])
+            units = [(chosen[name].chip or chips[name]).periphery for _, name in worst]
+            scales = any(unit.weight_scale != "column" for unit in units)
+            remedy = (_DIGITAL if tried else _LARGER) if clips else _SCALED if scales else _DIGITAL
+            warn(
+                f"calibrate: the fixed range of the ADC decides the error of {len(worst)} of "
+                f"{len(chosen)} layers, whose partial sums {why}: relative error of {shown}. A "
+                "chip whose ADC range can be set helps, by calibrate(adc='mse', "
+                f"adc_per='column'), or {remedy}"
+            )

@@ -14,13 +14,13 @@ from analogtorch.calibration.adc import Wanted
 from analogtorch.calibration.batches import check_given
 from analogtorch.calibration.choice import CalibrationReport, Effort
 from analogtorch.calibration.default import Default
-from analogtorch.calibration.described import taken_back
+from analogtorch.calibration.described import taken_back, warn_of_adc
 from analogtorch.calibration.histogram import Method
 from analogtorch.calibration.inputs import by_magnitude, heard, observe
 from analogtorch.calibration.options import Way
 from analogtorch.calibration.passes import Forward
 from analogtorch.calibration.search import Search, parts
-from analogtorch.calibration.settings import Calibration, Setting, held_back, undone
+from analogtorch.calibration.settings import Calibration, held_back, undone
 from analogtorch.conversion.kinds import (
     analog_layers,
     refuse_distributed,
@@ -32,12 +32,8 @@ from analogtorch.conversion.taken import refuse_taken
 from analogtorch.conversion.watch import same_random
 from analogtorch.nn import AnalogEmbedding, AnalogLayer
 from analogtorch.values import checks
-from analogtorch.values.warned import warn
 
 Per = Literal["layer", "tile"]
-ADC_ERROR = 0.1
-"""Relative error of the partial sums from which on a warning names the ADC, if all else errs
-less."""
 
 JUDGED = 16
 """Most batches that a default calibration judges on: it runs them on noisy chips for each trial."""
@@ -244,7 +240,7 @@ def calibrate(
         else:
             ranges = by_magnitude(ran.layers, seen, method, percentile, deviations)
             chosen = ran.settings(ranges)
-        _warn_of_adc(chosen)
+        warn_of_adc(chosen, before, tried=method == "mse")
         if found is not None and report is not None:
             notes = (*found.notes, *taken_back(chosen, before))
             report(dataclasses.replace(found, notes=notes))
@@ -366,34 +362,3 @@ def _as_before(layers: Iterable[AnalogLayer]) -> Iterator[None]:
         yield
     finally:
         undo()
-
-
-_SCALED = (
-    "weights scaled by column, by chip.replace(periphery={'weight_scale': 'column'}) before convert"
-)
-_LARGER = (
-    "DAC ranges beyond the largest input, which make the sums smaller: method='mse' tries them and "
-    "takes those that err less"
-)
-
-
-def _warn_of_adc(chosen: Mapping[str, Setting]) -> None:
-    """Name the layers whose error the range of the ADC decides, too wide or too narrow for them."""
-    coarse = {
-        name: setting.limits
-        for name, setting in chosen.items()
-        if setting.limits.adc_error > max(ADC_ERROR, setting.limits.other_error)
-    }
-    for clips, why, remedy in (
-        (False, "use little of it", _SCALED),
-        (True, "exceed it", _LARGER),
-    ):
-        found = ((x.adc_error, name) for name, x in coarse.items() if x.clips == clips)
-        if worst := sorted(found, reverse=True):
-            shown = ", ".join(f"{name!r} ({100 * error:.0f} %)" for error, name in worst[:5])
-            warn(
-                f"calibrate: the fixed range of the ADC decides the error of {len(worst)} of "
-                f"{len(chosen)} layers, whose partial sums {why}: relative error of {shown}. A "
-                "chip whose ADC range can be set helps, by calibrate(adc='mse', "
-                f"adc_per='column'), or {remedy}"
-            )

@@ -16,11 +16,14 @@ from torch import Tensor, nn
 
 import analogtorch as at
 from analogtorch.calibration import default
+from analogtorch.calibration.adc import Limits
 from analogtorch.calibration.choice import CalibrationReport
 from analogtorch.calibration.default import exceeds, saves
+from analogtorch.calibration.described import warn_of_adc
 from analogtorch.calibration.judge import Error, Judge
 from analogtorch.calibration.output_error import NoisyJudge
 from analogtorch.calibration.passes import shares
+from analogtorch.calibration.settings import Setting
 from tests.crossbar import crossbar
 
 HERMES = at.chips.hermes64()
@@ -506,6 +509,22 @@ def test_the_warning_of_the_adc_tells_sums_beyond_its_range_from_small_ones(
         nn.init.ones_(net[0].weight)
     with pytest.warns(UserWarning, match=f"decides the error of 1 of 1 layers, whose .* {remedy}"):
         at.calibrate(at.convert(net, chip), [x], method="absmax")
+
+
+@pytest.mark.parametrize(
+    ("clips", "scale", "tried", "remedy"),
+    [
+        (True, "block", False, "DAC ranges beyond"),
+        (True, "block", True, "leave these layers digital"),
+        (False, "block", True, "weights scaled by column"),
+        (False, "column", True, "leave these layers digital"),
+    ],
+)
+def test_what_was_tried_is_no_remedy(clips: bool, scale: str, tried: bool, remedy: str) -> None:
+    chip = HERMES.replace(periphery={"weight_scale": scale})
+    setting = Setting(None, Limits(adc_error=0.5, clips=clips))
+    with pytest.warns(UserWarning, match=rf"of 'a' \(50 %\)\. .*, or {remedy}"):
+        warn_of_adc({"a": setting}, {"a": chip}, tried=tried)
 
 
 def test_a_scale_is_worth_a_tenth_of_the_error_and_a_range_costs_less() -> None:
