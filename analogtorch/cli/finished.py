@@ -12,10 +12,10 @@ from analogtorch.files import parse_json, parse_yaml, unpacked
 from analogtorch.speech import kws
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.data import SAMPLES, fingerprint
+from analogtorch.speech.earlier_run import begun, check, continued, remedy
 from analogtorch.speech.labels import classes_of
 from analogtorch.speech.on_chips import recovery
-from analogtorch.speech.run_journal import JOURNAL
-from analogtorch.speech.rundir import CONFIG, begun, check, continued, remedy
+from analogtorch.speech.run_journal import CONFIG, JOURNAL
 from analogtorch.speech.task import AT_ONCE, Task, check_front_end, prepare
 
 _REPORT = "report.json"

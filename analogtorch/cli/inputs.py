@@ -9,7 +9,7 @@ from typing import Any
 from analogtorch.files import expanded, parse_json
 from analogtorch.speech.audio import SUFFIXES
 from analogtorch.speech.clip_files import MANIFEST
-from analogtorch.speech.rundir import CONFIG
+from analogtorch.speech.run_journal import CONFIG
 
 _READ = (*SUFFIXES, ".tar", ".gz", ".tgz", ".bz2", ".xz", MANIFEST)
 """Ends of the files that commands read in a folder: recordings, their archives and their list."""

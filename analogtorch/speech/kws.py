@@ -28,6 +28,7 @@ from analogtorch.speech.data import (
     silence_note,
     speaker_note,
 )
+from analogtorch.speech.earlier_run import remedy
 from analogtorch.speech.effects import check_levels
 from analogtorch.speech.logs import PHASES, curves, loggers
 from analogtorch.speech.named import by_command
@@ -40,7 +41,7 @@ from analogtorch.speech.on_chips import (
 )
 from analogtorch.speech.rehearsal import batches_of, rehearse, untrained
 from analogtorch.speech.run_journal import read
-from analogtorch.speech.rundir import RunFolder, remedy
+from analogtorch.speech.rundir import RunFolder
 from analogtorch.speech.task import Task, prepare
 from analogtorch.speech.training import Phase
 from analogtorch.speech.validation import ranges, recalibrated

@@ -6,6 +6,8 @@ from typing import Any
 from analogtorch.files import checked, parse_json
 from analogtorch.speech.labels import classes_of
 
+CONFIG = "config.json"
+"""The configuration of the run, usable as ``--config``."""
 JOURNAL = "journal.json"
 """The file that marks a folder of a run: its first configuration, its recordings, and the files it
 wrote."""

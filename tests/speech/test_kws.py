@@ -27,12 +27,13 @@ from analogtorch.speech import espeak, kws, levels, training
 from analogtorch.speech import task as task_module
 from analogtorch.speech.ablation import check_distinct, variants
 from analogtorch.speech.config import ChipConfig, KWSConfig, ModelConfig
+from analogtorch.speech.earlier_run import started
 from analogtorch.speech.labels import LABELS
 from analogtorch.speech.logs import PHASES
 from analogtorch.speech.on_chips import conditions_of, measure
 from analogtorch.speech.report_config import ReportConfig
 from analogtorch.speech.run_journal import JOURNAL
-from analogtorch.speech.rundir import RunFolder, started
+from analogtorch.speech.rundir import RunFolder
 from analogtorch.speech.speech_commands import which_set
 from benchmarks.hwa import __main__ as hwa
 from benchmarks.record.cases.speech import write_tones
