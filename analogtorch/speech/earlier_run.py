@@ -49,7 +49,7 @@ def check(
         recordings: the ``fingerprint`` of the data that there is now; None if none are used.
         code: SHA-256 of each file of code that the configuration names, by its name.
         files: names of files that must be as the run wrote them, as far as its journal knows: those
-            of unfinished and of older runs have no digests.
+            of older runs have no digests.
     """
     found = begun(run)
     if differ := changed(found["config"], config.to_dict()):

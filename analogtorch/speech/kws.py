@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import analogtorch as at
 from analogtorch.conversion.detached import deep_copy
 from analogtorch.evaluate.journal import files
-from analogtorch.files import digests_of, is_code, packed, unpacked, write_atomically
+from analogtorch.files import digests_of, is_code, packed, unpacked
 from analogtorch.ops import derived
 from analogtorch.report import RangeChoice, Result, write
 from analogtorch.report.write import FILES
@@ -191,7 +191,7 @@ def run(
                 **more,
             )
             if (clips := correcting(config, task.calibration)) is not None:
-                write_atomically(folder.file(CORRECTING), packed(torch.cat(tuple(clips))))
+                folder.write(CORRECTING, packed(torch.cat(tuple(clips))))
             for name in FILES:
                 folder.file(name)
             write(result, folder.path)

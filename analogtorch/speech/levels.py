@@ -7,7 +7,6 @@ from collections.abc import Callable
 from torch import nn
 
 from analogtorch.evaluate import Sweep
-from analogtorch.files import write_atomically
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.rundir import RunFolder
 from analogtorch.speech.task import Task
@@ -57,5 +56,5 @@ def trained(
     logger.info("level %g is the best on validation clips", best)
     folder.save("hwa", nets[best])
     curve = (folder.path / f"training/{key(best)}.csv").read_text()
-    write_atomically(folder.file("training/hwa.csv"), curve)
+    folder.write("training/hwa.csv", curve)
     return at_level(config, best), nets[best], found

@@ -149,7 +149,7 @@ class RunFolder:
             "recordings": recordings,
             "classes": list(classes),
             "code": code or {},
-            "digests": {},
+            "digests": dict(self._found["digests"]) if self.resume and self._found else {},
             "finished": False,
         }
         self._write(old)
@@ -164,7 +164,15 @@ class RunFolder:
             logger.info("resuming the run in %s", self.path)
         else:
             self._write([])
-        write_atomically(self.file(CONFIG), json.dumps(self._config, indent=2) + "\n")
+        self.write(CONFIG, json.dumps(self._config, indent=2) + "\n")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the results of the run that has begun: settings, recordings and code.
+
+        ``run_settings.differences`` compares two of them.
+        """
+        return {name: self._journal[name] for name in ("config", "recordings", "code")}
 
     def again(self, command: str, *, allow_code: bool = False) -> str:
         """Return the command that repeats the run, in a new folder inside its own.
@@ -200,6 +208,29 @@ class RunFolder:
             self._write([*known, *new])
         return self.path / name
 
+    def write(self, name: str, data: bytes | str) -> None:
+        """Write a file of the run, and keep the SHA-256 of weights and clips in the journal.
+
+        Raises:
+            ValueError: as ``files``.
+            OSError: it cannot be written.
+        """
+        path, files, digests = self.file(name), self._journal["files"], self._journal["digests"]
+        if digests.pop(name, None) is not None:  # or, killed here, the journal had that of before
+            self._write(files)
+        write_atomically(path, data)
+        if name.endswith(".pt"):
+            digests[name] = digest_of(path)
+            self._write(files)
+
+    def remove(self, name: str) -> None:
+        """Remove a file of an earlier part of the run; one that no run wrote stays."""
+        files = self._journal["files"]
+        if name in files:
+            (self.path / name).unlink(missing_ok=True)
+            self._journal["digests"].pop(name, None)
+            self._write([each for each in files if each != name])
+
     def checkpoint(self, name: str) -> Path:
         """Return the file that keeps the state of the phase ``name``."""
         return self.file(f"checkpoints/{name}.ckpt")
@@ -213,23 +244,28 @@ class RunFolder:
         Raises:
             ValueError: the file is damaged, or of other weights.
         """
-        path = self.file(f"checkpoints/{name}.pt")  # refuses one that no run wrote
-        if not (self.resume and path.is_file()):
-            calibrate(network)
-            write_atomically(path, packed(network.state_dict()))
+        file = f"checkpoints/{name}.pt"
+        path = self.file(file)  # refuses one that no run wrote
+        if self.resume and path.is_file():
+            restore(network, path, self._journal["digests"].get(file))
             return
-        digests = {} if self._found is None else self._found["digests"]
-        restore(network, path, digests.get(f"checkpoints/{name}.pt"))
+        calibrate(network)
+        self.write(file, packed(network.state_dict()))
 
     def save(self, name: str, network: nn.Module) -> None:
         """Write the network's state_dict as ``name``.pt, for ``torch.load(weights_only=True)``."""
-        write_atomically(self.file(f"{name}.pt"), packed(network.state_dict()))
+        self.write(f"{name}.pt", packed(network.state_dict()))
 
     def finish(self) -> None:
-        """Mark the run as finished in the journal, with the SHA-256 of its weights and clips."""
-        files = self._journal["files"]
+        """Mark the run as finished in the journal, with the SHA-256 of its weights and clips.
+
+        What it has of files that were not written anew stays: they may have changed since.
+        """
+        files, known = self._journal["files"], self._journal["digests"]
         held = [name for name in files if name.endswith(".pt") and (self.path / name).is_file()]
-        self._journal["digests"] = {name: digest_of(self.path / name) for name in held}
+        self._journal["digests"] = {
+            name: known.get(name) or digest_of(self.path / name) for name in held
+        }
         self._journal["finished"] = True
         self._write(files)
 

@@ -1,0 +1,126 @@
+"""The folder of a run: what its journal knows of its files while the run goes on."""
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import analogtorch as at
+from analogtorch.files import digest_of, write_atomically
+from analogtorch.speech import rundir
+from analogtorch.speech.config import KWSConfig
+from analogtorch.speech.earlier_run import begun, check
+from analogtorch.speech.rundir import RunFolder
+
+NAMES = ("digital.pt", "hwa.pt", "checkpoints/direct.pt")
+
+
+def _network(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return at.convert(nn.Sequential(nn.Linear(4, 3)), at.chips.ideal())
+
+
+def _opened(path: Path) -> AbstractContextManager[RunFolder]:
+    return RunFolder.open(path, KWSConfig(), resume=True)
+
+
+def _keep(network: nn.Module) -> None:
+    """Leave the network as it is, in place of a calibration."""
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    with _opened(tmp_path) as folder:
+        folder.begin("sha256:0")
+        folder.save("digital", _network(0))
+        folder.keep_state("direct", _network(0), _keep)
+        folder.save("hwa", _network(1))
+        folder.finish()
+    return tmp_path
+
+
+def _check(run: Path) -> None:
+    check(run, KWSConfig(), None, {}, NAMES)
+
+
+def test_a_continued_run_that_fails_keeps_the_digests_of_the_finished_one(finished: Path) -> None:
+    before = begun(finished)["digests"]
+    assert before == {name: digest_of(finished / name) for name in NAMES}
+    direct = finished / "checkpoints/direct.pt"
+    whole = direct.read_bytes()
+    write_atomically(direct, whole + b"changed")
+    for _ in range(2):  # the second one as the first
+        with _opened(finished) as folder:
+            folder.begin("sha256:0")
+            folder.save("digital", _network(0))
+            with pytest.raises(ValueError, match=r"direct\.pt is damaged"):
+                folder.keep_state("direct", _network(0), _keep)
+        assert begun(finished)["digests"] == before
+    write_atomically(direct, whole)
+    _check(finished)
+    (finished / "hwa.pt").write_bytes((finished / "digital.pt").read_bytes())
+    with pytest.raises(ValueError, match=r"hwa\.pt is not what the run wrote"):
+        _check(finished)
+
+
+def test_a_file_that_a_continued_run_does_not_write_keeps_its_digest(finished: Path) -> None:
+    (finished / "hwa.pt").write_bytes((finished / "digital.pt").read_bytes())
+    with _opened(finished) as folder:
+        folder.begin("sha256:0")
+        folder.finish()
+    with pytest.raises(ValueError, match=r"hwa\.pt is not what the run wrote"):
+        _check(finished)
+
+
+def test_a_file_that_is_written_anew_has_no_digest_of_the_one_before(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with _opened(finished) as folder:
+        folder.begin("sha256:0")
+        folder.save("hwa", _network(2))
+    _check(finished)  # it has its own, though the run has not finished
+    (finished / "checkpoints/direct.pt").unlink()  # to calibrate again
+    with _opened(finished) as folder:
+        folder.begin("sha256:0")
+        folder.keep_state("direct", _network(0), lambda net: nn.init.zeros_(net[0].bias))
+        folder.finish()
+    _check(finished)
+    write = rundir.write_atomically
+
+    def killed(path: Path, data: bytes | str) -> Path:
+        written = write(path, data)
+        if path.name == "hwa.pt":
+            raise KeyboardInterrupt
+        return written
+
+    monkeypatch.setattr(rundir, "write_atomically", killed)
+    with _opened(finished) as folder:
+        folder.begin("sha256:0")
+        with pytest.raises(KeyboardInterrupt):
+            folder.save("hwa", _network(3))
+    monkeypatch.undo()
+    _check(finished)  # an old digest would refuse it
+    with _opened(finished) as folder:
+        folder.begin("sha256:0")
+        folder.finish()
+    assert begun(finished)["digests"]["hwa.pt"] == digest_of(finished / "hwa.pt")
+
+
+def test_a_run_begun_anew_has_no_digest_of_the_one_before(finished: Path) -> None:
+    with RunFolder.open(finished, KWSConfig(), overwrite=True) as folder:
+        folder.begin("sha256:1")
+    assert begun(finished)["digests"] == {}
+
+
+def test_a_file_of_an_earlier_state_is_removed_and_that_of_another_stays(finished: Path) -> None:
+    with _opened(finished) as folder:
+        folder.begin("sha256:0")
+        folder.remove("hwa.pt")
+        (finished / "mine.pt").write_text("mine")
+        folder.remove("mine.pt")
+    assert not (finished / "hwa.pt").exists()
+    assert "hwa.pt" not in begun(finished)["files"]
+    assert "hwa.pt" not in begun(finished)["digests"]
+    assert (finished / "mine.pt").read_text() == "mine"
