@@ -91,9 +91,9 @@ def confidence_text(result: Result) -> str:
     return f"confidence by Student's t{least}"
 
 
-def took(result: Result) -> str:
-    """Return the time that a run took as text."""
-    return f"{result.seconds:.0f} s{' since it was continued' if result.continued else ''}"
+def took(seconds: float, *, continued: bool) -> str:
+    """Return the time that a run took, s, as text; if it was continued, that since then."""
+    return f"{seconds:.0f} s{' since it was continued' if continued else ''}"
 
 
 def clips_text(result: Result) -> str:
@@ -112,5 +112,5 @@ def _facts(result: Result) -> list[str]:
         f"directly: points {SPAN}",
         f"iso-accuracy of its mean over the chips ({confidence_text(result)})",
         f"data: {result.data['source']} ({clips_text(result)} clips); seed {result.seed}; "
-        f"{took(result)}",
+        f"{took(result.seconds, continued=result.continued)}",
     ]

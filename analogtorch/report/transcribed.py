@@ -56,7 +56,9 @@ class Transcribed:
     versions: Mapping[str, str] = field(default_factory=dict)
     """Versions of the packages that the texts depend on."""
     took: float = 0.0
-    """Time that the run took, s."""
+    """Time that the run took, s; if it was continued, since then."""
+    continued: bool = False
+    """Whether the run was stopped, or finished, before, and went on."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """All settings of the run."""
     command: str = ""
@@ -96,6 +98,7 @@ class Transcribed:
             "notes": list(self.notes),
             "versions": dict(self.versions),
             "took": self.took,
+            "continued": self.continued,
             "config": dict(self.config),
         }
 

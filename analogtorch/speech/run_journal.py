@@ -71,11 +71,14 @@ def check_given(
             f"the run in {path} was begun with other recordings{_data_changes(found, config)}: "
             "give those"
         )
-    for name, digest in code.items():
-        if found["code"].get(name, digest) != digest:  # older runs name no imported modules
-            raise ValueError(
-                f"the run in {path} was begun with another version of {name}: give that"
-            )
+    for name in other_code(found, code):
+        raise ValueError(f"the run in {path} was begun with another version of {name}: give that")
+
+
+def other_code(found: dict[str, Any], code: dict[str, str]) -> list[str]:
+    """Return the names of the code of which a run, as its journal has it, had another version."""
+    # older runs name no imported modules
+    return [name for name, digest in code.items() if found["code"].get(name, digest) != digest]
 
 
 def _stated_classes(config: dict[str, Any]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 from analogtorch.chips import TrainingNoise
 from analogtorch.simulate.defects import Defects
 from analogtorch.speech.config import FeaturesConfig, ModelConfig
-from analogtorch.speech.run_journal import flat
+from analogtorch.speech.run_journal import flat, other_code
 
 # where the options of a network stood beside its name
 _OPTIONS_OF = {
@@ -32,6 +32,20 @@ def changed(found: dict[str, Any], wanted: dict[str, Any]) -> str:
         if before.get(key) != after.get(key) and not _is_free(key)
     ]
     return "; ".join(differ[:5])
+
+
+def differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """Return what decides the results of two runs and differs, as text; empty if nothing does.
+
+    Args:
+        found: ``RunFolder.identity`` of an earlier run, by this or an earlier version.
+        wanted: that of the run now.
+    """
+    differ = [changed(found["config"], wanted["config"])]
+    if found["recordings"] != wanted["recordings"]:
+        differ.append("of other recordings")
+    differ += [f"by another version of {name}" for name in other_code(found, wanted["code"])]
+    return "; ".join(filter(None, differ))
 
 
 def _unstated(found: dict[str, Any]) -> Iterator[tuple[str, Any]]:

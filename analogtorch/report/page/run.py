@@ -311,7 +311,7 @@ def _repeat(result: Result) -> Section:
     versions = ", ".join(f"{name} {number}" for name, number in result.versions.items())
     facts = [
         ("clips", clips_text(result)),
-        ("time that it took", took(result)),
+        ("time that it took", took(result.seconds, continued=result.continued)),
         ("versions", versions),
     ]
     if lacking := _lacking(result):

@@ -17,6 +17,7 @@ from analogtorch.report.page.parts import (
 )
 from analogtorch.report.page.repeat import repeat_section
 from analogtorch.report.sweep import ordered
+from analogtorch.report.text import took
 from analogtorch.report.transcribed import Transcribed
 
 
@@ -154,7 +155,7 @@ def _repeat(found: Transcribed) -> Section:
     facts = [
         ("recordings", f"{len(found.transcripts)}, {seconds:.0f} s"),
         ("on the chip", found.share),
-        ("time that it took", f"{found.took:.0f} s"),
+        ("time that it took", took(found.took, continued=found.continued)),
         ("versions", ", ".join(f"{name} {number}" for name, number in found.versions.items())),
     ]
     return repeat_section(facts, found.command, found.config)

@@ -28,6 +28,7 @@ from analogtorch.report.page.transcript import html, markdown
 from analogtorch.report.transcribed import Transcribed, Transcript
 from analogtorch.simulate.chip import beyond_data
 from analogtorch.speech import espeak
+from analogtorch.speech.run_settings import differences
 from analogtorch.speech.rundir import RunFolder
 from analogtorch.speech.transcription.config import TranscribeConfig
 from analogtorch.speech.transcription.recordings import (
@@ -127,11 +128,14 @@ def run(
                 versions={"analogtorch": at.__version__}
                 | {name: version(name) for name in ("torch", "transformers")},
                 took=time.perf_counter() - start,
+                continued=folder.resume,
                 config=config.to_dict(),
                 command=folder.again("transcribe"),
             )
             for name in written:
                 folder.file(name)
+            if result.wer is None:
+                folder.remove(PLOT)  # of a part of the run with references
             _write(result, folder.path)
             folder.finish()
             return result
@@ -178,7 +182,7 @@ def _texts(
     times, seeds = config.sweep.times, chip_seeds(config.sweep.seed, config.sweep.num_chips)
     # all of them are read before anything is computed, as one may be damaged
     first, *of_chips = (
-        _Kept(folder.file(f"texts/{name}.json"), len(speech.recordings), seed)
+        _Kept(folder.file(f"texts/{name}.json"), len(speech.recordings), seed, folder.identity)
         for name, seed in (("digital", None), *enumerate(seeds))
     )
     total = 1 + len(seeds) * len(times)
@@ -232,30 +236,41 @@ class _Kept:
     """The texts of one chip by time, in a file that is written anew after each.
 
     Args:
-        path: the file. An earlier version wrote neither checksum nor seed.
+        path: the file. Earlier versions wrote neither checksum nor seed, or not the run.
         recordings: how many there are.
         seed: that of the chip; None is no chip.
+        run: ``RunFolder.identity``.
 
     Raises:
-        ValueError: the file is damaged, was edited, or is of another chip.
+        ValueError: the file is damaged, was edited, or is of another chip or run.
     """
 
-    def __init__(self, path: Path, recordings: int, seed: int | None) -> None:
-        self.path, self.seed = path, seed
+    def __init__(self, path: Path, recordings: int, seed: int | None, run: dict[str, Any]) -> None:
+        self.path, self.seed, self.run = path, seed, run
         self.texts: dict[str, list[str]] = {}
         if path.is_file():
             try:
                 found = checked(parse_json(path.read_bytes()))
                 if isinstance(found, dict) and "seed" in found:
-                    if found["seed"] != seed:
-                        raise ValueError(
-                            f"is of another chip, of seed {found['seed']} in place of {seed}"
-                        )
+                    self._check(found)
                     found = found.get("texts")
             except ValueError as error:
                 raise ValueError(f"{path}: {error}; or remove the file, and resume") from error
             if isinstance(found, dict):
                 self.texts = {t: x for t, x in found.items() if _texts_of(x, recordings)}
+
+    def _check(self, found: dict[str, Any]) -> None:
+        remedy = "copy that of this run back"
+        if found["seed"] != self.seed:
+            raise ValueError(
+                f"is of another chip, of seed {found['seed']} in place of {self.seed}: {remedy}"
+            )
+        try:
+            differ = differences(found.get("run", self.run), self.run)
+        except (AttributeError, TypeError, LookupError):  # edited by hand
+            differ = "it does not say of which"
+        if differ:
+            raise ValueError(f"holds the texts of another run ({differ}): {remedy}")
 
     def holds(self, times: Sequence[str]) -> bool:
         return set(times) <= set(self.texts)
@@ -265,7 +280,7 @@ class _Kept:
         if time not in self.texts:
             self.texts[time] = write(time)
             self.path.parent.mkdir(exist_ok=True)
-            whole = signed({"seed": self.seed, "texts": self.texts})
+            whole = signed({"seed": self.seed, "run": self.run, "texts": self.texts})
             write_atomically(self.path, json.dumps(whole, indent=2) + "\n")
         return self.texts[time]
 

@@ -14,6 +14,7 @@ import analogtorch.__main__ as cli
 from analogtorch.cli.transcribe import parse
 from analogtorch.evaluate import Sweep
 from analogtorch.files import parse_json, signed
+from analogtorch.report.transcribed import Transcribed
 from analogtorch.speech.run_journal import JOURNAL
 from analogtorch.speech.transcription import pipeline
 from analogtorch.speech.transcription.config import TranscribeConfig
@@ -62,7 +63,9 @@ def test_recordings_become_texts_and_a_report(audio: Path, folder: Path, tmp_pat
         ("a.wav", "digital", ""),
         ("a.wav", "0", "0 s"),
     ]
+    assert written["continued"] is False
     page = (out / "report.html").read_text()
+    assert "since it was continued" not in page
     for part in ("Speech to text on an analog chip", "1 of 3 recordings have a reference", "c.wav"):
         assert part in page
     rows = re.findall(r'<th scope="row">(\w\.wav)</th>\s*<td[^>]*>([^<]+)</td>', page)
@@ -110,6 +113,11 @@ def test_a_run_of_an_earlier_version_goes_on_as_it_was(
         del journal["config"]["chip"][name]
     journal.pop("checksum", None)
     (tmp_path / "out" / JOURNAL).write_text(json.dumps(signed(journal)))
+    kept = tmp_path / "out" / "texts" / "0.json"
+    texts = json.loads(kept.read_text())
+    texts["run"]["config"] = journal["config"]
+    del texts["checksum"]
+    kept.write_text(json.dumps(signed(texts)))
     again = pipeline.run(_config(audio, folder, **plain), tmp_path / "out", resume=True)
     assert again.transcripts == first.transcripts
     with pytest.raises(ValueError, match="chip.drift_aware was None and is '1 day'"):
@@ -173,6 +181,50 @@ def test_a_run_goes_on_with_other_times_and_keeps_its_texts(
     assert other.transcripts[0].said is None
 
 
+def test_texts_of_another_run_are_refused(audio: Path, folder: Path, tmp_path: Path) -> None:
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    config = _config(audio, folder, **{"whisper.batch_size": 2})
+    first = pipeline.run(config, mine)
+    kept = mine / "texts" / "0.json"
+    whole = kept.read_bytes()
+
+    def resumed() -> Transcribed:
+        return pipeline.run(config, mine, resume=True)
+
+    settings = {"chip.correct": "false", "chip.compensation": "none"}
+    pipeline.run(_config(audio, folder, **{"whisper.batch_size": 2}, **settings), other)
+    kept.write_bytes((other / "texts" / "0.json").read_bytes())
+    found = "holds the texts of another run .*chip.correct was False and is True.* copy that of"
+    with pytest.raises(ValueError, match=rf"texts/0\.json: {found}.* remove the file, and resume"):
+        resumed()
+    soundfile.write(audio / "b.wav", NOISE / 2, 16_000)
+    pipeline.run(config, other, overwrite=True)
+    soundfile.write(audio / "b.wav", NOISE[::-1].copy(), 16_000)
+    kept.write_bytes((other / "texts" / "0.json").read_bytes())
+    with pytest.raises(ValueError, match="another run .*other recordings"):
+        resumed()
+    file = folder / "tokenizer.json"
+    before = file.read_bytes()
+    file.write_bytes(before + b"\n")
+    pipeline.run(config, other, overwrite=True)
+    file.write_bytes(before)
+    kept.write_bytes((other / "texts" / "0.json").read_bytes())
+    with pytest.raises(ValueError, match="another run .*another version of tokenizer.json"):
+        resumed()
+    # of the same run elsewhere, or of an earlier version, which kept no run
+    pipeline.run(config, other, overwrite=True)
+    kept.write_bytes((other / "texts" / "0.json").read_bytes())
+    assert resumed().transcripts == first.transcripts
+    earlier = json.loads(whole)
+    for name in ("run", "checksum"):
+        del earlier[name]
+    kept.write_text(json.dumps(signed(earlier)))
+    assert resumed().transcripts == first.transcripts
+    kept.write_text(json.dumps(signed(earlier | {"run": "mine"})))
+    with pytest.raises(ValueError, match="holds the texts of another run"):
+        resumed()
+
+
 def test_texts_are_kept_where_their_page_fails(
     audio: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,6 +256,32 @@ def test_without_references_there_is_no_error_rate(
     assert "report.html, report.md, report.json, transcripts.csv\n" in printed
     assert not (out / "wer.png").exists()
     assert "Word error rate" not in (out / "report.md").read_text()
+
+
+def test_a_continued_run_has_nothing_of_an_earlier_state(
+    audio: Path, folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    config = _config(audio, folder)
+    pipeline.run(config, out)
+    plot, page = (out / "wer.png").read_bytes(), (out / "report.html").read_text()
+    assert " s since it was continued" not in page
+    (audio / "a.txt").rename(tmp_path / "a.txt")
+    found = pipeline.run(config, out, resume=True)
+    assert found.wer is None
+    assert not (out / "wer.png").exists()
+    assert "wer.png" not in parse_json((out / JOURNAL).read_bytes())["files"]
+    # the time is that of this part, and said to be
+    assert json.loads((out / "report.json").read_text())["continued"] is True
+    for name in ("report.html", "report.md"):
+        assert " s since it was continued" in (out / name).read_text()
+    (out / "wer.png").write_text("mine")
+    pipeline.run(config, out, resume=True)
+    assert (out / "wer.png").read_text() == "mine"
+    (out / "wer.png").unlink()
+    (tmp_path / "a.txt").rename(audio / "a.txt")
+    pipeline.run(config, out, resume=True)
+    assert (out / "wer.png").read_bytes() == plot
 
 
 def test_silence_alone_is_written_down_as_nothing(
