@@ -47,6 +47,10 @@ class OtherExperiment(ValueError):
     """A folder holds the measurements of another experiment."""
 
 
+class NotWritable(OSError):
+    """A folder lacks measurements, and nothing can be written in it."""
+
+
 class Journal:
     """The measurements of one experiment in ``folder``, which is made if it does not exist.
 
@@ -83,7 +87,7 @@ class Journal:
         if head.exists():
             found = _read_head(self.caller, head)
             self._compare(_upgraded(found, wanted), wanted)
-            if found != wanted and self._writable:
+            if found != wanted and writable(self.folder):
                 _write(head, wanted)
             if found["version"] != VERSION:
                 warn(
@@ -135,22 +139,12 @@ class Journal:
             OSError: a file for it cannot be made, as one is there that belongs to somebody else.
         """
         lock = self.folder / f".chip-{number:05d}.lock"
-        with claimed(lock, wait=wait) if self._writable else nullcontext():
+        with claimed(lock, wait=wait) if writable(self.folder) else nullcontext():
             yield
 
-    @property
-    def _writable(self) -> bool:
-        return os.access(self.folder, os.W_OK | os.X_OK)
-
     def check_writable(self) -> None:
-        """Raise OSError, before more is measured, if nothing can be written in the folder."""
-        if not self._writable:
-            raise OSError(
-                errno.EACCES,
-                f"{self.caller}: could not write in {self.folder}, which lacks some of the "
-                "measurements. What it has is untouched; copy it to a folder that can be written, "
-                "and give that one",
-            )
+        """Raise NotWritable, before more is measured, if nothing can be written in the folder."""
+        check_writable(self.caller, self.folder)
 
     def _path(self, number: int) -> Path:
         return self.folder / _NAME.format(number)
@@ -185,6 +179,21 @@ def made_folder(caller: str, folder: str | Path) -> Path:
             f"{caller}: could not make the folder {path}: {error.strerror}; name another folder",
         ) from error
     return path
+
+
+def writable(folder: Path) -> bool:
+    """Return whether files can be made in an existing folder."""
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
+def check_writable(caller: str, folder: Path) -> None:
+    """Raise NotWritable if nothing can be written in a folder that lacks measurements."""
+    if not writable(folder):
+        raise NotWritable(
+            errno.EACCES,
+            f"{caller}: could not write in {folder}, which lacks some of the measurements. What it "
+            "has is untouched; copy it to a folder that can be written, and give that one",
+        )
 
 
 def refuse_others(caller: str, folder: Path, head: str) -> None:

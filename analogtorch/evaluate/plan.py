@@ -35,7 +35,7 @@ from analogtorch.evaluate.plan_bench import (
 )
 from analogtorch.evaluate.plan_checks import chip_for, device_changes, further
 from analogtorch.evaluate.plan_cost import Costs, costs_of
-from analogtorch.evaluate.plan_folder import check_folder
+from analogtorch.evaluate.plan_folder import SENSITIVITY, check_folder, place
 from analogtorch.evaluate.routed import route_calls
 from analogtorch.evaluate.sensitivity import sensitivity as measured_sensitivity
 from analogtorch.evaluate.suggestion import falling, shares
@@ -277,26 +277,25 @@ def _sensitivity(
         ValueError: those given are of other layers or without ``drift``, or the reference is not
             above 0.
     """
-    place = None
     if how.folder is not None:
         check_folder(how.folder)
-        place = how.folder / "sensitivity"
     if given is None:
         _check_reference(_exact(model, how.metric))  # and so is this
         effects: tuple[Effect, ...] = ("output_noise", "noise") if with_devices else ()
-        found = measured_sensitivity(
-            model,
-            how.metric,
-            effects=(*effects, "drift"),
-            time=max(how.times, key=lambda t: -1.0 if (s := seconds(t)) is None else s),
-            num_chips=how.num_chips,
-            seed=how.seed,
-            compensation=how.compensation,
-            recovery=how.recovery,
-            higher_is_better=how.higher_is_better,
-            folder=place,
-            progress=progress,
-        )
+        with place(how.folder, SENSITIVITY) as own:
+            found = measured_sensitivity(
+                model,
+                how.metric,
+                effects=(*effects, "drift"),
+                time=max(how.times, key=lambda t: -1.0 if (s := seconds(t)) is None else s),
+                num_chips=how.num_chips,
+                seed=how.seed,
+                compensation=how.compensation,
+                recovery=how.recovery,
+                higher_is_better=how.higher_is_better,
+                folder=own,
+                progress=progress,
+            )
     else:
         checks.instance("plan: sensitivity", given, Sensitivity, "what at.sensitivity returns")
         names = {name for name, _ in analog_layers(model)}

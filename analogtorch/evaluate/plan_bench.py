@@ -22,6 +22,7 @@ from analogtorch.evaluate.interval import Interval, interval
 from analogtorch.evaluate.journal import OtherExperiment
 from analogtorch.evaluate.metric import Metric, finite, measure
 from analogtorch.evaluate.plan_cost import Costs
+from analogtorch.evaluate.plan_folder import PREFIX, place
 from analogtorch.evaluate.prepared import Prepared
 from analogtorch.evaluate.routed import placed, route_calls
 from analogtorch.evaluate.sweep import sweep
@@ -33,8 +34,6 @@ from analogtorch.values.progress import Progress
 
 Change = Chip | Mapping[str, Any]
 """A chip, or what ``chip.replace`` takes, as ``convert(per_layer=...)`` has it."""
-PREFIX = "plan-"
-"""What the names of the folders of candidates begin with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,8 +137,8 @@ class Bench:
 
     def _swept(self, candidate: Candidate, num_chips: int, of: str = "") -> Sweep:
         how = self.how
-        folder = None if how.folder is None else how.folder / f"{_folder(candidate, how)}{of}"
-        with torch.random.fork_rng(devices=self.model.devices):
+        own = place(how.folder, f"{_folder(candidate, how)}{of}")
+        with own as folder, torch.random.fork_rng(devices=self.model.devices):
             model = convert(deep_copy(self.model.digital), **self.arguments(candidate))
             route_calls("plan", model, how.example)
             if how.digital == "int8":

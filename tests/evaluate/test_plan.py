@@ -6,6 +6,8 @@ import dataclasses
 import errno
 import io
 import json
+import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -618,6 +620,57 @@ def test_a_folder_that_cannot_be_one_is_refused_before_anything_is_measured(
     for sensitivity in (None, found.sensitivity):
         with pytest.raises(OSError, match="No space left"):
             run(tmp_path / "full", sensitivity=sensitivity)
+
+
+def test_a_folder_that_cannot_be_written_gives_the_plan_that_it_has(
+    tmp_path: Path,
+) -> None:
+    small: dict[str, object] = {"devices": {}, "max_plans": 12, "num_chips": 1, "confirm": 1}
+    folder = tmp_path / "p"
+    first = _plan(floor=0.5, folder=folder, **small)
+    swept = [path for path in folder.iterdir() if path.name.startswith("plan-")]
+    measured = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    mkdir = Path.mkdir
+
+    def denied(**options: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    def refused(path: Path, *given: object, **options: object) -> None:
+        if path.is_relative_to(folder) and not path.exists():
+            denied()
+        mkdir(path, *given, **options)  # type: ignore[arg-type]
+
+    def tried() -> HardwarePlan:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "access", lambda path, mode: not Path(path).is_relative_to(folder))
+            patch.setattr(tempfile, "mkstemp", denied)
+            patch.setattr(tempfile, "NamedTemporaryFile", denied)
+            patch.setattr(Path, "mkdir", refused)
+            return _plan(floor=0.5, folder=folder, **small)
+
+    assert tried().to_dict() == first.to_dict()
+    lacks = (
+        rf"^\[Errno 13\] plan: could not write in {folder}, which lacks some of the measurements"
+        ".*copy it to a folder that can be written"
+    )
+    heads = (*(path / "chip-00000.json" for path in swept), folder / "sensitivity/chip-00000.json")
+    for chip in heads:  # of a plan that was stopped within a measurement
+        chip.unlink()
+        with pytest.raises(OSError, match=lacks):
+            tried()
+        chip.write_bytes(measured[chip])
+    for missing in (*swept, folder / "sensitivity"):  # or between two
+        missing.rename(tmp_path / "away")
+        with pytest.raises(OSError, match=lacks):
+            tried()
+        (tmp_path / "away").rename(missing)
+    assert {path: path.read_bytes() for path in measured} == measured
+    shutil.rmtree(folder)
+    folder.mkdir()
+    with pytest.raises(
+        OSError, match=rf"plan: could not write in {folder}: Permission denied; name"
+    ):
+        tried()
 
 
 def test_hidden_files_keep_no_plan_from_beginning(tmp_path: Path) -> None:
