@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import itertools
 import logging
+import os
 import platform
 import shutil
 import sys
@@ -326,7 +327,19 @@ def _line(error: Exception) -> str:
         # without "[Errno 28]"
         text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     text = " ".join(text.split())
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+    return (text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ...") + _without_folder()
+
+
+def _without_folder() -> str:
+    """Return what to add to an error where the current folder was removed; empty if it was not.
+
+    Relative paths lead nowhere then, and errors of the system name no file.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return "; the current folder no longer exists: change to one that does"
+    return ""
 
 
 if __name__ == "__main__":

@@ -416,6 +416,32 @@ def test_debug_shows_the_traceback() -> None:
         cli.main(["bogus", "--debug"])
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["map", "--model", "torch.nn.Linear", "--input", "1,4", "--json", "mine.json"],
+        ["fit", "{}/m.csv", "--out", "mine.yaml", "--plot", "none"],
+        ["kws", "--out", "mine"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_current_folder_that_was_removed_is_named(
+    command: list[str], tmp_path: Path, capsys, monkeypatch
+) -> None:
+    (tmp_path / "m.csv").write_text("target,measured,time\n1,1,20\n")
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert cli.main([part.format(tmp_path) for part in command]) == 2
+    error = capsys.readouterr().err
+    assert error.endswith(
+        "No such file or directory; the current folder no longer exists: change to one that does\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["fit", "none.csv", "--out", "mine.yaml"]) == 2
+    assert "current folder" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("option", "unbuffered"), [("--version", "1"), ("fit --help", "")])
 def test_a_closed_pipe_ends_a_command_quietly_and_a_full_disk_is_named(
     option: str, unbuffered: str
