@@ -5,6 +5,7 @@ from typing import Literal, Self
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from analogtorch.devices.device import Device, check_device
 from analogtorch.devices.drift_aware import bare
@@ -59,8 +60,9 @@ class OffsetCell:
 
     def _check_reference(self) -> None:
         """Raise ValueError unless the device has a state in the middle of its range."""
-        # whatever the default device and mode are; what targets add for drift is no error
-        with torch.inference_mode(False), torch.no_grad():
+        # whatever the default device and mode are, fake tensors too, which have no numbers; what
+        # targets add for drift is no error
+        with torch.inference_mode(False), torch.no_grad(), _disable_current_modes():
             wanted = torch.full((1,), self.g_ref, dtype=torch.float64, device="cpu")
             held = bare(self.device).program(wanted, torch.zeros_like(wanted)).item()
         shift = 2 * (self.g_ref - held) / (self.device.g_max - self.device.g_min)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
 from analogtorch.conversion.caches import fresh
@@ -88,6 +89,7 @@ class ValuesNeeded(ValueError):
     """A model without values, on the meta device, does not run without them."""
 
 
+@_disable_current_modes()  # within them, as that of fake tensors, there can be no stand-ins
 def trace(model: nn.Module, example: Example, *, rounded: Collection[str] | None = None) -> Trace:
     """Trace ``model`` on ``example``.
 

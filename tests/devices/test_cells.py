@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import analogtorch as at
 from analogtorch import devices
@@ -386,6 +387,15 @@ def test_a_reference_column_needs_a_state_in_the_middle(device: devices.Device) 
 def test_a_reference_column_takes_states_near_the_middle_and_targets_for_drift() -> None:
     for device in (_quantised(3), _quantised(256), devices.DriftAware(device=HERMES)):
         OffsetCell(device=device, reference="column")
+
+
+def test_a_reference_column_is_checked_beside_tensors_without_numbers() -> None:
+    for mode in (FakeTensorMode(), torch.device("meta")):
+        with mode:
+            cell = OffsetCell(device=HERMES, reference="column")
+            assert cell.enlarged(2).devices == 3
+            with pytest.raises(ValueError, match="in the middle of its range"):
+                OffsetCell(device=_quantised(2), reference="column")
 
 
 # significances

@@ -4,6 +4,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.nn.utils import prune
 
@@ -436,3 +437,11 @@ def test_a_forward_that_computes_gradients_is_no_fault_of_the_example() -> None:
     ) as error:
         trace(Score(nn.Linear(8, 1)), torch.randn(2, 8))
     assert "give an example" not in str(error.value)
+
+
+def test_models_of_fake_tensors_are_traced_within_their_mode_and_outside() -> None:
+    with FakeTensorMode():
+        model, x = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 2)), torch.zeros(3, 6)
+        within = trace(model, x)
+    assert within == trace(model, x)
+    assert [op.vectors for op in _mvms(within).values()] == [3, 3]
