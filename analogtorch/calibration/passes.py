@@ -184,7 +184,8 @@ def passed(
             return model(**given)
     raise TypeError(
         f"{caller}: a batch must be a tensor, a PackedSequence, a tuple, a list or a mapping, got "
-        f"{type(batch).__name__}; pass forward="
+        f"{type(batch).__name__}; give (batch,) where the model takes it as one argument, or pass "
+        "forward="
     )
 
 

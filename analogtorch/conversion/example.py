@@ -113,9 +113,9 @@ def runner(caller: str, example: Any, remedy: str = "") -> Callable[[nn.Module],
     """
     if isinstance(example, Tensor | tuple | Mapping):
         return lambda model: call(model, fresh(example))
-    if isinstance(example, list):
-        remedy = f"; a list that is one argument, as of a detector, is written (images,){remedy}"
+    kind = type(example).__name__
     raise TypeError(
-        f"{caller}: example must be the model's input: a tensor, a tuple of arguments or a "
-        f"dictionary of keyword arguments, got {type(example).__name__}{remedy}"
+        f"{caller}: example must be the model's input: a tensor, such as torch.zeros(1, 3, 224, "
+        f"224), a tuple of arguments or a dictionary of keyword arguments, got {kind}; where the "
+        f"model takes the {kind} as one argument, give (example,){remedy}"
     )

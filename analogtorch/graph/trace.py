@@ -133,7 +133,7 @@ class _Run:
     """A model and its input, which can run more than once."""
 
     def __init__(self, model: nn.Module, example: Example, rounded: Collection[str] | None) -> None:
-        runner("map_to_chip", example, "; such as torch.zeros(1, 3, 224, 224)")  # refuses others
+        runner("map_to_chip", example)  # refuses others
         self.model, self.rounded = model, rounded
         self.example = dict(example) if isinstance(example, Mapping) else example
         given = [*model.parameters(), *model.buffers()]

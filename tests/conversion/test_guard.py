@@ -1,5 +1,6 @@
 import functools
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -295,9 +296,7 @@ def test_examples_of_every_form() -> None:
     for example in (X, (X, 2.0), {"x": X, "scale": 2.0}):
         assert guard(model, example).unused == ()
     assert guard(model, [X], forward=lambda m, example: m(example[0])).unused == ()
-    with pytest.raises(
-        TypeError, match=r"tensor, a tuple of arguments or a dictionary.*got list; .*forward="
-    ):
+    with pytest.raises(TypeError, match=r"a dictionary.*got list; .*give \(example,\).*forward="):
         guard(model, [X])  # type: ignore[arg-type]
     with pytest.raises(
         TypeError, match=r"forward must be a function, forward\(model, example\), got 3"
@@ -337,3 +336,39 @@ def test_a_gradient_is_named_by_the_line_of_the_model() -> None:
     with pytest.raises(ValueError, match="If forward computes gradients") as error:
         guard(at.convert(score.Score(nn.Linear(8, 1)), CHIP), X)
     assert f" in (root) (Score), {score.__file__}:{line}" in str(error.value)
+
+
+class Batch:
+    """A batch that is an object of a user's class."""
+
+    x = X
+
+
+class OfBatch(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        return self.linear(batch.x)
+
+
+@pytest.mark.parametrize(
+    ("given", "call"),
+    [
+        (r"\(example,\)", lambda model, batch: guard(model, batch)),
+        (r"\(example,\)", lambda model, batch: at.map_to_chip(model, batch)),
+        (r"\(batch,\)", lambda model, batch: at.calibrate(model, [batch], effort="ranges")),
+        (
+            r"\(batch,\)",
+            lambda model, batch: at.hwa.adapt(
+                at.to_digital(model), [batch] * 4, chip=CHIP, steps=1, num_chips=1
+            ),
+        ),
+    ],
+    ids=["guard", "map_to_chip", "calibrate", "adapt"],
+)
+def test_an_object_of_a_class_is_given_as_the_only_argument(given: str, call: Callable) -> None:
+    with pytest.raises(TypeError, match=f"got Batch; .*give {given}"):
+        call(at.convert(OfBatch().eval(), CHIP), Batch())
+    call(at.convert(OfBatch().eval(), CHIP), (Batch(),))
