@@ -20,7 +20,7 @@ from analogtorch.nn import (
 from analogtorch.nn.adapters import is_part_of_adapter
 from analogtorch.nn.composite import MatrixNames
 from analogtorch.nn.kinds import kinds
-from analogtorch.nn.permanent import permanent
+from analogtorch.nn.permanent import permanent, plain_tensor
 from analogtorch.nn.reborn import ADDED, forward_is_plain
 
 _REFUSED = {
@@ -33,10 +33,6 @@ _REFUSED = {
 _PLAIN_TENSORS = {("torch", "Tensor"), ("torch", "DTensor"), ("torch", "FakeTensor")}
 """Types of weights, besides Parameters, that hold the numbers of a matrix: complete, spread over
 devices, or as a shape."""
-
-_COMPUTED = "its {} is not a plain Parameter (pruned or weight-normalised)"
-"""Why a module whose tensor of this name torch computes from other Parameters stays digital."""
-
 
 _PACKED = ("torch.ao.nn.quantized.modules.", "torch.ao.nn.quantized.dynamic.modules.")
 """Where the quantised layers of torch are, whose weights are in no Parameter."""
@@ -160,10 +156,10 @@ def refuse_flat(model: nn.Module, caller: str, remedy: str = _SHARD_OTHERWISE) -
 
 
 def refuse_changed(model: nn.Module, caller: str) -> None:
-    """Raise an error if a weight of an analog layer is computed from other Parameters.
+    """Raise an error if a weight or bias of an analog layer is no plain Parameter.
 
     Raises:
-        ValueError: a layer is parametrized, pruned or weight-normalised.
+        ValueError: a layer is parametrized, pruned or weight-normalised, or has a plain tensor.
         RuntimeError: the module of a matrix is.
     """
     for module in model.modules():
@@ -175,10 +171,7 @@ def refuse_changed(model: nn.Module, caller: str) -> None:
         if parametrize.is_parametrized(layer):
             computed += layer.get_submodule("parametrizations")._modules
         if computed:
-            raise ValueError(
-                f"{caller}: layer {name!r} is parametrized or pruned; make its {computed[0]} "
-                f"permanent first, by {permanent(layer, computed[0])}"
-            )
+            raise ValueError(f"{caller}: layer {name!r}: {_no_parameter(layer, computed[0])}")
 
 
 def refuse_programmed(model: nn.Module, caller: str) -> None:
@@ -269,7 +262,7 @@ def reason(model: nn.Module, name: str, module: nn.Module, embeddings: bool = Fa
         user = attention[0] or "(root)"
         return f"{user!r} reads its weight without calling it, and stays digital: {why}"
     if parametrize.is_parametrized(module):
-        return "parametrized: call torch.nn.utils.parametrize.remove_parametrizations first"
+        return _no_parameter(module, next(iter(module.get_submodule("parametrizations")._modules)))
     if isinstance(module, nn.modules.lazy.LazyModuleMixin):
         return "lazy: run the model once first"
     for method in ("forward", "_conv_forward", "__call__"):
@@ -279,11 +272,12 @@ def reason(model: nn.Module, name: str, module: nn.Module, embeddings: bool = Fa
         if replaced or (method == "__call__" and called):
             return _override(module, method)
     for name in kind.weight_names(module):
-        if why := unplaceable(name, module._parameters.get(name)):
+        p = module._parameters.get(name)
+        if why := _no_parameter(module, name) if p is None else unplaceable(name, p):
             return why
     for matrix in matrices_of(module) or ():
         if matrix.bias is not None and matrix.bias not in module._parameters:
-            return _COMPUTED.format(matrix.bias)
+            return _no_parameter(module, matrix.bias)
     if why := kind.refuses(module):
         return why
     names = ADDED.union(dir(kind)).difference(dir(kind.digital))
@@ -301,6 +295,19 @@ def packed(module: Any) -> dict[str, Tensor]:
     read = getattr(module, "get_weight", getattr(module, "weight", None))
     found = read() if callable(read) else {}
     return {"weight": found} if isinstance(found, Tensor) else found
+
+
+def unregistered(module: Any) -> dict[str, Tensor]:
+    """Return the weights of a layer that are no Parameters, by name: quantised or plain tensors."""
+    kind = kind_of(module)
+    names = () if kind is None else kind.weight_names(module)
+    plain = {name: t for name in names if (t := plain_tensor(module, name)) is not None}
+    return {**packed(module), **plain}
+
+
+def _no_parameter(module: nn.Module, name: str) -> str:
+    """Return why a layer stays digital whose tensor ``name`` is no Parameter, and what to do."""
+    return f"its {name} is not a plain Parameter; make it one by {permanent(module, name)}"
 
 
 def _own_matrix(module: nn.Module) -> str:
@@ -336,8 +343,6 @@ def _accelerate(hook: Any) -> str:
 
 def unplaceable(name: str, weight: Any) -> str | None:
     """Return why the weight ``name`` has no numbers for a tile; None if it has."""
-    if weight is None:
-        return _COMPUTED.format(name)
     kind = type(weight)
     plain = (kind.__module__.partition(".")[0], kind.__name__) in _PLAIN_TENSORS
     if not issubclass(kind, nn.Parameter) and not plain:

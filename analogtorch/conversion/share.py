@@ -7,7 +7,14 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
-from analogtorch.conversion.kinds import added, analog_layers, kind_of, left_digital, makers, packed
+from analogtorch.conversion.kinds import (
+    added,
+    analog_layers,
+    kind_of,
+    left_digital,
+    makers,
+    unregistered,
+)
 from analogtorch.conversion.multiplied import multiplied, no_factors
 from analogtorch.nn import AnalogComposite, AnalogLayer
 
@@ -27,9 +34,9 @@ class Share:
     the model only adds it, as it does tables of positions; the last such run decides. So the analog
     share is a lower bound before such a run, and where modules scale their Parameters or compute
     other weights from them.
-    Weights of embeddings, buffers and other tensors, and weights that the model computes from such
-    tensors, count once ``guard`` has seen that the model multiplies by them; computed ones count in
-    place of what they come from, if that has fewer numbers.
+    Weights of embeddings, buffers and other tensors that are no weight of a layer, and weights that
+    the model computes from such tensors, count once ``guard`` has seen that the model multiplies by
+    them; computed ones count in place of what they come from, if that has fewer numbers.
     """
 
     analog: int
@@ -95,30 +102,32 @@ def known(model: nn.Module) -> dict[str, list[Tensor]]:
             # whether a module that is not known uses an analog weight cannot be seen
             unknown = kind_of(module) is None
             count(name, matrices(module).values(), analog if unknown else frozenset())
-            count(name, packed(module).values())
     return found
 
 
-def matrices(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the Parameters of a digital module alone that may multiply its input, by name.
+def matrices(module: nn.Module) -> dict[str, Tensor]:
+    """Return the weights of a digital module alone that may multiply its input, by name.
 
     Those of its children do not count.
     """
-    held = {name: p for name, p in module._parameters.items() if p is not None and not is_lazy(p)}
+    held: dict[str, Tensor] = {
+        name: p for name, p in module._parameters.items() if p is not None and not is_lazy(p)
+    }
     # the direction of a weight norm, not its length
     if isinstance(module, ParametrizationList) and held:
         return dict([max(held.items(), key=lambda item: item[1].numel())])
     kind = kind_of(module)
     names = () if kind is None else kind.weight_names(module)
     looked_up = {"weight", "bias"} if isinstance(module, _LOOKED_UP) else set[str]()
+    others = unregistered(module)
     return {
-        name: p
-        for name, p in held.items()
-        if name not in looked_up and (name in names or _is_matrix(p))
+        name: t
+        for name, t in {**held, **others}.items()
+        if name not in looked_up and (name in names or name in others or _is_matrix(t))
     }
 
 
-def _is_matrix(p: nn.Parameter) -> bool:
+def _is_matrix(p: Tensor) -> bool:
     """Return whether a Parameter has rows and columns.
 
     One that begins with a dimension of 1 is added to every sample, as positions are.

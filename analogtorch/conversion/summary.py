@@ -20,10 +20,10 @@ from analogtorch.conversion.kinds import (
     lazy_layers,
     left_digital,
     makers,
-    packed,
     reason,
     refuse_flat,
     some_layers,
+    unregistered,
 )
 from analogtorch.conversion.multiplied import multiplied
 from analogtorch.conversion.route import routed_layers
@@ -279,7 +279,7 @@ def summary(model: nn.Module) -> Summary:
     used = {name: (why, count) for name, _, why, count in multiplied(model)}
     skipped = []
     for name, module in model.named_modules():
-        weights = [*module.parameters(recurse=False), *packed(module).values()]
+        weights = [*module.parameters(recurse=False), *unregistered(module).values()]
         analog = isinstance(module, AnalogLayer | AnalogComposite) or module in made
         if weights and not analog:
             why = swapped.get(name) or used.pop(name or "(root)", ("",))[0]

@@ -17,11 +17,11 @@ from analogtorch.conversion.kinds import (
     analog_type,
     check_module,
     is_analog,
-    packed,
     reason,
     refuse_distributed,
     refuse_programmed,
     refuse_scripted,
+    unregistered,
 )
 from analogtorch.conversion.multiplied import forget_multiplied
 from analogtorch.conversion.patterns import (
@@ -363,7 +363,7 @@ def _explain(model: nn.Module, known: Mapping[str, Any], embeddings: bool) -> st
     skipped = [
         f"{n or '(root)'}: {reason(model, n, m, embeddings)}"
         for n, m in model.named_modules()
-        if next(m.parameters(False), None) is not None or packed(m)
+        if next(m.parameters(False), None) is not None or unregistered(m)
     ]
     found = "; ".join(skipped[:5]) or "it has no layers with weights"
     digital = ", ".join(kind.digital.__name__ for kind in kinds())

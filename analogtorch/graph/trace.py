@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
@@ -31,6 +30,7 @@ from analogtorch.conversion.kinds import (
     kind_of,
     matrices_of,
     reason,
+    refuse_changed,
     refuse_distributed,
     refuse_programmed,
 )
@@ -107,6 +107,7 @@ def trace(model: nn.Module, example: Example, *, rounded: Collection[str] | None
     """
     check_module("map_to_chip", model)
     refuse_programmed(model, "map_to_chip")
+    refuse_changed(model, "map_to_chip")
     refuse_distributed(model, "map_to_chip")
     run = _Run(model, example, rounded)
     try:
@@ -232,7 +233,7 @@ def _twin(model: nn.Module, real: bool) -> tuple[nn.Module, dict[int, Any]]:
     """Return the digital model on a copy of the modules, and its weights by ``id`` of the original.
 
     Raises:
-        ValueError: a module cannot be copied, or an analog layer was parametrized.
+        ValueError: a module cannot be copied.
     """
     memo: dict[int, Any] = {}
     for module in model.modules():
@@ -244,10 +245,6 @@ def _twin(model: nn.Module, real: bool) -> tuple[nn.Module, dict[int, Any]]:
     known = dict(memo)
     layers: list[Any] = [m for m in model.modules() if is_analog(m)]
     for layer in reversed(layers):  # what is inside a layer first
-        if parametrize.is_parametrized(layer):
-            raise ValueError(
-                f"map_to_chip: remove the parametrizations of {layer.layer_name!r} first"
-            )
         memo[id(layer)] = copy.deepcopy(layer.to_digital(), memo)
     try:
         twin = copy.deepcopy(model, memo)

@@ -7,7 +7,7 @@ from torch import nn
 
 from analogtorch.chips import Chip
 from analogtorch.chips.unit_cells import on_hardware_of, unit_cells
-from analogtorch.conversion.kinds import analog_layers
+from analogtorch.conversion.kinds import analog_layers, unregistered
 from analogtorch.conversion.pattern import Pattern
 from analogtorch.conversion.patterns import closest
 from analogtorch.conversion.summary import differences
@@ -285,7 +285,12 @@ def _digital_weights(
         weight = model.get_parameter(source)
         if source not in kept and id(weight) in on_chip:
             found[source] = weight.numel()
-    return tuple(found.items())
+    others = {
+        id(t): (f"{name}.{own}".lstrip("."), t)
+        for name, module in model.named_modules()
+        for own, t in unregistered(module).items()
+    }
+    return (*found.items(), *((name, t.numel()) for name, t in others.values()))
 
 
 def _nothing(model: nn.Module, traced: Trace, left: set[str], caller: str) -> str:

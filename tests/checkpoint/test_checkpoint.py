@@ -698,7 +698,7 @@ def test_models_that_cannot_be_saved_are_refused_and_nothing_is_written(tmp_path
     for bad, message in [
         (Net(), "no analog layer; call analogtorch.convert"),
         (at.program(model, seed=1).at(0), "save what analogtorch.program returned"),
-        (parametrized, "layer 'shared' is parametrized or pruned"),
+        (parametrized, "layer 'shared': its weight is not a plain Parameter"),
         (meta, "is on the meta device"),
         (sparse, "'graph' is no plain dense tensor"),
     ]:
@@ -724,7 +724,7 @@ def _assigned(layer: nn.Module) -> None:
         (nn.utils.weight_norm, "remove_weight_norm", "weight"),
         (nn.utils.spectral_norm, "remove_spectral_norm", "weight"),
         (nn.utils.parametrizations.weight_norm, "parametrize.remove_parametrizations", "weight"),
-        (_assigned, r"layer.weight = torch.nn.Parameter\(...\)", "weight"),
+        (_assigned, "layer.weight = torch.nn.Parameter", "weight"),
     ],
     ids=["pruned", "pruned bias", "normed", "spectral", "parametrized", "assigned"],
 )
@@ -735,7 +735,7 @@ def test_computed_weights_are_refused_with_the_call_that_makes_them_plain(
     model = at.convert(nn.Sequential(nn.Linear(8, 4)), CHIP)
     change(model[0])
     model.eval()
-    message = f"layer '0' is parametrized or pruned; make its {name} permanent first, by "
+    message = f"layer '0': its {name} is not a plain Parameter; make it one by "
     for refused in (
         lambda: save(model, tmp_path / "new"),
         lambda: at.program(model, seed=1),
@@ -744,11 +744,10 @@ def test_computed_weights_are_refused_with_the_call_that_makes_them_plain(
         with pytest.raises(ValueError, match=f"{message}.*{back}") as error:
             refused()
     assert not list(tmp_path.iterdir())
-    if "Parameter" not in back:
-        eval(str(error.value).partition("first, by ")[2], {"torch": torch, "layer": model[0]})
-        again = load(save(model, tmp_path / "new"), nn.Sequential(nn.Linear(8, 4))).eval()
-        x = torch.ones(1, 8)
-        assert torch.equal(again(x), model(x))
+    exec(str(error.value).partition("make it one by ")[2], {"torch": torch, "layer": model[0]})
+    again = load(save(model, tmp_path / "new"), nn.Sequential(nn.Linear(8, 4))).eval()
+    x = torch.ones(1, 8)
+    assert torch.equal(again(x), model(x))
 
 
 def test_a_module_whose_matrix_is_computed_is_not_saved(tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ def test_a_weight_that_is_parametrized_after_convert_counts_once(make: str) -> N
     summary = at.summary(model)
     assert (summary.share.analog, summary.share.digital, summary.skipped) == (16, {}, ())
     assert at.guard(model, x).share.digital == {}  # none was replaced
-    with pytest.raises(ValueError, match=r"first, by torch\.nn\.utils\.parametrize\.remove_param"):
+    with pytest.raises(ValueError, match=r"make it one by torch\.nn\.utils\.parametrize\.remove"):
         at.program(model, seed=1)
     parametrize.remove_parametrizations(model[0], "weight")
     at.program(model, seed=1)

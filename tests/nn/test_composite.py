@@ -102,7 +102,11 @@ def test_tensors_that_torch_computes_are_never_dropped(name: str, tensor: str, h
         at.convert(model, at.chips.ideal(), include="0")
     at.convert(model, at.chips.ideal())
     reasons = {part: why for part, why, _ in at.summary(model).skipped}
-    assert reasons["0"] == f"its {tensor} is not a plain Parameter (pruned or weight-normalised)"
+    back = "prune.remove" if how == "pruned" else "remove_weight_norm"
+    assert reasons["0"] == (
+        f"its {tensor} is not a plain Parameter; make it one by torch.nn.utils.{back}(layer, "
+        f"{tensor!r})"
+    )
     assert torch.equal(_run(model[0]), expected)
     assert [part for part, _ in at.analog_layers(model)] == ["1"]
     before = [p.clone() for p in digital.parameters(recurse=False)]

@@ -1,0 +1,158 @@
+"""Weights that are no Parameters: what is said of them, and that the advice works as written."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
+
+import analogtorch as at
+
+CHIP = at.chips.hermes64()
+
+
+def _follow(text: str, layer: nn.Module) -> None:
+    """Do what an error or a reason says, word by word."""
+    advice = text.partition("; make it one by ")[2]
+    assert advice
+    exec(advice.replace(", then ", "\n"), {"torch": torch, "layer": layer})
+
+
+def _net(layer: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(layer, nn.ReLU(), nn.Linear(8, 4)).eval()
+
+
+class First(nn.Module):
+    """What a module with several results returns first."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(self.inner, nn.MultiheadAttention):
+            return self.inner(x, x, x)[0]
+        return self.inner(x)[0]
+
+
+def _buffer(layer: nn.Module, name: str) -> None:
+    weight = getattr(layer, name).detach()
+    delattr(layer, name)
+    layer.register_buffer(name, weight)
+
+
+def _not_saved(layer: nn.Module, name: str) -> None:
+    weight = getattr(layer, name).detach()
+    delattr(layer, name)
+    layer.register_buffer(name, weight, persistent=False)
+
+
+def _attribute(layer: nn.Module, name: str) -> None:
+    weight = getattr(layer, name).detach()
+    delattr(layer, name)
+    setattr(layer, name, weight)
+
+
+PLAIN = [_buffer, _not_saved, _attribute]
+COMPUTED: list[Callable] = [
+    parametrizations.weight_norm,
+    parametrizations.spectral_norm,
+    nn.utils.weight_norm,
+    nn.utils.spectral_norm,
+    prune.identity,
+]
+_each = pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm`:FutureWarning")
+
+
+@_each
+@pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "learns"])
+@pytest.mark.parametrize("change", [*COMPUTED, *PLAIN])
+@pytest.mark.parametrize("kind", ["linear", "lstm", "attention"])
+def test_the_advice_of_summary_puts_them_on_the_chip(
+    kind: str, change: Callable, frozen: bool
+) -> None:
+    layer, name = {
+        "linear": lambda: (nn.Linear(8, 8), "weight"),
+        "lstm": lambda: (nn.LSTM(8, 8), "weight_hh_l0"),
+        "attention": lambda: (nn.MultiheadAttention(8, 2), "in_proj_weight"),
+    }[kind]()
+    change(layer, name)
+    model = _net(layer if kind == "linear" else First(layer)).requires_grad_(not frozen)
+    x = torch.randn(3, 8)
+    expected = model(x)
+    at.convert(model, at.chips.ideal())
+    row = next(row for row in at.summary(model).skipped if row[0] in ("0", "0.inner"))
+    assert row[1].startswith(f"its {name} is not a plain Parameter; make it one by ")
+    assert at.summary(model).share.analog == 32
+    learn = {own: p.requires_grad for own, p in layer.named_parameters()}
+    _follow(row[1], layer)
+    assert all(p.requires_grad == learn[o] for o, p in layer.named_parameters() if o in learn)
+    at.convert(model, at.chips.ideal())
+    assert at.summary(model).share.digital == {}
+    assert torch.allclose(model(x), expected, atol=1e-6)
+    at.program(model, seed=1)
+
+
+@_each
+@pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "learns"])
+@pytest.mark.parametrize("change", [*COMPUTED, *PLAIN])
+def test_the_advice_of_program_and_of_a_mapping_works(change: Callable, frozen: bool) -> None:
+    model, x = at.convert(_net(nn.Linear(8, 8)), at.chips.ideal()), torch.randn(3, 8)
+    change(model[0], "weight")
+    model.requires_grad_(not frozen).eval()
+    expected = model(x)
+    for refused in (lambda: at.map_to_chip(model, x), lambda: at.program(model, seed=1)):
+        with pytest.raises(ValueError, match="layer '0': its weight is not a plain Par") as error:
+            refused()
+    _follow(str(error.value), model[0])
+    assert at.summary(model).share.digital == {}
+    at.program(model, seed=1)
+    assert "0" in [m.name for m in at.map_to_chip(model, x).matrices]
+    assert torch.allclose(model(x), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("change", PLAIN)
+def test_they_count_as_digital_everywhere(change: Callable) -> None:
+    model, x = _net(nn.Linear(8, 8, bias=False)), torch.randn(3, 8)
+    change(model[0], "weight")
+    keys = list(model.state_dict())
+    at.convert(model, CHIP)
+    summary = at.summary(model)
+    assert (summary.share.analog, summary.share.digital) == (32, {"0": 64})
+    assert (
+        "digital: 0 (64 weights, 66.7 % of those that multiply; its weight is not a plain "
+        "Parameter; make it one by layer.weight = torch.nn.Parameter(layer.weight, "
+        "requires_grad=False))" in str(summary)
+    )
+    assert [key for key in model.state_dict() if "input_range" not in key] == keys
+    assert at.guard(model, x).share == summary.share  # none counts twice
+    mapping = at.map_to_chip(model, x)
+    assert dict(mapping.digital_weights) == {"2.bias": 4, "0.weight": 64}
+
+
+def test_a_plain_weight_of_several_layers_counts_once() -> None:
+    model, x = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 4)), torch.randn(3, 8)
+    _buffer(model[0], "weight")
+    del model[1].weight
+    model[1].register_buffer("weight", model[0].weight)
+    at.convert(model, CHIP)
+    assert at.summary(model).share.digital == {"0": 64}
+    assert sum(n for _, n in at.map_to_chip(model, x).digital_weights) == 64 + 20
+
+
+@_each
+@pytest.mark.parametrize("change", COMPUTED)
+def test_what_torch_computes_counts_once(change: Callable) -> None:
+    model = _net(nn.Linear(8, 8))
+    change(model[0], "weight")
+    at.convert(model, CHIP)
+    assert sum(at.summary(model).share.digital.values()) == 64
+
+
+def test_a_model_of_plain_weights_alone_says_what_to_do() -> None:
+    model = nn.Sequential(nn.Linear(8, 8, bias=False))
+    _buffer(model[0], "weight")
+    with pytest.raises(ValueError, match="found 0: its weight is not a plain Parameter; make"):
+        at.convert(model, CHIP)
