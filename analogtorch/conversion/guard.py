@@ -1,5 +1,6 @@
 """The proof that every analog layer of a model runs, and that nothing else uses its weight."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -82,6 +83,15 @@ class GuardReport(Shown):
         lines += [
             f"digital: {name} ({count:,} weights; {why})" for name, why, count in self.digital
         ]
+        named = Counter[str]()
+        for name, _, count in self.digital:
+            named[name] += count
+        if left := (Counter(self.share.digital) - named).total():
+            more = "more " if self.digital else ""
+            lines.append(
+                f"digital: {left:,} {more}weights in layers that stay digital; "
+                "analogtorch.summary(model) says which and why"
+            )
         return "\n".join(lines)
 
 

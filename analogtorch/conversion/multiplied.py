@@ -109,7 +109,7 @@ def multiplied(model: nn.Module) -> Iterator[tuple[str, Tensor | None, str, int]
         for own, use in uses.items():
             if use.computed is not None:
                 yield f"{name}: {own}".removeprefix(": "), None, use.why, use.computed.count
-            elif (t := of_module.get(own)) is not None:
+            elif (t := of_module.get(own)) is not None and not _is_on_chip(module, own):
                 whole = own in module._parameters and not _is_analog(module)
                 named = (name if whole else f"{name}.{own}".lstrip(".")) or "(root)"
                 yield named, t, use.why, t.numel()
@@ -332,6 +332,11 @@ def changes_data(func: Any, args: Any, is_constant: Callable[[Tensor], Any]) -> 
         is_constant: returns whether a tensor holds no data.
     """
     return not all(map(is_constant, accessed(func, args, {}, written=True)))
+
+
+def _is_on_chip(module: nn.Module, own: str) -> bool:
+    """Return whether a tensor of a module is the weight of an analog layer, made so since."""
+    return isinstance(module, AnalogLayer | AnalogComposite) and own in module.weight_names(module)
 
 
 def _is_analog(module: nn.Module) -> bool:

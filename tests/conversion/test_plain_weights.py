@@ -156,3 +156,37 @@ def test_a_model_of_plain_weights_alone_says_what_to_do() -> None:
     _buffer(model[0], "weight")
     with pytest.raises(ValueError, match="found 0: its weight is not a plain Parameter; make"):
         at.convert(model, CHIP)
+
+
+class Tied(nn.Module):
+    """Multiplies by the weight of its embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.linear = nn.Embedding(9, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) @ self.embedding.weight.T
+
+
+def test_what_guard_has_seen_of_a_weight_ends_with_its_conversion() -> None:
+    model = at.convert(Tied(), CHIP)
+    at.guard(model, torch.randn(2, 8))
+    assert at.summary(model).share.digital == {"embedding": 72}
+    at.convert(model, CHIP, embeddings=True)
+    assert (at.summary(model).share.analog, at.summary(model).share.digital) == (136, {})
+
+
+def test_guard_counts_the_layers_that_stay_digital_beside_what_it_lists() -> None:
+    model, x = at.convert(Tied(), CHIP), torch.randn(2, 8)
+    assert "stay digital" not in str(at.guard(model, x))
+    model.linear = nn.Sequential(nn.Linear(8, 8), at.to_digital(model.linear))
+    at.convert(model, CHIP, include="linear.1")
+    lines = str(at.guard(model, x)).splitlines()
+    assert lines[-2].startswith("digital: embedding (72 weights; ")
+    assert lines[-1] == (
+        "digital: 64 more weights in layers that stay digital; analogtorch.summary(model) says "
+        "which and why"
+    )
+    plain = at.convert(_net(nn.Linear(8, 8)), CHIP, exclude="0")
+    assert str(at.guard(plain, x)).splitlines()[-1].startswith("digital: 64 weights in layers")

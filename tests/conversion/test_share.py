@@ -92,7 +92,11 @@ def test_the_guard_prints_it_too() -> None:
     model = at.convert(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 24)), CHIP, exclude="1")
     report = at.guard(model, torch.randn(2, 8))
     assert (report.share.analog, report.share.total) == (64, 256)
-    assert str(report).endswith("64 of 256 weights that multiply are on the chip (25.0 %).")
+    assert str(report).endswith(
+        "64 of 256 weights that multiply are on the chip (25.0 %).\n"
+        "digital: 192 weights in layers that stay digital; analogtorch.summary(model) says which "
+        "and why"
+    )
 
 
 class Positions(nn.Module):
