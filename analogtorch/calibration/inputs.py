@@ -204,9 +204,10 @@ def heard(seen: Mapping[str, Seen], allow_unused: bool) -> dict[str, Seen]:
     if silent and not (allow_unused and found):
         raise ValueError(
             f"calibrate: layer {silent[0]!r} got only zeros; use batches of real data, and more "
-            "than one step where that is the state of a recurrent layer. If it gets nothing else, "
-            "as the values of the first attention in a decoder of DETR, leave it digital with "
-            "convert(..., exclude=...), or pass allow_unused=True"
+            "than one step where that is the state of a recurrent layer. Behind a ReLU, all units "
+            "may have died in training: train anew, at a smaller learning rate. If it gets nothing "
+            "else, as the values of the first attention in a decoder of DETR, leave it digital "
+            "with convert(..., exclude=...), or pass allow_unused=True"
         )
     return found
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
+from analogtorch.conversion.exported import exported
 from analogtorch.conversion.fast_path import reader
 from analogtorch.conversion.subclass import analog_class, refuses
 from analogtorch.nn import (
@@ -76,9 +77,8 @@ def some_layers(model: nn.Module, caller: str) -> dict[str, AnalogLayer]:
     """
     if layers := dict(analog_layers(model)):
         return layers
-    raise ValueError(
-        f"{caller}: the model has no analog layer; call analogtorch.convert(model, chip) first"
-    )
+    remedy = "call analogtorch.convert(model, chip) first"
+    raise ValueError(f"{caller}: the model has no analog layer; {exported(model) or remedy}")
 
 
 def makers(model: nn.Module) -> set[nn.Module]:

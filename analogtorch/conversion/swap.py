@@ -10,6 +10,7 @@ from torch.nn.utils import parametrize
 from analogtorch.chips import Chip
 from analogtorch.chips.choices import Choices
 from analogtorch.conversion.example import Example, runner
+from analogtorch.conversion.exported import exported
 from analogtorch.conversion.fast_path import reader, restore, switch_off
 from analogtorch.conversion.fold import folded, has_folded
 from analogtorch.conversion.guard import guard
@@ -328,10 +329,11 @@ def to_digital(model: nn.Module) -> nn.Module:
     Raises:
         TypeError: ``model`` is no module.
         ValueError: a layer belongs to a programmed chip, whose weights are conductances; or it was
-            parametrized since.
+            parametrized since; or a part of the model is distributed.
     """
     check_module("to_digital", model)
     refuse_programmed(model, "to_digital")
+    refuse_distributed(model, "to_digital")
     layers = {name: m for name, m in model.named_modules() if is_analog(m)}
     if changed := [name for name, m in layers.items() if parametrize.is_parametrized(m)]:
         raise ValueError(f"to_digital: remove the parametrizations of {changed[0]!r} first")
@@ -360,6 +362,8 @@ def _explain(model: nn.Module, known: Mapping[str, Any], embeddings: bool) -> st
     if known:
         names = ", ".join(map(repr, list(known)[:3]))
         return f"exclude, or where, leaves none of its {len(known)} layers: {names}, ..."
+    if remedy := exported(model):
+        return f"{remedy[0].upper()}{remedy[1:]}."
     skipped = [
         f"{n or '(root)'}: {reason(model, n, m, embeddings)}"
         for n, m in model.named_modules()

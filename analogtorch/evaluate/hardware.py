@@ -311,10 +311,14 @@ class FloorNotReached(ValueError):
                 f" {len(plan.refuted)} keep it on the {len(plan.seeds)} chips by which plans are "
                 f"chosen, but not on {len(plan.further_seeds)} further ones."
             )
+        lost = plan.digital == "int8" and not keeps(
+            plan.digital_metric, plan.threshold, plan.higher_is_better
+        )
+        exact = ", leave the digital part in digital='float'" if lost else ""
         super().__init__(
             f"plan: no plan keeps the floor: {plan.floor:g} of the digital {plan.reference:.4g} "
             f"asks for {bound} {plan.threshold:.4g}; the best of {len(plan.points)} plans "
             f"({near.name}) reaches {judged.metric} at {judged.time}, {share:.3f} of it, and all "
-            f"digital ({plan.digital}) {plan.digital_metric:.4g}.{refuted} Lower the floor, "
+            f"digital ({plan.digital}) {plan.digital_metric:.4g}.{refuted} Lower the floor{exact}, "
             f"calibrate in prepare{more}; the error's .plan holds what was measured"
         )

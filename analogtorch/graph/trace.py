@@ -33,6 +33,7 @@ from analogtorch.conversion.kinds import (
     refuse_changed,
     refuse_distributed,
     refuse_programmed,
+    refuse_scripted,
 )
 from analogtorch.conversion.patterns import names_of, units
 from analogtorch.conversion.route import can_route, is_free, unroute
@@ -109,6 +110,7 @@ def trace(model: nn.Module, example: Example, *, rounded: Collection[str] | None
     refuse_programmed(model, "map_to_chip")
     refuse_changed(model, "map_to_chip")
     refuse_distributed(model, "map_to_chip")
+    refuse_scripted(model, "map_to_chip")
     run = _Run(model, example, rounded)
     try:
         return run.traced(real=False)

@@ -7,7 +7,12 @@ from torch import nn
 
 from analogtorch.chips import Chip
 from analogtorch.conversion.example import Example
-from analogtorch.conversion.kinds import analog_layers, check_module, refuse_programmed
+from analogtorch.conversion.kinds import (
+    analog_layers,
+    check_module,
+    refuse_programmed,
+    refuse_scripted,
+)
 from analogtorch.graph.trace import trace
 from analogtorch.graph.types import Operation
 from analogtorch.mapping.chosen import Chosen, chips_of, choose, warn_of, with_cells
@@ -56,6 +61,7 @@ def map_by_chip(
     """
     check_module("map_by_chip", model)
     refuse_programmed(model, "map_by_chip")
+    refuse_scripted(model, "map_by_chip")
     chips = chips_of(model, "map_by_chip")
     held, traced = _held(model, chips), trace(model, example)
     whole = choose(model, traced, exclude, duplicate, "map_by_chip")

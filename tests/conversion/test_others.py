@@ -168,11 +168,37 @@ def test_scripted_parts_with_weights_are_refused_and_others_run() -> None:
         with pytest.raises(ValueError, match="'0' is a ScriptModule"):
             at.convert(model, CHIP)
         assert type(model[1]) is nn.Linear
-    with pytest.raises(ValueError, match="'the model' is a ScriptModule"):
-        at.convert(torch.jit.script(_net()), CHIP)
+    scripted = torch.jit.script(_net())
+    for call in (
+        lambda: at.convert(scripted, CHIP),
+        lambda: at.map_to_chip(scripted, X, chip=CHIP),
+        lambda: at.mapping.map_by_chip(scripted, X),
+    ):
+        with pytest.raises(ValueError, match="'the model' is a ScriptModule"):
+            call()
     scaled = nn.Sequential(torch.jit.script(nn.Softplus()), *_net())
     at.convert(scaled, CHIP, example=X)
     assert at.program(at.calibrate(scaled, [X] * 4), seed=1).at("1 day")(X).shape == (4, 4)
+
+
+def test_exported_models_have_no_layers_and_those_that_fx_traces_have() -> None:
+    remedy = "graph of operators, without layers: give the model that it was exported from"
+    digital = torch.export.export(_net(), (X,)).module()
+    with pytest.raises(ValueError, match=f"nothing to convert in GraphModule. It is a {remedy}"):
+        at.convert(digital, CHIP)
+    analog = at.calibrate(at.convert(_net(), CHIP), [X] * 4).eval()
+    graph = torch.export.export(analog, (X,)).module()
+    for call in (
+        lambda: at.program(graph, seed=0),
+        lambda: at.guard(graph, X),
+        lambda: at.summary(graph),
+    ):
+        with pytest.raises(ValueError, match=f"has no analog layer; it is a {remedy}"):
+            call()
+    traced = at.convert(torch.fx.symbolic_trace(_net()), CHIP)
+    assert len(list(at.analog_layers(traced))) == len(list(at.analog_layers(analog)))
+    with pytest.raises(ValueError, match=r"no analog layer; call analogtorch.convert\(model"):
+        at.summary(nn.Sequential(nn.ReLU()))
 
 
 def _pruned() -> nn.Sequential:

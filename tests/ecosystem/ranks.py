@@ -163,6 +163,7 @@ def refused() -> None:
         lambda model: at.convert(model, CHIP),
         lambda model: at.calibrate(model, [entry.inputs()]),
         lambda model: at.program(model, seed=1),
+        lambda model: at.to_digital(model),
         lambda model: at.hwa.adapt(model, [entry.inputs()]),
         lambda model: at.map_to_chip(model, entry.inputs()),
         lambda model: at.sensitivity(model, _never),

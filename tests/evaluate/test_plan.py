@@ -438,6 +438,11 @@ def test_a_floor_that_no_plan_keeps_says_how_far_the_best_gets() -> None:
     assert left.best is None
     assert left.nearest.metric.mean == max(p.metric.mean for p in left.points)
     assert "no plan keeps the floor" in str(left)
+    assert left.digital == "int8"
+    for digital_metric, found in ((0.5, True), (1.0, False)):
+        error = FloorNotReached(dataclasses.replace(left, digital_metric=digital_metric))
+        remedy = "Lower the floor, leave the digital part in digital='float', calibrate"
+        assert (remedy in str(error)) == found
     some = FloorNotReached(dataclasses.replace(left, unmeasured=3))
     assert "allow more max_plans, as 3 candidates are not measured" in str(some)
     with pytest.raises(FloorNotReached, match="calibrate in prepare or train") as caught:
