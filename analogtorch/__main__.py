@@ -327,13 +327,15 @@ def _line(error: Exception) -> str:
         # without "[Errno 28]"
         text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     text = " ".join(text.split())
-    return (text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ...") + _without_folder()
+    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+    return f"{text}{_without_folder()}" if isinstance(error, FileNotFoundError) else text
 
 
 def _without_folder() -> str:
-    """Return what to add to an error where the current folder was removed; empty if it was not.
+    """Return what to add to an error if the current folder was removed since the start.
 
-    Relative paths lead nowhere then, and errors of the system name no file.
+    Relative paths lead nowhere then, and errors of the system name no file. Where it was removed
+    before the start, torch does not load.
     """
     try:
         os.getcwd()

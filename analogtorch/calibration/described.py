@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from analogtorch.calibration.adc import Wanted
-from analogtorch.calibration.choice import LayerChoice
+from analogtorch.calibration.choice import Effort, LayerChoice
 from analogtorch.calibration.options import Way
 from analogtorch.calibration.settings import Setting
 from analogtorch.chips import Chip
@@ -104,13 +104,15 @@ def taken_back(settings: Mapping[str, Setting], before: Mapping[str, Chip]) -> I
             yield f"an earlier choice is taken back: {what}, in {count} of {len(changes)} layers"
 
 
-def warn_of_adc(chosen: Mapping[str, Setting], chips: Mapping[str, Chip], *, tried: bool) -> None:
+def warn_of_adc(
+    chosen: Mapping[str, Setting], chips: Mapping[str, Chip], effort: Effort | None
+) -> None:
     """Name the layers whose error the range of the ADC decides, too wide or too narrow for them.
 
     Args:
         chosen: what each layer is to get.
         chips: its chip before.
-        tried: whether larger DAC ranges were tried, so that they are no remedy.
+        effort: how settings were compared, as what was tried is no remedy; None: they were not.
     """
     coarse = {
         name: setting.limits
@@ -122,8 +124,10 @@ def warn_of_adc(chosen: Mapping[str, Setting], chips: Mapping[str, Chip], *, tri
         if worst := sorted(found, reverse=True):
             shown = ", ".join(f"{name!r} ({100 * error:.0f} %)" for error, name in worst[:5])
             units = [(chosen[name].chip or chips[name]).periphery for _, name in worst]
-            scales = any(unit.weight_scale != "column" for unit in units)
-            remedy = (_DIGITAL if tried else _LARGER) if clips else _SCALED if scales else _DIGITAL
+            if effort in ("default", "search"):
+                units = [unit for unit in units if not unit.scales_columns]
+            untried = effort is None if clips else any(u.weight_scale != "column" for u in units)
+            remedy = _DIGITAL if not untried else _LARGER if clips else _SCALED
             warn(
                 f"calibrate: the fixed range of the ADC decides the error of {len(worst)} of "
                 f"{len(chosen)} layers, whose partial sums {why}: relative error of {shown}. A "

@@ -240,7 +240,7 @@ def calibrate(
         else:
             ranges = by_magnitude(ran.layers, seen, method, percentile, deviations)
             chosen = ran.settings(ranges)
-        warn_of_adc(chosen, before, tried=method == "mse")
+        warn_of_adc(chosen, before, effort if method == "mse" else None)
         if found is not None and report is not None:
             notes = (*found.notes, *taken_back(chosen, before))
             report(dataclasses.replace(found, notes=notes))

@@ -43,7 +43,9 @@ def checked_stdout() -> Iterator[None]:
 @contextlib.contextmanager
 def _escaping(stream: Any) -> Iterator[None]:
     """Let a stream write the letters that it cannot encode as escapes, inside the context."""
-    if getattr(stream, "errors", None) != "strict" or not hasattr(stream, "reconfigure"):
+    errors = getattr(stream, "errors", None)
+    # the second in the C locale, where Python prints names of files as they are
+    if errors not in ("strict", "surrogateescape") or not hasattr(stream, "reconfigure"):
         yield
         return
     stream.reconfigure(errors="backslashreplace")
@@ -51,7 +53,7 @@ def _escaping(stream: Any) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(OSError, ValueError):  # it was closed, or writes what is left
-            stream.reconfigure(errors="strict")
+            stream.reconfigure(errors=errors)
 
 
 class _Checked:

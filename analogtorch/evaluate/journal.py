@@ -47,7 +47,7 @@ class OtherExperiment(ValueError):
     """A folder holds the measurements of another experiment."""
 
 
-class NotWritable(OSError):
+class NotWritable(PermissionError):
     """A folder lacks measurements, and nothing can be written in it."""
 
 

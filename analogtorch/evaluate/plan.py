@@ -35,7 +35,7 @@ from analogtorch.evaluate.plan_bench import (
 )
 from analogtorch.evaluate.plan_checks import chip_for, device_changes, further
 from analogtorch.evaluate.plan_cost import Costs, costs_of
-from analogtorch.evaluate.plan_folder import SENSITIVITY, check_folder, place
+from analogtorch.evaluate.plan_folder import SENSITIVITY, check_folder, measurement_folder
 from analogtorch.evaluate.routed import route_calls
 from analogtorch.evaluate.sensitivity import sensitivity as measured_sensitivity
 from analogtorch.evaluate.suggestion import falling, shares
@@ -282,7 +282,7 @@ def _sensitivity(
     if given is None:
         _check_reference(_exact(model, how.metric))  # and so is this
         effects: tuple[Effect, ...] = ("output_noise", "noise") if with_devices else ()
-        with place(how.folder, SENSITIVITY) as own:
+        with measurement_folder(how.folder, SENSITIVITY) as own:
             found = measured_sensitivity(
                 model,
                 how.metric,

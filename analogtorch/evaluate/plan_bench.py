@@ -22,7 +22,7 @@ from analogtorch.evaluate.interval import Interval, interval
 from analogtorch.evaluate.journal import OtherExperiment
 from analogtorch.evaluate.metric import Metric, finite, measure
 from analogtorch.evaluate.plan_cost import Costs
-from analogtorch.evaluate.plan_folder import PREFIX, place
+from analogtorch.evaluate.plan_folder import PREFIX, measurement_folder
 from analogtorch.evaluate.prepared import Prepared
 from analogtorch.evaluate.routed import placed, route_calls
 from analogtorch.evaluate.sweep import sweep
@@ -137,8 +137,8 @@ class Bench:
 
     def _swept(self, candidate: Candidate, num_chips: int, of: str = "") -> Sweep:
         how = self.how
-        own = place(how.folder, f"{_folder(candidate, how)}{of}")
-        with own as folder, torch.random.fork_rng(devices=self.model.devices):
+        kept = measurement_folder(how.folder, f"{_folder(candidate, how)}{of}")
+        with kept as folder, torch.random.fork_rng(devices=self.model.devices):
             model = convert(deep_copy(self.model.digital), **self.arguments(candidate))
             route_calls("plan", model, how.example)
             if how.digital == "int8":

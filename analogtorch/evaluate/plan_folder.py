@@ -48,7 +48,7 @@ def check_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def place(folder: Path | None, name: str) -> Iterator[Path | None]:
+def measurement_folder(folder: Path | None, name: str) -> Iterator[Path | None]:
     """Yield the folder that a measurement has in that of a plan; None if there is none.
 
     Raises:
@@ -57,10 +57,11 @@ def place(folder: Path | None, name: str) -> Iterator[Path | None]:
     if folder is None:
         yield None
         return
-    if folder.exists() and not (folder / name).exists():
+    own = folder / name
+    if folder.exists() and not (own.is_dir() and any(own.iterdir())):
         check_writable("plan", folder)
     try:
-        yield folder / name
+        yield own
     except NotWritable:
         check_writable("plan", folder)  # names the folder that is to be copied
         raise

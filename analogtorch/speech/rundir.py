@@ -216,7 +216,8 @@ class RunFolder:
             OSError: it cannot be written.
         """
         path, files, digests = self.file(name), self._journal["files"], self._journal["digests"]
-        if digests.pop(name, None) is not None:  # or, killed here, the journal had that of before
+        # a process that is killed in between must not leave the digest of the older file
+        if digests.pop(name, None) is not None:
             self._write(files)
         write_atomically(path, data)
         if name.endswith(".pt"):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import analogtorch as at
 from analogtorch.calibration import default
 from analogtorch.calibration.adc import Limits
-from analogtorch.calibration.choice import CalibrationReport
+from analogtorch.calibration.choice import CalibrationReport, Effort
 from analogtorch.calibration.default import exceeds, saves
 from analogtorch.calibration.described import warn_of_adc
 from analogtorch.calibration.judge import Error, Judge
@@ -512,19 +512,33 @@ def test_the_warning_of_the_adc_tells_sums_beyond_its_range_from_small_ones(
 
 
 @pytest.mark.parametrize(
-    ("clips", "scale", "tried", "remedy"),
+    ("effort", "method", "remedy"),
     [
-        (True, "block", False, "DAC ranges beyond"),
-        (True, "block", True, "leave these layers digital"),
-        (False, "block", True, "weights scaled by column"),
-        (False, "column", True, "leave these layers digital"),
+        ("ranges", "mse", "weights scaled by column"),
+        ("default", "absmax", "weights scaled by column"),
+        ("default", "mse", "leave these layers digital"),
     ],
 )
-def test_what_was_tried_is_no_remedy(clips: bool, scale: str, tried: bool, remedy: str) -> None:
-    chip = HERMES.replace(periphery={"weight_scale": scale})
-    setting = Setting(None, Limits(adc_error=0.5, clips=clips))
+def test_a_scale_per_column_that_was_tried_is_no_remedy(
+    effort: str, method: str, remedy: str
+) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 16, bias=False))
+    net[0].weight.data = 0.1 * torch.randn(16, 8).sign()  # one scale serves all columns
+    model = at.convert(net, HERMES.replace(adc={"range": 20 * HERMES.adc.range}))
+    x = [torch.randn(64, 8) for _ in range(8)]
+    with pytest.warns(UserWarning, match=f"partial sums use little of it: .*, or {remedy}"):
+        at.calibrate(model, x, effort=effort, method=method, report=lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("effort", "remedy"),
+    [(None, "DAC ranges beyond"), ("ranges", "leave these"), ("default", "leave these")],
+)
+def test_dac_ranges_that_were_tried_are_no_remedy(effort: Effort | None, remedy: str) -> None:
+    setting = Setting(None, Limits(adc_error=0.5, clips=True))
     with pytest.warns(UserWarning, match=rf"of 'a' \(50 %\)\. .*, or {remedy}"):
-        warn_of_adc({"a": setting}, {"a": chip}, tried=tried)
+        warn_of_adc({"a": setting}, {"a": HERMES}, effort)
 
 
 def test_a_scale_is_worth_a_tenth_of_the_error_and_a_range_costs_less() -> None:

@@ -460,18 +460,19 @@ def test_a_closed_pipe_ends_a_command_quietly_and_a_full_disk_is_named(
     assert (named.returncode, named.stderr) == (2, said)
 
 
-def test_letters_that_stdout_cannot_encode_are_escapes(monkeypatch) -> None:
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_letters_that_stdout_cannot_encode_are_escapes(errors: str, monkeypatch) -> None:
     def result(_: object) -> int:
         print("0.5 \N{PLUS-MINUS SIGN} 0.1")
         return 0
 
     written = io.BytesIO()
-    stream = io.TextIOWrapper(written, encoding="ascii")
+    stream = io.TextIOWrapper(written, encoding="ascii", errors=errors)
     monkeypatch.setattr(cli, "info", result)
     monkeypatch.setattr(sys, "stdout", stream)
     assert cli.main(["info"]) == 0
     assert written.getvalue() == b"0.5 \\xb1 0.1\n"
-    assert stream.errors == "strict"
+    assert stream.errors == errors
 
 
 def test_a_wrong_input_is_named_though_nobody_reads_what_was_printed(capsys, monkeypatch) -> None:

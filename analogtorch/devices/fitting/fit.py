@@ -64,7 +64,8 @@ def fit(
 
     Args:
         data: a CSV file whose first line has the headings, such as ``target [uS],measured [nA @
-            0.2 V],time [h],cycle``; or columns by those names, each a list, an array or a tensor.
+            0.2 V],time [h],cycle``, or with units after a slash, ``target / uS``; or columns by
+            those names, each a list, an array or a tensor.
         name: name of the device, for reports; None: that of the file, or "fitted device".
         unit: unit of targets and reads whose heading has none: S, mS, uS, nS, or a current such as
             nA. None: uS.

@@ -12,6 +12,8 @@ _AMPERE = {"A": 1e6, "mA": 1e3, "uA": 1.0, "µA": 1.0, "nA": 1e-3, "pA": 1e-6}
 """Microamperes in one of each unit."""
 _MICRO = str.maketrans({"\N{GREEK SMALL LETTER MU}": "\N{MICRO SIGN}"})
 """They look the same, and keyboards and programs write either."""
+_SLASH = re.compile(r"\s*(target|measured|time)\s*/\s*([^\W\d_]+)\s*(@[^\[(]*)?", re.IGNORECASE)
+"""A heading whose unit stands after a slash, such as ``target / uS``."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,14 @@ def heading(text: str) -> Heading:
     """Return the parts of a heading: a name, and a unit if it has brackets.
 
     A current also has its voltage there. ``target / uS`` and ``target_uS`` are a name and a unit as
-    well.
+    well; what stands after a slash and is no unit belongs to the name.
 
     Raises:
         ValueError: a voltage is no positive number.
     """
-    plain = re.sub(r"^\s*(\w+)\s*/([^\[(]+)$", r"\1 [\2]", micro(text))
+    plain = micro(text)
+    if (slash := _SLASH.fullmatch(plain)) and _is_unit(slash[2]):
+        plain = f"{slash[1]} [{slash[2]} {slash[3] or ''}]"
     found = re.fullmatch(r"\s*(\w+)\s*(?:[\[(]\s*([^\])@]*?)\s*(?:@([^\])]*))?[\])])?\s*", plain)
     if found is None:
         return Heading(text.strip())
@@ -55,6 +59,12 @@ def heading(text: str) -> Heading:
 def micro(text: str) -> str:
     """Return a text whose Greek letters mu are the micro signs of the known units."""
     return text.translate(_MICRO)
+
+
+def _is_unit(text: str) -> bool:
+    """Return whether a text is a unit, or would be one in other letters, as ``us`` would be."""
+    known = (*_SIEMENS, *_AMPERE)
+    return text.casefold() in map(str.casefold, known) or _seconds(text) is not None
 
 
 def _volt(text: str, volt: str) -> float:
@@ -108,13 +118,17 @@ def time_unit(unit: str) -> Unit:
     Raises:
         ValueError: the unit is unknown.
     """
-    try:
-        found = seconds(f"1 {unit}")
-    except ValueError:
-        found = None
-    if found is None:
+    if (found := _seconds(unit)) is None:
         raise ValueError(_unknown(unit, tuple(SECONDS)))
     return Unit(unit, found)
+
+
+def _seconds(unit: str) -> float | None:
+    """Return the seconds in a unit of times; None if it is none."""
+    try:
+        return seconds(f"1 {unit}")
+    except ValueError:
+        return None
 
 
 def _unknown(unit: str, known: tuple[str, ...]) -> str:

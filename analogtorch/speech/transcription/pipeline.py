@@ -268,7 +268,7 @@ class _Kept:
         try:
             differ = differences(found.get("run", self.run), self.run)
         except (AttributeError, TypeError, LookupError):  # edited by hand
-            differ = "it does not say of which"
+            differ = "its own settings cannot be read"
         if differ:
             raise ValueError(f"holds the texts of another run ({differ}): {remedy}")
 

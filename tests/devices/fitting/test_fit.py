@@ -375,6 +375,12 @@ def test_an_exponent_below_0_within_its_error_counts_as_0() -> None:
         ("measured (nA @ 200 mV)", Heading("measured", "nA", 0.2)),
         ("time", Heading("time")),
         ("measured / read [nA]", Heading("measured / read [nA]")),
+        ("target / us", Heading("target", "us")),
+        ("Time / hours", Heading("time", "hours")),
+        ("measured/target", Heading("measured/target")),
+        ("time/t0", Heading("time/t0")),
+        ("cycle / s", Heading("cycle / s")),
+        ("device/wafer", Heading("device/wafer")),
     ],
 )
 def test_headings_have_a_name_a_unit_and_a_voltage(text: str, expected: Heading) -> None:

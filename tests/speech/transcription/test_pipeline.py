@@ -271,7 +271,7 @@ def test_a_continued_run_has_nothing_of_an_earlier_state(
     assert found.wer is None
     assert not (out / "wer.png").exists()
     assert "wer.png" not in parse_json((out / JOURNAL).read_bytes())["files"]
-    # the time is that of this part, and said to be
+    # the time is that of this part alone
     assert json.loads((out / "report.json").read_text())["continued"] is True
     for name in ("report.html", "report.md"):
         assert " s since it was continued" in (out / name).read_text()
