@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from analogtorch.calibration.batches import EMPTY
 from analogtorch.chips import Chip, Slices, TrainingNoise
 from analogtorch.conversion.caches import fresh
-from analogtorch.conversion.example import is_one_input, takes_one
+from analogtorch.conversion.example import as_one, is_one_input, takes_one
 from analogtorch.conversion.kinds import analog_layers
 from analogtorch.conversion.unread import named as named_in_chips
 from analogtorch.conversion.unread import quiet
@@ -184,8 +184,7 @@ def passed(
             return model(**given)
     raise TypeError(
         f"{caller}: a batch must be a tensor, a PackedSequence, a tuple, a list or a mapping, got "
-        f"{type(batch).__name__}; give (batch,) where the model takes it as one argument, or pass "
-        "forward="
+        f"{type(batch).__name__}{as_one(batch, 'batch')}; for anything else pass forward="
     )
 
 

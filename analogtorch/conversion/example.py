@@ -2,9 +2,11 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from numbers import Number
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
+import numpy as np
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
@@ -103,6 +105,19 @@ def of_shape(example: Any) -> str:
     return ""
 
 
+def as_one(given: Any, name: str) -> str:
+    """Return how to give a model an input called ``name`` that is of no type a model takes.
+
+    It begins with a semicolon. Nothing is said of None, text and numbers, which are no input.
+    """
+    if given is None or isinstance(given, str | bytes | Number):
+        return ""
+    if isinstance(given, np.ndarray):
+        return f"; give torch.as_tensor({name})"
+    kind = type(given).__name__
+    return f"; where the model takes the {kind} as one argument, give ({name},)"
+
+
 def runner(caller: str, example: Any, remedy: str = "") -> Callable[[nn.Module], Any]:
     """Return a function that runs a model on the example; the error ends with ``remedy``.
 
@@ -113,9 +128,8 @@ def runner(caller: str, example: Any, remedy: str = "") -> Callable[[nn.Module],
     """
     if isinstance(example, Tensor | tuple | Mapping):
         return lambda model: call(model, fresh(example))
-    kind = type(example).__name__
     raise TypeError(
         f"{caller}: example must be the model's input: a tensor, such as torch.zeros(1, 3, 224, "
-        f"224), a tuple of arguments or a dictionary of keyword arguments, got {kind}; where the "
-        f"model takes the {kind} as one argument, give (example,){remedy}"
+        f"224), a tuple of arguments or a dictionary of keyword arguments, got "
+        f"{type(example).__name__}{as_one(example, 'example')}{remedy}"
     )

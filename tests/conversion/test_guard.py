@@ -372,3 +372,19 @@ def test_an_object_of_a_class_is_given_as_the_only_argument(given: str, call: Ca
     with pytest.raises(TypeError, match=f"got Batch; .*give {given}"):
         call(at.convert(OfBatch().eval(), CHIP), Batch())
     call(at.convert(OfBatch().eval(), CHIP), (Batch(),))
+
+
+@pytest.mark.parametrize("given", [X.numpy(), None, "x", 3])
+@pytest.mark.parametrize("name", ["example", "batch"])
+def test_what_no_model_takes_gets_no_advice_to_give_it_as_one_argument(
+    given: object, name: str
+) -> None:
+    model: Any = at.convert(OfBatch().eval(), CHIP)
+    call: Callable = (
+        guard if name == "example" else functools.partial(at.calibrate, effort="ranges")
+    )
+    with pytest.raises(TypeError, match=f"got {type(given).__name__}; ") as error:
+        call(model, given if name == "example" else [given])
+    assert f"({name},)" not in str(error.value)
+    advised = f"give torch.as_tensor({name})" in str(error.value)
+    assert advised is (type(given).__name__ == "ndarray")
