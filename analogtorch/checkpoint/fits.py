@@ -16,9 +16,10 @@ from analogtorch.calibration.norm_statistics import tracking
 from analogtorch.checkpoint.description import DESCRIPTION, WEIGHTS, Checkpoint, SavedLayer
 from analogtorch.chips.choices import Choices
 from analogtorch.chips.tiling import sections
-from analogtorch.conversion.kinds import analog_layers, analog_type, kind_of, reason
+from analogtorch.conversion.kinds import analog_layers, analog_type, reason
 from analogtorch.nn import AnalogLayer, AnalogMatrix
 from analogtorch.nn.converter_state import COLUMN_RANGES, Numbers
+from analogtorch.nn.kinds import kind_of
 from analogtorch.values.listed import counted
 
 _SHOWN = 5  # differences that an error lists

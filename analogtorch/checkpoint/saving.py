@@ -43,11 +43,12 @@ def save(model: nn.Module | ProgrammedChip, path: str | Path) -> Path:
 
     Raises:
         TypeError: ``model`` is of another type.
-        ValueError: the model has no analog layer, is a programmed chip at one time, has a
-            parametrized or pruned analog layer, is sharded by ``FullyShardedDataParallel``, or has
-            a state that is no plain tensor with data. Nothing is written.
-        RuntimeError: a weight of a recurrent layer or an attention was pruned or parametrized after
-            the conversion. Nothing is written.
+        ValueError: the model has no analog layer, is a programmed chip at one time, has an
+            analog layer of which a weight or bias is no plain Parameter (it is parametrized,
+            pruned, or another tensor), is sharded by ``FullyShardedDataParallel``, or has a state
+            that is no plain tensor with data. Nothing is written.
+        RuntimeError: a weight or bias of a recurrent layer or an attention is no plain Parameter
+            since the conversion. Nothing is written.
         ImportError: safetensors is not installed.
         OSError: the files could not be written. What was there is untouched.
 

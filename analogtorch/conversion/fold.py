@@ -15,12 +15,13 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 from torch.utils._pytree import tree_leaves
 
 from analogtorch.conversion.example import Example, runner
-from analogtorch.conversion.kinds import check_module, kind_of, reason
+from analogtorch.conversion.kinds import check_module, reason
 from analogtorch.conversion.replace import replace
 from analogtorch.conversion.subclass import overrides
 from analogtorch.conversion.watch import Observer, eager, evaluating
 from analogtorch.conversion.weights import Storage, storage, tensors
 from analogtorch.nn import AnalogLayer
+from analogtorch.nn.kinds import kind_of
 from analogtorch.nn.tap import hooked
 from analogtorch.values import checks
 

@@ -90,7 +90,7 @@ class GuardReport(Shown):
             more = "more " if self.digital else ""
             lines.append(
                 f"digital: {left:,} {more}weights in layers that stay digital; "
-                "analogtorch.summary(model) says which and why"
+                "analogtorch.summary(model) lists them with the reasons"
             )
         return "\n".join(lines)
 

@@ -18,7 +18,6 @@ from analogtorch.conversion.kinds import (
     analog_layers,
     check_module,
     is_analog,
-    kind_of,
     left_digital,
     matrices_of,
     reason,
@@ -28,6 +27,7 @@ from analogtorch.conversion.route import Router, is_free, name_in, route
 from analogtorch.conversion.running import Running
 from analogtorch.conversion.unread import quiet
 from analogtorch.conversion.watch import eager, unchanged
+from analogtorch.nn.kinds import kind_of
 
 
 @torch.no_grad()

@@ -4,12 +4,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from analogtorch.conversion.exported import exported
 from analogtorch.conversion.fast_path import reader
+from analogtorch.conversion.not_parameters import packed, unplaceable, why_no_parameter
 from analogtorch.conversion.subclass import analog_class, refuses
 from analogtorch.nn import (
     AnalogComposite,
@@ -20,8 +21,7 @@ from analogtorch.nn import (
 )
 from analogtorch.nn.adapters import is_part_of_adapter
 from analogtorch.nn.composite import MatrixNames
-from analogtorch.nn.kinds import kinds
-from analogtorch.nn.permanent import permanent, plain_tensor
+from analogtorch.nn.kinds import kind_of
 from analogtorch.nn.reborn import ADDED, forward_is_plain
 
 _REFUSED = {
@@ -30,13 +30,6 @@ _REFUSED = {
     parametrize.ParametrizationList: "belongs to a parametrized layer",
 }
 """Modules with weights that ``convert`` never makes analog, and why."""
-
-_PLAIN_TENSORS = {("torch", "Tensor"), ("torch", "DTensor"), ("torch", "FakeTensor")}
-"""Types of weights, besides Parameters, that hold the numbers of a matrix: complete, spread over
-devices, or as a shape."""
-
-_PACKED = ("torch.ao.nn.quantized.modules.", "torch.ao.nn.quantized.dynamic.modules.")
-"""Where the quantised layers of torch are, whose weights are in no Parameter."""
 
 _OWN = frozenset(("weight", "bias", "input_range", "weight_orig", "weight_g", "weight_v"))
 """Parameters that an analog layer has, pruned and weight-normalised ones too."""
@@ -155,8 +148,10 @@ def refuse_flat(model: nn.Module, caller: str, remedy: str = _SHARD_OTHERWISE) -
         raise ValueError(f"{caller}: the model is sharded by FullyShardedDataParallel: {remedy}")
 
 
-def refuse_changed(model: nn.Module, caller: str) -> None:
-    """Raise an error if a weight or bias of an analog layer is no plain Parameter.
+def refuse_changed(model: nn.Module, caller: str, biases: bool = True) -> None:
+    """Raise an error if a weight of an analog layer is no plain Parameter.
+
+    ``biases`` is False if a bias may be another tensor, unless it is parametrized.
 
     Raises:
         ValueError: a layer is parametrized, pruned or weight-normalised, or has a plain tensor.
@@ -164,14 +159,17 @@ def refuse_changed(model: nn.Module, caller: str) -> None:
     """
     for module in model.modules():
         if isinstance(module, AnalogComposite):
-            module.refuse_changed()
+            module.refuse_changed(biases)
+    fields = ("weight", "bias") if biases else ("weight",)
     for name, layer in analog_layers(model):
-        own = (field for field in ("weight", "bias") if hasattr(layer, field))
+        own = (field for field in fields if hasattr(layer, field))
         computed = [field for field in own if field not in layer._parameters]
         if parametrize.is_parametrized(layer):
             computed += layer.get_submodule("parametrizations")._modules
         if computed:
-            raise ValueError(f"{caller}: layer {name!r}: {_no_parameter(layer, computed[0])}")
+            raise ValueError(
+                f"{caller}: layer {name!r}: {why_no_parameter(model, layer, computed[0])}"
+            )
 
 
 def refuse_programmed(model: nn.Module, caller: str) -> None:
@@ -262,7 +260,8 @@ def reason(model: nn.Module, name: str, module: nn.Module, embeddings: bool = Fa
         user = attention[0] or "(root)"
         return f"{user!r} reads its weight without calling it, and stays digital: {why}"
     if parametrize.is_parametrized(module):
-        return _no_parameter(module, next(iter(module.get_submodule("parametrizations")._modules)))
+        computed = next(iter(module.get_submodule("parametrizations")._modules))
+        return why_no_parameter(model, module, computed)
     if isinstance(module, nn.modules.lazy.LazyModuleMixin):
         return "lazy: run the model once first"
     for method in ("forward", "_conv_forward", "__call__"):
@@ -273,11 +272,11 @@ def reason(model: nn.Module, name: str, module: nn.Module, embeddings: bool = Fa
             return _override(module, method)
     for name in kind.weight_names(module):
         p = module._parameters.get(name)
-        if why := _no_parameter(module, name) if p is None else unplaceable(name, p):
+        if why := why_no_parameter(model, module, name) if p is None else unplaceable(name, p):
             return why
     for matrix in matrices_of(module) or ():
         if matrix.bias is not None and matrix.bias not in module._parameters:
-            return _no_parameter(module, matrix.bias)
+            return why_no_parameter(model, module, matrix.bias)
     if why := kind.refuses(module):
         return why
     names = ADDED.union(dir(kind)).difference(dir(kind.digital))
@@ -285,29 +284,6 @@ def reason(model: nn.Module, name: str, module: nn.Module, embeddings: bool = Fa
     if taken := sorted(names & attributes):
         return f"it has its own {taken[0]!r}, a name that analog layers use"
     return refuses(kind, module)
-
-
-def packed(module: Any) -> dict[str, Tensor]:
-    """Return the matrices of a quantised layer of torch that multiply its input."""
-    names = {c.__name__ for c in type(module).__mro__ if c.__module__.startswith(_PACKED)}
-    if not names or "Embedding" in names:
-        return {}
-    read = getattr(module, "get_weight", getattr(module, "weight", None))
-    found = read() if callable(read) else {}
-    return {"weight": found} if isinstance(found, Tensor) else found
-
-
-def unregistered(module: Any) -> dict[str, Tensor]:
-    """Return the weights of a layer that are no Parameters, by name: quantised or plain tensors."""
-    kind = kind_of(module)
-    names = () if kind is None else kind.weight_names(module)
-    plain = {name: t for name in names if (t := plain_tensor(module, name)) is not None}
-    return {**packed(module), **plain}
-
-
-def _no_parameter(module: nn.Module, name: str) -> str:
-    """Return why a layer stays digital whose tensor ``name`` is no Parameter, and what to do."""
-    return f"its {name} is not a plain Parameter; make it one by {permanent(module, name)}"
 
 
 def _own_matrix(module: nn.Module) -> str:
@@ -341,21 +317,6 @@ def _accelerate(hook: Any) -> str:
     return f"the accelerate hook {type(hook).__name__}"
 
 
-def unplaceable(name: str, weight: Any) -> str | None:
-    """Return why the weight ``name`` has no numbers for a tile; None if it has."""
-    kind = type(weight)
-    plain = (kind.__module__.partition(".")[0], kind.__name__) in _PLAIN_TENSORS
-    if not issubclass(kind, nn.Parameter) and not plain:
-        return (
-            f"its {name} is a {kind.__name__}, a tensor that multiplies by rules of its own "
-            "(quantised, sparse)"
-        )
-    if weight.numel() == 0 or not weight.is_floating_point():
-        shape = tuple(weight.shape)
-        return f"its {name} has shape {shape} and type {weight.dtype}: nothing to place on a tile"
-    return None
-
-
 def matrices_of(module: Any) -> list[MatrixNames] | None:
     """Return the matrices of a recurrent layer or attention, digital or analog.
 
@@ -365,14 +326,6 @@ def matrices_of(module: Any) -> list[MatrixNames] | None:
     if kind is None or not issubclass(kind, AnalogComposite):
         return None
     return list(kind.all_matrices(module))
-
-
-def kind_of(module: nn.Module) -> Any:
-    """Return the kind of analog layer that ``module`` would become; None if there is none.
-
-    Reasons against it are ignored.
-    """
-    return next((kind for kind in kinds() if isinstance(module, kind.digital)), None)
 
 
 def analog_type(module: nn.Module, chip: Any) -> Any:

@@ -8,13 +8,12 @@ run only: most are added, looked up or scaled element by element.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from analogtorch.conversion.amounts import Amounts
-from analogtorch.conversion.kinds import kind_of
 from analogtorch.conversion.plain_tensors import plain_tensors, registered
 from analogtorch.conversion.weights import (
     Region,
@@ -28,6 +27,7 @@ from analogtorch.conversion.weights import (
     tensors,
 )
 from analogtorch.nn import AnalogComposite, AnalogLayer
+from analogtorch.nn.kinds import kind_of
 
 _MULTIPLIED = "_analogtorch_multiplied"
 """Attribute of modules, which copies keep: names of such tensors, and what multiplied by them in
@@ -336,8 +336,8 @@ def changes_data(func: Any, args: Any, is_constant: Callable[[Tensor], Any]) -> 
 
 def _is_on_chip(module: nn.Module, own: str) -> bool:
     """Return whether a tensor of a module is the weight of an analog layer, made so since."""
-    return isinstance(module, AnalogLayer | AnalogComposite) and own in module.weight_names(module)
+    return _is_analog(module) and own in module.weight_names(module)
 
 
-def _is_analog(module: nn.Module) -> bool:
+def _is_analog(module: nn.Module) -> TypeGuard[AnalogLayer | AnalogComposite]:
     return isinstance(module, AnalogLayer | AnalogComposite)

@@ -1,22 +1,17 @@
 """The share of a model's multiplying weights that is analog."""
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
-from analogtorch.conversion.kinds import (
-    added,
-    analog_layers,
-    kind_of,
-    left_digital,
-    makers,
-    unregistered,
-)
+from analogtorch.conversion.kinds import added, analog_layers, left_digital, makers
 from analogtorch.conversion.multiplied import multiplied, no_factors
+from analogtorch.conversion.not_parameters import not_parameters
 from analogtorch.nn import AnalogComposite, AnalogLayer
+from analogtorch.nn.kinds import kind_of
 
 _LOOKED_UP = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm)
 """Modules whose weights of two dimensions are looked up or multiplied element by element."""
@@ -96,19 +91,20 @@ def known(model: nn.Module) -> dict[str, list[Tensor]]:
         count(name, [p])
     for name, _, p in added(model):
         count(name, [p] if _is_matrix(p) else [], analog)
-    made = makers(model)
+    made, others = makers(model), not_parameters(model)
     for name, module in model.named_modules():
         if not isinstance(module, AnalogLayer | AnalogComposite) and module not in made:
             # whether a module that is not known uses an analog weight cannot be seen
             unknown = kind_of(module) is None
-            count(name, matrices(module).values(), analog if unknown else frozenset())
+            weights = matrices(module, others.get(module, {}))
+            count(name, weights.values(), analog if unknown else frozenset())
     return found
 
 
-def matrices(module: nn.Module) -> dict[str, Tensor]:
+def matrices(module: nn.Module, others: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights of a digital module alone that may multiply its input, by name.
 
-    Those of its children do not count.
+    Those of its children do not count. ``others`` are those that are no Parameters.
     """
     held: dict[str, Tensor] = {
         name: p for name, p in module._parameters.items() if p is not None and not is_lazy(p)
@@ -119,7 +115,6 @@ def matrices(module: nn.Module) -> dict[str, Tensor]:
     kind = kind_of(module)
     names = () if kind is None else kind.weight_names(module)
     looked_up = {"weight", "bias"} if isinstance(module, _LOOKED_UP) else set[str]()
-    others = unregistered(module)
     return {
         name: t
         for name, t in {**held, **others}.items()

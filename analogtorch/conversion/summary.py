@@ -23,14 +23,15 @@ from analogtorch.conversion.kinds import (
     reason,
     refuse_flat,
     some_layers,
-    unregistered,
 )
 from analogtorch.conversion.multiplied import multiplied
+from analogtorch.conversion.not_parameters import not_parameters
 from analogtorch.conversion.route import routed_layers
 from analogtorch.conversion.share import Share, share
 from analogtorch.conversion.taken import taken
 from analogtorch.nn import AnalogComposite, AnalogLayer, AnalogMultiheadAttention
 from analogtorch.nn.converters import adc_ranges_text, dac_text
+from analogtorch.nn.kinds import kind_of
 from analogtorch.values.listed import listed
 from analogtorch.values.shown import Shown
 
@@ -68,7 +69,8 @@ class Summary(Shown):
 
     layers: tuple[LayerRow, ...]
     skipped: tuple[tuple[str, str, int], ...]
-    """Modules with weights that stay digital: name, reason, number of weights."""
+    """Modules with weights that stay digital: name, reason, number of weights, which is 0 where the
+    model computes them from Parameters of other modules."""
 
     routed: tuple[str, ...] = ()
     """Layers whose weights the model passes to ``F.linear`` and the like, which are routed to the
@@ -274,14 +276,14 @@ def summary(model: nn.Module) -> Summary:
     layers = some_layers(model, "summary")
     cells = cells_of(model)
     rows = tuple(_row(name, layer, cells[name]) for name, layer in layers.items())
-    swapped, made = taken(model), makers(model)
+    swapped, made, others = taken(model), makers(model), not_parameters(model)
     asked = any(layer.on_request for layer in layers.values())
     used = {name: (why, count) for name, _, why, count in multiplied(model)}
     skipped = []
     for name, module in model.named_modules():
-        weights = [*module.parameters(recurse=False), *unregistered(module).values()]
+        weights = [*module.parameters(recurse=False), *others.get(module, {}).values()]
         analog = isinstance(module, AnalogLayer | AnalogComposite) or module in made
-        if weights and not analog:
+        if (weights or kind_of(module)) and not analog:
             why = swapped.get(name) or used.pop(name or "(root)", ("",))[0]
             why = why or reason(model, name, module, asked) or _left(model, name)
             skipped.append((name or "(root)", why, _count(weights)))

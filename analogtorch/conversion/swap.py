@@ -22,9 +22,9 @@ from analogtorch.conversion.kinds import (
     refuse_distributed,
     refuse_programmed,
     refuse_scripted,
-    unregistered,
 )
 from analogtorch.conversion.multiplied import forget_multiplied
+from analogtorch.conversion.not_parameters import packed
 from analogtorch.conversion.patterns import (
     Unit,
     candidates,
@@ -43,7 +43,7 @@ from analogtorch.conversion.taken import forget, remember
 from analogtorch.conversion.unread import forget_unread, name_unread
 from analogtorch.nn import AnalogLinear
 from analogtorch.nn.adapters import plain_name, unwatch_adapter, watch_adapters
-from analogtorch.nn.kinds import kinds
+from analogtorch.nn.kinds import kind_of, kinds
 from analogtorch.values import checks
 
 logger = logging.getLogger("analogtorch")
@@ -367,7 +367,7 @@ def _explain(model: nn.Module, known: Mapping[str, Any], embeddings: bool) -> st
     skipped = [
         f"{n or '(root)'}: {reason(model, n, m, embeddings)}"
         for n, m in model.named_modules()
-        if next(m.parameters(False), None) is not None or unregistered(m)
+        if next(m.parameters(False), None) is not None or packed(m) or kind_of(m)
     ]
     found = "; ".join(skipped[:5]) or "it has no layers with weights"
     digital = ", ".join(kind.digital.__name__ for kind in kinds())

@@ -10,7 +10,8 @@ replaced the layer. Other tools, such as ``quantize_`` of torchao, replace the w
 from torch import nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from analogtorch.conversion.kinds import analog_layers, makers, unplaceable
+from analogtorch.conversion.kinds import analog_layers, makers
+from analogtorch.conversion.not_parameters import unplaceable
 from analogtorch.nn import AnalogComposite, AnalogLayer
 
 _PLACED = WeakTensorKeyDictionary()

@@ -27,7 +27,6 @@ from analogtorch.conversion.kinds import (
     analog_layers,
     check_module,
     is_analog,
-    kind_of,
     matrices_of,
     reason,
     refuse_changed,
@@ -47,6 +46,7 @@ from analogtorch.graph.tracer import Tracer
 from analogtorch.graph.types import Matrix, Operation
 from analogtorch.graph.unreached import unreached
 from analogtorch.nn import AnalogEmbedding
+from analogtorch.nn.kinds import kind_of
 from analogtorch.values import checks
 
 ACCEPTED = "give an example that the model accepts: model(*example) must run"
@@ -102,13 +102,16 @@ def trace(model: nn.Module, example: Example, *, rounded: Collection[str] | None
 
     Raises:
         TypeError: ``model`` or ``example`` is of another type.
-        ValueError: the model is a programmed chip, cannot be copied, or does not run on the
-            example; the message names the module in which it failed. It is ``ValuesNeeded`` if
-            that decides by values, which a model on the meta device does not have.
+        ValueError: the model is a programmed chip, has an analog layer whose weight is no plain
+            Parameter, cannot be copied, or does not run on the example; the message names the
+            module in which it failed. It is ``ValuesNeeded`` if that decides by values, which a
+            model on the meta device does not have.
+        RuntimeError: a weight of a recurrent layer or an attention is no plain Parameter since the
+            conversion.
     """
     check_module("map_to_chip", model)
     refuse_programmed(model, "map_to_chip")
-    refuse_changed(model, "map_to_chip")
+    refuse_changed(model, "map_to_chip", biases=False)
     refuse_distributed(model, "map_to_chip")
     refuse_scripted(model, "map_to_chip")
     run = _Run(model, example, rounded)

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import nn
 
-from analogtorch.conversion.kinds import kind_of
 from analogtorch.graph.parameters import NamedParameter
 from analogtorch.graph.types import Matrix
 from analogtorch.nn import AnalogComposite
+from analogtorch.nn.kinds import kind_of
 
 
 def unreached(

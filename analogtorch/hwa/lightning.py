@@ -262,8 +262,9 @@ class Distillation(L.LightningModule):
         forward: as ``calibrate`` takes it.
 
     Raises:
-        ValueError: the student has no analog layer, has one that is parametrized or pruned, or is
-            a programmed chip; or it and the teacher have no layer of one name.
+        ValueError: the student has no analog layer, has one of which a weight or bias is no plain
+            Parameter (it is parametrized, pruned, or another tensor), or is a programmed chip; or
+            it and the teacher have no layer of one name.
     """
 
     def __init__(

@@ -7,7 +7,8 @@ from torch import nn
 
 from analogtorch.chips import Chip
 from analogtorch.chips.unit_cells import on_hardware_of, unit_cells
-from analogtorch.conversion.kinds import analog_layers, unregistered
+from analogtorch.conversion.kinds import analog_layers
+from analogtorch.conversion.not_parameters import not_parameters
 from analogtorch.conversion.pattern import Pattern
 from analogtorch.conversion.patterns import closest
 from analogtorch.conversion.summary import differences
@@ -285,12 +286,14 @@ def _digital_weights(
         weight = model.get_parameter(source)
         if source not in kept and id(weight) in on_chip:
             found[source] = weight.numel()
-    others = {
-        id(t): (f"{name}.{own}".lstrip("."), t)
-        for name, module in model.named_modules()
-        for own, t in unregistered(module).items()
-    }
-    return (*found.items(), *((name, t.numel()) for name, t in others.values()))
+    others = not_parameters(model)
+    seen = set[int]()
+    for name, module in model.named_modules():
+        for own, t in others.get(module, {}).items():
+            if id(t) not in seen:
+                found[f"{name}.{own}".lstrip(".")] = t.numel()
+                seen.add(id(t))
+    return tuple(found.items())
 
 
 def _nothing(model: nn.Module, traced: Trace, left: set[str], caller: str) -> str:

@@ -5,10 +5,10 @@ from dataclasses import replace
 from torch import nn
 
 from analogtorch.chips import Chip
-from analogtorch.conversion.kinds import kind_of
 from analogtorch.graph.types import Matrix, Operation
 from analogtorch.mapping.chosen import Chosen
 from analogtorch.nn import AnalogComposite
+from analogtorch.nn.kinds import kind_of
 
 
 def expand(chosen: Chosen, model: nn.Module, chip: Chip) -> Chosen:

@@ -77,8 +77,11 @@ def map_to_chip(
         ValueError: the model is digital and no chip is given, or its layers are on several chips
             and none is chosen; it does not run on the example, or decides by values that it lacks
             on the meta device; it has no weights to map or does not fit on the chips; the chip
-            has weight expansion, which a layer has not; or a pattern, tile or column matches
-            nothing.
+            has weight expansion, which a layer has not; a weight of an analog layer is no plain
+            Parameter (it is parametrized, pruned, or another tensor); or a pattern, tile or column
+            matches nothing.
+        RuntimeError: a weight of a recurrent layer or an attention is no plain Parameter since the
+            conversion.
 
     Example:
         >>> model = analogtorch.convert(torch.nn.Linear(300, 10), analogtorch.chips.hermes64())

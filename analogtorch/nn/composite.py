@@ -10,12 +10,13 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrize import is_parametrized
 
 from analogtorch.chips import Chip
 from analogtorch.nn import converter_state
 from analogtorch.nn.execution import Execution
 from analogtorch.nn.linear import AnalogLinear
-from analogtorch.nn.permanent import permanent
+from analogtorch.nn.permanent import no_parameter
 from analogtorch.nn.reborn import cut, reborn
 from analogtorch.nn.samples import SamplesFirst
 
@@ -213,20 +214,21 @@ class AnalogComposite(SamplesFirst, nn.Module):
         for matrix in self.matrices():
             matrix.share(self)
 
-    def refuse_changed(self) -> None:
+    def refuse_changed(self, biases: bool = True) -> None:
         """Raise RuntimeError if a Parameter was pruned or parametrized since the conversion.
 
-        Its matrix would not see the change.
+        Its matrix would not see the change. ``biases`` is False if a bias may be another tensor,
+        unless it is parametrized.
         """
         for matrix in self.matrices():
             for field, name in (("weight", matrix.names.weight), ("bias", matrix.names.bias)):
                 if name is None or matrix._parameters.get(field) is None:
                     continue
-                if name not in self._parameters:
+                looked_at = biases or field == "weight" or is_parametrized(self, name)
+                if name not in self._parameters and looked_at:
                     raise RuntimeError(
-                        f"layer {self.layer_name!r}: {name} was pruned or parametrized after the "
-                        "conversion, which the chip does not see; make that permanent by "
-                        f"{permanent(self, name)}, or do it before convert"
+                        f"layer {self.layer_name!r} was changed after the conversion, which the "
+                        f"chip does not see: {no_parameter(self, name)}"
                     )
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:

@@ -3,6 +3,8 @@
 import sys
 from typing import Any
 
+from torch import nn
+
 from analogtorch.nn.attention import AnalogMultiheadAttention
 from analogtorch.nn.cells import AnalogGRUCell, AnalogLSTMCell, AnalogRNNCell
 from analogtorch.nn.conv import AnalogConv1d, AnalogConv2d, AnalogConv3d
@@ -35,3 +37,11 @@ def kinds() -> tuple[Any, ...]:
     from analogtorch.nn.huggingface import AnalogConv1D
 
     return (*KINDS, AnalogConv1D)
+
+
+def kind_of(module: nn.Module) -> Any:
+    """Return the kind of analog layer that ``module`` would become; None if there is none.
+
+    Reasons against it are ignored.
+    """
+    return next((kind for kind in kinds() if isinstance(module, kind.digital)), None)

@@ -93,11 +93,12 @@ def program(
             adds to the writes that ``ProgrammedChip.writes`` counts, and changes no conductance.
 
     Raises:
-        ValueError: the model has no analog layer; a weight is NaN or infinite; a layer is
-            parametrized or pruned, on the meta device or replaced since the conversion; or the
-            mapping belongs to another model or chip; or a layer is lazy and never ran.
-        RuntimeError: a weight of a recurrent layer or an attention was pruned or parametrized after
-            the conversion.
+        ValueError: the model has no analog layer; a weight is NaN or infinite; a weight or
+            bias of a layer is no plain Parameter (it is parametrized, pruned, or another tensor); a
+            layer is on the meta device or was replaced since the conversion; or the mapping
+            belongs to another model or chip; or a layer is lazy and never ran.
+        RuntimeError: a weight or bias of a recurrent layer or an attention is no plain Parameter
+            since the conversion.
         TypeError: the seed is not an integer, or an argument is not of its type.
 
     Example:

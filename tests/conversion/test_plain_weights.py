@@ -1,11 +1,12 @@
-"""Weights that are no Parameters: what is said of them, and that the advice works as written."""
+"""Weights that are no Parameters: which count, their reasons, and that the advice works."""
 
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, prune
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations, parametrize, prune
 
 import analogtorch as at
 
@@ -151,6 +152,192 @@ def test_what_torch_computes_counts_once(change: Callable) -> None:
     assert sum(at.summary(model).share.digital.values()) == 64
 
 
+class WeightDrop(nn.Module):
+    """Drops recurrent weights, as AWD-LSTM does: the raw ones are Parameters of the wrapper."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(8, 8, bias=False)
+        self.raw = nn.Parameter(self.lstm.weight_hh_l0.detach().clone())
+        _attribute(self.lstm, "weight_hh_l0")
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.lstm.weight_hh_l0 = F.dropout(self.raw, 0.5, self.training) * 1
+        return self.lstm(x)[0]
+
+
+class Masked(nn.Module):
+    """Computes the weight of its layer in its forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8, bias=False)
+        self.raw = nn.Parameter(self.linear.weight.detach().clone())
+        _attribute(self.linear, "weight")
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.linear.weight = self.raw * 0.5
+        return self.linear(x)
+
+
+class Sliced(nn.Module):
+    """Gives its layers views of one Parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.raw = nn.Parameter(torch.randn(16, 8))
+        self.first, self.second = nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False)
+        for layer in (self.first, self.second):
+            del layer.weight
+        self.set()
+
+    def set(self) -> None:
+        with torch.no_grad():
+            self.first.weight, self.second.weight = self.raw.chunk(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.set()
+        return self.second(self.first(x))
+
+
+def _equalised() -> nn.Module:
+    layer = nn.Linear(8, 8, bias=False)
+    layer.weight_raw = nn.Parameter(layer.weight.detach().clone())
+    _attribute(layer, "weight")
+    layer.register_forward_pre_hook(
+        lambda module, _: setattr(module, "weight", module.weight_raw * 0.5)
+    )
+    return layer
+
+
+OWN = {
+    "forward": (Masked, {"0": 64}, {"0.raw": 64}),
+    "hook": (_equalised, {"0": 64}, {"0.weight_raw": 64}),
+    "views": (Sliced, {"0": 128}, {"0.raw": 128}),
+    "recurrent": (
+        WeightDrop,
+        {"0": 256, "0.lstm": 256},
+        {"0.raw": 256, "0.lstm.weight_ih_l0": 256},
+    ),
+}
+
+
+@pytest.mark.parametrize("learns", [True, False])
+@pytest.mark.parametrize("name", OWN)
+def test_weights_that_the_model_computes_count_once(name: str, learns: bool) -> None:
+    make, digital, parameters = OWN[name]
+    model, x = _net(make()), torch.randn(3, 8)
+    at.convert(model, CHIP)
+    for grad in (learns, False):
+        assert at.summary(model).share.digital == digital
+        mapping = at.map_to_chip(model, x)
+        assert dict(mapping.digital_weights) == {"2.bias": 4, **parameters}
+        with torch.set_grad_enabled(grad):
+            model(x)
+    assert at.guard(model, x).share == at.summary(model).share
+
+
+@pytest.mark.parametrize("name", ["forward", "hook", "recurrent"])
+def test_what_the_model_computes_is_not_advised_against_its_code(name: str) -> None:
+    model = at.convert(_net(OWN[name][0]()), CHIP)
+    for _ in range(2):  # before a run, with no gradient, and after one
+        why = next(w for _, w, _ in at.summary(model).skipped if "not a plain Parameter" in w)
+        assert "but computed by code of the model: remove that code, and then make it one" in why
+        assert "requires_grad=False" not in why
+        model(torch.randn(3, 8))
+
+
+class Mirrored(nn.Module):
+    """An autoencoder whose decoder has the transposed weight of its encoder."""
+
+    def __init__(self, change: Callable | None, frozen: bool = False) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(8, 6, bias=False), nn.Linear(6, 8, bias=False)
+        self.requires_grad_(not frozen)
+        if change is not None:
+            change(self.encoder, "weight")
+        del self.decoder.weight
+        self.decoder.weight = self.encoder.weight.t()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder(self.encoder(x))
+
+
+@pytest.mark.parametrize(
+    ("change", "frozen", "digital"),
+    [(None, False, {}), (None, True, {}), (_buffer, True, {"0.encoder": 48})],
+)
+def test_a_view_of_another_weight_is_not_counted(
+    change: Callable | None, frozen: bool, digital: dict[str, int]
+) -> None:
+    model, x = at.convert(_net(Mirrored(change, frozen)), CHIP), torch.randn(3, 8)
+    assert at.summary(model).share.digital == digital
+    assert "0.decoder" in [name for name, _, _ in at.summary(model).skipped]
+    counted = {"0.encoder.weight": 48} if digital else {}
+    assert dict(at.map_to_chip(model, x).digital_weights) == {"2.bias": 4, **counted}
+
+
+def test_a_weight_beside_a_parameter_of_its_size_in_a_module_counts_if_it_is_saved() -> None:
+    outer = Masked()
+    del outer.linear.weight
+    outer.linear.register_buffer("weight", torch.randn(8, 8))
+    model = at.convert(_net(outer), CHIP)
+    assert at.summary(model).share.digital == {"0": 64, "0.linear": 64}
+
+
+def test_a_weight_without_numbers_for_a_tile_or_none_gets_no_advice() -> None:
+    model = _net(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)))
+    for layer in model[0]:
+        del layer.weight
+    model[0][0].register_buffer("weight", torch.zeros(8, 8, dtype=torch.int8))
+    at.convert(model, CHIP)
+    reasons = {name: why for name, why, _ in at.summary(model).skipped}
+    assert reasons["0.0"].endswith("torch.int8: nothing to place on a tile")
+    assert reasons["0.1"] == "it has no weight"
+
+
+def test_a_table_that_is_looked_up_does_not_count() -> None:
+    model = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 4))
+    _buffer(model[0], "weight")
+    assert at.summary(at.convert(model, CHIP)).share.digital == {}
+
+
+class Adds(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.more = nn.Parameter(torch.randn(8, 8))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + self.more
+
+
+def test_a_parametrized_buffer_becomes_a_parameter_in_two_steps() -> None:
+    model, x = _net(nn.Linear(8, 8)), torch.randn(3, 8)
+    _buffer(model[0], "weight")
+    parametrize.register_parametrization(model[0], "weight", Adds())
+    expected = model(x)
+    at.convert(model, at.chips.ideal())
+    _follow(next(why for name, why, _ in at.summary(model).skipped if name == "0"), model[0])
+    at.convert(model, at.chips.ideal())
+    assert at.summary(model).share.digital == {}
+    assert model[0].weight.requires_grad
+    assert torch.allclose(model(x), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_layer_whose_parameters_are_all_parametrized_has_its_row(bias: bool) -> None:
+    model = _net(nn.Linear(8, 8, bias=bias))
+    parametrizations.weight_norm(model[0])
+    if bias:
+        parametrizations.weight_norm(model[0], "bias")
+    at.convert(model, CHIP)
+    reasons = {name: why for name, why, _ in at.summary(model).skipped}
+    assert "remove_parametrizations(layer, 'weight')" in reasons["0"]
+    alone = nn.Sequential(parametrizations.weight_norm(nn.Linear(8, 8, bias=False)))
+    with pytest.raises(ValueError, match="found 0: its weight is not a plain Parameter"):
+        at.convert(alone, CHIP)
+
+
 def test_a_model_of_plain_weights_alone_says_what_to_do() -> None:
     model = nn.Sequential(nn.Linear(8, 8, bias=False))
     _buffer(model[0], "weight")
@@ -185,8 +372,8 @@ def test_guard_counts_the_layers_that_stay_digital_beside_what_it_lists() -> Non
     lines = str(at.guard(model, x)).splitlines()
     assert lines[-2].startswith("digital: embedding (72 weights; ")
     assert lines[-1] == (
-        "digital: 64 more weights in layers that stay digital; analogtorch.summary(model) says "
-        "which and why"
+        "digital: 64 more weights in layers that stay digital; analogtorch.summary(model) lists "
+        "them with the reasons"
     )
     plain = at.convert(_net(nn.Linear(8, 8)), CHIP, exclude="0")
     assert str(at.guard(plain, x)).splitlines()[-1].startswith("digital: 64 weights in layers")

@@ -94,8 +94,8 @@ def test_the_guard_prints_it_too() -> None:
     assert (report.share.analog, report.share.total) == (64, 256)
     assert str(report).endswith(
         "64 of 256 weights that multiply are on the chip (25.0 %).\n"
-        "digital: 192 weights in layers that stay digital; analogtorch.summary(model) says which "
-        "and why"
+        "digital: 192 weights in layers that stay digital; analogtorch.summary(model) lists "
+        "them with the reasons"
     )
 
 

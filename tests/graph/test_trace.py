@@ -445,3 +445,30 @@ def test_models_of_fake_tensors_are_traced_within_their_mode_and_outside() -> No
         within = trace(model, x)
     assert within == trace(model, x)
     assert [op.vectors for op in _mvms(within).values()] == [3, 3]
+
+
+@pytest.mark.parametrize("change", ["buffer", "attribute", "pruned", "pruned after"])
+@pytest.mark.parametrize("kind", ["linear", "lstm"])
+def test_a_bias_may_be_no_parameter_where_a_weight_must(kind: str, change: str) -> None:
+    layer, bias = nn.Linear(8, 8), "bias"
+    model: nn.Module = nn.Sequential(layer)
+    if kind == "lstm":
+        layer, bias = nn.LSTM(8, 8), "bias_hh_l0"  # type: ignore[assignment]
+        model = nn.Sequential(layer)
+    if kind == "lstm" or change == "pruned after":
+        at.convert(model, at.chips.hermes64())
+    values = getattr(model[0], bias).detach()
+    if change in ("buffer", "attribute"):
+        delattr(model[0], bias)
+    if change == "buffer":
+        model[0].register_buffer(bias, values)
+    elif change == "attribute":
+        setattr(model[0], bias, values)
+    else:
+        prune.l1_unstructured(model[0], bias, 2)
+    at.convert(model, at.chips.hermes64())
+    x = torch.randn(3, 8)
+    assert len(trace(model, x).matrices) == (1 if kind == "linear" else 2)
+    prune.identity(model[0], bias.replace("bias", "weight"))
+    with pytest.raises((ValueError, RuntimeError), match="its weight.* is not a plain Parameter"):
+        trace(model, x)
