@@ -60,15 +60,16 @@ class CalibrationReport(Shown):
     """What was tried, in that order."""
     errors: dict[Verdict, float]
     """Error on the batches to judge on: of the model as this effort would leave it, and
-    uncalibrated; of a search also that of measured DAC ranges alone (``effort="ranges"``), from the
-    batches that it found ranges on. Empty where ``effort`` looks at no noisy chips, or where there
-    are no outputs to compare."""
+    uncalibrated; of a search also as ``effort="default"`` would leave it. Empty where ``effort``
+    looks at no noisy chips, or where there are no outputs to compare."""
     kept: Verdict
-    """The setting that the model has now: that of this effort, unless another erred less."""
+    """The setting that the model has now: that of this effort, unless another erred less; that of a
+    search only if it erred less than the default by more than chance."""
     batches: tuple[int, int, int]
     """Number of batches that the ranges were found on, chosen on, and judged on. Those of a search
-    have nothing in common; the other efforts choose and judge on the same ones, which with fewer
-    than four batches are those that ranges are found on."""
+    have nothing in common, though the default beside it uses all; the other efforts choose and
+    judge on the same ones, which with fewer than four batches are those that ranges are found
+    on."""
     notes: tuple[str, ...] = ()
     """What the hardware does not offer, what costs digital operations, and deviations from it."""
 

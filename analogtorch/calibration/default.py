@@ -16,8 +16,8 @@ from analogtorch.calibration.inputs import Ranges, Seen
 from analogtorch.calibration.judge import Error
 from analogtorch.calibration.options import LABELS, Way, aware, by_column, label
 from analogtorch.calibration.output_error import NoisyJudge, NothingLeftError
-from analogtorch.calibration.search import worth
 from analogtorch.calibration.settings import Calibration, Setting, uncalibrated
+from analogtorch.calibration.worth import worth
 from analogtorch.chips import Chip
 from analogtorch.chips.choices import Choices
 from analogtorch.values.warned import warn
@@ -62,6 +62,8 @@ class Default:
     _bare: Error | None = field(default=None, init=False)
     """The error of the uncalibrated model without noise."""
     _warned: bool = field(default=False, init=False)
+    _warnings: list[str] = field(default_factory=list, init=False)
+    """What ``warn`` is to say of the choice."""
 
     def __post_init__(self) -> None:
         """Keep the exact outputs on the batches to judge on, and the chips of the layers."""
@@ -77,16 +79,22 @@ class Default:
         if self.effort == "default" and self.judge.refusal is not None:
             self._warn(self.judge.refusal, _AS_RANGES)
         try:
-            chosen = self._chosen()
+            return self._chosen()
         except NothingLeftError:
             self._warn(self.judge.nothing_left, _AS_RANGES)
             self.noisy = False
             for found in (self.tried, self._known, self.judge.apart):
                 found.clear()
             return self._chosen()
-        for note in () if self._warned else self.judge.notes():
-            warn(f"calibrate: {note}")
-        return chosen
+
+    def warn(self, *, notes: bool = True) -> None:
+        """Warn of the choice, once it is known that the model keeps it.
+
+        Args:
+            notes: whether to warn of outputs that do not count, too.
+        """
+        for what in (*self._warnings, *(self.judge.notes() if notes and not self._warned else ())):
+            warn(f"calibrate: {what}")
 
     def _chosen(self) -> tuple[dict[str, Setting], CalibrationReport]:
         errors: dict[Verdict, Tensor] = {}
@@ -129,8 +137,8 @@ class Default:
                 if not exceeds(*self.judge.left(new, left)):
                     return found, self._report(found, way, errors, self.effort)
         where = "given" if self.calibration.judged is self.calibration.batches else "held back"
-        warn(
-            f"calibrate: on the batches {where}, the outputs of the model are closer to the "
+        self._warnings.append(
+            f"on the batches {where}, the outputs of the model are closer to the "
             "digital ones without calibration, so it is left uncalibrated: every input vector sets "
             f"its own DAC range{self._unrounded()}. Pass method='percentile' or 'absmax' to fix "
             "ranges all the same"
@@ -280,7 +288,7 @@ class Default:
     def _warn(self, why: str, instead: str) -> None:
         """Warn once that outputs cannot be compared."""
         if not self._warned:
-            warn(f"calibrate: there is nothing to compare, as {why}; {instead}")
+            self._warnings.append(f"there is nothing to compare, as {why}; {instead}")
             self._warned = True
 
     def _bare_on(self, chips: Mapping[str, Chip]) -> Tensor:

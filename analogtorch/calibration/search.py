@@ -2,24 +2,27 @@
 
 First all layers are set in the same way, and each kind of setting is changed in turn: the targets
 of the devices, the unit of the weight scale, the way to find DAC ranges, the range of the ADC. Then
-single layers try the settings that did best, the layer that causes most of the error first.
+single layers try the settings that did best, the layer that causes most of the error first. What
+they come to must err less than the default does, by more than chance.
 """
 
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from analogtorch.calibration.choice import CalibrationReport, Step, Verdict
+from analogtorch.calibration.default import Default
 from analogtorch.calibration.described import layer_choice, notes
 from analogtorch.calibration.inputs import Ranges, Seen, by_magnitude, observe
 from analogtorch.calibration.options import WAYS, Option, Way, changed
 from analogtorch.calibration.output_error import NoisyJudge, in_search
 from analogtorch.calibration.settings import Calibration, Setting, uncalibrated
+from analogtorch.calibration.worth import worth
 from analogtorch.chips import Chip
 from analogtorch.values.listed import counted
 
@@ -34,8 +37,6 @@ LAYERS = 32
 """Most layers that try settings of their own."""
 SHARE = 0.01
 """Share of the error below which a layer tries none."""
-GAIN = 0.01
-"""Share of the error that a choice must save: each is a number to keep, and noise makes some."""
 _CHOOSING_SEED, _JUDGING_SEED = 0, 1_000
 """Seeds of the chips: those that judge are others than those that settings were chosen on."""
 
@@ -80,6 +81,8 @@ class Search:
     """Batches to judge on."""
     percentile: float
     """As ``calibrate`` takes it."""
+    by_default: Calibration
+    """The same model and layers with the batches of ``effort="default"``."""
     tried: list[Tried] = field(default_factory=list)
     """All settings of all layers that were tried."""
     steps: list[tuple[str, Tensor]] = field(default_factory=list)
@@ -99,10 +102,12 @@ class Search:
 
     def run(self) -> tuple[dict[str, Setting], CalibrationReport]:
         """Return the settings to keep and the report."""
+        inputs = _observed(self.by_default, "layer")
+        default = Default(self.by_default, inputs, "default", "measured")
+        settings: dict[Verdict, Mapping[str, Setting]] = {"default": default.run()[0]}
         adc = self.calibration.wanted is not None
-        default = self._try(Option("measured", adc=adc))
+        measured = best = self._try(Option("measured", adc=adc))
         self._tell("not calibrated", self._errors(uncalibrated(self.chips), self.judge))
-        best = default
         changes: tuple[dict[str, Any], ...] = ({"aware": True}, {"scale": "column"})
         for change in changes:
             option = dataclasses.replace(best.option, **change)
@@ -114,14 +119,12 @@ class Search:
             best = self._better(best, dataclasses.replace(best.option, adc=False))
         shares = self._shares(best)
         found, options, gains = self._by_layer(best, shares)
-        settings: dict[Verdict, Mapping[str, Setting]] = {
-            "search": found, "ranges": default.settings, "uncalibrated": uncalibrated(self.chips),
-        }  # fmt: skip
-        last = {kind: self._errors(each, self.last_judge) for kind, each in settings.items()}
-        errors = {kind: self.last_judge.mean(each) for kind, each in last.items()}
-        kept = min(errors, key=errors.__getitem__)
+        settings |= {"search": found, "uncalibrated": uncalibrated(self.chips)}
+        kept, errors, reasons = self._last_judgement(settings)
+        if kept == "default":
+            default.warn(notes=False)  # they are in the report of a search
         if kept != "search":
-            options, gains = dict.fromkeys(found, default.option), {}
+            options, gains = dict.fromkeys(found, measured.option), {}
         report = CalibrationReport(
             effort="search",
             layers=tuple(
@@ -144,9 +147,31 @@ class Search:
                 *notes(settings[kept], self.chips, self.calibration.wanted),
                 *self.judge.notes(),
                 *self.last_judge.notes(),
+                *reasons,
             ),
         )
         return dict(settings[kept]), report
+
+    def _last_judgement(
+        self, settings: Mapping[Verdict, Mapping[str, Setting]]
+    ) -> tuple[Verdict, dict[Verdict, float], list[str]]:
+        """Return what is kept, the error of each on the last batches, and a note on chance.
+
+        The default has most batches behind it, and is kept unless another errs less beyond chance.
+        """
+        kinds: tuple[Verdict, ...] = ("search", "default", "uncalibrated")
+        found = {kind: self._errors(settings[kind], self.last_judge) for kind in kinds}
+        errors = {kind: self.last_judge.mean(each) for kind, each in found.items()}
+        kept: Verdict = "default"
+        for kind in kinds:
+            if worth(*self.last_judge.left(found[kind], found[kept])):
+                kept = kind
+        less = [kind for kind in kinds if errors[kind] < errors[kept]]
+        return kept, errors, [
+            f"{each}: less error than {kept} on the last batches, which may be by chance; more "
+            "samples would tell"
+            for each in less
+        ]  # fmt: skip
 
     # settings of all layers
 
@@ -201,12 +226,7 @@ class Search:
     @functools.cached_property
     def _by_tile(self) -> Mapping[str, Seen]:
         """Return the inputs of each layer by row block; its routes are known by now."""
-        whole = self.calibration
-        with whole.without_converters():
-            return observe(
-                whole.model, dict(whole.layers), "tile", whole.batches, whole.forward,
-                whole.progress, route=False, allow_unused=False,
-            )  # fmt: skip
+        return _observed(self.calibration, "tile")
 
     def _errors(self, settings: Mapping[str, Setting], judge: NoisyJudge) -> Tensor:
         self.calibration.apply(settings)
@@ -262,28 +282,17 @@ class Search:
         return first if len(first) == len(before) else self.judge.errors()
 
 
+def _observed(whole: Calibration, per: Literal["layer", "tile"]) -> Mapping[str, Seen]:
+    """Return the inputs of each layer, whose routes are known by now."""
+    with whole.without_converters():
+        return observe(
+            whole.model, dict(whole.layers), per, whole.batches, whole.forward, whole.progress,
+            route=False, allow_unused=False,
+        )  # fmt: skip
+
+
 def same(one: Setting, other: Setting) -> bool:
     """Return whether two settings of a layer differ in nothing that matters."""
     adcs = (one.limits.adc_ranges, other.limits.adc_ranges)
     equal = adcs[0] is adcs[1] or (None not in adcs and torch.equal(*adcs))  # type: ignore[arg-type]
     return equal and one.ranges == other.ranges and one.chip == other.chip
-
-
-def worth(new: Tensor, before: Tensor) -> bool:
-    """Return whether the output vectors err less than before, by more than ``GAIN`` and chance.
-
-    Savings are beyond chance by their sizes or, where a few large vectors have most of the error
-    and decide both, by the shares that they are of the errors. Where errors are infinite, new ones
-    are worth it if all of them are finite.
-    """
-    saved = before - new
-    if not torch.isfinite(saved).all():
-        return bool(torch.isfinite(new).all())
-    if saved.mean() <= GAIN * before.mean():
-        return False
-    return _beyond_chance(saved) or _beyond_chance(saved / (before + new).clamp_min(1e-300))
-
-
-def _beyond_chance(numbers: Tensor) -> bool:
-    """Return whether their mean is above 0 by more than two standard errors."""
-    return bool(numbers.mean() > 2 * numbers.std(correction=0) / len(numbers) ** 0.5)
