@@ -17,7 +17,7 @@ from analogtorch.calibration.judge import Error
 from analogtorch.calibration.options import LABELS, Way, aware, by_column, label
 from analogtorch.calibration.output_error import NoisyJudge, NothingLeftError
 from analogtorch.calibration.settings import Calibration, Setting, uncalibrated
-from analogtorch.calibration.worth import GAIN, worth
+from analogtorch.calibration.worth import worth
 from analogtorch.chips import Chip
 from analogtorch.chips.choices import Choices
 from analogtorch.values.warned import warn
@@ -112,7 +112,7 @@ class Default:
                 chips, least = self._changed(chips, change, ranges, least, asked)
             if ranges is not None:  # ranges per vector serve all the same, if they clip less
                 least = min(least, self._bare_on(chips), key=self.judge.mean)
-        fixed: tuple[dict[str, Setting], Tensor, Callable[[Tensor, Tensor], bool]] | None = None
+        costly: tuple[dict[str, Setting], Tensor] | None = None
         ways: tuple[Way, ...] = (self.way, "vector")
         for way in ways:
             found = self._settings(way, chips)
@@ -121,17 +121,13 @@ class Default:
             if least is not None:
                 new = self._felt(found, way, chips, errors)
                 if way != "vector" and exceeds(*self.judge.left(new, least)):
-                    fixed = found, new, less
+                    costly = found, new
                     continue
-                if way != "vector" and self._harms(new, errors["uncalibrated"]):
-                    fixed = found, new, worth
-                    continue
-                if fixed is not None and not fixed[2](*self.judge.left(new, fixed[1])):
-                    found, errors[self.effort], way = *fixed[:2], self.way
-            return self._kept(found, way, errors)
-        if fixed is not None and fixed[2] is worth:  # they cost no more than they may
-            found, errors[self.effort], _ = fixed
-            return self._kept(found, self.way, errors)
+                mean = self.judge.mean
+                if costly is not None and mean(new) >= mean(costly[1]):  # it costs as much
+                    found, way = costly[0], self.way
+                    errors[self.effort] = costly[1]
+            return found, self._report(found, way, errors, self.effort)
         left, kept = self._left(chips, ranges, least)
         if left is not None:  # rounding may move more outputs than none does, and devices far more
             way = "vector" if ranges is None else self.way
@@ -139,7 +135,7 @@ class Default:
             if found is not None:
                 new = self._felt(found, way, chips, errors)
                 if not exceeds(*self.judge.left(new, left)):
-                    return self._kept(found, way, errors)
+                    return found, self._report(found, way, errors, self.effort)
         where = "given" if self.calibration.judged is self.calibration.batches else "held back"
         self._warnings.append(
             f"on the batches {where}, the outputs of the model are closer to the "
@@ -266,15 +262,6 @@ class Default:
             return None
         return whole.on(chips, lambda: ranges)
 
-    def _harms(self, new: Tensor, bare: Tensor) -> bool:
-        """Return whether a calibrated model errs more than the uncalibrated one does.
-
-        Where the digital unit rounds, it may do so within the tolerance of ``exceeds``: outputs
-        without a range are not rounded, as no hardware can have them.
-        """
-        worse = exceeds if self._unrounded() else harms
-        return worse(*self.judge.left(new, bare))
-
     def _noisy_error(self, what: str, settings: Mapping[str, Setting]) -> Tensor:
         self.calibration.apply(settings)
         errors = self.judge.errors(chips=CHIPS, shared=True)
@@ -311,20 +298,6 @@ class Default:
             self._known[what] = self._noisy_error(what, uncalibrated(chips))
         return self._known[what]
 
-    def _kept(
-        self, settings: dict[str, Setting], way: Way, errors: dict[Verdict, Tensor]
-    ) -> tuple[dict[str, Setting], CalibrationReport]:
-        """Return settings of a calibrated model and the report, and warn where they cost error."""
-        new, bare = errors.get(self.effort), errors.get("uncalibrated")
-        if new is not None and bare is not None and self._harms(new, bare):
-            more = 100 * (self.judge.mean(new) / self.judge.mean(bare) - 1)
-            self._warnings.append(
-                f"the calibrated model errs {more:.1f} % more on noisy chips than uncalibrated, "
-                f"where every input vector sets its own DAC range{self._unrounded()}. More batches "
-                "may help"
-            )
-        return settings, self._report(settings, way, errors, self.effort)
-
     def _report(
         self,
         settings: Mapping[str, Setting],
@@ -359,19 +332,6 @@ def saves(new: Tensor, before: Tensor) -> bool:
     They must be so by ``SCALE_GAIN`` and by more than chance.
     """
     return worth(new, before) and bool(new.mean() < (1 - SCALE_GAIN) * before.mean())
-
-
-def less(new: Tensor, before: Tensor) -> bool:
-    """Return whether errors of output vectors are smaller."""
-    return bool(new.mean() < before.mean())
-
-
-def harms(new: Tensor, before: Tensor) -> bool:
-    """Return whether errors are felt, and larger than those of the uncalibrated model.
-
-    ``FELT`` is what nobody feels, and ``GAIN`` what noise makes.
-    """
-    return bool(new.mean() > ((1 + GAIN) * before.mean()).clamp_min(FELT))
 
 
 def exceeds(new: Tensor, before: Tensor) -> bool:

@@ -87,9 +87,7 @@ def calibrate(
     both. It runs there on two noisy chips, drawn from a fixed seed: devices are programmed, drift
     for a day and are read, and a digital factor per block or column corrects them. If fixed DAC
     ranges cost over a tenth of the error of a range per vector, and over 0.005 of the variance of
-    the outputs, all layers get a range per vector, where that errs less with rounded outputs. So
-    they do on a chip whose digital unit does not round, if with fixed ranges the model errs more
-    than uncalibrated, and a range per vector saves more than chance.
+    the outputs, all layers get a range per vector, where that errs less with rounded outputs.
     Where the digital unit scales columns (``Periphery.column_calibration`` or ``output_bits``), the
     devices of all layers are written to targets that allow for a day of drift
     (``Chip.drift_aware``) if that lowers the error of the uncalibrated model, and all layers get a
@@ -187,10 +185,9 @@ def calibrate(
         Exception: what the model raises, with a note that names the batch.
 
     Warns:
-        UserWarning: the calibrated model is worse than the uncalibrated one, there are no outputs
-            to compare, the model also multiplies by the weights of layers elsewhere, the range of
-            an ADC decides the error of a layer, or the model draws random numbers in evaluation
-            mode.
+        UserWarning: fixed ranges are worse than none, there are no outputs to compare, the model
+            also multiplies by the weights of layers elsewhere, the range of an ADC decides the
+            error of a layer, or the model draws random numbers in evaluation mode.
 
     After an error the model is unchanged.
 

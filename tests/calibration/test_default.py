@@ -18,7 +18,7 @@ import analogtorch as at
 from analogtorch.calibration import default
 from analogtorch.calibration.adc import Limits
 from analogtorch.calibration.choice import CalibrationReport, Effort
-from analogtorch.calibration.default import exceeds, harms, saves
+from analogtorch.calibration.default import exceeds, saves
 from analogtorch.calibration.described import warn_of_adc
 from analogtorch.calibration.judge import Error, Judge
 from analogtorch.calibration.output_error import NoisyJudge
@@ -330,42 +330,7 @@ def test_ranges_that_cost_the_model_too_much_give_way_to_those_of_each_vector(
     assert all(layer.calibrated for _, layer in at.analog_layers(_calibrated()[0]))
 
 
-class _Recurrent(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.g, self.o = nn.GRU(8, 16, batch_first=True), nn.Linear(16, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.o(self.g(x)[0][:, -1])
-
-
-def test_ranges_that_make_the_model_worse_than_uncalibrated_give_way() -> None:
-    """They cost 9 % of the error on the batch held back, and 13 % on other samples."""
-    torch.manual_seed(0)
-    net, batches = _Recurrent().eval(), list(torch.randn(64, 12, 8).split(16))
-    found: list[CalibrationReport] = []
-    at.calibrate(at.convert(net, at.chips.ibm_speech34()), batches, report=found.append)
-    assert {row.dac for row in found[0].layers} == {"vector"}
-    assert found[0].gain >= 0
-    assert found[0].steps[1].error > 1.09 * found[0].errors["uncalibrated"]
-
-
-def test_a_model_that_is_kept_though_it_errs_more_than_uncalibrated_is_named(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(default, "worth", lambda *_: False)  # all is within chance
-    for chip, costs, share, ways in (
-        (at.chips.neurram48(), (0.013, 0.012), "6.5", "measured"),
-        (HERMES, (0.03, 0.025), "12.5", "vector"),  # much more than its rounding may cost
-    ):
-        monkeypatch.setattr(NoisyJudge, "errors", _costly(*costs))
-        with pytest.warns(UserWarning, match=f"errs {share} % more .* than uncalibrated"):
-            _, found = _calibrated(chip)
-        assert {row.dac for row in found.layers} == {ways}
-        assert found.kept == "default"
-
-
-@pytest.mark.parametrize("error", [0.03, 0.001])
+@pytest.mark.parametrize("error", [0.03, 0.013])
 def test_noisy_chips_judge_ranges_where_no_digital_unit_scales_columns(
     monkeypatch: pytest.MonkeyPatch, error: float
 ) -> None:
@@ -583,9 +548,6 @@ def test_a_scale_is_worth_a_tenth_of_the_error_and_a_range_costs_less() -> None:
     assert exceeds(1.11 * before, before)
     assert not exceeds(1.09 * before, before)
     assert not exceeds(1.11 * before / 100, before / 100)  # nobody would feel it
-    assert harms(1.02 * before, before)
-    assert not harms(1.005 * before, before)
-    assert not harms(1.5 * before / 1000, before / 1000)
     infinite = torch.full((400,), torch.inf)
     assert saves(before, infinite)
     assert exceeds(infinite, before)
