@@ -63,8 +63,7 @@ class CalibrationReport(Shown):
     uncalibrated; of a search also as ``effort="default"`` would leave it. Empty where ``effort``
     looks at no noisy chips, or where there are no outputs to compare."""
     kept: Verdict
-    """The setting that the model has now: that of this effort, unless another erred less; that of a
-    search only if it erred less than the default by more than chance."""
+    """The setting that the model has now: that of this effort, unless another erred less."""
     batches: tuple[int, int, int]
     """Number of batches that the ranges were found on, chosen on, and judged on. Those of a search
     have nothing in common, though the default beside it uses all; the other efforts choose and

@@ -109,9 +109,8 @@ def calibrate(
     a weight scale per column, and, if ``adc`` is given, ADC ranges or those of the chip. Then up to
     32 layers, the one that causes most of the error first, try the three next best settings alone.
     Ranges are found on the first half of the batches, chosen on the next quarter (four batches at
-    most), and judged on the last. The model gets what the default would give it, which has more
-    batches to find ranges on, unless the search, or no calibration, errs less on the last ones by
-    over 1 % and by over two standard errors. It takes several times as long as the default, tens of
+    most), and judged on the last. The model keeps what errs least there: the search, what the
+    default would give it, or no calibration. It takes several times as long as the default, tens of
     times with many layers. Batches should be shuffled, so that each part has all kinds of inputs.
 
     A warning names the layers whose partial sums use so little of the ADC's fixed range, or exceed

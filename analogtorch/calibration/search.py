@@ -3,7 +3,7 @@
 First all layers are set in the same way, and each kind of setting is changed in turn: the targets
 of the devices, the unit of the weight scale, the way to find DAC ranges, the range of the ADC. Then
 single layers try the settings that did best, the layer that causes most of the error first. What
-they come to must err less than the default does, by more than chance.
+they come to must err less than the default does, on the last batches and on other chips.
 """
 
 import dataclasses
@@ -104,7 +104,7 @@ class Search:
         """Return the settings to keep and the report."""
         inputs = _observed(self.by_default, "layer")
         default = Default(self.by_default, inputs, "default", "measured")
-        settings: dict[Verdict, Mapping[str, Setting]] = {"default": default.run()[0]}
+        by_default, _ = default.run()
         adc = self.calibration.wanted is not None
         measured = best = self._try(Option("measured", adc=adc))
         self._tell("not calibrated", self._errors(uncalibrated(self.chips), self.judge))
@@ -119,8 +119,12 @@ class Search:
             best = self._better(best, dataclasses.replace(best.option, adc=False))
         shares = self._shares(best)
         found, options, gains = self._by_layer(best, shares)
-        settings |= {"search": found, "uncalibrated": uncalibrated(self.chips)}
-        kept, errors, reasons = self._last_judgement(settings)
+        settings: dict[Verdict, Mapping[str, Setting]] = {
+            "search": found, "default": by_default, "uncalibrated": uncalibrated(self.chips),
+        }  # fmt: skip
+        last = {kind: self._errors(each, self.last_judge) for kind, each in settings.items()}
+        errors = {kind: self.last_judge.mean(each) for kind, each in last.items()}
+        kept = min(errors, key=errors.__getitem__)
         if kept == "default":
             default.warn(notes=False)  # they are in the report of a search
         if kept != "search":
@@ -147,31 +151,9 @@ class Search:
                 *notes(settings[kept], self.chips, self.calibration.wanted),
                 *self.judge.notes(),
                 *self.last_judge.notes(),
-                *reasons,
             ),
         )
         return dict(settings[kept]), report
-
-    def _last_judgement(
-        self, settings: Mapping[Verdict, Mapping[str, Setting]]
-    ) -> tuple[Verdict, dict[Verdict, float], list[str]]:
-        """Return what is kept, the error of each on the last batches, and a note on chance.
-
-        The default has most batches behind it, and is kept unless another errs less beyond chance.
-        """
-        kinds: tuple[Verdict, ...] = ("search", "default", "uncalibrated")
-        found = {kind: self._errors(settings[kind], self.last_judge) for kind in kinds}
-        errors = {kind: self.last_judge.mean(each) for kind, each in found.items()}
-        kept: Verdict = "default"
-        for kind in kinds:
-            if worth(*self.last_judge.left(found[kind], found[kept])):
-                kept = kind
-        less = [kind for kind in kinds if errors[kind] < errors[kept]]
-        return kept, errors, [
-            f"{each}: less error than {kept} on the last batches, which may be by chance; more "
-            "samples would tell"
-            for each in less
-        ]  # fmt: skip
 
     # settings of all layers
 

@@ -74,6 +74,7 @@ def test_the_search_errs_less_than_ranges_alone_and_no_calibration_on_new_chips(
     plain = at.convert(copy.deepcopy(_net()), HERMES)
     # columns that differ by 30 times: a scale of their own saves over a quarter of the error
     assert _error(searched) < 0.75 * min(_error(ranges), _error(plain))
+    assert found.kept == "search"
     assert found.gain > 0.3
     assert {row.weight_scale for row in found.layers} == {"column"}
     assert {x.chip.periphery.weight_scale for _, x in at.analog_layers(searched)} == {"column"}
@@ -98,7 +99,7 @@ def test_the_report_says_what_was_tried_chosen_and_gained() -> None:
     assert [row.name for row in found.layers] == ["0", "2"]
     assert sum(row.share or 0.0 for row in found.layers) == pytest.approx(1)
     text = str(found)
-    for part in ("search", "default (kept)", "weight scale per column", "ADC range: that of"):
+    for part in ("search (kept)", "default", "weight scale per column", "ADC range: that of"):
         assert part in text
     assert json.loads(json.dumps(found.to_dict()))["gain"] == pytest.approx(found.gain)
 
@@ -162,7 +163,7 @@ def _by_both(
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_on_few_samples_the_search_ends_with_the_default(seed: int) -> None:
-    """Of 64 samples 16 judge, on which what errs more on others can err less by chance."""
+    """Of 64 samples 32 find the ranges of a search, and all those of the default."""
     models, found, x = _by_both(seed, 64, 16)
     assert found["search"].kept == "default"
     assert list(found["search"].errors) == ["search", "default", "uncalibrated"]
@@ -173,23 +174,18 @@ def test_on_few_samples_the_search_ends_with_the_default(seed: int) -> None:
         assert torch.equal(each["search"](x), each["default"](x))
 
 
-@pytest.mark.parametrize(("seed", "kept"), [(0, "default"), (4, "search")])
 @torch.no_grad()
-def test_the_search_is_kept_where_it_errs_less_than_the_default_beyond_chance(
-    seed: int, kept: str
-) -> None:
-    models, found, x = _by_both(seed, 192, 24)
+def test_the_search_is_kept_where_it_errs_less_than_the_default() -> None:
+    models, found, x = _by_both(4, 192, 24)
     report = found["search"]
-    assert report.kept == kept
-    assert report.errors["search"] < report.errors["default"]
-    assert any("by chance" in note for note in report.notes) == (kept == "default")
-    if kept == "search":
-        off = {
-            n: [at.program(models[n], seed=s).at("1 day")(x) - models["exact"](x) for s in range(3)]
-            for n in found
-        }
-        errors = {n: torch.stack(each).square().mean() for n, each in off.items()}
-        assert errors["search"] < 0.8 * errors["default"]
+    assert report.kept == "search"
+    assert report.errors["search"] == min(report.errors.values())
+    off = {
+        n: [at.program(models[n], seed=s).at("1 day")(x) - models["exact"](x) for s in range(3)]
+        for n in found
+    }
+    errors = {n: torch.stack(each).square().mean() for n, each in off.items()}
+    assert errors["search"] < 0.8 * errors["default"]
 
 
 def test_what_errs_less_uncalibrated_is_left_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,10 +337,10 @@ def test_an_error_of_the_model_names_the_batch_and_a_batch_of_a_bad_type_is_none
 def test_other_chips_can_be_searched(make: Callable[[], at.Chip]) -> None:
     batches = _batches(3, 9)
     model, found = _search(make(), batches)
-    # the model has the settings whose error on the last batches and chips is reported
+    # the model has the settings whose error on the last batches and chips is reported as the least
     _, _, judging = parts(batches)
     judge = NoisyJudge(model, judging, None, _JUDGING_SEED)
-    assert judge.errors().mean().item() == found.errors[found.kept]
+    assert judge.errors().mean().item() == found.errors[found.kept] == min(found.errors.values())
 
 
 class _Reader(nn.Module):
