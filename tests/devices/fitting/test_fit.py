@@ -2,7 +2,6 @@
 
 import re
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from torch import nn
 import analogtorch as at
 from analogtorch import devices
 from analogtorch.devices.fitting.arrange import arrange
-from analogtorch.devices.fitting.columns import columns
+from analogtorch.devices.fitting.columns import column_units, columns
 from analogtorch.devices.fitting.grid import Grid
 from analogtorch.devices.fitting.units import Heading, Unit, heading
 from tests.crossbar import crossbar
@@ -387,15 +386,18 @@ def test_headings_have_a_name_a_unit_and_a_voltage(text: str, expected: Heading)
     assert heading(text) == expected
 
 
-def test_greek_letters_are_micro_signs_too(tmp_path: Path) -> None:
-    data = measured(devices.rram_wan(), devices=60, times=(1.0,))
-    expected = devices.fit(data, unit="uS").device
+def test_greek_letters_are_micro_signs_too() -> None:
+    rest = [heading("time")]
     for letter in ("\N{GREEK SMALL LETTER MU}", "\N{MICRO SIGN}"):
-        assert devices.fit(data, unit=f"{letter}S").device == expected
-        names = {"target": f"target [{letter}S]", "measured": f"measured / {letter}S"}
-        assert devices.fit({names.get(n, n): v for n, v in data.items()}).device == expected
+        units = column_units([heading("target"), heading("measured"), *rest], f"{letter}S", None)
+        assert units["target"] == units["measured"] == Unit("\N{MICRO SIGN}S", 1.0)
+        for text in ("target [{}S]", "target / {}S", "target_{}S"):
+            found = heading(text.format(letter)), heading(f"measured / {letter}A @ 0.2 V")
+            units = column_units([*found, *rest], None, None)
+            assert units["target"] == Unit("\N{MICRO SIGN}S", 1.0)
+            assert units["measured"].factor == 5.0
     with pytest.raises(TypeError, match="fit: unit must be .*unit='nA'.*got 5"):
-        devices.fit(data, unit=5)  # type: ignore[arg-type]
+        devices.fit({}, unit=5)  # type: ignore[arg-type]
 
 
 def test_a_fit_is_saved_drawn_and_used(tmp_path) -> None:
