@@ -21,7 +21,7 @@ def not_parameters(model: nn.Module) -> dict[nn.Module, dict[str, Tensor]]:
     """Return the weights of layers that are no Parameters, by name: quantised or plain tensors.
 
     What the model computes from its Parameters is not among them. Of several tensors that share
-    their numbers, the first counts alone.
+    their numbers there is the first alone; one that several layers hold is there for each.
     """
     known = Weights()
     for own, p in model.named_parameters():

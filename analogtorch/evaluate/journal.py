@@ -144,7 +144,7 @@ class Journal:
 
     def check_writable(self) -> None:
         """Raise NotWritable, before more is measured, if nothing can be written in the folder."""
-        check_writable(self.caller, self.folder)
+        refuse_unwritable(self.caller, self.folder)
 
     def _path(self, number: int) -> Path:
         return self.folder / _NAME.format(number)
@@ -186,7 +186,7 @@ def writable(folder: Path) -> bool:
     return os.access(folder, os.W_OK | os.X_OK)
 
 
-def check_writable(caller: str, folder: Path) -> None:
+def refuse_unwritable(caller: str, folder: Path) -> None:
     """Raise NotWritable if nothing can be written in a folder that lacks measurements."""
     if not writable(folder):
         raise NotWritable(

@@ -6,9 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from analogtorch.evaluate.journal import NotWritable, check_writable, others
-from analogtorch.files import check_writable as check_written
-from analogtorch.files import made
+from analogtorch.evaluate.journal import NotWritable, others, refuse_unwritable
+from analogtorch.files import check_writable, made
 
 SENSITIVITY = "sensitivity"
 """The folder of the losses of the layers."""
@@ -39,7 +38,7 @@ def check_folder(folder: Path) -> None:
     if there:
         return
     try:
-        check_written(folder / SENSITIVITY)
+        check_writable(folder / SENSITIVITY)
     except OSError as error:
         why = os.strerror(error.errno or errno.EIO)
         raise OSError(
@@ -59,9 +58,9 @@ def measurement_folder(folder: Path | None, name: str) -> Iterator[Path | None]:
         return
     own = folder / name
     if folder.exists() and not (own.is_dir() and any(own.iterdir())):
-        check_writable("plan", folder)
+        refuse_unwritable("plan", folder)
     try:
         yield own
     except NotWritable:
-        check_writable("plan", folder)  # names the folder that is to be copied
+        refuse_unwritable("plan", folder)  # names the folder that is to be copied
         raise

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import analogtorch as at
@@ -152,32 +151,19 @@ def test_what_torch_computes_counts_once(change: Callable) -> None:
     assert sum(at.summary(model).share.digital.values()) == 64
 
 
-class WeightDrop(nn.Module):
-    """Drops recurrent weights, as AWD-LSTM does: the raw ones are Parameters of the wrapper."""
+class Recomputed(nn.Module):
+    """Computes a weight of its layer from a Parameter of its own, as weight drop does."""
 
-    def __init__(self) -> None:
+    def __init__(self, layer: nn.Module, weight: str) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(8, 8, bias=False)
-        self.raw = nn.Parameter(self.lstm.weight_hh_l0.detach().clone())
-        _attribute(self.lstm, "weight_hh_l0")
+        self.layer, self.weight = layer, weight
+        self.raw = nn.Parameter(getattr(layer, weight).detach().clone())
+        _attribute(layer, weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        self.lstm.weight_hh_l0 = F.dropout(self.raw, 0.5, self.training) * 1
-        return self.lstm(x)[0]
-
-
-class Masked(nn.Module):
-    """Computes the weight of its layer in its forward."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(8, 8, bias=False)
-        self.raw = nn.Parameter(self.linear.weight.detach().clone())
-        _attribute(self.linear, "weight")
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.linear.weight = self.raw * 0.5
-        return self.linear(x)
+        setattr(self.layer, self.weight, self.raw * 0.5)
+        y = self.layer(x)
+        return y[0] if isinstance(y, tuple) else y
 
 
 class Sliced(nn.Module):
@@ -211,13 +197,17 @@ def _equalised() -> nn.Module:
 
 
 OWN = {
-    "forward": (Masked, {"0": 64}, {"0.raw": 64}),
+    "forward": (
+        lambda: Recomputed(nn.Linear(8, 8, bias=False), "weight"),
+        {"0": 64},
+        {"0.raw": 64},
+    ),
     "hook": (_equalised, {"0": 64}, {"0.weight_raw": 64}),
     "views": (Sliced, {"0": 128}, {"0.raw": 128}),
     "recurrent": (
-        WeightDrop,
-        {"0": 256, "0.lstm": 256},
-        {"0.raw": 256, "0.lstm.weight_ih_l0": 256},
+        lambda: Recomputed(nn.LSTM(8, 8, bias=False), "weight_hh_l0"),
+        {"0": 256, "0.layer": 256},
+        {"0.raw": 256, "0.layer.weight_ih_l0": 256},
     ),
 }
 
@@ -278,11 +268,11 @@ def test_a_view_of_another_weight_is_not_counted(
 
 
 def test_a_weight_beside_a_parameter_of_its_size_in_a_module_counts_if_it_is_saved() -> None:
-    outer = Masked()
-    del outer.linear.weight
-    outer.linear.register_buffer("weight", torch.randn(8, 8))
+    outer = Recomputed(nn.Linear(8, 8, bias=False), "weight")
+    del outer.layer.weight
+    outer.layer.register_buffer("weight", torch.randn(8, 8))
     model = at.convert(_net(outer), CHIP)
-    assert at.summary(model).share.digital == {"0": 64, "0.linear": 64}
+    assert at.summary(model).share.digital == {"0": 64, "0.layer": 64}
 
 
 def test_a_weight_without_numbers_for_a_tile_or_none_gets_no_advice() -> None:
