@@ -75,7 +75,7 @@ class _Checkpointed(nn.Module):
 @pytest.mark.parametrize(
     ("wrap", "backend"),
     [
-        (nn.Sequential, "inductor"),
+        pytest.param(nn.Sequential, "inductor", marks=pytest.mark.slow),
         (_Checkpointed, "aot_eager"),
         pytest.param(_Checkpointed, "inductor", marks=pytest.mark.slow),
     ],

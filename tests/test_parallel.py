@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 _SCRIPT = """
 import sys
 
@@ -119,6 +121,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_ranks_of_torchrun_share_a_sweep_through_its_folder(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(_SWEEP)
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")

@@ -172,7 +172,7 @@ class SignificancePairs:
         return self._pair(wanted / self.significances[number])
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=64)
 def _deviations(cell: SignificancePairs) -> tuple[float, ...]:
     """Return the deviation of cells programmed to the weights 0, 1 / ``_STEPS``, ..., 1."""
     with torch.inference_mode(False), torch.no_grad():

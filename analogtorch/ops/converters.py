@@ -22,6 +22,9 @@ _GAIN, _OFFSET = (
     next(i for i, error in enumerate(ADC_ERRORS) if error.kind == kind)
     for kind in ("gain", "offset")
 )
+_LOST = 32
+"""What the arithmetic of a partial sum may lose of it, in units of its precision: that of a sum of
+a thousand products that are rounded one by one."""
 
 
 def in_steps(
@@ -170,17 +173,22 @@ def adc(
         v: partial sums of any shape, noise included; with ``inl`` (vectors, outputs, ...).
         bound: ADC range, > 0, broadcastable to ``v``.
         steps: steps on each side of zero; 0: no ADC, which neither clips nor rounds.
-        floors: whether it rounds toward zero, and not to the nearest step.
+        floors: whether it rounds toward zero, and not to the nearest step. A sum that lacks a step
+            by no more than its arithmetic may have lost has reached it.
         inl: INL of the ADC of each output at its code transitions, see ``codes``; None: 0.
     """
     if not steps:
         return v
-    if inl is not None:
-        # in the type of u: half precision has no 422.5
-        return in_steps(
-            v, bound, steps, lambda u: codes(u, transitions(steps, floors, inl.to(u.dtype)))
-        )
-    return in_steps(v, bound, steps, torch.trunc if floors else torch.round)
+
+    def code(u: Tensor) -> Tensor:
+        if floors:
+            u = u + u.sign() * (_LOST * torch.finfo(u.dtype).eps * steps)
+        if inl is not None:
+            # in the type of u: half precision has no 422.5
+            return codes(u, transitions(steps, floors, inl.to(u.dtype)))
+        return torch.trunc(u) if floors else torch.round(u)
+
+    return in_steps(v, bound, steps, code)
 
 
 def adc_outputs(

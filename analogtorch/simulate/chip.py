@@ -85,10 +85,11 @@ def program(
             ``GradientDescent`` continue from there, pulse by pulse.
         defects: which share of the chip is broken, and how its tiles differ; None: no defects.
         mapping: the tiles of the layers, from ``map_to_chip``; it decides which defects affect a
-            weight, and which ADCs, with the errors of their gain and offset, read it. The devices
-            are the same. Of copies (``duplicate`` of ``map_to_chip``) the first alone is simulated,
-            with a warning. None: one block per tile, tile after tile; layers on chips with arrays
-            of other sizes are on chips of their own.
+            weight, which ADCs, with the errors of their gain and offset, read it, and the IR drop
+            of its place, if wires have a resistance. The devices are the same. Of copies
+            (``duplicate`` of ``map_to_chip``) the first alone is simulated, with a warning. None:
+            one block per tile, tile after tile; layers on chips with arrays of other sizes are on
+            chips of their own.
         programmed_before: how often the devices were programmed before in the same way, >= 0. It
             adds to the writes that ``ProgrammedChip.writes`` counts, and changes no conductance.
 

@@ -334,9 +334,19 @@ def test_normal_kernel_compiles_for_gpus(capability: int) -> None:
     _compile(kernels.normal_kernel, capability, "*fp32", {"raw": False, "BLOCK": 1024})
 
 
-@pytest.mark.parametrize("plain", [False, True], ids=["everything", "plain"])
-@pytest.mark.parametrize("values", ["bf16", "fp32"])
-@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize(
+    ("capability", "values", "plain"),
+    [
+        pytest.param(
+            *(capability, values, plain),
+            id=f"{capability}-{values}-{'plain' if plain else 'everything'}",
+            marks=() if plain or (capability, values) == (90, "bf16") else pytest.mark.slow,
+        )
+        for capability in (80, 90)
+        for values in ("bf16", "fp32")
+        for plain in (False, True)
+    ],
+)
 def test_product_kernels_compile_for_gpus(capability: int, values: str, plain: bool) -> None:
     """Sizes are those of a large product with all options, and of a small one."""
     import torch

@@ -1,5 +1,6 @@
 """Transfer functions of ADCs: transition levels, their INL, and the search of a SAR ADC."""
 
+import copy
 import math
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import analogtorch as at
 from analogtorch.ops import Plan, in_steps, mvm
 from analogtorch.ops.converters import adc
 from analogtorch.ops.transfer import (
@@ -121,6 +123,33 @@ def test_a_counter_counts_whole_steps_of_the_magnitude() -> None:
     error = adc(u, torch.tensor(4.0), 4, floors=True) - u
     assert error.mean().item() == pytest.approx(-0.5, rel=0.01)
     assert error.square().mean().item() == pytest.approx(1 / 3, rel=0.015)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("curved", [False, True])
+def test_a_counter_has_reached_the_steps_that_sums_are_on(dtype: torch.dtype, curved: bool) -> None:
+    """Whatever the scale of a column, k steps are k, and what is clipped is at the end."""
+    generator = torch.Generator().manual_seed(0)
+    for steps in (1, 7, 422):
+        scale = 1e-6 + torch.rand(1000, generator=generator, dtype=dtype)
+        k = torch.randint(-steps, steps + 1, (5, 1000), generator=generator)
+        inl = torch.zeros(1, 2 * steps) if curved else None
+        for v, expected in ((k * (scale / steps), k), (3 * k.sign() * scale, steps * k.sign())):
+            found = adc(v, scale, steps, floors=True, inl=inl)
+            assert torch.equal((found * (steps / scale)).round(), expected.to(dtype))
+
+
+def test_a_counter_is_exact_where_it_has_a_step_for_every_sum() -> None:
+    chip = at.chips.ideal().replace(
+        array={"rows": 16},
+        dac={"bits": 8},
+        slices={"weight_bits": 8, "bits_per_slice": 1, "bits_per_pulse": 1},
+    )
+    counter = chip.replace(adc={"steps": 16, "range": 16.0, "rounding": "floor"})
+    torch.manual_seed(0)
+    layer, x = torch.nn.Linear(16, 50, bias=False), torch.randn(200, 16)
+    exact, counted = (at.convert(copy.deepcopy(layer), c).eval()(x) for c in (chip, counter))
+    assert torch.allclose(exact, counted, rtol=0, atol=1e-5)
 
 
 def test_inl_is_positive_where_codes_are_too_large() -> None:

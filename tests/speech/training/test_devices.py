@@ -109,6 +109,7 @@ def test_a_process_that_has_compiled_is_an_error(process, tmp_path: Path) -> Non
     process.submit(_after_compile, tmp_path).result()
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_ends_the_others(process, tmp_path: Path) -> None:
     process.submit(_killed, tmp_path).result(60)  # others that are waited for never end
 
