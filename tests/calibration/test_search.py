@@ -162,6 +162,7 @@ def _by_both(
 
 
 @pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.slow
 def test_on_few_samples_the_search_ends_with_the_default(seed: int) -> None:
     """Of 64 samples 32 find the ranges of a search, and all those of the default."""
     models, found, x = _by_both(seed, 64, 16)

@@ -167,10 +167,16 @@ ENTRIES = (
 )
 """A line per kind, and one for subclasses; ``test_every_kind_has_a_model`` names what is
 missing."""
-QUICK = ("linear", "conv2d", "attention", "lstm", "gru_cell")
-"""One for each way of a layer to compute; compilers and exports take seconds for each entry."""
-COMPILED = [
-    pytest.param(entry, id=entry.name, marks=() if entry.name in QUICK else pytest.mark.slow)
-    for entry in ENTRIES
-]
-"""The entries for tests that compile or export them: all but ``QUICK`` are long tests."""
+
+
+def few(*names: str) -> list[Any]:
+    """Return the entries for a test that takes seconds for each; all but these are long tests."""
+    assert set(names) <= {entry.name for entry in ENTRIES}
+    return [
+        pytest.param(entry, id=entry.name, marks=() if entry.name in names else pytest.mark.slow)
+        for entry in ENTRIES
+    ]
+
+
+COMPILED = few("linear", "conv2d", "attention", "lstm", "gru_cell")
+"""One for each way of a layer to compute."""

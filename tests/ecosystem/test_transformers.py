@@ -94,6 +94,7 @@ def test_trained_saved_and_loaded_into_the_digital_class(make: Any, tmp_path: Pa
     assert torch.equal(_logits(again), _logits(model))
 
 
+@pytest.mark.slow
 def test_a_run_is_repeated_bit_for_bit_and_resumed_with_a_warning(tmp_path: Path) -> None:
     """The Trainer seeds torch, and with it the noise.
 
@@ -250,6 +251,7 @@ def test_states_of_earlier_versions_are_taken(choices: Any, tmp_path: Path) -> N
     assert fresh[2].input_ranges == before
 
 
+@pytest.mark.slow
 def test_a_callback_brings_no_ranges_into_the_run_of_another_model(tmp_path: Path) -> None:
     keep, options = [KeepRanges()], {"save_strategy": "no"}
     _trained(_convert(_bert(1)), tmp_path, None, keep, **options)

@@ -547,7 +547,8 @@ def test_a_floor_may_allow_more_than_a_bounded_error_can_be() -> None:
     assert found.threshold == pytest.approx(0.6 / 0.3)
 
 
-@pytest.mark.parametrize("stop", [4, 8])  # in the sensitivities, the second to the fifth; later
+# in the sensitivities, the second to the fifth; later
+@pytest.mark.parametrize("stop", [4, pytest.param(8, marks=pytest.mark.slow)])
 def test_an_interrupted_plan_goes_on_and_gives_the_same(tmp_path: Path, stop: int) -> None:
     small: dict[str, object] = {"devices": {}, "max_plans": 12, "num_chips": 1}
     calls = 0

@@ -817,6 +817,7 @@ def test_the_report_names_batches_held_back_that_are_unlike_the_others() -> None
     assert not Generalisation(learnt=1.6, held=1.5).is_unlike
 
 
+@pytest.mark.slow
 def test_batches_learnt_by_heart_are_told(tmp_path: Path) -> None:
     recipe = at.hwa.Recipe(learning_rate=0.01, looks=1, patience=None)
     options: dict[str, Any] = {"chip": CHIP, "recipe": recipe, "steps": 100, "num_chips": 1}

@@ -385,6 +385,7 @@ for run in runs:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux's")
+@pytest.mark.slow
 def test_products_short_of_memory_raise() -> None:
     """The limit has room for the results, but not for the kernels' scratch."""
     run = subprocess.run(

@@ -210,6 +210,7 @@ def test_other_trainings_are_measured_on_the_same_chips(
     assert any(not torch.equal(other[key], trained[key]) for key in trained)
 
 
+@pytest.mark.slow
 def test_validation_clips_choose_the_level_of_the_training_noise(
     clips: Path, tmp_path: Path, monkeypatch
 ) -> None:
@@ -823,6 +824,7 @@ def test_commands_that_messages_give_take_folders_that_begin_with_a_hyphen() -> 
     assert parsed.out == Path("-mine/again")
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_ranges_that_it_has_found(
     clips: Path, finished: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
@@ -1353,6 +1355,7 @@ def test_figures_of_chips_with_defects_say_so(clips: Path, tmp_path: Path, capsy
     assert json.loads(saved.read_text())["conditions"] == of_budget[:2]
 
 
+@pytest.mark.slow
 def test_layers_can_stay_digital(clips: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     given = ["--digital.epochs=1", "--hwa.epochs=1", "--report.clips=0", "--chip.training.scale=2"]
     assert run(clips, tmp_path / "wrong", "--chip.digital=[heads]", *given) == 2
@@ -1395,6 +1398,7 @@ def test_other_layers_may_stay_digital_beside_the_run(
     assert "for the report: head digital\nconverted 3 layers" in err
 
 
+@pytest.mark.slow
 def test_the_chip_may_be_in_a_file_whose_content_is_part_of_the_run(
     clips: Path, tmp_path: Path, capsys, monkeypatch
 ) -> None:

@@ -65,6 +65,7 @@ print(at.sweep(model, metric, num_chips=2, times=["0 s"], processes=2).values.sh
     "fork" not in multiprocessing.get_all_start_methods(), reason="this platform cannot fork"
 )
 @pytest.mark.parametrize("script", [_BESIDE, _HELPER], ids=["beside", "helper"])
+@pytest.mark.slow
 def test_a_process_that_dies_with_the_lock_of_tqdm_stops_no_other(script: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _PREAMBLE + script], capture_output=True, text=True, timeout=120

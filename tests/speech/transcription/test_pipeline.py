@@ -124,6 +124,7 @@ def test_a_run_of_an_earlier_version_goes_on_as_it_was(
         pipeline.run(_config(audio, folder), tmp_path / "out", resume=True)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_other_times_and_keeps_its_texts(
     audio: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,6 +182,7 @@ def test_a_run_goes_on_with_other_times_and_keeps_its_texts(
     assert other.transcripts[0].said is None
 
 
+@pytest.mark.slow
 def test_texts_of_another_run_are_refused(audio: Path, folder: Path, tmp_path: Path) -> None:
     mine, other = tmp_path / "mine", tmp_path / "other"
     config = _config(audio, folder, **{"whisper.batch_size": 2})
