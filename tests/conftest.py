@@ -1,5 +1,6 @@
 """Fixtures shared by all rooms."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,12 @@ def pytest_collectstart(collector: pytest.Collector) -> None:
     """Seed torch before each module, so that what it draws does not depend on those before it."""
     if isinstance(collector, pytest.Module):
         torch.manual_seed(0)
+
+
+def pytest_collection_finish() -> None:
+    """Let collections of garbage, which some libraries ask for, pass over what modules brought."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
