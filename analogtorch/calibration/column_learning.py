@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from analogtorch.calibration.batches import every_tensor
 from analogtorch.calibration.column_fit import Fit
 from analogtorch.calibration.column_outputs import SINGLE, unlike
-from analogtorch.calibration.outputs import TEMPERATURE, by_class, masks, spread
+from analogtorch.calibration.outputs import FIXED_SHAPE, TEMPERATURE, by_class, masks, spread
 from analogtorch.calibration.padding import without_padding
 from analogtorch.calibration.passes import Forward, one_pass
 from analogtorch.calibration.units import are_alike, variances
@@ -73,7 +73,11 @@ def learn(
     if any(t.is_inference() for t in given):
         return _without("weights or batches were made in torch.inference_mode()")
     if not any(y.numel() for outputs in exact for y in outputs):
-        return _without("the model returns no floating-point tensor")
+        return _without(
+            "the model returns no floating-point tensor, or nothing but detections (boxes, scores "
+            "and labels)",
+            f"{FIXED_SHAPE}, or ",
+        )
     changes = [_Change(layer, scales[name], fit) for name, layer in layers.items()]
     learning = [value for change in changes for value in change.learning]
     outputs = [_Output(each) for each in zip(*exact, strict=False)]
@@ -165,8 +169,7 @@ def _incomparable(outputs: Iterable["_Output"]) -> tuple[str, str]:
     return (
         "the outputs have other shapes on the chip than in the exact model, such as "
         f"{found} for {exact}",
-        "where shapes depend on values, as those of a detector's boxes do, return outputs of fixed "
-        "shape from forward=, such as the scores of all boxes, or ",
+        f"where shapes depend on values, as those of a detector's boxes do, {FIXED_SHAPE}, or ",
     )
 
 

@@ -16,6 +16,7 @@ from analogtorch.calibration.inputs import Ranges, Seen
 from analogtorch.calibration.judge import Error
 from analogtorch.calibration.options import LABELS, Way, aware, by_column, label
 from analogtorch.calibration.output_error import NoisyJudge, NothingLeftError
+from analogtorch.calibration.outputs import DETECTIONS
 from analogtorch.calibration.settings import Calibration, Setting, uncalibrated
 from analogtorch.calibration.worth import worth
 from analogtorch.chips import Chip
@@ -35,6 +36,7 @@ FELT = 0.005
 """Least increase of the error, in units of the variance of the outputs, that counts: on a chip with
 little noise fixed ranges cost much of an error that nobody would feel. They cost LSTM_L 0.013."""
 _AS_RANGES = "choices are those of effort='ranges'"
+_KEPT = "measured DAC ranges are kept without a comparison"
 _SEED = 2_000
 """Seed of the chips: others than those of a search."""
 
@@ -271,13 +273,15 @@ class Default:
     def _is_no_worse(self, settings: Mapping[str, Setting]) -> bool:
         """Return whether the model errs no more than uncalibrated, without noise."""
         if not self.judge.judges:
+            if self.judge.without == DETECTIONS:  # others return nothing on purpose
+                self._warn(DETECTIONS, _KEPT)
             return True
         self._bare = self._bare or self._error(self.nothing)
         new = self._error(settings)
         if new.vectors != self._bare.vectors:  # since then another output has become ``apart``
             self._bare = self._error(self.nothing)
         if not new.vectors:
-            self._warn(self.judge.nothing_left, "measured DAC ranges are kept without a comparison")
+            self._warn(self.judge.nothing_left, _KEPT)
         return not new.exceeds(self._bare)
 
     def _error(self, settings: Mapping[str, Setting]) -> Error:

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from analogtorch.calibration.outputs import by_class, masks, unmasked, vectors, without_tensors
+from analogtorch.calibration.outputs import (
+    FIXED_SHAPE,
+    by_class,
+    masks,
+    unmasked,
+    vectors,
+    without_tensors,
+)
 from analogtorch.calibration.padding import without_padding
 from analogtorch.calibration.passes import Forward, exactly, one_pass
 from analogtorch.conversion.watch import evaluating
@@ -20,10 +27,7 @@ MARGIN = 0.01
 MOVED = 0.1
 """Standard deviations by which outputs of one number have to differ to have moved."""
 
-FIXED = (
-    "If the shapes depend on values, as those of a detector's boxes do, pass forward=, which must "
-    "return outputs of fixed shape, such as the scores of all boxes"
-)
+FIXED = f"If the shapes depend on values, as those of a detector's boxes do, {FIXED_SHAPE}"
 """What helps where outputs cannot be compared."""
 
 

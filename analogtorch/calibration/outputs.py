@@ -4,13 +4,13 @@ Masks are those of classes or tokens that are not allowed, for example.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from analogtorch.calibration.batches import every_tensor
+from analogtorch.calibration.batches import every_tensor, named, parts_of
 
 FAR = 10.0
 """How many times further from zero than any number of the net one is that is written again and
@@ -18,6 +18,18 @@ again. Assumed: masks of finite value are -1e4 or less, and logits are tens."""
 
 FAR_ADDED = 100.0
 """The same for a mask that is added to scores, so that its numbers differ. Assumed."""
+
+FIXED_SHAPE = (
+    "pass forward=, which must return outputs of fixed shape and order, such as the scores of all "
+    "boxes"
+)
+"""What helps where shape or order of outputs depend on values."""
+
+DETECTIONS = (
+    "the model returns nothing but detections (boxes, scores and labels), whose order and number "
+    f"the chip changes; {FIXED_SHAPE}"
+)
+"""Why detections are not compared and what helps, for messages."""
 
 
 def infinite(y: Tensor) -> Tensor:
@@ -130,27 +142,51 @@ def comparable(output: Any, batch: Any) -> list[Tensor]:
     loss beside the outputs that it is made of, as Hugging Face models have it where there are
     labels, which one batch has one of, and which has no spread to measure errors by.
 
+    Nor are detections: boxes are sorted by their scores, so that those of one row are different
+    objects wherever errors change the order, also if there are as many.
+
     Args:
         output: what the model returned.
         batch: what it was run on.
     """
-    found = list(tensors(output))
+    found = list(tensors(output, _parts_without_detections))
     sizes = [x.dim() for x in every_tensor(batch)]
     single = bool(sizes) and max(sizes) < 2
     by_sample = [y if y.dim() > 1 or single else y.unsqueeze(-1) for y in found if y.dim()]
     return by_sample or found
 
 
-def tensors(output: Any) -> Iterator[Tensor]:
+def _parts_without_detections(value: Any) -> Iterable[Any]:
+    """Return the parts of an output, none if they are detections as torchvision returns them.
+
+    These have an integer label for each score, by the names ``boxes``, ``scores`` and ``labels``.
+    """
+    parts = named(value) or {}
+    boxes, scores, labels = map(parts.get, ("boxes", "scores", "labels"))
+    detections = (
+        isinstance(boxes, Tensor)
+        and isinstance(scores, Tensor)
+        and isinstance(labels, Tensor)
+        and labels.shape == scores.shape
+        and not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+    )
+    return () if detections else parts_of(value)
+
+
+def tensors(output: Any, parts: Callable[[Any], Iterable[Any]] = parts_of) -> Iterator[Tensor]:
     """Yield the floating-point tensors in the output of a model, which may be nested.
 
     Of complex numbers they are the real and imaginary parts, side by side in the last dimension:
     spectra (samples, frequencies) become (samples, 2 * frequencies).
 
+    Args:
+        output: what the model returned.
+        parts: returns the parts of a value that are looked at.
+
     Raises:
         ValueError: one is sparse, or a nested tensor.
     """
-    for y in every_tensor(output):
+    for y in every_tensor(output, parts):
         if y.layout is not torch.strided or y.is_nested:
             kind = "nested" if y.is_nested else str(y.layout).removeprefix("torch.")
             raise ValueError(
@@ -165,7 +201,9 @@ def tensors(output: Any) -> Iterator[Tensor]:
 
 
 def without_tensors(output: Any) -> str:
-    """Return what to say of an output in which ``tensors`` finds nothing, and what helps."""
+    """Return what to say of an output in which ``comparable`` finds nothing, and what helps."""
+    if any(True for _ in tensors(output)):
+        return DETECTIONS
     kinds = dict.fromkeys(str(y.dtype).removeprefix("torch.") for y in every_tensor(output))
     of = f" of {', '.join(kinds)}" if kinds else ""
     return (

@@ -166,7 +166,9 @@ def calibrate(
             the values of the first attention in a decoder of DETR. A bypassed layer is an error all
             the same, as for ``analogtorch.guard``.
         forward: a function that runs the model on a batch, ``forward(model, batch)``, if the rule
-            above does not fit. What it returns is compared at the end.
+            above does not fit. What it returns is compared at the end, without detections:
+            mappings with ``boxes``, ``scores`` and integer ``labels``, as those of torchvision,
+            whose order and number depend on the chip.
         progress: if True, show a progress bar.
         report: a function that gets the ``CalibrationReport``, such as ``print`` or
             ``found.append`` of a list, before the model changes; None: no report. If not given,

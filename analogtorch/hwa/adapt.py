@@ -125,7 +125,8 @@ def adapt(
             Functions, such as ``forward``, are known by their names, models and the metric as those
             of ``sweep`` are.
         forward: as ``calibrate`` takes it. It must return the outputs, of shapes that do not depend
-            on values, as those of a detector's boxes do.
+            on values. Of a detector these are such as the scores of all boxes: detections do not
+            count, as their order and number depend on the chip.
         writer: an object with ``add_scalar(tag, value, step)``, such as the ``SummaryWriter`` of
             TensorBoard; it gets each step.
         progress: if True, show progress bars, and the error on chips after each stage.
@@ -141,9 +142,9 @@ def adapt(
             device; the model is digital and ``chip`` is None, or converted and ``chip`` is given,
             or a programmed chip; nothing learns; ``calibration`` holds what ``calibrate`` does not
             take; a layer never runs, such as one whose weight alone is used; model and teacher have
-            no layer of one name, or their outputs differ in shape or are not finite; the folder
-            holds another run; or ``convert`` or ``calibrate`` refuse the model. The given model is
-            unchanged.
+            no layer of one name, or their outputs differ in shape, are not finite or nothing but
+            detections; the folder holds another run; or ``convert`` or ``calibrate`` refuse the
+            model. The given model is unchanged.
         OSError: the folder cannot be written.
 
     Warns:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import analogtorch as at
 from analogtorch.calibration import column_learning
 from tests.calibration.test_columns import _error, _layers, _view, _x
+from tests.calibration.test_outputs import detections
 
 CHIP = at.chips.hermes64()
 KINDS = ["linear", "conv", "block_diagonal", "transposed", "attention", "lstm"]
@@ -256,6 +257,7 @@ NO_GRADIENT = {
     "inference": lambda model, x: torch.inference_mode()(model)(x).clone(),
     "tokens": lambda model, x: model(x).argmax(-1),
     "nothing": lambda model, x: [model(x)].clear(),
+    "detections": detections,
 }
 
 
@@ -276,7 +278,7 @@ def test_shapes_that_depend_on_values_are_named_as_such() -> None:
         return y[y > 0]
 
     x = _x(64, 32)
-    why = r"shapes .* such as \(\d+, 1\) for \(\d+, 1\), .* from forward=.* or pass steps=0"
+    why = r"shapes .* such as \(\d+, 1\) for \(\d+, 1\), .* pass forward=.* or pass steps=0"
     with pytest.warns(UserWarning, match=why) as caught:
         at.correct_columns(_views(_net(), x, chips=1)[0], x.split(32), forward=boxes)
     assert not any("gradient" in str(warning.message) for warning in caught)

@@ -24,6 +24,7 @@ from analogtorch.calibration.judge import Error, Judge
 from analogtorch.calibration.output_error import NoisyJudge
 from analogtorch.calibration.passes import shares
 from analogtorch.calibration.settings import Setting
+from tests.calibration.test_outputs import detections
 from tests.crossbar import crossbar
 
 HERMES = at.chips.hermes64()
@@ -242,12 +243,13 @@ def _boxes(model: nn.Module, x: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("forward", "why"),
     [
+        (detections, "the model returns nothing but detections"),
         (_boxes, r"outputs have other shapes .* such as \(\d+, 1\) for \(\d+, 1\)"),
         (lambda m, x: m(x)[:0], "all outputs of the digital model are empty"),
     ],
 )
 @pytest.mark.parametrize("effort", ["default", "ranges"])
-def test_outputs_whose_shapes_depend_on_values_are_named_and_decide_nothing(
+def test_outputs_whose_shapes_or_order_depend_on_values_are_named_and_decide_nothing(
     forward: Callable[..., Any], why: str, effort: str
 ) -> None:
     with pytest.warns(UserWarning, match=f"nothing to compare, as {why}.* pass forward=") as caught:

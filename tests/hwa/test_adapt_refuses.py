@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import analogtorch as at
+from tests.calibration.test_outputs import detections
 from tests.crossbar import crossbar
 from tests.score import Score
 
@@ -130,6 +131,11 @@ def test_outputs_whose_shapes_depend_on_values_are_named() -> None:
     with pytest.raises(ValueError, match="If the shapes depend on values, .* pass forward="):
         _adapt(Boxes())
     _adapt(Boxes(), forward=lambda model, batch: model.scores(batch))
+
+
+def test_detections_are_refused_though_they_have_one_shape() -> None:
+    with pytest.raises(ValueError, match="adapt: .* nothing but detections .* pass forward="):
+        _adapt(forward=detections)
 
 
 @pytest.mark.parametrize(
