@@ -90,11 +90,11 @@ def calibrate(
     the outputs, all layers get a range per vector, where that errs less with rounded outputs.
     Where the digital unit scales columns (``Periphery.column_calibration`` or ``output_bits``), the
     devices of all layers are written to targets that allow for a day of drift
-    (``Chip.drift_aware``) if that lowers the error of the uncalibrated model, and all layers get a
-    weight scale per column if that saves over a tenth of it; the chips of the layers then change.
-    Where a layer needs a range beyond its largest input, the model with measured ranges is compared
-    instead, as both make sums larger. ``effort="ranges"`` does none of it: the chips stay as they
-    are.
+    (``Chip.drift_aware``) if that lowers the error of the uncalibrated model by over 1 % and beyond
+    chance, and all layers get a weight scale per column if that saves over a tenth of it; the chips
+    of the layers then change. Where a layer needs a range beyond its largest input, the model with
+    measured ranges is compared instead, as both make sums larger. ``effort="ranges"`` does none of
+    it: the chips stay as they are.
 
     At the end, both compare the outputs without noise with those of the uncalibrated model. If the
     calibrated model is worse, all layers get a range per vector; if that is worse too, and costs on
