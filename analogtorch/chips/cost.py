@@ -39,9 +39,7 @@ class Figure:
     """The source: a paper, the computation, or why it is assumed."""
 
     def __post_init__(self) -> None:
-        text = isinstance(self.value, str)
-        remedy = "in YAML write 5.0e-7, not 5e-7, which is text" if text else ""
-        checks.numbers(self, "value", least=0, what="finite number", remedy=remedy)
+        checks.numbers(self, "value", least=0, what="finite number")
         checks.choice("Figure.kind", self.kind, get_args(Kind))
         if not (isinstance(self.source, str) and self.source):
             raise ValueError(

@@ -9,7 +9,7 @@ from typing import Any
 from jsonargparse import ActionConfigFile
 
 from analogtorch.chips.file import in_file
-from analogtorch.files import GivenTwice, parse_yaml, yaml_package
+from analogtorch.files import GivenTwice, parse_yaml, yaml_text
 from analogtorch.speech.own_chip import of_file
 from analogtorch.speech.run_journal import JOURNAL
 from analogtorch.speech.run_settings import effective, renamed
@@ -51,8 +51,7 @@ class ConfigFile(ActionConfigFile):
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from error
             if present is not given:
-                # JSON's 1e-09 is a text in YAML; the order is that of a report's rows
-                values = yaml_package().safe_dump(present, sort_keys=False)
+                values = yaml_text(present)  # in its order, which is that of a report's rows
         super().__call__(parser, cfg, values, option_string)
 
 

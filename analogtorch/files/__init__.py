@@ -19,7 +19,7 @@ from analogtorch.files.text import (
     parse_json,
     parse_yaml,
     read_object,
-    yaml_package,
+    yaml_text,
 )
 
 __all__ = [
@@ -49,5 +49,5 @@ __all__ = [
     "sync_folder",
     "unpacked",
     "write_atomically",
-    "yaml_package",
+    "yaml_text",
 ]

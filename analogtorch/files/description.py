@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from analogtorch.files.atomic import write_atomically
-from analogtorch.files.text import parse_json, parse_yaml, yaml_package
+from analogtorch.files.text import parse_json, parse_yaml, yaml_text
 from analogtorch.values import checks
 
 Read = TypeVar("Read")
@@ -43,11 +43,8 @@ def write_description(path: str | Path, data: dict[str, Any], what: str) -> Path
         OSError: the file could not be written.
     """
     path = checked_suffix(path, what)
-    if path.suffix.lower() == ".json":
-        return write_atomically(path, json.dumps(data, indent=2) + "\n")
-    return write_atomically(
-        path, yaml_package().safe_dump(data, sort_keys=False, width=100, allow_unicode=True)
-    )
+    text = json.dumps(data, indent=2) + "\n" if path.suffix.lower() == ".json" else yaml_text(data)
+    return write_atomically(path, text)
 
 
 def read_description(path: str | Path, make: Callable[[Any], Read], what: str) -> Read:

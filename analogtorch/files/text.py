@@ -14,6 +14,9 @@ LARGEST = 1_000_000
 DEEPEST = 50
 """The most levels of nesting that a document may have."""
 
+_FLOAT = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
+"""A number with an exponent as in JSON and YAML 1.2, such as ``1e-7``. PyYAML follows YAML 1.1,
+where it is text unless it has a point and the exponent a sign."""
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
@@ -64,7 +67,7 @@ def parse_yaml(text: str | bytes) -> Any:
             expanded.
         ImportError: PyYAML is not installed.
     """
-    yaml = yaml_package()
+    yaml = _yaml_package()
 
     class Loader(yaml.SafeLoader):  # type: ignore[name-defined]
         def compose_mapping_node(self, anchor: Any) -> Any:
@@ -72,6 +75,7 @@ def parse_yaml(text: str | bytes) -> Any:
             _once((key.value, value) for key, value in node.value if isinstance(key.value, str))
             return node
 
+    _add_floats(Loader)
     try:
         tree = yaml.load(text, Loader)  # a SafeLoader
     except RecursionError:
@@ -94,12 +98,27 @@ def _at(error: Any) -> str:
     return f"{error.problem} in line {mark.line + 1}, column {mark.column + 1}"
 
 
-def yaml_package() -> Any:
-    """Return the module ``yaml``.
+def yaml_text(data: Any) -> str:
+    """Return a YAML document that ``parse_yaml`` reads as ``data``.
 
     Raises:
         ImportError: PyYAML is not installed.
     """
+    yaml = _yaml_package()
+
+    class Dumper(yaml.SafeDumper):  # type: ignore[name-defined]
+        """Puts texts such as ``1e5`` in quotes."""
+
+    _add_floats(Dumper)
+    return str(yaml.dump(data, Dumper=Dumper, sort_keys=False, width=100, allow_unicode=True))
+
+
+def _add_floats(kind: Any) -> None:
+    """Let a loader or dumper of PyYAML take numbers as ``_FLOAT`` has them for floats."""
+    kind.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+
+
+def _yaml_package() -> Any:
     try:
         import yaml
     except ImportError as error:
