@@ -1,6 +1,7 @@
 """Reading of recordings into one form: int16, 16 kHz, mono, 16,000 samples."""
 
 import io
+import logging
 from collections.abc import Iterable
 from pathlib import Path, PurePath
 from typing import Literal, TypeVar, get_args
@@ -15,6 +16,8 @@ from analogtorch.speech.named import option
 from analogtorch.values import checks
 from analogtorch.values.progress import Progress
 
+logger = logging.getLogger("analogtorch")
+
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 """Names of audio files in a folder end with one of these."""
 _OTHERS = (
@@ -24,6 +27,9 @@ _OTHERS = (
 """Names of other audio files end with one of these."""
 _BEYOND = 1e-3
 """Share of samples of a file of floats that may lie beyond full scale: single peaks."""
+_CANCELS = 0.1
+"""Spread of the mean of the channels, in units of theirs, below which they cancel each other: it is
+0.7 if one of two is silent, or if they have nothing in common."""
 P = TypeVar("P", bound=PurePath)
 Fit = Literal["error", "pad_or_trim"]
 """What to do with a clip of another length: refuse it, or add zeros at its end or keep its loudest
@@ -71,7 +77,8 @@ def check_name(path: PurePath) -> None:
 def read_recording(audio: str | Path | bytes, *, name: str = "", resample: bool = False) -> Tensor:
     """Return one recording of any length as float32 in [-1, 1], shape (samples,).
 
-    It is at 16 kHz and mono; channels are averaged.
+    It is at 16 kHz and mono; channels are averaged, and a warning is logged if they cancel each
+    other, as those of a balanced line do.
 
     Args:
         audio: a file, or the contents of one: WAV, FLAC, OGG, MP3, AIFF, AU, CAF, NIST, RF64, W64,
@@ -142,6 +149,8 @@ def _read(audio: str | Path | bytes, name: str, resample: bool) -> tuple[Tensor,
             "would be clipped. Divide them by their full scale, such as 32768, or leave out this "
             "file."
         )
+    if data.ndim > 1:
+        _warn_of_cancelling(name, torch.from_numpy(data), samples)
     if rate == SAMPLE_RATE:
         return samples, rate
     if not resample:
@@ -150,6 +159,20 @@ def _read(audio: str | Path | bytes, name: str, resample: bool) -> tuple[Tensor,
             f"{option('resample', True)} to convert it."
         )
     return resampled(samples, rate), rate
+
+
+def _warn_of_cancelling(name: str, channels: Tensor, mean: Tensor) -> None:
+    """Log a warning if channels (samples, channels) cancel each other in their mean (samples,)."""
+    loud = float(channels.var(0, correction=0).mean().sqrt())
+    if (left := float(mean.std(correction=0))) < _CANCELS * loud:
+        logger.warning(
+            "%s: its %s channels cancel each other in their mean, which alone is used: %.2g of "
+            "full scale (RMS), where they have %.2g; write one of them to a file, and give that",
+            name,
+            channels.shape[1],
+            left,
+            loud,
+        )
 
 
 def resampled(waveforms: Tensor, rate: int, new: int = SAMPLE_RATE) -> Tensor:

@@ -87,6 +87,21 @@ def test_channels_are_averaged(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("gains", "warned"),
+    [((1, -1), True), ((1, -0.9), True), ((1, -1, 0), True), ((1, 0), False), ((1, -0.5), False)],
+)
+def test_channels_that_cancel_are_warned_of(
+    gains: tuple[float, ...], warned: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    offset = 1_000  # which the mean keeps
+    data = np.stack([offset + gain * tone() for gain in gains], axis=1).astype(np.int16)
+    file = write(tmp_path / "a.wav", data)
+    read_recording(file)
+    message = f"{file}: its {len(gains)} channels cancel each other in their mean"
+    assert (message in caplog.text) == warned
+
+
 def test_another_rate_is_refused_or_resampled(tmp_path: Path) -> None:
     file = write(tmp_path / "a.wav", tone(44_100, 44_100), 44_100)
     with pytest.raises(ValueError, match=r"a\.wav: sampled at 44100 Hz; .*resample=True"):
