@@ -49,8 +49,8 @@ def table(fit: Fit) -> str:
             f"{device.name}: {type(device).__name__}, {_LAWS[fit.law]}, "
             f"{device.g_min:g} to {device.g_max:g} uS",
             "spread of the first reads, with their noise, and its 95 % confidence:",
-            *_spreads(fit.programming),
-            *_read_noise(fit.read_noise),
+            *_spreads(fit, fit.programming),
+            *_read_noise(fit),
             "deviation from the target:",
             *ruled(rows, left=()),
             "distance: of the measured distribution from the fitted one (Kolmogorov-Smirnov);",
@@ -60,17 +60,20 @@ def table(fit: Fit) -> str:
     )
 
 
-def _read_noise(band: Band | None) -> list[str]:
-    return ["noise of one read, and its 95 % confidence:", *_spreads(band)] if band else []
+def _read_noise(fit: Fit) -> list[str]:
+    if fit.read_noise is None:
+        return []
+    return ["noise of one read, and its 95 % confidence:", *_spreads(fit, fit.read_noise)]
 
 
-def _spreads(band: Band) -> list[str]:
+def _spreads(fit: Fit, band: Band) -> list[str]:
     """Return the band at the lowest, the middle and the highest target."""
-    last = len(band.x) - 1
-    return [
-        f"  {band.value[i]:.3g} uS ({band.low[i]:.3g} to {band.high[i]:.3g}) at {band.x[i]:.3g} uS"
-        for i in (0, last // 2, last)
-    ]
+    lines = []
+    for i in (0, len(band.x) // 2, len(band.x) - 1):
+        known = f"{band.low[i]:.3g} to {band.high[i]:.3g}"
+        known = "interpolated" if fit.interpolated(band.x[i]) else known
+        lines.append(f"  {band.value[i]:.3g} uS ({known}) at {band.x[i]:.3g} uS")
+    return lines
 
 
 @as_figure.register
@@ -80,10 +83,7 @@ def plot(fit: Fit) -> Any:
     left, middle, right = figure.subplots(1, 3)
     _programming(left, fit)
     for number, drift in enumerate(fit.drift):
-        _over_time(middle, drift, f"C{number}", fit)
-        _curve(right, drift.spread, f"C{number}", f"target {drift.target:.3g} uS")
-        times, _, spreads = _measured(fit, drift.target)
-        right.plot(times, spreads, "o", color=f"C{number}", markersize=4)
+        _over_time((middle, right), drift, f"C{number}", fit)
     middle.set_ylabel("mean conductance, uS")
     right.set_ylabel("spread of reads, uS")
     for axes in (middle, right):
@@ -101,26 +101,27 @@ def _programming(axes: Any, fit: Fit) -> None:
     """Errors of single devices over their targets, and one standard deviation on either side."""
     grid, band = fit.measurements, fit.programming
     _, target, read = grid.at(0)
+    known = [not fit.interpolated(g) for g in band.x]
     few = torch.linspace(0, len(target) - 1, min(_DOTS, len(target)), device="cpu").long()
     axes.plot(target[few].tolist(), (read - target)[few].tolist(), ".", color="0.6", markersize=2)
     for sign in (1, -1):
-        axes.fill_between(
-            band.x, _times(sign, band.low), _times(sign, band.high), color="C3", alpha=0.4
-        )
+        low, high = _times(sign, band.low), _times(sign, band.high)
+        axes.fill_between(band.x, low, high, where=known, color="C3", alpha=0.4)
         axes.plot(band.x, _times(sign, band.value), color="C3", linewidth=1)
     axes.set_xlabel("target, uS")
     axes.set_ylabel(f"error after {duration(float(grid.times[0]))}, uS")
 
 
-def _over_time(axes: Any, drift: Drift, colour: str, fit: Fit) -> None:
-    times, means, _ = _measured(fit, drift.target)
-    axes.plot(times, means, "o", color=colour, markersize=4)
-    _curve(axes, drift.mean, colour, "")
-
-
-def _curve(axes: Any, band: Band, colour: str, label: str) -> None:
-    axes.fill_between(band.x, band.low, band.high, color=colour, alpha=0.25, linewidth=0)
-    axes.plot(band.x, band.value, color=colour, label=label)
+def _over_time(both: Sequence[Any], drift: Drift, colour: str, fit: Fit) -> None:
+    """Mean and spread of devices of one target; without bands where the fit interpolates."""
+    times, *measured = _measured(fit, drift.target)
+    between = fit.interpolated(drift.target)
+    label = f"target {drift.target:.3g} uS" + ", interpolated" * between
+    for axes, band, dots in zip(both, (drift.mean, drift.spread), measured, strict=True):
+        axes.plot(times, dots, "o", color=colour, markersize=4)
+        axes.plot(band.x, band.value, "--" if between else "-", color=colour, label=label)
+        if not between:
+            axes.fill_between(band.x, band.low, band.high, color=colour, alpha=0.25, linewidth=0)
 
 
 def _measured(fit: Fit, target: float) -> tuple[list[float], list[float], list[float]]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from analogtorch.devices.fitting.arrange import arrange, off_targets, span, within
+from analogtorch.devices.fitting.arrange import arrange, gap, off_targets, span, within
 from analogtorch.devices.fitting.columns import Columns, column_units, columns
 from analogtorch.devices.fitting.fitted import Band, Drift, Fit, Law, Quality
 from analogtorch.devices.fitting.grid import Grid
@@ -120,7 +120,8 @@ def fit(
     offset = found.first if isinstance(found, PowerLaw) else 0.0
     agreement = quality(grid, device, offset, seed)
     more = _undetermined(found, again, least, most) + _disagreements(agreement)
-    more += _extrapolated(grid, found, most)
+    apart = gap(grid, least, most)
+    more += _extrapolated(grid, found, most) + _interpolated(apart)
     return Fit(
         device=device,
         law=chosen,
@@ -129,6 +130,7 @@ def fit(
         drift=_drift(found, again, grid, least, most),
         quality=agreement,
         notes=(*notes, *_notes(grid, found), *more),
+        gap=apart,
         measurements=grid,
     )
 
@@ -370,6 +372,17 @@ def _extrapolated(grid: Grid, found: PowerLaw | AtTimes, g_max: float) -> list[s
     return [
         f"no device was read above {highest:.3g} uS: from there to {g_max:.3g} uS, the noise of a "
         "read is extrapolated"
+    ]
+
+
+def _interpolated(apart: tuple[float, float] | None) -> list[str]:
+    """Return a note if targets leave a gap."""
+    if apart is None:
+        return []
+    return [
+        f"no device was measured between {apart[0]:.3g} and {apart[1]:.3g} uS: the fit is "
+        "interpolated there and may be far off; measure targets in between, such as "
+        f"{sum(apart) / 2:.3g} uS"
     ]
 
 

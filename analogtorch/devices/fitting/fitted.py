@@ -85,8 +85,15 @@ class Fit(Shown):
     """One per measured time."""
     notes: tuple[str, ...]
     """Notes on what the measurements do not determine."""
+    gap: tuple[float, float] | None
+    """Neighbouring targets, uS, so far apart that the curves between them are interpolated, and the
+    true ones may lie outside of the bands there; None: there are none."""
     measurements: Grid
     """The measurements that were fitted."""
+
+    def interpolated(self, g: float) -> bool:
+        """Return whether a target or conductance ``g``, uS, lies in the gap."""
+        return self.gap is not None and self.gap[0] < g < self.gap[1]
 
     def plot(self, path: str | Path | None = None) -> Any:
         """Draw measured and fitted: the programming error over target, and the drift over time.

@@ -436,6 +436,45 @@ def test_programming_alone_and_few_levels_are_enough_for_a_fit(tmp_path) -> None
     torch.testing.assert_close(found.programming_sigma(g), expected, rtol=0.12, atol=0)
 
 
+@pytest.mark.parametrize(
+    ("levels", "gap"),
+    [
+        ((0.0, 20.0), (0.0, 20.0)),
+        ((0.0, 1.0, 2.0, 20.0), (2.0, 20.0)),
+        ((0.0, 10.0, 20.0), None),
+        ((0.0, 5.0, 10.0, 20.0), None),
+    ],
+)
+def test_a_gap_between_targets_is_noted_and_has_no_confidence(
+    levels: tuple[float, ...], gap: tuple[float, float] | None, tmp_path
+) -> None:
+    target = torch.tensor(levels).repeat_interleave(60)
+    noise = torch.randn(len(target), generator=torch.Generator().manual_seed(0))
+    data = {"target": target, "measured": target + 0.5 * noise, "time": torch.ones_like(target)}
+    found = devices.fit(data, bootstrap=20)
+    assert found.gap == gap
+    noted = [note for note in found.notes if note.startswith("no device was measured between ")]
+    spreads = str(found).splitlines()[2:5]
+    interpolated = ["(interpolated)" in line for line in spreads]
+    if gap is None:
+        assert not noted
+        assert not any(interpolated)
+        return
+    middle = sum(gap) / 2
+    assert f"between {gap[0]:g} and {gap[1]:g} uS" in noted[0]
+    assert f"such as {middle:g} uS" in noted[0]
+    assert interpolated == [False, True, False]
+    figure = found.plot(tmp_path / "fit.png")
+    labels = [text.get_text() for text in figure.axes[2].get_legend().get_texts()]
+    assert labels == [
+        "target 5 uS, interpolated",
+        "target 10 uS, interpolated",
+        "target 20 uS",
+    ]
+    bands = [len(axes.collections) for axes in figure.axes[1:]]
+    assert bands == [1, 1]  # of the target that was measured
+
+
 def test_devices_that_were_not_read_every_time_count_where_they_were() -> None:
     true = devices.pcm_like()
     data = measured(true, devices=1500, times=(0.0, 60.0, 3600.0, DAY), offset=20.0, cycles=2)
