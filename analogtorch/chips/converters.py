@@ -186,9 +186,10 @@ class ADC:
     rounding: Rounding = field(
         default="nearest", metadata=non_ideality("adc", absent="nearest", grown=unchanged)
     )
-    """``nearest``: the ADC rounds to the nearest step, half to even. ``floor``: it counts whole
-    steps of the magnitude, as a counter of the periods of an oscillator does, so that outputs are
-    rounded toward 0. As the resolution, it is a part of evaluation and training too."""
+    """``nearest``: the ADC rounds to the nearest step; a sum in the middle of two goes to either,
+    by the last bit of its arithmetic. ``floor``: it counts whole steps of the magnitude, as a
+    counter of an oscillator's periods does, so that outputs are rounded toward 0. As resolution,
+    it is a part of evaluation and training too."""
     range: float = 12.0
     """ADC range in units of (full-scale input x largest conductance), > 0. The chip fixes it, but a
     layer may have others: see ``analogtorch.calibrate``."""

@@ -23,8 +23,10 @@ _GAIN, _OFFSET = (
     for kind in ("gain", "offset")
 )
 _LOST = 32
-"""What the arithmetic of a partial sum may lose of it, in units of its precision: that of a sum of
-a thousand products that are rounded one by one."""
+"""What the arithmetic of a partial sum may lose of the range, in units of its precision: that of a
+sum of a thousand products that are rounded one by one."""
+_SLACK = 1 / 64
+"""Most of a step that a counter allows for it: fine steps are lost in the arithmetic anyway."""
 
 
 def in_steps(
@@ -182,7 +184,7 @@ def adc(
 
     def code(u: Tensor) -> Tensor:
         if floors:
-            u = u + u.sign() * (_LOST * torch.finfo(u.dtype).eps * steps)
+            u = u + u.sign() * min(_LOST * torch.finfo(u.dtype).eps * steps, _SLACK)
         if inl is not None:
             # in the type of u: half precision has no 422.5
             return codes(u, transitions(steps, floors, inl.to(u.dtype)))

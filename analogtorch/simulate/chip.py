@@ -289,6 +289,8 @@ class ProgrammedChip:
         Each MVM has its own output noise: a layer counts its inputs. Every call of ``at`` starts
         the count anew, and gives the same numbers for the same inputs in batches of any size,
         unless a forward calls a layer more than once: its second call is counted after its first.
+        (Where a chip runs in plain torch, see the page on performance, a few outputs may differ by
+        an ADC step, as torch's own products depend on the batch in their last bit.)
         Threads may share a module: no two MVMs of a layer get the same noise, but the order of the
         threads decides which input gets which noise. Call ``at`` once per thread for numbers that
         repeat.

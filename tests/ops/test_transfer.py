@@ -139,6 +139,15 @@ def test_a_counter_has_reached_the_steps_that_sums_are_on(dtype: torch.dtype, cu
             assert torch.equal((found * (steps / scale)).round(), expected.to(dtype))
 
 
+@pytest.mark.parametrize("steps", [2**15 - 1, 1_000_000])
+def test_a_counter_of_many_steps_loses_half_of_one_on_average(steps: int) -> None:
+    u = torch.rand(10_000, 1, generator=torch.Generator().manual_seed(0)) * (steps / 100)
+    lost = u - adc(u, torch.tensor(float(steps)), steps, floors=True)
+    # 1e4 uniform draws: 1 % are 3.5 standard errors; and what the arithmetic is given, 1/64
+    assert lost.mean().item() == pytest.approx(0.5 - 1 / 64, abs=0.01)
+    assert lost.min().item() >= -1 / 64
+
+
 def test_a_counter_is_exact_where_it_has_a_step_for_every_sum() -> None:
     chip = at.chips.ideal().replace(
         array={"rows": 16},
