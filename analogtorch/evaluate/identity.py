@@ -20,6 +20,7 @@ from analogtorch.calibration.norm_statistics import remembered
 from analogtorch.calibration.padding import padding_rule
 from analogtorch.chips import to_dict
 from analogtorch.conversion import analog_layers
+from analogtorch.conversion.route import routes
 from analogtorch.devices.thermal import kelvin
 from analogtorch.evaluate.batches import batches_digest, without_address
 from analogtorch.evaluate.look import Look
@@ -62,9 +63,9 @@ def structure_digest(caller: str, model: nn.Module) -> str:
     """Return the SHA-256 of the structure of a model: what decides its outputs beside its state.
 
     It covers the class of each module, the options that the module prints (``extra_repr``), such as
-    the stride of a convolution, buffers that are not in the state, and what
-    ``reestimate_batch_norm`` remembers. ``options_digest`` covers options that it does not print.
-    Neither covers the code of a user's class.
+    the stride of a convolution, buffers that are not in the state, what ``reestimate_batch_norm``
+    remembers, and where a module without a state is used again. ``options_digest`` covers options
+    that it does not print. Neither covers the code of a user's class.
 
     Raises:
         ValueError: a buffer is on the meta device.
@@ -79,7 +80,22 @@ def structure_digest(caller: str, model: nn.Module) -> str:
         if name not in state and name.rpartition(".")[2] != "vectors_read":  # a count
             found.update(f"{name}\n".encode())
             _add(found, caller, name, buffer)
+    for name, first in _used_again(model):
+        found.update(f"{name} is {first}\n".encode())
     return found.hexdigest()
+
+
+def _used_again(model: nn.Module) -> Iterator[tuple[str, str]]:
+    """Yield each further name of a module without a state, and the first one.
+
+    Of a module with a state, ``state_dict`` has both, and so those of the modules inside it.
+    """
+    first = {module: name for name, module in model.named_modules()}
+    for name, module in model.named_modules(remove_duplicate=False):
+        parent = name.rpartition(".")[0]
+        inside = bool(name) and first[model.get_submodule(parent)] != parent
+        if name != first[module] and not inside and not module.state_dict():
+            yield name, first[module]
 
 
 def _held(module: nn.Module) -> list[tuple[str, Tensor | None]]:
@@ -205,6 +221,8 @@ def experiment(
         found["compensated"] = "behind the wires"  # earlier versions counted the IR drop as drift
     if len({layer.chip.array.size for _, layer in analog_layers(model)}) > 1:
         found["tiles"] = "by size of array"  # earlier versions gave two blocks one tile
+    if routed := routes(model):  # without them these layers are digital
+        found["routes"] = {name: list(names) for name, names in routed.items()}
     if method is not None:
         found["method"] = {"type": type(method).__name__, **asdict(method)}
     if defects is not None:

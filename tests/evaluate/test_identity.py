@@ -109,6 +109,48 @@ def test_a_sweep_is_of_its_dac_ranges(tmp_path: Path) -> None:
             run(other)
 
 
+class _ByWeight(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.layer.weight, self.layer.bias)
+
+
+def test_layers_that_run_on_the_chip_since_a_guard_make_another_experiment(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = at.convert(_ByWeight(), crossbar())
+
+    def run(folder: str) -> Tensor:
+        options = {"num_chips": 1, "times": ["1 day"], "folder": tmp_path / folder}
+        return at.sweep(model, _metric, **options).values
+
+    with pytest.warns(UserWarning, match="1 of 1 analog layers .* did not run: 'layer'"):
+        before = run("before")
+    at.guard(model, X)
+    with pytest.raises(ValueError, match=r"another experiment .routes None there and .*layer"):
+        run("before")
+    after = run("after")
+    assert not torch.equal(after, before)
+    assert torch.equal(run("after"), after)
+
+
+def test_where_a_module_without_a_state_is_used_again_makes_another_structure() -> None:
+    first, last, act = nn.Linear(8, 8), nn.Linear(8, 8), nn.ReLU()
+
+    def digest(*modules: nn.Module) -> str:
+        return structure_digest("sweep", nn.Sequential(*modules))
+
+    once = digest(first, act, last)
+    found = {once, digest(first, act, last, act), digest(first, act, act, last)}
+    found |= {digest(first, nn.Sequential(act, nn.Tanh()), last, act)}
+    assert len(found) == 4
+    # the state has all names of what has one: the digest is that of before
+    block = nn.Sequential(last, nn.Tanh())
+    assert digest(first, act, block, block) == digest(first, act, block)
+
+
 def test_factors_of_drift_behind_wires_are_of_their_own_version() -> None:
     def identified(chip: at.Chip, compensation: Compensation) -> dict:
         model = at.convert(nn.Sequential(nn.Linear(8, 6)), chip)
