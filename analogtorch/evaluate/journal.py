@@ -28,7 +28,7 @@ from typing import Any
 
 from analogtorch.evaluate.batches import with_structure
 from analogtorch.evaluate.identity import short_digest
-from analogtorch.evaluate.metric_identity import KEPT, of_this_python
+from analogtorch.evaluate.metric_identity import KEPT, in_present_form
 from analogtorch.files import claimed, locked, read_object, remove_parts, write_atomically
 from analogtorch.values import checks
 from analogtorch.values.warned import warn
@@ -255,7 +255,7 @@ def _upgraded(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
     What the earlier version did not keep, digests and what there is of the metric, is that of
     ``wanted``, as is code of another Python.
     """
-    found = of_this_python(with_structure(found, wanted), wanted)
+    found = in_present_form(with_structure(found, wanted), wanted)
     later = ("options", "attributes", *KEPT)
     found = {**{name: wanted[name] for name in later if name in wanted}, **found}
     if (recovery := found.get("recovery")) is not None:

@@ -29,7 +29,7 @@ _LONGEST = 2000
 def kept_of(metric: Any) -> dict[str, Any]:
     """Return what a folder keeps of a metric, as JSON gives it back; None is no metric.
 
-    Beside its name and, if known, its samples, these are settings: the function of a
+    Beside its name and its samples, empty if they are not known, these are settings: the function of a
     ``functools.partial`` and its arguments, those that are plain and cannot change, the class of an
     object without a name, and what a metric of ``at.metrics`` was given. Of lambdas and local
     functions, among the settings too, it is the code, below decorators, which has the version of
@@ -48,18 +48,24 @@ def kept_of(metric: Any) -> dict[str, Any]:
     settings = _short(_settings(metric, code))
     return {
         "metric": title(metric),
-        **({"samples": samples} if samples else {}),
+        "samples": samples,
         _SETTINGS: settings,
         _CODE: f"{_PYTHON} {short_digest(json.dumps(code))}" if code else None,
     }
 
 
-def of_this_python(kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a folder has ``kept``, with the code of ``wanted`` if another Python wrote it."""
-    was, now = kept.get(_CODE), wanted.get(_CODE)
+def in_present_form(kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a folder has ``kept`` of a metric in the form of ``wanted``.
+
+    That has the code of ``wanted`` if another Python wrote it.
+    """
+    found = dict(kept)
+    if _SETTINGS in found:  # of a version that left samples out where they were not known
+        found.setdefault("samples", "")
+    was, now = found.get(_CODE), wanted.get(_CODE)
     if isinstance(was, str) and isinstance(now, str) and was.split()[:1] != now.split()[:1]:
-        return {**kept, _CODE: now}
-    return dict(kept)
+        found[_CODE] = now
+    return found
 
 
 def options_of(metric: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from analogtorch.evaluate.batches import with_structure
 from analogtorch.evaluate.journal import made_folder, refuse_others
-from analogtorch.evaluate.metric_identity import KEPT, of_this_python
+from analogtorch.evaluate.metric_identity import KEPT, in_present_form
 from analogtorch.files import (
     locked,
     packed,
@@ -59,7 +59,7 @@ class RunFolder:
         """Begin the folder, or check that it is of the same run."""
         path = self.folder / _HEAD
         if path.exists():
-            found = of_this_python(with_structure(_read(path), head), head)
+            found = in_present_form(with_structure(_read(path), head), head)
             head = {n: v for n, v in head.items() if n in found or n not in _LATER}
             if found != head:
                 names = sorted(n for n in {*found, *head} if found.get(n) != head.get(n))

@@ -421,13 +421,22 @@ def test_a_folder_of_other_samples_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"holds another experiment \(samples '.*' there"):
             run(other)
     head = tmp_path / "a" / "sweep.json"
-    new = json.loads(head.read_text())  # an earlier version did not keep them
-    head.write_text(json.dumps({k: v for k, v in new.items() if k != "samples"}))
+    new = json.loads(head.read_text())  # an earlier version did not keep them, nor the settings
+    head.write_text(json.dumps({k: new[k] for k in new if k not in ("samples", "metric settings")}))
     assert torch.equal(run(batches).values, expected)
     assert json.loads(head.read_text()) == new
     # a loader may give its batches in another order each time
     loader = DataLoader(TensorDataset(x, targets), batch_size=4, shuffle=True)
     run(loader, "b")
+    run(loader, "b")
+    head = tmp_path / "b" / "sweep.json"
+    new = json.loads(head.read_text())
+    assert new["samples"] == ""
+    # a version in between left them out of heads of loaders
+    for kept in (new, {k: v for k, v in new.items() if k != "samples"}):
+        head.write_text(json.dumps(kept))
+        with pytest.raises(ValueError, match=r"another experiment \(samples '' there"):
+            run(batches, "b")
     run(loader, "b")
     wer = [at.metrics.wer([(x, [text])], str).samples for text in ("yes", "no", "yes")]
     assert wer[0] == wer[2] != wer[1]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import analogtorch as at
 from analogtorch.evaluate.identity import name_of
@@ -83,8 +84,17 @@ def test_a_metric_on_other_samples_is_refused(tmp_path: Path) -> None:
     given, labels = _given(), torch.arange(8) % 4
     first, other = (at.metrics.accuracy([(BATCHES[n], labels)]) for n in (0, 1))
     at.hwa.adapt(given, BATCHES, metric=first, folder=tmp_path, **options)
+    loader = at.metrics.accuracy(DataLoader(TensorDataset(BATCHES[0], labels), batch_size=8))
+    for metric in (other, loader):
+        with pytest.raises(ValueError, match="another run, which differs in samples"):
+            at.hwa.adapt(given, BATCHES, metric=metric, folder=tmp_path, **options)
+    # a version in between left them out of heads of loaders
+    path = tmp_path / "adapt.json"
+    head = json.loads(path.read_text())
+    path.write_text(json.dumps({k: v for k, v in head.items() if k != "samples"}))
     with pytest.raises(ValueError, match="another run, which differs in samples"):
-        at.hwa.adapt(given, BATCHES, metric=other, folder=tmp_path, **options)
+        at.hwa.adapt(given, BATCHES, metric=first, folder=tmp_path, **options)
+    at.hwa.adapt(given, BATCHES, metric=loader, folder=tmp_path, **options)
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
@@ -204,7 +214,7 @@ def test_a_loader_that_shuffles_goes_on_with_a_seeded_generator(tmp_path: Path) 
     def loader(seed: int) -> Any:
         order = torch.Generator().manual_seed(seed)
         clips = torch.cat(BATCHES)
-        return torch.utils.data.DataLoader(clips, 8, shuffle=True, generator=order)  # type: ignore[arg-type]
+        return DataLoader(clips, 8, shuffle=True, generator=order)  # type: ignore[arg-type]
 
     options: dict[str, Any] = {"steps": 1, "num_chips": 1, "folder": tmp_path}
     first = at.hwa.adapt(_given(), loader(0), **options)
