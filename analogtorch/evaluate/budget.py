@@ -12,7 +12,7 @@ from analogtorch.devices import seconds
 from analogtorch.evaluate.budget_bench import AS_IT_IS, DEFECT, Bench, grown, only
 from analogtorch.evaluate.checked import checked_defects, checked_method, chip_seeds, measurable
 from analogtorch.evaluate.conditions import conditions
-from analogtorch.evaluate.identity import experiment
+from analogtorch.evaluate.experiment import experiment
 from analogtorch.evaluate.interval import Interval, interval
 from analogtorch.evaluate.journal import Journal, Unkept
 from analogtorch.evaluate.look import Look

@@ -28,7 +28,7 @@ from typing import Any
 
 from analogtorch.evaluate.batches import with_structure
 from analogtorch.evaluate.identity import short_digest
-from analogtorch.evaluate.metric_identity import KEPT, in_present_form
+from analogtorch.evaluate.metric_identity import KEPT, KEPT_OF_FORWARD, in_present_form
 from analogtorch.files import claimed, locked, read_object, remove_parts, write_atomically
 from analogtorch.values import checks
 from analogtorch.values.warned import warn
@@ -252,18 +252,25 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any], of: str = ""
 def _upgraded(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
     """Return a head of an earlier version in the present form.
 
-    What the earlier version did not keep, digests and what there is of the metric, is that of
+    What the earlier version did not keep, digests and what there is of functions, is that of
     ``wanted``, as is code of another Python.
     """
-    found = in_present_form(with_structure(found, wanted), wanted)
-    later = ("options", "attributes", *KEPT)
-    found = {**{name: wanted[name] for name in later if name in wanted}, **found}
+    found = _filled(with_structure(found, wanted), wanted, ("options", "attributes", *KEPT))
     if (recovery := found.get("recovery")) is not None:
+        recovery = _filled(recovery, wanted.get("recovery", {}), KEPT_OF_FORWARD)
         found["recovery"] = {"target": "layer", "steps": 0, **recovery}  # all that there was
     if found.get("version") not in (1, 2):
         return found
     unknown = ("structure", "model") if found["version"] == 1 else ("structure",)
     return {**found, "version": VERSION, **{name: wanted[name] for name in unknown}}
+
+
+def _filled(
+    found: dict[str, Any], wanted: dict[str, Any], later: tuple[str, ...]
+) -> dict[str, Any]:
+    """Return what a head has, with those of the ``later`` entries of ``wanted`` that it lacks."""
+    lacking = {name: wanted[name] for name in later if name in wanted}
+    return {**lacking, **in_present_form(found, wanted)}
 
 
 def _read_head(caller: str, path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a folder of measurements knows a metric by, so that it never mixes up two of them."""
+"""What a folder knows metrics and other functions by, so that it never mixes up two of them."""
 
 import dis
 import functools
@@ -17,9 +17,11 @@ from analogtorch.evaluate.metric import title
 from analogtorch.evaluate.task_metric import TaskMetric
 from analogtorch.values import checks
 
-_SETTINGS, _CODE = "metric settings", "metric code"
-KEPT = ("metric", "samples", _SETTINGS, _CODE)
+_SETTINGS = "metric settings"
+KEPT = ("metric", "samples", _SETTINGS, "metric code")
 """What a head has of a metric; those that an earlier version wrote lack some of it."""
+KEPT_OF_FORWARD = ("forward settings", "forward code")
+"""What a head has of a ``forward`` beside its name; earlier versions did not keep it."""
 _PYTHON = sys.implementation.cache_tag or sys.version.split()[0]
 """The version of Python, as names of compiled files have it: it decides what code compiles to."""
 _LONGEST = 2000
@@ -29,9 +31,9 @@ _LONGEST = 2000
 def kept_of(metric: Any) -> dict[str, Any]:
     """Return what a folder keeps of a metric, as JSON gives it back; None is no metric.
 
-    Beside its name and its samples, empty if they are not known, these are settings: the function of a
-    ``functools.partial`` and its arguments, those that are plain and cannot change, the class of an
-    object without a name, and what a metric of ``at.metrics`` was given. Of lambdas and local
+    Beside its name and its samples, empty if they are not known, these are settings: the function
+    of a ``functools.partial`` and its arguments, those that are plain and cannot change, the class
+    of an object without a name, and what a metric of ``at.metrics`` was given. Of lambdas and local
     functions, among the settings too, it is the code, below decorators, which has the version of
     Python before it: only code of one version can be compared.
 
@@ -45,26 +47,41 @@ def kept_of(metric: Any) -> dict[str, Any]:
             f"got {checks.shown(samples)}"
         )
     code: list[Any] = []
-    settings = _short(_settings(metric, code))
+    settings = _settings(metric, code)
+    return {"metric": title(metric), "samples": samples, **_kept("metric", settings, code)}
+
+
+def forward_of(forward: Any) -> dict[str, Any]:
+    """Return what a folder keeps of a function that runs the model; None is no function.
+
+    Beside its name it is what ``kept_of`` keeps of a metric that is no named function.
+    """
+    code: list[Any] = []
+    settings = None if _is_named(forward) else _described(forward, code)
+    return {"forward": name_of(forward), **_kept("forward", settings, code)}
+
+
+def _kept(of: str, settings: Any, code: list[Any]) -> dict[str, Any]:
+    """Return settings, long ones by their digest, and the digest of the code."""
+    text = json.dumps(settings)
     return {
-        "metric": title(metric),
-        "samples": samples,
-        _SETTINGS: settings,
-        _CODE: f"{_PYTHON} {short_digest(json.dumps(code))}" if code else None,
+        f"{of} settings": settings if len(text) <= _LONGEST else short_digest(text),
+        f"{of} code": f"{_PYTHON} {short_digest(json.dumps(code))}" if code else None,
     }
 
 
 def in_present_form(kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a folder has ``kept`` of a metric in the form of ``wanted``.
+    """Return what a folder has ``kept`` of a metric or a ``forward`` in the form of ``wanted``.
 
     That has the code of ``wanted`` if another Python wrote it.
     """
     found = dict(kept)
     if _SETTINGS in found:  # of a version that left samples out where they were not known
         found.setdefault("samples", "")
-    was, now = found.get(_CODE), wanted.get(_CODE)
-    if isinstance(was, str) and isinstance(now, str) and was.split()[:1] != now.split()[:1]:
-        found[_CODE] = now
+    for name in ("metric code", "forward code"):
+        was, now = found.get(name), wanted.get(name)
+        if isinstance(was, str) and isinstance(now, str) and was.split()[:1] != now.split()[:1]:
+            found[name] = now
     return found
 
 
@@ -141,9 +158,3 @@ def _argument(value: Any) -> Any:
     if isinstance(value, frozenset):  # in no order of its own
         return sorted(map(repr, value))
     return [_argument(part) for part in value] if isinstance(value, tuple) else repr(value)
-
-
-def _short(settings: Any) -> Any:
-    """Return settings as they are, or long ones by their digest."""
-    text = json.dumps(settings)
-    return settings if len(text) <= _LONGEST else short_digest(text)

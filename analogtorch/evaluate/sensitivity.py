@@ -14,7 +14,7 @@ from analogtorch.devices import seconds
 from analogtorch.evaluate.apart import Apart, Kept, apart_copy
 from analogtorch.evaluate.checked import checked_defects, checked_method, chip_seeds, measurable
 from analogtorch.evaluate.conditions import conditions
-from analogtorch.evaluate.identity import experiment
+from analogtorch.evaluate.experiment import experiment
 from analogtorch.evaluate.journal import Journal, Unkept
 from analogtorch.evaluate.journal import key as time_key
 from analogtorch.evaluate.look import Look

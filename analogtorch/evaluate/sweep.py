@@ -13,8 +13,8 @@ from torch import nn
 from analogtorch.evaluate.cells import Cells, Executor, Experiment, check_executor, run, run_by
 from analogtorch.evaluate.checked import checked_defects, checked_method, chip_seeds, measurable
 from analogtorch.evaluate.conditions import conditions
+from analogtorch.evaluate.experiment import experiment
 from analogtorch.evaluate.helpers import checked_processes
-from analogtorch.evaluate.identity import experiment
 from analogtorch.evaluate.journal import Journal, Unkept
 from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.metric import (
@@ -139,7 +139,8 @@ def sweep(
             its name, a lambda or local function by its code too, though not by what that refers to
             by name, a ``functools.partial`` by its function and the numbers, texts and tuples among
             its arguments, and one of ``at.metrics`` by what it was given, with its samples if they
-            are a list of batches: use one folder per metric and set of samples. It knows a model by
+            are a list of batches: use one folder per metric and set of samples. The ``forward`` of
+            a recovery is known as a metric is. It knows a model by
             its state, structure and public attributes that are plain values, tensors, arrays, or
             lists and mappings of them; not by private ones (``_cache``), other objects and the code
             of its classes. What a pass without gradients keeps in a public attribute makes another

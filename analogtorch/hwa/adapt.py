@@ -34,7 +34,7 @@ from analogtorch.evaluate.identity import (
     structure_digest,
 )
 from analogtorch.evaluate.metric import Metric, check_metric
-from analogtorch.evaluate.metric_identity import kept_of
+from analogtorch.evaluate.metric_identity import forward_of, kept_of
 from analogtorch.evaluate.times import checked_times
 from analogtorch.hwa.adaptation import Adaptation, recovering
 from analogtorch.hwa.adapted import Adapted
@@ -122,8 +122,8 @@ def adapt(
             same call continues from it after an interruption, and returns at once after the end.
             It needs the same batches in the same order: a list, or a loader that does not shuffle
             or whose generator is seeded before each call, as each pass moves it on.
-            Functions, such as ``forward``, are known by their names, models and the metric as those
-            of ``sweep`` are.
+            Functions in ``calibration`` are known by their names, ``forward``, models and the
+            metric as those of ``sweep`` are.
         forward: as ``calibrate`` takes it. It must return the outputs, of shapes that do not depend
             on values. Of a detector these are such as the scores of all boxes: detections do not
             count, as their order and number depend on the chip.
@@ -179,7 +179,7 @@ def adapt(
     if folder is not None:
         head: dict[str, Any] = {"seed": seed_number(seed), "num_chips": num_chips, "steps": steps}
         head |= {"times": list(names.values()), "minutes": minutes, "recipe": _fields(recipe)}
-        head |= {"calibration": _recorded(options), "forward": name_of(forward)}
+        head |= {"calibration": _recorded(options), **forward_of(forward)}
         head |= {**kept_of(metric), "metric": name_of(metric)}
         head |= {"padding": rule} if (rule := padding_rule(student, batches)) else {}
         run = RunFolder(folder, head | _digests(student, exact, batches))

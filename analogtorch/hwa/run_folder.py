@@ -19,7 +19,7 @@ from typing import Any
 
 from analogtorch.evaluate.batches import with_structure
 from analogtorch.evaluate.journal import made_folder, refuse_others
-from analogtorch.evaluate.metric_identity import KEPT, in_present_form
+from analogtorch.evaluate.metric_identity import KEPT, KEPT_OF_FORWARD, in_present_form
 from analogtorch.files import (
     locked,
     packed,
@@ -33,7 +33,7 @@ from analogtorch.values import checks
 
 _HEAD, _STATE, _LOG = "adapt.json", "state.pt", "log.csv"
 _LATER = (
-    *("forward", "structure", "structure of the teacher", *KEPT),
+    *("forward", *KEPT_OF_FORWARD, "structure", "structure of the teacher", *KEPT),
     *("options", "options of the teacher", "attributes", "attributes of the teacher"),
 )
 """What the head of a run that an earlier version began does not have."""

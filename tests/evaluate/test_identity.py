@@ -1,6 +1,9 @@
 import copy
+import functools
 import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +11,8 @@ from torch import Tensor, nn
 
 import analogtorch as at
 from analogtorch.calibration.norm_statistics import digital_statistics, remember_digital
-from analogtorch.evaluate.identity import experiment, structure_digest
+from analogtorch.evaluate.experiment import experiment
+from analogtorch.evaluate.identity import structure_digest
 from analogtorch.evaluate.look import Look
 from analogtorch.simulate.compensation import Compensation
 from tests.crossbar import crossbar
@@ -134,6 +138,45 @@ def test_layers_that_run_on_the_chip_since_a_guard_make_another_experiment(tmp_p
     after = run("after")
     assert not torch.equal(after, before)
     assert torch.equal(run("after"), after)
+
+
+def _scaled(model: nn.Module, x: Tensor, by: float = 1.0) -> Tensor:
+    return model(x * by)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "difference"),
+    [
+        (lambda net, x: net(x), lambda net, x: net(x * 0.01), "forward code 'cpython"),
+        (
+            functools.partial(_scaled, by=0.5),
+            functools.partial(_scaled, by=0.01),
+            "forward settings: keywords: by 0.5 there and 0.01 here",
+        ),
+        (None, _scaled, "forward None there and '.*_scaled' here"),
+    ],
+    ids=["lambda", "partial", "named"],
+)
+def test_what_a_recovery_runs_makes_another_experiment(
+    one: Any, other: Any, difference: str, tmp_path: Path
+) -> None:
+    model = _moved()
+
+    def run(forward: Any) -> Tensor:
+        recovery = at.Recovery(batches=[X], rounds=1, forward=forward)
+        options: dict[str, Any] = {"num_chips": 1, "times": ["0 s"], "folder": tmp_path}
+        return at.sweep(model, _metric, recovery=recovery, **options).values
+
+    expected, head = run(one), tmp_path / "sweep.json"
+    with pytest.raises(ValueError, match=f"another experiment .recovery: {difference}"):
+        run(other)
+    kept = json.loads(head.read_text())
+    old = dict(kept["recovery"])
+    for name in ("forward settings", "forward code"):  # an earlier version kept neither
+        del old[name]
+    head.write_text(json.dumps({**kept, "recovery": old}))
+    assert torch.equal(run(one), expected)
+    assert json.loads(head.read_text()) == kept
 
 
 def test_where_a_module_without_a_state_is_used_again_makes_another_structure() -> None:

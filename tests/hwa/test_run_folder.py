@@ -1,4 +1,4 @@
-"""The folder of ``adapt`` knows the functions that it was given by their names."""
+"""The folder of ``adapt`` takes one run for another as little as it can, and goes on with it."""
 
 import dataclasses
 import functools
@@ -39,8 +39,8 @@ class _Called:
         return 1.0
 
 
-def _half(model: nn.Module, x: Tensor) -> Any:
-    return 0.5 * model(x)
+def _half(model: nn.Module, x: Tensor, factor: float = 0.5) -> Any:
+    return factor * model(x)
 
 
 def test_a_run_of_another_forward_or_metric_is_refused(tmp_path: Path) -> None:
@@ -48,15 +48,18 @@ def test_a_run_of_another_forward_or_metric_is_refused(tmp_path: Path) -> None:
     options["recipe"] = at.hwa.Recipe(looks=1)
     given = _given()
     at.hwa.adapt(given, BATCHES, forward=_half, **options)
-    again = at.hwa.adapt(given, BATCHES, forward=functools.partial(_half), **options)
+    again = at.hwa.adapt(given, BATCHES, forward=_half, **options)
     with pytest.raises(ValueError, match="another run, which differs in forward"):
         at.hwa.adapt(given, BATCHES, **options)
+    with pytest.raises(ValueError, match="another run, which differs in forward settings"):
+        at.hwa.adapt(given, BATCHES, forward=functools.partial(_half, factor=0.1), **options)
     with pytest.raises(ValueError, match="another run, which differs in metric"):
         at.hwa.adapt(given, BATCHES, forward=_half, metric=lambda chip: 1.0, **options)
-    # an earlier version kept no names
+    # an earlier version kept nothing of functions
     path = tmp_path / "adapt.json"
     head = json.loads(path.read_text())
     assert (head.pop("forward"), head.pop("metric")) == (f"{__name__}._half", None)
+    assert (head.pop("forward settings"), head.pop("forward code")) == (None, None)
     path.write_text(json.dumps(head))
     gone_on = at.hwa.adapt(given, BATCHES, forward=_half, **options)
     for p, q in zip(again.model.parameters(), gone_on.model.parameters(), strict=True):
