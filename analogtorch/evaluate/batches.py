@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from analogtorch.calibration.batches import named
 from analogtorch.values import checks
 
-_PLAIN = (
+PLAIN = (
     *(type(None), bool, int, float, complex, str, bytes, range, slice),
     *(PurePath, date, time, timedelta, torch.dtype, torch.device),
 )
@@ -97,7 +97,7 @@ class _Digest:
     def _add_other(self, value: Any, kind: str, where: str) -> None:
         if isinstance(value, enum.Enum):
             self._begin(f"{kind} {value.name}")
-        elif isinstance(value, _PLAIN):
+        elif isinstance(value, PLAIN):
             self._begin(f"{kind} {value!r}")
         elif isinstance(value, np.generic) or type(value) in (np.ndarray, np.memmap):
             self._add_array(np.asarray(value), kind, where)

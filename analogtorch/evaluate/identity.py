@@ -20,7 +20,7 @@ from analogtorch.chips import to_dict
 from analogtorch.conversion import analog_layers
 from analogtorch.evaluate.batches import batches_digest, without_address
 
-_HOLDING = (Tensor, np.ndarray, Mapping, list, tuple)
+_HOLDING = (Tensor, np.ndarray, np.generic, Mapping, list, tuple)
 """Types of attributes that may hold numbers of a model."""
 _OWN_AFFAIRS = frozenset({"all_tied_weights_keys", "hf_device_map", "warnings_issued"})
 """What transformers keeps of weights with two names, of devices and of its warnings."""

@@ -1,6 +1,7 @@
 """What a folder knows metrics and other functions by, so that it never mixes up two of them."""
 
 import dis
+import enum
 import functools
 import inspect
 import json
@@ -10,8 +11,10 @@ from collections.abc import Mapping
 from types import CodeType, FunctionType
 from typing import Any
 
+import numpy as np
 from torch import nn
 
+from analogtorch.evaluate.batches import PLAIN, without_address
 from analogtorch.evaluate.identity import is_plain, name_of, public, short_digest
 from analogtorch.evaluate.metric import title
 from analogtorch.evaluate.task_metric import TaskMetric
@@ -86,16 +89,27 @@ def in_present_form(kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[
 
 
 def options_of(metric: Any) -> dict[str, Any]:
-    """Return the plain options of a metric of torchmetrics, without what it counts.
+    """Return the options of a metric with ``reset``, which has just been called.
 
-    Another object, which may count in any of its attributes, has none.
+    They are its public attributes; of one of torchmetrics the plain ones, without what it counts.
     """
+    if not isinstance(metric, nn.Module):
+        state = object.__getstate__(metric)  # those in slots, too
+        parts = [part for part in (state if isinstance(state, tuple) else (state,)) if part]
+        return {n: _fixed(part[n]) for part in parts for n in sorted(part) if n[0] != "_"}
     return {
-        f"{name}.{option}".lstrip("."): tuple(value) if isinstance(value, list) else value
-        for name, module in (metric.named_modules() if isinstance(metric, nn.Module) else ())
+        f"{name}.{option}".lstrip("."): _fixed(value)
+        for name, module in metric.named_modules()
         for option, value in public(module)
-        if is_plain(value) and option not in getattr(module, "_defaults", ())
+        if is_plain(_fixed(value)) and option not in getattr(module, "_defaults", ())
     }
+
+
+def _fixed(value: Any) -> Any:
+    """Return an option in a form that cannot change: a list as a tuple, a number as Python's."""
+    if isinstance(value, np.generic):
+        return value.item()
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _settings(metric: Any, code: list[Any]) -> Any:
@@ -114,12 +128,16 @@ def _described(value: Any, code: list[Any]) -> Any:
     """
     if isinstance(value, FunctionType):
         value = inspect.unwrap(value)  # or all that one decorator was given would be one
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return repr(value)
     if isinstance(value, tuple):
         return [_described(part, code) for part in value]
     if is_plain(value) and not isinstance(value, list):
         return value
+    if isinstance(value, (*PLAIN, enum.Enum)):
+        return without_address(repr(value))
     if isinstance(value, functools.partial):
         given = {
             "positional": _described(value.args, code),

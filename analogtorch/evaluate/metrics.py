@@ -207,7 +207,10 @@ def measured(
 
     Args:
         metric: an object with ``update(outputs, targets)`` for a batch, ``compute()``, which
-            returns the number, and ``reset()``. It is copied.
+            returns the number, and ``reset()``. It is copied, and the copy reset. A ``folder``
+            knows it by its public attributes after that, of which it knows numbers, texts, tuples
+            and lists of them, and functions, and all others by their class: give what changes from
+            call to call, such as a time, a private name.
         batches: pairs of an input and its targets.
         forward: returns the outputs of ``model`` for an input; None: the model does.
         name: name in tables and plots; None: that of its class.
@@ -232,13 +235,15 @@ def measured(
     own = getattr(metric, "higher_is_better", None)
     if higher_is_better is not None:
         checks.flag("metrics.measured: higher_is_better", higher_is_better)
+    metric = copy.deepcopy(metric)
+    metric.reset()
     return TaskMetric(
         name=type(metric).__name__ if name is None else name,
         higher_is_better=own if higher_is_better is None else higher_is_better,
         batches=batches,
         keep=scores.both,
         bounds=bounds,
-        total=functools.partial(scores.computed, copy.deepcopy(metric)),
+        total=functools.partial(scores.computed, metric),
         forward=forward,
         settings=options_of(metric),  # before it runs, which may change some
     )

@@ -139,8 +139,9 @@ def sweep(
             its name, a lambda or local function by its code too, though not by what that refers to
             by name, a ``functools.partial`` by its function and the numbers, texts and tuples among
             its arguments, and one of ``at.metrics`` by what it was given, with its samples if they
-            are a list of batches: use one folder per metric and set of samples. The ``forward`` of
-            a recovery is known as a metric is. It knows a model by
+            are a list of batches: use one folder per metric and set of samples. Another object that
+            can be called is known by its class and a text ``samples`` of its own, if it has one.
+            The ``forward`` of a recovery is known as a metric is. The folder knows a model by
             its state, structure and public attributes that are plain values, tensors, arrays, or
             lists and mappings of them; not by private ones (``_cache``), other objects and the code
             of its classes. What a pass without gradients keeps in a public attribute makes another

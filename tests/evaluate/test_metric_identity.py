@@ -71,6 +71,51 @@ def _auc(forward: Any) -> Any:
     return at.metrics.auc([(X, (Y == 2).long())], forward=forward)
 
 
+class _Slotted:
+    __slots__ = ("right", "shift")
+
+    def __init__(self, shift: int) -> None:
+        self.shift = shift
+
+    def reset(self) -> None:
+        self.right: list[Tensor] = []
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        self.right.append((outputs.argmax(-1) == targets + self.shift).float())
+
+    def compute(self) -> Tensor:
+        return torch.cat(self.right).mean()
+
+
+class _Own(_Slotted):
+    def __init__(self, shift: Any, **options: Any) -> None:
+        super().__init__(shift)
+        vars(self).update(options)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "difference"),
+    [
+        (lambda: _Slotted(0), lambda: _Slotted(1), "shift 0 there and 1 here"),
+        (lambda: _Own(np.int64(0)), lambda: _Own(np.int64(1)), "shift 0 there and 1 here"),
+        (lambda: _Own(0, a=[1]), lambda: _Own(0, a=[2]), r"a \[1\] there and \[2\] here"),
+        (lambda: _Own(0, _a=1), lambda: _Own(0, a=_third), "a None there and '.*_third' here"),
+    ],
+    ids=["slots", "NumPy", "list", "function"],
+)
+def test_a_folder_tells_objects_of_one_class_apart(
+    one: Callable[[], Any], other: Callable[[], Any], difference: str, run: Run
+) -> None:
+    used = one()
+    used.reset()
+    used.update(torch.eye(4), torch.arange(4))
+    for metric in (one(), used, one()):
+        run(at.metrics.measured(metric, BATCHES, higher_is_better=True))
+    assert len(used.right) == 1
+    with pytest.raises(ValueError, match=f"another experiment .metric settings: {difference}"):
+        run(at.metrics.measured(other(), BATCHES, higher_is_better=True))
+
+
 @pytest.mark.parametrize(
     ("one", "other", "difference"),
     [
@@ -105,6 +150,16 @@ def _auc(forward: Any) -> Any:
             "metric settings: keywords: scale",
         ),
         (
+            lambda: functools.partial(_top, k=np.int64(1)),
+            lambda: functools.partial(_top, k=np.int64(2)),
+            "metric settings: keywords: k 1 there and 2 here",
+        ),
+        (
+            lambda: functools.partial(_top, k=1, scale=torch.float16),
+            lambda: functools.partial(_top, k=1, scale=torch.bfloat16),
+            "metric settings: keywords: scale 'torch.float16' there and 'torch.bfloat16' here",
+        ),
+        (
             lambda: functools.partial(_top, k=1),
             lambda: functools.partial(lambda m, k: 0.5, k=1),
             "metric settings: function",
@@ -130,6 +185,8 @@ def _auc(forward: Any) -> Any:
             "code inside",
             "partial",
             "tuple",
+            "NumPy",
+            "dtype",
             "function of a partial",
         ),
         *("average", "top k", "forward", "forward that is a lambda"),
@@ -222,12 +279,13 @@ class _Scaled(nn.Module):
     [
         {"mean": torch.ones(6)},
         {"mean": np.ones(6, np.float32)},
+        {"count": np.int64(3)},
         {"options": {"scale": 2.0}},
         {"options": {"scale": torch.tensor(2.0)}},
         {"means": [[0.0], [1.0]]},
         {"means": (torch.zeros(2), [np.ones(2)])},
     ],
-    ids=["tensor", "array", "dict", "tensor in a dict", "lists", "arrays in lists"],
+    ids=["tensor", "array", "NumPy", "dict", "tensor in a dict", "lists", "arrays in lists"],
 )
 def test_what_a_model_keeps_in_public_attributes_makes_another_experiment(
     attributes: dict[str, Any], run: Run, tmp_path: Path
