@@ -2,6 +2,7 @@
 
 import dataclasses
 import glob
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -51,6 +52,8 @@ _WALKS = 10
 """Most models that are measured for suggestions (2) and for the ends of walks (4) in any case."""
 _SHARE = 3
 """Quarters of the plans to measure that walks may take; exchanges of layers take the others."""
+_ROUNDING = 1e-6
+"""How much a metric of the same model may differ on another machine, as a share."""
 
 
 def plan(
@@ -124,8 +127,8 @@ def plan(
         max_plans: largest number of models to measure, >= 12 and >= 10 more than those of ``also``.
             The model without a chip and the sensitivities are not among them. Long walks are
             measured at some steps, and around the floor.
-        sensitivity: what ``at.sensitivity`` measured of this model with the effect ``drift``; None
-            measures it first.
+        sensitivity: what ``at.sensitivity`` measured of this model by this metric, with the effect
+            ``drift``; None measures it first.
         times: times after programming, as ``ProgrammedChip.at`` takes them.
         num_chips: number of simulated chips, >= 1; with one there are no intervals.
         confirm: number of further chips, >= 0, on which the best plan must keep the floor too,
@@ -154,8 +157,9 @@ def plan(
             or is calibrated while ``prepare`` is missing; the chip has no ``cost``; a pattern
             matches nothing; ``also`` has more plans than ``max_plans`` has room for; no plan takes
             as few chips as ``max_chips``; the metric is NaN, infinite, or not above 0 with all
-            layers exact; ``sensitivity`` is of other layers; the folder holds something else; or
-            ``convert``, ``map_to_chip``, ``cost`` or ``sweep`` refuse their arguments.
+            layers exact; ``sensitivity`` is of other layers, or its metric with all layers exact is
+            another; the folder holds something else; or ``convert``, ``map_to_chip``, ``cost`` or
+            ``sweep`` refuse their arguments.
         TypeError: an argument is of another type, or the metric returns no number.
         OSError: the folder cannot be written.
 
@@ -274,29 +278,12 @@ def _sensitivity(
     """Return the losses of the layers at the latest of the times.
 
     Raises:
-        ValueError: those given are of other layers or without ``drift``, or the reference is not
-            above 0.
+        ValueError: those given are of other layers, of another reference or without ``drift``, or
+            the reference is not above 0.
     """
     if how.folder is not None:
         check_folder(how.folder)
-    if given is None:
-        _check_reference(_exact(model, how.metric))  # and so is this
-        effects: tuple[Effect, ...] = ("output_noise", "noise") if with_devices else ()
-        with measurement_folder(how.folder, SENSITIVITY) as own:
-            found = measured_sensitivity(
-                model,
-                how.metric,
-                effects=(*effects, "drift"),
-                time=max(how.times, key=lambda t: -1.0 if (s := seconds(t)) is None else s),
-                num_chips=how.num_chips,
-                seed=how.seed,
-                compensation=how.compensation,
-                recovery=how.recovery,
-                higher_is_better=how.higher_is_better,
-                folder=own,
-                progress=progress,
-            )
-    else:
+    if given is not None:
         checks.instance("plan: sensitivity", given, Sensitivity, "what at.sensitivity returns")
         names = {name for name, _ in analog_layers(model)}
         if {row.name for row in given.rows} != names or "drift" not in given.effects:
@@ -304,24 +291,42 @@ def _sensitivity(
                 "plan: sensitivity must have the effect 'drift' of each analog layer of this "
                 "model; leave it out to measure it"
             )
-        found = given
-    _check_reference(found.reference)
-    return found
+    exact = _exact(model, how.metric)
+    if given is not None:
+        if not math.isclose(given.reference, exact, rel_tol=_ROUNDING):
+            raise ValueError(
+                "plan: sensitivity must be of this model, metric and samples: with all layers "
+                f"exact the metric is {exact:.8g}, and that of sensitivity was "
+                f"{given.reference:.8g}; leave it out to measure it"
+            )
+        return given
+    effects: tuple[Effect, ...] = ("output_noise", "noise") if with_devices else ()
+    with measurement_folder(how.folder, SENSITIVITY) as own:
+        return measured_sensitivity(
+            model,
+            how.metric,
+            effects=(*effects, "drift"),
+            time=max(how.times, key=lambda t: -1.0 if (s := seconds(t)) is None else s),
+            num_chips=how.num_chips,
+            seed=how.seed,
+            compensation=how.compensation,
+            recovery=how.recovery,
+            higher_is_better=how.higher_is_better,
+            folder=own,
+            progress=progress,
+        )
 
 
 def _exact(model: nn.Module, metric: Metric) -> float:
-    """Return the metric with all layers exact."""
+    """Return the metric with all layers exact, which must be above 0."""
     with exactly(copy := apart_copy(model)):
-        value = measure(metric, copy)
-    return finite("plan", value, "with all layers exact")
-
-
-def _check_reference(reference: float) -> None:
-    if reference <= 0:
+        value = finite("plan", measure(metric, copy), "with all layers exact")
+    if value <= 0:
         raise ValueError(
-            f"plan: the metric with all layers exact is {reference:.4g}; a share of it says "
+            f"plan: the metric with all layers exact is {value:.4g}; a share of it says "
             "something only above 0: shift or negate the metric"
         )
+    return value
 
 
 def _losses(found: Sensitivity, cells: tuple[int, ...]) -> dict[str, dict[int, float]]:

@@ -86,8 +86,12 @@ def _shape(given: Any) -> str:
 
 def loss_and_tokens(logits: Any, tokens: Any, where: str) -> tuple[float, int]:
     """Return the sum of the losses of a batch, and the number of its tokens that count."""
-    whole = isinstance(tokens, Tensor) and not (tokens.is_floating_point() or tokens.is_complex())
-    if not whole:
+    if (
+        not isinstance(tokens, Tensor)
+        or tokens.is_floating_point()
+        or tokens.is_complex()
+        or tokens.dtype == torch.bool
+    ):
         kind = tokens.dtype if isinstance(tokens, Tensor) else type(tokens).__name__
         raise TypeError(f"{where}: targets must be a tensor of integers, got {kind}")
     if not isinstance(logits, Tensor) or logits.shape[:-1] != tokens.shape or logits.dim() < 2:
@@ -95,7 +99,8 @@ def loss_and_tokens(logits: Any, tokens: Any, where: str) -> tuple[float, int]:
             f"{where} has outputs of shape {_shape(logits)} and tokens of {_shape(tokens)}; pass "
             "logits (N, T, vocabulary) and tokens (N, T)"
         )
-    counted = tokens.long() != IGNORED
+    tokens = tokens.long()  # the loss takes no other integers
+    counted = tokens != IGNORED
     if (
         counted.any()
         and not 0 <= int(tokens[counted].min()) <= int(tokens.max()) < logits.shape[-1]

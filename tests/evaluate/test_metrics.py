@@ -73,6 +73,8 @@ def test_perplexity_is_that_of_the_probabilities() -> None:
     tokens = torch.tensor([[0, 1]])
     metric = at.metrics.perplexity([(p.log()[None], tokens)])
     assert metric(SAME) == pytest.approx(math.exp(-(math.log(0.5) + math.log(0.8)) / 2))
+    for kind in (torch.uint8, torch.int16, torch.int32):
+        assert at.metrics.perplexity([(p.log()[None], tokens.to(kind))])(SAME) == metric(SAME)
     ignored = at.metrics.perplexity([(p.log()[None], torch.tensor([[0, -100]]))])
     assert ignored(SAME) == pytest.approx(2.0)
     far = torch.tensor([[[0.0, 200.0]]])  # of probability exp(-200), which float32 cannot hold
@@ -92,6 +94,7 @@ def test_perplexity_is_that_of_the_probabilities() -> None:
     [
         (X[None], torch.zeros(1, 3, dtype=torch.long), "outputs of shape .1, 40, 12. and tokens"),
         (X[None], torch.zeros(1, 40), "must be a tensor of integers, got torch.float32"),
+        (X[None], torch.zeros(1, 40, dtype=torch.bool), "of integers, got torch.bool"),
         (X[None], torch.full((1, 40), 12), r"tokens must lie in \[0, 12\)"),
         (X[None], torch.full((1, 40), -1), r"tokens must lie in \[0, 12\)"),
         (X[None], torch.full((1, 40), -100), "no token counts"),

@@ -697,6 +697,16 @@ def test_what_was_measured_can_be_given(found: HardwarePlan) -> None:
         _plan(other, sensitivity=found.sensitivity, prepare=None)
 
 
+def test_a_sensitivity_from_before_a_retraining_is_refused(found: HardwarePlan) -> None:
+    model = _analog()
+    with torch.no_grad():
+        model[4].weight[0].neg_()
+    exact = _accuracy(at.to_digital(copy.deepcopy(model)))
+    message = f"all layers exact the metric is {exact:.8g}, and that of sensitivity was 1; leave"
+    with pytest.raises(ValueError, match=message):
+        _plan(model, sensitivity=found.sensitivity)
+
+
 def test_the_table_says_how_to_map_a_model_whose_layers_all_have_more_devices(
     found: HardwarePlan,
 ) -> None:
