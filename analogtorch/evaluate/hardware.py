@@ -22,7 +22,7 @@ Digital = Literal["int8", "float"]
 _CONFIRMED = ("confirmed_metric", "confirmed_half_width")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Confirmation:
     """The metric on further chips, which had no part in the choice of what is measured on them."""
 
@@ -38,7 +38,7 @@ class Confirmation:
         return _measured(self)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class HardwarePoint:
     """One choice of hardware for the layers of a model, as it was measured."""
 

@@ -1,13 +1,15 @@
 """Confidence intervals: of a mean, of a share, and on which side of a limit a mean lies."""
 
+import itertools
 import math
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
+from torch import Tensor
 
 from analogtorch.values import checks
 
@@ -92,7 +94,7 @@ class Interval:
 
 
 def interval(
-    values: Sequence[float],
+    values: Iterable[float],
     confidence: float = 0.95,
     method: Method = "student",
     bounds: Bounds = UNBOUNDED,
@@ -100,7 +102,7 @@ def interval(
     """Return the mean of independent values and its confidence interval.
 
     Args:
-        values: at least one.
+        values: finite numbers, at least one; a vector of torch or NumPy has them, too.
         confidence: confidence of the interval, in [0.5, 0.999].
         method: ``student``: by Student's t, symmetric. ``bootstrap``: from the means of resampled
             values, so that a skewed spread gives a skewed interval. It is the expanded percentile
@@ -112,12 +114,12 @@ def interval(
             there at the latest; its confidence stays.
 
     Raises:
-        ValueError: there is no value, or an argument is out of range.
+        ValueError: there is no value, one is no finite number, or an argument is out of range.
+        TypeError: ``values`` cannot be iterated over.
     """
     confidence = checked_confidence("interval", confidence)
     checks.choice("interval: method", method, get_args(Method))
-    if not values:
-        raise ValueError("interval: values is empty; give at least one number")
+    values = _finite(values)
     mean = statistics.fmean(values)
     if len(values) < 2:
         return Interval(mean=mean, low=-math.inf, high=math.inf, confidence=confidence)
@@ -132,6 +134,21 @@ def interval(
     # never beyond the mean, which rounding may have put a hair outside
     low, high = max(low, min(bounds[0], mean)), min(high, max(bounds[1], mean))
     return Interval(mean=mean, low=low, high=high, confidence=confidence)
+
+
+def _finite(values: Iterable[float]) -> list[float]:
+    """Return the values of ``interval`` as finite numbers, those of tensors and arrays too."""
+    given = checks.items("interval: values", _listed(values), "[0.91, 0.93]")
+    if not given:
+        raise ValueError("interval: values is empty; give at least one number")
+    return [
+        checks.number(f"interval: values[{i}]", _listed(value), largest=sys.float_info.max)
+        for i, value in enumerate(given)
+    ]
+
+
+def _listed(given: Any) -> Any:
+    return given.tolist() if isinstance(given, Tensor | np.ndarray) else given
 
 
 def share(hits: int, total: int, confidence: float = 0.95) -> Interval:
@@ -281,23 +298,36 @@ def _where(beyond: Callable[[float], bool], low: float, high: float) -> float:
 
 def _at_least(hits: int, total: int, p: float) -> float:
     """Return the probability of at least this many hits, each of probability ``p`` in (0, 1)."""
-    return math.fsum(
-        math.exp(
-            math.lgamma(total + 1)
-            - math.lgamma(i + 1)
-            - math.lgamma(total - i + 1)
-            + i * math.log(p)
-            + (total - i) * math.log1p(-p)
-        )
-        for i in range(hits, total + 1)
-    )
+    if hits <= total * p:  # the terms of the other tail fall
+        return 1 - _at_least(total - hits + 1, total, 1 - p)
+    choices = math.lgamma(total + 1) - math.lgamma(hits + 1) - math.lgamma(total - hits + 1)
+    first = math.exp(choices + hits * math.log(p) + (total - hits) * math.log1p(-p))
+    odds = p / (1 - p)
+    return _falling(first, ((total - i) / (i + 1) * odds for i in range(hits, total)))
 
 
 def _at_most(events: int, mean: float) -> float:
     """Return the probability of at most this many events, of which ``mean`` > 0 are expected."""
-    return math.fsum(
-        math.exp(i * math.log(mean) - mean - math.lgamma(i + 1)) for i in range(events + 1)
-    )
+    if events < mean:
+        return _falling(_chance(events, mean), (i / mean for i in range(events, 0, -1)))
+    more = events + 1
+    return 1 - _falling(_chance(more, mean), (mean / i for i in itertools.count(more + 1)))
+
+
+def _chance(events: int, mean: float) -> float:
+    """Return the probability of so many events, of which ``mean`` > 0 are expected."""
+    return math.exp(events * math.log(mean) - mean - math.lgamma(events + 1))
+
+
+def _falling(term: float, ratios: Iterable[float]) -> float:
+    """Return the sum of terms that fall: the first, and each by its ratio to the one before it."""
+    total = term
+    for ratio in ratios:
+        term *= ratio
+        if term <= sys.float_info.epsilon * total:  # the others change nothing
+            break
+        total += term
+    return total
 
 
 def _resampled_means(values: Sequence[float]) -> np.ndarray:

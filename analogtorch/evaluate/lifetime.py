@@ -25,7 +25,7 @@ from analogtorch.values.progress import Progress
 from analogtorch.values.shown import Shown
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Lifetime(Shown):
     """What ``lifetime`` measured; print it for a table."""
 

@@ -24,7 +24,7 @@ from analogtorch.values.progress import Progress
 from analogtorch.values.shown import Shown
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class RecalibrationInterval(Shown):
     """What ``recalibration_interval`` measured; print it for a table."""
 

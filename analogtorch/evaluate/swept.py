@@ -60,7 +60,7 @@ class Verdict:
         return f"{self.answer} ({text}{' yes' if self.answer == 'not settled' else ''})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sweep(Shown):
     """A metric on several chips at several times; print it for a table.
 

@@ -17,7 +17,7 @@ from analogtorch.evaluate.metric import bounds_of
 from analogtorch.values import checks
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class TaskMetric:
     """A metric of a model's outputs and targets over batches; see the functions that make it."""
 

@@ -22,7 +22,7 @@ from analogtorch.values import checks
 from analogtorch.values.warned import warn
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Reading:
     """What was measured on chips; each is of shape (chips, times), in float64."""
 

@@ -11,7 +11,7 @@ from analogtorch.solver.errors import Condition
 from analogtorch.solver.inverse import Blocks, dynamics, leaves
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Convergence:
     """What decides whether the passes converge, of each system: (B,), float64.
 

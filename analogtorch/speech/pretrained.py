@@ -70,7 +70,7 @@ _NETS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class PretrainedKWS:
     """A pretrained keyword spotter with the test set in its features and class order."""
 

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from analogtorch.evaluate import interval, share
 from analogtorch.evaluate.interval import (
@@ -33,6 +34,14 @@ def test_interval_by_student() -> None:
     alone = interval([1.0])
     assert alone.half_width == math.inf
     assert (str(alone), alone.shown(2), alone.finite_half_width) == ("1", "1.00", None)
+
+
+def test_vectors_have_intervals() -> None:
+    expected = interval([1.0, 2.0, 4.0])
+    vectors = torch.tensor([1.0, 2.0, 4.0]), np.array([1, 2, 4]), list(torch.tensor([1, 2, 4]))
+    for values in vectors:
+        assert interval(values) == expected
+        assert interval(values, method="bootstrap") == expected  # of so few
 
 
 @pytest.mark.parametrize("values", [[-0.1458] * 3, [0.0] * 5, [0.1 + 0.2, 0.3, 0.3]])
@@ -114,6 +123,13 @@ def test_a_share_as_in_the_textbook() -> None:
     assert share(1, 1, 0.9).ends == pytest.approx((0.05, 1.0))
 
 
+def test_of_many_trials_a_share_and_a_rate_are_normal() -> None:
+    many = 10**7  # summing the probability of each number would take half an hour
+    found = share(many // 2, many)
+    assert found.half_width == pytest.approx(1.95996 * 0.5 / many**0.5, rel=1e-3)
+    assert rate(many, 1.0).half_width == pytest.approx(1.95996 * many**0.5, rel=1e-3)
+
+
 def test_the_interval_of_a_share_has_at_least_its_confidence_at_every_share() -> None:
     total = 12
     spans = [share(hits, total, 0.9) for hits in range(total + 1)]
@@ -184,6 +200,10 @@ def test_blocks_of_resamples_are_those_that_are_drawn_at_once(
     ("call", "message"),
     [
         (lambda: interval([]), "values is empty"),
+        (lambda: interval(torch.zeros(0)), "values is empty"),
+        (lambda: interval([1.0, math.nan]), r"values\[1\] must be a finite number, got nan"),
+        (lambda: interval([math.inf]), r"interval: values\[0\] must be a finite number, got inf"),
+        (lambda: interval(torch.ones(2, 2)), r"values\[0\] must be a finite number, got \[1.0, "),
         (
             lambda: interval([1.0], 95),
             r"interval: confidence must be a share in \[0.5, 0.999\], got 95",

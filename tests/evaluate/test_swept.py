@@ -1,6 +1,8 @@
 """The statistics of a sweep, on values that are written down here."""
 
+import copy
 import csv
+import dataclasses
 import json
 import math
 import sys
@@ -34,6 +36,15 @@ def parquet_columns(path: Path) -> dict[str, list]:
 def test_the_worst_chip_is_on_the_side_that_is_worse() -> None:
     assert GOOD.worst.tolist() == [0.90, 0.80]
     assert ERROR.worst.tolist() == [0.10, 0.20]
+
+
+def test_results_with_tensors_are_equal_to_themselves_alone() -> None:
+    assert GOOD == GOOD
+    assert dataclasses.replace(GOOD) != GOOD
+    batch = (torch.zeros(2, 3), torch.zeros(2, dtype=torch.long))
+    made = [at.metrics.accuracy([copy.deepcopy(batch)]) for _ in range(2)]
+    assert made[0] != made[1]
+    assert len({GOOD, ERROR, *made}) == 4
 
 
 def test_quantiles() -> None:
