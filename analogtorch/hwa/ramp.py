@@ -9,11 +9,13 @@ from analogtorch.values import checks
 def training_noise_(model: nn.Module, fraction: float) -> nn.Module:
     """Set the training noise of every analog layer to a ``fraction`` of that of its chip.
 
-    The fraction multiplies the weight noise, the probability of ``drop_connect`` and the output
-    noise in training, whatever it was before. The layers' ``chip`` stays as it is, and so do
-    ``eval()`` and the chips that ``program`` makes. The fraction is copied and pickled with the
-    model; ``at.save`` does not keep it. A compiled model compiles again for each new value: use
-    few, as torch stops compiling after 8 (``torch._dynamo.config.recompile_limit``).
+    The fraction multiplies the standard deviations of all noise in training (that of the weights,
+    output noise, jitter, shot noise and read noise of every MVM), the probability of
+    ``drop_connect`` and the resistance of the wires, whatever it was before. The layers' ``chip``
+    stays as it is, and so do ``eval()`` and the chips that ``program`` makes. The fraction is
+    copied and pickled with the model; ``at.save`` does not keep it. A compiled model compiles again
+    for each new value: use few, as torch stops compiling after 8
+    (``torch._dynamo.config.recompile_limit``).
 
     Args:
         model: a converted model.

@@ -185,7 +185,7 @@ class PlacedMixin(ConvertersMixin):
             chip,
             balanced=int(differ),
             output_noise=fraction * chip.output_noise * noise.output,
-            shot=fraction * noise.output * chip.light.shot_variance,
+            shot=fraction**2 * noise.output * chip.light.shot_variance,
             jitter=fraction * chip.dac.jitter * noise.output,
             read_noise=fraction * noise.output * float(chip.mvm_read_noise.std is not None),
             weight_noise=fraction * noise.strength if drawn else 0.0,

@@ -54,6 +54,19 @@ def test_noise_is_a_fraction_of_the_chip_s(options: dict) -> None:
     assert torch.equal(_noise(model), whole)
 
 
+def test_the_fraction_multiplies_the_deviation_of_shot_noise() -> None:
+    sensor = at.chips.photodiode_sensor().without("adc", "dark_current")
+    model = nn.Sequential(nn.Conv2d(1, 2, 3, bias=False))
+    at.convert(model, sensor.replace(training={"weight": "none"}))
+    x, found = torch.full((2, 1, 8, 8), 0.5), []
+    for fraction in (0.0, 0.5, 1.0):
+        with at.noise(1), torch.no_grad():
+            found.append(at.hwa.training_noise_(model, fraction)(x))
+    exact, half, whole = found
+    assert not torch.equal(whole, exact)
+    assert torch.allclose(half - exact, (whole - exact) / 2, atol=1e-5)
+
+
 def test_the_share_of_failed_cells_is_a_fraction_too() -> None:
     model = _layer(weight="none", drop_connect=0.5)
     shares = []
