@@ -203,6 +203,8 @@ def _saved(ranges: tuple[float, ...] | None) -> float | list[float] | None:
 
 _BEFORE = "programmed_before"
 _TILES = "chips_by_array"
+_APART = 2
+"""What it says where no two tiles draw the same; earlier versions wrote True."""
 
 
 def recipe(physical: ProgrammedChip) -> dict[str, Any]:
@@ -218,7 +220,7 @@ def recipe(physical: ProgrammedChip) -> dict[str, Any]:
         "mapping": None if mapping is None else mapping.to_dict(),
         # files of chips that were not programmed before stay as they were
         **({_BEFORE: physical.programmed_before} if physical.programmed_before else {}),
-        **({_TILES: True} if _of_sizes(used) else {}),
+        **({_TILES: _APART} if _of_sizes(used) else {}),
     }
 
 
@@ -346,10 +348,10 @@ def _are_ranges(value: Any) -> bool:
 def _program(data: Any, of_sizes: bool) -> SavedProgram:
     data = {_BEFORE: 0, _TILES: False, **data}
     _check_fields("programmed: ", data, ("seed", "method", "defects", "mapping", _BEFORE, _TILES))
-    if of_sizes and data["mapping"] is None and not data[_TILES]:
+    if of_sizes and data["mapping"] is None and data[_TILES] != _APART:
         raise ValueError(
-            "programmed: chips with arrays of several sizes, by an earlier version, which gave two "
-            f"blocks one tile; load {WEIGHTS} into a model, and program it anew"
+            "programmed: chips with arrays of several sizes, by an earlier version, which gave "
+            f"several tiles the same defects; load {WEIGHTS} into a model, and program it anew"
         )
     before = checks.count("programmed: programmed_before", data[_BEFORE], least=0)
     method, defects, mapping = data["method"], data["defects"], data["mapping"]

@@ -64,7 +64,9 @@ def title(code: int) -> str:
 def normals(seed: int, kind: str, position: int, rows: int, columns: int) -> Tensor:
     """Return standard normals (rows, columns) of one tile.
 
-    ``position`` counts the tiles that the seed made; each ``kind`` has its own.
+    ``position`` counts the tiles that the seed made; each ``kind`` has its own. The numbers of row
+    ``r`` are those at ``position * rows + r``, so that tiles with more rows have them at a larger
+    ``position`` (``tiles.consecutive``).
     """
     key = fold(seed_tensor(seed), stream("defect", kind))
     first = torch.zeros(rows, dtype=torch.int64, device="cpu")

@@ -70,19 +70,21 @@ def _numbered(layers: Iterable[tuple[str, AnalogLayer]]) -> dict[Size, Iterator[
     """Return chip and tile of each tile that layers take, tile after tile, by the size of arrays.
 
     Chips of the first size have the numbers 0, 1, 2; then follow those of the next. Some numbers
-    are left out, so that ``number * tiles + tile``, by which faults and errors are drawn, differs
-    too.
+    are left out, so that no two tiles draw the same: ``normals`` of ``faults.py`` counts the tiles,
+    their rows or their columns from ``number * tiles + tile``.
     """
     needed: Counter[Size] = Counter()
     for _, layer in layers:
         needed[layer.chip.array.size] += sum(s.blocks * len(s.col_blocks) for s in layer.sections)
-    chip, position, found = 0, 0, {}
+    chip, ends, found = 0, [0, 0, 0], {}
     for size, count in needed.items():
-        tiles = size[-1]
+        rows, columns, tiles = size
+        counted = (1, rows, columns)
+        position = max(-(-end // each) for end, each in zip(ends, counted, strict=True))
         chip = max(chip, -(-position // tiles))
         found[size] = _tiles(chip, tiles)
         chip += -(-count // tiles)
-        position = chip * tiles
+        ends = [chip * tiles * each for each in counted]
     return found
 
 

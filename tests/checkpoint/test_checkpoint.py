@@ -389,9 +389,11 @@ def test_chips_of_several_sizes_of_an_earlier_version_are_refused(tmp_path: Path
     assert torch.equal(load(tmp_path, model).at("1 h")(x), physical.at("1 h")(x))
     written = json.loads((tmp_path / DESCRIPTION).read_text())["programmed"]
     del written["chips_by_array"]
-    _edit(tmp_path, programmed=written)
-    with pytest.raises(ValueError, match="several sizes, by an earlier version.*program it anew"):
-        load(tmp_path, model)
+    for earlier in (written, {**written, "chips_by_array": True}):
+        save(physical, tmp_path)
+        _edit(tmp_path, programmed=earlier)
+        with pytest.raises(ValueError, match="several sizes, by an earlier.*program it anew"):
+            load(tmp_path, model)
 
 
 def test_load_gives_what_was_saved(tmp_path: Path) -> None:

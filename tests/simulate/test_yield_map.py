@@ -8,6 +8,7 @@ import analogtorch as at
 from analogtorch.conversion import analog_layers
 from analogtorch.simulate.faults import FAULTS
 from analogtorch.simulate.tiles import consecutive
+from analogtorch.simulate.transfer import adc_inl
 from tests.crossbar import crossbar
 
 CHIP = crossbar().replace(array={"rows": 64, "columns": 32, "tiles": 4})
@@ -68,6 +69,26 @@ def test_layers_on_chips_of_other_sizes_share_no_tile() -> None:
         where = other if number == 2 else chip
         alone = at.yield_map(where, at.Defects(), seed=3, number=number)[number, tile]
         assert torch.equal(state.errors, alone.errors)
+
+
+def test_tiles_of_other_sizes_draw_other_defects() -> None:
+    """Row 16 of the first tile drew as row 0 of a tile of 16 rows at position 1."""
+    chip = crossbar(adc={"dnl_std": 0.1}).replace(array={"rows": 64, "columns": 32, "tiles": 1})
+    arrays = ({"rows": 16}, {"rows": 128, "columns": 8, "tiles": 2}, {"columns": 64})
+    others = [chip.replace(array=each, name=str(i)) for i, each in enumerate(arrays, 1)]
+    torch.manual_seed(0)
+    layers = nn.Sequential(*[nn.Linear(32, 8) for _ in range(4)])
+    model = at.convert(layers, chip, per_layer={each.name: each for each in others})
+    physical = at.program(model, seed=7, defects=at.Defects(stuck_on=0.5, on_level=0.5))
+    rows = [row for state in physical.yield_map().values() for row in state.levels[0, :, :8]]
+    assert len(torch.stack(rows).unique(dim=0)) == len(rows)
+    curves = [
+        curve
+        for name, layer in model.named_children()
+        for part in consecutive(analog_layers(model))[name][0]
+        for curve in adc_inl(layer.chip, 7, part.chip, part.tile)
+    ]
+    assert len(torch.stack(curves).unique(dim=0)) == len(curves)
 
 
 def test_numbers_of_chips_stay_small_however_sizes_alternate() -> None:
