@@ -80,7 +80,8 @@ class ProgrammedSection:
         """1, or 0 for columns that have no output, (row blocks, outputs)."""
         self.factor = digital_factor(self.errors) * self.columns
         """What ADC outputs are multiplied by digitally, (row blocks, outputs)."""
-        self.writes = torch.tensor([0, self.g.numel()], device="cpu")
+        devices = int(self._distinct().sum()) * section.rows
+        self.writes = torch.tensor([0, devices], device="cpu")
         """Number of devices by the number of their writes, (writes + 1,)."""
         self._drifting = bare(layer.chip.cell.device)
         """The devices as they drift."""
@@ -178,8 +179,20 @@ class ProgrammedSection:
             w = weights_as_written(self.chip.cell, self.w[index].flatten(1))
             closer, pulses = write(g.flatten(2), w, self.chip, method, draw, hold)
             self.g[(slice(None), *index)] = closer.view_as(g)
-            found = torch.bincount(1 + pulses.flatten(), minlength=len(self.writes))
+            each = pulses[self._distinct().to(pulses.device)].flatten()
+            found = torch.bincount(1 + each, minlength=len(self.writes))
             self.writes += found.to(self.writes)
+
+    def _distinct(self) -> Tensor:
+        """Return which devices count, (devices, outputs) bool.
+
+        Of those that the columns of a block share, the ones of its first column do.
+        """
+        found = torch.ones(self.chip.cell.devices, len(self.w), dtype=torch.bool, device="cpu")
+        for device in shared(self.chip.cell):
+            found[device] = False
+            found[device, [block.start for block in self.section.col_blocks]] = True
+        return found
 
     def weights(self, t: float | None, temperature: float | None = None) -> Tensor:
         """Return the weights of the conductances at ``t``; None: as programmed, unread.

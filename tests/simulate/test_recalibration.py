@@ -137,6 +137,14 @@ def test_the_example_of_writes_prints_what_it_says() -> None:
     assert said == str(physical.writes().left(1e6))
 
 
+def test_devices_of_a_reference_column_count_once_per_row_of_a_tile() -> None:
+    cell = at.devices.OffsetCell(device=at.devices.rram_wan(), reference="column")
+    chip = at.chips.ideal().replace(cell=cell, array={"rows": 32, "columns": 16})
+    model = at.convert(nn.Sequential(nn.Linear(40, 20, bias=False)), chip)
+    for method in (None, at.ProgramAndVerify(rounds=2)):
+        assert at.program(model, seed=1, method=method).writes().devices == 40 * 20 + 2 * 40
+
+
 def test_writes_are_counted_and_saved(tmp_path) -> None:
     once, _ = _physical()
     devices = 300 * 40 * once._model[0].chip.cell.devices
