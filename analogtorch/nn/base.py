@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from analogtorch.chips import Chip
-from analogtorch.chips.tiling import Section
 from analogtorch.nn.adapters import watch_wrapping
 from analogtorch.nn.converters import adc_ranges_text, dac_text, remove_converters
 from analogtorch.nn.execution import Exact, Execution
@@ -18,7 +17,7 @@ from analogtorch.nn.programmed import ProgrammedMixin
 from analogtorch.nn.reborn import ADDED, cut, reborn
 from analogtorch.nn.samples import SamplesFirst
 from analogtorch.nn.tap import Tap
-from analogtorch.ops import flops, refuse_transforms, vector_numbers
+from analogtorch.ops import Plan, flops, refuse_transforms, vector_numbers
 from analogtorch.ops.expansion import expanded
 from analogtorch.values import checks
 
@@ -117,8 +116,8 @@ class AnalogLayer(SamplesFirst, PlacedMixin, ProgrammedMixin):
         """Return the product of the digital layer."""
         raise NotImplementedError
 
-    def _padded(self, x: Tensor, placed: tuple[Section, ...]) -> Tensor:
-        """Return ``x`` with the padding that the products of these sections do not add."""
+    def _padded(self, x: Tensor, plan: Plan) -> Tensor:
+        """Return ``x`` with the padding that a product of this plan does not add."""
         return x
 
     def _batch(self, x: Tensor) -> int:
@@ -308,7 +307,7 @@ class AnalogLayer(SamplesFirst, PlacedMixin, ProgrammedMixin):
         input_range = self.dac_range() if self.calibrated else self._absmax(x.detach())
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if self._autocasts(x) else self.weight.dtype
-        x = self._padded(x, execution.sections)
+        x = self._padded(x, execution.plans[0])
         return execution.product(self, x, input_range, dtype, keys, samples, outputs)
 
     def _check_type(self, x: Tensor) -> None:

@@ -18,6 +18,7 @@ from analogtorch.chips import Chip, photodiode_sensor
 from analogtorch.chips.tiling import Section
 from analogtorch.nn.base import AnalogLayer
 from analogtorch.nn.traced import Proxy, whole
+from analogtorch.ops import Plan
 
 
 class AnalogConv(AnalogLayer):
@@ -44,23 +45,21 @@ class AnalogConv(AnalogLayer):
         digital: Any = self.digital  # a subclass may have its own
         return digital._conv_forward(self, x, weight, bias)
 
-    def _pads(self, placed: tuple[Section, ...]) -> tuple[tuple[int, ...], bool]:
-        """Return the zeros on both sides of each dimension, and whether the product adds them."""
-        # also of padding="same"; last dimension first, two numbers each
+    def _padded(self, x: Tensor, plan: Plan) -> Tensor:
         pads = self._reversed_padding_repeated_twice
-        before, after = tuple(pads[-2::-2]), tuple(pads[-1::-2])
-        cuts_kernel = any(section.cuts_kernel for section in placed)
-        return before, self.padding_mode == "zeros" and before == after and not cuts_kernel
-
-    def _padded(self, x: Tensor, placed: tuple[Section, ...]) -> Tensor:
-        pads = self._reversed_padding_repeated_twice
-        if self._pads(placed)[1] or not any(pads):
+        if any(plan.padding) or not any(pads):
             return x
         mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
         return F.pad(x, pads, mode=mode)
 
-    def _geometry(self, placed: tuple[Section, ...]) -> dict[str, tuple[int, ...]]:
-        before, by_product = self._pads(placed)
+    def _geometry(self, placed: tuple[Section, ...], chip: Chip) -> dict[str, tuple[int, ...]]:
+        # also of padding="same"; last dimension first, two numbers each
+        pads = self._reversed_padding_repeated_twice
+        before, after = tuple(pads[-2::-2]), tuple(pads[-1::-2])
+        by_product = self.padding_mode == "zeros" and before == after
+        # zeros that the product adds pass no DAC, whose INL may change those of code 0
+        if chip.dac.inl is not None or any(section.cuts_kernel for section in placed):
+            by_product = False
         return {
             "stride": self.stride,
             "padding": before if by_product else (0,) * self.dims,

@@ -230,7 +230,7 @@ class PlacedMixin(ConvertersMixin):
 
     def _plans(self, placed: tuple[Section, ...], chip: Chip, **noise: Any) -> tuple[Plan, ...]:
         """Return the plan of each section; ``noise``: fields of the plans."""
-        geometry: dict[str, Any] = self._geometry(placed)
+        geometry: dict[str, Any] = self._geometry(placed, chip)
         return tuple(
             Plan(
                 **section.layout,
@@ -277,7 +277,7 @@ class PlacedMixin(ConvertersMixin):
         """
         return expanded(self.as_matrix(weight), (chip or self.chip).expansion)
 
-    def _geometry(self, placed: tuple[Section, ...]) -> dict[str, tuple[int, ...]]:
+    def _geometry(self, placed: tuple[Section, ...], chip: Chip) -> dict[str, tuple[int, ...]]:
         """Return stride, padding and dilation of the product, by name."""
         return {}
 

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from analogtorch.chips import Chip
 from analogtorch.chips.tiling import Section
 from analogtorch.nn.base import AnalogLayer
 from analogtorch.nn.execution import Execution
 from analogtorch.nn.traced import Proxy, whole
+from analogtorch.ops import Plan
 from analogtorch.ops.physics import wide
 
 _TRANSPOSED: dict[int, Any] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
@@ -106,10 +108,10 @@ class AnalogConvTranspose(AnalogLayer):
         """Return None: the bias is added once, after the taps have been added up."""
         return None
 
-    def _geometry(self, placed: tuple[Section, ...]) -> dict[str, tuple[int, ...]]:
+    def _geometry(self, placed: tuple[Section, ...], chip: Chip) -> dict[str, tuple[int, ...]]:
         return {"stride": (1,), "padding": (0,), "dilation": (1,)}
 
-    def _padded(self, x: Tensor, placed: tuple[Section, ...]) -> Tensor:
+    def _padded(self, x: Tensor, plan: Plan) -> Tensor:
         return x.flatten(2)
 
     def _vectors(self, x: Tensor) -> int:

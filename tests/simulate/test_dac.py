@@ -68,6 +68,18 @@ def test_a_programmed_layer_has_the_inl_of_its_dacs(kind: str) -> None:
     assert not torch.allclose(view(x), digital(code * ranges / 127), atol=1e-3)
 
 
+@pytest.mark.parametrize("rows", [2, 64])
+@pytest.mark.parametrize(("padding", "after"), [(1, 1), ("same", 2)])
+def test_padding_passes_the_dac_on_tiles_of_any_size(rows: int, padding, after: int) -> None:
+    """Zeros that the product added had no INL; 64 rows hold the kernel, 2 cut it."""
+    kernel = 2 + after
+    layer = nn.Conv1d(1, 1, kernel, padding=padding, bias=False)
+    nn.init.ones_(layer.weight)
+    chip = EXACT.replace(array={"rows": rows}, dac={"inl": (0.0, 3.0, 0.0)})
+    found = _view(chip, layer)(torch.zeros(1, 1, 4))
+    assert torch.allclose(found, torch.tensor(kernel * 3 * 2.0 / 127), atol=1e-5)
+
+
 def test_the_gain_of_a_row_belongs_to_its_place() -> None:
     chip = HERMES.replace(dac={"gain_std": 0.03})
     gains = torch.stack([dac_gains(chip, 7, 0, tile) for tile in range(64)])
