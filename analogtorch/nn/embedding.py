@@ -30,6 +30,7 @@ from analogtorch.ops.physics import (
     phases,
     read_std,
     relative,
+    rounded_square,
     wide,
 )
 from analogtorch.ops.slices import shifted
@@ -224,7 +225,10 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
         variances, stds = held.get("read_variances"), []
         if variances is not None and plan.read_noise > 0:
             each = phase_variances(variances.index_select(2, tokens).mT, plan.phases)
-            each = [phase.x.to(full.dtype) * v for phase, v in zip(read, each, strict=True)]
+            each = [
+                rounded_square(phase.x.to(full.dtype)) * v
+                for phase, v in zip(read, each, strict=True)
+            ]
             stds = [read_std(full, noise, full, plan.read_noise, v) for v in each]
         if plan.jitter:
             stds = _with_jitter(sums, stds, full, plan)

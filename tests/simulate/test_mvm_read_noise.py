@@ -241,16 +241,17 @@ def test_every_kind_of_layer_has_it(kind: str) -> None:
     assert 1e-4 < difference.std() < 0.5 * first.double().std()
 
 
-def test_an_embedding_has_the_noise_of_its_tokens_row() -> None:
+@pytest.mark.parametrize(("bits", "inl", "driven"), [(None, None, 1.0), (3, (0.0, 0.0, 1.5), 1.5)])
+def test_an_embedding_has_the_noise_of_its_tokens_row(bits, inl, driven: float) -> None:
     torch.manual_seed(0)
     root = nn.ModuleDict({"a": nn.Embedding(40, 6)})
-    chip = QUIET.replace(array={"rows": 16, "columns": 4})
+    chip = QUIET.replace(array={"rows": 16, "columns": 4}, dac={"bits": bits, "inl": inl})
     view = at.program(at.convert(root, chip, embeddings=True), seed=2).at("1 day")["a"]
     token = 20
     y = view(torch.full((DRAWS,), token))
     held = view.programmed
     expected = held.read_variances[0][0, :, token] * held.scales[0][1].square()
-    _close(y.var(0), expected)
+    _close(y.var(0), driven**2 * expected)
 
 
 def test_open_and_short_devices_have_no_noise() -> None:
