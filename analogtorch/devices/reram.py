@@ -1,6 +1,7 @@
 """Resistive memory of metal oxides (ReRAM) as published, each fit with its source."""
 
 import math
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -58,7 +59,7 @@ def rram_cmo(*, acceptance: float = 0.2) -> TimedDevice:
     Raises:
         ValueError: another acceptance range.
     """
-    if acceptance not in _ACCEPTANCE:
+    if not isinstance(acceptance, Real) or acceptance not in _ACCEPTANCE:
         raise ValueError(
             f"acceptance must be 0.2 or 2, in % of the target, got {checks.shown(acceptance)}: "
             "Falcone 2025 measured these two"
@@ -120,6 +121,7 @@ def milo_current(g: Tensor, volt: Tensor) -> Tensor:
         volt: voltage across the cell, V, from -0.5 to 0.5; a shape that broadcasts with ``g``.
 
     Raises:
+        TypeError: conductance or voltage is no tensor.
         ValueError: a conductance or voltage beyond the data.
 
     Example:
@@ -129,6 +131,7 @@ def milo_current(g: Tensor, volt: Tensor) -> Tensor:
         ("g", g, 50.0, 225.0, "uS"),
         ("volt", volt, -0.5, 0.5, "V"),
     ):
+        checks.instance(f"milo_current: {name}", given, Tensor, f"torch.tensor({high:g})")
         if not bool(((given >= low) & (given <= high)).all()):
             raise ValueError(
                 f"milo_current: {name} must lie from {low:g} to {high:g} {unit}, where the paper "

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from analogtorch.chips.tiling import Section
 from analogtorch.nn import converter_state
 from analogtorch.nn.converter_state import COLUMN_RANGES, Numbers
+from analogtorch.values import checks
 
 Given = float | Sequence[Sequence[float]] | Tensor | None
 """One of ``COLUMN_RANGES`` as the user gives it."""
@@ -106,14 +107,15 @@ class ConvertersMixin(nn.Module):
             )
         return self.input_range
 
-    def set_input_range(self, value: float | Sequence[float]) -> None:
+    def set_input_range(self, value: float | Sequence[float] | Tensor) -> None:
         """Set the DAC range, in the units of the input; training continues from it.
 
         Args:
-            value: > 0; one number for the layer, or one for the DACs of each row block. The groups
-                of a convolution share that of a row block. On a GPU, and if row blocks cut a
-                kernel, a layer with several ranges computes in plain torch, more slowly. An
-                optimizer that has stepped with another number of ranges must be made anew.
+            value: > 0; one number for the layer, or one for the DACs of each row block, as a
+                sequence, tensor or array (row blocks,). The groups of a convolution share that of a
+                row block. On a GPU, and if row blocks cut a kernel, a layer with several ranges
+                computes in plain torch, more slowly. An optimizer that has stepped with another
+                number of ranges must be made anew.
 
         Raises:
             ValueError: a value is not a positive finite number, or their number is neither 1 nor
@@ -145,25 +147,25 @@ class ConvertersMixin(nn.Module):
         with torch.no_grad():
             self.input_range.zero_()
 
-    def checked_ranges(self, value: float | Sequence[float]) -> list[float]:
+    def checked_ranges(self, value: float | Sequence[float] | Tensor) -> list[float]:
         """Return the numbers that ``set_input_range`` would set; it raises the same errors."""
-        values = [float(v) for v in value] if isinstance(value, Sequence) else [value]
-        kind = self.input_range.dtype
-        if bad := [v for v in values if not 0 < v < float("inf")]:
-            raise ValueError(
-                f"DAC range of {self.layer_name!r} must be a positive finite number, got {bad[0]}"
-            )
+        given, kind = _plain(value), self.input_range.dtype
+        listed = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+        name, wider = f"DAC range of {self.layer_name!r}", torch.finfo(torch.float64).max
+        values = [
+            checks.number(name, _plain(v), above=0, what="finite number", largest=wider)
+            for v in listed
+        ]
         if len(values) not in (1, self.row_blocks):
             blocks = self.row_blocks
             each = f", or one for each of its {blocks} row blocks" if blocks > 1 else ""
             raise ValueError(
-                f"DAC range of {self.layer_name!r} must be one number{each}; got {len(values)}: "
-                "calibrate it anew"
+                f"{name} must be one number{each}; got {len(values)}: calibrate it anew"
             )
         if len(values) > 1 and not self.takes_range_per_block:
             raise ValueError(
-                f"DAC range of {self.layer_name!r} must be one number, because its row blocks "
-                f"cut a kernel and {self.chip.name} applies inputs in pulses; got {len(values)}"
+                f"{name} must be one number, because its row blocks cut a kernel and "
+                f"{self.chip.name} applies inputs in pulses; got {len(values)}"
             )
         stored = torch.tensor(values, dtype=kind, device="cpu").tolist()
         if bad := [v for v, s in zip(values, stored, strict=True) if not 0 < s < float("inf")]:
@@ -334,6 +336,11 @@ class ConvertersMixin(nn.Module):
                 "came from"
             )
         return self.programmed is not None
+
+
+def _plain(value: Any) -> Any:
+    """Return a tensor or an array as numbers of Python, and anything else as it is."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def remove_converters(layer: nn.Module) -> None:

@@ -75,13 +75,13 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
         super()._attach(chip, name, digital_class)
         self._fix_range()
 
-    def set_input_range(self, value: float | Sequence[float]) -> None:
+    def set_input_range(self, value: float | Sequence[float] | Tensor) -> None:
         """Check that ``value`` is 1, the range of a one-hot.
 
         Raises:
             ValueError: ``value`` is not 1.
         """
-        if value != 1:
+        if self.checked_ranges(value) != [1]:
             raise ValueError(
                 f"DAC range of {self.layer_name!r} is 1, as a one-hot drives full scale; got "
                 f"{value}"

@@ -22,6 +22,11 @@ Sizes = int | Sequence[int]
 Range = float | Tensor | None
 
 
+_GEOMETRY = {"stride": 1, "padding": 0, "dilation": 1}
+"""The smallest numbers of the geometry of a convolution."""
+_PADDINGS = ("valid", "same")
+
+
 class _Given(NamedTuple):
     """The arguments that all these functions have."""
 
@@ -203,7 +208,7 @@ def _computed(kind: Any, given: _Given, geometry: Sequence[Any] = (), groups: in
     """Return the output of a layer of this ``kind`` with the given tensors."""
     _check(kind, given, groups)
     shape, has_bias = tuple(given.weight.shape), given.bias is not None
-    fixed = tuple(g if isinstance(g, int | str) else tuple(g) for g in geometry)
+    fixed = _checked_geometry(given.function, geometry, len(shape) - 2)
     template = _template(kind, shape, has_bias, given.chip, given.name, fixed, groups)
     layer = reborn(template, kind, given.name)
     layer._parameters = {}
@@ -241,6 +246,29 @@ def _template(
         return kind(
             channels * groups, outputs, bias=has_bias, device="meta", chip=chip, name=name, **sizes
         )
+
+
+def _checked_geometry(function: str, geometry: Sequence[Any], dims: int) -> tuple[Any, ...]:
+    """Return stride, padding and dilation as text or numbers per dimension.
+
+    Raises:
+        ValueError: one of them is neither.
+    """
+    found: list[Any] = []
+    for (name, least), value in zip(_GEOMETRY.items(), geometry, strict=False):
+        if name == "padding" and isinstance(value, str) and value in _PADDINGS:
+            found.append(value)
+            continue
+        each = tuple(value) if isinstance(value, Sequence) else (value,) * dims
+        if len(each) != dims or not all(checks.is_integer(n) and n >= least for n in each):
+            several = f", or a tuple of {dims} of them" if dims > 1 else ""
+            words = ", 'valid' or 'same'" if name == "padding" else ""
+            raise ValueError(
+                f"{function}: {name} must be an integer >= {least}{several}{words}, got "
+                f"{checks.shown(value)}"
+            )
+        found.append(tuple(map(int, each)))
+    return tuple(found)
 
 
 def _range(layer: Any, value: Any) -> Tensor:

@@ -54,9 +54,25 @@ class AnalogConvTranspose(AnalogLayer):
         geometry = (self.stride, self.padding, self.kernel_size, self.dims, self.dilation)
         wanted = None if output_size is None else list(output_size)
         extra = tuple(self._output_padding(input, wanted, *geometry))
+        self._refuse_small(input, extra)
         if input.dim() == self.dims + 1:
             return self.analog_forward(input.unsqueeze(0), extra=extra).squeeze(0)
         return self.analog_forward(input, extra=extra)
+
+    def _refuse_small(self, x: Tensor, extra: Sequence[int]) -> None:
+        """Raise ValueError if the padding leaves nothing of the output."""
+        if x.dim() - self.dims not in (1, 2):
+            return  # ``_vectors`` refuses it
+        given, sizes = tuple(x.shape[-self.dims :]), []
+        geometry = (self.stride, self.padding, self.dilation, self.kernel_size)
+        for n, step, pad, gap, taps, more in zip(given, *geometry, extra, strict=True):
+            sizes.append((n - 1) * step + gap * (taps - 1) + 1 - 2 * pad + more)
+        if min(sizes) < 1:
+            raise ValueError(
+                f"layer {self.layer_name!r}: an input with positions {given} has an output with "
+                f"positions {tuple(sizes)}, which must be >= 1; give a larger input, or a layer "
+                f"with less padding than {tuple(self.padding)}"
+            )
 
     def _digital_product(
         self, x: Tensor, outputs: slice | None, extra: Sequence[int] | None = None

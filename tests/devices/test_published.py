@@ -1,6 +1,7 @@
 """The devices of papers: what their fits say, recomputed here from the published constants."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -80,10 +81,10 @@ def test_cmo_programs_within_its_acceptance_range_and_relaxes(acceptance: float,
 
 
 def test_cmo_was_measured_in_two_acceptance_ranges() -> None:
-    with pytest.raises(
-        ValueError, match=r"acceptance must be 0.2 or 2, in % of the target, got 0.02"
-    ):
-        devices.rram_cmo(acceptance=0.02)
+    for bad in (0.02, [2], "2"):
+        message = re.escape(f"acceptance must be 0.2 or 2, in % of the target, got {bad!r}")
+        with pytest.raises(ValueError, match=message):
+            devices.rram_cmo(acceptance=bad)
 
 
 def test_milo_programs_within_a_spread_that_falls_with_conductance() -> None:
@@ -102,6 +103,8 @@ def test_the_current_of_milo_is_a_cubic_of_the_voltage() -> None:
     cube = np.polyval([8.8710e-5, 6.7919e-4, 1.2968e-3], decade)
     expected = 1e6 * (g.numpy() * 1e-6 * 0.3 + square * 0.09 + cube * 0.027)
     assert devices.milo_current(g, volt).tolist() == pytest.approx(expected.tolist(), rel=1e-9)
+    with pytest.raises(TypeError, match=r"milo_current: volt must be a Tensor .*, got 0\.2"):
+        devices.milo_current(g, 0.2)
     for bad in (
         {"g": 49.0, "volt": 0.1},
         {"g": 226.0, "volt": 0.1},

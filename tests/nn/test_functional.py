@@ -1,6 +1,7 @@
 """Analog layers as functions: the numbers and gradients of the layers with the same tensors."""
 
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -134,6 +135,25 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         F.analog_linear(*arguments, **({"name": "me"} | options))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"stride": 1.5},
+        {"stride": "a"},
+        {"stride": (1, 2)},
+        {"stride": 0},
+        {"padding": "sam"},
+        {"padding": -1},
+        {"dilation": None},
+    ],
+)
+def test_a_geometry_that_is_none_is_refused_by_name(options: dict[str, Any]) -> None:
+    ((name, value),) = options.items()
+    message = f"analog_conv1d: {name} must be an integer >= .*, got {re.escape(repr(value))}"
+    with pytest.raises(ValueError, match=message):
+        F.analog_conv1d(torch.randn(2, 6, 9), torch.randn(4, 6, 2), SMALL, **options)
 
 
 def test_groups_must_divide_the_outputs() -> None:

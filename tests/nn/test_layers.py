@@ -400,7 +400,18 @@ def test_input_range_learns_from_what_it_clips() -> None:
     assert layer.input_range.item() > 1.5
 
 
-@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("made", [tuple, torch.tensor, np.array, lambda v: [*torch.tensor(v)]])
+def test_row_blocks_take_their_ranges_from_tensors_and_arrays_too(made) -> None:
+    layer = at.convert(nn.Linear(16, 2), crossbar(array={"rows": 8}))
+    layer.set_input_range(made([1.0, 2.0]))
+    assert layer.input_range.tolist() == [1.0, 2.0]
+    layer.set_input_range(made([3.0])[0])
+    assert layer.input_range.tolist() == [3.0]
+
+
+@pytest.mark.parametrize(
+    "value", [0.0, -1.0, float("nan"), float("inf"), None, "abc", [None], torch.ones(2, 2)]
+)
 def test_bad_input_range_is_refused(value: float) -> None:
     layer = at.convert(nn.Linear(2, 2), crossbar())
     with pytest.raises(ValueError, match="must be a positive finite number"):

@@ -229,6 +229,14 @@ def test_inputs_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
         layer(torch.zeros(shape))
 
 
+@pytest.mark.parametrize("chip", [at.chips.ideal(), crossbar()])
+def test_an_input_whose_output_is_all_padding_is_refused(chip: at.Chip) -> None:
+    layer = at.convert(nn.ConvTranspose1d(1, 1, 3, padding=2), chip)
+    with pytest.raises(ValueError, match=r"positions \(1,\) has an output with positions \(-1,\)"):
+        layer(torch.zeros(1, 1, 1))
+    assert layer(torch.zeros(1, 3)).shape == (1, 1)
+
+
 def test_meta_and_lazy_layers() -> None:
     with torch.device("meta"):
         model = nn.Sequential(nn.ConvTranspose2d(64, 32, 4))
