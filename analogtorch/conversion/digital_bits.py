@@ -113,6 +113,7 @@ def _round_inputs(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Round the activations: the first ``count`` arguments, or those with ``names``.
 
+    Gradients pass as if they were not rounded (straight through).
     A tensor that is given twice is rounded once, and stays one: attention whose query is its key
     computes both in one product.
     """
@@ -129,7 +130,9 @@ def _round_inputs(
             for given, result in done:
                 if given is value:
                     return result
-            result = rounded(value, dims)
+            result = rounded(value.detach(), dims)
+            if torch.is_grad_enabled() and value.requires_grad:
+                result = result + (value - value.detach())  # rounding has no gradient of its own
             if not torch.compiler.is_compiling():  # which cannot follow it
                 setattr(result, _ROUNDED, True)
             done.append((value, result))

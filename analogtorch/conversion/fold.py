@@ -144,7 +144,9 @@ class _Folding:
             if weight is None:  # affine=False, which torch's function for linear layers cannot take
                 weight, bias = torch.ones_like(norm.running_var), torch.zeros_like(norm.running_var)
             numbers = norm.running_mean, norm.running_var, norm.eps, weight, bias
+            learns = any(p is not None and p.requires_grad for p in (layer.bias, norm.bias))
             layer.weight, layer.bias = fuse(layer.weight, layer.bias, *numbers)
+            layer.bias.requires_grad_(learns)  # torch freezes that of a layer without one
         replace(self.model, {id(norm): new for norm, new in self._gone.items()})
 
     def mark(self) -> None:

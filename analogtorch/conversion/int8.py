@@ -40,7 +40,8 @@ def quantise_digital(model: nn.Module, *, example: Example | None = None) -> nn.
     an attention and those of a module with analog matrices beside digital ones. Weights that an
     analog layer shares stay as they are, and so do embeddings, unless a digital layer shares their
     weight. Call it after ``convert`` and before ``calibrate``. ``at.save`` keeps which layers are
-    quantised.
+    quantised. Gradients pass the rounding of inputs straight through; training moves weights off
+    the levels of int8, so call it again after it.
 
     A layer rounds its inputs where it is called. Where the model multiplies by its weight instead,
     ``F.linear(x, self.qkv.weight)``, they stay floats, unless an ``example`` shows the call. Then

@@ -103,9 +103,10 @@ class Cells:
         done, wanted = self._wanted(i, step)
         self._keep(i, done, self.experiment.measured(self.seeds[i], wanted), step)
 
-    def submitted(self, executor: Executor, step: Callable[[int], object]) -> dict[int, Job]:
-        """Return the jobs, by chip, of an executor that measures what the journal lacks."""
-        jobs: dict[int, Job] = {}
+    def submit(
+        self, executor: Executor, jobs: dict[int, Job], step: Callable[[int], object]
+    ) -> None:
+        """Add the jobs, by chip, of an executor that measures what the journal lacks."""
         for i, seed in enumerate(self.seeds):
             done, wanted = self._wanted(i, step)
             if wanted:
@@ -113,15 +114,22 @@ class Cells:
                     jobs[i] = executor.submit(self.experiment.row, seed, wanted)
             else:
                 self._keep(i, done, [], step)
-        return jobs
 
     def collect(self, jobs: dict[int, Job], step: Callable[[int], object]) -> None:
-        """Take jobs that are done out of ``jobs``, and keep what they have found."""
-        for i in [i for i, job in jobs.items() if job.done()]:
-            done = self.journal.read(i, self.seeds[i])
-            with _pickling_named(self.experiment):
-                found = jobs.pop(i).result()
-            self._keep(i, done, found, step)
+        """Take jobs that are done out of ``jobs``, and keep what they have found.
+
+        The error of one is raised after the others are kept.
+        """
+        with contextlib.ExitStack() as stack:
+            for i in [i for i, job in jobs.items() if job.done()]:
+                stack.callback(self._take, i, jobs.pop(i), step)
+
+    def _take(self, i: int, job: Job, step: Callable[[int], object]) -> None:
+        """Keep what a job that is done has found of a chip."""
+        done = self.journal.read(i, self.seeds[i])
+        with _pickling_named(self.experiment):
+            found = job.result()
+        self._keep(i, done, found, step)
 
     def _wanted(
         self, i: int, step: Callable[[int], object]
@@ -169,7 +177,8 @@ def _pickling_named(experiment: Experiment) -> Iterator[None]:
                     continue
                 raise TypeError(
                     f"sweep: the executor cannot pickle the {name}: {cause}. Use processes=, "
-                    "which pickles nothing, or an executor of threads. Functions and classes at "
+                    "which pickles nothing, or, if the metric draws no random numbers, an executor "
+                    "of threads. Functions and classes at "
                     "the top level of a module can be pickled, a lambda cannot"
                 ) from error
         raise
@@ -207,13 +216,36 @@ def check_executor(caller: str, executor: Any, processes: int) -> None:
 
 
 def run_by(executor: Executor, cells: Sequence[Cells], step: Callable[[int], object]) -> None:
-    """Measure cells by an executor; a chip is a job, and kept as soon as it is done."""
-    jobs = [each.submitted(executor, step) for each in cells]
+    """Measure cells by an executor; a chip is a job, and kept as soon as it is done.
+
+    After an error jobs that have not begun are cancelled, and the others are kept when they end,
+    for which an interruption does not wait.
+    """
+    jobs: list[dict[int, Job]] = [{} for _ in cells]
     try:
+        for each, of_it in zip(cells, jobs, strict=True):
+            each.submit(executor, of_it, step)
         while any(jobs):
-            for each, of_it in zip(cells, jobs, strict=True):
-                each.collect(of_it, step)
-            time.sleep(_PAUSE if any(jobs) else 0)
-    finally:  # those that are left after an error
-        for job in (job for of_it in jobs for job in of_it.values()):
-            getattr(job, "cancel", bool)()
+            _collect(cells, jobs, step)
+    except BaseException as error:
+        for of_it in jobs:
+            for i in [i for i, job in of_it.items() if not job.done() and _cancelled(job)]:
+                del of_it[i]
+        while any(jobs) and isinstance(error, Exception):
+            with contextlib.suppress(Exception):  # the first error is raised
+                _collect(cells, jobs, step)
+        raise
+
+
+def _collect(
+    cells: Sequence[Cells], jobs: Sequence[dict[int, Job]], step: Callable[[int], object]
+) -> None:
+    """Keep what the jobs that are done have found, and let the others go on for a while."""
+    for each, of_it in zip(cells, jobs, strict=True):
+        each.collect(of_it, step)
+    time.sleep(_PAUSE if any(jobs) else 0)
+
+
+def _cancelled(job: Job) -> bool:
+    """Cancel a job, if it can be; that of submitit returns None where it has done so."""
+    return getattr(job, "cancel", bool)() is not False

@@ -22,7 +22,8 @@ class Metric(Protocol):
     ``samples`` is a text that tells what it is measured on from all else, such as a digest, by
     which a folder of measurements knows it. The metrics of ``at.metrics`` have all four, if they
     are known. Each call sees the same state of the random generators of torch, from which a
-    ``DataLoader`` draws at each pass, NumPy and Python, and the calls do not change it.
+    ``DataLoader`` draws at each pass, NumPy and Python, and the calls do not change it; but for an
+    executor of threads, which share that state: give it metrics that draw nothing.
     """
 
     def __call__(self, model: nn.Module, /) -> float:

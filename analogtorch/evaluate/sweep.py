@@ -152,7 +152,8 @@ def sweep(
         executor: runs the measurements instead, each chip of a model as one job: any object with
             the ``submit`` of ``concurrent.futures.Executor``, such as those of Dask, mpi4py and
             submitit. Model and metric are pickled for it, if it pickles. The folder is then written
-            by this process alone.
+            by this process alone. Threads share the random generators, so that a metric which draws
+            numbers gives others by theirs.
 
     Returns:
         The metric by chip and time; of several models, by name. Print it for a table. Mean, spread,

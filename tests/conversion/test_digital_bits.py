@@ -55,6 +55,16 @@ def _first(value: Tensor | tuple[Tensor, object]) -> Tensor:
     return value if isinstance(value, Tensor) else value[0]
 
 
+def test_gradients_pass_the_rounding_straight_through() -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Linear(6, 4), torch.randn(5, 6, requires_grad=True)
+    y = at.quantise_digital(nn.Sequential(layer))(x)
+    g = torch.randn_like(y)
+    y.backward(g)
+    assert torch.equal(x.grad, g @ layer.weight)
+    assert torch.equal(layer.weight.grad, g.T @ rounded(x.detach(), (-1,)))
+
+
 def test_int8_leaves_zeros_and_analog_weights() -> None:
     assert torch.equal(rounded(torch.zeros(2, 3), (-1,)), torch.zeros(2, 3))
     model = at.convert(

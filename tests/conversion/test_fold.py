@@ -48,6 +48,21 @@ def test_outputs_are_equal_and_the_norms_are_gone() -> None:
     ]
 
 
+@pytest.mark.parametrize("of_layer", [None, True, False])
+@pytest.mark.parametrize("of_norm", [True, False])
+@pytest.mark.parametrize("layer", [nn.Conv1d, nn.Linear])
+def test_the_bias_learns_where_one_of_those_before_did(
+    layer: Any, of_norm: bool, of_layer: bool | None
+) -> None:
+    sizes = (3, 5, 1) if layer is nn.Conv1d else (3, 5)
+    model = nn.Sequential(layer(*sizes, bias=of_layer is not None), _norm(nn.BatchNorm1d(5)))
+    model[1].bias.requires_grad_(of_norm)
+    if of_layer is not None:
+        model[0].bias.requires_grad_(of_layer)
+    at.fold_batch_norm(model, torch.randn(4, 3, 2) if layer is nn.Conv1d else torch.randn(4, 3))
+    assert model[0].bias.requires_grad == (of_norm or bool(of_layer))
+
+
 def test_norms_that_are_frozen_are_folded() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 3), _norm(FrozenBatchNorm2d(8)), nn.ReLU())
     expected = net(X)

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import analogtorch as at
 from analogtorch.evaluate import journal
+from analogtorch.evaluate.checked import chip_seeds
 from tests.crossbar import crossbar
 
 X = torch.randn(64, 12, generator=torch.Generator().manual_seed(0))
@@ -698,10 +699,9 @@ class _Job:
         self.owner, self.call = owner, call
 
     def done(self) -> bool:
-        if self.owner.jobs[-1] is not self:
-            return False
-        self.owner.jobs.pop()
-        return True
+        if self.owner.jobs and self.owner.jobs[-1] is self:
+            self.owner.jobs.pop()
+        return self not in self.owner.jobs
 
     def result(self) -> object:
         fn, args = pickle.loads(self.call)
@@ -741,9 +741,47 @@ def test_an_error_of_an_executor_appears_and_finished_chips_are_kept(
     pool = _Later()
     with pytest.raises(ValueError, match=f"the metric is nan on chip {worst} at 0 s"):
         at.sweep(_model(), _once, executor=pool, folder=tmp_path, **options)
+    kept = {int(path.stem[5:]) for path in tmp_path.glob("chip-*")}
+    # they finish in reverse, one more when it is looked at after the error
+    assert kept == {*range(max(0, worst - 1), 4)} - {worst}
+    assert pool.cancelled == max(0, worst - 1)
+
+
+class _Begun:
+    """A job that has begun: it can no longer be cancelled, and ends after the others."""
+
+    def __init__(self, of: list["_Begun"], run: Callable[[], object]) -> None:
+        self.run, self.late, self.asked = run, len(of) % 2 == 0, False
+        of.append(self)
+
+    def done(self) -> bool:
+        return self.asked or not self.late
+
+    def result(self) -> object:
+        return self.run()
+
+    def cancel(self) -> bool:
+        self.asked = True
+        return False
+
+
+def test_after_an_error_the_jobs_that_run_are_kept_too(tmp_path: Path) -> None:
+    jobs: list[_Begun] = []
+
+    class Pool:
+        def submit(self, fn, /, *args) -> _Begun:  # type: ignore[no-untyped-def]
+            return _Begun(jobs, functools.partial(fails if len(jobs) in bad else fn, *args))
+
+    def fails(seed: int, times: object) -> None:
+        raise RuntimeError(f"node of chip {seeds.index(seed)} is lost")
+
+    options = {"num_chips": 6, "times": ["0 s"]}
+    seeds, bad = chip_seeds(0, 6), (1, 4, 5)  # 1, 3 and 5 end first
+    with pytest.raises(RuntimeError, match="node of chip 1 is lost"):
+        at.sweep(_model(), _metric, executor=Pool(), folder=tmp_path, **options)
+    assert [job.asked for job in jobs] == [True, False] * 3
     kept = sorted(path.name for path in tmp_path.glob("chip-*"))
-    assert kept == [f"chip-{i:05d}.json" for i in range(worst + 1, 4)]  # they finish in reverse
-    assert pool.cancelled == worst
+    assert kept == [f"chip-{i:05d}.json" for i in (0, 2, 3)]
 
 
 @pytest.mark.parametrize("wrong", ["metric", "model", "recovery"])
