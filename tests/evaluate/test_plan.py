@@ -457,8 +457,14 @@ def test_a_floor_that_no_plan_keeps_says_how_far_the_best_gets() -> None:
 def test_candidates_that_walks_skip_are_measured_before_no_plan_keeps_the_floor(
     found: HardwarePlan,
 ) -> None:
+    calls = 0
+
     def metric(model: nn.Module) -> float:
+        nonlocal calls
+        calls += 1
         cells = {name: layer.chip.cell for name, layer in at.analog_layers(model)}
+        if calls == 1:  # all layers are exact
+            return 1.0
         if cells == {"0": CHIP.cell, "2": CHIP.cell}:
             return 0.98
         return 0.9 if cells else 0.95
@@ -478,8 +484,10 @@ def test_the_best_keeps_the_floor_on_chips_that_had_no_part_in_its_choice(
     def metric(model: nn.Module) -> float:
         analog = tuple(name for name, _ in at.analog_layers(model))
         calls[analog] = number = calls.get(analog, 0) + 1
-        if not analog or analog not in kept:
-            return 0.5 if analog else 1.0
+        if not analog or sum(calls.values()) == 1:  # all layers are exact
+            return 1.0
+        if analog not in kept:
+            return 0.5
         lucky = analog != ("0", "4")  # on the first two chips alone
         return 0.7 if lucky and number > 2 else 0.98
 
