@@ -36,7 +36,7 @@ def _figure(value: float) -> Figure:
     [
         ({"value": -1.0}, "Figure.value must be a finite number >= 0, got -1.0"),
         ({"value": float("nan")}, "Figure.value must be a finite number"),
-        ({"value": "5e-7"}, "write 5.0e-7"),
+        ({"value": "5e-7"}, "got '5e-7'"),
         ({"value": True}, "Figure.value must be a finite number"),
         ({"kind": "guessed"}, "Figure.kind must be one of"),
         ({"source": ""}, "Figure.source must say where"),
