@@ -178,8 +178,8 @@ def _pickling_named(experiment: Experiment) -> Iterator[None]:
                 raise TypeError(
                     f"sweep: the executor cannot pickle the {name}: {cause}. Use processes=, "
                     "which pickles nothing, or, if the metric draws no random numbers, an executor "
-                    "of threads. Functions and classes at "
-                    "the top level of a module can be pickled, a lambda cannot"
+                    "of threads. Functions and classes at the top level of a module can be "
+                    "pickled, a lambda cannot"
                 ) from error
         raise
 
