@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from analogtorch.nn.composite import AnalogComposite, MatrixNames
-from analogtorch.nn.recurrent import gru_state, lstm_state
 from analogtorch.nn.traced import Proxy, whole
+from analogtorch.ops.gates import next_state
 from analogtorch.values.listed import counted
 
 
@@ -21,6 +21,8 @@ class AnalogRecurrentCell(AnalogComposite, nn.RNNCellBase):
 
     states: int = 1
     """Number of tensors of the state."""
+    mode: str
+    """``nn.RNNBase.mode`` of the layer that repeats the cell."""
 
     def all_matrices(self) -> Iterator[MatrixNames]:
         """Yield the matrix of the input and that of the state."""
@@ -49,11 +51,9 @@ class AnalogRecurrentCell(AnalogComposite, nn.RNNCellBase):
                 f"layer {self.layer_name!r} takes {counted(self.states, 'state')} of "
                 f"shape {wanted}, got {[tuple(h.shape) for h in given]}"
             )
-        return self._next(self.matrix("ih")(input), self.matrix("hh")(given[0]), given)
-
-    def _next(self, x: Tensor, h: Tensor, state: tuple[Tensor, ...]) -> Any:
-        """Return the next state from the products ``x`` of the input and ``h`` of the state."""
-        raise NotImplementedError
+        products = self.matrix("ih")(input), self.matrix("hh")(given[0])
+        found = next_state(self.mode, *products, given)
+        return found if len(found) > 1 else found[0]
 
 
 class AnalogRNNCell(AnalogRecurrentCell, nn.RNNCell):
@@ -61,24 +61,22 @@ class AnalogRNNCell(AnalogRecurrentCell, nn.RNNCell):
 
     digital = nn.RNNCell
 
-    def _next(self, x: Tensor, h: Tensor, state: tuple[Tensor, ...]) -> Tensor:
-        return (x + h).tanh() if self.nonlinearity == "tanh" else (x + h).relu()
+    @property
+    def mode(self) -> str:  # type: ignore[override]
+        """``nn.RNNBase.mode`` of the layer that repeats the cell."""
+        return f"RNN_{self.nonlinearity.upper()}"
 
 
 class AnalogGRUCell(AnalogRecurrentCell, nn.GRUCell):
     """``nn.GRUCell`` whose products run on a chip; ``convert`` makes it. It has every option."""
 
     digital = nn.GRUCell
-
-    def _next(self, x: Tensor, h: Tensor, state: tuple[Tensor, ...]) -> Tensor:
-        return gru_state(x, h, state[0])
+    mode = "GRU"
 
 
 class AnalogLSTMCell(AnalogRecurrentCell, nn.LSTMCell):
     """``nn.LSTMCell`` whose products run on a chip; ``convert`` makes it. It has every option."""
 
     digital = nn.LSTMCell
+    mode = "LSTM"
     states = 2
-
-    def _next(self, x: Tensor, h: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        return lstm_state(x + h, state[1])

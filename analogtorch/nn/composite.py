@@ -19,6 +19,7 @@ from analogtorch.nn.linear import AnalogLinear
 from analogtorch.nn.permanent import no_parameter
 from analogtorch.nn.reborn import cut, reborn
 from analogtorch.nn.samples import SamplesFirst
+from analogtorch.ops import Operands, Plan
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,25 @@ class AnalogMatrix(AnalogLinear):
         """Return the analog product of ``input``; the arguments are those of ``analog_forward``."""
         return self.analog_forward(input, keys, samples, outputs, execution)
 
+    def operands(
+        self, input: Tensor, keys: Tensor | None, samples: Tensor | None, execution: Execution
+    ) -> tuple[Operands, Plan] | None:
+        """Return the operands and the plan of ``forward``, for many products with the same keys.
+
+        They differ in input and numbers of the vectors alone. None: they differ in more, or
+        something looks at each of them.
+        """
+        looked_at = any(tap.running is not None or tap.looks for tap in self.taps)
+        if looked_at or _has_hooks(self) or not execution.alike:
+            return None
+        if execution.chip.expansion.on or self._autocasts(input):
+            return None
+        self._admit(input, execution)
+        (plan,) = execution.plans
+        limits = self.dac_range() if self.calibrated else self._absmax(input.detach())
+        given = input, limits, plan, keys, samples, self.weight.dtype
+        return execution.operands(0, self, *given), plan
+
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         converter_state.save(self, destination, prefix)
 
@@ -101,6 +121,12 @@ class AnalogMatrix(AnalogLinear):
     ) -> None:
         if not self.refuses_to_load(errors):
             self._load_converters(state_dict.get(prefix + "input_range"), local_metadata, errors)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    own = module._forward_hooks, module._forward_pre_hooks
+    of_gradients = module._backward_hooks, module._backward_pre_hooks
+    return any(own) or any(of_gradients) or nn.modules.module._has_any_global_hook()
 
 
 class DigitalMatrix:

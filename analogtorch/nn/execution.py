@@ -58,6 +58,11 @@ class Execution:
         """Whether a forward draws noise, or numbers its vectors for noise."""
         return False
 
+    @property
+    def alike(self) -> bool:
+        """Whether products with the same keys differ in input and numbers of the vectors alone."""
+        return len(self.sections) == 1
+
     def __deepcopy__(self, memo: Any) -> "Execution":
         return self
 
@@ -163,6 +168,28 @@ class Execution:
         dtype: torch.dtype,
         outputs: slice | None,
     ) -> Tensor:
+        section = self.sections[index]
+        operands = self.operands(index, layer, x, input_range, plan, keys, samples, dtype, outputs)
+        y = product(operands, plan)
+        y = y if y.dtype == dtype else y.to(dtype)
+        for tap in layer.taps:
+            if tap.product is not None:
+                tap.product(operands, plan, outputs or section.outputs, y)
+        return y
+
+    def operands(
+        self,
+        index: int,
+        layer: "AnalogLayer",
+        x: Tensor,
+        input_range: Tensor,
+        plan: Plan,
+        keys: Tensor | None,
+        samples: Tensor | None,
+        dtype: torch.dtype,
+        outputs: slice | None = None,
+    ) -> Operands:
+        """Return the operands of the product of a section; see ``product``."""
         section, bias = self.sections[index], self.bias(layer)
         if len(self.sections) > 1:
             x, bias = x[:, section.channels], None if bias is None else bias[section.outputs]
@@ -176,13 +203,7 @@ class Execution:
         operands = Operands(x, input_range, bias=bias, **given)
         if drop is not None:
             operands = operands._replace(drops=drops(operands, plan, drop))
-        operands = self.corrected(layer, index, operands, outputs)
-        y = product(operands, plan)
-        y = y if y.dtype == dtype else y.to(dtype)
-        for tap in layer.taps:
-            if tap.product is not None:
-                tap.product(operands, plan, outputs or section.outputs, y)
-        return y
+        return self.corrected(layer, index, operands, outputs)
 
     def _weights_once(
         self,
@@ -280,6 +301,8 @@ class Quantised(Execution):
 
 class Exact(Execution):
     """The product of the digital layer: no converter, no noise."""
+
+    alike = False  # it has no operands
 
     def __call__(
         self,

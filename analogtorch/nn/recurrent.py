@@ -16,6 +16,10 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence, unpack_sequence
 
 from analogtorch.nn.composite import AnalogComposite, MatrixNames
 from analogtorch.nn.traced import Proxy, whole
+from analogtorch.ops import recurrence
+from analogtorch.ops.gates import next_state
+from analogtorch.ops.recurrence import Steps
+from analogtorch.ops.transforms import unseen
 
 _STEPS = 1 << 24
 """Distance of the output noise of two samples: the same for a sequence of any length, in any
@@ -122,6 +126,11 @@ class AnalogRecurrent(AnalogComposite, nn.RNNBase):
         sizes: list[int] | None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         inputs = noise["ih"].sequence(x, sizes)
+        if isinstance(inputs, Tensor):
+            at_once = None if "hr" in noise else noise["hh"].run(self.mode, inputs, state, reverse)
+            if at_once is not None:
+                return at_once
+            inputs = inputs.unbind()
         steps = len(inputs)
         outputs: list[Any] = [None] * steps
         for t in reversed(range(steps)) if reverse else range(steps):
@@ -139,7 +148,8 @@ class AnalogRecurrent(AnalogComposite, nn.RNNBase):
         self, x: Tensor, noise: dict[str, "_Noise"], state: tuple[Tensor, ...], t: int
     ) -> tuple[Tensor, ...]:
         """Return the next state from the input's product ``x`` (N, gates) and the state."""
-        raise NotImplementedError
+        h, *c = next_state(self.mode, x, noise["hh"](state[0], t), state)
+        return (noise["hr"](h, t) if "hr" in noise else h), *c
 
     def _first_states(
         self, x: Tensor, batch: int, hx: Any, single: bool, order: Tensor | None
@@ -206,7 +216,30 @@ class _Noise:
         samples = None if self.samples is None else self.samples[step, : len(x)]
         return self.matrix(x, keys, samples, execution=self.execution)
 
-    def sequence(self, x: Tensor, sizes: list[int] | None) -> Sequence[Tensor]:
+    def run(
+        self, mode: str, x: Tensor, state: tuple[Tensor, ...], reverse: bool
+    ) -> tuple[Tensor, tuple[Tensor, ...]] | None:
+        """Return outputs and last state of all steps, computed at once; None: they cannot be.
+
+        Args:
+            mode: that of the layer.
+            x: the products of the input, (steps, samples, gates).
+            state: the first state.
+            reverse: whether the last step comes first.
+        """
+        if self.execution is None or self.varied or not unseen(x, *state):
+            return None
+        samples = None if self.samples is None else self.samples[0]
+        found = self.matrix.operands(state[0], self.keys, samples, self.execution)
+        if found is None:
+            return None
+        operands, plan = found
+        steps = Steps(mode, plan, reverse, not self.matrix.calibrated, self.samples)
+        if not recurrence.takes(x, state, operands, steps):
+            return None
+        return recurrence.run(x, state, operands, steps)
+
+    def sequence(self, x: Tensor, sizes: list[int] | None) -> Tensor | Sequence[Tensor]:
         """Return the products of all steps ``x``, (samples, outputs) of each.
 
         The arguments are those of ``AnalogRecurrent._layers``.
@@ -216,17 +249,17 @@ class _Noise:
         samples = self.samples
         if sizes is None:
             samples = None if samples is None else samples.flatten()
-            return self.matrix(x, self.keys, samples).unbind()
+            return self.matrix(x, self.keys, samples)
         if samples is not None:
             running = zip(samples, sizes, strict=True)
             samples = torch.cat([numbers[:size] for numbers, size in running])
         return self.matrix(x, self.keys, samples).split(sizes)
 
-    def _by_sample(self, x: Tensor, sizes: list[int] | None) -> Sequence[Tensor]:
+    def _by_sample(self, x: Tensor, sizes: list[int] | None) -> Tensor | Sequence[Tensor]:
         """Return what ``sequence`` does, where every sample has weights of its own."""
         if sizes is None:  # samples first
             samples = None if self.samples is None else self.samples.T.flatten()
-            return self.matrix(x.transpose(0, 1), self.keys, samples).unbind(1)
+            return self.matrix(x.transpose(0, 1), self.keys, samples).transpose(0, 1)
         parts = []
         counts = torch.tensor(sizes, device="cpu")
         for i, part in enumerate(unpack_sequence(PackedSequence(x, counts))):
@@ -240,23 +273,11 @@ class AnalogRNN(AnalogRecurrent, nn.RNN):
 
     digital = nn.RNN
 
-    def _step(
-        self, x: Tensor, noise: dict[str, _Noise], state: tuple[Tensor, ...], t: int
-    ) -> tuple[Tensor, ...]:
-        total = x + noise["hh"](state[0], t)
-        return (total.tanh() if self.nonlinearity == "tanh" else total.relu(),)
-
 
 class AnalogGRU(AnalogRecurrent, nn.GRU):
     """``nn.GRU`` whose products run on a chip; ``convert`` makes it. It has every option."""
 
     digital = nn.GRU
-
-    def _step(
-        self, x: Tensor, noise: dict[str, _Noise], state: tuple[Tensor, ...], t: int
-    ) -> tuple[Tensor, ...]:
-        (h,) = state
-        return (gru_state(x, noise["hh"](h, t), h),)
 
 
 class AnalogLSTM(AnalogRecurrent, nn.LSTM):
@@ -269,30 +290,3 @@ class AnalogLSTM(AnalogRecurrent, nn.LSTM):
 
     def _state_sizes(self) -> tuple[int, ...]:
         return self.proj_size or self.hidden_size, self.hidden_size
-
-    def _step(
-        self, x: Tensor, noise: dict[str, _Noise], state: tuple[Tensor, ...], t: int
-    ) -> tuple[Tensor, ...]:
-        h, c = state
-        h, c = lstm_state(x + noise["hh"](h, t), c)
-        return (noise["hr"](h, t) if "hr" in noise else h), c
-
-
-def gru_state(x: Tensor, products: Tensor, h: Tensor) -> Tensor:
-    """Return the next state of a GRU.
-
-    ``x`` and ``products`` are the products of input and state, (N, 3 gates); ``h`` is the state,
-    (N, H).
-    """
-    xr, xz, xn = x.chunk(3, -1)
-    hr, hz, hn = products.chunk(3, -1)
-    new = (xn + (xr + hr).sigmoid() * hn).tanh()
-    update = (xz + hz).sigmoid()
-    return new + update * (h - new)
-
-
-def lstm_state(products: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the next h and c of an LSTM from both products' sum (N, 4 gates) and c (N, H)."""
-    i, f, g, o = products.chunk(4, -1)
-    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-    return o.sigmoid() * c.tanh(), c

@@ -50,6 +50,11 @@ class Training(Execution):
         """True: training always draws noise."""
         return True
 
+    @property
+    def alike(self) -> bool:
+        """Also not if outputs are corrected, by what the products before have shown."""
+        return super().alike and not self.corrects
+
     def draw(self, like: Tensor, batch: int, order: Tensor | None = None) -> Tensor | None:
         """Return the keys of one forward, per sample if the chip asks for it."""
         keys = draw_keys(like, self.streams)

@@ -31,6 +31,7 @@ from analogtorch.ops.operands import (
 from analogtorch.ops.physics import wide
 from analogtorch.ops.plan import Plan, plan_of
 from analogtorch.ops.slices import sliced
+from analogtorch.ops.transforms import unseen
 
 
 def mvm(x: Tensor, input_range: Tensor, w: Tensor, plan: Plan, **operands: Tensor | None) -> Tensor:
@@ -86,19 +87,11 @@ def _unwatched(operands: Operands) -> bool:
 
     Nothing wants its gradient, and no compiler, tracer, mode or profiler looks for it.
     """
-    x, w = operands.x, operands.w
-    return not (
-        torch.compiler.is_compiling()
-        or torch.is_grad_enabled()
-        or not (type(x) in _PLAIN and type(w) in _PLAIN and x.is_cpu and w.is_cpu)
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch._C._get_tracing_state() is not None
-        or torch.autograd._profiler_enabled()
+    return (
+        unseen(operands.x, operands.w)
+        and not torch.is_grad_enabled()
+        and not torch.autograd._profiler_enabled()
     )
-
-
-_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def _differentiated(

@@ -1,6 +1,7 @@
-"""Refusal of transforms that the operators do not support, which would give other numbers."""
+"""Transforms of torch that would give other numbers, and what looks at each operator."""
 
 import torch
+from torch import Tensor
 from torch.autograd import forward_ad
 
 _KIND = torch._C._functorch.TransformType
@@ -40,3 +41,20 @@ def refuse_transforms(layer: str, noisy: bool, observed: bool = False) -> None:
             f"analog layer {layer!r}: noise under torch.vmap is not supported; give it one batch "
             "that holds all instances, or call eval() on a model that is not programmed"
         )
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def unseen(*tensors: Tensor) -> bool:
+    """Return whether nothing looks for operators that compute with these tensors on the CPU.
+
+    That is no compiler, tracer, mode, transform or kind of tensor.
+    """
+    return not (
+        torch.compiler.is_compiling()
+        or not all(type(t) in _PLAIN and t.is_cpu for t in tensors)
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._get_tracing_state() is not None
+    )

@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_s
 
 import analogtorch as at
 from analogtorch.nn.training import Training
+from analogtorch.ops import native, recurrence
 from tests.crossbar import crossbar
 
 pytestmark = pytest.mark.filterwarnings(
@@ -328,3 +329,107 @@ def test_the_weights_of_a_forward_are_made_once_for_all_steps(
     assert torch.equal(again, y)
     for p, g in zip(layer.parameters(), gradients, strict=True):
         torch.testing.assert_close(p.grad, g)
+
+
+# all steps at once
+
+CHIPS = {
+    "hermes64": at.chips.hermes64(),
+    "row blocks": SMALL,
+    "noise in the kernel": SMALL.replace(training={"weight": "gaussian", "scale": 0.1}),
+    "read noise": SMALL.replace(mvm_read_noise={"std": at.devices.SquareRoot(scale=0.02)}),
+}
+built = pytest.mark.skipif(not native.available(), reason="the CPU kernels are not built")
+
+
+def _run(layer: nn.Module, given: list[Tensor], seed: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Return outputs and states of a layer, and the gradients of what it is given and learns."""
+    x, *states = (t.clone().requires_grad_() for t in given)
+    with at.noise(seed):
+        found = _flat(layer(x, states[0] if len(states) == 1 else tuple(states)))
+    loss = sum(((i + 1) * y.square() + y).sum() for i, y in enumerate(found))
+    learning = [p for p in layer.parameters() if p.requires_grad]
+    return found, list(torch.autograd.grad(loss, [x, *states, *learning]))
+
+
+@built
+@pytest.mark.parametrize("mode", ["training", "evaluation", "on a chip"])
+@pytest.mark.parametrize(
+    ("name", "chip"),
+    [
+        *((name, "hermes64") for name in ("rnn", "rnn_relu", "gru_deep", "lstm")),
+        *((name, chip) for name in ("gru", "lstm_deep") for chip in CHIPS if chip != "hermes64"),
+    ],
+)
+def test_all_steps_at_once_are_the_steps_one_by_one(
+    name: str, mode: str, chip: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digital = _layers()[name]
+    model, x = at.convert(nn.Sequential(digital), CHIPS[chip]).eval(), _x(digital)
+    at.calibrate(model, [x])
+    given, asked, takes = [x, *_flat(_states(digital))], [], recurrence.takes
+
+    def counted(*operands) -> bool:
+        asked.append(takes(*operands))
+        return asked[-1]
+
+    def results() -> tuple[list[Tensor], list[Tensor]]:
+        ready = at.program(model, seed=2).at("1 day") if mode == "on a chip" else model
+        return _run(ready[0].train(mode == "training"), given, seed=4)
+
+    monkeypatch.setattr(recurrence, "takes", counted)
+    y, gradients = results()
+    assert asked == [True] * len(asked)
+    assert len(asked) == digital.num_layers * (1 + digital.bidirectional)
+    monkeypatch.setattr(recurrence, "takes", lambda *_: False)
+    one_by_one, theirs = results()
+    assert all(map(torch.equal, y, one_by_one))
+    for found, expected in zip(gradients, theirs, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@built
+def test_who_looks_at_the_state_sees_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = at.convert(nn.Sequential(nn.GRU(5, 6)), SMALL).eval()
+    at.calibrate(model, [_x(model[0])])
+    at_once, ran = recurrence.run, []
+
+    def counted(*given):
+        ran.append("at once")
+        return at_once(*given)
+
+    monkeypatch.setattr(recurrence, "run", counted)
+    x, hh = _x(model[0]), model[0].hh_l0
+    y, _ = model(x)
+    assert ran == ["at once"]
+    with at.nn.tapped({hh: at.nn.Tap(product=lambda *_: ran.append("tap"))}):
+        assert torch.equal(model(x)[0], y)
+    handle = hh.register_forward_hook(lambda *_: ran.append("hook"))
+    assert torch.equal(model(x)[0], y)
+    handle.remove()
+    assert ran == ["at once", *["tap"] * len(x), *["hook"] * len(x)]
+
+
+@built
+def test_outputs_may_be_changed_in_place() -> None:
+    model = at.convert(nn.Sequential(nn.LSTM(5, 6)), SMALL)
+    at.calibrate(model, [_x(model[0])])
+
+    def gradient(change) -> Tensor:
+        model.zero_grad()
+        with at.noise(1):
+            y, (h, _) = model(_x(model[0]))
+        (change(y).sum() + h.sum()).backward()
+        return model[0].weight_hh_l0.grad
+
+    assert torch.equal(gradient(torch.relu_), gradient(torch.relu))
+
+
+@built
+def test_a_gradient_of_the_gradient_of_all_steps_is_refused() -> None:
+    model, x = at.convert(nn.Sequential(nn.GRU(5, 6)), SMALL), torch.randn(3, 2, 5)
+    at.calibrate(model, [x])
+    weight = model[0].weight_hh_l0
+    (g,) = torch.autograd.grad(model(x)[0].sum(), weight, create_graph=True)
+    with pytest.raises(NotImplementedError, match="differentiable once"):
+        g.sum().backward()

@@ -18,19 +18,6 @@ enum { SPAN = 256, APART = SPAN + 16 };
 /* ln(x) for x >= 0; where x is below the smallest normal number, that of 0. */
 INLINE vf log_of(vf x) { return select_(x < 0x1p-126f, same(-INFINITY), log_normal(x)); }
 
-/* exp(x), to 2 ulp: cephes' expf without its special cases. It is 0 where it would be below the normal numbers. */
-INLINE vf exp_of(vf x) {
-  vf in = within(x, same(-87.0f), same(88.0f)), n = nearest(in * 1.44269504088896341f);
-  vf f = in - n * 0.693359375f + n * 2.12194440e-4f, y = 1.9875691500E-4f * f + 1.3981999507E-3f;
-  y = y * f + 8.3334519073E-3f;
-  y = y * f + 4.1665795894E-2f;
-  y = y * f + 1.6666665459E-1f;
-  y = y * f + 5.0000001201E-1f;
-  y = y * (f * f) + f + 1.0f;
-  y = (vf)((vi)y + (__builtin_convertvector(n, vi) << 23));
-  return select_(x < -87.0f, (vf){0}, y);
-}
-
 INLINE vf one_where(vi mask) { return (vf)((vi)same(1.0f) & mask); }
 
 #define EACH(value)                                                                                                    \

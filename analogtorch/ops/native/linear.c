@@ -2,6 +2,7 @@
  *
  * Panels of PANEL outputs (forward) or rows (backward) are shared among threads. A panel's weights get their noise on
  * the way into cache, where all vectors of the batch use them: neither noise nor partial sums go through memory.
+ * Products of the same weights, as in the steps of a recurrent layer, may share the panels: see `packed`.
  * A forward of few vectors and exact weights turns the inputs instead: PANEL vectors are then the lanes, and weights are
  * read where they lie. Each sum is added up in the same order.
  */
@@ -20,8 +21,10 @@ typedef struct {
   uint32_t *mask;     /* a bit for each partial sum: (blocks, vectors, mask_words(outputs)) */
   uint8_t *saturated; /* whether any did, of each block */
   double *g_range;    /* a sum per panel of rows, those of each block in turn */
+  float *packed;      /* the weights in panels, at_linear_packed floats, or NULL: each call packs its own */
   const int64_t *samples, *bounds, *columns;
   int64_t vectors, rows, outputs, blocks, n_columns, range_by, find_scale, first_only;
+  int64_t is_packed; /* whether an earlier call has filled `packed` */
   float input_levels;
   weight_noise noise;
   adc adc;
@@ -169,6 +172,9 @@ static void quantise(const linear *p, int pairs, float *xq, float *squares, size
   }
 }
 
+/* Rows of a panel of `packed` in the forward: packing writes whole vectors. */
+INLINE size panel_rows_of(const linear *p) { return p->rows + LANES; }
+
 INLINE int threads_of(const linear *p) { return threads_for((double)p->vectors * p->rows * p->outputs); }
 
 /* The sums of a tile: of the rows from m0 of xq times the panel of block b. */
@@ -204,7 +210,8 @@ static void forward(const linear *p, int threads, float *xq, float *squares, siz
         for (size b = 0; b < p->blocks; b++) {
           column_adc r[VECTORS];
           panel_adcs(p, b, n0, r);
-          BY_KIND(pack_outputs, p, p->w, b, n0, panel)
+          if (p->packed) panel = p->packed + n0 * panel_rows_of(p) + p->bounds[b] * PANEL;
+          if (!p->is_packed) BY_KIND(pack_outputs, p, p->w, b, n0, panel)
           if (squares) pack_variances(p, pairs, b, n0, variances);
           int saturated = 0;
           for (size m = m0; m < m1; m += ROWS) {
@@ -336,7 +343,7 @@ static int multiply_by_vectors(const linear *p) {
 }
 
 int at_linear(const linear *p) {
-  if (worth_vectors(p)) return multiply_by_vectors(p);
+  if (!p->packed && worth_vectors(p)) return multiply_by_vectors(p);
   size ld = p->rows + 2 * LANES - p->rows % LANES, chunk = SCRATCH / ld, each = lines(widest(p->bounds, p->blocks) * PANEL);
   chunk = least(p->vectors, chunk < 256 ? 256 : chunk);
   int threads = threads_of(p);
@@ -416,11 +423,13 @@ static double clip_gradient(const linear *p, float *sums, size b, size m0, int r
   return of_range;
 }
 
-static double input_gradient(const linear *p, const float *gb, size b, size k0, size k1, float *panel) {
+/* first: panels of the blocks before b. */
+static double input_gradient(const linear *p, const float *gb, size b, size first, size k0, size k1, float *panel) {
   double of_range = 0.0;
   for (size n0 = 0; n0 < p->outputs; n0 += 2 * DEPTH) {
     size n1 = least(n0 + 2 * DEPTH, p->outputs);
-    BY_KIND(pack_rows, p, b, k0, k1, n0, n1, panel)
+    if (p->packed) panel = p->packed + ((first + (k0 - p->bounds[b]) / PANEL) * p->outputs + n0) * PANEL;
+    if (!p->is_packed) BY_KIND(pack_rows, p, b, k0, k1, n0, n1, panel)
     for (size m = 0; m < p->vectors; m += ROWS) {
       const float *row[ROWS];
       tile sums;
@@ -441,6 +450,11 @@ static double input_gradient(const linear *p, const float *gb, size b, size k0, 
 
 /* Panels, and so sums of g_range, of a block of so many rows. */
 int64_t at_linear_panels(int64_t rows) { return (rows + PANEL - 1) / PANEL; }
+
+/* Floats of `packed`: panels of outputs for the forward, or of rows, `panels` of all blocks, for the backward. */
+int64_t at_linear_packed(int64_t outputs, int64_t rows, int64_t panels, int64_t backward) {
+  return backward ? panels * outputs * PANEL : at_linear_panels(outputs) * PANEL * (rows + LANES);
+}
 
 /* block_g: the gradients of a block's partial sums, if they differ from g; panels: `each` floats for each thread. */
 static void backward(const linear *p, int threads, float *block_g, float *panels, size each) {
@@ -464,7 +478,7 @@ static void backward(const linear *p, int threads, float *block_g, float *panels
       for (size i = 0; i < count; i++) {
         size k0 = from + i * PANEL, k1 = least(k0 + PANEL, to);
         if (p->gw) weight_gradient(p, gb, b, k0, k1, panel);
-        if (p->gx) p->g_range[first + i] = input_gradient(p, gb, b, k0, k1, panel);
+        if (p->gx) p->g_range[first + i] = input_gradient(p, gb, b, first, k0, k1, panel);
       }
       first += count;
     }

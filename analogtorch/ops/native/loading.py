@@ -40,7 +40,8 @@ def _loaded(path: Path) -> ctypes.CDLL:
     for runtime in bundled or [Path("libgomp.so.1")]:
         ctypes.CDLL(str(runtime), mode=ctypes.RTLD_GLOBAL)
     library = ctypes.CDLL(str(path), mode=os.RTLD_NOW)
-    library.at_linear_panels.restype = ctypes.c_int64
+    for name in ("at_linear_panels", "at_linear_packed"):
+        getattr(library, name).restype = ctypes.c_int64
     return library
 
 

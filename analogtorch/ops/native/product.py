@@ -95,7 +95,7 @@ def backward(
         call.run("at_convolution_backward", ctypes.c_int64(split))
     else:
         call.run("at_linear_backward")
-    g_range = _range_gradient(sums, given.input_range, plan, call) if needs_range else None
+    g_range = range_gradient(sums, given.input_range, plan, call) if needs_range else None
     gx = gx.to(given.x.dtype) if gx is not None and needs_x else None
     gw = None if gw is None else gw.to(given.w.dtype)
     return gx, g_range, gw, None if g_bias is None else g_bias.to(g.dtype)
@@ -108,7 +108,7 @@ def _splits(x: Tensor, w: Tensor, plan: Plan) -> int:
     return max(1, min(w.shape[1], -(-2 * torch.get_num_threads() // (x.shape[0] * plan.groups))))
 
 
-def _range_gradient(sums: Tensor, input_range: Tensor, plan: Plan, call: Call) -> Tensor:
+def range_gradient(sums: Tensor, input_range: Tensor, plan: Plan, call: Call) -> Tensor:
     """Return the gradient of the input range from the sums of the kernel."""
     if plan.blocks == 1 or not per_block(input_range):
         total = sums.sum()

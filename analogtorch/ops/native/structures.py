@@ -37,6 +37,7 @@ WeightNoise = _TYPES["weight_noise"] = _structure("weights.h", "weight_noise")
 Adc = _TYPES["adc"] = _structure("converters.h", "adc")
 Formula = _TYPES["formula"] = _structure("formula.h", "formula")
 DeviceNoise = _structure("devices.c", "device_noise")
+Gates = _structure("gates.c", "gates")
 Linear = _structure("linear.c", "linear")
 Convolution = _structure("conv.c", "convolution")
 PARTS = {"": Linear, "noise": WeightNoise, "adc": Adc}

@@ -1,0 +1,104 @@
+"""The cost of analog recurrent layers as ratios to torch.nn's.
+
+    python -m benchmarks.recurrent [--threads 1] [--rounds 25]
+
+Layers on ``hermes64``, calibrated by default. train: a step with gradients of input and Parameters,
+with the default training noise. eval: a forward behind the converters. chip: a forward on a
+programmed chip after a day. Times are medians, measured in turns on one machine.
+"""
+
+import argparse
+import copy
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+import analogtorch as at
+from benchmarks.mvm import medians, turns
+from benchmarks.tables import as_text, positive
+
+LAYERS: dict[str, tuple[type[nn.RNNBase], tuple[int, int], tuple[int, int]]] = {
+    "GRU, Hello Edge": (nn.GRU, (10, 154), (49, 100)),
+    "LSTM, Hello Edge": (nn.LSTM, (10, 118), (49, 100)),
+    "LSTM, 2 row blocks": (nn.LSTM, (80, 512), (100, 8)),
+    "LSTM, one sample": (nn.LSTM, (80, 128), (100, 1)),
+}
+"""Kind of each layer, its inputs and states, and the steps and samples of a batch."""
+
+
+def step(model: nn.Module, x: Tensor) -> Callable[[], None]:
+    """Return a training step, whose gradients are then dropped."""
+    x, g = x.clone().requires_grad_(), torch.ones(*x.shape[:2], model[0].hidden_size)
+
+    def run() -> None:
+        model(x)[0].backward(g)
+        x.grad = None
+        model.zero_grad()
+
+    return run
+
+
+def forward(model: nn.Module, x: Tensor) -> Callable[[], None]:
+    """Return a forward without gradients."""
+
+    def run() -> None:
+        with torch.no_grad():
+            model(x)
+
+    return run
+
+
+def row(name: str, rounds: int) -> list[str]:
+    """Return name, shape, torch.nn's times in ms, and the ratios of a layer."""
+    kind, sizes, batch = LAYERS[name]
+    torch.manual_seed(0)
+    digital, x = nn.Sequential(kind(*sizes)), torch.randn(*batch, sizes[0])
+    analog = at.convert(copy.deepcopy(digital), at.chips.hermes64())
+    at.calibrate(analog, [x], progress=False)
+    quiet = copy.deepcopy(digital).eval()
+    runs = {
+        "train": step(digital, x),
+        "analog train": step(analog.train(), x),
+        "eval": forward(quiet, x),
+        "analog eval": forward(copy.deepcopy(analog).eval(), x),
+        "chip": forward(at.program(analog, seed=0).at("1 day"), x),
+    }
+    ms = medians(turns(runs, rounds))
+    ratios = [
+        ms["analog train"] / ms["train"],
+        ms["analog eval"] / ms["eval"],
+        ms["chip"] / ms["eval"],
+    ]
+    shape = f"{batch[0]} x {batch[1]} x {sizes[0]} -> {sizes[1]}"
+    return [
+        name,
+        shape,
+        f"{ms['train']:.1f}",
+        f"{ms['eval']:.1f}",
+        *(f"{ratio:.2f}" for ratio in ratios),
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.recurrent",
+        description=str(__doc__).split("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--threads", type=positive, default=1, help="of torch")
+    parser.add_argument("--rounds", type=positive, default=25, help="of each measurement")
+    parser.add_argument(
+        "--layers", nargs="+", choices=LAYERS, default=list(LAYERS), metavar="LAYER"
+    )
+    options = parser.parse_args(argv)
+    torch.set_num_threads(options.threads)
+    header = ["layer", "steps x samples", "torch.nn train, ms", "eval, ms"]
+    table = [[*header, "train", "eval", "chip"]]
+    table += [row(name, options.rounds) for name in options.layers]
+    print(as_text(table, left=2))
+
+
+if __name__ == "__main__":
+    main()
