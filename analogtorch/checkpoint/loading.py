@@ -140,6 +140,7 @@ def _load(saved: Checkpoint, tensors: dict[str, Tensor], model: nn.Module) -> nn
 
 def _converted(saved: Checkpoint, model: nn.Module) -> nn.Module:
     """Return the model with the analog layers of the file, on their chips and with their noise."""
+    quantise_inputs(model, saved.int8)  # their weights are rounded in the file
     present = dict(analog_layers(model))
     if todo := [entry for entry in saved.layers if entry.name not in present]:
         pattern = {entry.name: f"re:{re.escape(entry.name)}" for entry in todo}
@@ -165,7 +166,6 @@ def _converted(saved: Checkpoint, model: nn.Module) -> nn.Module:
             layer.sequence_first = True
     for name, inner in saved.routes.items():
         route(model.get_submodule(name), list(inner))
-    quantise_inputs(model, saved.int8)  # their weights are rounded in the file
     return model
 
 

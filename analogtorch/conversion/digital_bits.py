@@ -31,9 +31,7 @@ def quantise_inputs(model: nn.Module, names: Collection[str]) -> None:
     chosen = {model.get_submodule(name) for name in names}
     for module in model.modules():
         if module not in chosen:
-            for key in _hooks(module):
-                del module._forward_pre_hooks[key]
-                module._forward_pre_hooks_with_kwargs.pop(key, None)
+            keep_inputs_of(module)
     for module in chosen:
         round_inputs_of(module)
 
@@ -85,6 +83,15 @@ def round_input(layer: nn.Module, x: Tensor) -> Tensor:
         hook: Any = layer._forward_pre_hooks[key]
         (x,), _ = hook(layer, (x,), {})
     return x
+
+
+def keep_inputs_of(module: nn.Module) -> bool:
+    """Let a layer round its inputs no more, and return whether it did."""
+    found = _hooks(module)
+    for key in found:
+        del module._forward_pre_hooks[key]
+        module._forward_pre_hooks_with_kwargs.pop(key, None)
+    return bool(found)
 
 
 def round_inputs_of(module: nn.Module) -> None:

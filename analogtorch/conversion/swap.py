@@ -9,6 +9,7 @@ from torch.nn.utils import parametrize
 
 from analogtorch.chips import Chip
 from analogtorch.chips.choices import Choices
+from analogtorch.conversion.digital_bits import keep_inputs_of
 from analogtorch.conversion.example import Example, runner
 from analogtorch.conversion.exported import exported
 from analogtorch.conversion.fast_path import reader, restore, switch_off
@@ -45,6 +46,8 @@ from analogtorch.nn import AnalogLinear
 from analogtorch.nn.adapters import plain_name, unwatch_adapter, watch_adapters
 from analogtorch.nn.kinds import kind_of, kinds
 from analogtorch.values import checks
+from analogtorch.values.listed import listed
+from analogtorch.values.warned import warn
 
 logger = logging.getLogger("analogtorch")
 
@@ -122,6 +125,10 @@ def convert(
             senses light and would take several layers; or ``fold_batch_norm`` or ``guard`` raise.
             The model is unchanged.
 
+    Warns:
+        UserWarning: a layer that becomes analog was in int8. Its inputs are not rounded digitally
+            any more, but its weights are those of ``quantise_digital``.
+
     Example:
         >>> first, last = torch.nn.Linear(8, 4), torch.nn.Linear(4, 2)
         >>> model = torch.nn.Sequential(first, torch.nn.ReLU(), last)
@@ -170,12 +177,20 @@ def convert(
         restore(replace(converted, {id(new[id(m)]): m for m in fresh.values() if id(m) in new}))
         undo()
         raise
+    # a converter of the chip takes the inputs of these now
+    int8 = [name or "(root)" for name in fresh if keep_inputs_of(converted.get_submodule(name))]
     remember(converted)
     watch_adapters(converted)
     if new and example is None:
         name_unread(converted)
     if new:
         logger.info("converted %d layers for chip %s", len(new), chip.name)
+    if int8:
+        warn(
+            f"convert: the weights of {listed(int8)} were rounded to int8 by quantise_digital, and "
+            "the chip gets them as they are; convert the model from before quantise_digital for "
+            "exact ones"
+        )
     return converted
 
 

@@ -166,6 +166,27 @@ def test_each_output_of_a_grouped_transposed_convolution_has_a_scale_of_its_own(
     assert error.max() < 0.02
 
 
+def test_a_layer_that_becomes_analog_rounds_its_inputs_no_more(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    def net() -> nn.Module:
+        return nn.Sequential(nn.Linear(8, 4), nn.MultiheadAttention(4, 1))
+
+    def mixed() -> nn.Module:
+        return at.quantise_digital(at.convert(net(), CHIP, exclude="1"))
+
+    with pytest.warns(UserWarning, match=r"weights of 1 were rounded to int8 by quantise_digital"):
+        model = at.convert(at.to_digital(mixed()), CHIP)
+    assert quantised(model) == []
+    at.to_digital(model)
+    assert quantised(model) == []
+    # the weights are those of a file that has them exactly
+    recwarn.clear()
+    loaded = at.load(at.save(at.convert(net(), CHIP), tmp_path), at.to_digital(mixed()))
+    assert quantised(loaded) == []
+    assert not recwarn.list
+
+
 def test_the_layers_that_round_can_be_read_and_chosen() -> None:
     model = at.convert(nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 2)), CHIP, exclude="1")
     plain, x = copy.deepcopy(model.eval()), torch.randn(3, 8)
