@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from analogtorch.nn.permanent import no_parameter
+
 LEAST = 1e-3
 """Smallest channel in units of the mean: one that is always zero needs no factor."""
 
@@ -86,6 +88,15 @@ def is_linear(layer: nn.Module) -> bool:
     """Return whether it multiplies by a real matrix ``weight`` and may add a ``bias``."""
     known = isinstance(layer, nn.Linear) or _is_transposed(layer)
     return known and not layer.weight.is_complex()  # type: ignore[operator]
+
+
+def why_fixed(layer: nn.Module) -> str | None:
+    """Return why a linear layer takes no factors: what is no Parameter is computed anew."""
+    for name in ("weight", "bias"):
+        held = getattr(layer, name, None)
+        if held is not None and not isinstance(held, nn.Parameter):
+            return no_parameter(layer, name)
+    return None
 
 
 def is_norm(module: nn.Module) -> bool:

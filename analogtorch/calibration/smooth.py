@@ -30,6 +30,7 @@ from analogtorch.calibration.channels import (
     is_linear,
     is_norm,
     undo,
+    why_fixed,
     width_of,
     written_by,
 )
@@ -182,7 +183,8 @@ class _Smoothing:
         for module in self.model.modules():
             for p in module.parameters(recurse=False):
                 users[p] = users.get(p, 0) + 1
-        shared = {layer: layer.weight for layer in self.names if users[layer.weight] > 1}
+        plain = [layer for layer in self.names if why_fixed(layer) is None]
+        shared = {layer: layer.weight for layer in plain if users[layer.weight] > 1}
         for layer, weight in shared.items():
             layer.weight = nn.Parameter(weight.clone(), requires_grad=weight.requires_grad)
         return shared
@@ -204,6 +206,7 @@ class _Smoothing:
         counts = {m: sum(call.module is m for call in calls) for m in self.names}
         left = {m: "it never ran" if n == 0 else "it runs more than once in a pass"
                 for m, n in counts.items() if n != 1}  # fmt: skip
+        left |= {m: why for m in self.names if (why := why_fixed(m)) is not None}
         return [call for call in calls if call.module not in left], left
 
     def _kinds(self, calls: Sequence[_Call]) -> Iterator[list[tuple[nn.Module, ...]]]:

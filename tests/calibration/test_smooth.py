@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 import analogtorch as at
 
@@ -250,6 +251,22 @@ def test_complex_layers_take_no_part() -> None:
 
     found = at.smooth_channels(Spectrum().eval(), [torch.randn(4, 8)])
     assert list(found.left) == ["head"]
+
+
+@pytest.mark.parametrize("untie", [False, True])
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_layers_whose_weight_or_bias_is_computed_take_no_part(name: str, untie: bool) -> None:
+    def pruned() -> nn.Module:
+        return prune.l1_unstructured(nn.Linear(8, 8), name, 0.5)
+
+    parametrized = nn.utils.parametrizations.weight_norm(nn.Linear(8, 8))
+    plain = [nn.LayerNorm(8), nn.Linear(8, 8), nn.ReLU()]
+    model = nn.Sequential(*plain, pruned(), nn.ReLU(), pruned(), parametrized, parametrized)
+    found = at.smooth_channels(model, [torch.randn(4, 8)], untie=untie)
+    assert found.moved == {"0": ("1",)}
+    assert sorted(found.left) == ["3", "5", "6"]
+    remedy = f"its {name} is not a plain Parameter; make it one by torch.nn.utils.prune.remove"
+    assert remedy in found.left["3"]
 
 
 def test_a_model_without_its_weights_is_refused_by_name() -> None:
