@@ -37,6 +37,21 @@ def check_keys(saved: Checkpoint, tensors: dict[str, Tensor], model: nn.Module) 
         )
 
 
+def check_buffers(model: nn.Module) -> None:
+    """Raise ValueError if a buffer has no numbers and gets none from a file, as it is in none."""
+    state = model.state_dict(keep_vars=True)
+    for name, buffer in model.named_buffers():
+        owner, _, own = name.rpartition(".")
+        ours = own in COLUMN_RANGES and isinstance(model.get_submodule(owner), AnalogLayer)
+        if buffer.is_meta and name not in state and not ours:
+            raise ValueError(
+                f"load: buffer {name!r} is on the meta device, and no file has it, as it is not "
+                f"persistent; give it its numbers first, model.get_submodule({owner!r})."
+                f"register_buffer({own!r}, numbers, persistent=False), or make the model outside "
+                'of torch.device("meta"). The model is unchanged'
+            )
+
+
 def _folded(tensors: dict[str, Tensor], model: nn.Module) -> str:
     """Return what to do if batch norms were folded into other layers before the file was written.
 

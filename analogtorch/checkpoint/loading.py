@@ -13,6 +13,7 @@ from analogtorch.calibration.norm_statistics import remember_digital
 from analogtorch.checkpoint.description import Checkpoint, SavedProgram
 from analogtorch.checkpoint.fits import (
     check_batch_norm,
+    check_buffers,
     check_int8,
     check_keys,
     check_layers,
@@ -36,7 +37,8 @@ def load(path: str | Path, model: nn.Module) -> nn.Module | ProgrammedChip:
 
     A model is loaded into ``model``, whose layers are converted as in the saved model. Weights,
     chips, ranges and the names that key the noise are then those of the saved model, whatever they
-    were before. A model on the meta device gets the tensors of the file.
+    were before. A model on the meta device gets the tensors of the file; buffers that are not in its
+    ``state_dict`` must have their numbers.
 
     A programmed chip is programmed again on a copy of ``model``, which is not changed. It has the
     same devices and defects, and gives the same numbers at any time.
@@ -54,9 +56,10 @@ def load(path: str | Path, model: nn.Module) -> nn.Module | ProgrammedChip:
     Raises:
         TypeError: ``model`` is no module.
         ValueError: a file is truncated, damaged, of a newer version or of another checkpoint; the
-            model has another architecture or other analog layers; or a programmed chip was written
-            with another version of the noise generator, or its weights have another type than those
-            of the model. The model is unchanged.
+            model has another architecture or other analog layers, or a buffer on the meta device
+            that is not in its ``state_dict``; or a programmed chip was written with another version
+            of the noise generator, or its weights have another type than those of the model. The
+            model is unchanged.
         ImportError: safetensors is not installed.
         OSError: a file is missing or cannot be read.
 
@@ -112,6 +115,7 @@ def _programmed(
 def _load(saved: Checkpoint, tensors: dict[str, Tensor], model: nn.Module) -> nn.Module:
     refuse_programmed(model, "load")
     check_keys(saved, tensors, model)
+    check_buffers(model)
     check_layers(saved, tensors, model)
     check_routes(saved, model)
     check_int8(saved, model)

@@ -155,6 +155,22 @@ def test_a_model_on_meta_gets_the_tensors(tmp_path: Path) -> None:
     assert isinstance(loaded.head.weight, nn.Parameter)
 
 
+def test_a_buffer_on_meta_that_no_file_has_is_refused_by_name(tmp_path: Path) -> None:
+    def net() -> nn.Module:
+        model = nn.Sequential(nn.Linear(4, 2))
+        model[0].register_buffer("scale", torch.ones(2), persistent=False)
+        return model
+
+    folder = save(at.convert(net(), CHIP), tmp_path)
+    with torch.device("meta"):
+        other = net()
+    with pytest.raises(ValueError, match=r"load: buffer '0.scale' is on the meta device"):
+        load(folder, other)
+    assert type(other[0]) is nn.Linear
+    other.get_submodule("0").register_buffer("scale", torch.ones(2), persistent=False)
+    assert not load(folder, other)(torch.ones(1, 4)).is_meta
+
+
 def test_a_tie_that_the_model_on_meta_does_not_have_is_not_made(tmp_path: Path) -> None:
     save(_analog(), tmp_path)
     with torch.device("meta"):
