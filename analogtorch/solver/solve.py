@@ -108,15 +108,13 @@ class MatrixSolver:
     ) -> None:
         checks.flag("solve: scaling", scaling)
         self.chip, self._given = checked_chip(chip), A
-        real = _real(checked_matrix(A, chip))
+        real = _real(checked_matrix(A, chip).detach())
         # near 1, so that no norm overflows or vanishes
-        self._unit = power_above(real.detach().abs().amax((1, 2), keepdim=True))
-        real = real / self._unit
+        self._unit = power_above(real.abs().amax((1, 2), keepdim=True))
         # scaling may put real and imaginary parts in another order
         in_order = A.is_complex() and not scaling
-        self._system = programmed_system(real.detach(), chip, seed, scaling, in_order)
+        self._system = programmed_system(real / self._unit, chip, seed, scaling, in_order)
         self._order, self._products = self._system.order, 0
-        self._a = self._order.of(real)
 
     @property
     def shape(self) -> torch.Size:
@@ -145,7 +143,9 @@ class MatrixSolver:
         evidence: list[_Evidence] = []
         vectors, unit = _near_1(_stacked(right, self._given))
         asked = _Asked(tolerance, passes, strict)
-        x = _Solve.apply(self._a, self._order.of(vectors), self._system, asked, evidence)
+        # anew for each solution: a backward frees the graph that leads to what was given
+        a = self._order.of(_real(self._given) / self._unit)
+        x = _Solve.apply(a, self._order.of(vectors), self._system, asked, evidence)
         x = _unstacked(x * (unit / self._unit), self._given)
         refined, residual, refused = evidence[0]
         beyond = _beyond(x, vectors)
@@ -220,7 +220,7 @@ class MatrixSolver:
         asked: "_Asked",
     ) -> Solution:
         batch, found = self.shape[:-2], self._system.convergence
-        n, vectors = self._a.shape[-1], refined.x.shape[-1]
+        n, vectors = refined.x.shape[-2:]
         solved = refined.passes[~_any(refused, residual)]
         passes = float(solved.sum()) / max(len(solved), 1)
         return Solution(

@@ -549,6 +549,13 @@ def test_gradients_of_a_system_that_its_transposed_does_not_solve_are_refused() 
     assert torch.isfinite(torch.autograd.grad(x.sum(), a)[0]).all()
 
 
+def test_each_solution_of_a_solver_has_gradients_of_its_own() -> None:
+    a, b = system(8)
+    solver = MatrixSolver(a.requires_grad_(), CHIP)
+    first, second = (torch.autograd.grad(solver.solve(b).x.sum(), a)[0] for _ in range(2))
+    assert torch.equal(first, second)
+
+
 def test_noise_of_counts_is_new_in_each_product_and_repeats_with_the_solver() -> None:
     a, b = system(16)
     noisy = at.solver.rram_solver(spread=0.0).replace(mvm={"noise": 0.3})
