@@ -92,9 +92,9 @@ def reestimate_batch_norm(
     Raises:
         TypeError: ``model`` is no module, such as a programmed chip without its time, or
             ``batches`` is one batch.
-        ValueError: no batch norm tracks statistics; one has none yet to be ``relative`` to; there
-            are no batches; no norm ran; one got NaN or infinity; or a batch has one value per
-            channel. The model is unchanged.
+        ValueError: no batch norm tracks statistics; one is lazy and has not run yet, or has none
+            yet to be ``relative`` to; there are no batches; no norm ran; one got NaN or infinity;
+            or a batch has one value per channel. The model is unchanged.
 
     Warns:
         UserWarning: some norms did not run, and keep their statistics; once for all chips of a

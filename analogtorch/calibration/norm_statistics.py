@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _KEPT = "_analogtorch_moved"
@@ -93,13 +94,18 @@ def norms_of(model: nn.Module) -> dict[str, Any]:
     """Return the batch norms that track statistics, by name.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are none, or one is lazy and has not run yet.
     """
     norms = tracking(model)
     if not norms:
         raise ValueError(
             "reestimate_batch_norm: the model has no batch norm that tracks statistics; after "
             "fold_batch_norm, or with other norms, there is nothing to take anew"
+        )
+    if lazy := [name for name, norm in norms.items() if is_lazy(norm.running_mean)]:
+        raise ValueError(
+            f"reestimate_batch_norm: batch norm {lazy[0]!r} is lazy and has no statistics yet; run "
+            "the model once first"
         )
     return norms
 

@@ -445,3 +445,5 @@ def test_models_whose_norms_never_run_or_that_have_none_are_refused() -> None:
     for net in (nn.Linear(3, 3), nn.BatchNorm2d(3, track_running_stats=False)):
         with pytest.raises(ValueError, match="no batch norm that tracks statistics"):
             at.reestimate_batch_norm(nn.Sequential(net), BATCHES)
+    with pytest.raises(ValueError, match="batch norm '0' is lazy and has no statistics yet; run"):
+        at.reestimate_batch_norm(nn.Sequential(nn.LazyBatchNorm2d(affine=False)), BATCHES)
