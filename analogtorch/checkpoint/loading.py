@@ -37,8 +37,8 @@ def load(path: str | Path, model: nn.Module) -> nn.Module | ProgrammedChip:
 
     A model is loaded into ``model``, whose layers are converted as in the saved model. Weights,
     chips, ranges and the names that key the noise are then those of the saved model, whatever they
-    were before. A model on the meta device gets the tensors of the file; buffers that are not in its
-    ``state_dict`` must have their numbers.
+    were before. A model on the meta device gets the tensors of the file; buffers that are not in
+    its ``state_dict`` must have their numbers.
 
     A programmed chip is programmed again on a copy of ``model``, which is not changed. It has the
     same devices and defects, and gives the same numbers at any time.
