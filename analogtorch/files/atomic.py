@@ -25,9 +25,9 @@ def write_atomically(path: str | Path, data: bytes | str) -> Path:
     """Write ``data`` (text as UTF-8) to ``path`` and make its folder.
 
     What UTF-8 lacks, such as the bytes of a folder's name in another encoding, is written as an
-    escape: a text is not lost for it. A file that was there stays until the new one is whole. A
-    link stays, and leads to the new file; a pipe is written to, and so is what is open already,
-    such as ``/dev/stdout``, from where it is.
+    escape: a text is not lost for it. A file that was there stays until the new one is whole, which
+    gets its permissions. A link stays, and leads to the new file; a pipe is written to, and so is
+    what is open already, such as ``/dev/stdout``, from where it is.
 
     Raises:
         OSError: nothing could be written (a full disk, no permission). The message names the path,
@@ -52,7 +52,7 @@ def write_atomically(path: str | Path, data: bytes | str) -> Path:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, _mode(target))
         os.replace(temporary, target)
         sync_folder(target.parent)
     except OSError as error:
@@ -165,7 +165,11 @@ def _append(opened: int, data: bytes) -> None:
         file.write(data)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _mode(file: Path) -> int:
+    """Return the permissions of a file, or those that a new one gets."""
+    try:
+        return file.stat().st_mode & 0o777
+    except FileNotFoundError:
+        mask = os.umask(0)
+        os.umask(mask)
+        return 0o666 & ~mask

@@ -43,6 +43,17 @@ def test_a_new_file_survives_a_power_failure(tmp_path, monkeypatch) -> None:
     assert events == ["file", "rename", "folder"]
 
 
+def test_a_file_that_is_replaced_leaves_its_permissions(tmp_path) -> None:
+    file = write_atomically(tmp_path / "file", "old")
+    (tmp_path / "made").touch()
+    assert file.stat().st_mode == (tmp_path / "made").stat().st_mode
+    file.chmod(0o600)
+    (tmp_path / "link").symlink_to(file)
+    write_atomically(tmp_path / "link", "new")
+    assert file.read_text() == "new"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
 def test_so_does_a_checkpoint(tmp_path, monkeypatch) -> None:
     model = at.convert(nn.Linear(4, 3), at.chips.hermes64())
     at.calibrate(model, [torch.ones(2, 4)])
