@@ -157,6 +157,7 @@ def convert(
     if include is None and where is None:
         check_alone(chip, [name for name, its in chosen.items() if its == chip])
     fresh = {name: m for name in chosen if not is_analog(m := model.get_submodule(name))}
+    first = not any(map(is_analog, model.modules()))
     again = has_folded(model)  # folding again would change nothing
     undo = folded(model, example)[1] if fold_batch_norm and not again else lambda: None
     new: dict[int, Any] = {}
@@ -179,7 +180,7 @@ def convert(
         raise
     # a converter of the chip takes the inputs of these now
     int8 = [name or "(root)" for name in fresh if keep_inputs_of(converted.get_submodule(name))]
-    remember(converted)
+    remember(converted, first)
     watch_adapters(converted)
     if new and example is None:
         name_unread(converted)

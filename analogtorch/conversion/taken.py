@@ -4,8 +4,11 @@ Tools that swap every ``nn.Linear`` do that, such as quantisation-aware training
 filter asks for ``isinstance(module, nn.Linear)``, which an analog layer is, and its layer keeps the
 weight and computes digitally. torch does not announce that a child is replaced. So this module
 remembers the weights of analog layers, as objects; a digital module that holds one later has
-replaced the layer. Other tools, such as ``quantize_`` of torchao, replace the weight alone.
+replaced the layer, unless it was in a model when that was converted: models may share a weight.
+Other tools, such as ``quantize_`` of torchao, replace the weight alone.
 """
+
+from weakref import WeakSet
 
 from torch import nn
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -16,13 +19,19 @@ from analogtorch.nn import AnalogComposite, AnalogLayer
 
 _PLACED = WeakTensorKeyDictionary()
 """Weights of analog layers. A copy of a model has none: a replaced layer is not noticed there."""
-
+_LEFT: WeakSet[nn.Module] = WeakSet()
+"""Modules that were digital in a model after its first conversion."""
 
 _FILTER = "give them a filter that leaves out isinstance(module, analogtorch.nn.AnalogLayer)"
 
 
-def remember(model: nn.Module) -> None:
-    """Remember the weights of all analog layers."""
+def remember(model: nn.Module, first: bool) -> None:
+    """Remember the weights of all analog layers, and which modules ``convert`` left digital.
+
+    ``first`` is whether nothing in the model was analog before: else a tool may have been there.
+    """
+    if first:
+        _LEFT.update(m for m in model.modules() if not isinstance(m, AnalogLayer))
     for _, layer in analog_layers(model):
         if isinstance(weight := layer._parameters.get("weight"), nn.Parameter):
             _PLACED[weight] = True
@@ -42,7 +51,7 @@ def taken(model: nn.Module) -> dict[str, str]:
         name: f"was an analog layer until a {type(module).__name__} took its place"
         for name, module in model.named_modules()
         if not isinstance(module, AnalogLayer | AnalogComposite | nn.Embedding)
-        if module not in made
+        if module not in made and module not in _LEFT
         if any(
             p in _PLACED and id(p) not in held for p in module._parameters.values() if p is not None
         )

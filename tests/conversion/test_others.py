@@ -121,6 +121,22 @@ def test_a_layer_that_a_tool_swapped_out_is_missed(call: Any) -> None:
         call(_swapped())
 
 
+@pytest.mark.parametrize("before", [False, True])
+def test_a_digital_layer_may_share_its_weight_with_an_analog_one_of_another_model(
+    before: bool,
+) -> None:
+    model, other = _net(), _net()
+    other[0].weight = model[0].weight
+    for net, exclude in ((other, "0"), (model, None))[:: 1 if before else -1]:
+        at.convert(net, CHIP, exclude=exclude)
+    at.calibrate(other, [X])
+    assert ("0", "not converted", 72) in at.summary(other).skipped
+    model[0] = FakeQuantizedLinear.from_linear(model[0])
+    at.convert(model, CHIP, include="2")  # which is analog already
+    with pytest.raises(ValueError, match="'0' was an analog layer until"):
+        at.guard(model, X)
+
+
 def test_a_layer_that_was_swapped_out_is_in_the_summary() -> None:
     (row,) = at.summary(_swapped()).skipped
     assert row == ("0", "was an analog layer until a FakeQuantizedLinear took its place", 72)
