@@ -91,6 +91,12 @@ def _unique(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     seen: dict[Any, str] = {}
     storages = set()
     for key, t in model.state_dict().items():
+        if not isinstance(t, Tensor):
+            raise ValueError(
+                f"save: {key!r} is no tensor but {type(t).__name__}, and weights.safetensors has "
+                "tensors alone; let what gives it, such as get_extra_state of the module, return a "
+                "tensor, which set_extra_state gets back"
+            )
         if type(t) is not Tensor or t.layout is not torch.strided or t.is_quantized:
             raise ValueError(
                 f"save: {key!r} is no plain dense tensor but {type(t).__name__}; materialise it, "

@@ -706,6 +706,28 @@ def _refused(folder: Path, model: nn.Module, message: str) -> None:
     assert all(t is None or torch.equal(t, after[name]) for name, t in state.items())
 
 
+class _Stateful(nn.Linear):
+    """A layer with a state beside its tensors."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 2)
+        self.state: Any = {"step": 1}
+
+    def get_extra_state(self) -> Any:
+        return self.state
+
+    def set_extra_state(self, state: Any) -> None:
+        self.state = state
+
+
+def test_a_state_that_is_a_tensor_is_kept(tmp_path: Path) -> None:
+    model = at.convert(nn.Sequential(_Stateful()), CHIP)
+    model[0].state = torch.tensor([3.0])
+    other = nn.Sequential(_Stateful())
+    other[0].state = torch.zeros(1)
+    assert load(save(model, tmp_path), other)[0].state.item() == 3
+
+
 def test_models_that_cannot_be_saved_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
     model = _analog()
     parametrized = copy.deepcopy(model)
@@ -713,7 +735,9 @@ def test_models_that_cannot_be_saved_are_refused_and_nothing_is_written(tmp_path
     meta = copy.deepcopy(model).to("meta")
     sparse = copy.deepcopy(model)
     sparse.register_buffer("graph", torch.eye(3).to_sparse())
+    stateful = at.convert(nn.Sequential(_Stateful()), CHIP)
     for bad, message in [
+        (stateful, "'0._extra_state' is no tensor but dict.*let .*get_extra_state"),
         (Net(), "no analog layer; call analogtorch.convert"),
         (at.program(model, seed=1).at(0), "save what analogtorch.program returned"),
         (parametrized, "layer 'shared': its weight is not a plain Parameter"),
