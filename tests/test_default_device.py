@@ -1,11 +1,16 @@
-"""``torch.set_default_device`` decides where users' tensors are made, and none of the package's."""
+"""The package's tensors are made on its devices and in its types, whatever torch's defaults are.
+
+``torch.set_default_device`` and ``set_default_dtype`` are for tensors of users.
+"""
 
 import ast
 import copy
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils._device import _device_constructors
@@ -76,6 +81,13 @@ def _path() -> Iterator[Any]:
     yield at.sweep(model, _accuracy, recovery=at.Recovery(batches=X[:1]), **few).values
     yield str(at.cost(at.map_to_chip(model, X[0])))
     yield at.solve(*SYSTEM, at.solver.rram_solver(), passes=2).x
+    yield at.chips.mean_conductance(CHIP.cell, 1e5)
+    reads = CHIP.replace(mvm_read_noise={"std": at.devices.SquareRoot(scale=0.02)})
+    noisy = at.convert(copy.deepcopy(NET), reads).train()
+    torch.default_generator.manual_seed(2)
+    yield noisy(X[0])
+    yield at.program(noisy.eval(), seed=1).at("1 h", compensation="global")(X[0])
+    yield at.hwa.adapt(copy.deepcopy(NET), X, chip=CHIP, steps=1, num_chips=1).model(X[0])
 
 
 def _speech() -> Iterator[Any]:
@@ -87,16 +99,38 @@ def _speech() -> Iterator[Any]:
     yield Mfcc()(CLIPS.floats(slice(1)))
 
 
+@functools.cache
+def _expected(steps: Callable[[], Iterator[Any]]) -> list[Any]:
+    """Return what steps give with torch's own defaults."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    found = list(steps())
+    torch.set_default_dtype(before)
+    return found
+
+
 def _same(a: Any, b: Any) -> bool:
     return torch.equal(a, b) if isinstance(a, Tensor) else a == b
 
 
 def test_results_do_not_depend_on_the_default_device() -> None:
     for steps in (_path, _speech):
-        expected = list(steps())
+        expected = _expected(steps)
         with torch.device("meta"):
             found = list(steps())
         assert all(_same(*pair) for pair in zip(expected, found, strict=True))
+
+
+@pytest.fixture(params=[torch.float64, torch.bfloat16, torch.float16], ids=str)
+def default_dtype(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let torch's default type be another one."""
+    torch.set_default_dtype(request.param)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def test_results_do_not_depend_on_the_default_type(default_dtype: None) -> None:
+    assert all(_same(*pair) for pair in zip(_expected(_path), list(_path()), strict=True))
 
 
 def test_each_tensor_of_the_package_is_made_on_a_named_device() -> None:

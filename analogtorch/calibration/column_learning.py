@@ -190,7 +190,9 @@ class _Change:
     def __init__(self, layer: AnalogLayer, scale: Tensor, fit: Fit) -> None:
         outputs, device = layer.sections[-1].outputs.stop, layer.weight.device
         self.layer, self._scale = layer, scale.float()
-        self._gain, self._offset = (torch.zeros(outputs, device=device) for _ in range(2))
+        self._gain, self._offset = (
+            torch.zeros(outputs, dtype=torch.float32, device=device) for _ in range(2)
+        )
         both = (("gain", self._gain), ("offset", self._offset))
         self.learning = [x.requires_grad_() for which, x in both if fit in ("affine", which)]
         """Those that learn."""
@@ -221,7 +223,9 @@ class _Output:
         pairs = [pair for pair in zip(self._exact, self._masks, strict=True) if len(pair[0])]
         whole = [_without_masks(*pair) for pair in pairs]
         some = [y[:: -(-len(y) // _SOME)] for y in whole]
-        numbers = torch.cat([y.flatten() for y in some] or [torch.zeros(1, device="cpu")])
+        numbers = torch.cat(
+            [y.flatten() for y in some] or [torch.zeros(1, dtype=torch.float32, device="cpu")]
+        )
         self._variance = numbers.var(correction=0).clamp_min(_TINY)
         """That of all numbers, or that of each where they are quantities of several units."""
         own = variances(whole)

@@ -242,7 +242,7 @@ def shares(vectors: Tensor) -> Tensor | None:
         return None
     # The same vectors have the same size and direction, but for what is rounded otherwise at the
     # edge of a product: a number stands for each, in steps of 1e-5.
-    along = torch.arange(1.0, 1 + x.shape[1], device=x.device).cos()
+    along = torch.arange(1.0, 1 + x.shape[1], dtype=x.dtype, device=x.device).cos()
     size, direction = sizes[there].log(), (x @ along)[there] / sizes[there]
     step = (1e5 * torch.stack([size, direction])).round().long()
     _, which, counts = (step[0] * 2**32 + step[1]).unique(return_inverse=True, return_counts=True)

@@ -42,7 +42,9 @@ def variances(vectors: Sequence[Tensor]) -> Tensor:
             batch, all count as one.
     """
     if len({y.shape[1] for y in vectors}) != 1:
-        vectors = [y.flatten().unsqueeze(1) for y in vectors] or [torch.zeros(1, 1, device="cpu")]
+        vectors = [y.flatten().unsqueeze(1) for y in vectors] or [
+            torch.zeros(1, 1, dtype=torch.float32, device="cpu")
+        ]
     highest = torch.stack([y.amax(0) for y in vectors]).amax(0)
     lowest = torch.stack([y.amin(0) for y in vectors]).amin(0)
     found = torch.ones_like(highest)

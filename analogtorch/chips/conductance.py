@@ -35,7 +35,7 @@ def mean_conductance(cell: Cell, t: float, weights: Tensor | None = None) -> flo
     check_cell("mean_conductance: cell", cell)
     t = checks.number("t", t, least=0, what="finite number of seconds")
     if weights is None:
-        middles = (torch.arange(2001, device="cpu") + 0.5) / 2001
+        middles = (torch.arange(2001, dtype=torch.float32, device="cpu") + 0.5) / 2001
         weights = (math.sqrt(2) * torch.erfinv(2 * middles - 1)).clamp(-_CLIP, _CLIP) / _CLIP
     if not isinstance(weights, Tensor) or weights.numel() == 0:
         raise TypeError(

@@ -75,7 +75,9 @@ def listener(
     classes = _classes(run / _REPORT)
     features = config.front_end()
     # of noise: where a front end divides by the spread of a clip, those of silence are NaN
-    noise = torch.randn(2, SAMPLES, generator=torch.Generator().manual_seed(0), device="cpu")
+    noise = torch.randn(
+        2, SAMPLES, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu"
+    )
     tried = check_front_end(features, 0.1 * noise, ("a second of noise", "another one"))
     batches = [part for file in files[1:] for part in _clips(file, config, tried).split(AT_ONCE)]
     corrections = recovery(config, batches)

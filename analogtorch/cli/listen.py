@@ -119,7 +119,7 @@ def _heard(given: argparse.Namespace) -> Tensor:
         return recording
     if given.microphone is not None:
         return _record(given.microphone)
-    return torch.zeros(0, device="cpu")
+    return torch.zeros(0, dtype=torch.float32, device="cpu")
 
 
 def _record(seconds: float) -> Tensor:

@@ -73,5 +73,7 @@ def _packed(func: Any, args: Any) -> Any:
     One number in place of each vector shows it.
     """
     x, counted = args[0], _PACKING[operator_name(func)]
-    shape, counts = func(torch.zeros(*x.shape[:counted], 1, device="cpu"), *args[1:])
+    shape, counts = func(
+        torch.zeros(*x.shape[:counted], 1, dtype=torch.float32, device="cpu"), *args[1:]
+    )
     return x.new_empty((*shape.shape[:-1], *x.shape[counted:])), counts

@@ -102,7 +102,8 @@ def wired(
 
 def _polarities(r: Tensor, chip: Chip) -> tuple[Tensor, Tensor]:
     """Return both polarities, >= 0, of weights in units of the largest: one of them is empty."""
-    plus, minus = r.clamp_min(0), (-r).clamp_min(0)
+    # where a weight is 0 one of them has its gradient: clamps would give it to both, and lose it
+    plus, minus = torch.where(r >= 0, r, 0.0), torch.where(r < 0, -r, 0.0)
     if not chip.cell.device.g_min:
         return plus, minus
     empty = chip.cell.negatives(chip.cell.targets(r.new_zeros(())))  # which conducts all the same

@@ -46,7 +46,7 @@ def _compute(
         return _by_torch(w, bounds, columns, table).bfloat16().unsqueeze(0)
     w = w.contiguous()
     out, blocks = w.new_empty((1, *w.shape), dtype=torch.bfloat16), len(bounds) - 1
-    scale = torch.empty(blocks, w.shape[0], device=w.device)
+    scale = w.new_empty(blocks, w.shape[0])
     loading.call(
         "at_variances",
         *(ctypes.c_void_p(t.data_ptr()) for t in (out, scale, w)),

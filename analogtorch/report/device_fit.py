@@ -102,7 +102,9 @@ def _programming(axes: Any, fit: Fit) -> None:
     grid, band = fit.measurements, fit.programming
     _, target, read = grid.at(0)
     known = [not fit.interpolated(g) for g in band.x]
-    few = torch.linspace(0, len(target) - 1, min(_DOTS, len(target)), device="cpu").long()
+    few = torch.linspace(
+        0, len(target) - 1, min(_DOTS, len(target)), dtype=torch.float32, device="cpu"
+    ).long()
     axes.plot(target[few].tolist(), (read - target)[few].tolist(), ".", color="0.6", markersize=2)
     for sign in (1, -1):
         low, high = _times(sign, band.low), _times(sign, band.high)
@@ -147,7 +149,9 @@ def _at(offset: Tensor, read: Tensor) -> tuple[float, float]:
     centred = offset - offset.mean()
     squares = centred.square().sum()
     slope = (
-        (centred * read).sum() / squares if float(squares) > 0 else torch.tensor(0.0, device="cpu")
+        (centred * read).sum() / squares
+        if float(squares) > 0
+        else torch.tensor(0.0, dtype=torch.float32, device="cpu")
     )
     return float(read.mean() - slope * offset.mean()), float((read - slope * centred).std())
 

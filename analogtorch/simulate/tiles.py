@@ -281,7 +281,9 @@ def state(
         where = (slice(None), slice(part.row, part.row + stop - start), _columns(part))
         faults[:, part.outputs, start:stop] = tile.faults[where].mT
         if tile.levels is not None:
-            levels = torch.ones(size, device="cpu") if levels is None else levels
+            levels = (
+                torch.ones(size, dtype=torch.float32, device="cpu") if levels is None else levels
+            )
             levels[:, part.outputs, start:stop] = tile.levels[where].mT
         columns[part.block, part.outputs] = tile.column_faults[_columns(part)]
         errors[:, part.block, part.outputs] = tile.errors[:, _columns(part)]

@@ -209,4 +209,4 @@ def _mask_bank(
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed: that would seed every GPU as well, which fork_rng would not undo.
         torch.default_generator.manual_seed(int(hashed(seed, "masks")[0] >> np.uint64(1)))
-        return draw(torch.ones(_MASKS, 1, bins, frames, device="cpu")).mT
+        return draw(torch.ones(_MASKS, 1, bins, frames, dtype=torch.float32, device="cpu")).mT

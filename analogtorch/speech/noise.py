@@ -59,7 +59,7 @@ class Noise:
         ends = starts.cumsum()
         flat = (position * ends[-1]).astype(np.int64)
         which = np.searchsorted(ends, flat, side="right")
-        crops = torch.empty(len(flat), SAMPLES, device="cpu")
+        crops = torch.empty(len(flat), SAMPLES, dtype=torch.float32, device="cpu")
         for row, (recording, start) in enumerate(
             zip(which, flat - (ends - starts)[which], strict=True)
         ):

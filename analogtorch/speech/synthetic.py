@@ -171,7 +171,7 @@ class Synthetic:
         with host:  # torchaudio makes tensors on the default device
             resample = Resample(espeak.SAMPLE_RATE, SAMPLE_RATE)
             for row, plan in enumerate(plans):
-                word = torch.zeros(0, device=host)
+                word = torch.zeros(0, dtype=torch.float32, device=host)
                 if plan.utterance:
                     word = resample(torch.frombuffer(next(speech), dtype=torch.int16).float())
                     bar.update()

@@ -165,6 +165,31 @@ def test_gradients_go_through_the_drop():
     assert (weight.grad * step).sum().item() == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "wires",
+    [
+        {"row_resistance": 0.35},
+        {"column_resistance": 0.35},
+        {"row_resistance": 0.35, "column_resistance": 0.35},
+        {"column_resistance": 0.35, "model": "pulses"},
+    ],
+    ids=str,
+)
+def test_weights_of_zero_learn_as_tiny_ones_do(wires, dtype):
+    """On resistive rows their gradient was 0."""
+    chip = _chip(**wires).replace(training={"weight": "none"})
+    x, gradients = torch.randn(9, 40, dtype=dtype), []
+    for start in (0.0, 1e-12):
+        model = _layer(40, 5).to(dtype)
+        with torch.no_grad():
+            model[0].weight[:, :20] = start
+        at.convert(model, chip).train()(x).square().sum().backward()
+        gradients.append(model[0].weight.grad)
+    assert gradients[0].all()
+    assert_close(*gradients)
+
+
 def test_noise_of_the_kernels_is_added_behind_the_wires():
     """The mean of 400 forwards is the drop; the spread that of the cells, within 10 %."""
     chip = (

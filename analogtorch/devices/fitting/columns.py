@@ -176,7 +176,7 @@ def columns(
 
 def _tensor(values: Mapping[str, Sequence[float] | Tensor], name: str) -> Tensor:
     try:
-        found = torch.as_tensor(values[name], device="cpu").detach().to(torch.float64)
+        found = torch.as_tensor(values[name], dtype=torch.float64, device="cpu").detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
             f"column {name!r} must be a tensor, an array or a list of numbers, got "

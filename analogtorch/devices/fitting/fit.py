@@ -349,7 +349,8 @@ def _undetermined(
     targets = torch.linspace(least, most, _GRID, dtype=torch.float64, device="cpu")
     band = _band(targets, found.programmed(targets), [each.programmed(targets) for each in again])
     value, low, high = (
-        torch.tensor(each, device="cpu") for each in (band.value, band.low, band.high)
+        torch.tensor(each, dtype=torch.float32, device="cpu")
+        for each in (band.value, band.low, band.high)
     )
     read = found.read_std(targets)
     lost = ((read > value) & (high - low > value)).nonzero().flatten()

@@ -65,6 +65,6 @@ class LibriSpeech(Dataset[Utterance]):
         return Utterance(
             samples=read_recording(self._folder / path),
             said=text.lower(),
-            spans=torch.empty(0, 2, device="cpu"),
+            spans=torch.empty(0, 2, dtype=torch.float32, device="cpu"),
             speakers=(str(speaker),),
         )

@@ -145,15 +145,21 @@ class ConnectedWords(Dataset[Utterance]):
         pauses = uniform(*key, "pause", np.arange(count + 1))
         low, high = joining.pause_s
         parts: list[Tensor] = []
-        spans = torch.empty(count, 2, device="cpu")
+        spans = torch.empty(count, 2, dtype=torch.float32, device="cpu")
         for number, (row, pause) in enumerate(zip(rows, pauses, strict=False)):
             start, end = self._spans[row].tolist()
-            parts += [torch.zeros(_samples(low + pause * (high - low)), device="cpu")]
+            parts += [
+                torch.zeros(_samples(low + pause * (high - low)), dtype=torch.float32, device="cpu")
+            ]
             spans[number, 0] = sum(map(len, parts))
             parts += [self.clips.waveforms[row, start:end] / 32_768]
             spans[number, 1] = sum(map(len, parts))
         # an end of some length, so that a net can write the last word down
-        parts.append(torch.zeros(_samples(_END + pauses[count] * (high - low)), device="cpu"))
+        parts.append(
+            torch.zeros(
+                _samples(_END + pauses[count] * (high - low)), dtype=torch.float32, device="cpu"
+            )
+        )
         joined = torch.cat(parts)
         samples = self._noisy(key, self._faster(key, joined))
         level = joining.gain_db * (2 * float(uniform(*key, "gain")[0]) - 1)

@@ -107,7 +107,7 @@ def mixed(
 def _background(
     noise: Noise, seconds: int, seed: int, snr_db: tuple[float, float], level: float
 ) -> Tensor:
-    whole = torch.empty(seconds * SAMPLE_RATE, device="cpu")
+    whole = torch.empty(seconds * SAMPLE_RATE, dtype=torch.float32, device="cpu")
     for block, part in enumerate(whole.split(_BLOCK * SAMPLE_RATE)):
         draws = [float(uniform(seed, "background", block, what)[0]) for what in ("r", "s", "l")]
         recording = noise.recordings[int(draws[0] * len(noise.recordings))]

@@ -264,7 +264,7 @@ def joined(
     speakers = sorted(speaker for speaker, of in own.items() if len(of) >= words)
     if not speakers:
         raise ValueError(f"joined: no speaker has {words} clips of words; use fewer words")
-    between = torch.zeros(round(pause * SAMPLE_RATE), device="cpu")
+    between = torch.zeros(round(pause * SAMPLE_RATE), dtype=torch.float32, device="cpu")
     found = []
     for number in range(count):
         # every speaker speaks as often as the others
