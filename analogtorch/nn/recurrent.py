@@ -112,7 +112,7 @@ class AnalogRecurrent(AnalogComposite, nn.RNNBase):
                 y, state = self._direction(x, first, noise, bool(direction), sizes)
                 outputs.append(y)
                 last.append(state)
-            x = torch.cat(outputs, -1)
+            x = torch.cat(outputs, -1) if self.bidirectional else outputs[0]
             if self.dropout and layer < self.num_layers - 1:
                 x = F.dropout(x, self.dropout, self.training)
         return x, last
