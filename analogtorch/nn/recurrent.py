@@ -6,7 +6,7 @@ time steps, as on a chip; or once per sequence of the batch, if the chip has
 ``TrainingNoise.per_sample``.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -125,12 +125,12 @@ class AnalogRecurrent(AnalogComposite, nn.RNNBase):
         reverse: bool,
         sizes: list[int] | None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        inputs = noise["ih"].sequence(x, sizes)
-        if isinstance(inputs, Tensor):
-            at_once = None if "hr" in noise else noise["hh"].run(self.mode, inputs, state, reverse)
+        products = noise["ih"].sequence(x, sizes)
+        if "hr" not in noise:
+            at_once = noise["hh"].run(self.mode, products, state, sizes, reverse)
             if at_once is not None:
                 return at_once
-            inputs = inputs.unbind()
+        inputs = products.unbind() if sizes is None else products.split(sizes)
         steps = len(inputs)
         outputs: list[Any] = [None] * steps
         for t in reversed(range(steps)) if reverse else range(steps):
@@ -217,14 +217,20 @@ class _Noise:
         return self.matrix(x, keys, samples, execution=self.execution)
 
     def run(
-        self, mode: str, x: Tensor, state: tuple[Tensor, ...], reverse: bool
+        self,
+        mode: str,
+        x: Tensor,
+        state: tuple[Tensor, ...],
+        sizes: list[int] | None,
+        reverse: bool,
     ) -> tuple[Tensor, tuple[Tensor, ...]] | None:
         """Return outputs and last state of all steps, computed at once; None: they cannot be.
 
         Args:
             mode: that of the layer.
-            x: the products of the input, (steps, samples, gates).
+            x: the products of the input, from ``sequence``.
             state: the first state.
+            sizes: as ``AnalogRecurrent._layers`` takes them.
             reverse: whether the last step comes first.
         """
         if self.execution is None or self.varied or not unseen(x, *state):
@@ -234,13 +240,15 @@ class _Noise:
         if found is None:
             return None
         operands, plan = found
-        steps = Steps(mode, plan, reverse, not self.matrix.calibrated, self.samples)
+        of_steps = (x.shape[1],) * len(x) if sizes is None else tuple(sizes)
+        steps = Steps(mode, plan, reverse, of_steps, not self.matrix.calibrated, self.samples)
         if not recurrence.takes(x, state, operands, steps):
             return None
-        return recurrence.run(x, state, operands, steps)
+        outputs, last = recurrence.run(x.flatten(0, -2), state, operands, steps)
+        return outputs.view(*x.shape[:-1], -1), last
 
-    def sequence(self, x: Tensor, sizes: list[int] | None) -> Tensor | Sequence[Tensor]:
-        """Return the products of all steps ``x``, (samples, outputs) of each.
+    def sequence(self, x: Tensor, sizes: list[int] | None) -> Tensor:
+        """Return the products of all steps ``x``, (steps, samples, outputs), or packed.
 
         The arguments are those of ``AnalogRecurrent._layers``.
         """
@@ -249,13 +257,12 @@ class _Noise:
         samples = self.samples
         if sizes is None:
             samples = None if samples is None else samples.flatten()
-            return self.matrix(x, self.keys, samples)
-        if samples is not None:
+        elif samples is not None:
             running = zip(samples, sizes, strict=True)
             samples = torch.cat([numbers[:size] for numbers, size in running])
-        return self.matrix(x, self.keys, samples).split(sizes)
+        return self.matrix(x, self.keys, samples)
 
-    def _by_sample(self, x: Tensor, sizes: list[int] | None) -> Tensor | Sequence[Tensor]:
+    def _by_sample(self, x: Tensor, sizes: list[int] | None) -> Tensor:
         """Return what ``sequence`` does, where every sample has weights of its own."""
         if sizes is None:  # samples first
             samples = None if self.samples is None else self.samples.T.flatten()
@@ -265,7 +272,7 @@ class _Noise:
         for i, part in enumerate(unpack_sequence(PackedSequence(x, counts))):
             samples = None if self.samples is None else self.samples[: len(part), i]
             parts.append(self.matrix(part.unsqueeze(0), self.keys[i : i + 1], samples).squeeze(0))
-        return pack_sequence(parts).data.split(sizes)
+        return pack_sequence(parts).data
 
 
 class AnalogRNN(AnalogRecurrent, nn.RNN):

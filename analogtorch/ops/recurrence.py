@@ -27,6 +27,9 @@ class Steps(NamedTuple):
     """Of the product of the state."""
     reverse: bool
     """Whether the last step comes first."""
+    sizes: tuple[int, ...]
+    """The number of samples of each step, which are the first ones; not all the same if sequences
+    end before others."""
     by_vector: bool
     """Whether the DAC range of each state is its largest magnitude."""
     samples: Tensor | None
@@ -54,10 +57,10 @@ def takes(x: Tensor, state: tuple[Tensor, ...], operands: Operands, steps: Steps
 def run(
     x: Tensor, state: tuple[Tensor, ...], operands: Operands, steps: Steps
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Return the outputs of all steps, (steps, samples, size), and the last state.
+    """Return the outputs of all steps, (vectors, size), and the last state.
 
     Args:
-        x: the products of the input, (steps, samples, gates * size).
+        x: the products of the input, (vectors, gates * size): those of the samples of each step.
         state: the first state, of tensors (samples, size).
         operands: those of the product of the first step; see ``takes``.
         steps: what runs.

@@ -342,17 +342,24 @@ CHIPS = {
 built = pytest.mark.skipif(not native.available(), reason="the CPU kernels are not built")
 
 
-def _run(layer: nn.Module, given: list[Tensor], seed: int) -> tuple[list[Tensor], list[Tensor]]:
+def _run(layer: nn.Module, given: list[Tensor], packed: bool) -> tuple[list[Tensor], list[Tensor]]:
     """Return outputs and states of a layer, and the gradients of what it is given and learns."""
     x, *states = (t.clone().requires_grad_() for t in given)
-    with at.noise(seed):
-        found = _flat(layer(x, states[0] if len(states) == 1 else tuple(states)))
-    loss = sum(((i + 1) * y.square() + y).sum() for i, y in enumerate(found))
+    sequences = x
+    if packed:
+        first, lengths = layer.batch_first, torch.tensor([5, 9, 1, 5])
+        sequences = pack_padded_sequence(x, lengths, first, enforce_sorted=False)
+    with at.noise(4):
+        y, last = layer(sequences, states[0] if len(states) == 1 else tuple(states))
+    found = [y.data if packed else y, *_flat(last)]
+    # gradients that are not contiguous
+    wanted = [torch.linspace(-1, 2, t.numel()).view(t.mT.shape).mT for t in found]
     learning = [p for p in layer.parameters() if p.requires_grad]
-    return found, list(torch.autograd.grad(loss, [x, *states, *learning]))
+    return found, list(torch.autograd.grad(found, [x, *states, *learning], wanted))
 
 
 @built
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("mode", ["training", "evaluation", "on a chip"])
 @pytest.mark.parametrize(
     ("name", "chip"),
@@ -362,7 +369,7 @@ def _run(layer: nn.Module, given: list[Tensor], seed: int) -> tuple[list[Tensor]
     ],
 )
 def test_all_steps_at_once_are_the_steps_one_by_one(
-    name: str, mode: str, chip: str, monkeypatch: pytest.MonkeyPatch
+    name: str, mode: str, chip: str, packed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digital = _layers()[name]
     model, x = at.convert(nn.Sequential(digital), CHIPS[chip]).eval(), _x(digital)
@@ -375,7 +382,7 @@ def test_all_steps_at_once_are_the_steps_one_by_one(
 
     def results() -> tuple[list[Tensor], list[Tensor]]:
         ready = at.program(model, seed=2).at("1 day") if mode == "on a chip" else model
-        return _run(ready[0].train(mode == "training"), given, seed=4)
+        return _run(ready[0].train(mode == "training"), given, packed)
 
     monkeypatch.setattr(recurrence, "takes", counted)
     y, gradients = results()

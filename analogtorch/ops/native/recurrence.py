@@ -1,6 +1,7 @@
 """All steps of a recurrent layer on the CPU: ``analogtorch.ops.recurrence``."""
 
 import ctypes
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,27 +19,28 @@ if TYPE_CHECKING:
 
 
 class Kept(NamedTuple):
-    """What the gradient needs of the steps."""
+    """What the gradient needs of the steps; vectors are those of all steps."""
 
     h: Tensor
     """The states before, between and after them, (steps + 1, samples, size), by time."""
     c: Tensor | None
     """The same of the cells of an LSTM."""
     gates: Tensor | None
-    """What the gates keep, (steps, samples, ...)."""
+    """What the gates keep, (vectors, ...)."""
     mask: Tensor | None
-    """Saturated partial sums, (steps, *shape of ``mask_shape``); None: there are none."""
+    """Saturated partial sums, the bytes of ``mask_shape`` of each step, (vectors, ...); None: there
+    are none."""
     saturated: Tensor
     """(steps, blocks): whether any did."""
     ranges: Tensor | None
-    """The DAC range of each state, (steps, samples); None: those of the operands."""
+    """The DAC range of each state, (vectors,); None: those of the operands."""
 
 
 class Found(NamedTuple):
     """What the steps give."""
 
     state: tuple[Tensor, Tensor, Tensor | None]
-    """h of each step, (steps, samples, size); then the last h, and the last c of an LSTM."""
+    """h of each step, (vectors, size); then the last h, and the last c of an LSTM."""
     scale: Tensor
     """Weight scales of the product."""
     kept: Kept
@@ -57,34 +59,51 @@ class Gradients(NamedTuple):
     bias: Tensor | None
 
 
-class _Order(NamedTuple):
-    """The order of the steps, and where states lie: in the order of time, the first at an end."""
+class _Order:
+    """The order of the steps, and where their vectors and states lie.
 
-    steps: range
-    before: int
-    """The state before step t is number t + ``before``."""
-    after: int
+    States lie in the order of time, with the first one at an end.
+    """
 
-    @classmethod
-    def of(cls, count: int, reverse: bool) -> "_Order":
-        return cls(range(count)[::-1], 1, 0) if reverse else cls(range(count), 0, 1)
+    def __init__(self, steps: "Steps") -> None:
+        count = len(steps.sizes)
+        self.sizes = steps.sizes
+        self.steps = range(count)[::-1] if steps.reverse else range(count)
+        self.before, self.after = (1, 0) if steps.reverse else (0, 1)
+        """The state before step t is number t + ``before``, that after it t + ``after``."""
+        self.first = [0, *itertools.accumulate(steps.sizes)]
+        """The first vector of each step; then their number."""
+        self.start, self.end = self.steps[0] + self.before, self.steps[-1] + self.after
+        """Numbers of the first and the last state."""
+
+    def parts(self, states: Tensor, shift: int) -> Tensor:
+        """Return the vectors of all steps of ``states``, (vectors, size)."""
+        if self.sizes[0] == self.sizes[-1]:
+            return states[shift : len(self.sizes) + shift].flatten(0, 1)
+        return torch.cat([states[t + shift, :n] for t, n in enumerate(self.sizes)])
 
 
 class _Each:
     """The parts of tensors that belong to each step, to which a structure points."""
 
-    def __init__(self, structure: Any, **tensors: Tensor | None) -> None:
-        self.structure = structure
-        self.known = [
-            (name, t.data_ptr(), t.stride(0) * t.element_size())
-            for name, t in tensors.items()
-            if t is not None
-        ]
+    def __init__(
+        self,
+        structure: Any,
+        order: _Order,
+        by_step: Mapping[str, Tensor | None],
+        by_vector: Mapping[str, Tensor | None],
+    ) -> None:
+        self.structure, self.known = structure, list[tuple[str, int, int, Sequence[int]]]()
+        for tensors, places in ((by_step, range(len(order.sizes))), (by_vector, order.first)):
+            for name, t in tensors.items():
+                if t is not None:
+                    apart = t.stride(0) * t.element_size()
+                    self.known.append((name, t.data_ptr(), apart, places))
 
     def point(self, step: int) -> None:
         """Let the structure point to those of a step."""
-        for name, first, apart in self.known:
-            setattr(self.structure, name, first + step * apart)
+        for name, first, apart, places in self.known:
+            setattr(self.structure, name, first + places[step] * apart)
 
 
 def _panels(call: Call, w: Tensor, backward: bool) -> Tensor:
@@ -95,46 +114,52 @@ def _panels(call: Call, w: Tensor, backward: bool) -> Tensor:
 
 def forward(steps: "Steps", x: Tensor, c: Tensor | None, operands: Operands, learns: bool) -> Found:
     """Compute ``ops.recurrence.run``; the first h is ``operands.x``."""
-    mode, plan, x, h = steps.mode, steps.plan, x.contiguous(), operands.x
-    (count, samples, _), size = x.shape, h.shape[-1]
-    order, before, after = _Order.of(count, steps.reverse)
-    hs, y = h.new_empty(count + 1, samples, size), x.new_empty(x.shape[1:])
-    hs[order[0] + before] = h
-    cs = scale = mask = keeps = None
+    mode, plan, x, h, order = steps.mode, steps.plan, x.contiguous(), operands.x, _Order(steps)
+    count, (vectors, outputs), (samples, size) = len(order.sizes), x.shape, h.shape
+    hs, y = h.new_empty(count + 1, samples, size), x.new_empty(samples, outputs)
+    hs[order.start] = h
+    cs = mask = keeps = None
     if c is not None:  # one for all steps, unless the gradient needs them
         cs = torch.empty_like(hs) if learns else torch.empty_like(hs[:1]).expand_as(hs)
-        cs[order[0] + before] = c
+        cs[order.start] = c
     if learns:
-        keeps = x.new_empty(count, samples, gates.KEPT[mode] * size)
+        keeps = x.new_empty(vectors, gates.KEPT[mode] * size)
         if plan.saturates:
-            mask = x.new_empty(count, *mask_shape(y.shape, plan.blocks, 0), dtype=MASK)
+            row = mask_shape(x.shape, plan.blocks, 0)[-1]
+            mask = x.new_empty(vectors, plan.blocks * row, dtype=MASK)
     if (scale := operands.scale) is None:
-        scale = y.new_empty(plan.blocks, y.shape[1])
+        scale = y.new_empty(plan.blocks, outputs)
     saturated = x.new_empty(count, plan.blocks, dtype=torch.uint8)
-    ranges = x.new_empty(count, samples) if steps.by_vector else None
+    ranges = x.new_empty(vectors) if steps.by_vector else None
     numbers = None if steps.samples is None else steps.samples.contiguous()
     scale = scale.contiguous()
     call = Call(operands._replace(x=hs[0]), plan)
-    call.point(scale=scale, y=y)
+    call.point(scale=scale, y=y, packed=_panels(call, operands.w, False))
     call.matrix.find_scale = operands.scale is None
-    call.point(packed=_panels(call, operands.w, False))
-    given = {"samples": numbers, "mask": mask, "saturated": saturated, "input_range": ranges}
-    product = _Each(call.matrix, x=hs[before:], **given)
+    by_step = {"x": hs[order.before :], "samples": numbers, "saturated": saturated}
+    product = _Each(call.matrix, order, by_step, {"mask": mask, "input_range": ranges})
     p = gates.structure(mode, samples, size, products=y)
-    last, c_after = (hs, None) if cs is None else (cs, cs[after:])
-    state = _Each(p, x=x, h=hs[after:], before=last[before:], c=c_after, kept=keeps)
-    for t in order:
+    last, c_after = (hs, None) if cs is None else (cs, cs[order.after :])
+    of_states = {"h": hs[order.after :], "before": last[order.before :], "c": c_after}
+    state = _Each(p, order, of_states, {"x": x, "kept": keeps})
+    for t in order.steps:
+        n, before, after = order.sizes[t], t + order.before, t + order.after
         if ranges is not None:
-            gates.largest(hs[t + before], ranges[t])
+            gates.largest(hs[before, :n], ranges[order.first[t] :])
+        call.matrix.vectors = p.samples = n
         product.point(t)
         call.run("at_linear")
         call.matrix.find_scale, call.matrix.is_packed = False, True
         state.point(t)
         gates.run("at_gates", p)
-    end, outputs = order[-1] + after, hs[after : count + after]
+        if n < samples:  # a sequence that has ended, or has not begun from behind, keeps its state
+            hs[after, n:] = hs[before, n:]
+            if cs is not None and learns:
+                cs[after, n:] = cs[before, n:]
+    found = order.parts(hs, order.after)
     if learns:  # who changes them in place must not change what the gradient needs
-        outputs = outputs.clone()
-    ended = outputs, hs[end].clone(), None if cs is None else cs[end].clone()
+        found = found.clone()
+    ended = found, hs[order.end].clone(), None if cs is None else cs[order.end].clone()
     return Found(ended, scale, Kept(hs, cs, keeps, mask, saturated, ranges))
 
 
@@ -156,49 +181,63 @@ def backward(
     """
     mode, plan, (hs, cs, keeps, mask, saturated, ranges) = steps.mode, steps.plan, kept
     assert keeps is not None
-    gy, gh, gc = (None if g is None else g.contiguous() for g in gradients)
-    count, samples, size = len(keeps), *hs.shape[1:]
-    order, before, after = _Order.of(count, steps.reverse)
+    order, (_, samples, size) = _Order(steps), hs.shape
     if mask is None:
         saturated = torch.zeros_like(saturated)
-    gx = keeps.new_empty(count, samples, gates.gates(mode) * size)
+    gx = keeps.new_empty(len(keeps), gates.gates(mode) * size)
     g_products = torch.empty_like(gx) if mode == "GRU" else gx
-    through_product, past_it = torch.empty_like(hs[0]), torch.empty_like(hs[0])
+    # of the state, through its product and past it; sequences that do not run keep theirs
+    gy, *g_last = gradients
+    through, past = (torch.zeros_like(hs[0]) for _ in g_last)
+    for carried, g in zip((through, past), g_last, strict=True):
+        if g is not None:
+            carried.copy_(g)
     call = Call(operands._replace(x=hs[0]), plan)
-    call.point(scale=operands.scale, gx=through_product)
-    call.point(packed=_panels(call, operands.w, True))
-    sums = torch.zeros(count, call.form.sums, dtype=torch.float64, device="cpu")
-    given = {"mask": mask, "saturated": saturated, "input_range": ranges, "g_range": sums}
-    product = _Each(call.matrix, x=hs[before:], g=g_products, **given)
-    p = gates.structure(mode, samples, size, g_before=past_it, gc=gc)
-    last, c_after = (hs, None) if cs is None else (cs, cs[after:])
-    given = {"kept": keeps, "gx": gx, "g_products": g_products}
-    state = _Each(p, before=last[before:], c=c_after, **given)
-    p.gh[1] = None if gh is None else gh.data_ptr()
-    for t in order[::-1]:
-        p.gh[0] = None if gy is None else gy[t].data_ptr()
+    call.point(scale=operands.scale, gx=through, packed=_panels(call, operands.w, True))
+    sums = torch.zeros(len(order.sizes), call.form.sums, dtype=torch.float64, device="cpu")
+    by_step = {"x": hs[order.before :], "saturated": saturated, "g_range": sums}
+    by_vector = {"mask": mask, "input_range": ranges, "g": g_products}
+    product = _Each(call.matrix, order, by_step, by_vector)
+    p = gates.structure(mode, samples, size)
+    p.gh[1] = through.data_ptr()
+    if mode in ("GRU", "LSTM"):
+        p.g_before = past.data_ptr()
+    if mode == "GRU":
+        p.gh[2] = past.data_ptr()
+    elif mode == "LSTM":
+        p.gc = past.data_ptr()
+    last, c_after = (hs, None) if cs is None else (cs, cs[order.after :])
+    of_states = {"before": last[order.before :], "c": c_after}
+    state = _Each(p, order, of_states, {"kept": keeps, "gx": gx, "g_products": g_products})
+    gy = None if gy is None else gy.contiguous()
+    for t in order.steps[::-1]:
+        call.matrix.vectors = p.samples = order.sizes[t]
+        p.gh[0] = None if gy is None else gy[order.first[t] :].data_ptr()
         state.point(t)
         gates.run("at_gates_backward", p)
         product.point(t)
         call.run("at_linear_backward")
         call.matrix.is_packed = True
-        p.gh[1] = through_product.data_ptr()
-        if mode == "GRU":
-            p.gh[2] = past_it.data_ptr()
-        elif mode == "LSTM":
-            p.gc = past_it.data_ptr()
     gw = torch.empty_like(operands.w) if needed["w"] else None
     g_bias = gx.new_empty(gx.shape[-1]) if needed["bias"] else None
     if gw is not None or g_bias is not None:
         limits = operands.input_range if ranges is None else ranges.view(-1, 1)
-        x = hs[before : count + before].flatten(0, 1)
+        x = order.parts(hs, order.before)
         together = Call(operands._replace(x=x, input_range=limits), plan)
-        masks = None if mask is None else mask.transpose(0, 1).flatten(1, 2)
+        masks = None if mask is None else _by_block(mask, order, plan.blocks)
         together.point(scale=operands.scale, mask=masks, saturated=saturated.amax(0))
-        together.point(g=g_products.flatten(0, 1), gw=gw, g_bias=g_bias)
+        together.point(g=g_products, gw=gw, g_bias=g_bias)
         together.run("at_linear_backward")
     g_range = None
     if needed["input_range"]:
         g_range = range_gradient(sums.sum(0), operands.input_range, plan, call)
-    first = through_product + past_it if mode == "GRU" else through_product
-    return Gradients(gx, None if cs is None else past_it, first, g_range, gw, g_bias)
+    first = through + past if mode == "GRU" else through
+    return Gradients(gx, None if cs is None else past, first, g_range, gw, g_bias)
+
+
+def _by_block(mask: Tensor, order: _Order, blocks: int) -> Tensor:
+    """Return the mask of all steps, (blocks, vectors, bytes)."""
+    if blocks == 1:
+        return mask.unsqueeze(0)
+    parts = (part.view(blocks, len(part), -1) for part in mask.split(list(order.sizes)))
+    return torch.cat(list(parts), 1)
