@@ -3,7 +3,9 @@
 import csv
 import io
 import re
+from collections.abc import Iterator
 from pathlib import PurePosixPath
+from typing import Any
 
 from analogtorch.speech.clip_files import COLUMNS, MANIFEST, ClipFiles, Row
 from analogtorch.speech.data import SPLITS
@@ -12,6 +14,7 @@ from analogtorch.values import checks
 
 _OTHER_SPLITS = {*SPLITS, "training", "valid", "validation", "dev", "testing", "eval", "evaluation"}
 """What the folders of splits are called elsewhere, in small letters."""
+_QUOTES = "close each quotation mark in its line; inside a cell double it, or leave it out"
 _CORPUS = "^(.+)_nohash_"  # how file names of Speech Commands name the speaker
 
 
@@ -25,11 +28,35 @@ def read_manifest(source: str, data: bytes) -> list[Row]:
             used.
     """
     try:
-        reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""))
-        reader.fieldnames = _columns(source, [name.strip() for name in reader.fieldnames or ()])
-        return [_row(f"{source}:{reader.line_num}", cells) for cells in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
         raise ValueError(f"{source}: not a CSV file in UTF-8 ({error})") from error
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        reader.fieldnames = _columns(source, [name.strip() for name in reader.fieldnames or ()])
+    except csv.Error as error:
+        raise ValueError(f"{source}: not a CSV file in UTF-8 ({error})") from error
+    return [_row(where, cells) for where, cells in table_rows(source, reader)]
+
+
+def table_rows(source: str, reader: csv.DictReader) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield where each row of a table is, and its cells by column.
+
+    Raises:
+        ValueError: a quotation mark is not closed, so that it takes the rows behind it for its own.
+    """
+    while True:
+        first = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise ValueError(f"{source}:{first}: {_QUOTES} ({error})") from error
+        broken = any("\n" in cell for cell in cells.values() if isinstance(cell, str))
+        if broken:
+            raise ValueError(f"{source}:{first}: a cell goes on in the next line; {_QUOTES}")
+        yield f"{source}:{reader.line_num}", cells
 
 
 def _columns(source: str, given: list[str]) -> list[str]:
@@ -106,7 +133,13 @@ def _placed(path: str, parts: tuple[str, ...], root: str, speaker: str | None) -
             f"{root}: the pattern speaker={speaker!r} does not match {'/'.join((*inner, name))!r} "
             f"of {path}; correct the pattern or the name"
         )
-    who = found.group(1) or "" if found else "/".join(inner)
+    if not found and len(inner) > 1:
+        raise ValueError(
+            f"{root}: {path} lies in {len(inner)} folders below its word, and one of them is the "
+            f"speaker: say which by speaker='^([^/]+)/' for {inner[0]!r}, or "
+            f"speaker='^[^/]+/([^/]+)/' for {inner[1]!r}"
+        )
+    who = found.group(1) or "" if found else "".join(inner)
     return Row(path, path, label, who, split)
 
 

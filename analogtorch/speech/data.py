@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from analogtorch.speech.labels import LABELS, SILENCE, classes_of
+from analogtorch.speech.labels import LABELS, SILENCE, alike, classes_of
 from analogtorch.values import checks
 
 SAMPLE_RATE = 16_000
@@ -239,7 +239,7 @@ def check_splits(splits: Mapping[str, Clips], *, source: str) -> dict[str, Clips
 def check_partition(
     entries: Iterable[tuple[str, str, str, str]], *, source: str, named: bool = True
 ) -> None:
-    """Raise an error if a split is empty or a speaker is in two splits.
+    """Raise an error if a split is empty or a speaker, in whatever spelling, is in two splits.
 
     Args:
         entries: split, class, speaker and name of each clip.
@@ -251,7 +251,7 @@ def check_partition(
             remedy.
     """
     counts = dict.fromkeys(SPLITS, 0)
-    seen: dict[str, tuple[str, str]] = {}
+    seen: dict[str, tuple[str, str, str]] = {}
     leaks: dict[str, str] = {}
     for split, label, speaker, name in entries:
         counts[split] += 1
@@ -261,9 +261,10 @@ def check_partition(
                     f"{source}: {name} names no speaker; only {SILENCE} clips may leave it empty"
                 )
             continue
-        other, first = seen.setdefault(speaker, (split, name))
+        other, first, spelt = seen.setdefault(alike(speaker), (split, name, speaker))
         if other != split:
-            leaks.setdefault(speaker, f"{other!r} ({first}) and {split!r} ({name})")
+            again = "" if speaker == spelt else f", spelt {speaker!r}"
+            leaks.setdefault(spelt, f"{other!r} ({first}) and {split!r} ({name}{again})")
     if leaks:
         (first, where), *more = leaks.items()
         listed = ", ".join(repr(speaker) for speaker, _ in more[:10])

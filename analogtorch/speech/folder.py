@@ -20,6 +20,7 @@ from analogtorch.speech.labels import (
     SILENCE,
     UNKNOWN,
     Preset,
+    alike,
     classes_of,
     composed,
     label_index,
@@ -45,12 +46,12 @@ class Folder:
     path is listed once.
 
     Without one, folders say it: `low/1.wav` is a clip of the class low. `low/ann/1.wav` is spoken
-    by ann; otherwise the file's name says who speaks, by the pattern `speaker`. Splits are the
-    folders `train/low/1.wav`, `val/...` and `test/...`; without those, speakers are assigned to
-    splits at random, and clips of unknown speakers one by one. Hidden files and
-    folders, `__MACOSX`, `_background_noise_` and files that are no audio are left out; a folder
-    without a clip, also one of hidden files alone, and audio of a kind that is not read, such as
-    .m4a, are errors.
+    by ann; otherwise the pattern `speaker` says who speaks, from the folders and the name below the
+    word, and must if there are several folders. Splits are the folders `train/low/1.wav`, `val/...`
+    and `test/...`; without those, speakers are assigned to splits at random, and clips of unknown
+    speakers one by one. Hidden files and folders, `__MACOSX`, `_background_noise_` and files that
+    are no audio are left out; a folder without a clip, also one of hidden files alone, and audio of
+    a kind that is not read, such as .m4a, are errors.
 
     No clip is a link or lies outside `root`. The same recording under two names belongs to one
     label and one split, and a speaker to one split.
@@ -229,7 +230,12 @@ class Folder:
                 f"{other.where} lies in no folder of a split, but {one.where} does; put all clips "
                 f"into {', '.join(SPLITS)}, or none"
             )
-        named = [row for row in rows if row.speaker]
+        spelt: dict[str, str] = {}  # the first spelling of a speaker stands for all
+        named = [
+            replace(row, speaker=spelt.setdefault(alike(row.speaker), row.speaker))
+            for row in rows
+            if row.speaker
+        ]
         apart: dict[str, list[str]] = defaultdict(list)  # paths of each class
         for row in rows:
             if not row.speaker:

@@ -96,3 +96,8 @@ def composed(word: str) -> str:
     They are parts of letters on some systems, and letters of their own on others, such as macOS.
     """
     return unicodedata.normalize("NFC", word)
+
+
+def alike(name: str) -> str:
+    """Return what names have in common that differ in case, accents' encoding or spaces alone."""
+    return composed(name).strip().casefold()

@@ -143,7 +143,7 @@ class RunFolder:
         for name in planned:
             if PurePosixPath(name).name in _HEADS:
                 self._refuse_before(name, planned, old)
-        self._journal = {
+        journal = {
             **FORMAT,
             "config": self._config,
             "recordings": recordings,
@@ -152,6 +152,10 @@ class RunFolder:
             "digests": dict(self._found["digests"]) if self.resume and self._found else {},
             "finished": False,
         }
+        # files that are about to be removed belong to their own run until they are gone
+        self._journal = journal
+        if self._found is not None and not self.resume:
+            self._journal = {**self._found, "finished": False}
         self._write(old)
         for name in (JOURNAL, *old):
             remove_parts(self.path / name, alone=True)
@@ -163,6 +167,7 @@ class RunFolder:
         if self.resume:
             logger.info("resuming the run in %s", self.path)
         else:
+            self._journal = journal
             self._write([])
         self.write(CONFIG, json.dumps(self._config, indent=2) + "\n")
 

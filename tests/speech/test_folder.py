@@ -753,3 +753,47 @@ def test_clips_of_words_without_a_sound_are_named() -> None:
         waveforms=waves[::2], labels=torch.tensor([2, 0]), speakers=("", ""), names=("a", "c")
     )
     assert silence_note({"train": heard}) is None
+
+
+@pytest.mark.parametrize("note", ['"6 inch mic', '"6 inch" mic', '"two\nlines"'])
+def test_a_quotation_mark_that_is_not_closed_loses_no_row(tmp_path: Path, note: str) -> None:
+    """Rows behind it were part of its cell, and their clips left out without a word."""
+    rows = [f"{row}," for row in ROWS]
+    rows[1] += note
+    root = fill(tmp_path, rows, header=f"{HEADER},note")
+    with pytest.raises(ValueError, match=r"manifest\.csv:3: .*close each quotation mark"):
+        folder(root).load()
+
+
+def _spoken(root: Path, paths: list[str]) -> Path:
+    for value, path in enumerate(paths):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(root / path, np.full(16_000, 1 + value, np.int16), 16_000)
+    return root
+
+
+def test_of_several_folders_the_pattern_names_the_speaker(tmp_path: Path) -> None:
+    """People and days together were the speaker, so that people were in training and test."""
+    people, days = ("ann", "bob", "cid", "dan"), ("monday", "tuesday")
+    paths = [f"{w}/{who}/{d}/1.wav" for w in ("low", "high") for who in people for d in days]
+    root = str(_spoken(tmp_path, paths))
+    with pytest.raises(
+        ValueError, match=r"2 folders below .* speaker='\^\(\[\^/\]\+\)/' for 'ann'"
+    ):
+        Folder(root=root).load()
+    splits = Folder(root=root, speaker="^([^/]+)/").load()
+    assert sorted(who for clips in splits.values() for who in set(clips.speakers)) == list(people)
+
+
+def test_a_speaker_is_one_in_any_spelling(tmp_path: Path) -> None:
+    rows = [row.replace("bob", "Ann ") for row in ROWS]
+    with pytest.raises(ValueError, match=r"speaker 'ann' is in two splits.*b\.wav, spelt 'Ann'"):
+        folder(fill(tmp_path / "listed", rows)).load()
+    names = ("ann", "Ann", "jos\u00e9", "jose\u0301", "cid", "dan")
+    root = _spoken(
+        tmp_path / "drawn", [f"{w}/{who}_1.wav" for w in ("low", "high") for who in names]
+    )
+    splits = Folder(root=str(root), speaker="^([^_]+)_").load()
+    where = {who: split for split, clips in splits.items() for who in clips.speakers}
+    assert where["ann"] == where["Ann"]
+    assert where["jos\u00e9"] == where["jose\u0301"]

@@ -124,3 +124,33 @@ def test_a_file_of_an_earlier_state_is_removed_and_that_of_another_stays(finishe
     assert "hwa.pt" not in begun(finished)["files"]
     assert "hwa.pt" not in begun(finished)["digests"]
     assert (finished / "mine.pt").read_text() == "mine"
+
+
+def test_a_run_that_is_replaced_in_part_is_never_taken_for_the_new_one(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old nets were resumed under the new settings, and reported as theirs."""
+    new, unlink = KWSConfig(seed=7), Path.unlink
+
+    def stopped(self: Path, missing_ok: bool = False) -> None:
+        if self.suffix == ".pt":
+            raise KeyboardInterrupt
+        unlink(self, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", stopped)
+        with (
+            pytest.raises(KeyboardInterrupt),
+            RunFolder.open(finished, new, overwrite=True) as folder,
+        ):
+            folder.begin("sha256:1")
+    assert (finished / "digital.pt").is_file()
+    with (
+        pytest.raises(ValueError, match="another configuration: seed"),
+        RunFolder.open(finished, new, resume=True),
+    ):
+        pass
+    with RunFolder.open(finished, new, overwrite=True) as folder:
+        folder.begin("sha256:1")
+    assert not any((finished / name).exists() for name in NAMES)
+    assert begun(finished)["config"]["seed"] == 7

@@ -13,6 +13,7 @@ from torch import Tensor
 from analogtorch.evaluate.metrics import plain
 from analogtorch.speech import espeak
 from analogtorch.speech.audio import SUFFIXES, audio_files, read_recording, resampled
+from analogtorch.speech.clip_rows import table_rows
 from analogtorch.speech.data import SAMPLE_RATE, Clips
 from analogtorch.speech.draws import uniform
 from analogtorch.values import checks
@@ -156,16 +157,16 @@ def _of_table(
 ) -> Iterator[tuple[Path, str, Path]]:
     """Yield the texts of a table; for one recording its own, whatever else the table has."""
     of = {os.path.abspath(file): file for file in files}
-    rows = csv.DictReader(io.StringIO(_text(table)), skipinitialspace=True)
+    rows = csv.DictReader(io.StringIO(_text(table)), skipinitialspace=True, strict=True)
     if missing := {"path", "text"} - set(rows.fieldnames or ()):
         raise ValueError(
             f"{table}: lacks the columns {', '.join(sorted(missing))}; its first line must name "
             "path and text"
         )
-    for row in rows:
+    for where, row in table_rows(str(table), rows):
         if None in row:  # what csv calls the cells that are too many
             raise ValueError(
-                f"{table}:{rows.line_num}: the row has more cells than the first line; put a text "
+                f"{where}: the row has more cells than the first line; put a text "
                 "with commas into quotation marks"
             )
         path = (row["path"] or "").strip()
@@ -173,7 +174,7 @@ def _of_table(
         if file is not None:
             yield file, row["text"] or "", table
         elif several:
-            raise ValueError(f"{table}:{rows.line_num}: there is no recording {path!r} in {root}")
+            raise ValueError(f"{where}: there is no recording {path!r} in {root}")
 
 
 def _of_librispeech(lines: Path, files: Sequence[Path]) -> Iterator[tuple[Path, str, Path]]:
