@@ -2,6 +2,7 @@
 
 import io
 import logging
+import math
 from collections.abc import Iterable
 from pathlib import Path, PurePath
 from typing import Literal, TypeVar, get_args
@@ -30,6 +31,13 @@ _BEYOND = 1e-3
 _CANCELS = 0.1
 """Spread of the mean of the channels, in units of theirs, below which they cancel each other: it is
 0.7 if one of two is silent, or if they have nothing in common."""
+_CROSSINGS, _ROLLOFF = 6, 0.99
+"""Zeros of the sinc on each side that resampling takes, and its cut-off in units of the lower half
+rate: the defaults of torchaudio."""
+_FILTERS = 1 << 19
+"""Numbers that the filters of torchaudio may have; more than for any usual rate, such as 11,025."""
+_AT_ONCE = 1 << 16
+"""Samples that are computed at a time otherwise."""
 P = TypeVar("P", bound=PurePath)
 Fit = Literal["error", "pad_or_trim"]
 """What to do with a clip of another length: refuse it, or add zeros at its end or keep its loudest
@@ -177,11 +185,41 @@ def _warn_of_cancelling(name: str, channels: Tensor, mean: Tensor) -> None:
 
 def resampled(waveforms: Tensor, rate: int, new: int = SAMPLE_RATE) -> Tensor:
     """Return waveforms (..., samples) of ``rate`` samples per second at the rate ``new``."""
+    common = math.gcd(rate, new)
+    if (rate // common) * (new // common) > _FILTERS:
+        return _at_each_sample(waveforms, rate // common, new // common)
     # late, so that `kws --help` does not wait for it
     from torchaudio.functional import resample
 
     with waveforms.device:  # it makes tensors on the default device
         return resample(waveforms, rate, new)
+
+
+def _at_each_sample(waveforms: Tensor, rate: int, new: int) -> Tensor:
+    """Return what ``torchaudio.functional.resample`` does, by the taps of each sample alone.
+
+    torchaudio makes a filter for each of the ``new`` places between two samples that coincide, all
+    as long as there are samples between them: 12 GB for 44,099 Hz.
+
+    Args:
+        waveforms: (..., samples).
+        rate: their samples in a span.
+        new: samples in the same span, without a common divisor.
+    """
+    cutoff = _ROLLOFF * min(1.0, new / rate)  # in units of the old rate
+    width = math.ceil(_CROSSINGS / cutoff)
+    taps = torch.arange(-width, width + 2, dtype=torch.float64, device=waveforms.device)
+    rows = waveforms.reshape(-1, waveforms.shape[-1])
+    padded = torch.nn.functional.pad(rows, (width, width + 2)).unfold(1, len(taps), 1)
+    length, parts = -(-new * rows.shape[1] // rate), list[Tensor]()
+    for some in torch.arange(length, device=rows.device).split(_AT_ONCE):
+        before = some * rate // new
+        between = (some * rate - before * new).double() / new
+        t = ((taps - between.unsqueeze(1)) * cutoff).clamp(-_CROSSINGS, _CROSSINGS)
+        window = (t * (torch.pi / 2 / _CROSSINGS)).cos().square()
+        kernel = (t.sinc() * window * cutoff).to(rows.dtype)
+        parts.append(torch.stack([(row[before] * kernel).sum(1) for row in padded]))
+    return torch.cat(parts, 1).view(*waveforms.shape[:-1], length)
 
 
 def read_clip(

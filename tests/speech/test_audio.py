@@ -1,6 +1,7 @@
 """One recording in every format, and every way in which a file can be wrong."""
 
 import io
+import math
 import sys
 from pathlib import Path
 
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import torchaudio
 
-from analogtorch.speech.audio import read_clip, read_clips, read_recording, to_int16
+from analogtorch.speech import audio as audio_module
+from analogtorch.speech.audio import read_clip, read_clips, read_recording, resampled, to_int16
 from analogtorch.speech.data import Recorded
 
 
@@ -267,3 +270,12 @@ def test_unknown_fit(tmp_path: Path) -> None:
 def test_conversion_to_int16_rounds_and_saturates() -> None:
     samples = torch.tensor([-2.0, -1.0, -0.6 / 32_768, 0.4 / 32_768, 1.0, 2.0])
     assert to_int16(samples).tolist() == [-32_768, -32_768, -1, 0, 32_767, 32_767]
+
+
+@pytest.mark.parametrize(("rate", "new"), [(44_100, 16_000), (16_000, 22_050), (997, 1_009)])
+def test_rates_without_a_common_divisor_are_resampled_as_others_are(rate: int, new: int) -> None:
+    """Filters of torchaudio took 12 GB for 44,099 Hz, and round their places in single precision."""
+    waveforms, common = torch.randn(2, 3, 2_000, dtype=torch.float64), math.gcd(rate, new)
+    found = audio_module._at_each_sample(waveforms, rate // common, new // common)
+    torch.testing.assert_close(found, torchaudio.functional.resample(waveforms, rate, new))
+    assert resampled(waveforms[0, 0].float(), 44_099).shape == (-(-2_000 * 16_000 // 44_099),)
