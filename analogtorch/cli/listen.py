@@ -28,6 +28,8 @@ from analogtorch.values import checks
 logger = logging.getLogger("analogtorch")
 
 _PER_MINUTE = 10.0
+_ITS_NOISE = 1 << 40
+"""Seed of the noise in a mixture, with which nobody trains: a net knows the noise that it heard."""
 _MIXTURE = 0
 """Seed of the mixture: all chips, networks and times hear the same one, so that they compare."""
 
@@ -62,7 +64,9 @@ def run(arguments: Sequence[str]) -> Stream | StreamTest:
         checks.count("--mix", given.mix, least=SHORTEST)
         checks.number("--per-minute", per_minute, above=0, most=MOST_PER_MINUTE)
         noise = (
-            read_noise(given.noise, resample=True) if given.noise else generate_noise(seed=_MIXTURE)
+            read_noise(given.noise, resample=True)
+            if given.noise
+            else generate_noise(seed=_ITS_NOISE)
         )
     recording = _heard(given)
     spoken = None
@@ -96,13 +100,17 @@ def run(arguments: Sequence[str]) -> Stream | StreamTest:
     )  # fmt: skip
     stream = replace(
         stream,
-        chip=f"one chip (seed {given.seed}), {given.time} after programming",
+        chip=f"one chip (seed {given.seed}), {_when(given.time)}",
         conditions=tuple(conditions_of(config).values()),
         recovery="" if corrections is None else corrections.summary,
     )
     found = stream if spoken is None else StreamTest(stream=stream, spoken=spoken)
     write_outputs(found, given)
     return found
+
+
+def _when(time: str) -> str:
+    return "as programmed" if time == "programmed" else f"{time} after programming"
 
 
 def _heard(given: argparse.Namespace) -> Tensor:

@@ -5,6 +5,7 @@ from typing import Any
 
 from analogtorch import chips
 from analogtorch.chips.file import in_file
+from analogtorch.files import expanded
 
 
 def chip_options(name: str, options: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -18,7 +19,7 @@ def chip_options(name: str, options: dict[str, Any] | None) -> dict[str, Any] | 
     """
     if options or not in_file(name):
         return options
-    return json.loads(json.dumps(chips.to_dict(chips.load(name))))
+    return json.loads(json.dumps(chips.to_dict(chips.load(expanded(name)))))
 
 
 def of_file(options: dict[str, Any] | None) -> bool:

@@ -16,7 +16,14 @@ import torch
 from analogtorch.files import expanded
 from analogtorch.speech.audio import read_clips, to_int16
 from analogtorch.speech.clip_files import NOISE
-from analogtorch.speech.data import SAMPLES, SPLITS, Clips, check_partition
+from analogtorch.speech.data import (
+    SAMPLE_RATE,
+    SAMPLES,
+    SPLITS,
+    Clips,
+    Recorded,
+    check_partition,
+)
 from analogtorch.speech.draws import uniform
 from analogtorch.speech.labels import SILENCE, UNKNOWN, Preset, classes_of, settle_labels
 from analogtorch.speech.noise import Noise, read_noise
@@ -163,7 +170,7 @@ class SpeechCommands:
 
     def _clips(self, split: str, words: list[_Word], noise: Noise | None, progress: bool) -> Clips:
         base = expanded(self.root) / Path(FOLDER).parent
-        spoken, _ = read_clips(
+        spoken, recorded = read_clips(
             ((word.path, base / word.path) for word in words), len(words),
             resample=False, fit="pad_or_trim", progress=progress, title=f"reading {split}",
         )  # fmt: skip
@@ -177,6 +184,7 @@ class SpeechCommands:
         ]
         return Clips(
             waveforms=torch.cat([spoken, silence]),
+            recorded=recorded + (Recorded(SAMPLE_RATE, SAMPLES),) * len(silence),
             labels=torch.tensor([word.label for word in words], device="cpu"),
             speakers=tuple(word.speaker for word in words),
             names=tuple(word.path for word in words),

@@ -534,3 +534,16 @@ def test_missing_extras_name_the_remedy(
     monkeypatch.setattr(cli, "_found", lambda name: name != missing)
     assert cli.main(arguments) == 2
     assert remedy in capsys.readouterr().err
+
+
+def test_the_configuration_of_a_run_is_resumed_in_its_folder(tmp_path: Path) -> None:
+    """Without --out it began another run in runs/kws, and said nothing."""
+    file = tmp_path / "config.json"
+    file.write_text("{}")
+    assert parse(["--config", str(file), "--resume"]).out == Path("runs/kws")
+    (tmp_path / "journal.json").write_text("{}")
+    for given in (["--config", str(file)], [f"--config={file}"]):
+        with pytest.raises(ValueError, match=re.escape(f"write --out {tmp_path}")):
+            parse([*given, "--resume"])
+        assert parse([*given, "--resume", "--out", str(tmp_path)]).out == tmp_path
+        assert parse([*given, "--out", "x"]).out == Path("x")

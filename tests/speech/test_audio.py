@@ -274,7 +274,7 @@ def test_conversion_to_int16_rounds_and_saturates() -> None:
 
 @pytest.mark.parametrize(("rate", "new"), [(44_100, 16_000), (16_000, 22_050), (997, 1_009)])
 def test_rates_without_a_common_divisor_are_resampled_as_others_are(rate: int, new: int) -> None:
-    """Filters of torchaudio took 12 GB for 44,099 Hz, and round their places in single precision."""
+    """Filters of torchaudio take 12 GB for 44,099 Hz, and are rounded to single precision."""
     waveforms, common = torch.randn(2, 3, 2_000, dtype=torch.float64), math.gcd(rate, new)
     found = audio_module._at_each_sample(waveforms, rate // common, new // common)
     torch.testing.assert_close(found, torchaudio.functional.resample(waveforms, rate, new))

@@ -92,6 +92,8 @@ def test_short_recordings_are_filled(tree: Path) -> None:
     name = f"{Path(FOLDER).name}/yes/{file.name}"
     (row,) = [c.waveforms[c.names.index(name)] for c in splits.values() if name in c.names]
     assert row.unique().tolist() == [0, 7]
+    lengths = [each.samples for clips in splits.values() for each in clips.recorded]
+    assert sorted(set(lengths)) == [9_000, 16_000]  # the report counts what was changed
 
 
 def test_a_missing_corpus_names_both_remedies(tmp_path: Path) -> None:

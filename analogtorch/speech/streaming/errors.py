@@ -166,7 +166,7 @@ def _shown(errors: Errors) -> tuple[str, str]:
     missed, alarms = errors.miss_interval, errors.false_alarm_interval
     percent = "" if missed is None else f" [{100 * missed.low:.1f}, {100 * missed.high:.1f}]"
     return (
-        f"{100 * errors.miss_rate:.1f}{percent}",
+        f"{100 * errors.miss_rate:.1f}{percent}" if errors.words else "-",
         f"{alarms.mean:.1f} [{alarms.low:.1f}, {alarms.high:.1f}]",
     )
 

@@ -158,7 +158,7 @@ def on_chip(config: TranscribeConfig, whisper: Whisper, speech: Speech) -> nn.Mo
 def _recordings(config: TranscribeConfig) -> list[Recording]:
     if config.data.audio is None:
         return spoken(SENTENCES[: config.data.sentences])
-    return read_recordings(Path(config.data.audio).expanduser(), config.data.references)
+    return read_recordings(config.data.audio, config.data.references)
 
 
 def _fingerprint(recordings: Sequence[Recording]) -> str:

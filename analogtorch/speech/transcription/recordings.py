@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from analogtorch.evaluate.metrics import plain
+from analogtorch.files import expanded
 from analogtorch.speech import espeak
 from analogtorch.speech.audio import SUFFIXES, audio_files, read_recording, resampled
 from analogtorch.speech.clip_rows import table_rows
@@ -64,7 +65,7 @@ def read_recordings(path: str | Path, references: str | Path | None = None) -> l
             a table names no recording or has other cells than its first line. All is read before
             anything is returned.
     """
-    path = checks.path("path", path)
+    path = expanded(str(checks.path("path", path)))
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such audio file or folder")
     if path.is_file():
@@ -109,7 +110,7 @@ def _said(
     """Return the texts of the files that have one."""
     pairs: list[tuple[Path, str, Path]] = []  # of a recording, its text, where that stands
     if references is not None:
-        given = checks.path("references", references)
+        given = expanded(str(checks.path("references", references)))
         if not given.is_file():
             raise FileNotFoundError(f"{given}: no such file of references")
         if given.suffix.lower() == ".csv":
@@ -304,6 +305,9 @@ def pieces(samples: Tensor, seconds: float) -> list[Tensor]:
 
 
 def _loudness(samples: Tensor) -> Tensor:
-    """Return the root mean square of each 30 ms (frames,); the last frame is filled up."""
-    padded = torch.nn.functional.pad(samples, (0, -len(samples) % _FRAME))
+    """Return the root mean square of each 30 ms (frames,); the last frame is filled up.
+
+    What a recording has throughout, an offset, is not heard.
+    """
+    padded = torch.nn.functional.pad(samples - samples.mean(), (0, -len(samples) % _FRAME))
     return padded.unflatten(0, (-1, _FRAME)).square().mean(1).sqrt()

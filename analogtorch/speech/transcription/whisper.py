@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from analogtorch.files import digest_of
+from analogtorch.files import digest_of, expanded
 from analogtorch.speech.data import SAMPLE_RATE
 from analogtorch.speech.transcription.ctranslate2 import whisper_weights
 from analogtorch.values import checks
@@ -232,7 +232,9 @@ def digests(folder: str | Path | None = None) -> dict[str, str]:
 
 
 def _where(folder: str | Path | None) -> Path:
-    return _packaged() if folder is None else checks.path("load_whisper: folder", folder)
+    if folder is None:
+        return _packaged()
+    return expanded(str(checks.path("load_whisper: folder", folder)))
 
 
 def _packaged() -> Path:

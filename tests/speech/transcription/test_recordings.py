@@ -146,6 +146,7 @@ def test_long_recordings_are_cut_where_they_are_quiet() -> None:
     assert [len(piece) for piece in pieces(second, 6)] == [16_000]
     assert pieces(torch.zeros(32_000), 6) == []
     assert pieces(torch.full((100,), 1e-4), 6) == []
+    assert pieces(torch.full((32_000,), 0.1), 6) == []  # an offset is no sound
     assert len(pieces(torch.cat([second, torch.zeros(100_000), second]), 6)) == 2
 
 
@@ -208,3 +209,14 @@ def test_sentences_are_spoken_the_same_each_time() -> None:
     assert all(torch.equal(a.samples, b.samples) for a, b in zip(found, again, strict=True))
     with pytest.raises(ValueError, match="'...' has no word"):
         spoken(["..."])
+
+
+def test_variables_and_home_are_replaced_in_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _wav(tmp_path / "a.wav")
+    (tmp_path / "said.txt").write_text("yes")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RECORDINGS", str(tmp_path))
+    (found,) = read_recordings("${RECORDINGS}/a.wav", "~/said.txt")
+    assert found.said == "yes"
