@@ -31,6 +31,7 @@ from benchmarks import (
     picture,
     plan,
     recovery,
+    recurrent,
     rnnt,
     sweep,
     transcribe,
@@ -280,6 +281,19 @@ def test_the_command(
     assert (row["shape"], row["train_bar"], row["peak_analog"]) == ("linear_512", "1.2", "2000000")
     assert "analogtorch" in row["facts"]
     assert row["eval_ratio"] == ""
+
+
+def test_recurrent_layers_beside_torchs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    small = {"GRU": (nn.GRU, (3, 4), (5, 2)), "LSTM": (nn.LSTM, (3, 4), (5, 1))}
+    monkeypatch.setattr(recurrent, "LAYERS", small)
+    recurrent.main(["--rounds", "1"])
+    header, _, *rows = capsys.readouterr().out.splitlines()
+    assert header.split()[-3:] == ["train", "eval", "chip"]
+    assert [row.split()[0] for row in rows] == ["GRU", "LSTM"]
+    assert all(float(ratio) > 0 for row in rows for ratio in row.split()[-3:])
 
 
 def test_the_table_of_whole_networks(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
