@@ -123,11 +123,7 @@ class Training:
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:
-                error.add_note(
-                    "adapt: if the model computes gradients in its forward, as score and energy "
-                    "nets do, nothing learns through these: adapt the network whose gradients "
-                    "they are, and put it back"
-                )
+                error.add_note(f"adapt: {_note(error)}")
                 raise
         return losses
 
@@ -210,6 +206,21 @@ class Training:
         trained = state.get("trained")  # a run of an earlier version has none
         self.trained = None if trained is None else Reading(**trained)
         self.history = [Step(**row) for row in state["history"]]
+
+
+def _note(error: RuntimeError) -> str:
+    """Return what an error of autograd means for the model, and what to do."""
+    if "modified by an inplace operation" in str(error):
+        return (
+            "it computes in evaluation mode, in which the model changes a tensor in place that its "
+            "gradients need, such as a state or cache for the next call: switch that off, for "
+            "models of transformers by 'use_cache': False in each batch, or run the model without "
+            "it by forward=, such as forward=lambda model, batch: model(batch, use_cache=False)"
+        )
+    return (
+        "if the model computes gradients in its forward, as score and energy nets do, nothing "
+        "learns through these: adapt the network whose gradients they are, and put it back"
+    )
 
 
 def state_of(model: nn.Module) -> dict[str, Any]:

@@ -208,3 +208,33 @@ def test_a_model_whose_forward_computes_gradients_is_named() -> None:
     with pytest.raises(RuntimeError) as error:
         _adapt(Score(energy).eval())
     assert any("network whose gradients they are" in note for note in error.value.__notes__)
+
+
+class _KeepsState(nn.Module):
+    """In evaluation mode it writes each step into its state, as RWKV of transformers does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor, use_cache: bool | None = None) -> Tensor:
+        state = torch.zeros_like(x)
+        for _ in range(2):
+            y = self.step(x + state)
+            x = x + y * state
+            if self.training or use_cache is False:
+                state = y
+            else:
+                state[:] = y
+        return x
+
+
+def test_a_state_that_is_changed_in_place_is_named_with_the_remedy() -> None:
+    with pytest.raises(RuntimeError, match="inplace") as error:
+        _adapt(_KeepsState(), steps=1)
+    (note,) = error.value.__notes__
+    assert "use_cache=False" in note
+    adapted = _adapt(
+        _KeepsState(), steps=1, forward=lambda model, batch: model(batch, use_cache=False)
+    )
+    assert adapted.model.step.weight.isfinite().all()
