@@ -162,28 +162,33 @@ def _name_digital(caller: str, model: nn.Module, traced: Trace, matrices: Iterab
     """Warn of matrices on the chip that convert and program simulate digitally.
 
     They are weights of analog layers that are placed a second time, as their transpose is, or that
-    the model computes with in place of the layers.
+    the model computes with in place of the layers. One that is made of the weights of several
+    layers is named with all of them.
     """
-    if not any(True for _ in analog_layers(model)):  # no program simulates a digital model
+    layers = {layer.parameter_name(n): layer.matrix_name(n) for n, layer in analog_layers(model)}
+    if not layers:  # no program simulates a digital model
         return
-    forms, bypassed = list[str](), list[str]()
+    forms, bypassed = dict[str, str](), dict[str, str]()  # names of matrices, as they are shown
     for m in matrices:
+        held = [layers.get(source, source) for source in traced.sources[m.name]]
+        others = _listed([name for name in held if name != m.layer])
+        shown = f"{m.name!r} (one matrix with {others})" if len(held) > 1 else repr(m.name)
         if m.form:
-            forms.append(m.name)
+            forms[m.name] = shown
         elif m.name in traced.bypassed:
-            bypassed.append(m.name)
+            bypassed[m.name] = shown
     if forms:
         warn(
-            f"{caller}: {_listed(forms)} on the chip: the model applies weights of an analog layer "
-            "in two ways, as with their transpose, and each has cells of its own in this mapping. "
-            "Only the layer's own is analog to convert and program; the other is "
-            f"{_remedy(caller, forms)}"
+            f"{caller}: {', '.join(forms.values())} on the chip: the model applies weights of an "
+            "analog layer in two ways, as with their transpose, and each has cells of its own in "
+            "this mapping. Only the layer's own is analog to convert and program; the other is "
+            f"{_remedy(caller, [*forms])}"
         )
     if bypassed:
         warn(
-            f"{caller}: {_listed(bypassed)} on the chip: the model computes with the weights of "
-            "these analog layers without calling them, which convert and program cannot make "
-            f"analog; it is {_remedy(caller, bypassed)}"
+            f"{caller}: {', '.join(bypassed.values())} on the chip: the model computes with the "
+            "weights of these analog layers without calling them, which convert and program cannot "
+            f"make analog; it is {_remedy(caller, [*bypassed])}"
         )
 
 

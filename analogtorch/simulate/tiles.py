@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 
 ROOT = "(root)"
 """What a mapping calls the matrix of a model that is one layer."""
+_ANEW = (
+    "map the model anew with analogtorch.map_to_chip(model, example). If the new mapping is "
+    "refused, too, the model multiplies by the weight otherwise than the layer does, such as by "
+    "several weights in one matrix: analogtorch.guard(model, example) says where"
+)
+"""What to do about a mapping that lacks a layer or cuts it in another way."""
 
 
 @dataclass(frozen=True)
@@ -182,8 +188,7 @@ def _matrices(
     raise ValueError(
         f"program: the mapping has no matrix of layer {name!r}: it was excluded, or the "
         "mapping is of another model. Leave the layer digital with "
-        f"analogtorch.convert(model, chip, exclude=[{name!r}]), or map the model anew with "
-        "analogtorch.map_to_chip(model, example)"
+        f"analogtorch.convert(model, chip, exclude=[{name!r}]), or {_ANEW}"
     )
 
 
@@ -222,8 +227,7 @@ def _section(
     if covered != section.cells:
         raise ValueError(
             f"program: the mapping does not place layer {name!r} as the model computes it "
-            f"({covered:,} of {section.cells:,} cells agree); map the model anew with "
-            "analogtorch.map_to_chip(model, example)"
+            f"({covered:,} of {section.cells:,} cells agree); {_ANEW}"
         )
     return parts
 

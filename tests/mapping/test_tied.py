@@ -40,6 +40,28 @@ def test_all_rooms_count_a_matrix_for_each_analog_layer() -> None:
     assert twice.copies == {"a": 1, "b": 2}
 
 
+class _Joint(nn.Module):
+    """Multiplies by two weights in one matrix, as the head of MobileBERT does."""
+
+    def __init__(self, first: str) -> None:
+        super().__init__()
+        sizes = {"small": (3, 5), "large": (5, 5)}
+        for name in sorted(sizes, key=first.__ne__):
+            self.add_module(name, nn.Linear(*sizes[name], bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ torch.cat([self.small.weight.t(), self.large.weight])
+
+
+@pytest.mark.parametrize("first", ["small", "large"])
+def test_layers_that_share_one_matrix_are_named_together(first: str) -> None:
+    model = at.convert(_Joint(first), CHIP)
+    with pytest.warns(UserWarning, match=r"'large' \(one matrix with 'small'\) on the chip"):
+        mapping = at.map_to_chip(model, X)
+    with pytest.raises(ValueError, match=rf"'{first}'.* several weights in one matrix: .*guard"):
+        at.program(model, seed=1, mapping=mapping)
+
+
 @pytest.mark.parametrize("left", ["a", "b"])
 def test_one_that_stays_digital_is_counted_as_digital(left: str) -> None:
     kept = {"a": "b", "b": "a"}[left]
