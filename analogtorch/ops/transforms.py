@@ -43,6 +43,11 @@ def refuse_transforms(layer: str, noisy: bool, observed: bool = False) -> None:
         )
 
 
+def untransformed() -> bool:
+    """Return whether no transform of ``torch.func`` is at work, or one that a compiler knows."""
+    return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None
+
+
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 

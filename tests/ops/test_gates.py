@@ -42,6 +42,23 @@ def test_kernels_give_torchs_states_and_gradients(
 
 
 @pytest.mark.parametrize("mode", MODES)
+def test_the_operator_computes_without_kernels(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = _given(mode, (2, 3), 16, 1.0)
+    exact = _results(mode, given, torch.float64)
+    monkeypatch.setattr(gates.native, "takes", lambda *_: False)
+    for y, t in zip(_results(mode, given, torch.float32), exact, strict=True):
+        torch.testing.assert_close(y.double(), t, rtol=2e-6, atol=2e-7)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("learns", [False, True])
+def test_the_operator_is_one(mode: str, learns: bool) -> None:
+    x, products, before = (t.requires_grad_(learns) for t in _given(mode, (2,), 3, 1.0))
+    torch.library.opcheck(torch.ops.analogtorch.gates, (x, products, before, mode, learns))
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_limits_and_numbers_that_are_none(mode: str, capability: str) -> None:
     for value in (float("nan"), float("inf"), -float("inf"), 1e30, -1e30):
         x, products, before = _given(mode, (2,), 3, 1.0)

@@ -42,7 +42,8 @@ def test_the_kernels_read_all_operands_but_those_that_they_refuse() -> None:
     pointed = [name for names in parts.values() for name in names if name in Operands._fields]
     refused = {"negatives", "adc_inl", "dac_inl", "curvatures"}
     assert sorted(pointed) == sorted(set(Operands._fields) - refused)
-    assert parts[""] == structures.pointers(structures.Convolution)
+    of_linear = [name for name in parts[""] if name != "packed"]  # of steps, which share weights
+    assert tuple(of_linear) == structures.pointers(structures.Convolution)
 
 
 def test_structures_are_read_from_the_sources() -> None:

@@ -46,7 +46,7 @@ def forward(
     size = before.shape[-1]
     samples = before.numel() // size
     h, c = torch.empty_like(before), torch.empty_like(before) if mode == "LSTM" else None
-    kept = before.new_empty(samples, KEPT[mode] * size) if learns else None
+    kept = before.new_empty(*before.shape[:-1], KEPT[mode] * size) if learns else None
     given = {"x": x, "products": products, "before": before, "h": h, "c": c, "kept": kept}
     run("at_gates", structure(mode, samples, size, **given))
     return h, c, kept
@@ -54,22 +54,26 @@ def forward(
 
 def backward(
     mode: str,
-    gh: Tensor | None,
-    gc: Tensor | None,
+    gh: Tensor,
+    gc: Tensor,
     before: Tensor,
-    c: Tensor | None,
+    c: Tensor,
     kept: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return the gradients of the first three tensors of ``forward``, from those of h and c."""
-    before = before.contiguous()
-    samples, size = len(kept), before.shape[-1]
+    """Return the gradients of the first three tensors of ``forward``, from those of h and c.
+
+    What is only there for an LSTM may be empty.
+    """
+    before, size = before.contiguous(), before.shape[-1]
+    samples = before.numel() // size
     gx = kept.new_empty(*before.shape[:-1], gates(mode) * size)
     g_products = torch.empty_like(gx) if mode == "GRU" else gx
     g_before = torch.empty_like(before) if KEPT[mode] > 1 else None
-    gh, gc = (None if g is None else g.contiguous() for g in (gh, gc))
-    given = {"before": before, "c": c, "kept": kept, "gc": gc, "gx": gx, "g_products": g_products}
+    given = {"before": before, "kept": kept, "gx": gx, "g_products": g_products}
     p = structure(mode, samples, size, **given, g_before=g_before)
-    p.gh[0] = None if gh is None else gh.data_ptr()
+    p.gh[0] = gh.data_ptr()
+    if mode == "LSTM":
+        p.c, p.gc = c.data_ptr(), gc.data_ptr()
     run("at_gates_backward", p)
     return gx, g_products, g_before
 
