@@ -3,9 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Iterator
 from pathlib import PurePosixPath
-from typing import Any
 
 from analogtorch.speech.clip_files import COLUMNS, MANIFEST, ClipFiles, Row
 from analogtorch.speech.data import SPLITS
@@ -31,32 +29,32 @@ def read_manifest(source: str, data: bytes) -> list[Row]:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{source}: not a CSV file in UTF-8 ({error})") from error
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    try:
-        reader.fieldnames = _columns(source, [name.strip() for name in reader.fieldnames or ()])
-    except csv.Error as error:
-        raise ValueError(f"{source}: not a CSV file in UTF-8 ({error})") from error
-    return [_row(where, cells) for where, cells in table_rows(source, reader)]
+    reader = table_of(source, text)
+    reader.fieldnames = _columns(source, [name.strip() for name in reader.fieldnames or ()])
+    return [_row(f"{source}:{reader.line_num}", cells) for cells in reader]
 
 
-def table_rows(source: str, reader: csv.DictReader) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield where each row of a table is, and its cells by column.
+def table_of(source: str, text: str, *, skipinitialspace: bool = False) -> csv.DictReader:
+    """Return the reader of a table, each row of which is a line.
+
+    Args:
+        source: the file, for messages.
+        text: its text.
+        skipinitialspace: as ``csv.reader`` takes it.
 
     Raises:
-        ValueError: a quotation mark is not closed, so that it takes the rows behind it for its own.
+        ValueError: a quotation mark is not closed in its line, so that it takes those behind it.
     """
-    while True:
-        first = reader.line_num + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise ValueError(f"{source}:{first}: {_QUOTES} ({error})") from error
-        broken = any("\n" in cell for cell in cells.values() if isinstance(cell, str))
-        if broken:
-            raise ValueError(f"{source}:{first}: a cell goes on in the next line; {_QUOTES}")
-        yield f"{source}:{reader.line_num}", cells
+    lines = io.StringIO(text, newline="")
+    reader, line = csv.reader(lines, skipinitialspace=skipinitialspace, strict=True), 0
+    try:
+        for _ in reader:
+            if reader.line_num > line + 1:
+                raise ValueError(f"{source}:{line + 1}: a cell goes on in the next line; {_QUOTES}")
+            line = reader.line_num
+    except csv.Error as error:
+        raise ValueError(f"{source}:{line + 1}: {_QUOTES} ({error})") from error
+    return csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=skipinitialspace)
 
 
 def _columns(source: str, given: list[str]) -> list[str]:

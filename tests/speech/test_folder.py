@@ -13,6 +13,7 @@ import soundfile
 import torch
 
 from analogtorch.speech.changed_clips import changed_note
+from analogtorch.speech.clip_rows import read_manifest
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.data import Clips, coverage_note, silence_note, speaker_note
 from analogtorch.speech.folder import Folder
@@ -765,10 +766,21 @@ def test_a_quotation_mark_that_is_not_closed_loses_no_row(tmp_path: Path, note: 
         folder(root).load()
 
 
-def _spoken(root: Path, paths: list[str]) -> Path:
-    for value, path in enumerate(paths):
+@pytest.mark.parametrize("end", ["\n", "\r"])
+@pytest.mark.parametrize("first", [0, 1])
+def test_no_cell_of_a_manifest_goes_on_in_the_next_line(first: int, end: str) -> None:
+    """One without a column's name did, one in the first line, or one of a file of an old Mac."""
+    lines = [HEADER, *ROWS]
+    lines[first] += ',"6 inch'
+    lines[3] += ',"'
+    with pytest.raises(ValueError, match=f"m.csv:{first + 1}: a cell goes on in the next line"):
+        read_manifest("m.csv", end.join(lines).encode())
+
+
+def _spoken(root: Path, paths: list[str], first: int = 1) -> Path:
+    for value, path in enumerate(paths, first):
         (root / path).parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(root / path, np.full(16_000, 1 + value, np.int16), 16_000)
+        soundfile.write(root / path, np.full(16_000, value, np.int16), 16_000)
     return root
 
 

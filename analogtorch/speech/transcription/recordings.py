@@ -1,7 +1,5 @@
 """Recordings to write down, with what is said in them where that is known."""
 
-import csv
-import io
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +12,7 @@ from analogtorch.evaluate.metrics import plain
 from analogtorch.files import expanded
 from analogtorch.speech import espeak
 from analogtorch.speech.audio import SUFFIXES, audio_files, read_recording, resampled
-from analogtorch.speech.clip_rows import table_rows
+from analogtorch.speech.clip_rows import table_of
 from analogtorch.speech.data import SAMPLE_RATE, Clips
 from analogtorch.speech.draws import uniform
 from analogtorch.values import checks
@@ -158,16 +156,16 @@ def _of_table(
 ) -> Iterator[tuple[Path, str, Path]]:
     """Yield the texts of a table; for one recording its own, whatever else the table has."""
     of = {os.path.abspath(file): file for file in files}
-    rows = csv.DictReader(io.StringIO(_text(table)), skipinitialspace=True, strict=True)
+    rows = table_of(str(table), _text(table), skipinitialspace=True)
     if missing := {"path", "text"} - set(rows.fieldnames or ()):
         raise ValueError(
             f"{table}: lacks the columns {', '.join(sorted(missing))}; its first line must name "
             "path and text"
         )
-    for where, row in table_rows(str(table), rows):
+    for row in rows:
         if None in row:  # what csv calls the cells that are too many
             raise ValueError(
-                f"{where}: the row has more cells than the first line; put a text "
+                f"{table}:{rows.line_num}: the row has more cells than the first line; put a text "
                 "with commas into quotation marks"
             )
         path = (row["path"] or "").strip()
@@ -175,7 +173,7 @@ def _of_table(
         if file is not None:
             yield file, row["text"] or "", table
         elif several:
-            raise ValueError(f"{where}: there is no recording {path!r} in {root}")
+            raise ValueError(f"{table}:{rows.line_num}: there is no recording {path!r} in {root}")
 
 
 def _of_librispeech(lines: Path, files: Sequence[Path]) -> Iterator[tuple[Path, str, Path]]:

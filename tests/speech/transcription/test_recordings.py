@@ -100,6 +100,7 @@ def test_no_recording_of_a_folder_is_left_out(tmp_path: Path) -> None:
         ("references.csv", "path,text\nb.wav,yes\n", "there is no recording .*b.wav"),
         ("references.csv", "path,text\na.wav,yes\na.wav,no\n", "has a reference already"),
         ("references.csv", 'path,text\na.wav,"yes\nb.wav,no\n', "close each quotation mark"),
+        ("references.csv", 'path,"text\na.wav,yes\n', "csv:1: close each quotation mark"),
         ("references.csv", "path,text\na.wav\n", "has no word"),
         ("references.csv", "path,text\na.wav,no, no\n", "csv:2: the row has more cells .* quot"),
     ],
