@@ -131,13 +131,13 @@ def _placed(path: str, parts: tuple[str, ...], root: str, speaker: str | None) -
             f"{root}: the pattern speaker={speaker!r} does not match {'/'.join((*inner, name))!r} "
             f"of {path}; correct the pattern or the name"
         )
-    if not found and len(inner) > 1:
+    if not found and len(inner) > 1 and label != SILENCE:
         raise ValueError(
             f"{root}: {path} lies in {len(inner)} folders below its word, and one of them is the "
             f"speaker: say which by speaker='^([^/]+)/' for {inner[0]!r}, or "
             f"speaker='^[^/]+/([^/]+)/' for {inner[1]!r}"
         )
-    who = found.group(1) or "" if found else "".join(inner)
+    who = found.group(1) or "" if found else "/".join(inner)
     return Row(path, path, label, who, split)
 
 

@@ -797,6 +797,16 @@ def test_of_several_folders_the_pattern_names_the_speaker(tmp_path: Path) -> Non
     assert sorted(who for clips in splits.values() for who in set(clips.speakers)) == list(people)
 
 
+def test_silence_has_no_speaker_to_be_named(tmp_path: Path) -> None:
+    """It may lie in several folders, and the pattern of the speaker need not match them."""
+    for split, who in (("train", "ann"), ("val", "bob"), ("test", "cid")):
+        paths = [f"{split}/low/{who}/1.wav", f"{split}/_silence_/{who}/hum/1.wav"]
+        _spoken(tmp_path, paths, first=ord(who[0]) * 9)
+    for speaker in (None, "^([a-z]+)/1"):
+        splits = Folder(root=str(tmp_path), speaker=speaker, labels=("low", "_silence_")).load()
+        assert set(splits["val"].speakers) == {"bob", "bob/hum"}
+
+
 def test_a_speaker_is_one_in_any_spelling(tmp_path: Path) -> None:
     rows = [row.replace("bob", "Ann ") for row in ROWS]
     with pytest.raises(ValueError, match=r"speaker 'ann' is in two splits.*b\.wav, spelt 'Ann'"):
