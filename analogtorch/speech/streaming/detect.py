@@ -84,9 +84,13 @@ class Detector:
         return tuple(found)
 
     def smooth(self, scores: Tensor) -> Tensor:
-        """Return the averages over each window and those before it, (windows, classes)."""
-        padded = torch.cat([scores[:1].expand(self.average - 1, -1), scores])
-        return padded.unfold(0, self.average, 1).mean(-1)
+        """Return the averages over each window and those before it, (windows, classes).
+
+        They are over fewer windows at the start of a recording, as there are no others.
+        """
+        sums = F.pad(scores, (0, 0, self.average - 1, 0)).unfold(0, self.average, 1).sum(-1)
+        counts = torch.arange(1, len(scores) + 1, device=scores.device).clamp(max=self.average)
+        return sums / counts.unsqueeze(1)
 
     def end(self, window: int) -> float:
         """Return when a window ends, in s from the start of the recording."""

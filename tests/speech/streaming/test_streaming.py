@@ -62,6 +62,14 @@ def clips(*words: str) -> Clips:
     )
 
 
+def test_each_window_counts_once_in_an_average() -> None:
+    """The first one counted for all that were not there before it."""
+    scores = torch.tensor([[0.9], [0.0], [0.0], [0.6]])
+    torch.testing.assert_close(
+        Detector(average=3).smooth(scores), torch.tensor([[0.9], [0.45], [0.3], [0.2]])
+    )
+
+
 def test_words_are_detected_when_they_are_said() -> None:
     recording = torch.zeros(16_000 * 10)
     recording[32_000:40_000] = tone(200, 0.5)
