@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from analogtorch.speech.clip_files import COLUMNS, MANIFEST, ClipFiles, Row
 from analogtorch.speech.data import SPLITS
 from analogtorch.speech.labels import SILENCE
+from analogtorch.speech.named import option
 from analogtorch.values import checks
 
 _OTHER_SPLITS = {*SPLITS, "training", "valid", "validation", "dev", "testing", "eval", "evaluation"}
@@ -134,8 +135,8 @@ def _placed(path: str, parts: tuple[str, ...], root: str, speaker: str | None) -
     if not found and len(inner) > 1 and label != SILENCE:
         raise ValueError(
             f"{root}: {path} lies in {len(inner)} folders below its word, and one of them is the "
-            f"speaker: say which by speaker='^([^/]+)/' for {inner[0]!r}, or "
-            f"speaker='^[^/]+/([^/]+)/' for {inner[1]!r}"
+            f"speaker: say which by {option('speaker', '^([^/]+)/')} for {inner[0]!r}, or "
+            f"{option('speaker', '^[^/]+/([^/]+)/')} for {inner[1]!r}"
         )
     who = found.group(1) or "" if found else "/".join(inner)
     return Row(path, path, label, who, split)

@@ -1,6 +1,7 @@
 """How messages about clips name an option: as Python takes it, or the command that is at work."""
 
 import contextlib
+import shlex
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -23,5 +24,5 @@ def option(name: str, value: Any) -> str:
     group = _GROUP.get()
     if group is None:
         return f"{name}={value!r}"
-    written = f"'[{', '.join(value)}]'" if isinstance(value, tuple) else str(value)
+    written = f"'[{', '.join(value)}]'" if isinstance(value, tuple) else shlex.quote(str(value))
     return f"--{group}.{name} {'true' if value is True else written}"

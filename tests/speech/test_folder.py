@@ -793,6 +793,11 @@ def test_of_several_folders_the_pattern_names_the_speaker(tmp_path: Path) -> Non
         ValueError, match=r"2 folders below .* speaker='\^\(\[\^/\]\+\)/' for 'ann'"
     ):
         Folder(root=root).load()
+    with (
+        pytest.raises(ValueError, match=r"by --data\.folder\.speaker '\^\(\[\^/\]\+\)/' for 'ann'"),
+        by_command("data.folder"),
+    ):
+        Folder(root=root).load()
     splits = Folder(root=root, speaker="^([^/]+)/").load()
     assert sorted(who for clips in splits.values() for who in set(clips.speakers)) == list(people)
 
