@@ -69,17 +69,20 @@ def wired(
     else:
         assert scale is not None
         full = over_rows(scale, section.bounds)
-        r = relative(flat, full)
+        # a scale of 0 would be a factor of the gradient, and a block of zeros stay one
+        unit = full.masked_fill(full == 0, 1.0)
+        r = relative(flat, unit)
         plus, minus = _polarities(r, chip)
         minus_before = full * minus if apart else None
         if wires.model == "standard":
-            left = full * full_inputs(r, blocks, load)
+            left = unit * full_inputs(r, blocks, load)
             minus_lost = None if minus_before is None else parabola(minus_before, blocks)
             drop = InputDrop("standard", parabola(flat, blocks), minus_lost, load)
         else:
             physics = wires, chip.cell, chip.array
             plus, minus = behind_wires(plus, minus, blocks, *physics, TRAINING_TERMS)
-            left = full * (plus - minus)
+            left = unit * (plus - minus)
+            left = torch.where(full == 0, left - left.detach(), left)  # empty cells add nothing
             minus_lost = None if minus_before is None else minus_before - full * minus
     known = {**known, "scale": scale}
     if chip.periphery.column_calibration:

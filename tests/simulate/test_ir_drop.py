@@ -1,6 +1,7 @@
 """IR drop in programmed chips and in training, against the tile solved node by node."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch.testing import assert_close
 
 import analogtorch as at
 from analogtorch.chips import Wires
+from analogtorch.devices import hermes_two_device
 from analogtorch.ops import block_scales, ir_drop, native
 from analogtorch.ops.column_drop import column_drop
 from analogtorch.ops.physics import relative
@@ -17,6 +19,12 @@ from analogtorch.simulate import nodal
 EXACT = at.chips.hermes64().without(*at.chips.hermes64().non_idealities())
 """The cells of hermes64, which take their targets exactly, behind no converters."""
 BLOCKS = ((0, 256), (256, 512), (512, 600))
+WIRES = (
+    {"row_resistance": 0.35},
+    {"column_resistance": 0.35},
+    {"row_resistance": 0.35, "column_resistance": 0.35},
+    {"column_resistance": 0.35, "model": "pulses"},
+)
 
 
 def _chip(calibrated=False, **wires):
@@ -166,16 +174,7 @@ def test_gradients_go_through_the_drop():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(
-    "wires",
-    [
-        {"row_resistance": 0.35},
-        {"column_resistance": 0.35},
-        {"row_resistance": 0.35, "column_resistance": 0.35},
-        {"column_resistance": 0.35, "model": "pulses"},
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("wires", WIRES, ids=str)
 def test_weights_of_zero_learn_as_tiny_ones_do(wires, dtype):
     """On resistive rows their gradient was 0."""
     chip = _chip(**wires).replace(training={"weight": "none"})
@@ -188,6 +187,24 @@ def test_weights_of_zero_learn_as_tiny_ones_do(wires, dtype):
         gradients.append(model[0].weight.grad)
     assert gradients[0].all()
     assert_close(*gradients)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("g_min", [0.0, 8.0])
+@pytest.mark.parametrize("wires", WIRES, ids=str)
+def test_a_layer_of_zeros_learns_as_tiny_weights_do(wires, g_min, dtype):
+    """A weight scale of 0 was a factor of its gradient; its output stays exactly 0."""
+    device = dataclasses.replace(hermes_two_device(), g_min=g_min)
+    chip = _chip(**wires).replace(training={"weight": "none"}, cell={"device": device})
+    x, gradients = torch.randn(9, 40, dtype=dtype), []
+    for start in (0.0, 1e-12):
+        model = _layer(40, 5).to(dtype)
+        nn.init.constant_(model[0].weight, start)
+        y = at.convert(model, chip).train()(x)
+        assert start or not y.any()
+        y.sum().backward()
+        gradients.append(model[0].weight.grad)
+    assert_close(*gradients, rtol=1e-2, atol=1e-2)
 
 
 def test_noise_of_the_kernels_is_added_behind_the_wires():
