@@ -34,7 +34,7 @@ def fitted(
     """
     if chip.light.on:
         _check_light(chip, operations)
-    out = Retired(tiles=frozenset(retired), columns=frozenset(retired_columns))
+    out = Retired.of(retired, retired_columns)
     out.check(chip, num_chips)
     blocks = all_blocks(matrices, chip, copies)
     try:

@@ -188,10 +188,7 @@ def remap(
     retired = checks.items("remap: retired", retired, "[(0, 5)]")
     retired_columns = checks.items("remap: retired_columns", retired_columns, "[(0, 5, 17)]")
     num_chips = num_chips or mapping.num_chips
-    out = Retired(
-        tiles=frozenset((*mapping.retired, *retired)),
-        columns=frozenset((*mapping.retired_columns, *retired_columns)),
-    )
+    out = Retired.of((*mapping.retired, *retired), (*mapping.retired_columns, *retired_columns))
     out.check(mapping.chip, num_chips)
     kept = None if spread else moved(mapping.placements, mapping.chip, num_chips, out)
     if kept is not None:

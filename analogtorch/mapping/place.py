@@ -1,13 +1,15 @@
 """The placement of packed tiles on the tiles of the chips, around those that must not be used."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from analogtorch.chips import Chip
 from analogtorch.mapping.bins import Bin
 from analogtorch.mapping.demand import Demand, spread
 from analogtorch.mapping.pack import empty_tiles, move, pack
 from analogtorch.mapping.types import Block, Placement
+from analogtorch.values import checks
 
 _MOST_CHIPS = 1_000_000
 
@@ -20,6 +22,11 @@ class Retired:
     """Tiles, as (chip, tile)."""
     columns: frozenset[tuple[int, int, int]] = frozenset()
     """Columns, as (chip, tile, column)."""
+
+    @classmethod
+    def of(cls, tiles: Iterable[Any], columns: Iterable[Any]) -> "Retired":
+        """Return those of entries as users write them: tuples, or lists as a JSON file has them."""
+        return cls(tiles=frozenset(map(_plain, tiles)), columns=frozenset(map(_plain, columns)))
 
     def check(self, chip: Chip, num_chips: int | None) -> None:
         """Raise an error unless the chips have these tiles and columns.
@@ -50,6 +57,17 @@ class Retired:
                 raise ValueError(
                     f"{what} must list tuples ({', '.join(names)}) with {allowed}; got {entry!r}"
                 )
+
+
+def _plain(entry: Any) -> Any:
+    """Return an entry that can be in a set: of integers a tuple of Python's."""
+    if isinstance(entry, tuple | list):
+        return tuple(int(v) if checks.is_integer(v) else _hashable(v) for v in entry)
+    return _hashable(entry)
+
+
+def _hashable(value: Any) -> Any:
+    return value if isinstance(value, Hashable) else checks.shown(value)
 
 
 class TooLarge(Exception):

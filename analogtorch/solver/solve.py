@@ -293,7 +293,8 @@ class _Solve(torch.autograd.Function):
     def backward(ctx: Any, *gradient: Tensor) -> Any:
         a, x = ctx.saved_tensors
         system, asked = ctx.given
-        adjoint = _Solve.apply(a.mT, gradient[0], system.mT, asked, [])
+        g, unit = _near_1(gradient[0])  # gradients have units, too
+        adjoint = _Solve.apply(a.mT, g, system.mT, asked, []) * unit
         if not asked.strict:
             # NaN reaches no gradient to which a refused system adds nothing
             idle = (gradient[0] == 0).all(-1, keepdim=True).all(-2, keepdim=True)

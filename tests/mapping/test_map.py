@@ -194,6 +194,8 @@ def test_spreading_uses_the_tiles_that_are_left() -> None:
     check(two)
     assert at.remap(two) == two
     assert at.remap(together, retired=[(0, 0)], spread=True) == two
+    for listed in ([[0, 0]], [(np.int64(0), np.int64(0))]):  # of a file, and of argwhere
+        assert at.remap(together, retired=listed, spread=True) == two
 
 
 def test_a_mac_of_complex_numbers_counts_as_eight_digital_operations() -> None:
@@ -283,6 +285,8 @@ def test_what_does_not_fit_is_refused_with_remedies() -> None:
         ({"num_chips": 0}, ValueError, "integer >= 1, got 0; None is for as many"),
         ({"retired": [(0, 64)]}, ValueError, r"tile from 0 to 63; got \(0, 64\)"),
         ({"retired": [(1, 0)]}, ValueError, "chip from 0 to 0"),
+        ({"retired": [[0, [1]]]}, ValueError, "must list tuples"),
+        ({"retired": [(0, True)]}, ValueError, "must list tuples"),
         ({"retired_columns": [(0, 0, 256)]}, ValueError, "column from 0 to 255"),
         ({"exclude": [3]}, TypeError, "a pattern must be text"),
         ({"duplicate": {"1": 2}}, ValueError, "matches none"),

@@ -599,3 +599,17 @@ def test_operators_of_scipy() -> None:
         assert "preconditioner" not in str(refusal.value)
     with pytest.raises(ValueError, match="one matrix"):
         MatrixSolver(a.expand(2, 16, 16), chip).preconditioner()
+
+
+@pytest.mark.parametrize(
+    ("unit", "loss"), [(1e-13, 1.0), (1e-90, 1.0), (1.0, 1e200), (1.0, 1e-200)]
+)
+def test_gradients_are_right_in_any_unit(unit: float, loss: float) -> None:
+    """They were zero, or the solver refused the transposed system and blamed the matrix."""
+    torch.manual_seed(0)
+    a = torch.eye(16).double() + 0.05 * torch.randn(16, 16).double()
+    b0, weights = torch.randn(2, 16).double()
+    b = (unit * b0).requires_grad_()
+    (loss * weights * at.solve(a, b, at.solver.rram_solver()).x).sum().backward()
+    right = torch.linalg.solve(a.mT, weights)
+    torch.testing.assert_close(b.grad / loss, right, rtol=1e-6, atol=1e-7)

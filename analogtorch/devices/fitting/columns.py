@@ -3,7 +3,9 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -176,7 +178,10 @@ def columns(
 
 def _tensor(values: Mapping[str, Sequence[float] | Tensor], name: str) -> Tensor:
     try:
-        found = torch.as_tensor(values[name], dtype=torch.float64, device="cpu").detach()
+        given: Any = values[name]
+        if isinstance(given, np.ndarray):  # torch takes none that runs or is written backwards
+            given = given.astype(np.float64)
+        found = torch.as_tensor(given, dtype=torch.float64, device="cpu").detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
             f"column {name!r} must be a tensor, an array or a list of numbers, got "

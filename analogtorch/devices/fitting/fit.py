@@ -107,6 +107,7 @@ def fit(
     checks.choice("fit: law", law, ("auto", "power", "times"))
     t_read = checks.number("fit: t_read", t_read, above=0)
     bootstrap = checks.count("fit: bootstrap", bootstrap, least=20)
+    seed = checks.count("fit: seed", seed, least=0, largest=checks.UINT64)
     with _named(data):
         given = _columns(data, unit, volt)
         grid, notes = arrange(given)

@@ -515,3 +515,16 @@ def test_devices_that_reach_less_than_half_of_their_targets_are_noted() -> None:
     assert any(re.match(r"no device was read above .* to .* uS, the noise of", n) for n in notes)
     plain = devices.fit(data, bootstrap=20).notes
     assert not any("of their targets" in n or "was read above" in n for n in plain)
+
+
+def test_arrays_in_any_order_and_a_seed_that_is_none() -> None:
+    target = torch.rand(200, generator=torch.Generator().manual_seed(0)) * 20
+    data = {"target": target, "measured": target + 0.3, "time": torch.full((200,), 20.0)}
+    expected = devices.fit(data, bootstrap=20)
+    backwards = {name: column.flip(0).numpy()[::-1] for name, column in data.items()}
+    swapped = {name: column.numpy().astype(">f8") for name, column in data.items()}
+    for given in (backwards, swapped):
+        assert devices.fit(given, bootstrap=20).device == expected.device
+    for seed in (1.5, "a", None, 2**70, -1):
+        with pytest.raises((ValueError, TypeError), match="fit: seed must be an integer"):
+            devices.fit(data, bootstrap=20, seed=seed)
