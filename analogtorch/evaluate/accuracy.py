@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from analogtorch.calibration.batches import refuse_dataset
+from analogtorch.calibration.batches import named, refuse_dataset
 from analogtorch.calibration.outputs import class_dim
 from analogtorch.calibration.padding import IGNORED
 from analogtorch.calibration.passes import Forward, noted, passed
@@ -98,7 +98,8 @@ def _predicted(outputs: Any, labels: Tensor, where: str) -> Tensor:
     if not isinstance(outputs, Tensor):
         raise TypeError(
             f"accuracy: the model must give a tensor (N, classes), got {type(outputs).__name__} "
-            f"for {where}; wrap it in a module that returns the logits"
+            f"for {where}; pass forward=, which returns the logits, such as "
+            f"forward=lambda model, x: model(x)[{next(iter(named(outputs) or ()), 0)!r}]"
         )
     given, images = outputs.shape, outputs.dim() > 3
     if images and given[:1] + given[2:] == labels.shape:

@@ -501,3 +501,14 @@ def test_a_named_tuple_is_known_by_the_annotation_inside_of_what_wraps_a_model(
 class _Dictionary(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         return {"logits": x}
+
+
+def test_a_model_that_returns_a_mapping_needs_a_forward() -> None:
+    class Net(nn.Module):
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"out": x}
+
+    x = torch.eye(3)
+    with pytest.raises(TypeError, match=r"forward=lambda model, x: model\(x\)\['out'\]"):
+        at.accuracy(Net(), [(x, x.argmax(1))])
+    assert at.accuracy(Net(), [(x, x.argmax(1))], forward=lambda model, x: model(x)["out"]) == 1
