@@ -1,20 +1,24 @@
 """The cost of analog recurrent layers as ratios to torch.nn's.
 
-    python -m benchmarks.recurrent [--threads 1] [--rounds 25]
+    python -m benchmarks.recurrent [--threads 1] [--rounds 25] [--one-by-one]
 
 Layers on ``hermes64``, calibrated by default. train: a step with gradients of input and Parameters,
 with the default training noise. eval: a forward behind the converters. chip: a forward on a
-programmed chip after a day. Times are medians, measured in turns on one machine.
+programmed chip after a day. Times are medians, measured in turns on one machine. All steps run in
+one operator, unless they are to run one by one, as where something looks at each product.
 """
 
 import argparse
+import contextlib
 import copy
 from collections.abc import Callable, Sequence
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
 import analogtorch as at
+from analogtorch.ops import recurrence
 from benchmarks.mvm import medians, turns
 from benchmarks.tables import as_text, positive
 
@@ -92,11 +96,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--layers", nargs="+", choices=LAYERS, default=list(LAYERS), metavar="LAYER"
     )
+    parser.add_argument("--one-by-one", action="store_true", help="without the operator")
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     header = ["layer", "steps x samples", "torch.nn train, ms", "eval, ms"]
     table = [[*header, "train", "eval", "chip"]]
-    table += [row(name, options.rounds) for name in options.layers]
+    without = patch.object(recurrence, "takes", lambda *_: False)
+    with without if options.one_by_one else contextlib.nullcontext():
+        table += [row(name, options.rounds) for name in options.layers]
     print(as_text(table, left=2))
 
 

@@ -283,13 +283,14 @@ def test_the_command(
     assert row["eval_ratio"] == ""
 
 
+@pytest.mark.parametrize("flags", [[], ["--one-by-one"]])
 def test_recurrent_layers_beside_torchs(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
     small = {"GRU": (nn.GRU, (3, 4), (5, 2)), "LSTM": (nn.LSTM, (3, 4), (5, 1))}
     monkeypatch.setattr(recurrent, "LAYERS", small)
-    recurrent.main(["--rounds", "1"])
+    recurrent.main(["--rounds", "1", *flags])
     header, _, *rows = capsys.readouterr().out.splitlines()
     assert header.split()[-3:] == ["train", "eval", "chip"]
     assert [row.split()[0] for row in rows] == ["GRU", "LSTM"]

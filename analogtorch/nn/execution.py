@@ -146,10 +146,11 @@ class Execution:
         def multiply(
             x: Tensor, input_range: Tensor, keys: Tensor | None, samples: Tensor | None
         ) -> Tensor:
-            parts = [
-                self._section(i, layer, x, input_range, plan, keys, samples, dtype, outputs)
-                for i, plan in enumerate(plans)
-            ]
+            parts = []
+            for i, plan in enumerate(plans):
+                given = x, input_range, plan, keys, samples, dtype, outputs
+                operands = self.operands(i, layer, *given)
+                parts.append(self._section(i, layer, operands, plan, dtype, outputs))
             return parts[0] if len(parts) == 1 else torch.cat(parts, dim=layer.channel_dim)
 
         if keys is not None and keys.dim() == 2:
@@ -160,21 +161,16 @@ class Execution:
         self,
         index: int,
         layer: "AnalogLayer",
-        x: Tensor,
-        input_range: Tensor,
+        operands: Operands,
         plan: Plan,
-        keys: Tensor | None,
-        samples: Tensor | None,
         dtype: torch.dtype,
         outputs: slice | None,
     ) -> Tensor:
-        section = self.sections[index]
-        operands = self.operands(index, layer, x, input_range, plan, keys, samples, dtype, outputs)
         y = product(operands, plan)
         y = y if y.dtype == dtype else y.to(dtype)
         for tap in layer.taps:
             if tap.product is not None:
-                tap.product(operands, plan, outputs or section.outputs, y)
+                tap.product(operands, plan, outputs or self.sections[index].outputs, y)
         return y
 
     def operands(

@@ -153,9 +153,8 @@ class RunFolder:
             "finished": False,
         }
         # files that are about to be removed belong to their own run until they are gone
-        self._journal = journal
-        if self._found is not None and not self.resume:
-            self._journal = {**self._found, "finished": False}
+        old_run = None if self.resume else self._found
+        self._journal = journal if old_run is None else {**old_run, "finished": False}
         self._write(old)
         for name in (JOURNAL, *old):
             remove_parts(self.path / name, alone=True)
