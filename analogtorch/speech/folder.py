@@ -351,10 +351,9 @@ def _check_case(rows: Iterable[Row], source: str) -> None:
     """Raise ValueError if two labels, which nobody has listed, are one word spelt in two ways."""
     seen: dict[str, Row] = {}
     for row in rows:
-        word = composed(row.label).strip()
-        first = seen.setdefault(word.casefold(), row)
+        first = seen.setdefault(alike(row.label), row)
         if first.label != row.label:
-            same = composed(first.label).strip() == word
+            same = composed(first.label).strip() == composed(row.label).strip()
             what = "spaces around them or the encoding of accents" if same else "case"
             raise ValueError(
                 f"{source}: the classes {first.label!a} ({first.where}) and "
