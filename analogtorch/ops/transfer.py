@@ -64,7 +64,8 @@ def of_widths(z: Tensor, std: float, steps: int, floors: bool) -> Tensor:
     """Return the INL of ADCs whose codes have independent widths, (columns, 2 steps).
 
     Widths are normal around the ideal ones; none is below 0. They are scaled together, so that the
-    first and the last transition lie at their ideal levels.
+    first and the last transition lie at their ideal levels. A column in which none is left has the
+    ideal ones.
 
     Args:
         z: standard normals, (columns, 2 steps - 1).
@@ -74,7 +75,9 @@ def of_widths(z: Tensor, std: float, steps: int, floors: bool) -> Tensor:
     """
     ideal = ideal_transitions(steps, floors, z)
     widths = (ideal.diff() + std * z).clamp_min(0)
-    total = widths.sum(1, keepdim=True).clamp_min(torch.finfo(z.dtype).tiny)
+    none_left = widths.sum(1, keepdim=True) < torch.finfo(z.dtype).tiny
+    widths = torch.where(none_left, ideal.diff(), widths)
+    total = widths.sum(1, keepdim=True)
     reached = ideal[0] + (widths * ((ideal[-1] - ideal[0]) / total)).cumsum(1)
     inl = torch.zeros(len(z), 2 * steps, dtype=z.dtype, device=z.device)
     inl[:, 1:-1] = ideal[1:-1] - reached[:, :-1].clamp_max(ideal[-1])
