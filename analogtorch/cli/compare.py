@@ -15,6 +15,7 @@ from analogtorch.chips.file import in_file
 from analogtorch.cli.map import chip_named, on_model
 from analogtorch.cli.options import CommandParser, add_outputs, write_outputs
 from analogtorch.evaluate.times import checked_times
+from analogtorch.files import expanded
 from analogtorch.files.figures import checked_path
 from analogtorch.values import checks
 
@@ -62,7 +63,7 @@ def _named(given: Sequence[str]) -> dict[str, Chip]:
         OSError: a file cannot be read.
     """
     given = [name for text in given for name in _separated(text)]
-    files = {text: Path(text).resolve() if in_file(text) else text for text in given}
+    files = {text: expanded(text).resolve() if in_file(text) else text for text in given}
     if len(set(files.values())) < len(given):
         raise ValueError(f"--chips: each chip once, got {' '.join(given)}")
     stems = [Path(text).stem for text in given]

@@ -153,6 +153,27 @@ def read_chip_again(parser: Any, values: Any, files: Sequence[str], rest: Sequen
     return values
 
 
+def check_out(parser: Any, values: Any, files: Sequence[str], rest: Sequence[str]) -> None:
+    """Raise ValueError if --config is that of a run, and nobody has named the folder to resume.
+
+    Args:
+        parser: the parser of the command.
+        values: what it has found.
+        files: ``--config`` with its files, as ``files_first`` gives them.
+        rest: the other options.
+    """
+    default = values["out"] == parser.get_default("out")
+    if not values["resume"] or not default or any(w.partition("=")[0] == "--out" for w in rest):
+        return
+    for name in (word.removeprefix("--config=") for word in files if word != "--config"):
+        folder = Path(name).expanduser().parent
+        if (folder / JOURNAL).is_file():
+            raise ValueError(
+                f"--config is that of the run in {folder}, and --resume continues the one in "
+                f"--out, which is another by default: write --out {folder}"
+            )
+
+
 def files_first(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return ``--config`` with its file, and the other arguments, which win over it."""
     files: list[str] = []

@@ -13,6 +13,7 @@ from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from analogtorch.cli.config_file import (
     ConfigFile,
+    check_out,
     files_first,
     read_chip_again,
     refuse_nulls,
@@ -20,7 +21,6 @@ from analogtorch.cli.config_file import (
 )
 from analogtorch.files import is_code
 from analogtorch.speech.config import KWSConfig
-from analogtorch.speech.run_journal import JOURNAL
 from analogtorch.speech.rundir import named
 
 
@@ -103,8 +103,7 @@ def parse(arguments: Sequence[str]) -> Arguments:
     except ArgumentError as error:
         raise ValueError(_unquoted(str(error)) or f"{error}; see analogtorch kws --help") from error
     fields = {f.name: values[f.name] for f in dataclasses.fields(KWSConfig)}
-    if values["resume"] and values["out"] == given.get_default("out"):
-        _check_out(files, flags)
+    check_out(given, values, files, flags)
     return Arguments(
         config=KWSConfig(**fields),
         out=named(values["out"]),
@@ -122,19 +121,6 @@ def _unquoted(message: str) -> str | None:
         "booleans, and digits as numbers. Quote the words, as in "
         f"""--{found[1]} '["no", "yes"]'"""
     )
-
-
-def _check_out(files: Sequence[str], arguments: Sequence[str]) -> None:
-    """Raise ValueError if --config is that of a run, and nobody has named the folder to resume."""
-    if any(word.partition("=")[0] == "--out" for word in arguments):
-        return
-    for name in (word.removeprefix("--config=") for word in files if word != "--config"):
-        folder = Path(name).expanduser().parent
-        if (folder / JOURNAL).is_file():
-            raise ValueError(
-                f"--config is that of the run in {folder}, and --resume continues the one in "
-                f"--out, which is another by default: write --out {folder}"
-            )
 
 
 def _check_code(values: Any, arguments: Sequence[str]) -> None:

@@ -23,7 +23,7 @@ from analogtorch.chips.file import in_file
 from analogtorch.cli.options import CommandParser, shown_if_unwritten
 from analogtorch.conversion.watch import same_random
 from analogtorch.cost_model.cost import CostReport, cost
-from analogtorch.files import importable, is_code, load_code, write_atomically
+from analogtorch.files import expanded, importable, is_code, load_code, write_atomically
 from analogtorch.files.description import SUFFIXES
 from analogtorch.graph.trace import ACCEPTED, ValuesNeeded
 from analogtorch.mapping.map import map_to_chip
@@ -227,7 +227,7 @@ def chip_named(text: str, *, option: str) -> chips.Chip:
         OSError: the file cannot be read.
     """
     if in_file(text):
-        return chips.load(text)
+        return chips.load(expanded(text))
     try:
         return chips.get(text)
     except ValueError as error:

@@ -12,6 +12,7 @@ from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from analogtorch.cli.config_file import (
     ConfigFile,
+    check_out,
     files_first,
     read_chip_again,
     refuse_nulls,
@@ -93,6 +94,7 @@ def parse(arguments: Sequence[str]) -> Arguments:
         values = given.instantiate(values)
     except ArgumentError as error:
         raise ValueError(f"{error}; see analogtorch transcribe --help") from error
+    check_out(given, values, files, options)
     return Arguments(
         config=TranscribeConfig(
             **{f.name: values[f.name] for f in dataclasses.fields(TranscribeConfig)}

@@ -1,6 +1,6 @@
 """The layers that patterns of ``convert`` match, and checks of the patterns."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -10,8 +10,10 @@ from analogtorch.conversion.kinds import is_analog, matrices_of, reason
 from analogtorch.conversion.pattern import Pattern
 
 
-def patterns(argument: str, given: str | Iterable[str] | None) -> list[Pattern]:
-    """Return the patterns of an argument.
+def patterns(
+    argument: str, given: str | Iterable[str] | None, names: Collection[str]
+) -> list[Pattern]:
+    """Return the patterns of an argument; one that equals a name of ``names`` means that alone.
 
     Raises:
         TypeError: a pattern is no text.
@@ -20,7 +22,7 @@ def patterns(argument: str, given: str | Iterable[str] | None) -> list[Pattern]:
     if not isinstance(given, str | Iterable | None):
         raise TypeError(f"convert: {argument} must be a pattern or a list of them, got {given!r}")
     listed = [] if given is None else [given] if isinstance(given, str) else list(given)
-    return [Pattern(p, "convert") for p in listed]
+    return [Pattern(p, "convert", names) for p in listed]
 
 
 def names_of(model: nn.Module) -> dict[str, tuple[str, ...]]:

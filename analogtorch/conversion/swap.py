@@ -87,9 +87,10 @@ def convert(
         chip: the chip to run on.
         include: patterns of full layer names; only these layers are converted. A pattern is a glob
             (``"encoder.*"``), or a regular expression marked ``"re:"`` that the whole name must
-            match. A shared layer has several names, and each counts. A pattern that matches a
-            recurrent layer or attention means all its matrices; one matrix has its own name, such
-            as ``lstm.ih_l0``, and that of its Parameter, ``lstm.weight_ih_l0``.
+            match; one that equals a name means that alone. A shared layer has several names, and
+            each counts. A pattern that matches a recurrent layer or attention means all its
+            matrices; one matrix has its own name, such as ``lstm.ih_l0``, and that of its
+            Parameter, ``lstm.weight_ih_l0``.
         exclude: patterns of layers that stay digital; some may be of weights that are digital
             anyway.
         where: a function ``where(name, layer)`` that decides about each layer that the patterns
@@ -231,11 +232,18 @@ def _chips(
 ) -> dict[Unit, Chip]:
     """Return the units that can be analog, with the chip of each."""
     changes = [_changed(chip, text, change) for text, change in per_layer.items()]
-    overrides = list(zip(patterns("per_layer", per_layer), changes, strict=True))
+    found = units(names, candidates(model, embeddings)).values()
+    asked = patterns("per_layer", per_layer, _all_names(names, found))
+    overrides = list(zip(asked, changes, strict=True))
     return {
         unit: next((c for p, c in reversed(overrides) if matches(unit.names, [p])), chip)
-        for unit in units(names, candidates(model, embeddings)).values()
+        for unit in found
     }
+
+
+def _all_names(names: Mapping[str, tuple[str, ...]], of_units: Iterable[Unit]) -> set[str]:
+    """Return all names of modules and of what can be analog of them."""
+    return {n for each in (*names.values(), *(u.names for u in of_units)) for n in each}
 
 
 def _chosen(
@@ -252,8 +260,10 @@ def _chosen(
 
     The chips of a module with several matrices are by their children.
     """
-    included, excluded = patterns("include", include), patterns("exclude", exclude)
-    changed = patterns("per_layer", overriding)
+    all_names = _all_names(names, chips)
+    included = patterns("include", include, all_names)
+    excluded = patterns("exclude", exclude, all_names)
+    changed = patterns("per_layer", overriding, all_names)
     if include is not None and not included:
         raise ValueError("convert: include is empty; leave it out to convert all layers")
     known = {unit.unit_names[0]: unit.names for unit in chips}

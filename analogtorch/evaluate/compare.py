@@ -1,7 +1,6 @@
 """One model on several chips: its metric over time, energy, latency and area side by side."""
 
 import contextlib
-import glob
 import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -238,7 +237,7 @@ class _Bench:
         self.model = Prepared.of(model)
         self.arguments: dict[str, Any] = {"embeddings": True} if self.model.embeddings else {}
         if self.model.analog and self.model.left:
-            self.arguments["exclude"] = list(map(glob.escape, self.model.left))
+            self.arguments["exclude"] = list(self.model.left)
         self.cells = {name: n for name, n in cells_of(model).items() if n > 1}
         """Unit cells per weight of layers that have several."""
 
@@ -258,10 +257,7 @@ class _Bench:
         """
         with torch.random.fork_rng(devices=self.model.devices):
             with _put_on(name):
-                larger = {
-                    glob.escape(layer): {"cell": chip.cell.enlarged(n)}
-                    for layer, n in self.cells.items()
-                }
+                larger = {layer: {"cell": chip.cell.enlarged(n)} for layer, n in self.cells.items()}
                 model = deep_copy(self.model.digital)
                 model = convert(model, chip, per_layer=larger or None, **self.arguments)
                 if routes:

@@ -1,7 +1,6 @@
 """Candidates as models, made of the digital one and measured on the same simulated chips."""
 
 import dataclasses
-import glob
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -74,10 +73,10 @@ class Bench:
         """Return the arguments with which ``convert`` makes the candidate."""
         found: dict[str, Any] = {"chip": self.chip}
         if exclude := (*self.model.left, *candidate.digital):
-            found["exclude"] = tuple(map(glob.escape, exclude))
+            found["exclude"] = tuple(exclude)
         if candidate.devices:
             found["per_layer"] = {
-                glob.escape(name): self.changes[cells] for name, cells in candidate.devices.items()
+                name: self.changes[cells] for name, cells in candidate.devices.items()
             }
         return found | ({"embeddings": True} if self.model.embeddings else {})
 

@@ -123,10 +123,10 @@ def further(model: nn.Module, also: Any) -> list[Candidate]:
 
 
 def _matched(text: Any, known: Mapping[str, Any]) -> Iterable[str]:
-    pattern = Pattern(text, "plan, also")
+    names = [name for unit in known.values() for name in unit.names]
+    pattern = Pattern(text, "plan, also", names)
     if found := [name for name, unit in known.items() if matches(unit.names, [pattern])]:
         return found
-    names = [name for unit in known.values() for name in unit.names]
     raise ValueError(
         f"plan: also {text!r} matches none of the {len(known)} analog layers. "
         + closest(text, names)

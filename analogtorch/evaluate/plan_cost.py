@@ -1,7 +1,6 @@
 """The cost of a model of which some layers are digital and others have more devices."""
 
 import copy
-import glob
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
@@ -94,7 +93,7 @@ class Costs:
 
     def _charged(self, candidate: Candidate) -> tuple[ChipMapping, CostReport]:
         """Return the layers that a candidate has on the chip, and what these cost."""
-        left = [glob.escape(name) for name in candidate.digital]
+        left = list(candidate.digital)
         analog = [name for name in self.layers if name not in candidate.digital]
         traced = self._traced([name for name in self.int8 if not _holds(name, analog)])
         mapping = map_traced(self.model, traced, self.chip, exclude=left, cells=candidate.devices)

@@ -16,7 +16,6 @@ and DACs that the chip leaves uncorrected, such as offsets, stay too, but are ta
 are part of ``noise``, so that the estimate is too small where they are large.
 """
 
-import glob
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -105,13 +104,11 @@ def suggest(found: "Sensitivity", budget: float, effect: "Effect") -> Suggestion
         effect=effect,
         budget=budget,
         loss=total,
-        exclude=tuple(map(glob.escape, off)),  # names may hold what a glob reads otherwise
+        exclude=off,
         excluded_weights=sum(rows[name].weights for name in off),
         weights=sum(row.weights for row in rows.values()),
         excluded_loss=left,
-        per_layer={
-            glob.escape(name): {"cell": rows[name].cell.enlarged(multiple)} for name in more
-        },
+        per_layer={name: {"cell": rows[name].cell.enlarged(multiple)} for name in more},
         multiple=multiple,
         added_cells=(multiple - 1) * sum(rows[name].weights for name in more),
         per_layer_loss=more_left,

@@ -136,7 +136,7 @@ def _priority(weights: Mapping[str, int], first: Iterable[str]) -> list[str]:
         )
     order: list[str] = []
     for pattern in checks.items("plan_devices: first", first, "['head']"):
-        found = Pattern(pattern, "plan_devices").of(weights)
+        found = list(filter(Pattern(pattern, "plan_devices", weights), weights))
         if not found:
             raise ValueError(
                 f"plan_devices: first names {pattern!r}, which matches none of the {len(weights)} "

@@ -243,12 +243,13 @@ def _matching(
     argument: str, text: str, names: Mapping[str, tuple[str, ...]], caller: str
 ) -> list[str]:
     """Return the matrices that a pattern means by any of their names."""
-    pattern = Pattern(text, f"{caller}, {argument}")
-    if found := [name for name, of_matrix in names.items() if pattern.of(of_matrix)]:
+    all_names = [name for of_matrix in names.values() for name in of_matrix]
+    pattern = Pattern(text, f"{caller}, {argument}", all_names)
+    if found := [name for name, of_matrix in names.items() if any(map(pattern, of_matrix))]:
         return found
     raise ValueError(
         f"{caller}: {argument} pattern {text!r} matches none of the {len(names)} matrices. "
-        + closest(text, [name for each in names.values() for name in each])
+        + closest(text, all_names)
     )
 
 

@@ -536,11 +536,14 @@ def test_missing_extras_name_the_remedy(
     assert remedy in capsys.readouterr().err
 
 
-def test_the_configuration_of_a_run_is_resumed_in_its_folder(tmp_path: Path) -> None:
-    """Without --out it began another run in runs/kws, and said nothing."""
+@pytest.mark.parametrize(("name", "parse"), [("kws", parse), ("transcribe", transcribe.parse)])
+def test_the_configuration_of_a_run_is_resumed_in_its_folder(
+    name: str, parse: Any, tmp_path: Path
+) -> None:
+    """Without --out it began another run in the default folder, and said nothing."""
     file = tmp_path / "config.json"
     file.write_text("{}")
-    assert parse(["--config", str(file), "--resume"]).out == Path("runs/kws")
+    assert parse(["--config", str(file), "--resume"]).out == Path("runs", name)
     (tmp_path / "journal.json").write_text("{}")
     for given in (["--config", str(file)], [f"--config={file}"]):
         with pytest.raises(ValueError, match=re.escape(f"write --out {tmp_path}")):

@@ -13,7 +13,7 @@ from analogtorch.__main__ import main
 MODEL = ["compare", "--model", "tests.mapping.nets.Residual", "--input", "1,3,6,6"]
 
 
-def test_a_model_on_chips_by_name_and_from_a_file(tmp_path: Path, capsys) -> None:
+def test_a_model_on_chips_by_name_and_from_a_file(tmp_path: Path, capsys, monkeypatch) -> None:
     mine, files = (
         tmp_path / "mine.json",
         [tmp_path / "c.json", tmp_path / "c.csv", tmp_path / "c.png"],
@@ -22,6 +22,9 @@ def test_a_model_on_chips_by_name_and_from_a_file(tmp_path: Path, capsys) -> Non
     options = ["--json", str(files[0]), "--csv", str(files[1]), "--plot", str(files[2])]
     assert main([*MODEL, "--chips", "hermes64", "ideal", str(mine), *options]) == 0
     printed = capsys.readouterr().out
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main([*MODEL, "--chips", "hermes64", "ideal", "~/mine.json"]) == 0
+    assert capsys.readouterr().out == printed
     assert printed.splitlines()[0].split() == ["hermes64", "ideal", "mine"]
     assert "simulated" not in printed  # its weights are random: no metric is measured
     found = json.loads(files[0].read_text())

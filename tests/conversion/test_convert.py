@@ -614,6 +614,21 @@ def test_layers_may_have_chips_of_their_own() -> None:
         at.convert(model, CHIP)
 
 
+def test_a_name_that_reads_as_a_glob_means_itself() -> None:
+    def net() -> nn.ModuleDict:
+        return nn.ModuleDict({name: nn.Linear(4, 4) for name in ("w[0]", "w0", "w?")})
+
+    def analog(model: nn.Module) -> list[str]:
+        return [name for name, _ in at.analog_layers(model)]
+
+    chip = at.chips.hermes64()
+    assert analog(at.convert(net(), chip, include="w[0]")) == ["w[0]"]
+    assert analog(at.convert(net(), chip, exclude="w?")) == ["w[0]", "w0"]
+    assert analog(at.convert(net(), chip, include="w[01]")) == ["w0"]
+    larger = at.convert(net(), chip, per_layer={"w?": {"periphery": {"output_bits": 10}}})
+    assert [layer.chip.periphery.output_bits for _, layer in at.analog_layers(larger)] == [8, 8, 10]
+
+
 def test_a_predicate_chooses_among_what_the_patterns_leave() -> None:
     model = at.convert(
         _net(), CHIP, exclude="head", where=lambda name, layer: layer.weight.numel() > 64

@@ -248,6 +248,19 @@ def test_a_mac_counts_by_the_numbers_that_the_product_computes_with(
     assert product.operations == each * 2 * 8 * 6
 
 
+def test_a_name_that_reads_as_a_glob_means_itself() -> None:
+    class Blocks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.ModuleDict({name: nn.Linear(4, 4) for name in ("a[0]", "a0")})
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.w["a0"](self.w["a[0]"](x))
+
+    mapping = map_to_chip(Blocks(), torch.zeros(1, 4), chip=CHIP, exclude="w.a[0]")
+    assert [m.name for m in mapping.matrices] == ["w.a0"]
+
+
 def test_what_is_excluded_or_left_unconverted_is_digital() -> None:
     mapping = map_to_chip(Residual(), torch.zeros(1, 3, 6, 6), chip=CHIP, exclude="h*")
     assert [m.name for m in mapping.matrices] == ["conv", "shared"]

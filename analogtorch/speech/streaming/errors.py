@@ -36,9 +36,9 @@ class Errors:
     """Length of the recording, h."""
 
     @property
-    def miss_rate(self) -> float:
-        """Share of the keywords that were missed, 0 to 1; 0 without keywords."""
-        return self.misses / self.words if self.words else 0.0
+    def miss_rate(self) -> float | None:
+        """Share of the keywords that were missed, 0 to 1; None without keywords."""
+        return self.misses / self.words if self.words else None
 
     @property
     def false_alarms_per_hour(self) -> float:
@@ -164,9 +164,11 @@ class StreamTest:
 def _shown(errors: Errors) -> tuple[str, str]:
     """Return misses and false alarms with their intervals, as text."""
     missed, alarms = errors.miss_interval, errors.false_alarm_interval
-    percent = "" if missed is None else f" [{100 * missed.low:.1f}, {100 * missed.high:.1f}]"
+    percent = "-"
+    if missed is not None:
+        percent = f"{100 * missed.mean:.1f} [{100 * missed.low:.1f}, {100 * missed.high:.1f}]"
     return (
-        f"{100 * errors.miss_rate:.1f}{percent}" if errors.words else "-",
+        percent,
         f"{alarms.mean:.1f} [{alarms.low:.1f}, {alarms.high:.1f}]",
     )
 

@@ -27,17 +27,15 @@ def draw_test(test: StreamTest) -> Any:
     figure = new_figure(10, 7)
     above, below = figure.subplots(2)
     _draw_time(above, test.stream, min(test.stream.seconds, _MINUTE), test.spoken)
-    curve = test.curve()
-    below.plot(
-        [e.false_alarms_per_hour for e in curve], [100 * e.miss_rate for e in curve], marker="o"
-    )
     labels: dict[tuple[float, float], list[str]] = {}
-    for errors in curve:
-        place = errors.false_alarms_per_hour, 100 * errors.miss_rate
-        labels.setdefault(place, []).append(f"{errors.threshold:g}")
+    for errors in test.curve():
+        if (rate := errors.miss_rate) is not None:  # without keywords nothing can be missed
+            place = errors.false_alarms_per_hour, 100 * rate
+            labels.setdefault(place, []).append(f"{errors.threshold:g}")
+    below.plot([x for x, _ in labels], [y for _, y in labels], marker="o")
     for place, thresholds in labels.items():  # several thresholds may have the same errors
         below.annotate(", ".join(thresholds), place, (4, 4), textcoords="offset points")
-    top = 1.15 * max(place[1] for place in labels)
+    top = 1.15 * max((place[1] for place in labels), default=0)
     below.set(xlabel="false alarms per hour", ylabel="missed keywords, %", ylim=(0, max(top, 1)))
     below.set_title("errors by threshold", loc="left")
     return figure

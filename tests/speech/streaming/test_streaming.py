@@ -325,8 +325,10 @@ def test_a_test_prints_writes_and_draws_its_errors(tmp_path: Path) -> None:
     }  # fmt: skip
     assert "0.3     50.0 [1.3, 98.7]   180.0 [4.6, 1002.9]" in str(test)
     none = dataclasses.replace(test, spoken=())
-    assert none.to_dict()["errors"][0]["miss_interval"] is None
+    of_none = none.to_dict()["errors"][0]
+    assert (of_none["miss_rate"], of_none["miss_interval"]) == (None, None)
     assert "0.3                    - " in str(none)
+    assert not none.plot().axes[1].lines[0].get_xdata().size  # no rate to draw
     own = dataclasses.replace(test, stream=test.stream.with_detector(threshold=0.55))
     assert [e.threshold for e in own.curve()][2:4] == [0.5, 0.55]
     assert "\n     0.55  " in str(own)
