@@ -31,6 +31,7 @@ from analogtorch.chips.cost import Charge, Kind, Scope
 from analogtorch.cost_model.efficiency import OPERATIONS_PER_MAC, Efficiency, published, weakest
 from analogtorch.cost_model.schedule import schedule
 from analogtorch.cost_model.steps import Mode, Run, Schedule
+from analogtorch.values import checks
 from analogtorch.values.shown import Shown
 
 _OF_COLUMNS = "scale, offset and bias of columns"
@@ -170,11 +171,8 @@ def cost(
         ValueError: ``schedule`` refuses the mapping, or the conductance is no positive number.
         TypeError: ``mapping`` lacks one of the four attributes.
     """
-    conductance = 1.0 if conductance is None else conductance
-    if not (isinstance(conductance, int | float) and 0 < conductance < math.inf):
-        raise ValueError(
-            f"conductance must be a positive number, 1 as programmed, got {conductance!r}"
-        )
+    given = 1 if conductance is None else conductance  # as programmed
+    conductance = checks.number("conductance", given, above=0)
     plan = schedule(mapping, mode=mode, signed_inputs=signed_inputs)
     chip, macs = mapping.chip, _macs(mapping)
     split, column, tile = (

@@ -70,7 +70,12 @@ _FUNCTIONS = {
 """Kinds of the functions of each number, as far as the units of chips differ."""
 _SOFTMAX = {"softmax": 5, "_softmax": 5, "log_softmax": 6, "_log_softmax": 6}
 """Operations per number: largest, difference, exponential, sum, quotient."""
-_ADD = _words("add sub rsub mul div pow square maximum minimum addcmul neg lerp")
+_ADD = dict.fromkeys(_words("add sub rsub mul div pow square maximum minimum neg"), 1) | {
+    "addcmul": 2,
+    "addcdiv": 2,
+    "lerp": 3,
+}
+"""Operations per number of sums, products and the like."""
 _ALIASES = {
     "absolute": "abs",
     "multiply": "mul",
@@ -157,7 +162,9 @@ def _of_real(name: str, arguments: dict[str, Any], output: Any, read: int) -> tu
     if name in _FUNCTIONS:
         return _FUNCTIONS[name], out, out
     if name in _ADD:
-        return "add", out, out
+        return "add", out, _ADD[name] * out
+    if name == "glu":
+        return "sigmoid", out, 2 * out  # of one half, times the other
     if name in _POOLS:
         pooled = numbers(_first(output))
         return "pool", pooled, max(read, pooled * _window(name, arguments))

@@ -56,7 +56,8 @@ def checked(
         known[op.name] = op.elements
     if not any(op.matrix is not None for op in operations):
         raise ValueError(
-            "the mapping has no operation of kind 'mvm': there is nothing to run on the chip"
+            "the mapping has no operation of kind 'mvm': there is nothing to run on the chip. Give "
+            "an example that reaches its layers, or leave it out of a sum: it takes no energy"
         )
     return chip, operations, matrices, dict(placed)
 

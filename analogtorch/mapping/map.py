@@ -183,7 +183,10 @@ def remap(
 
     Raises:
         ValueError: the model no longer fits, or the chips have no such tile or column.
+        TypeError: ``mapping`` is none.
     """
+    checks.instance("remap: mapping", mapping, ChipMapping, "at.map_to_chip(model, example)")
+    checks.flag("remap: spread", spread)
     num_chips = checked_num_chips("remap", num_chips, none="as many as now")
     retired = checks.items("remap: retired", retired, "[(0, 5)]")
     retired_columns = checks.items("remap: retired_columns", retired_columns, "[(0, 5, 17)]")

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -340,6 +341,7 @@ def test_bad_arguments_are_refused() -> None:
     for conductance in (0, -1.0, float("nan"), "half"):
         with pytest.raises(ValueError, match="conductance must be a positive number"):
             cost(_parts(), conductance=conductance)
+    assert cost(_parts(), conductance=np.float32(0.5)) == cost(_parts(), conductance=0.5)
     with pytest.raises(ValueError, match=r"names \['v'\], which are no matrices; matrices: w"):
         cost(_parts(), signed_inputs=["v"])
     with pytest.raises(ValueError, match="collection of names"):

@@ -111,6 +111,10 @@ def _complex(h: Tensor, size: int) -> Tensor:
                 lambda h: h.topk(2)[0],
             )
         ),
+        (lambda h: F.glu(h, -1), 40 * 2),
+        (lambda h: torch.addcmul(h, h, h), 80 * 2),
+        (lambda h: torch.addcdiv(h, h, h), 80 * 2),
+        (lambda h: h.lerp(h, 0.5), 80 * 3),
         (lambda h: h.sort(-1)[0], 80 * 3),
         (lambda h: h[:, :4].argsort(1), 64 * 2),
         (lambda h: F.interpolate(h, scale_factor=2, mode="linear"), 160 * 4),
@@ -125,7 +129,7 @@ def _complex(h: Tensor, size: int) -> Tensor:
         (lambda h: F.grid_sample(h[:, None], _zeros(2, 4, 4, 2), mode="nearest"), 32 * 2),
     ],
 )
-def test_what_reads_many_numbers_for_each_result_counts_them(
+def test_what_takes_several_operations_for_each_result_counts_them(
     after: Callable[[Tensor], Tensor], operations: int
 ) -> None:
     traced = trace(_Net(after), _zeros(2, 5, 8)).operations

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import analogtorch as at
-from analogtorch.mapping import ChipMapping, map_to_chip
+from analogtorch.mapping import map_to_chip
 from analogtorch.speech.models import ConvNet, FullyConnected
 from benchmarks.rnnt import RNNT
 from tests.mapping.nets import Residual, ResNet9, TCResNet8, cnn_large, dnn_large
@@ -401,7 +401,10 @@ def test_remapping_around_failures() -> None:
     assert moved.copies == mapping.copies
     with pytest.raises(ValueError, match="has 0 without the 64"):
         at.remap(mapping, retired=[(0, tile) for tile in range(64)])
-    assert isinstance(mapping, ChipMapping)
+    with pytest.raises(TypeError, match=r"mapping must be a ChipMapping such as at\.map_to_chip"):
+        at.remap(Residual())
+    with pytest.raises(ValueError, match="spread must be True or False"):
+        at.remap(mapping, spread="yes")
 
 
 def test_remapping_moves_what_has_failed_and_leaves_all_else() -> None:
