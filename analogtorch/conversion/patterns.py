@@ -91,6 +91,11 @@ def units(
     return found
 
 
+def all_names(names: Mapping[str, tuple[str, ...]], of_units: Iterable[Unit]) -> set[str]:
+    """Return all ``names`` of modules, and those of what can be analog of them."""
+    return {n for each in (*names.values(), *(u.names for u in of_units)) for n in each}
+
+
 def matches(names: Iterable[str], among: list[Pattern]) -> bool:
     """Return whether any pattern matches any name of a layer."""
     return any(pattern(name) for name in names for pattern in among)

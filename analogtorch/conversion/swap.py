@@ -28,6 +28,7 @@ from analogtorch.conversion.multiplied import forget_multiplied
 from analogtorch.conversion.not_parameters import packed
 from analogtorch.conversion.patterns import (
     Unit,
+    all_names,
     candidates,
     check_agree,
     check_known,
@@ -233,17 +234,12 @@ def _chips(
     """Return the units that can be analog, with the chip of each."""
     changes = [_changed(chip, text, change) for text, change in per_layer.items()]
     found = units(names, candidates(model, embeddings)).values()
-    asked = patterns("per_layer", per_layer, _all_names(names, found))
+    asked = patterns("per_layer", per_layer, all_names(names, found))
     overrides = list(zip(asked, changes, strict=True))
     return {
         unit: next((c for p, c in reversed(overrides) if matches(unit.names, [p])), chip)
         for unit in found
     }
-
-
-def _all_names(names: Mapping[str, tuple[str, ...]], of_units: Iterable[Unit]) -> set[str]:
-    """Return all names of modules and of what can be analog of them."""
-    return {n for each in (*names.values(), *(u.names for u in of_units)) for n in each}
 
 
 def _chosen(
@@ -260,10 +256,10 @@ def _chosen(
 
     The chips of a module with several matrices are by their children.
     """
-    all_names = _all_names(names, chips)
-    included = patterns("include", include, all_names)
-    excluded = patterns("exclude", exclude, all_names)
-    changed = patterns("per_layer", overriding, all_names)
+    known_names = all_names(names, chips)
+    included = patterns("include", include, known_names)
+    excluded = patterns("exclude", exclude, known_names)
+    changed = patterns("per_layer", overriding, known_names)
     if include is not None and not included:
         raise ValueError("convert: include is empty; leave it out to convert all layers")
     known = {unit.unit_names[0]: unit.names for unit in chips}
