@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from analogtorch.calibration.batches import EMPTY
+from analogtorch.calibration.batches import EMPTY, every_tensor
 from analogtorch.chips import Chip, Slices, TrainingNoise
 from analogtorch.conversion.caches import fresh
 from analogtorch.conversion.example import as_one, is_one_input, takes_one
@@ -172,6 +172,7 @@ def passed(
     caller: str, model: nn.Module, batch: Any, forward: Forward | None, number: int | None = None
 ) -> Any:
     """Return what ``one_pass`` does, with compiled parts as they are."""
+    _refuse_meta(caller, model, batch)
     with noted(caller, model, batch, forward, number):
         given = fresh(batch)
         if forward is not None:
@@ -186,6 +187,20 @@ def passed(
         f"{caller}: a batch must be a tensor, a PackedSequence, a tuple, a list or a mapping, got "
         f"{type(batch).__name__}{as_one(batch, 'batch')}; for anything else pass forward="
     )
+
+
+def _refuse_meta(caller: str, model: nn.Module, batch: Any) -> None:
+    """Raise ValueError for inputs without numbers, unless the model has none either.
+
+    ``nn.Embedding`` takes such tokens, and returns what happens to lie in memory.
+    """
+    if any(t.is_meta for t in every_tensor(batch)) and any(
+        not p.is_meta for p in model.parameters()
+    ):
+        raise ValueError(
+            f"{caller}: a batch has tensors on the meta device, which hold no numbers; give inputs "
+            "with numbers"
+        )
 
 
 @contextlib.contextmanager

@@ -229,8 +229,8 @@ class AnalogLayer(SamplesFirst, PlacedMixin, ProgrammedMixin):
             RuntimeError: the shape of the weight has changed, or the weight of a programmed layer
                 was replaced or changed.
             NotImplementedError: the call is under a transform that the operators do not support.
-            ValueError, TypeError: the shape or type of ``x`` does not fit the layer, or it is
-                negative light.
+            ValueError, TypeError: the shape, type or device of ``x`` does not fit the layer, or it
+                is negative light.
         """
         refuse_transforms(self.layer_name, execution.noisy, any(tap.looks for tap in self.taps))
         self.check_dense(x, exact=isinstance(execution, Exact))
@@ -311,9 +311,15 @@ class AnalogLayer(SamplesFirst, PlacedMixin, ProgrammedMixin):
         return execution.product(self, x, input_range, dtype, keys, samples, outputs)
 
     def _check_type(self, x: Tensor) -> None:
-        if x.dtype != self.weight.dtype and not self._autocasts(x):
+        weight = self.weight  # a parametrized one is computed at each access
+        if x.device != weight.device:
             raise TypeError(
-                f"layer {self.layer_name!r} has {self.weight.dtype} weights and got a {x.dtype} "
+                f"layer {self.layer_name!r} is on {weight.device} and got an input on {x.device}: "
+                "move one of them with .to(device)"
+            )
+        if x.dtype != weight.dtype and not self._autocasts(x):
+            raise TypeError(
+                f"layer {self.layer_name!r} has {weight.dtype} weights and got a {x.dtype} "
                 "input: convert one of them with .to(dtype), or run under torch.autocast"
             )
 

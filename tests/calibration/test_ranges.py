@@ -503,6 +503,16 @@ def test_wrong_batch_type_and_digital_model_are_refused() -> None:
         at.calibrate(nn.Linear(2, 2), _batches())
 
 
+@pytest.mark.parametrize("call", [at.calibrate, at.correct_columns])
+def test_batches_without_numbers_are_refused(call: Callable) -> None:
+    """An ``nn.Embedding`` takes tokens on meta, and returns what lies in memory."""
+    words = nn.Sequential(nn.Embedding(50, 16), nn.Linear(16, 4))
+    model = at.convert(words, at.chips.hermes64())
+    given = at.program(model, seed=0).at("1 day") if call is at.correct_columns else model
+    with pytest.raises(ValueError, match="meta device, which hold no numbers"):
+        call(given, [torch.zeros(2, 5, dtype=torch.long, device="meta")])
+
+
 def test_progress_shows_a_bar(capsys: pytest.CaptureFixture) -> None:
     at.calibrate(_model(), _batches(), progress=True)
     assert "calibrate" in capsys.readouterr().err

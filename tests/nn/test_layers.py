@@ -312,6 +312,11 @@ def test_an_input_of_another_type_is_refused() -> None:
     layer = at.convert(nn.Linear(4, 4), crossbar())
     with pytest.raises(TypeError, match=r"float32 weights and got a torch.float64 input.*autocast"):
         layer(torch.zeros(1, 4, dtype=torch.float64))
+    elsewhere = torch.zeros(1, 4, device="meta")
+    with pytest.raises(TypeError, match=r"is on cpu and got an input on meta: .*\.to\(device\)"):
+        layer(elsewhere)
+    with pytest.raises(TypeError, match="is on meta and got an input on cpu"):
+        copy.deepcopy(layer).to("meta")(torch.zeros(1, 4))
 
 
 def _nested(layout: torch.layout) -> Tensor:
