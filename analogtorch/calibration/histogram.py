@@ -111,6 +111,11 @@ class Histogram:
         """Standard deviation of the numbers around their mean."""
         return math.sqrt(self._spread / self._numbers) if self._numbers else 0.0
 
+    @property
+    def offset(self) -> float:
+        """Magnitude of the mean over the standard deviation; 0 of numbers that are all alike."""
+        return abs(self._mean) / self.std if self._spread > 0 else 0.0
+
     def bound(
         self, method: str, steps: float | None, percentile: float, deviations: float = 3.0
     ) -> float:

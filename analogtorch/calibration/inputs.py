@@ -27,6 +27,7 @@ from analogtorch.ops import Plan
 from analogtorch.ops.blocks import seen_by
 from analogtorch.ops.expansion import expanded
 from analogtorch.ops.operands import Operands
+from analogtorch.values.listed import listed as shown_in_part
 from analogtorch.values.warned import warn
 
 Ranges = list[float] | None
@@ -210,6 +211,33 @@ def heard(seen: Mapping[str, Seen], allow_unused: bool) -> dict[str, Seen]:
             "with convert(..., exclude=...), or pass allow_unused=True"
         )
     return found
+
+
+OFFSET = 2.0
+"""Mean of the inputs of a layer, in units of their standard deviation, from which on a warning
+names the layer. Errors of the cells multiply both, and at 2 cost five times as much as without."""
+
+
+def warn_of_means(layers: Mapping[str, AnalogLayer], seen: Mapping[str, Seen]) -> None:
+    """Warn of layers whose inputs have a mean far from 0, where the cells of the chip err."""
+    offsets = {
+        name: max(h.offset for h in seen[name].magnitudes)
+        for name, layer in layers.items()
+        if not _OF_CELLS.isdisjoint(layer.chip.non_idealities())
+    }
+    found = [f"{n or '(root)'!r} ({o:.2g} times)" for n, o in offsets.items() if o >= OFFSET]
+    if found:
+        warn(
+            f"calibrate: inputs have a mean of over {OFFSET:g} standard deviations in "
+            f"{shown_in_part(found, 3)}. Errors of the cells multiply it, which gives each column "
+            "an offset. Give inputs without it, and add weight @ mean to the bias; or let chips "
+            "correct their columns, by at.correct_columns(view, batches) or "
+            "recovery=at.Recovery(batches=batches); or leave the layer digital with "
+            "convert(..., exclude=...)"
+        )
+
+
+_OF_CELLS = {"programming_noise", "drift", "read_noise"}
 
 
 def by_magnitude(

@@ -16,7 +16,7 @@ from analogtorch.calibration.choice import CalibrationReport, Effort
 from analogtorch.calibration.default import Default
 from analogtorch.calibration.described import taken_back, warn_of_adc
 from analogtorch.calibration.histogram import Method
-from analogtorch.calibration.inputs import by_magnitude, heard, observe
+from analogtorch.calibration.inputs import by_magnitude, heard, observe, warn_of_means
 from analogtorch.calibration.options import Way
 from analogtorch.calibration.passes import Forward
 from analogtorch.calibration.search import Search, parts
@@ -113,7 +113,9 @@ def calibrate(
     default would give it, or no calibration. It takes several times as long as the default, tens of
     times with many layers. Batches should be shuffled, so that each part has all kinds of inputs.
 
-    A warning names the layers whose partial sums use so little of the ADC's fixed range, or exceed
+    A warning names the layers whose inputs have a mean of twice their standard deviation or more:
+    errors of the cells multiply it, and give each column an offset. Another names those whose
+    partial sums use so little of the ADC's fixed range, or exceed
     it so often, that the ADC's error is more than 10 % of the sums and larger than the errors of
     DAC, programming and output noise.
 
@@ -245,6 +247,7 @@ def calibrate(
             ranges = by_magnitude(ran.layers, seen, method, percentile, deviations)
             chosen = ran.settings(ranges)
         warn_of_adc(chosen, before, effort if method == "mse" else None)
+        warn_of_means(ran.layers, seen)
         if found is not None and report is not None:
             notes = (*found.notes, *taken_back(chosen, before))
             report(dataclasses.replace(found, notes=notes))

@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wanted = [
         name
         for text in options.models or ["*"]
-        for name in Pattern(text, "benchmarks.coverage").of(known)
+        for name in filter(Pattern(text, "benchmarks.coverage", known), known)
     ]
     if not wanted:
         parser.error(

@@ -178,6 +178,7 @@ UNDIFFERENTIABLE: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
 
 
 @pytest.mark.parametrize("name", UNDIFFERENTIABLE)
+@pytest.mark.filterwarnings("ignore:calibrate. inputs have a mean:UserWarning")
 def test_models_that_cannot_be_differentiated_are_named_and_fitted(name: str) -> None:
     digital, x = _Doubles(UNDIFFERENTIABLE[name]), _x(64, 32)
     view, fitted = (_views(digital, x.split(32)[0], chips=1)[0] for _ in range(2))
@@ -198,6 +199,7 @@ def test_a_model_that_draws_random_numbers_is_named_and_fitted() -> None:
     assert _same(view, fitted)
 
 
+@pytest.mark.filterwarnings("ignore:calibrate. inputs have a mean:UserWarning")
 def test_a_buffer_that_the_model_writes_stays_outside_of_the_graph() -> None:
     digital, x = _Doubles(_in_state), _x(64, 32)
     view, fitted = (_views(digital, x[:32], chips=1)[0] for _ in range(2))

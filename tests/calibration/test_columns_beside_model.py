@@ -409,6 +409,7 @@ def test_a_recovery_with_norms_goes_on_from_an_earlier_one_without_a_warning() -
         assert torch.equal(a, b)
 
 
+@pytest.mark.filterwarnings("ignore:calibrate. inputs have a mean:UserWarning")
 def test_the_model_beside_is_no_read_of_the_chip() -> None:
     digital, x = _deep(1), _x(10, 12, 8, 8)
     counts = {}

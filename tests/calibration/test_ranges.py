@@ -2,10 +2,11 @@ import copy
 import warnings
 from collections import UserDict
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import IterableDataset, TensorDataset
 from transformers.pytorch_utils import Conv1D
 
@@ -360,6 +361,7 @@ class Halving(nn.Module):
 
 
 @pytest.mark.parametrize(("kind", "largest"), [(Streaming, 2.0), (Halving, 0.5)])
+@pytest.mark.filterwarnings("ignore:calibrate. inputs have a mean:UserWarning")
 def test_forwards_that_change_the_model_or_the_batch_count_each_batch_once(
     kind: type[nn.Module], largest: float
 ) -> None:
@@ -503,6 +505,39 @@ def test_wrong_batch_type_and_digital_model_are_refused() -> None:
         at.calibrate(nn.Linear(2, 2), _batches())
 
 
+def test_a_mean_of_the_inputs_is_named_and_offsets_of_columns_make_up_for_it() -> None:
+    """Bounds, for 3 chips a day old, are three standard errors and more from what was measured."""
+
+    def shifted(mean: float) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 10))
+        x = torch.randn(800, 64)
+        y = net(x).argmax(-1)
+        with torch.no_grad():  # the same function
+            net[0].bias -= mean * net[0].weight.sum(1)
+        return at.convert(net, at.chips.hermes64()), [(x + mean, y)]
+
+    def mean_of(model: nn.Module, data: list, **options: Any) -> float:
+        found = at.sweep(
+            model, lambda chip: at.accuracy(chip, data), num_chips=3, times=["1 day"], **options
+        )
+        return found.to_dict()["1 day"]["mean"]
+
+    plain, data = shifted(0)
+    at.calibrate(plain, data)  # a warning would be an error
+    assert mean_of(plain, data) > 0.87
+    model, data = shifted(3.3)
+    with pytest.warns(
+        UserWarning, match=r"mean of over 2 standard deviations in '0' \(3\.3 times\)"
+    ):
+        at.calibrate(model, data)
+    assert mean_of(model, data) < 0.83
+    offsets = at.Recovery(batches=data, columns="offset", steps=0)
+    assert mean_of(model, data, recovery=offsets) > 0.87
+    ideal, data = shifted(3.3)
+    at.calibrate(at.convert(at.to_digital(ideal), at.chips.ideal()), data)  # its cells do not err
+
+
 @pytest.mark.parametrize("call", [at.calibrate, at.correct_columns])
 def test_batches_without_numbers_are_refused(call: Callable) -> None:
     """An ``nn.Embedding`` takes tokens on meta, and returns what lies in memory."""
@@ -518,6 +553,7 @@ def test_progress_shows_a_bar(capsys: pytest.CaptureFixture) -> None:
     assert "calibrate" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore:calibrate. inputs have a mean:UserWarning")
 def test_std_is_a_multiple_of_the_standard_deviation_over_all_batches() -> None:
     x = [b * 3 + 1000 for b in _batches()]  # a mean that sums of squares would drown in
     model = at.calibrate(at.convert(nn.Linear(16, 4), CHIP), x, method="std")
