@@ -1,7 +1,9 @@
 """The magnitudes of the inputs of each layer, and DAC ranges from these alone."""
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -218,8 +220,20 @@ OFFSET = 2.0
 names the layer. Errors of the cells multiply both, and at 2 cost five times as much as without."""
 
 
+@contextlib.contextmanager
+def means_corrected(corrected: bool) -> Iterator[None]:
+    """Warn of no mean in the context if ``corrected``: chips that correct columns undo offsets."""
+    token = _corrected.set(corrected)
+    try:
+        yield
+    finally:
+        _corrected.reset(token)
+
+
 def warn_of_means(layers: Mapping[str, AnalogLayer], seen: Mapping[str, Seen]) -> None:
     """Warn of layers whose inputs have a mean far from 0, where the cells of the chip err."""
+    if _corrected.get():
+        return
     offsets = {
         name: max(h.offset for h in seen[name].magnitudes)
         for name, layer in layers.items()
@@ -238,6 +252,7 @@ def warn_of_means(layers: Mapping[str, AnalogLayer], seen: Mapping[str, Seen]) -
 
 
 _OF_CELLS = {"programming_noise", "drift", "read_noise"}
+_corrected = ContextVar("corrected", default=False)
 
 
 def by_magnitude(

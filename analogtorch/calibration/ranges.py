@@ -113,9 +113,9 @@ def calibrate(
     default would give it, or no calibration. It takes several times as long as the default, tens of
     times with many layers. Batches should be shuffled, so that each part has all kinds of inputs.
 
-    A warning names the layers whose inputs have a mean of twice their standard deviation or more:
-    errors of the cells multiply it, and give each column an offset. Another names those whose
-    partial sums use so little of the ADC's fixed range, or exceed
+    By default and in a search, a warning names the layers whose inputs have a mean of twice their
+    standard deviation or more: errors of the cells multiply it, and give each column an offset.
+    Another names those whose partial sums use so little of the ADC's fixed range, or exceed
     it so often, that the ADC's error is more than 10 % of the sums and larger than the errors of
     DAC, programming and output noise.
 
@@ -247,7 +247,8 @@ def calibrate(
             ranges = by_magnitude(ran.layers, seen, method, percentile, deviations)
             chosen = ran.settings(ranges)
         warn_of_adc(chosen, before, effort if method == "mse" else None)
-        warn_of_means(ran.layers, seen)
+        if method == "mse" and effort != "ranges":  # those are for nets that have learnt for a chip
+            warn_of_means(ran.layers, seen)
         if found is not None and report is not None:
             notes = (*found.notes, *taken_back(chosen, before))
             report(dataclasses.replace(found, notes=notes))

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from analogtorch.calibration import calibrate, reestimate_batch_norm
+from analogtorch.calibration.inputs import means_corrected
 from analogtorch.calibration.norm_statistics import (
     digital_statistics,
     remember_digital,
@@ -316,7 +317,9 @@ class Adaptation:
 
     def _calibrate(self, options: Mapping[str, Any]) -> None:
         given = {"forward": self.twin.forward, "progress": self.progress, **options}
-        calibrate(self.twin.student, calibrating(self.fitted), **given)
+        recovery = self.chips.recovery
+        with means_corrected(recovery is not None and recovery.columns is not None):
+            calibrate(self.twin.student, calibrating(self.fitted), **given)
 
     def _reestimate(self) -> None:
         with self.twin.training_noise():

@@ -33,6 +33,7 @@ from analogtorch.speech.effects import check_levels
 from analogtorch.speech.logs import PHASES, curves, loggers
 from analogtorch.speech.named import by_command
 from analogtorch.speech.on_chips import (
+    calibrated,
     condition_notes,
     converted,
     correcting,
@@ -134,7 +135,9 @@ def run(
             )
             digital = train_digital(config, task, folder, progress=progress)
             on_chip = converted(config, deep_copy(digital))
-            folder.keep_state("direct", on_chip, functools.partial(_calibrate, config, task))
+            folder.keep_state(
+                "direct", on_chip, functools.partial(calibrated, config, batches=task.calibration)
+            )
             at_chips = folder.files(DIRECT, measured)
             direct = measure(config, task, on_chip, at_chips, progress=progress)
 
@@ -236,11 +239,7 @@ def train_digital(
 
 def to_chip(config: KWSConfig, task: Task, network: nn.Module) -> nn.Module:
     """Return a copy of a digital network, converted and calibrated as the configuration says."""
-    return _calibrate(config, task, converted(config, deep_copy(network)))
-
-
-def _calibrate(config: KWSConfig, task: Task, network: nn.Module) -> nn.Module:
-    return at.calibrate(network, task.calibration, effort=config.chip.calibration)
+    return calibrated(config, converted(config, deep_copy(network)), task.calibration)
 
 
 def train_hwa(

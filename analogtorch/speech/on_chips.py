@@ -3,10 +3,12 @@
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
 import analogtorch as at
+from analogtorch.calibration.inputs import means_corrected
 from analogtorch.evaluate import Sweep
 from analogtorch.evaluate.conditions import conditions
 from analogtorch.evaluate.journal import OtherExperiment
@@ -27,6 +29,17 @@ def converted(config: KWSConfig, network: nn.Module) -> nn.Module:
         return at.convert(network, config.chip.build(), exclude=config.chip.digital)
     except ValueError as error:
         raise ValueError(f"chip.digital: {error}") if config.chip.digital else error from None
+
+
+def calibrated(
+    config: KWSConfig, network: nn.Module, batches: Sequence[Tensor], **options: Any
+) -> nn.Module:
+    """Calibrate a converted network, in place, as the configuration says.
+
+    ``options`` are further ones of ``calibrate``.
+    """
+    with means_corrected(config.chip.correct):
+        return at.calibrate(network, batches, effort=config.chip.calibration, **options)
 
 
 def recovery(config: KWSConfig, calibration: Sequence[Tensor]) -> at.Recovery | None:

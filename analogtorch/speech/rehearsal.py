@@ -5,7 +5,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-import analogtorch as at
 from analogtorch.conversion.detached import deep_copy
 from analogtorch.conversion.watch import evaluating
 from analogtorch.ops import derived
@@ -14,7 +13,7 @@ from analogtorch.speech.alone import check_alone
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.logits import check_logits, check_training
 from analogtorch.speech.logs import loggers
-from analogtorch.speech.on_chips import converted, correcting, swept
+from analogtorch.speech.on_chips import calibrated, converted, correcting, swept
 from analogtorch.speech.task import Task
 from analogtorch.speech.training import Batches, Phase
 
@@ -56,7 +55,7 @@ def rehearse(config: KWSConfig, task: Task) -> None:
             raise ValueError(f"report.ablation: {other.name}: {error}") from error
     small = task.small(config.chip.calibration)
     model = converted(config, network)
-    at.calibrate(model, small.calibration, effort=config.chip.calibration, report=None)
+    calibrated(config, model, small.calibration, report=None)
     _try_training(config, task, features, config.hwa, on_chip, model)
 
     def finite(view: nn.Module) -> float:

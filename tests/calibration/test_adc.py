@@ -555,7 +555,6 @@ def test_mse_is_in_units_of_the_output_also_where_inputs_set_their_range() -> No
     assert errors["column"] < 1.1 * errors["layer"]
 
 
-@pytest.mark.filterwarnings("ignore:calibrate. inputs have a mean:UserWarning")
 def test_columns_of_many_rows_have_bounds_beyond_a_thousand() -> None:
     layer = nn.Linear(8192, 4, bias=False)
     nn.init.ones_(layer.weight)

@@ -114,7 +114,6 @@ def test_heavy_tails_keep_a_range_per_vector_and_light_ones_do_not() -> None:
     assert light[0].input_ranges[0] <= 1.0
 
 
-@pytest.mark.filterwarnings("ignore:calibrate. inputs have a mean:UserWarning")
 def test_sums_that_the_adc_would_clip_get_a_range_beyond_the_largest_input() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(64, 32, bias=False))

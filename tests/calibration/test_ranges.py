@@ -361,7 +361,6 @@ class Halving(nn.Module):
 
 
 @pytest.mark.parametrize(("kind", "largest"), [(Streaming, 2.0), (Halving, 0.5)])
-@pytest.mark.filterwarnings("ignore:calibrate. inputs have a mean:UserWarning")
 def test_forwards_that_change_the_model_or_the_batch_count_each_batch_once(
     kind: type[nn.Module], largest: float
 ) -> None:
@@ -553,7 +552,6 @@ def test_progress_shows_a_bar(capsys: pytest.CaptureFixture) -> None:
     assert "calibrate" in capsys.readouterr().err
 
 
-@pytest.mark.filterwarnings("ignore:calibrate. inputs have a mean:UserWarning")
 def test_std_is_a_multiple_of_the_standard_deviation_over_all_batches() -> None:
     x = [b * 3 + 1000 for b in _batches()]  # a mean that sums of squares would drown in
     model = at.calibrate(at.convert(nn.Linear(16, 4), CHIP), x, method="std")

@@ -1242,6 +1242,7 @@ def test_benchmark_of_hwa_training_keeps_finished_seeds(
     assert f"| {sum(expected) / 2:.2f} (" in row
 
 
+@pytest.mark.filterwarnings("ignore:calibrate. inputs have a mean:UserWarning")
 def test_speech_commands_as_a_source(tmp_path: Path) -> None:
     root = tmp_path / "SpeechCommands/speech_commands_v0.02"
     random = np.random.default_rng(0)
@@ -1630,6 +1631,7 @@ def test_the_configuration_decides_what_calibrate_chooses() -> None:
     assert scales == {"ranges": "block", "default": "column"}
 
 
+@pytest.mark.filterwarnings("ignore:calibrate. inputs have a mean:UserWarning")
 def test_a_run_that_searches_for_its_calibration_rehearses_it(
     clips: Path, tmp_path: Path, capsys, monkeypatch
 ) -> None:

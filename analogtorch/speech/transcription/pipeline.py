@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import analogtorch as at
+from analogtorch.calibration.inputs import means_corrected
 from analogtorch.cost_model import CostReport
 from analogtorch.devices import seconds
 from analogtorch.evaluate import Sweep
@@ -151,7 +152,8 @@ def on_chip(config: TranscribeConfig, whisper: Whisper, speech: Speech) -> nn.Mo
     if config.chip.calibrate:
         if not speech.features:
             raise ValueError("chip.calibrate needs sound, but all recordings are silent")
-        at.calibrate(model, speech.batches(whisper), forward=logits)
+        with means_corrected(config.chip.correct):
+            at.calibrate(model, speech.batches(whisper), forward=logits)
     return model.eval()
 
 

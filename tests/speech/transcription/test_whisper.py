@@ -75,6 +75,7 @@ def test_a_programmed_chip_writes_text(whisper: Whisper) -> None:
     assert whisper.transcribe(chips[0], x) == whisper.transcribe(chips[1], x)
 
 
+@pytest.mark.filterwarnings("ignore:calibrate. inputs have a mean:UserWarning")
 def test_a_batch_has_the_tokens_that_the_net_hears(whisper: Whisper) -> None:
     x = whisper.features(list(NOISE))
     batch = whisper.batch(whisper.model, x)
