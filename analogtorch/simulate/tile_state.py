@@ -13,7 +13,7 @@ from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.faults import CODES, FAULTS, Part, chosen, normals, of_devices, uniform
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class TileState:
     """One tile of a manufactured chip.
 
@@ -34,6 +34,10 @@ class TileState:
     errors: Tensor
     """(kinds, cols) float32: errors of each column's ADC, in the order of
     ``analogtorch.chips.ADC_ERRORS``."""
+
+    def __repr__(self) -> str:
+        rows, columns = self.works.shape
+        return f"TileState({rows} x {columns} cells, {self.share:.1%} of which work)"
 
     @property
     def works(self) -> Tensor:

@@ -24,6 +24,8 @@ def test_every_tile_of_a_chip_has_a_state() -> None:
     found = at.yield_map(CHIP, DEFECTS, seed=7, number=2)
     assert list(found) == [(2, tile) for tile in range(4)]
     assert found.analog_yield is None
+    share = f"{found[2, 0].share:.1%}"
+    assert repr(found[2, 0]) == f"TileState(64 x 32 cells, {share} of which work)"
     mean = sum(state.shares()["stuck_on"] for state in found.values()) / 4
     assert found.share("stuck_on") == mean > 0
     assert found.working == sum(state.share for state in found.values()) / 4 < 1
