@@ -189,8 +189,9 @@ def calibrate(
 
     Warns:
         UserWarning: fixed ranges are worse than none, there are no outputs to compare, the model
-            also multiplies by the weights of layers elsewhere, the range of an ADC decides the
-            error of a layer, or the model draws random numbers in evaluation mode.
+            also multiplies by the weights of layers elsewhere, the inputs of a layer have a mean
+            far from 0, the range of an ADC decides the error of a layer, or the model draws random
+            numbers in evaluation mode.
 
     After an error the model is unchanged.
 
