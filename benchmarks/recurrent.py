@@ -9,16 +9,13 @@ one operator, unless they are to run one by one, as where something looks at eac
 """
 
 import argparse
-import contextlib
 import copy
 from collections.abc import Callable, Sequence
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
 import analogtorch as at
-from analogtorch.ops import recurrence
 from benchmarks.mvm import medians, turns
 from benchmarks.tables import as_text, positive
 
@@ -53,22 +50,29 @@ def forward(model: nn.Module, x: Tensor) -> Callable[[], None]:
     return run
 
 
-def row(name: str, rounds: int) -> list[str]:
-    """Return name, shape, torch.nn's times in ms, and the ratios of a layer."""
+def row(name: str, rounds: int, one_by_one: bool) -> list[str]:
+    """Return name, shape, torch.nn's times in ms, and the ratios of a layer.
+
+    With ``one_by_one`` something looks at each product, and does nothing.
+    """
     kind, sizes, batch = LAYERS[name]
     torch.manual_seed(0)
     digital, x = nn.Sequential(kind(*sizes)), torch.randn(*batch, sizes[0])
     analog = at.convert(copy.deepcopy(digital), at.chips.hermes64())
     at.calibrate(analog, [x], progress=False)
-    quiet = copy.deepcopy(digital).eval()
+    quiet, still = copy.deepcopy(digital).eval(), copy.deepcopy(analog).eval()
+    chip = at.program(analog, seed=0).at("1 day")
     runs = {
         "train": step(digital, x),
         "analog train": step(analog.train(), x),
         "eval": forward(quiet, x),
-        "analog eval": forward(copy.deepcopy(analog).eval(), x),
-        "chip": forward(at.program(analog, seed=0).at("1 day"), x),
+        "analog eval": forward(still, x),
+        "chip": forward(chip, x),
     }
-    ms = medians(turns(runs, rounds))
+    look = at.nn.Tap(product=lambda *_: None)
+    seen = (analog, still, chip) if one_by_one else ()
+    with at.nn.tapped({layer: look for model in seen for _, layer in at.analog_layers(model)}):
+        ms = medians(turns(runs, rounds))
     ratios = [
         ms["analog train"] / ms["train"],
         ms["analog eval"] / ms["eval"],
@@ -96,14 +100,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--layers", nargs="+", choices=LAYERS, default=list(LAYERS), metavar="LAYER"
     )
-    parser.add_argument("--one-by-one", action="store_true", help="without the operator")
+    parser.add_argument(
+        "--one-by-one", action="store_true", help="look at each product, so that steps run so"
+    )
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     header = ["layer", "steps x samples", "torch.nn train, ms", "eval, ms"]
     table = [[*header, "train", "eval", "chip"]]
-    without = patch.object(recurrence, "takes", lambda *_: False)
-    with without if options.one_by_one else contextlib.nullcontext():
-        table += [row(name, options.rounds) for name in options.layers]
+    table += [row(name, options.rounds, options.one_by_one) for name in options.layers]
     print(as_text(table, left=2))
 
 

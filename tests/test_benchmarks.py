@@ -8,6 +8,7 @@ import math
 import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 
 import analogtorch as at
 import benchmarks
+from analogtorch.ops import native, recurrence
 from analogtorch.report import Result
 from analogtorch.speech.data import Clips
 from analogtorch.speech.labels import LABELS
@@ -290,7 +292,20 @@ def test_recurrent_layers_beside_torchs(
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
     small = {"GRU": (nn.GRU, (3, 4), (5, 2)), "LSTM": (nn.LSTM, (3, 4), (5, 1))}
     monkeypatch.setattr(recurrent, "LAYERS", small)
+    at_once, run, turns = list[int](), recurrence.run, recurrent.turns
+
+    def counted(*given: Any) -> Any:
+        at_once.append(1)
+        return run(*given)
+
+    def timed(*given: Any) -> Any:
+        at_once.clear()  # of the calibration
+        return turns(*given)
+
+    monkeypatch.setattr(recurrence, "run", counted)
+    monkeypatch.setattr(recurrent, "turns", timed)
     recurrent.main(["--rounds", "1", *flags])
+    assert bool(at_once) == (native.available() and not flags)
     header, _, *rows = capsys.readouterr().out.splitlines()
     assert header.split()[-3:] == ["train", "eval", "chip"]
     assert [row.split()[0] for row in rows] == ["GRU", "LSTM"]

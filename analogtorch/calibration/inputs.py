@@ -218,6 +218,8 @@ def heard(seen: Mapping[str, Seen], allow_unused: bool) -> dict[str, Seen]:
 OFFSET = 2.0
 """Mean of the inputs of a layer, in units of their standard deviation, from which on a warning
 names the layer. Errors of the cells multiply both, and at 2 cost five times as much as without."""
+_OF_CELLS = {"programming_noise", "drift", "read_noise"}
+_corrected = ContextVar("corrected", default=False)
 
 
 @contextlib.contextmanager
@@ -249,10 +251,6 @@ def warn_of_means(layers: Mapping[str, AnalogLayer], seen: Mapping[str, Seen]) -
             "recovery=at.Recovery(batches=batches); or leave the layer digital with "
             "convert(..., exclude=...)"
         )
-
-
-_OF_CELLS = {"programming_noise", "drift", "read_noise"}
-_corrected = ContextVar("corrected", default=False)
 
 
 def by_magnitude(

@@ -73,7 +73,7 @@ class Bench:
         """Return the arguments with which ``convert`` makes the candidate."""
         found: dict[str, Any] = {"chip": self.chip}
         if exclude := (*self.model.left, *candidate.digital):
-            found["exclude"] = tuple(exclude)
+            found["exclude"] = exclude
         if candidate.devices:
             found["per_layer"] = {
                 name: self.changes[cells] for name, cells in candidate.devices.items()

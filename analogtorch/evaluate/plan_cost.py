@@ -93,7 +93,7 @@ class Costs:
 
     def _charged(self, candidate: Candidate) -> tuple[ChipMapping, CostReport]:
         """Return the layers that a candidate has on the chip, and what these cost."""
-        left = list(candidate.digital)
+        left = candidate.digital
         analog = [name for name in self.layers if name not in candidate.digital]
         traced = self._traced([name for name in self.int8 if not _holds(name, analog)])
         mapping = map_traced(self.model, traced, self.chip, exclude=left, cells=candidate.devices)
