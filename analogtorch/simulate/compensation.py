@@ -48,7 +48,8 @@ def drift_gains(
     if not compensates(section.chip, compensation):
         return torch.ones_like(section.scale)
     sums = now.new_empty(2, *section.scale.shape)
-    if compensation != "least_squares":
+    written = None
+    if compensation != "least_squares" and not section.chip.wires.ideal:
         # behind the same wires as ``now``, whose IR drop column calibration has removed
         written = section.weights(None)
     for number, outputs, index in section.pieces():
@@ -63,7 +64,11 @@ def drift_gains(
                 reads = block.two_mvms(current, x, str(t))
                 found = fit_sums(exact, *(read * column for read in reads))
         else:
-            then = written[index].flatten(1)
+            then = (
+                section.written(number, outputs, index)
+                if written is None
+                else written[index].flatten(1)
+            )
             found = _magnitudes(block, column, then, current, readout, t)
         sums[0, number, outputs], sums[1, number, outputs] = found
     if compensation != "column":

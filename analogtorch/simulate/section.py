@@ -204,6 +204,17 @@ class ProgrammedSection:
         plus, minus = self.polarities(t, temperature)
         return self.driven(wires.at_full_inputs(self, plus, minus))
 
+    def written(self, number: int, outputs: slice, index: tuple[slice, ...]) -> Tensor:
+        """Return ``weights`` as programmed of a piece of ``pieces``, (outputs, rows).
+
+        They are those without wires, which couple the cells of a whole block.
+        """
+        found = self.chip.cell.weights(self.g[(slice(None), *index)]).flatten(1)
+        if self.row_gains is not None:
+            first, end = self.section.bounds[number : number + 2]
+            self.row_gains.scale_(found, outputs, slice(first, end))
+        return found
+
     def driven(self, weights: Tensor, power: int = 1) -> Tensor:
         """Return the section's weights times the gains of their DACs; in place."""
         if self.row_gains is not None:
