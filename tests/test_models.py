@@ -114,5 +114,8 @@ def test_a_trained_mobile_net_keeps_its_outputs() -> None:
     pytest.importorskip("sklearn")
     net = vision("mobilenet_v3_small", 64, epochs=20)
     assert cosine(net, NO_ADC) > 0.99
-    assert cosine(net, CHIP, adc="mse") > 0.98
+    # averages behind a ReLU, which a squeeze and excitation gets
+    squeezed = r"mean of over 2 standard deviations in 'features\.1\.block\.1\.fc1'"
+    with pytest.warns(UserWarning, match=squeezed):
+        assert cosine(net, CHIP, adc="mse") > 0.98
     assert cosine(net, CHIP, **ADC_BY_COLUMN) > 0.995
