@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -44,6 +44,18 @@ def some_batches(caller: str, batches: Iterable[Any]) -> list[Any]:
     if found := list(batches):
         return found
     raise ValueError(f"{caller}: {EMPTY}")
+
+
+def ends_with_rest(batches: Sequence[Any]) -> bool:
+    """Return whether the last batch has fewer inputs than the first, as that of a DataLoader may.
+
+    Inputs are counted by the first dimension of the first tensor that has one.
+    """
+    sizes = [
+        next((len(t) for t in every_tensor(batch) if t.dim()), 0)
+        for batch in (batches[0], batches[-1])
+    ]
+    return sizes[1] < sizes[0]
 
 
 def refuse_dataset(caller: str, batches: Any) -> None:

@@ -47,9 +47,9 @@ class Step:
 class CalibrationReport(Shown):
     """What ``calibrate`` tried, chose and gained; print it for a table.
 
-    An error is the mean squared error of the outputs of the model on noisy chips, each number of an
-    output in units of the variance of its exact values: 0 is the digital model, 1 a model that
-    always returns its mean output.
+    An error is the mean squared error of the outputs of the model on noisy chips in units of the
+    variance of their exact values, of all numbers of an output or, where they are quantities of
+    several units, of each: 0 is the digital model, 1 a model that always returns its mean output.
     """
 
     effort: Effort

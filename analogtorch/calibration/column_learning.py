@@ -15,7 +15,7 @@ from analogtorch.calibration.column_outputs import SINGLE, unlike
 from analogtorch.calibration.outputs import FIXED_SHAPE, TEMPERATURE, by_class, masks, spread
 from analogtorch.calibration.padding import without_padding
 from analogtorch.calibration.passes import Forward, one_pass
-from analogtorch.calibration.units import are_alike, variances
+from analogtorch.calibration.units import are_alike, are_shares, variances
 from analogtorch.conversion.unread import quiet
 from analogtorch.conversion.watch import evaluating
 from analogtorch.nn import AnalogLayer, Tap, tapped
@@ -231,7 +231,7 @@ class _Output:
         own = variances(whole)
         self.varies = not bool(own.isinf().all())
         """Whether it says anything: not if it is the same for all inputs."""
-        self._scores = are_alike(own, sum(map(len, whole)))
+        self._scores = are_shares(whole) or are_alike(own, sum(map(len, whole)))
         if not self._scores:
             self._variance = own
         spreads = [spread(*pair) for pair in pairs]

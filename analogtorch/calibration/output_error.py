@@ -12,6 +12,7 @@ from analogtorch.calibration.noisy_chips import on_noisy_chips
 from analogtorch.calibration.outputs import by_class, class_dim, vectors
 from analogtorch.calibration.padding import without_padding
 from analogtorch.calibration.passes import Forward, one_pass
+from analogtorch.calibration.units import are_in_units, variances
 from analogtorch.conversion.unread import quiet
 from analogtorch.conversion.watch import evaluating
 from analogtorch.ops.scope import noise_in_turn
@@ -91,9 +92,9 @@ class NoisyJudge(Judge):
     ) -> Tensor:
         """Return the squared error of each output vector, (draws of chips x vectors,) float64.
 
-        Each number of a vector counts in units of the variance of its exact values, and the mean
-        over the vector is taken. A vector that is not finite has an infinite error, and so has one
-        of an output that is ``apart``: compare what ``left`` keeps.
+        It is in units of the variance of the exact values, of all numbers of an output or, where
+        they are quantities of several units, of each. A vector that is not finite has an infinite
+        error, and so has one of an output that is ``apart``: compare what ``left`` keeps.
 
         Args:
             alone: names of the layers on the chip, the others being exact; None: all.
@@ -147,7 +148,9 @@ class NoisyJudge(Judge):
     def _spreads(self) -> list[Tensor | None]:
         """Return the variance of each number of each output, over the vectors of all batches.
 
-        Images have one for each channel, over all pixels.
+        All have the mean over the numbers, as scores need: of a class that is rare or absent in
+        these batches it is small, and its errors would decide. Quantities of several units, beyond
+        doubt, have their own, and channels of images over all pixels.
 
         Outputs that differ in their size from batch to batch share the mean of their numbers. None:
         it is the same for all inputs, where others are not, and does not count beside them.
@@ -158,20 +161,19 @@ class NoisyJudge(Judge):
                 torch.ones(1, 1, device="cpu").double()
             ]
             if len({t.shape[1] for t in flat}) == 1 and sum(map(len, flat)) > 1:
-                spread = torch.cat(flat).var(0)
+                own = torch.cat(flat).var(0)
+                units = are_in_units(flat)
+                spread = variances(flat).double() if units else own.mean().expand_as(own)
             else:
                 spread = torch.cat([t.flatten() for t in flat]).var(correction=0).view(1)
             size = torch.cat([t.flatten() for t in flat]).square().mean()
             same.append(bool(spread.mean() <= _SAME * size))
             if same[-1]:  # of outputs that are all the same, their size counts
                 spread = size.view(1)
-            spreads.append(spread.clamp_min(max(_LEAST * spread.mean().item(), _TINY)))
+            spreads.append(spread.clamp_min(_TINY))
         return [None if s and not all(same) else x for x, s in zip(spreads, same, strict=True)]
 
 
-_LEAST = 1e-3
-"""Smallest variance of a number of an output, in units of the mean of all: a number that is always
-the same must not decide."""
 _SAME = 1e-12
 """Variance of outputs that differ by rounding alone, in units of their mean square."""
 _TINY = 1e-30

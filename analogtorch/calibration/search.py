@@ -21,7 +21,7 @@ from analogtorch.calibration.described import layer_choice, notes
 from analogtorch.calibration.inputs import Ranges, Seen, by_magnitude, observe
 from analogtorch.calibration.options import WAYS, Option, Way, changed
 from analogtorch.calibration.output_error import NoisyJudge, in_search
-from analogtorch.calibration.settings import Calibration, Setting, uncalibrated
+from analogtorch.calibration.settings import Calibration, Setting, held_back, uncalibrated
 from analogtorch.calibration.worth import worth
 from analogtorch.chips import Chip
 from analogtorch.values.listed import counted
@@ -53,9 +53,11 @@ def parts(batches: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any], Sequenc
             "found on some, chosen on others and judged on the last; got "
             f"{len(batches)}. Split them into smaller ones, or use effort='default'"
         )
+    fitted, judged = held_back(batches)
     last = max(1, len(batches) // 4)
-    fitted, rest = batches[: -2 * last], batches[-2 * last :]
-    return fitted, rest[:last][:CHOOSING], rest[last:]
+    if fitted is batches:  # three
+        fitted, judged = batches[:-last], batches[-last:]
+    return fitted[:-last], fitted[-last:][:CHOOSING], judged
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from analogtorch.calibration.adc import Limits, Wanted, limits
+from analogtorch.calibration.batches import ends_with_rest
 from analogtorch.calibration.inputs import Ranges, Seen
 from analogtorch.calibration.measured import choose
 from analogtorch.calibration.passes import Forward, without_adc
@@ -155,7 +156,9 @@ def held_back(
 ) -> tuple[Sequence[Any], Sequence[Any]]:
     """Return the batches without the last quarter, or the last ``most`` of it, and these.
 
-    With fewer than four batches, both are all of them.
+    With fewer than four batches, both are all of them. What is left of the inputs for a last batch
+    is no batch to decide by: it comes beside those of the quarter.
     """
     last = len(batches) // 4 if most is None else min(len(batches) // 4, most)
+    last += bool(last) and ends_with_rest(batches)
     return (batches[:-last], batches[-last:]) if last else (batches, batches)

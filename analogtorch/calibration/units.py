@@ -83,5 +83,23 @@ def are_far_apart(found: Tensor, vectors: int) -> bool:
     return len(there) > 1 and bool(there.amax() > _APART * _chance(vectors) * there.amin())
 
 
+def are_shares(vectors: Sequence[Tensor]) -> bool:
+    """Return whether all numbers of an output are from 0 to 1, as probabilities are."""
+    return all(bool(((y >= 0) & (y <= 1)).all()) for y in vectors)
+
+
+def are_in_units(vectors: Sequence[Tensor]) -> bool:
+    """Return whether an output is quantities of several units, beyond doubt.
+
+    Probabilities are not, though those of a class that is absent vary by next to nothing.
+
+    Args:
+        vectors: the output for each batch, (vectors, numbers).
+    """
+    if are_shares(vectors):
+        return False
+    return are_far_apart(variances(vectors), sum(map(len, vectors)))
+
+
 def _chance(vectors: int) -> float:
     return math.exp(_CHANCE * math.sqrt(2 / max(1, vectors - 1)))

@@ -20,7 +20,7 @@ from analogtorch.calibration.outputs import (
     vectors,
 )
 from analogtorch.calibration.padding import Read, at_positions
-from analogtorch.calibration.units import MANY, are_far_apart, variances
+from analogtorch.calibration.units import MANY, are_in_units, are_shares, variances
 from analogtorch.hwa.distill import distillation_loss
 from analogtorch.hwa.recipe import Outputs, Recipe
 from analogtorch.nn.tap import hooked
@@ -282,7 +282,7 @@ def _are_scores(y: Tensor, dim: int, found: Found, named_so: bool, in_units: boo
     if named_so or _is_of_tokens(y, found) or _log_probabilities(y) is not None:
         return True
     if y.dim() < 3:
-        return not in_units or _are_shares(y)
+        return not in_units
     features = {shape[-1] for shape in shapes if len(shape) > 1}
     linear = found.last is not None and found.last[:2] == (y.shape[-1], -1)
     return y.dim() == 3 and linear and y.shape[-1] not in features and not in_units
@@ -311,11 +311,7 @@ def _log_probabilities(y: Tensor) -> int | None:
 
 def _are_independent(y: Tensor, dim: int) -> bool:
     """Return whether an output is probabilities that exclude no other, as those of labels are."""
-    return _are_shares(y) and bool((y.float().sum(dim).log().abs() > LOG_ONE).any())
-
-
-def _are_shares(y: Tensor) -> bool:
-    return bool(((y >= 0) & (y <= 1)).all())
+    return are_shares([y]) and bool((y.float().sum(dim).log().abs() > LOG_ONE).any())
 
 
 def _are_in_units(y: Tensor, dim: int) -> bool:
@@ -328,7 +324,7 @@ def _are_in_units(y: Tensor, dim: int) -> bool:
     ):
         return False
     rows = by_class(y.float(), dim)
-    return are_far_apart(variances([rows]), len(rows))
+    return are_in_units([rows])
 
 
 def _error_in_units(y: Tensor, exact: Tensor) -> Tensor:

@@ -174,7 +174,11 @@ def test_sequences_may_be_split_too() -> None:
     digital, x = nn.LSTM(20, 6, batch_first=True), torch.randn(40, 7, 20)
     chip = CHIP.replace(adc={"noise": 0.1})
     one, parts = (
-        _bounds(at.calibrate(at.convert(copy.deepcopy(digital), chip), batches, adc="mse"))
+        _bounds(
+            at.calibrate(
+                at.convert(copy.deepcopy(digital), chip), batches, adc="mse", effort="ranges"
+            )
+        )
         for batches in (x.split(10), x.split(5))  # the last quarter of either is held back
     )
     assert one == parts

@@ -438,6 +438,35 @@ def test_vectors_that_differ_all_count(dtype: torch.dtype) -> None:
     assert found[1:10].tolist() == 9 * [1.0]
 
 
+def test_a_class_that_is_rare_in_the_batches_does_not_decide() -> None:
+    """Its scores vary by little there, so that each would count 1,000 times."""
+    torch.manual_seed(0)
+    net = nn.Linear(16, 10)
+    with torch.no_grad():
+        net.weight[3] *= 0.03
+    model, x = at.convert(net, HERMES), torch.randn(200, 16)
+    judge = NoisyJudge(model, [x], None, seed=0)
+    errors, y = judge.errors().detach(), judge.exact[0][0].detach().double()
+    assert y.var(0).amin() < y.var(0).mean() / 500
+    assert errors.mean() < 0.05
+    size = y.var(0).mean()
+    others = NoisyJudge(model, [x], lambda m, x: m(x)[:, [i for i in range(10) if i != 3]], seed=0)
+    kept = others.exact[0][0].detach().double().var(0).mean()
+    expected = others.errors().detach() * kept * 9 / 10 / size
+    assert errors.mean() == pytest.approx(expected.mean().item(), rel=0.1)
+
+
+def test_quantities_of_several_units_all_decide() -> None:
+    torch.manual_seed(0)
+    net = nn.Linear(16, 3)
+    with torch.no_grad():
+        net.weight[1] *= 1e-3
+    model, x = at.convert(net, HERMES), torch.randn(200, 16)
+    errors = NoisyJudge(model, [x], None, seed=0).errors()
+    apart = NoisyJudge(model, [x], lambda m, x: m(x)[:, 1], seed=0).errors()
+    assert errors.mean() > 0.3 * apart.mean() > 0.1
+
+
 def test_a_single_number_is_judged_by_its_size() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 1)).eval()

@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from analogtorch.calibration.units import MANY, are_alike, are_far_apart, variances
+from analogtorch.calibration.units import (
+    MANY,
+    are_alike,
+    are_far_apart,
+    are_in_units,
+    variances,
+)
 
 
 def _x(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -34,3 +40,12 @@ def test_scores_are_alike_however_few_and_units_are_not(vectors: int) -> None:
         assert are_far_apart(variances([x]), vectors) == (vectors > 3)
     assert are_alike(torch.tensor([1.0, torch.inf]), vectors)
     assert not are_far_apart(torch.tensor([1.0, torch.inf]), vectors)
+
+
+def test_probabilities_are_in_no_units_though_a_class_is_absent() -> None:
+    x = _x(100, 10)
+    x[:, 4] -= 20
+    shares = x.softmax(-1)
+    assert are_far_apart(variances([shares]), 100)
+    assert not are_in_units(shares.split(50))
+    assert are_in_units([x * torch.logspace(-3, 3, 10)])
