@@ -84,17 +84,17 @@ def calibrate(
 
     The default does more, by the error of the model's outputs on the last quarter of the batches
     (16 at most), which is used for nothing else; with fewer than four batches, all are used for
-    both. A last batch with fewer inputs than the first comes beside them. It runs there on two noisy chips, drawn from a fixed seed: devices are programmed, drift
-    for a day and are read, and a digital factor per block or column corrects them. If fixed DAC
-    ranges cost over a tenth of the error of a range per vector, and over 0.005 of the variance of
-    the outputs, all layers get a range per vector, where that errs less with rounded outputs.
-    Where the digital unit scales columns (``Periphery.column_calibration`` or ``output_bits``), the
-    devices of all layers are written to targets that allow for a day of drift
-    (``Chip.drift_aware``) if that lowers the error of the uncalibrated model by over 1 % and beyond
-    chance, and all layers get a weight scale per column if that saves over a tenth of it; the chips
-    of the layers then change. Where a layer needs a range beyond its largest input, the model with
-    measured ranges is compared instead, as both make sums larger. ``effort="ranges"`` does none of
-    it: the chips stay as they are.
+    both. A last batch with fewer inputs than the first comes beside them. It runs there on two
+    noisy chips, drawn from a fixed seed: devices are programmed, drift for a day and are read, and
+    a digital factor per block or column corrects them. If fixed DAC ranges cost over a tenth of
+    the error of a range per vector, and over 0.005 of the variance of the outputs, all layers get a
+    range per vector, where that errs less with rounded outputs. Where the digital unit scales
+    columns (``Periphery.column_calibration`` or ``output_bits``), the devices of all layers are
+    written to targets that allow for a day of drift (``Chip.drift_aware``) if that lowers the error
+    of the uncalibrated model by over 1 % and beyond chance, and all layers get a weight scale per
+    column if that saves over a tenth of it; the chips of the layers then change. Where a layer
+    needs a range beyond its largest input, the model with measured ranges is compared instead, as
+    both make sums larger. ``effort="ranges"`` does none of it: the chips stay as they are.
 
     At the end, both compare the outputs without noise with those of the uncalibrated model. If the
     calibrated model is worse, all layers get a range per vector; if that is worse too, and costs on
