@@ -3,6 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import torch
@@ -203,6 +204,20 @@ def _refuse_meta(caller: str, model: nn.Module, batch: Any) -> None:
         )
 
 
+_NUMBERS = ContextVar[Mapping[int, int] | None]("numbers of batches", default=None)
+"""Numbers of batches by their id, which errors name; None: batches count where they run."""
+
+
+@contextlib.contextmanager
+def numbered(numbers: Mapping[int, int]) -> Iterator[None]:
+    """Let errors in the context name batches by these numbers, given by id."""
+    token = _NUMBERS.set(numbers)
+    try:
+        yield
+    finally:
+        _NUMBERS.reset(token)
+
+
 @contextlib.contextmanager
 def noted(
     caller: str, model: nn.Module, batch: Any, forward: Forward | None, number: int | None = None
@@ -211,6 +226,7 @@ def noted(
     try:
         yield
     except Exception as error:
+        number = (_NUMBERS.get() or {}).get(id(batch), number)
         if number is not None:
             error.add_note(f"{caller}: the model failed on batch {number}, counted from 0")
         if forward is None and (how := _passed_how(model, batch)):

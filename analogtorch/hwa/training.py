@@ -26,6 +26,11 @@ _KEPT = (
     *("best", "best_state", "least", "worse", "stopped"),
 )
 """The fields that a resumed run goes on with, beside student, optimizer and history."""
+_FINITE = (
+    "a smaller recipe.learning_rate may help, or requires_grad_(False) for a Parameter whose "
+    "gradient some inputs make infinite"
+)
+"""What helps where a loss or gradients are not finite."""
 _NAMED = 3
 """Most Parameters that are named."""
 
@@ -94,12 +99,7 @@ class Training:
         try:
             while not self.stopped:
                 row = self._step(batches)
-                if self.stopped:
-                    warn(
-                        f"adapt: {self.stopped}, so that the training ends with the best state "
-                        "before; a smaller recipe.learning_rate may help, or requires_grad_(False) "
-                        "for a Parameter whose gradient some inputs make infinite"
-                    )
+                if row is None:
                     break
                 self.step += 1
                 self.history.append(row)
@@ -127,17 +127,32 @@ class Training:
                 raise
         return losses
 
-    def _step(self, batches: Sequence[Any]) -> Step:
+    def _step(self, batches: Sequence[Any]) -> Step | None:
+        """Take a step; None: it cannot be taken, of which a warning tells, and the training ends.
+
+        Raises:
+            Exception: what the model raises in the first step of all.
+        """
         schedule, student = Schedule(self.recipe, self.steps, self.tails), self.twin.student
         fraction, share = schedule.before(student, self.step), schedule.rate(self.step)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = share * rate
         batch = batches[_index(self.seed, self.step, len(batches))]
-        loss, outputs, layers = (value.item() for value in self.gradients(batch))
-        self.stopped = self._broken(loss)
-        if not self.stopped:
-            self.optimizer.step()
-            schedule.after(student, self.step)
+        where = f"at step {self.step}, on {self.twin.named(batch)}"
+        try:
+            loss, outputs, layers = (value.item() for value in self.gradients(batch))
+        except Exception as error:
+            if not self.step:
+                raise
+            # a batch unlike the others, which must not cost what was learnt from them
+            what = next(iter(str(error).splitlines()), "")
+            self._end(f"{type(error).__name__} {where}: {what}", "leave that batch out")
+            return None
+        if broken := self._broken(loss, where):
+            self._end(broken, _FINITE)
+            return None
+        self.optimizer.step()
+        schedule.after(student, self.step)
         return Step(
             step=self.step,
             loss=loss,
@@ -147,17 +162,21 @@ class Training:
             learning_rate=share * self.recipe.learning_rate,
         )
 
-    def _broken(self, loss: float) -> str:
+    def _end(self, why: str, remedy: str) -> None:
+        self.stopped = why
+        warn(f"adapt: {why}, so that the training ends with the best state before; {remedy}")
+
+    def _broken(self, loss: float, where: str) -> str:
         """Return what the loss or the gradients have that no step can take; empty if nothing."""
         if not math.isfinite(loss):
-            return f"the loss was {loss} at step {self.step}"
+            return f"the loss was {loss} {where}"
         grads = {n: p.grad for n, p in self.twin.student.named_parameters() if p.grad is not None}
         if torch.nn.utils.get_total_norm(grads.values()).isfinite():
             return ""
         # the norm of finite numbers may be infinite
         names = [name for name, grad in grads.items() if not grad.isfinite().all()]
         shown = listed(map(repr, names), _NAMED)
-        return f"gradients were NaN or infinite at step {self.step}: of {shown}" if names else ""
+        return f"gradients were NaN or infinite {where}: of {shown}" if names else ""
 
     def _looks(self) -> bool:
         """Return whether the chips are measured after the steps that are done."""

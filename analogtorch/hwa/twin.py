@@ -137,6 +137,11 @@ class Twin:
             read=read_positions(model, batch),
         )
 
+    def named(self, batch: Any) -> str:
+        """Return a batch in words: by its number, if it has one."""
+        number = self.numbers.get(id(batch))
+        return "a batch" if number is None else f"batch {number} (from 0)"
+
     def exact(self, batch: Any) -> list[Tensor]:
         """Return the outputs of the teacher.
 
@@ -163,16 +168,16 @@ class Twin:
             found = self._outputs(self.teacher, batch)
         for which, y in enumerate(found.outputs):
             if not y.numel():
-                number = self.numbers.get(id(batch))
-                where = "a batch" if number is None else f"batch {number}, counted from 0,"
                 raise ValueError(
-                    f"adapt: output {which}, counted from 0, of the digital model for {where} is "
-                    f"empty, of shape {tuple(y.shape)}, so that there is nothing to compare. "
-                    f"{FIXED}; leave out outputs that are always empty"
+                    f"adapt: output {which}, counted from 0, of the digital model for "
+                    f"{self.named(batch)} is empty, of shape {tuple(y.shape)}, so that there is "
+                    f"nothing to compare. {FIXED}; leave out outputs that are always empty"
                 )
         if not all(map(_is_finite, found.outputs)):  # gradients of the others would not be either
+            where = self.named(batch)
             raise ValueError(
-                "adapt: the digital outputs hold NaN or infinite values; check model and batches"
+                f"adapt: the digital outputs for {where} hold NaN or infinite values; check model "
+                "and batches"
             )
         if not self.comparison.decided:
             if not given:  # a forward that calls parts of the model

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import math
+import re
 import time
 import types
 from pathlib import Path
@@ -345,11 +346,47 @@ def test_a_loss_that_is_no_number_ends_the_training_with_the_best_state() -> Non
         return y * math.nan if y.requires_grad else y
 
     given = _net_of(_net())
-    with pytest.warns(UserWarning, match="the loss was nan at step 0"):
+    with pytest.warns(UserWarning, match=r"the loss was nan at step 0, on batch \d"):
         adapted = at.hwa.adapt(given, _batches(), steps=5, num_chips=1, forward=forward)
     assert _same(_state(given), _state(adapted.model))
     assert not adapted.steps
     assert [stage.kept for stage in adapted.stages] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("bad", "named"),
+    [
+        (torch.randn(32, 7), "RuntimeError at step .*, on batch 38 .*: mat1 and mat2 shapes"),
+        (torch.full((32, 12), torch.nan), "ValueError at step .*for batch 38 .*hold NaN"),
+    ],
+)
+def test_a_batch_that_does_not_run_ends_the_training_and_costs_nothing(
+    bad: Tensor, named: str, tmp_path: Path
+) -> None:
+    batches = _batches(64)
+    batches[38] = bad  # of 60 to learn from, of which every other one calibrates
+    assert all(x is not bad for x in adaptation.calibrating(batches[:60]))
+    with pytest.warns(UserWarning, match=f"{named}.*best state before; leave that batch out"):
+        adapted = at.hwa.adapt(
+            _net(), batches, chip=CHIP, steps=120, num_chips=1, seed=2, folder=tmp_path / "run"
+        )
+    assert 0 < len(adapted.steps) < 60
+    assert re.match(named.split(":")[0], adapted.stopped)
+    assert adapted.stages[-1].reading.mean <= adapted.stages[0].reading.mean
+    assert (
+        at.hwa.adapt(
+            _net(), batches, chip=CHIP, steps=120, num_chips=1, seed=2, folder=tmp_path / "run"
+        ).stopped
+        == adapted.stopped
+    )  # a finished run
+
+
+def test_a_batch_that_does_not_run_is_named_by_its_number_while_it_calibrates() -> None:
+    batches = _batches(64)
+    batches[30] = torch.randn(32, 7)
+    with pytest.raises(ValueError, match="inputs, got shape") as raised:
+        at.hwa.adapt(_net(), batches, chip=CHIP, steps=2, num_chips=1)
+    assert any("failed on batch 30, counted" in note for note in raised.value.__notes__)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -364,10 +401,11 @@ def test_parameters_whose_gradients_are_not_finite_are_named(dtype: torch.dtype)
             return y + self.floor.abs().sqrt()  # whose derivative is infinite at 0
 
     model, batches = Silent(*_net()).to(dtype), [x.to(dtype) for x in _batches()]
-    named = "gradients were NaN or infinite at step 0: of 'floor', so .*best state.*requires_grad_"
+    why = r"gradients were NaN or infinite at step 0, on batch \d+ \(from 0\): of 'floor'"
+    named = why + ", so .*best state.*requires_grad_"
     with pytest.warns(UserWarning, match=named):
         adapted = at.hwa.adapt(model, batches, chip=CHIP, steps=4, num_chips=1)
-    assert adapted.stopped == "gradients were NaN or infinite at step 0: of 'floor'"
+    assert re.fullmatch(why, adapted.stopped)
     assert all(p.isfinite().all() for p in adapted.model.parameters())
     model.floor.requires_grad_(False)
     assert "all 4" in at.hwa.adapt(model, batches, chip=CHIP, steps=4, num_chips=1).stopped

@@ -142,7 +142,7 @@ def test_detections_are_refused_though_they_have_one_shape() -> None:
     "forward", [lambda model, x: model(x)[:0], lambda model, x: (model(x), model(x)[:, :0])]
 )
 def test_an_empty_output_is_named(forward: Callable[..., Any]) -> None:
-    why = r"output [01], .* for batch \d, counted from 0, is empty, of shape .*pass forward="
+    why = r"output [01], .* for batch \d \(from 0\) is empty, of shape .*pass forward="
     with pytest.raises(ValueError, match=why):
         _adapt(forward=forward)
 

@@ -126,9 +126,9 @@ def test_numbers_of_the_net_are_no_masks() -> None:
 
 
 def test_outputs_without_a_number_are_refused() -> None:
-    with pytest.raises(ValueError, match="digital outputs hold NaN or infinite"):
+    with pytest.raises(ValueError, match="digital outputs for a batch hold NaN or inf"):
         Twin(nn.Linear(8, 3), nn.Linear(8, 3)).exact(torch.full((4, 8), math.inf))
-    with pytest.raises(ValueError, match="digital outputs hold NaN or infinite"):
+    with pytest.raises(ValueError, match="digital outputs for a batch hold NaN or inf"):
         Twin(_Masked(None), _Masked(None), forward=lambda m, x: m(x) - math.inf).exact(X)
 
 
