@@ -17,6 +17,7 @@ from analogtorch.calibration.padding import has_decoder
 from analogtorch.conversion import analog_layers
 from analogtorch.evaluate.metric import Metric
 from analogtorch.hwa.clip import Tails, tails
+from analogtorch.hwa.finite import refuse_broken
 from analogtorch.hwa.huggingface_ranges import KeepRanges, load_ranges
 from analogtorch.hwa.on_chips import Validation
 from analogtorch.hwa.ramp import training_noise_
@@ -158,10 +159,18 @@ class DistillationTrainer(Trainer):
             training_noise_(self.twin.student, 1.0)
 
     def training_step(self, *args: Any, **options: Any) -> Tensor:
-        """Step with the student as the loss ran it, for what the backward runs again."""
+        """Step with the student as the loss ran it, for what the backward runs again.
+
+        Raises:
+            ValueError: a gradient is NaN or infinite, which would leave no weight finite, and no
+                scaler of half precision skips it.
+        """
         with ExitStack() as self._step:
             self._step.callback(setattr, self, "_step", None)
-            return super().training_step(*args, **options)
+            loss = super().training_step(*args, **options)
+        if self.accelerator.sync_gradients and self.accelerator.scaler is None:
+            refuse_broken("DistillationTrainer", self.twin.student, self.state.global_step)
+        return loss
 
     def compute_loss(
         self,

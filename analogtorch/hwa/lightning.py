@@ -15,6 +15,7 @@ from analogtorch.conversion.detached import deep_copy
 from analogtorch.evaluate.metric import Metric
 from analogtorch.hwa import training_noise_
 from analogtorch.hwa.clip import Tails, clippable, tails
+from analogtorch.hwa.finite import refuse_broken
 from analogtorch.hwa.lightning_averaging import LAST, KeepRanges, Ordered, averaged
 from analogtorch.hwa.lightning_clip import Clip, WeightClip
 from analogtorch.hwa.on_chips import Validation
@@ -332,6 +333,15 @@ class Distillation(L.LightningModule):
         """Compute the gradients, where checkpointed parts of the student run again."""
         with self._twin[0].running():
             super().backward(loss, *args, **options)
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Refuse gradients that are not finite, unless a scaler of half precision skips them.
+
+        Raises:
+            ValueError: a gradient is NaN or infinite, which would leave no weight finite.
+        """
+        if getattr(self.trainer.precision_plugin, "scaler", None) is None:
+            refuse_broken("Distillation", self.student, self.global_step)
 
     def optimizer_step(self, *args: Any, **options: Any) -> None:
         """Step, and clip the weights."""

@@ -11,6 +11,7 @@ from torch import nn
 
 from analogtorch.hwa.adapted import Step
 from analogtorch.hwa.clip import Tails, tails
+from analogtorch.hwa.finite import REMEDY, broken_gradients
 from analogtorch.hwa.on_chips import OnChips, Reading
 from analogtorch.hwa.ramp import training_noise_
 from analogtorch.hwa.recipe import Recipe
@@ -18,7 +19,6 @@ from analogtorch.hwa.schedule import Schedule, relative_adam
 from analogtorch.hwa.twin import Losses, Twin
 from analogtorch.ops import derived
 from analogtorch.ops.scope import noise_in_turn
-from analogtorch.values.listed import listed
 from analogtorch.values.warned import warn
 
 _KEPT = (
@@ -26,13 +26,6 @@ _KEPT = (
     *("best", "best_state", "least", "worse", "stopped"),
 )
 """The fields that a resumed run goes on with, beside student, optimizer and history."""
-_FINITE = (
-    "a smaller recipe.learning_rate may help, or requires_grad_(False) for a Parameter whose "
-    "gradient some inputs make infinite"
-)
-"""What helps where a loss or gradients are not finite."""
-_NAMED = 3
-"""Most Parameters that are named."""
 
 
 @dataclass
@@ -149,7 +142,7 @@ class Training:
             self._end(f"{type(error).__name__} {where}: {what}", "leave that batch out")
             return None
         if broken := self._broken(loss, where):
-            self._end(broken, _FINITE)
+            self._end(broken, REMEDY)
             return None
         self.optimizer.step()
         schedule.after(student, self.step)
@@ -170,13 +163,7 @@ class Training:
         """Return what the loss or the gradients have that no step can take; empty if nothing."""
         if not math.isfinite(loss):
             return f"the loss was {loss} {where}"
-        grads = {n: p.grad for n, p in self.twin.student.named_parameters() if p.grad is not None}
-        if torch.nn.utils.get_total_norm(grads.values()).isfinite():
-            return ""
-        # the norm of finite numbers may be infinite
-        names = [name for name, grad in grads.items() if not grad.isfinite().all()]
-        shown = listed(map(repr, names), _NAMED)
-        return f"gradients were NaN or infinite {where}: of {shown}" if names else ""
+        return broken_gradients(self.twin.student, where)
 
     def _looks(self) -> bool:
         """Return whether the chips are measured after the steps that are done."""

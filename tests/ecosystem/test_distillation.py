@@ -129,6 +129,20 @@ def _fitted(data: Any = X, recipe: at.hwa.Recipe | None = None, **options: Any) 
     return student
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_gradients_that_are_not_finite_end_a_fit_before_the_step(accumulate: int) -> None:
+    student = at.calibrate(at.convert(_teacher(), CHIP), [X], effort="ranges")
+    student[2].weight.register_hook(lambda g: g * torch.nan)
+    before = _state(student)
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, max_steps=4, accumulate_grad_batches=accumulate,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="Distillation: gradients .* at step 0: of '2.weight'; "):
+        trainer.fit(in_lightning.Distillation(student, _teacher()), DataLoader(X, batch_size=16))
+    assert all(map(torch.equal, before, _state(student)))
+
+
 def test_lightning_clips_gradients_under_mixed_precision() -> None:
     student = _fitted(precision="bf16-mixed", gradient_clip_val=1.0, max_epochs=1)
     assert not any(map(torch.equal, _state(student), _state(_teacher())))

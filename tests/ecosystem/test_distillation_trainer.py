@@ -99,6 +99,23 @@ def _student() -> nn.Module:
     return at.calibrate(at.convert(_bert(), CHIP), [batch], effort="ranges")
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_gradients_that_are_not_finite_end_the_training_before_the_step(
+    accumulate: int, tmp_path: Path
+) -> None:
+    """The Trainer would step, log a loss of 0, and go on with a model of NaN."""
+    student = _student()
+    student.classifier.weight.register_hook(lambda g: g * torch.nan)
+    before = _state(student)
+    trainer = _trainer(
+        tmp_path, student, _bert(), max_steps=3, gradient_accumulation_steps=accumulate
+    )
+    named = r"DistillationTrainer: gradients .* at step 0: of 'classifier.weight'; .*was before"
+    with pytest.raises(ValueError, match=named):
+        trainer.train()
+    assert all(map(torch.equal, before, _state(student)))
+
+
 class _Stop(TrainerCallback):
     """Interrupts the training in the middle of the noise ramp."""
 
