@@ -3,9 +3,13 @@
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from analogtorch.conversion.kinds import check_module, refuse_flat, refuse_programmed, some_layers
 from analogtorch.values import checks
+
+_NORMS = _NormBase | nn.LayerNorm | nn.GroupNorm | nn.RMSNorm
+"""Norms of torch, whose gains may have several dimensions."""
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -22,9 +26,9 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
     Returns:
         Three groups, in this order, which hold each Parameter of the model once: ``matrices``, with
-        two dimensions or more (embeddings among them) and with ``weight_decay``; ``vectors``
-        (biases, gains of norms) and ``ranges`` (DAC ranges), both without. The key ``name`` has
-        these names.
+        two dimensions or more (embeddings among them) and with ``weight_decay``; ``vectors`` (all
+        others, with biases and the Parameters of torch's norms, of any dimensions) and ``ranges``
+        (DAC ranges), both without. The key ``name`` has these names.
 
     Raises:
         TypeError: ``model`` is no module.
@@ -44,9 +48,15 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     layers = some_layers(model, "parameter_groups")
     ranges = {id(layer.input_range) for layer in layers.values()}
     refuse_programmed(model, "parameter_groups")
+    spared = {
+        id(p)
+        for module in model.modules()
+        for name, p in module.named_parameters(recurse=False)
+        if isinstance(module, _NORMS) or name.startswith("bias")
+    }
     groups: dict[str, list[nn.Parameter]] = {"matrices": [], "vectors": [], "ranges": []}
     for p in model.parameters():
-        kind = "matrices" if p.dim() > 1 else "vectors"
+        kind = "matrices" if p.dim() > 1 and id(p) not in spared else "vectors"
         groups["ranges" if id(p) in ranges else kind].append(p)
     return [
         {

@@ -60,3 +60,17 @@ def test_models_without_ranges_to_learn_are_refused() -> None:
         at.hwa.parameter_groups(at.program(_model(), seed=0).at("0 s"), weight_decay=0.1)
     with pytest.raises(TypeError, match="must be a torch.nn.Module"):
         at.hwa.parameter_groups([], weight_decay=0.1)  # type: ignore[arg-type]
+
+
+def test_norms_and_biases_of_several_dimensions_do_not_decay() -> None:
+    net = nn.Sequential(
+        nn.Linear(16, 32), nn.Unflatten(1, (4, 8)), nn.LayerNorm((4, 8)), nn.RMSNorm((4, 8))
+    )
+    attention = nn.MultiheadAttention(8, 2, add_bias_kv=True)
+    model = at.convert(nn.ModuleList([net, attention]), at.chips.hermes64())
+    names = {id(p): name for name, p in model.named_parameters()}
+    matrices, vectors, _ = (
+        {names[id(p)] for p in group["params"]} for group in at.hwa.parameter_groups(model, 0.1)
+    )
+    assert matrices == {"0.0.weight", "1.in_proj_weight", "1.out_proj.weight"}
+    assert {"0.2.weight", "0.2.bias", "0.3.weight", "1.bias_k", "1.bias_v"} < vectors
