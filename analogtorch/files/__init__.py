@@ -19,6 +19,7 @@ from analogtorch.files.text import (
     parse_json,
     parse_yaml,
     read_object,
+    variables,
     yaml_text,
 )
 
@@ -48,6 +49,7 @@ __all__ = [
     "signed",
     "sync_folder",
     "unpacked",
+    "variables",
     "write_atomically",
     "yaml_text",
 ]

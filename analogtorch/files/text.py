@@ -182,5 +182,11 @@ def expanded(path: str) -> Path:
     return Path(_VARIABLE.sub(value, path)).expanduser()
 
 
+def variables(text: str) -> dict[str, str]:
+    """Return the variables that ``expanded`` would replace in a text and that are set."""
+    names = (found[1] for found in _VARIABLE.finditer(text))
+    return {name: value for name in names if (value := os.environ.get(name))}
+
+
 def _too_deep() -> ValueError:
     return ValueError(f"is nested more than {DEEPEST} levels deep")

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-from analogtorch.files import digest_of
+from analogtorch.files import digest_of, variables
 from analogtorch.speech.run_journal import CONFIG, JOURNAL, check_given, read
 from analogtorch.speech.run_settings import changed
 
@@ -83,8 +83,13 @@ def continued(run: Path, code: dict[str, str]) -> str:
 
 
 def started(command: str, run: Path, out: Path, *, allow_code: bool) -> str:
-    """Return the command that starts a run in ``out`` with the configuration of ``run``."""
+    """Return the command that starts a run in ``out`` with the configuration of ``run``.
+
+    Variables in it that are set come first: in another shell they may not be.
+    """
+    text = (run / CONFIG).read_text() if (run / CONFIG).is_file() else ""
+    given = [f"{name}={shlex.quote(value)}" for name, value in variables(text).items()]
     # a path that begins with a hyphen would be an option
     config, into = (f"./{p}" if str(p).startswith("-") else str(p) for p in (run / CONFIG, out))
     options = ["--config", config, *["--allow-code"] * allow_code, "--out", into]
-    return shlex.join(["analogtorch", command, *options])
+    return " ".join([*given, shlex.join(["analogtorch", command, *options])])

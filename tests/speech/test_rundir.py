@@ -1,6 +1,7 @@
 """The folder of a run: what its journal knows of its files while the run goes on."""
 
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -154,3 +155,20 @@ def test_a_run_that_is_replaced_in_part_is_never_taken_for_the_new_one(
         folder.begin("sha256:1")
     assert not any((finished / name).exists() for name in NAMES)
     assert begun(finished)["config"]["seed"] == 7
+
+
+def test_a_command_that_repeats_a_run_has_the_variables_of_its_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In another shell they may not be set, or lead to other recordings."""
+    monkeypatch.setenv("CLIPS", "/data/my clips")
+    monkeypatch.delenv("ELSEWHERE", raising=False)
+    for number, root in enumerate(("${CLIPS:-clips}/a", "${CLIPS}/${ELSEWHERE:-b}")):
+        config = KWSConfig()
+        data = replace(config.data, folder=replace(config.data.folder, root=root))
+        config = replace(config, data=data)
+        with RunFolder.open(tmp_path / str(number), config, resume=False) as folder:
+            folder.begin("sha256:0")
+            command = folder.again("kws")
+        assert command.startswith("CLIPS='/data/my clips' analogtorch kws --config ")
+        assert "ELSEWHERE" not in command

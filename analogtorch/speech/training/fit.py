@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import pickle
+import re
 import signal
 import sys
 import threading
@@ -30,6 +31,8 @@ _UNREADABLE = (
     pickle.UnpicklingError,
 )
 # fmt: on
+_ENDED = re.compile(r"DataLoader worker \(.*\) (is killed|exited unexpectedly)")
+"""What torch says of a worker that is gone."""
 
 
 def fit(
@@ -85,8 +88,8 @@ def fit(
     Raises:
         ValueError: a teacher is missing, the checkpoint to resume from is damaged or of another
             network, or the loss becomes NaN or infinite; the checkpoint of the epoch before stays.
-        RuntimeError: one of the processes of ``devices`` > 1 was killed, or this process has used
-            ``torch.compile``.
+        RuntimeError: one of the processes of ``devices`` > 1, or one that makes batches, was
+            killed, or this process has used ``torch.compile``.
         OSError: the checkpoint cannot be written, such as on a full disk; the one before stays
             whole.
     """
@@ -125,7 +128,8 @@ def fit(
             ],
         )
         network.train()
-        with _interruptible(trainer), forking() if devices > 1 else contextlib.nullcontext():
+        forks = forking() if devices > 1 else contextlib.nullcontext()
+        with _interruptible(trainer), _with_workers(), forks:
             loader = None
             if validation is not None:
                 loader = DataLoader(TensorDataset(*validation), batch_size=500)
@@ -189,6 +193,21 @@ def _interruptible(trainer: L.Trainer) -> Iterator[None]:
     finally:
         if main and handler is not None:
             signal.signal(signal.SIGINT, handler)
+
+
+@contextlib.contextmanager
+def _with_workers() -> Iterator[None]:
+    """Name what to do where a process that makes batches is killed."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not _ENDED.search(str(error)):
+            raise
+        raise RuntimeError(
+            f"a process that makes batches has ended, as where memory is short ({error}); the "
+            "state after the last whole epoch is kept: resume from it (`analogtorch kws ... "
+            "--resume`), with --workers 0 to make the same batches in this process"
+        ) from error
 
 
 @contextlib.contextmanager

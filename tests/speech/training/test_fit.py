@@ -2,18 +2,21 @@
 
 import csv
 import logging
+import os
 import signal
 import warnings
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import get_worker_info
 
 import analogtorch as at
-from analogtorch.speech.training import Phase, fit, read_curve
+from analogtorch.speech.training import Batches, Phase, fit, read_curve
 from tests.speech.training.conftest import PHASE, Kill
 
 
@@ -42,6 +45,22 @@ def test_killed_twice_and_resumed_with_workers_and_progress(
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "val_accuracy" in shown.err
+
+
+def test_a_killed_worker_is_named_and_what_was_trained_stays(toy, same, tmp_path: Path) -> None:
+    def make(indices: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        if epoch == 2 and get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return toy.make(indices, epoch)
+
+    path = tmp_path / "a.ckpt"
+    batches = Batches(make, 64, batch_size=16, seed=1, workers=1)
+    given: dict[str, Any] = {"seed": 3, "teacher": toy.digital()}
+    with pytest.raises(
+        RuntimeError, match=r"makes batches has ended.*--resume`\), with --workers 0"
+    ):
+        fit(toy.analog(), batches, PHASE, checkpoint=path, **given)
+    assert same(toy.train(tmp_path / "whole.ckpt"), toy.train(path, resume=True))
 
 
 def test_resuming_a_finished_phase_trains_no_further(toy, same, tmp_path: Path) -> None:
