@@ -1,6 +1,7 @@
 """A mapping as a table for the terminal."""
 
 from collections import defaultdict
+from typing import Any
 
 from analogtorch.mapping import ChipMapping
 from analogtorch.report.columns import ruled
@@ -18,26 +19,54 @@ def table(mapping: ChipMapping) -> str:
 
 
 def layer_rows(mapping: ChipMapping) -> list[tuple[str, ...]]:
-    """Return the cells of the table below the header.
+    """Return the cells of the table below the header."""
+    return [
+        (
+            row["matrix"],
+            f"{row['rows']} x {row['cols']}",
+            *(str(row[name]) for name in HEADER[2:6]),
+            f"{row['utilisation']:.0%}",
+            f"{row['vectors']:,}",
+        )
+        for row in _matrices(mapping)
+    ]
 
-    Utilisation is that of all tiles that hold a part of the matrix.
-    """
+
+def plain(mapping: ChipMapping) -> dict[str, Any]:
+    """Return the figures that reports show of a mapping, as JSON takes them."""
+    return {
+        "num_chips": mapping.num_chips,
+        "tiles": mapping.tiles_used,
+        "weights": mapping.weights,
+        "utilisation": mapping.utilisation,
+        "matrices": _matrices(mapping),
+        "digital operations": [
+            {"name": op.name, "kind": op.kind, "numbers": op.elements, "operations": op.operations}
+            for op in mapping.digital
+        ],
+        "digital weights": dict(mapping.digital_weights),
+    }
+
+
+def _matrices(mapping: ChipMapping) -> list[dict[str, Any]]:
+    """Return the figures of each matrix; utilisation is that of all tiles with a part of it."""
     used, vectors, copies = mapping.tile_utilisation, mapping.vectors, mapping.copies
-    rows: list[tuple[str, ...]] = []
+    rows: list[dict[str, Any]] = []
     for matrix in mapping.matrices:
         listed = mapping.matrix_blocks(matrix.name)
         tiles = {(p.chip, p.tile) for p in listed}
         rows.append(
-            (
-                matrix.name,
-                f"{matrix.rows} x {matrix.cols}",
-                str(matrix.groups),
-                str(copies[matrix.name]),
-                str(len(listed)),
-                str(len(tiles)),
-                f"{sum(used[t] for t in tiles) / len(tiles):.0%}",
-                f"{vectors[matrix.name]:,}",
-            )
+            {
+                "matrix": matrix.name,
+                "rows": matrix.rows,
+                "cols": matrix.cols,
+                "groups": matrix.groups,
+                "copies": copies[matrix.name],
+                "blocks": len(listed),
+                "tiles": len(tiles),
+                "utilisation": sum(used[t] for t in tiles) / len(tiles),
+                "vectors": vectors[matrix.name],
+            }
         )
     return rows
 

@@ -15,6 +15,7 @@ from analogtorch.evaluate.shares import Budget
 from analogtorch.mapping import ChipMapping
 from analogtorch.report.cost import plain
 from analogtorch.report.heard import Heard
+from analogtorch.report.mapping import plain as plain_mapping
 from analogtorch.report.ranges import RangeChoice
 
 Curve = Sequence[tuple[int, float, float | None]]
@@ -264,13 +265,7 @@ class Result:
         if self.heard is not None:
             found["confusion"] = self.heard.to_dict()
         if self.mapping is not None:
-            used = self.mapping
-            found["mapping"] = {
-                "num_chips": used.num_chips,
-                "tiles": used.tiles_used,
-                "weights": used.weights,
-                "utilisation": used.utilisation,
-            }
+            found["mapping"] = plain_mapping(self.mapping)
         if self.cost is not None:
             found["cost"] = plain(self.cost)
             found["listening"] = {

@@ -156,6 +156,22 @@ def test_tables_are_those_of_the_json(page: Element, report: dict) -> None:
     causes = rows(page, "that each non-ideality costs alone")
     for row in report["budget"]["rows"]:
         assert causes[row["name"]][1].startswith(f"{100 * row['alone']['mean']:.2f}")
+    mapping = report["mapping"]
+    for row in mapping["matrices"]:
+        shown = rows(page, "Matrices on the chip")[row["matrix"]]
+        assert shown[0] == f"{row['rows']} x {row['cols']}"
+        assert shown[1:5] == [str(row[k]) for k in ("groups", "copies", "blocks", "tiles")]
+        assert shown[5:] == [f"{row['utilisation']:.0%}", f"{row['vectors']:,}"]
+    digital = rows(page, "Digital operations of one inference")
+    for row in mapping["digital operations"]:
+        assert digital[row["name"]] == [
+            row["kind"],
+            f"{row['numbers']:,}",
+            f"{row['operations']:,}",
+        ]
+    kept = rows(page, "Weights that stay digital")
+    assert {n: [f"{w:,}"] for n, w in mapping["digital weights"].items()} == kept
+    assert min(map(len, (mapping["matrices"], digital, kept))) > 0
     consumers = rows(page, "Where the energy")
     total = sum(v for k, v in report["cost"]["energy"].items() if k != "system")
     assert total == near(report["cost"]["energy"]["system"])
