@@ -38,8 +38,8 @@ CALIBRATED = 32
 _CORRECTING = 2
 """Most batches by which chips correct their columns at a look: to correct takes a chip about six
 times as long as a forward of the same batches."""
-_PROBES = 3
-"""Steps whose time is measured to find how many fit into the time that is given."""
+_PROBES = 30
+"""Most steps whose time is measured to find how many fit into the time that is given."""
 _AFTER = 10
 """Looks that what comes after the training takes as long as: the model is calibrated and measured a
 few times more, and to correct its columns takes a chip as long as three or four."""
@@ -198,11 +198,8 @@ class Adaptation:
 
         Less than one step: none does. Looks are fewer where they would take over half of the time.
         """
-        before = time.monotonic()
         spent = self.seconds
-        for batch in _spread(self.fitted, _PROBES):
-            training.gradients(batch)
-        step = (time.monotonic() - before) / _PROBES
+        step = training.seconds_of_step(_spread(self.fitted, _PROBES))
         left = seconds - 1.25 * spent - _AFTER * look
         looks = max(1, min(training.recipe.looks, math.floor(left / 2 / look)))
         return math.floor((left - looks * look) / step), looks

@@ -2,7 +2,9 @@
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -26,6 +28,8 @@ _KEPT = (
     *("best", "best_state", "least", "worse", "stopped"),
 )
 """The fields that a resumed run goes on with, beside student, optimizer and history."""
+_COUNTED, _LONG = 3, 2.0
+"""Fewest steps, and seconds of them, by which the time of a step is measured."""
 
 
 @dataclass
@@ -104,6 +108,28 @@ class Training:
             self.optimizer.zero_grad(set_to_none=True)
         assert self.best_state is not None
         student.load_state_dict(self.best_state)
+
+    def seconds_of_step(self, batches: Iterable[Any]) -> float:
+        """Return how long a step takes, s, by steps on some of the batches that are then undone.
+
+        The first ones, which load kernels, do not count if there are ``_COUNTED`` more; there are
+        no more than take ``_LONG`` seconds.
+        """
+        saved, taken = state_of(self.twin.student), list[float]()
+        schedule = Schedule(self.recipe, self.steps, self.tails)
+        for number, batch in enumerate(batches):
+            began = time.monotonic()
+            schedule.before(self.twin.student, number)
+            losses = self.gradients(batch)
+            if not self._broken(losses.total.item(), ""):
+                self.optimizer.step()
+                schedule.after(self.twin.student, number)
+            taken.append(time.monotonic() - began)
+            if len(taken) >= _COUNTED and sum(taken) > _LONG:
+                break
+        self.twin.student.load_state_dict(saved)
+        self.reset()
+        return statistics.fmean(taken[-max(_COUNTED, len(taken) // 2) :])
 
     def gradients(self, batch: Any) -> Losses:
         """Compute the gradients of one step, and return its losses."""

@@ -169,12 +169,12 @@ def test_digital_models_do_not_keep_what_a_run_added() -> None:
 
 
 def test_ranges_are_no_parameters_of_the_model() -> None:
-    torch.manual_seed(0)  # of the inputs depends whether a range for each tile is the better one
+    torch.manual_seed(0)
     digital = nn.Sequential(nn.Linear(600, 8), nn.LSTM(8, 4))
     count = sum(p.numel() for p in digital.parameters())
     found = at.summary(at.convert(digital, CHIP))
     assert (found.parameters, found.ranges) == (count, 3)
-    at.calibrate(digital, [torch.randn(4, 600)], per="tile")
+    at.calibrate(digital, [torch.randn(4, 600)], per="tile", effort="ranges")
     found = at.summary(digital)
     assert (found.parameters, found.ranges) == (count, 5)  # the first layer has three row blocks
     assert sum(p.numel() for p in digital.parameters()) == found.parameters + found.ranges

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 import analogtorch as at
 from analogtorch.calibration.norm_statistics import digital_statistics
 from analogtorch.evaluate.identity import structure_digest
-from analogtorch.hwa import adaptation
+from analogtorch.hwa import adaptation, training
 from analogtorch.hwa.adapted import Generalisation, Stage
 from analogtorch.hwa.clip import clip, tails
 from analogtorch.hwa.on_chips import OnChips, Reading
@@ -593,29 +593,40 @@ def test_a_twin_compares_after_it_has_seen_the_outputs_of_the_teacher() -> None:
 @pytest.mark.parametrize(
     ("minutes", "steps", "stopped"),
     [
-        (20.6, 5, "5 of 7 steps done: 20.6 minutes allow no more"),
-        (18.2, 3, "3 of 7 steps done: 18.2 minutes allow no more"),
+        (21.6, 5, "5 of 7 steps done: 21.6 minutes allow no more"),
+        (17.6, 2, "2 of 7 steps done: 17.6 minutes allow no more"),
         (60.0, 7, "all 7 steps done"),
     ],
 )
 def test_minutes_bound_the_steps(
     minutes: float, steps: int, stopped: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Every look at the clock finds it a minute later: 3 trial steps take 2 of them."""
+    """Every look at the clock finds it a minute later, so that each trial step takes one."""
     ticks = itertools.count(time.monotonic() + 60, 60)
     clock = types.SimpleNamespace(monotonic=lambda: next(ticks))
-    monkeypatch.setattr(adaptation, "time", clock)
+    for module in (adaptation, training):
+        monkeypatch.setattr(module, "time", clock)
     recipe = at.hwa.Recipe(looks=2)
     options: dict[str, Any] = {"chip": CHIP, "steps": 7, "num_chips": 1, "recipe": recipe}
     options |= {"minutes": minutes, "folder": tmp_path / "run"}
     adapted = at.hwa.adapt(_net(), _batches(), **options)
-    # 4 minutes went by before, a look takes 1: (20.6 - 1.25 * 4 - (2 + 10) * 1) / (2 / 3) is 5.4;
-    # of the 3.2 minutes of the second, two looks would take over half
+    # 3 minutes went by before, a look takes 1: 21.6 - 1.25 * 3 - (2 + 10) * 1 is 5.8;
+    # of the 3.8 minutes of the second, two looks would take over half
     assert len(adapted.steps) == steps
     looks = [step.step for step in adapted.steps if step.error is not None]
     assert len(looks) == (1 if minutes < 20 else 2)
     assert adapted.stopped == stopped
     assert at.hwa.adapt(_net(), _batches(), **options).stopped == stopped
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_steps_that_measure_the_time_change_nothing(norm: bool) -> None:
+    options: dict[str, Any] = {"chip": CHIP, "steps": 5, "num_chips": 1}
+    timed, whole = (
+        at.hwa.adapt(_net(norm), _batches(), minutes=minutes, **options) for minutes in (60, None)
+    )
+    assert _same(_state(timed.model), _state(whole.model))
+    assert timed.steps == whole.steps
 
 
 def test_minutes_that_are_used_up_before_the_training_are_told() -> None:
