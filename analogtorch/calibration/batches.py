@@ -47,7 +47,7 @@ def some_batches(caller: str, batches: Iterable[Any]) -> list[Any]:
 
 
 def ends_with_rest(batches: Sequence[Any]) -> bool:
-    """Return whether the last batch has fewer inputs than the first, as that of a DataLoader may.
+    """Return whether the last batch is what a DataLoader may leave: under half of the first one.
 
     Inputs are counted by the first dimension of the first tensor that has one.
     """
@@ -55,7 +55,7 @@ def ends_with_rest(batches: Sequence[Any]) -> bool:
         next((len(t) for t in every_tensor(batch) if t.dim()), 0)
         for batch in (batches[0], batches[-1])
     ]
-    return sizes[1] < sizes[0]
+    return 2 * sizes[1] < sizes[0]
 
 
 def refuse_dataset(caller: str, batches: Any) -> None:
