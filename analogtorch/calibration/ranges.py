@@ -84,9 +84,9 @@ def calibrate(
 
     The default does more, by the error of the model's outputs on the last quarter of the batches
     (16 at most), which is used for nothing else; with fewer than four batches, all are used for
-    both. A last batch of under half of the inputs of the first comes beside them. It runs there on
-    two noisy chips, drawn from a fixed seed: devices are programmed, drift for a day and are read, and
-    a digital factor per block or column corrects them. If fixed DAC ranges cost over a tenth of
+    both. A last batch of under half the inputs of the first joins them. It runs there on two noisy
+    chips, drawn from a fixed seed: devices are programmed, drift for a day and are read, and a
+    digital factor per block or column corrects them. If fixed DAC ranges cost over a tenth of
     the error of a range per vector, and over 0.005 of the variance of the outputs, all layers get a
     range per vector, where that errs less with rounded outputs. Where the digital unit scales
     columns (``Periphery.column_calibration`` or ``output_bits``), the devices of all layers are
