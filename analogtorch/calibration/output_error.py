@@ -148,9 +148,9 @@ class NoisyJudge(Judge):
     def _spreads(self) -> list[Tensor | None]:
         """Return the variance of each number of each output, over the vectors of all batches.
 
-        All have the mean over the numbers, as scores need: of a class that is rare or absent in
-        these batches it is small, and its errors would decide. Quantities of several units, beyond
-        doubt, have their own, and channels of images over all pixels.
+        The vectors of images are those of their pixels. All numbers have the mean of it, as scores
+        need: of a class that is rare or absent in these batches it is small, and its errors would
+        decide. Quantities of several units, beyond doubt, have their own.
 
         Outputs that differ in their size from batch to batch share the mean of their numbers. None:
         it is the same for all inputs, where others are not, and does not count beside them.
@@ -162,8 +162,9 @@ class NoisyJudge(Judge):
             ]
             if len({t.shape[1] for t in flat}) == 1 and sum(map(len, flat)) > 1:
                 own = torch.cat(flat).var(0)
-                units = are_in_units(flat)
-                spread = variances(flat).double() if units else own.mean().expand_as(own)
+                spread = own.mean().expand_as(own)
+                if are_in_units(flat):
+                    spread = variances(flat).double()
             else:
                 spread = torch.cat([t.flatten() for t in flat]).var(correction=0).view(1)
             size = torch.cat([t.flatten() for t in flat]).square().mean()

@@ -53,10 +53,9 @@ def parts(batches: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any], Sequenc
             "found on some, chosen on others and judged on the last; got "
             f"{len(batches)}. Split them into smaller ones, or use effort='default'"
         )
-    fitted, judged = held_back(batches)
+    several = len(batches) > BATCHES
+    fitted, judged = held_back(batches) if several else (batches[:-1], batches[-1:])
     last = max(1, len(batches) // 4)
-    if fitted is batches:  # three
-        fitted, judged = batches[:-last], batches[-last:]
     return fitted[:-last], fitted[-last:][:CHOOSING], judged
 
 

@@ -157,7 +157,7 @@ def held_back(
     """Return the batches without the last quarter, or the last ``most`` of it, and these.
 
     With fewer than four batches, both are all of them. What is left of the inputs for a last batch
-    is no batch to decide by: it comes beside those of the quarter.
+    is no batch to decide by: it joins those of the quarter.
     """
     last = len(batches) // 4 if most is None else min(len(batches) // 4, most)
     last += bool(last) and ends_with_rest(batches)

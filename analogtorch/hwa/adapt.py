@@ -10,7 +10,7 @@ from torch import nn
 
 from analogtorch.calibration.batches import check_batches, every_tensor, some_batches
 from analogtorch.calibration.padding import padding_rule
-from analogtorch.calibration.passes import EXCLUDE, Forward
+from analogtorch.calibration.passes import EXCLUDE, Forward, numbered
 from analogtorch.calibration.ranges import check_options
 from analogtorch.calibration.settings import held_back
 from analogtorch.chips import Chip
@@ -195,7 +195,8 @@ def adapt(
         writer=writer,
         progress=progress,
     )
-    training = adaptation.run(steps, minutes)
+    with numbered(twin.numbers):
+        training = adaptation.run(steps, minutes)
     for _, layer in analog_layers(student):
         expect(layer)  # whoever trains it on needs noise, too
     return Adapted(

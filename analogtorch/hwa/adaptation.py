@@ -20,7 +20,6 @@ from analogtorch.calibration.norm_statistics import (
     statistics_as_now,
     tracking,
 )
-from analogtorch.calibration.passes import numbered
 from analogtorch.calibration.settings import undone
 from analogtorch.chips import Chip, from_dict, to_dict
 from analogtorch.conversion import analog_layers
@@ -316,8 +315,7 @@ class Adaptation:
     def _calibrate(self, options: Mapping[str, Any]) -> None:
         given = {"forward": self.twin.forward, "progress": self.progress, **options}
         recovery = self.chips.recovery
-        corrected = recovery is not None and recovery.columns is not None
-        with means_corrected(corrected), numbered(self.twin.numbers):
+        with means_corrected(recovery is not None and recovery.columns is not None):
             calibrate(self.twin.student, calibrating(self.fitted), **given)
 
     def _reestimate(self) -> None:

@@ -174,10 +174,9 @@ class Twin:
                     f"nothing to compare. {FIXED}; leave out outputs that are always empty"
                 )
         if not all(map(_is_finite, found.outputs)):  # gradients of the others would not be either
-            where = self.named(batch)
             raise ValueError(
-                f"adapt: the digital outputs for {where} hold NaN or infinite values; check model "
-                "and batches"
+                f"adapt: the digital outputs for {self.named(batch)} hold NaN or infinite values; "
+                "check model and batches"
             )
         if not self.comparison.decided:
             if not given:  # a forward that calls parts of the model
