@@ -196,8 +196,8 @@ def kws(arguments: Sequence[str]) -> int:
         )
     print(table(result))
     print(
-        f"\nWritten to {given.out}: report.html, report.md, report.json, accuracy.png, digital.pt, "
-        "hwa.pt"
+        f"\nWritten to {given.out}: report.html, report.md, report.json, accuracy.csv, "
+        "accuracy.png, digital.pt, hwa.pt"
     )
     return 0
 

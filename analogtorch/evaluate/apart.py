@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable, Collection, Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from analogtorch.calibration.passes import exact_execution
 from analogtorch.conversion.kinds import analog_layers
@@ -100,6 +100,18 @@ class Apart:
             for name, layer in analog_layers(self._model)
         }
 
+    @functools.cached_property
+    def _counts(self) -> dict[AnalogLayer, Tensor]:
+        """How many inputs each layer of a chip had multiplied when the model was made.
+
+        Each measurement goes on from there: its output noise is the same, and none of what a
+        recovery was fitted to.
+        """
+        layers = [layer for layer, _ in self._layers.values()]
+        return {
+            layer: layer.vectors_read.clone() for layer in layers if layer.programmed is not None
+        }
+
     def _measure(self, what: str, on_chip: Collection[str]) -> float:
         model = self._model.eval()
         off = {layer: tap for layer, tap in self._layers.values()}
@@ -107,10 +119,10 @@ class Apart:
             layer, _ = self._layers[name]
             del off[layer]
             layer.has_run = False
-            if layer.programmed is not None:
-                layer.hold(layer.programmed)  # its output noise starts from the first input again
+        for layer, count in self._counts.items():  # of a view that was just made
+            layer.vectors_read.copy_(count)
         with tapped(off), quiet():  # sensitivity names the layers that did not run
-            value = finite("sensitivity", measure(self.metric, model), what)
+            value = finite("sensitivity", self.metric, measure(self.metric, model), what)
         silent = [name for name in on_chip if not self._layers[name][0].has_run]
         self.kept.values.update({_idle(name): 1.0 for name in silent})
         return value

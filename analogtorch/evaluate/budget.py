@@ -167,7 +167,8 @@ def _chosen(
     present = (*of_chips, *(DEFECT + name for name in broken))
     if names is None:
         return present
-    given = (names,) if isinstance(names, str) else tuple(names)
+    names = (names,) if isinstance(names, str) else names
+    given = checks.items("budget: names", names, str(list(present)))
     for name in given:
         if name not in present:
             near = checks.nearest(name, present) if isinstance(name, str) else ""

@@ -150,4 +150,5 @@ class Bench:
         physical = program(self.model, seed=seed, method=self.method, defects=defects)
         physical.warned.update(beyond_data(self.model, self.time))  # noted once
         view = look.at(physical)(self.time)
-        return finite("budget", measure(self.metric, view), f"on the chip of seed {seed}")
+        given = measure(self.metric, view)
+        return finite("budget", self.metric, given, f"on the chip of seed {seed}")

@@ -152,7 +152,8 @@ class Cells:
         """Keep what is measured of a chip, cell by cell, beside what was ``done`` before."""
         of = f" of {self.of!r}" if self.of else ""
         for t, given in cells:
-            done[key(t)] = finite("sweep", given, f"on chip {i} at {self.times[t]}{of}")
+            where = f"on chip {i} at {self.times[t]}{of}"
+            done[key(t)] = finite("sweep", self.experiment.metric, given, where)
             self.journal.write(i, self.seeds[i], done)
             step(1)
         self.rows[i] = [done[key(t)] for t in self.times]

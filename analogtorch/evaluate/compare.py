@@ -276,7 +276,7 @@ class _Bench:
         """Return the metric of the digital model."""
         with torch.no_grad():
             given = measure(metric, self.model.digital)
-        return finite("compare", given, "of the digital model")
+        return finite("compare", metric, given, "of the digital model")
 
 
 def _named(chips: Any) -> dict[str, Chip]:

@@ -69,6 +69,8 @@ def experiment(
             "steps": recovery.learning_steps,
             **forward_of(recovery.forward),
         }
+        if caller == "sensitivity":
+            found["recovery"]["noise"] = "goes on"  # earlier versions repeated that of the recovery
         if recovery.columns is not None and (rule := padding_rule(model, recovery.batches)):
             found["recovery"]["padding"] = rule
     return found

@@ -164,7 +164,7 @@ class Field:
 
         def holds(t: float) -> bool:
             where = f"on the chip of seed {physical.seed} at {t:g} s"
-            value = finite(self.caller, measure(self.metric, view(t)), where)
+            value = finite(self.caller, self.metric, measure(self.metric, view(t)), where)
             return keeps(value, self.limit, self.higher_is_better)
 
         return holds
@@ -184,14 +184,14 @@ def served(schedule: Recalibration, start: float) -> Recalibration:
     return dataclasses.replace(schedule, times=times)
 
 
-def reads_of(schedule: Recalibration, start: float, longest: float) -> tuple[float, ...]:
+def reads_of(schedule: Recalibration, start: float, longest: float) -> Sequence[float]:
     """Return the times, s, of the reads of a chip that serves from ``start`` on, the first."""
-    return tuple(t for t in served(schedule, start).reads(longest) if t >= start)
+    return served(schedule, start).reads(longest, start)
 
 
 def useful_reads(schedule: Recalibration, start: float, longest: float) -> int:
     """Return the number of these reads but one at ``longest`` s, after which no chip serves."""
-    return sum(t < _BEFORE * longest for t in reads_of(schedule, start, longest))
+    return bisect_left(reads_of(schedule, start, longest), _BEFORE * longest)
 
 
 def crossing(within: Callable[[float], bool], reads: Sequence[float], longest: float) -> float:
@@ -227,12 +227,13 @@ def looks(reads: Sequence[float], longest: float) -> list[float]:
     """
     steps = (SECONDS["h"] * 2.0**k for k in itertools.count())
     powers = itertools.takewhile(lambda t: t < longest, steps)
-    ends = _ends(reads)
-    if reads[-1] < _BEFORE * longest:  # what is right after a read at the end says nothing
-        ends.append(longest)
     found = []
     for t in (*(t for t in powers if t > reads[0]), longest):
-        end = ends[max(bisect_right(ends, t) - 1, 0)]
+        last = bisect_right(reads, t, lo=1, key=_before) - 1
+        end = _before(reads[max(last, 1)]) if len(reads) > 1 else longest
+        # what is right after a read at the end says nothing
+        if t == longest and reads[-1] < _BEFORE * longest:
+            end = longest
         found.append(end if t / 2 < end <= t else t)
     return found
 
@@ -241,9 +242,14 @@ def _between(
     within: Callable[[float], bool], reads: Sequence[float], low: float, high: float
 ) -> float:
     """Return the time at which ``within``, which holds at ``low`` and fails at ``high``, ends."""
-    ends = [*(end for end in _ends(reads) if low < end < high), high]
-    failing = bisect_left(ends, True, hi=len(ends) - 1, key=lambda t: not within(t))
-    low, high = ends[failing - 1] if failing else low, ends[failing]
+    first = bisect_right(reads, low, lo=1, key=_before)
+    last = bisect_left(reads, high, lo=1, key=_before)
+    ends = range(first, last)
+    failing = first + bisect_left(ends, True, key=lambda i: not within(_before(reads[i])))
+    if failing > first:
+        low = _before(reads[failing - 1])
+    if failing < last:
+        high = _before(reads[failing])
     read = reads[bisect_right(reads, high) - 1]
     if read > low:
         if not within(read):
@@ -265,6 +271,6 @@ def cost_of(cost: ReadCost | None) -> dict[str, float] | None:
     )
 
 
-def _ends(reads: Sequence[float]) -> list[float]:
-    """Return the moments right before each read but the first."""
-    return [_BEFORE * read for read in reads[1:]]
+def _before(read: float) -> float:
+    """Return the moment right before a read."""
+    return _BEFORE * read

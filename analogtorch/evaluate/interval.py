@@ -19,6 +19,8 @@ Bounds = tuple[float, float]
 """The smallest and the largest number that a metric can be."""
 
 UNBOUNDED: Bounds = (-math.inf, math.inf)
+_ROUNDED = 1e-6
+"""Relative error, and absolute one next to 0, that a metric in float32 may have beyond a bound."""
 
 FEWEST = 8
 """Fewest values to resample. Below, resampled means are too alike: of 5 normal values the 95 %
@@ -29,6 +31,8 @@ FEWEST_BEYOND = 30
 """Fewest resampled means beyond each end of an interval. With fewer, the ends are those of the
 outermost means, whatever the confidence: of 8 normal values the 99.9 % interval had the mean in
 98.3 %."""
+_MOST = 10**9
+"""Most trials and events: sums of the chances of more take minutes."""
 AT_ONCE = 2**22
 """Most numbers that are resampled at once: 32 MB."""
 
@@ -114,12 +118,16 @@ def interval(
             there at the latest; its confidence stays.
 
     Raises:
-        ValueError: there is no value, one is no finite number, or an argument is out of range.
+        ValueError: there is no value, one is no finite number or beyond the bounds, or an argument
+            is out of range.
         TypeError: ``values`` cannot be iterated over.
     """
     confidence = checked_confidence("interval", confidence)
     checks.choice("interval: method", method, get_args(Method))
+    bounds = checked_bounds("interval: bounds", bounds)
     values = _finite(values)
+    for i, value in enumerate(values):
+        check_within(f"interval: values[{i}]", value, bounds)
     mean = statistics.fmean(values)
     if len(values) < 2:
         return Interval(mean=mean, low=-math.inf, high=math.inf, confidence=confidence)
@@ -134,6 +142,45 @@ def interval(
     # never beyond the mean, which rounding may have put a hair outside
     low, high = max(low, min(bounds[0], mean)), min(high, max(bounds[1], mean))
     return Interval(mean=mean, low=low, high=high, confidence=confidence)
+
+
+def checked_bounds(name: str, given: Any) -> Bounds:
+    """Return the smallest and largest number that a metric can be.
+
+    Raises:
+        ValueError: ``given`` is no pair of numbers, the first below the second.
+    """
+    try:
+        low, high = map(float, given)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not low < high:
+        raise ValueError(
+            f"{name} must be a smallest and a largest number such as (0, 1) or (0, math.inf), got "
+            f"{checks.shown(given)}"
+        )
+    return low, high
+
+
+def check_within(what: str, value: float, bounds: Bounds, where: str = "") -> None:
+    """Check that a value of a metric is one that it can be.
+
+    Args:
+        what: what messages call it.
+        value: the value.
+        bounds: those of the metric.
+        where: what it was measured on, for messages.
+
+    Raises:
+        ValueError: it lies beyond the bounds by more than the rounding of float32.
+    """
+    nearest = min(max(value, bounds[0]), bounds[1])
+    if not math.isclose(value, nearest, rel_tol=_ROUNDED, abs_tol=_ROUNDED):
+        low, high = bounds
+        raise ValueError(
+            f"{what} is {value:g}{where and f' {where}'}, beyond the bounds of the metric, "
+            f"{low:g} to {high:g}; correct them, or what it returns"
+        )
 
 
 def _finite(values: Iterable[float]) -> list[float]:
@@ -159,13 +206,13 @@ def share(hits: int, total: int, confidence: float = 0.95) -> Interval:
 
     Args:
         hits: number of trials that succeeded, from 0 to ``total``.
-        total: number of trials, >= 1.
+        total: number of trials, from 1 to 1e9.
         confidence: confidence of the interval, in [0.5, 0.999].
 
     Raises:
         ValueError: an argument is out of range.
     """
-    total = checks.count("share: total", total, largest=checks.INT64)
+    total = checks.count("share: total", total, most=_MOST)
     hits = checks.count("share: hits", hits, least=0, most=total)
     confidence = checked_confidence("share", confidence)
     tail = (1 - confidence) / 2
@@ -185,14 +232,14 @@ def rate(events: int, time: float, confidence: float = 0.95) -> Interval:
     where events come independently; where they come in bursts, it is too narrow.
 
     Args:
-        events: number of events, >= 0.
+        events: number of events, from 0 to 1e9.
         time: time in which they came, > 0; its unit is that of the result.
         confidence: confidence of the interval, in [0.5, 0.999].
 
     Raises:
         ValueError: an argument is out of range.
     """
-    events = checks.count("rate: events", events, least=0, largest=checks.INT64)
+    events = checks.count("rate: events", events, least=0, most=_MOST)
     time = checks.number("rate: time", time, above=0)
     tail = (1 - checked_confidence("rate", confidence)) / 2
     low = _where(lambda m: 1 - _at_most(events - 1, m) > tail, 0.0, events) if events else 0.0

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from analogtorch.conversion.watch import same_random
-from analogtorch.evaluate.interval import UNBOUNDED, Bounds
+from analogtorch.evaluate.interval import UNBOUNDED, Bounds, check_within, checked_bounds
 from analogtorch.values import checks
 
 
@@ -86,18 +86,7 @@ def bounds_of(caller: str, metric: Any) -> Bounds:
         ValueError: what it says is no pair of numbers, the first below the second.
     """
     own = getattr(metric, "bounds", None)
-    if own is None:
-        return UNBOUNDED
-    try:
-        low, high = map(float, own)
-    except (TypeError, ValueError):
-        low = high = math.nan
-    if not low < high:
-        raise ValueError(
-            f"{caller}: bounds of the metric must be its smallest and largest number such as "
-            f"(0, 1) or (0, math.inf), got {checks.shown(own)}"
-        )
-    return low, high
+    return UNBOUNDED if own is None else checked_bounds(f"{caller}: bounds of the metric", own)
 
 
 def checked_limit(
@@ -137,12 +126,12 @@ def keeps(value: float, limit: float, higher_is_better: bool) -> bool:
     return value >= limit if higher_is_better else value <= limit
 
 
-def finite(caller: str, given: Any, where: str) -> float:
-    """Return what a metric returned as a finite number.
+def finite(caller: str, metric: Metric, given: Any, where: str) -> float:
+    """Return what a metric returned as a finite number within its bounds.
 
     Raises:
         TypeError: it is no number. A tensor of one element counts as a number.
-        ValueError: it is NaN or infinite.
+        ValueError: it is NaN, infinite or beyond the bounds.
     """
     value = given.item() if isinstance(given, Tensor) and given.numel() == 1 else given
     if isinstance(value, bool) or not isinstance(value, Real):
@@ -151,4 +140,5 @@ def finite(caller: str, given: Any, where: str) -> float:
         )
     if not math.isfinite(value):
         raise ValueError(f"{caller}: the metric is {value} {where}; it must be a finite number")
+    check_within(f"{caller}: the metric", float(value), bounds_of(caller, metric), where)
     return float(value)

@@ -1,7 +1,6 @@
 """The cheapest choice of digital layers and of devices per weight that keeps a metric."""
 
 import dataclasses
-import glob
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -320,7 +319,7 @@ def _sensitivity(
 def _exact(model: nn.Module, metric: Metric) -> float:
     """Return the metric with all layers exact, which must be above 0."""
     with exactly(copy := apart_copy(model)):
-        value = finite("plan", measure(metric, copy), "with all layers exact")
+        value = finite("plan", metric, measure(metric, copy), "with all layers exact")
     if value <= 0:
         raise ValueError(
             f"plan: the metric with all layers exact is {value:.4g}; a share of it says "
@@ -375,11 +374,11 @@ def _suggested(found: Sensitivity, slack: float, cells: tuple[int, ...]) -> list
     """Return what ``suggest`` offers for a loss of ``slack``, where ``plan`` can make it."""
     low, high = found.bounds
     offered = found.suggest(min(slack, high - low))
-    names = {glob.escape(row.name): row.name for row in found.rows}
-    choices = [dict.fromkeys(map(names.__getitem__, offered.exclude), DIGITAL)]
+    names = [row.name for row in found.rows]
+    choices = [dict.fromkeys(offered.exclude, DIGITAL)]
     if offered.multiple in cells:
-        choices.append(dict.fromkeys(map(names.__getitem__, offered.per_layer), offered.multiple))
-    listed = [Candidate.of(choice, names.values()) for choice in choices]
+        choices.append(dict.fromkeys(offered.per_layer, offered.multiple))
+    listed = [Candidate.of(choice, names) for choice in choices]
     return [c for c in listed if len(c.digital) < len(names)]
 
 

@@ -99,7 +99,7 @@ class Bench:
             quantise_digital(model, example=placed(self.how.example, model))
         with torch.no_grad():
             given = measure(self.how.metric, model.eval())
-        return finite("plan", given, "with all layers digital")
+        return finite("plan", self.how.metric, given, "with all layers digital")
 
     def confirmed(self, candidate: Candidate) -> HardwarePoint:
         """Return the candidate as measured on the further chips too."""

@@ -4,6 +4,7 @@ The first functions take the outputs of a batch, its targets and how messages na
 others take a list of what these returned.
 """
 
+import copy
 import math
 import sys
 from collections.abc import Callable, Iterable
@@ -157,8 +158,11 @@ def rank_correlation(kept: list[Any]) -> float:
 
 
 def computed(metric: Any, kept: list[Any]) -> float:
-    """Return what an object with ``update`` and ``compute`` makes of outputs and targets."""
-    metric.reset()
+    """Return what an object with ``update`` and ``compute``, reset, makes of outputs and targets.
+
+    A copy computes it, as threads may measure chips at the same time.
+    """
+    metric = copy.deepcopy(metric)
     for outputs, targets in kept:
         metric.update(outputs, targets)
     found = metric.compute()

@@ -15,6 +15,8 @@ from analogtorch.evaluate.interval import (
     UNBOUNDED,
     Bounds,
     Interval,
+    check_within,
+    checked_bounds,
     checked_confidence,
     confidence_above,
     interval,
@@ -92,6 +94,7 @@ class Sweep(Shown):
 
     def __post_init__(self) -> None:
         checks.settle(self, "times", tuple(checked_times("Sweep", self.times).values()))
+        checks.settle(self, "seeds", checks.items("Sweep.seeds", self.seeds, "(0, 1)"))
         size = (len(self.seeds), len(self.times))
         if not isinstance(self.values, Tensor) or self.values.shape != size:
             raise ValueError(
@@ -116,11 +119,15 @@ class Sweep(Shown):
                 "times"
             )
         checks.flag("Sweep.higher_is_better", self.higher_is_better)
+        checks.settle(self, "bounds", checked_bounds("Sweep.bounds", self.bounds))
         for chip, time in (~self.values.isfinite()).nonzero().tolist():
             raise ValueError(
                 f"Sweep.values must be finite, got {self.values[chip, time].item()} of chip {chip} "
                 f"at {self.times[time]}"
             )
+        for chip, row in enumerate(self.values.tolist()):
+            for time, value in zip(self.times, row, strict=True):
+                check_within("Sweep.values:", value, self.bounds, f"of chip {chip} at {time}")
 
     @property
     def mean(self) -> Tensor:
@@ -308,7 +315,7 @@ class Sweep(Shown):
         Raises:
             OSError: the file cannot be written.
         """
-        return comma_separated(self._rows(), path)
+        return comma_separated(self.rows(), path)
 
     def to_parquet(self, path: str | Path) -> Path:
         """Write the columns of ``to_csv`` to ``path`` as Parquet, and return the path.
@@ -317,7 +324,7 @@ class Sweep(Shown):
             ImportError: pyarrow is not installed.
             OSError: the file cannot be written.
         """
-        return parquet(self._rows(), path)
+        return parquet(self.rows(), path)
 
     def plot(self, path: str | Path | None = None, *, limit: float | None = None) -> Any:
         """Draw the metric of each chip over the logarithm of time, with mean and 95 % interval.
@@ -338,7 +345,8 @@ class Sweep(Shown):
     def _repr_html_(self) -> str:
         return as_html(self)
 
-    def _rows(self) -> Iterator[list[Any]]:
+    def rows(self) -> Iterator[list[Any]]:
+        """Yield the rows of ``to_csv``, the header first."""
         # a metric may be called "time", and two columns of one name would lose one of them
         metric = f"metric {self.metric}" if self.metric in _COLUMNS else self.metric
         yield [*_COLUMNS[:-1], metric, _COLUMNS[-1]]

@@ -131,10 +131,10 @@ class OnChips:
         """Return what a metric gives, with one warning if it is no finite number."""
         given = measure(metric, view)
         try:
-            return finite("adapt", given, where)
-        except ValueError:  # the training is not lost for a number that decides nothing
+            return finite("adapt", metric, given, where)
+        except ValueError as error:  # the training is not lost for a number that decides nothing
             if not self._warned:
-                warn(f"adapt: the metric is {float(given)} {where}; it is recorded as it is")
+                warn(f"{error}; it is recorded as it is")
                 self._warned = True
             return float(given)
 

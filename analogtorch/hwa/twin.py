@@ -113,7 +113,8 @@ class Twin:
         return self._outputs(model, batch).compared()
 
     def _outputs(self, model: nn.Module, batch: Any) -> Found:
-        given = one_pass("adapt", model, batch, self.forward, self.numbers.get(id(batch)))
+        caller = "adapt, teacher" if model is self.teacher else "adapt"
+        given = one_pass(caller, model, batch, self.forward, self.numbers.get(id(batch)))
         by_name = named(given)
         logits = None if by_name is None else by_name.get("logits")
         found = comparable(given if logits is None else logits, batch)

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from analogtorch.evaluate.conditions import remarks
+from analogtorch.evaluate import conditions
 from analogtorch.evaluate.shares import Budget
 from analogtorch.files.figures import new_figure
 from analogtorch.report.columns import aligned, number_form
@@ -28,8 +28,7 @@ def table(found: Budget) -> str:
     rule = "-" * max(map(len, lines))
     chips = _chips(found, "mean and 95 % interval")
     note = [f"* {found.note}"] if found.note else []
-    note += [f"before they are measured, {found.recovery}"] * bool(found.recovery)
-    note += remarks(found.conditions)
+    note += remarks(found)
     if found.growth is not None:
         note.append(
             f"may grow: factor at which it costs {100 * found.growth:g} % of the metric more, all "
@@ -67,6 +66,12 @@ def plot(found: Budget) -> Any:
     axes.grid(axis="x", alpha=0.3)
     axes.legend(loc="lower right")
     return figure
+
+
+def remarks(found: Budget) -> list[str]:
+    """Return how the chips differ from chips by default."""
+    recovery = [f"before they are measured, {found.recovery}"] * bool(found.recovery)
+    return recovery + conditions.remarks(found.conditions)
 
 
 def _chips(found: Budget, several: str) -> str:

@@ -115,7 +115,7 @@ def _row(
         short(cost.latency / 1e-6),
         str(cost.tiles),
         str(cost.chips),
-        f"{cost.digital_macs / cost.macs:.1%}",
+        f"{cost.digital_macs / cost.macs:.1%}" if cost.macs else "-",  # embeddings multiply nothing
     )
 
 

@@ -1,9 +1,11 @@
 """The result of a run, as one value."""
 
 import functools
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from analogtorch.cost_model import CostReport
@@ -12,6 +14,7 @@ from analogtorch.devices.time import SECONDS
 from analogtorch.evaluate import Interval, Sweep, Verdict, share
 from analogtorch.evaluate.losses import Sensitivity
 from analogtorch.evaluate.shares import Budget
+from analogtorch.files import comma_separated, parquet
 from analogtorch.mapping import ChipMapping
 from analogtorch.report.cost import plain
 from analogtorch.report.heard import Heard
@@ -241,6 +244,32 @@ class Result:
         if self.cost is None:
             return None
         return self.cost.energy.system * self.windows_per_second * YEAR
+
+    def to_csv(self, path: str | Path | None = None) -> str:
+        """Return the content of accuracy.csv, and write it to ``path`` if given.
+
+        It has a line for each chip at each time of each net: ``direct``, ``hwa`` and those of the
+        ablation by name. The columns are net, and those of ``Sweep.to_csv``.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        return comma_separated(self._rows(), path)
+
+    def to_parquet(self, path: str | Path) -> Path:
+        """Write the columns of ``to_csv`` to ``path`` as Parquet, and return the path.
+
+        Raises:
+            ImportError: pyarrow is not installed.
+            OSError: the file cannot be written.
+        """
+        return parquet(self._rows(), path)
+
+    def _rows(self) -> Iterator[list[Any]]:
+        header, *_ = self.hwa.rows()
+        yield ["net", *header]
+        for net, found in {"direct": self.direct, "hwa": self.hwa, **self.ablation}.items():
+            yield from ([net, *row] for row in itertools.islice(found.rows(), 1, None))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of report.json; what was not measured is left out."""

@@ -9,12 +9,13 @@ from analogtorch.report.plot import plot
 from analogtorch.report.result import Result
 
 PLOT = "accuracy.png"
-FILES = (PLOT, "report.html", "report.md", "report.json")
+TABLE = "accuracy.csv"
+FILES = (PLOT, "report.html", "report.md", "report.json", TABLE)
 """The files that ``write`` writes."""
 
 
 def write(result: Result, folder: str | Path) -> tuple[Path, ...]:
-    """Write report.html, report.md, report.json and accuracy.png into ``folder``.
+    """Write report.html, report.md, report.json, accuracy.csv and accuracy.png into ``folder``.
 
     Each file appears whole or not at all.
 
@@ -31,4 +32,5 @@ def write(result: Result, folder: str | Path) -> tuple[Path, ...]:
         write_atomically(folder / "report.html", html(result)),
         write_atomically(folder / "report.md", markdown(result, plot=PLOT)),
         write_atomically(folder / "report.json", json.dumps(result.to_dict(), indent=2) + "\n"),
+        write_atomically(folder / TABLE, result.to_csv()),
     )

@@ -1,8 +1,10 @@
 """When the compensation of drift is read again on a chip in the field."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from analogtorch.devices import seconds
@@ -51,22 +53,19 @@ class Recalibration:
         """Return the time of the last read at or before ``t`` seconds (>= 0)."""
         found = [0.0, *(each for each in self._times if each <= t)]
         if self._period is not None:
-            number = math.floor(t / self._period)
-            # the division may round a hair below or above a whole number
-            while (number + 1) * self._period <= t:
-                number += 1
-            while number * self._period > t:
-                number -= 1
-            found.append(number * self._period)
+            found.append(_last(self._period, t) * self._period)
         return max(found)
 
-    def reads(self, t: float) -> tuple[float, ...]:
-        """Return the times of all reads at or before ``t`` seconds (>= 0), ascending from 0."""
-        found = {0.0, *(each for each in self._times if each <= t)}
-        if self._period is not None:
-            regular = Recalibration(every=self._period).last(t)
-            found |= {n * self._period for n in range(round(regular / self._period) + 1)}
-        return tuple(sorted(found))
+    def reads(self, t: float, start: float = 0.0) -> "Reads":
+        """Return the times of all reads from ``start`` to ``t`` seconds (>= 0), ascending."""
+        period, times = self._period, {0.0, *self._times}
+        numbers = range(0)
+        if period is not None:
+            first = _last(period, start)
+            numbers = range(first + (first * period < start), _last(period, t) + 1)
+            times = {each for each in times if _last(period, each) * period != each}
+        others = tuple(sorted(each for each in times if start <= each <= t))
+        return Reads(period=period or 0.0, numbers=numbers, others=others)
 
     @property
     def _period(self) -> float | None:
@@ -75,6 +74,52 @@ class Recalibration:
     @property
     def _times(self) -> tuple[float, ...]:
         return tuple(float(each) for each in self.times)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reads(Sequence[float]):
+    """The times of reads, s, ascending.
+
+    Regular ones, of which there may be millions, are made when they are asked for.
+    """
+
+    period: float
+    """Time between two regular reads, s."""
+    numbers: range
+    """Numbers of the regular reads, each at that multiple of the period."""
+    others: tuple[float, ...]
+    """Times of the others, ascending."""
+
+    def __len__(self) -> int:
+        return len(self.numbers) + len(self.others)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return tuple(map(self.__getitem__, range(*index.indices(len(self)))))
+        place = range(len(self))[index]
+        before = bisect_left(self._places, place)
+        if self._places[before : before + 1] == [place]:
+            return self.others[before]
+        return self.numbers[place - before] * self.period
+
+    @cached_property
+    def _places(self) -> list[int]:
+        """The place of each of the other reads among all."""
+        return [
+            i + bisect_left(self.numbers, t, key=lambda number: number * self.period)
+            for i, t in enumerate(self.others)
+        ]
+
+
+def _last(period: float, t: float) -> int:
+    """Return the number of the last regular read at or before ``t`` seconds (>= 0)."""
+    number = math.floor(t / period)
+    # the division may round a hair below or above a whole number
+    while (number + 1) * period <= t:
+        number += 1
+    while number * period > t:
+        number -= 1
+    return number
 
 
 def check_read(caller: str, recalibration: Any, compensation: str, or_else: str = "") -> None:

@@ -54,6 +54,13 @@ class TileState:
         """Share of the cells that work."""
         return self.works.float().mean().item()
 
+    def parts(self, part: Part) -> int:
+        """Return how many devices, cells, rows, columns or tiles this is."""
+        devices, rows, columns = self.faults.shape
+        cells = rows * columns
+        counts = {"device": devices * cells, "cell": cells, "row": rows, "column": columns}
+        return counts.get(part, 1)
+
     def shares(self) -> dict[str, float]:
         """Return the share of each fault by its field.
 

@@ -1,6 +1,6 @@
 """What works on the tiles of a chip, what does not, and why."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,18 +66,24 @@ class YieldMap(Shown, Mapping[Tile, TileState]):
     def share(self, fault: str) -> float:
         """Return the share of a fault over all tiles, by its field in ``Defects``.
 
-        It is a share of devices, cells, rows, columns or tiles.
+        It is a share of the devices, cells, rows, columns or tiles of all.
 
         Raises:
             ValueError: the fault is unknown.
         """
         checks.choice("YieldMap.share: fault", fault, [each.field for each in FAULTS])
-        return sum(state.shares()[fault] for state in self.states.values()) / len(self)
+        part = next(each.part for each in FAULTS if each.field == fault)
+        return self._mean(lambda state: state.shares()[fault], lambda state: state.parts(part))
 
     @property
     def working(self) -> float:
         """Share of the cells of all tiles that work."""
-        return sum(state.share for state in self.states.values()) / len(self)
+        return self._mean(lambda state: state.share, lambda state: state.parts("cell"))
+
+    def _mean(self, share: Callable[[TileState], float], of: Callable[[TileState], int]) -> float:
+        """Return the mean of a share of tiles; each counts by the number of what it is ``of``."""
+        states = self.states.values()
+        return sum(share(each) * of(each) for each in states) / sum(map(of, states))
 
     @property
     def analog_yield(self) -> float | None:

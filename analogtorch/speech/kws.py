@@ -3,6 +3,7 @@
 import functools
 import itertools
 import logging
+import platform
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -76,9 +77,9 @@ def run(
 
     The same configuration gives the same accuracies. The folder gets config.json (usable as
     ``--config``), checkpoints/, training/ with loss and accuracy of each epoch, digital.pt and
-    hwa.pt (state_dicts), report.html, report.md, report.json, accuracy.png, chips/ with each
-    measurement as soon as it is made, and journal.json, which lists what the run wrote. Recordings
-    and options are checked before the folder is changed.
+    hwa.pt (state_dicts), report.html, report.md, report.json, accuracy.csv, accuracy.png, chips/
+    with each measurement as soon as it is made, and journal.json, which lists what the run wrote.
+    Recordings and options are checked before the folder is changed.
 
     Args:
         config: the configuration of the run.
@@ -344,5 +345,6 @@ def train_phase(
 
 def versions() -> dict[str, str]:
     """Return the versions of the packages that the numbers depend on."""
-    found = {name: version(name) for name in ("torch", "torchaudio", "lightning")}
-    return {"analogtorch": at.__version__, **found}  # a source checkout need not be installed
+    found = {name: version(name) for name in ("torch", "torchaudio", "lightning", "numpy")}
+    # a source checkout need not be installed
+    return {"analogtorch": at.__version__, "Python": platform.python_version(), **found}

@@ -180,6 +180,11 @@ def test_a_time_beyond_the_data_is_marked():
     assert "beyond the device's data" in str(found)
 
 
+def test_names_that_are_no_list_are_refused():
+    with pytest.raises(TypeError, match=r"budget: names must be a list such as \['.*, got 5"):
+        at.budget(converted(at.chips.hermes64()), quality, names=5)
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

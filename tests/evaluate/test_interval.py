@@ -59,6 +59,8 @@ def test_an_interval_ends_at_the_bounds_of_its_values() -> None:
     assert str(found) == "0.9667 [0.8232, 1]"
     assert interval([0.1, 0.2], bounds=(0, math.inf)).low == 0
     assert interval([0.5], bounds=(0, 1)).ends is None  # one value says nothing of a spread
+    rounded = interval([1.0000001, 1.0000001], bounds=(-1, 1))  # as a correlation in float32
+    assert rounded.high == rounded.mean
 
 
 def test_a_bootstrap_of_few_values_is_students() -> None:
@@ -209,8 +211,22 @@ def test_blocks_of_resamples_are_those_that_are_drawn_at_once(
             r"interval: confidence must be a share in \[0.5, 0.999\], got 95",
         ),
         (lambda: interval([1.0], method="bayes"), "method must be one of .*, got 'bayes'"),
+        (
+            lambda: interval([0.5], bounds=5),
+            r"interval: bounds must be a smallest and a largest .* 5",
+        ),
+        (
+            lambda: interval([0.5], bounds=(1, 0)),
+            r"such as \(0, 1\) or \(0, math.inf\), got \(1, 0",
+        ),
+        (
+            lambda: interval([0.5, 1.5], bounds=(0, 1)),
+            r"interval: values\[1\] is 1.5, beyond the bounds of the metric, 0 to 1; correct",
+        ),
+        (lambda: share(10**17, 10**17), r"share: total must be an integer in \[1, 1000000000\]"),
+        (lambda: rate(10**17, 1.0), r"rate: events must be an integer in \[0, 1000000000\]"),
         (lambda: share(3, 2), r"share: hits must be an integer in \[0, 2\], got 3"),
-        (lambda: share(0, 0), "share: total must be an integer >= 1, got 0"),
+        (lambda: share(0, 0), r"share: total must be an integer in \[1, 1000000000\], got 0"),
     ],
 )
 def test_wrong_arguments_are_refused(call, message: str) -> None:

@@ -50,6 +50,33 @@ def test_the_moment_before_a_read_is_none_of_the_read() -> None:
     assert not set(asked) & set(reads[1:])
 
 
+@pytest.mark.parametrize("every", [None, 0.1, "30 days", 1e6])
+@pytest.mark.parametrize("start", [0.0, 86_400.0, 1e6])
+def test_reads_are_those_that_a_list_would_have(every: str | float | None, start: float) -> None:
+    schedule = at.Recalibration(every=every, times=("1 h", "1 day", 1e6, "30 days"))
+    period, last = None if every is None else seconds(every), 30 * DAY + 7.0
+    if every == 0.1:  # of so many a few
+        start, last = start - 0.05 * (start > 0), start + 20.0
+    regular = [] if period is None else [n * period for n in range(round(last / period) + 2)]
+    times = {0.0, 3600.0, DAY, 1e6, 30 * DAY, *regular}
+    listed = sorted(t for t in times if start <= t <= last)
+    found = schedule.reads(last, start)
+    assert list(found) == listed
+    assert (len(found), found[-1], found[1:-1]) == (len(listed), listed[-1], tuple(listed[1:-1]))
+    with pytest.raises(IndexError):
+        found[len(listed)]
+
+
+def test_a_chip_may_be_read_each_second_for_ten_years() -> None:
+    model, metric = _model()
+    often = at.Recalibration(every="1 s", times=("1.5 s",))
+    found = at.lifetime(model, metric, limit=0.1, recalibration=often, num_chips=1)
+    assert found.reads == 10 * YEAR + 1  # none at the end
+    assert found.recalibrated.isinf().all()
+    ends = crossing(lambda t: often.last(t) < 1e6, often.reads(10 * YEAR), 10 * YEAR)
+    assert ends == pytest.approx(1e6, abs=2)
+
+
 def test_a_metric_that_rises_and_falls_crosses_at_the_same_time_whatever_is_longest() -> None:
     def within(t: float) -> bool:
         """Below the limit from 10 to 30 h, and now and then later."""

@@ -2,6 +2,7 @@ import concurrent.futures
 import functools
 import math
 import pickle
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -192,10 +193,14 @@ def test_intervals_end_at_the_bounds_of_a_metric() -> None:
     assert side.sweep.bounds == (0, 1)
     for wrong in ((1, 0), 1, (math.nan, 1)):
         spread.bounds = wrong
-        with pytest.raises(ValueError, match="sweep: bounds of the metric must be its smallest"):
+        with pytest.raises(ValueError, match="sweep: bounds of the metric must be a smallest"):
             at.sweep(model, spread, **options)
     with pytest.raises(ValueError, match="metrics.MeanSquaredError: bounds of the metric must"):
         at.metrics.measured(torchmetrics.MeanSquaredError(), [(X, X)], bounds=(1, 1))
+    spread.bounds = (0, 0.95)
+    for measure in (at.sweep, at.sensitivity, at.budget):
+        with pytest.raises(ValueError, match=f"{measure.__name__}: the metric is 1 .* bounds of"):
+            measure(model, spread, num_chips=2)
     known = {
         at.metrics.accuracy: (0, 1), at.metrics.perplexity: (1, math.inf), at.metrics.auc: (0, 1),
         at.metrics.eer: (0, 1), at.metrics.spearman: (-1, 1),
@@ -285,6 +290,28 @@ def test_metrics_travel_to_other_processes() -> None:
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         found = at.sweep(_analog(), auc, num_chips=2, times=["0 s"], executor=pool)
     assert torch.equal(found.values, at.sweep(_analog(), auc, num_chips=2, times=["0 s"]).values)
+
+
+def test_threads_that_measure_at_the_same_time_share_no_metric() -> None:
+    class Slow:
+        """Counts outputs; another thread runs between its steps."""
+
+        def reset(self) -> None:
+            self.total = 0.0
+
+        def update(self, outputs: Tensor, targets: Tensor) -> None:
+            time.sleep(0.01)
+            self.total += float(outputs.sum())
+
+        def compute(self) -> float:
+            return self.total
+
+    metric = at.metrics.measured(Slow(), [(X, X)] * 3, higher_is_better=True)
+    options = {"num_chips": 4, "times": ["1 day"]}
+    alone = at.sweep(_analog(), metric, **options)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        together = at.sweep(_analog(), metric, executor=pool, **options)
+    assert torch.equal(together.values, alone.values)
 
 
 def _first(model: nn.Module, x: Tensor) -> Tensor:

@@ -805,6 +805,33 @@ def test_wrong_types_are_refused() -> None:
         WeightMemory(energy=1e-12)  # type: ignore[arg-type]
 
 
+def test_names_may_have_signs_of_patterns() -> None:
+    named = nn.Sequential()
+    for name, layer in zip(("a[0]", "r1", "b*", "r2", "c?"), _digital(), strict=True):
+        named.add_module(name, layer)
+    model = at.calibrate(at.convert(named, CHIP), [X])
+    found = _plan(model)
+    assert found.best is not None
+    assert "b*" in found.best.digital
+    again = at.convert(at.to_digital(model), **found.convert_arguments())
+    assert {n for n, _ in at.analog_layers(again)} == set(found.best.analog)
+
+
+def test_a_plan_of_embeddings_alone_multiplies_nothing() -> None:
+    torch.manual_seed(0)
+    tokens = torch.randint(0, 20, (40, 5))
+    digital = nn.Sequential(nn.Embedding(20, 16), nn.Flatten())
+    target = digital(tokens).detach()
+
+    def near(model: nn.Module) -> float:
+        return 1 - ((model(tokens) - target).norm() / target.norm()).item()
+
+    model = at.convert(digital, CHIP, embeddings=True)
+    found = at.plan(model, near, 0.5, example=tokens[:1], num_chips=1, confirm=0, devices={})
+    row = next(line for line in str(found).splitlines() if line.startswith("all digital"))
+    assert row.split()[-1] == "-"
+
+
 def test_plans_take_no_more_chips_than_allowed() -> None:
     small = CHIP.replace(array={"tiles": 1, "rows": 40, "columns": 40})
     model = at.convert(_digital(), small)

@@ -260,6 +260,17 @@ def test_budgets_and_sensitivities_measure_them_too() -> None:
             measure(model, metric, recovery=[x])
 
 
+def test_sensitivities_measure_noise_that_no_recovery_was_fitted_to() -> None:
+    model, metric, x = _model()
+    noisy = at.chips.hermes64().replace(adc={"noise": 2.0})
+    model = at.calibrate(at.convert(at.to_digital(model), noisy), [x], effort="ranges")
+    recovery = at.Recovery(batches=[x])  # the inputs of the metric, in their order
+    options = {"num_chips": 2, "recovery": recovery, "seed": 3}
+    swept = at.sweep(model, metric, times=["1 day"], **options)
+    lost = at.sensitivity(model, metric, effects="drift", time="1 day", **options)
+    assert lost.reference - lost.total["drift"].mean == pytest.approx(swept.mean.item(), rel=1e-6)
+
+
 def test_results_say_that_their_chips_correct_themselves() -> None:
     model, metric, x = _model()
     recovery = at.Recovery(batches=[x[:100], x[100:150]], rounds=1, steps=0)

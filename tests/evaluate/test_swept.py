@@ -188,6 +188,14 @@ def test_values_of_any_real_type_become_float64(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (
+            {"bounds": (1, 0)},
+            r"Sweep.bounds must be a smallest and a largest .*, got \(1, 0",
+        ),
+        (
+            {"bounds": (0.5, 1)},
+            "Sweep.values: is 0 of chip 0 at 0 s, beyond the bounds of",
+        ),
         ({"times": ("0 s", "0 s")}, "Sweep: times must differ, but '0 s' and '0 s' are the same"),
         ({"times": ("24 h", "1 day")}, "Sweep: times must differ, but '24 h' and '1 day' are"),
         ({"times": ("0 s", "later")}, "time 'later' is not understood; give seconds as a number"),
@@ -202,6 +210,11 @@ def test_values_of_any_real_type_become_float64(dtype: torch.dtype) -> None:
 def test_a_sweep_of_what_is_none_is_refused(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         at.Sweep(**{"times": TIMES, "values": torch.zeros(1, 2), "seeds": (0,), **changes})
+
+
+def test_seeds_that_are_no_list_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"Sweep.seeds must be a list such as \(0, 1\), got 1"):
+        at.Sweep(("1 day",), torch.ones(1, 1), 1)  # type: ignore[arg-type]
 
 
 def test_times_in_seconds_are_named() -> None:

@@ -150,7 +150,17 @@ def test_an_empty_output_is_named(forward: Callable[..., Any]) -> None:
 def test_a_batch_that_does_not_run_is_named() -> None:
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as error:
         _adapt(batches=[*BATCHES[:3], torch.randn(8, 5)])  # it is held back
-    assert "adapt: the model failed on batch 3, counted from 0" in error.value.__notes__
+    assert "adapt, teacher: the model failed on batch 3, counted from 0" in error.value.__notes__
+
+
+def test_a_teacher_that_does_not_run_is_named() -> None:
+    class Failing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no") as error:
+        _adapt(teacher=Failing(), recipe=at.hwa.Recipe(layers=0))
+    assert any(n.startswith("adapt, teacher: the model failed on") for n in error.value.__notes__)
 
 
 @pytest.mark.parametrize(

@@ -251,6 +251,17 @@ def test_the_page_says_what_was_not_measured(result: Result) -> None:
     assert "not measured" not in facts(read(html(result)))
 
 
+def test_the_error_budget_says_how_its_chips_differ(result: Result) -> None:
+    assert result.budget is not None
+    budget = dataclasses.replace(
+        result.budget, recovery="chips correct X", conditions=("1 % of the cells fail",)
+    )
+    page = html(dataclasses.replace(result, budget=budget))
+    text = read(page).text
+    assert "Before they are measured, chips correct X." in text
+    assert "On the chips, 1 % of the cells fail." in text
+
+
 def test_a_caveat_of_the_time_of_the_confusions_is_said_once(result: Result) -> None:
     heard = dataclasses.replace(result.heard, note="beyond the data", time="2 days")
     text = read(html(dataclasses.replace(result, heard=heard))).text

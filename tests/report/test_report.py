@@ -1,6 +1,8 @@
 """JSON, Markdown, table and plot of a result, and files that are whole or absent."""
 
+import csv
 import dataclasses
+import io
 import json
 import os
 import re
@@ -66,10 +68,26 @@ def test_metrics_that_round_to_zero_from_below_are_shown_as_zero() -> None:
         assert not re.search(r"-0(\.0+)?(?![\d.])", shown), shown
 
 
+def test_csv_has_every_chip_of_every_net(result: Result, tmp_path: Path) -> None:
+    extra = dataclasses.replace(result, ablation={"no, clipping": result.direct})
+    lines = list(csv.reader(io.StringIO(extra.to_csv(tmp_path / "accuracy.csv"))))
+    metric = result.hwa.metric
+    assert lines[0] == ["net", "chip", "seed", "time", "seconds", metric, "note"]
+    nets = {"direct": result.direct, "hwa": result.hwa, "no, clipping": result.direct}
+    of_each = [net for net, found in nets.items() for _ in found.values.flatten()]
+    assert [line[0] for line in lines[1:]] == of_each
+    values = [x for found in nets.values() for x in found.values.flatten().tolist()]
+    assert [float(line[5]) for line in lines[1:]] == values
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = parquet.read_table(extra.to_parquet(tmp_path / "accuracy.parquet")).to_pydict()
+    assert (table["net"], table[metric]) == (of_each, values)
+
+
 def test_json_has_exactly_the_agreed_content(result: Result, tmp_path: Path) -> None:
     paths = write(result, tmp_path / "new")
     assert sorted(p.name for p in paths) == sorted(os.listdir(tmp_path / "new"))
     assert sorted(p.name for p in paths) == [
+        "accuracy.csv",
         "accuracy.png",
         "report.html",
         "report.json",

@@ -19,7 +19,7 @@ def _physical(seed: int = 3, chip: at.Chip | None = None, **options):
 def test_the_last_read_and_their_number() -> None:
     once, monthly = at.Recalibration(), at.Recalibration(every="30 days")
     assert [once.last(t) for t in (0.0, 1e9)] == [0.0, 0.0]
-    assert [once.reads(t) for t in (0.0, 1e9)] == [(0.0,), (0.0,)]
+    assert [list(once.reads(t)) for t in (0.0, 1e9)] == [[0.0], [0.0]]
     assert [monthly.last(d * DAY) / DAY for d in (0, 29.9, 30, 75)] == [0, 0, 30, 60]
     assert [len(monthly.reads(d * DAY)) for d in (0, 29.9, 30, 75)] == [1, 1, 2, 3]
     both = at.Recalibration(every="30 days", times=("1 h", "60 days", "100 days"))

@@ -6,9 +6,10 @@ from torch import nn
 
 import analogtorch as at
 from analogtorch.conversion import analog_layers
-from analogtorch.simulate.faults import FAULTS
+from analogtorch.simulate.faults import CODES, FAULTS
 from analogtorch.simulate.tiles import consecutive
 from analogtorch.simulate.transfer import adc_inl
+from analogtorch.simulate.yield_map import YieldMap
 from tests.crossbar import crossbar
 
 CHIP = crossbar().replace(array={"rows": 64, "columns": 32, "tiles": 4})
@@ -29,6 +30,22 @@ def test_every_tile_of_a_chip_has_a_state() -> None:
     mean = sum(state.shares()["stuck_on"] for state in found.values()) / 4
     assert found.share("stuck_on") == mean > 0
     assert found.working == sum(state.share for state in found.values()) / 4 < 1
+
+
+def test_tiles_of_several_sizes_count_by_what_they_have() -> None:
+    small = CHIP.replace(array={"rows": 16, "columns": 8})
+    big_tile = at.yield_map(CHIP, DEFECTS, seed=7)[0, 0]
+    tile = at.yield_map(small, DEFECTS, seed=7)[0, 3]
+    found = YieldMap(states={(0, 0): big_tile, (1, 3): tile})
+    works = torch.cat([big_tile.works.flatten(), tile.works.flatten()])
+    assert found.working == pytest.approx(works.double().mean().item())
+    rows = torch.cat([big_tile.row_faults, tile.row_faults]) == CODES["open_rows"]
+    assert found.share("open_rows") == pytest.approx(rows.double().mean().item())
+    both = [big_tile.faults.flatten(), tile.faults.flatten()]
+    stuck = torch.cat(both) == CODES["stuck_on"]
+    assert found.share("stuck_on") == pytest.approx(stuck.double().mean().item())
+    columns = torch.cat([big_tile.column_faults, tile.column_faults]) == CODES["short_columns"]
+    assert found.share("short_columns") == pytest.approx(columns.double().mean().item())
 
 
 def test_analog_yield_is_the_share_of_weights_near_their_targets() -> None:

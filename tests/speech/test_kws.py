@@ -116,7 +116,8 @@ def test_report(finished: Path) -> None:
     assert report["data"] == {"source": "folder", "classes": list(LABELS), **counts}
     assert list(report["hwa"]) == ["0 s", "1 year"]
     assert report["hwa"]["1 year"]["num_chips"] == 2
-    assert set(report["versions"]) == {"analogtorch", "torch", "torchaudio", "lightning"}
+    named = {"analogtorch", "Python", "torch", "torchaudio", "lightning", "numpy"}
+    assert set(report["versions"]) == named
     assert "synthes" not in (finished / "report.md").read_text()
 
 
@@ -334,7 +335,7 @@ def test_a_net_that_cannot_be_mapped_is_reported_without_a_floorplan(
 def test_everything_is_in_the_one_folder(corrected: Path) -> None:
     files = sorted(str(p.relative_to(corrected)) for p in corrected.rglob("*") if p.is_file())
     assert files == [
-        "accuracy.png", "checkpoints/digital.ckpt", "checkpoints/direct.pt",
+        "accuracy.csv", "accuracy.png", "checkpoints/digital.ckpt", "checkpoints/direct.pt",
         "checkpoints/hwa-new-ranges.pt", "checkpoints/hwa.ckpt",
         "chips/direct/chip-00000.json", "chips/direct/chip-00001.json", "chips/direct/sweep.json",
         *(f"chips/hwa-learnt-ranges/{name}" for name in sorted(levels.FILES)),

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 
 from analogtorch.evaluate.losses import Effect, Loss, Sensitivity
 from analogtorch.evaluate.shares import Budget
+from analogtorch.report import budget, sensitivity
 from analogtorch.report.columns import SPAN, over_chips
 from analogtorch.report.page.parts import Cell, Section, Table, Text
-from analogtorch.report.sensitivity import effect_title, remarks, spread
+from analogtorch.report.sensitivity import effect_title, spread
 from analogtorch.report.text import points, spread_text
 
 Row = tuple[str | Cell, ...]
@@ -46,8 +47,8 @@ def sensitivity_section(found: Sensitivity, digital: float) -> Section:
         rows=tuple(rows),
     )
     against = _against(found.reference, digital, found.total[last].mean)
-    more = [f"{text[0].upper()}{text[1:]}." for text in remarks(found)]
-    return Section("Sensitivity of the layers", (against, table, *_note(found), *map(Text, more)))
+    notes = _notes(found, sensitivity.remarks(found))
+    return Section("Sensitivity of the layers", (against, table, *notes))
 
 
 def budget_section(found: Budget, digital: float) -> Section:
@@ -71,7 +72,7 @@ def budget_section(found: Budget, digital: float) -> Section:
         rows=tuple(rows),
     )
     against = _against(found.reference, digital, found.total.mean)
-    return Section("Error budget", (against, table, *_note(found)))
+    return Section("Error budget", (against, table, *_notes(found, budget.remarks(found))))
 
 
 def _losses(found: Sensitivity, by_effect: Mapping[Effect, Loss]) -> list[str]:
@@ -109,5 +110,7 @@ def _against(reference: float, digital: float, loss: float) -> Text:
     return Text(text)
 
 
-def _note(found: Sensitivity | Budget) -> list[Text]:
-    return [Text(f"* {found.time} is {found.note}")] if found.note else []
+def _notes(found: Sensitivity | Budget, remarks: list[str]) -> list[Text]:
+    """Return what stands under a table: the note of its time, and remarks as sentences."""
+    note = [f"* {found.time} is {found.note}"] if found.note else []
+    return [Text(text) for text in (*note, *(f"{t[0].upper()}{t[1:]}." for t in remarks))]

@@ -55,11 +55,12 @@ def _keys(found: Transcribed) -> Iterator[Key]:
             note=f"{words:,} words said",
         )
         for time, spread in zip(found.times, found.wer.interval(), strict=True):
-            ends = f", 95 % interval {100 * spread.low:.1f} to {100 * spread.high:.1f}"
+            ends = spread.shown_ends
+            span = f", 95 % interval {100 * ends[0]:.1f} to {100 * ends[1]:.1f}" if ends else ""
             yield Key(
                 label=f"On chip after {time}{'*' * bool(found.wer.note(time))}",
                 value=f"{100 * spread.mean:.1f} %",
-                note=f"{_chips(found)}{ends if len(found.seeds) > 1 else ''}",
+                note=f"{_chips(found)}{span}",
             )
     if found.cost is not None:
         yield from cost_keys(found.cost)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import math
+import platform
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -126,8 +127,8 @@ def run(
                 cost=cost,
                 window=config.whisper.seconds,
                 notes=_notes(config, model, recordings),
-                versions={"analogtorch": at.__version__}
-                | {name: version(name) for name in ("torch", "transformers")},
+                versions={"analogtorch": at.__version__, "Python": platform.python_version()}
+                | {name: version(name) for name in ("torch", "transformers", "numpy")},
                 took=time.perf_counter() - start,
                 continued=folder.resume,
                 config=config.to_dict(),
