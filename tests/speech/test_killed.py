@@ -28,6 +28,7 @@ def _begun(clips: Path, out: Path, *more: str) -> BaseProcess:
 
 def test_killed_at_twenty_moments_a_run_gives_the_same_bytes(tmp_path: Path) -> None:
     clips, whole, killed = (tmp_path / name for name in ("clips", "whole", "killed"))
+    clips.mkdir()
     write_tones(clips, {"train": 3, "val": 1, "test": 2})
     start = time.perf_counter()
     process = _begun(clips, whole)
