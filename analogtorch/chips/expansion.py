@@ -48,7 +48,7 @@ class Expansion:
 
     def rows(self, inputs: int) -> int:
         """Return the number of rows that hold a matrix with this many inputs."""
-        return inputs if self.factor is None else math.ceil(self.factor * inputs)
+        return inputs if self.factor is None else math.ceil(round(self.factor * inputs, 9))
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of the matrix that cells hold, for one of ``shape`` (outputs, inputs).

@@ -7,7 +7,9 @@ weight cannot be analog; a trial on the meta device finds that out.
 """
 
 import contextlib
+import copy
 import functools
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -151,12 +153,18 @@ class _Trial(TorchFunctionMode):
 
 
 def _on_meta(module: nn.Module) -> Any:
-    """Return the module without hooks and numbers; it shares everything else."""
+    """Return the module without hooks and numbers, with lists and such of its own.
+
+    It shares everything else.
+    """
 
     def bare(t: Any) -> Any:
         if isinstance(t, nn.Parameter):
             return nn.Parameter(t.detach().to("meta"), t.requires_grad)
-        return t.detach().to("meta") if isinstance(t, Tensor) else t
+        if isinstance(t, Tensor):
+            return t.detach().to("meta")
+        # a trial may fill these
+        return copy.copy(t) if isinstance(t, list | dict | set | deque) else t
 
     new = type(module).__new__(type(module))
     new.__dict__.update(

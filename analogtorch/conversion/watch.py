@@ -339,8 +339,9 @@ def unchanged(model: nn.Module) -> Iterator[None]:
         for layer in unread:
             vars(layer).pop("has_run", None)
         for module, before in buffers.items():
+            restored = {name: _restored(*pair) for name, pair in before.items()}
             module._buffers.clear()
-            module._buffers.update({name: _restored(*pair) for name, pair in before.items()})
+            module._buffers.update(restored)
 
 
 def _copied(buffer: Tensor | None) -> Tensor | None:
@@ -349,7 +350,10 @@ def _copied(buffer: Tensor | None) -> Tensor | None:
 
 @torch.no_grad()
 def _restored(buffer: Tensor | None, copied: Tensor | None) -> Tensor | None:
-    if buffer is not None and copied is not None and not torch.equal(buffer, copied):
+    if buffer is None or copied is None:
+        return buffer
+    # torch compares no others
+    if buffer.layout is not torch.strided or not torch.equal(buffer, copied):
         with torch.inference_mode(buffer.is_inference()):
             buffer.copy_(copied)
     return buffer

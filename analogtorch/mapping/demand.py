@@ -1,5 +1,6 @@
 """How much blocks on one tile would wait for each other, and exchanges that reduce the waiting."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -72,10 +73,12 @@ def exchange(bins: Sequence[Bin], demand: Demand) -> None:
 
     ``bins`` are changed.
     """
-    shapes: dict[tuple[int, int], list[tuple[Bin, int]]] = {}
+    shapes: dict[tuple[int, int], list[tuple[_Load, int]]] = {}
     for target in bins:
-        for i, (block, _, _) in enumerate(target.placed if len(target.placed) > 1 else ()):
-            shapes.setdefault((block.rows, block.cols), []).append((target, i))
+        if len(target.placed) > 1:
+            load = _Load(target, demand)
+            for i, (block, _, _) in enumerate(target.placed):
+                shapes.setdefault((block.rows, block.cols), []).append((load, i))
     for _ in range(_ROUNDS):
         pairs = (
             (a, b) for listed in shapes.values() for n, a in enumerate(listed) for b in listed[:n]
@@ -115,15 +118,52 @@ def spread(bins: Sequence[Bin], tiles: int, demand: Demand) -> list[Bin]:
     ]
 
 
-def _try(first: Bin, i: int, second: Bin, j: int, demand: Demand) -> bool:
-    (a, *at_a), (b, *at_b) = first.placed[i], second.placed[j]
+class _Load:
+    """The vectors of the blocks on a tile, added up, as all pairs of many blocks are compared."""
+
+    def __init__(self, target: Bin, demand: Demand) -> None:
+        self.bin, self.demand = target, demand
+        self.total = 0
+        self.by_rank: Counter[int] = Counter()
+        for block, _, _ in target.placed:
+            self._add(block, 1)
+
+    def contention(self, block: Block, without: Block) -> int:
+        """Return ``Demand.contention`` of ``block`` with the others here but for ``without``."""
+        demand = self.demand
+        rank, gone = demand.rank[block.matrix], demand.rank[without.matrix]
+        less = demand.vectors[without.matrix]
+        total = self.total - less
+        for distance, factor in _FACTOR.items():
+            for near in {rank - distance, rank + distance}:
+                total += (factor - 1) * (self.by_rank[near] - less * (near == gone))
+        return demand.vectors[block.matrix] * total
+
+    def others(self, i: int) -> list[Block]:
+        """Return the blocks but for that at place ``i``."""
+        return [block for n, (block, _, _) in enumerate(self.bin.placed) if n != i]
+
+    def replace(self, i: int, block: Block) -> None:
+        """Lay ``block`` where that at place ``i`` lies."""
+        before, row, column = self.bin.placed[i]
+        self.bin.placed[i] = (block, row, column)
+        self._add(before, -1)
+        self._add(block, 1)
+
+    def _add(self, block: Block, sign: int) -> None:
+        vectors = sign * self.demand.vectors[block.matrix]
+        self.total += vectors
+        self.by_rank[self.demand.rank[block.matrix]] += vectors
+
+
+def _try(first: _Load, i: int, second: _Load, j: int, demand: Demand) -> bool:
+    a, b = first.bin.placed[i][0], second.bin.placed[j][0]
     if first is second or (a.matrix, a.copy) == (b.matrix, b.copy):
         return False
-    beside_a = [block for n, (block, _, _) in enumerate(first.placed) if n != i]
-    beside_b = [block for n, (block, _, _) in enumerate(second.placed) if n != j]
-    before = demand.contention(a, beside_a) + demand.contention(b, beside_b)
-    after = demand.contention(b, beside_a) + demand.contention(a, beside_b)
-    if after >= before or demand.apart(b, beside_a) or demand.apart(a, beside_b):
+    before = first.contention(a, a) + second.contention(b, b)
+    after = first.contention(b, a) + second.contention(a, b)
+    if after >= before or demand.apart(b, first.others(i)) or demand.apart(a, second.others(j)):
         return False
-    first.placed[i], second.placed[j] = (b, at_a[0], at_a[1]), (a, at_b[0], at_b[1])
+    first.replace(i, b)
+    second.replace(j, a)
     return True

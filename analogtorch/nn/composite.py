@@ -248,6 +248,12 @@ class AnalogComposite(SamplesFirst, nn.Module):
         """
         for matrix in self.matrices():
             for field, name in (("weight", matrix.names.weight), ("bias", matrix.names.bias)):
+                if is_parametrized(matrix, field) or f"{field}_orig" in matrix._parameters:
+                    raise RuntimeError(
+                        f"matrix {matrix.layer_name!r} was pruned or parametrized after the "
+                        "conversion, which neither state_dict nor to_digital keeps: change "
+                        f"{name!r} of the digital layer, before convert"
+                    )
                 if name is None or matrix._parameters.get(field) is None:
                     continue
                 looked_at = biases or field == "weight" or is_parametrized(self, name)

@@ -30,13 +30,19 @@ class AnalogConv(AnalogLayer):
     dilation: Any
     in_channels: Any
     padding_mode: Any
+    padding: Any
+    kernel_size: Any
     _reversed_padding_repeated_twice: Any
+    placed_geometry: tuple[Any, ...] = ()
+    """Stride, padding and dilation for which the executions were made, as they are assigned."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the analog convolution of ``input``, plus the digital bias."""
         if isinstance(input, Proxy):
             return whole(self, input)
         self.check_dense(input)
+        if self._assigned() != self.placed_geometry:  # as code does that dilates a backbone
+            self.replan()
         if input.dim() == self.dims + 1:
             return self.analog_forward(input.unsqueeze(0)).squeeze(0)
         return self.analog_forward(input)
@@ -45,25 +51,47 @@ class AnalogConv(AnalogLayer):
         digital: Any = self.digital  # a subclass may have its own
         return digital._conv_forward(self, x, weight, bias)
 
+    def replan(self) -> None:
+        """Make the executions anew, for stride, padding and dilation as they are now."""
+        self.placed_geometry = self._assigned()
+        super().replan()
+
+    def _assigned(self) -> tuple[Any, ...]:
+        return self.stride, self.padding, self.dilation, self.padding_mode
+
+    def _pads(self) -> list[int]:
+        """Return what ``F.pad`` adds: two numbers for each dimension, the last one first.
+
+        From the attributes that torch reads: of zeros ``padding``, which may have been assigned.
+        """
+        if self.padding_mode != "zeros":
+            return list(self._reversed_padding_repeated_twice)
+        if self.padding == "valid":
+            return [0] * 2 * self.dims
+        if self.padding == "same":
+            sizes = zip(_each(self.dilation, self.dims), self.kernel_size, strict=True)
+            added = [dilation * (size - 1) for dilation, size in sizes]
+            return [n for total in reversed(added) for n in (total // 2, total - total // 2)]
+        return [n for n in reversed(_each(self.padding, self.dims)) for _ in range(2)]
+
     def _padded(self, x: Tensor, plan: Plan) -> Tensor:
-        pads = self._reversed_padding_repeated_twice
+        pads = self._pads()
         if any(plan.padding) or not any(pads):
             return x
         mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
         return F.pad(x, pads, mode=mode)
 
     def _geometry(self, placed: tuple[Section, ...], chip: Chip) -> dict[str, tuple[int, ...]]:
-        # also of padding="same"; last dimension first, two numbers each
-        pads = self._reversed_padding_repeated_twice
+        pads = self._pads()
         before, after = tuple(pads[-2::-2]), tuple(pads[-1::-2])
         by_product = self.padding_mode == "zeros" and before == after
         # zeros that the product adds pass no DAC, whose INL may change those of code 0
         if chip.dac.inl is not None or any(section.cuts_kernel for section in placed):
             by_product = False
         return {
-            "stride": self.stride,
+            "stride": _each(self.stride, self.dims),
             "padding": before if by_product else (0,) * self.dims,
-            "dilation": self.dilation,
+            "dilation": _each(self.dilation, self.dims),
         }
 
     def _vectors(self, x: Tensor) -> int:
@@ -77,6 +105,12 @@ class AnalogConv(AnalogLayer):
 
     def _absmax(self, x: Tensor) -> Tensor:
         return x.abs().amax(tuple(range(1, x.dim())), keepdim=True)
+
+
+def _each(given: Any, dims: int) -> tuple[int, ...]:
+    """Return a number for each dimension, of one for all or of one each, as torch takes both."""
+    numbers = tuple(given) if isinstance(given, tuple | list) else (given,)
+    return numbers * dims if len(numbers) == 1 else numbers
 
 
 class AnalogConv1d(AnalogConv, nn.Conv1d):

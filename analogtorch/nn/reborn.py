@@ -1,6 +1,8 @@
 """A module with another class and the same contents: digital to analog, and back."""
 
+import copy
 import weakref
+from collections import OrderedDict
 from typing import Any
 
 from torch import nn
@@ -10,8 +12,8 @@ from analogtorch.values.warned import warn
 ADDED = frozenset({
     "_chip", "_given_chip", "calibrated", "chip", "digital_class", "executions", "has_run",
     "input_range", "layer_name", "noise_fraction", "adc_ranges", "output_ranges", "output_runs",
-    "placed_shape", "programmed", "sections", "sequence_first", "taps", "target", "target_version",
-    "vectors_read",
+    "placed_geometry", "placed_shape", "programmed", "sections", "sequence_first", "taps", "target",
+    "target_version", "vectors_read",
 })  # fmt: skip
 """Attributes that ``convert`` and ``hold`` add to a layer."""
 
@@ -34,9 +36,13 @@ def reborn(module: nn.Module, kind: Any, name: str) -> Any:
     # these gain or lose entries
     new._parameters, new._buffers = dict(module._parameters), dict(module._buffers)
     new._non_persistent_buffers_set = set(module._non_persistent_buffers_set)
-    for hook in new._load_state_dict_pre_hooks.values():
-        if getattr(hook, "with_module", False):
-            hook.module = weakref.ref(new)
+    hooks = module._load_state_dict_pre_hooks
+    if any(getattr(hook, "with_module", False) for hook in hooks.values()):
+        # each module has its own: the old one stays in use where the new one is a trial
+        new._load_state_dict_pre_hooks = OrderedDict((k, copy.copy(h)) for k, h in hooks.items())
+        for hook in new._load_state_dict_pre_hooks.values():
+            if getattr(hook, "with_module", False):
+                hook.module = weakref.ref(new)
     return new
 
 

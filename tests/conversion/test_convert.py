@@ -1,4 +1,5 @@
 import copy
+import gc
 import io
 
 import pytest
@@ -346,6 +347,39 @@ def test_hooks_can_be_removed_after_the_conversion_and_state_dict_hooks_find_the
     model(torch.randn(2, 3))
     model[0].load_state_dict(state)
     assert called == ["AnalogLinear"]
+    at.map_to_chip(model, torch.zeros(1, 3))  # which makes digital twins of layers
+    gc.collect()
+    model[0].load_state_dict(state)
+    assert called == ["AnalogLinear"] * 2
+
+
+def test_a_conversion_that_fails_leaves_state_dict_hooks_their_module() -> None:
+    net, called = nn.Sequential(nn.Linear(3, 3)), []
+    net[0].register_load_state_dict_pre_hook(lambda module, *_: called.append(module))
+    with pytest.raises(ValueError, match="takes"):
+        at.convert(net, CHIP, example=torch.zeros(1, 7))
+    gc.collect()
+    net.load_state_dict(net.state_dict())
+    assert called == [net[0]]
+
+
+def test_a_model_keeps_its_sparse_buffers() -> None:
+    class Graph(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("adjacency", torch.eye(5).to_sparse())
+            self.register_buffer("mean", torch.ones(4))
+            self.lin = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.lin(torch.sparse.mm(self.adjacency, x - self.mean))
+
+    net, x = Graph().eval(), torch.randn(5, 4)
+    expected, names = net(x), list(net.state_dict())
+    at.convert(net, at.chips.ideal(), example=x)
+    at.guard(net, x)
+    assert set(names) <= set(net.state_dict())
+    torch.testing.assert_close(net(x), expected)
 
 
 class Standardised(nn.Conv2d):

@@ -340,3 +340,22 @@ def test_int8_finds_the_activations_of_subclasses_by_name() -> None:
     renamed = _Renamed(6, 4)
     at.quantise_digital(nn.Sequential(renamed))
     assert torch.equal(renamed(x, scale), renamed(x) * scale)
+
+
+def test_a_trial_of_a_subclass_leaves_its_lists_as_they_were() -> None:
+    class Logged(nn.Linear):
+        def __init__(self, *sizes: int) -> None:
+            super().__init__(*sizes)
+            self.largest: list[Tensor] = []
+            self.calls = {"forward": 0}
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.largest.append(x.detach().abs().max())
+            self.calls["forward"] += 1
+            return super().forward(x)
+
+    net = nn.Sequential(Logged(4, 4))
+    at.convert(net, at.chips.hermes64())
+    assert (net[0].largest, net[0].calls) == ([], {"forward": 0})
+    net(torch.ones(1, 4))
+    assert net[0].largest == [torch.tensor(1.0)]

@@ -154,3 +154,12 @@ def test_they_are_made_by_convert(kind: type[nn.Module]) -> None:
         TypeError, match=rf"is made from a digital layer: analogtorch\.convert\(nn\.{digital}\("
     ):
         kind(8, 8)
+
+
+def test_a_matrix_that_is_pruned_after_the_conversion_is_named() -> None:
+    net = at.convert(nn.Sequential(nn.LSTM(6, 16)), at.chips.hermes64()).eval()
+    for module in net.modules():  # as a loop over the layers of a model does
+        if isinstance(module, nn.Linear):
+            prune.l1_unstructured(module, "weight", 0.5)
+    with pytest.raises(RuntimeError, match=r"matrix '0.ih_l0' was pruned .* before convert"):
+        net(torch.randn(5, 3, 6))

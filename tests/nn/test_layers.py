@@ -602,3 +602,36 @@ def test_a_layer_can_be_made_directly(kind, arguments: dict, x: Tensor) -> None:
         kind(**arguments)
     with pytest.raises(TypeError, match="chip must be a Chip"):
         kind(**arguments, chip="hermes64")
+
+
+@pytest.mark.parametrize("chip", [at.chips.ideal(), crossbar()], ids=["ideal", "crossbar"])
+@pytest.mark.parametrize(
+    ("options", "assigned"),
+    [
+        ({"padding": 1}, {"dilation": (2, 2), "padding": (2, 2)}),  # a backbone that is dilated
+        ({"stride": 2, "padding": 1}, {"stride": 1}),
+        ({"padding": "same"}, {"dilation": (2, 1)}),
+        ({"padding": 2}, {"padding": "valid"}),
+        ({"padding": 1, "padding_mode": "reflect"}, {"stride": (1, 2)}),
+    ],
+)
+def test_a_convolution_computes_with_attributes_that_were_assigned(
+    chip: at.Chip, options: dict, assigned: dict
+) -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Conv2d(3, 4, 3, **options), torch.randn(2, 3, 9, 8)
+    for name, value in assigned.items():
+        setattr(layer, name, value)
+    before = at.convert(nn.Sequential(copy.deepcopy(layer)), chip).eval()
+    after = at.convert(nn.Sequential(nn.Conv2d(3, 4, 3, **options)), chip).eval()
+    after.load_state_dict(before.state_dict())
+    for name, value in assigned.items():
+        setattr(after[0], name, value)
+    expected = layer(x)
+    assert before(x).shape == expected.shape
+    assert torch.equal(after(x), before(x))
+    exact = at.convert(nn.Sequential(copy.deepcopy(layer)), at.chips.ideal()).eval()
+    programmed = at.program(exact, seed=0).at("0 s")
+    torch.testing.assert_close(programmed(x), expected, atol=1e-5, rtol=1e-4)
+    assert type(at.to_digital(after)[0]) is nn.Conv2d
+    assert vars(at.to_digital(after)[0]).keys() == vars(layer).keys()
