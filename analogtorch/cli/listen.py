@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,8 @@ from analogtorch.values import checks
 logger = logging.getLogger("analogtorch")
 
 _PER_MINUTE = 10.0
+_SHORTEST = 0.001
+"""Fewest seconds that a microphone is listened to."""
 _ITS_NOISE = 1 << 40
 """Seed of the noise in a mixture, with which nobody trains: a net knows the noise that it heard."""
 _MIXTURE = 0
@@ -68,6 +71,9 @@ def run(arguments: Sequence[str]) -> Stream | StreamTest:
             if given.noise
             else generate_noise(seed=_ITS_NOISE)
         )
+    if given.microphone is not None:
+        checks.number("--microphone", given.microphone, least=_SHORTEST, what="number of seconds")
+        _sounddevice()
     recording = _heard(given)
     spoken = None
     if noise is None and given.network == "hwa":
@@ -80,6 +86,8 @@ def run(arguments: Sequence[str]) -> Stream | StreamTest:
         )
         features, classes = task.features, task.classes
         corrections = recovery(config, task.calibration)
+    if given.microphone is not None:  # last, so that no recording is lost for a run that is none
+        recording = _record(given.microphone)
     if noise is not None:
         mixture = mixed(
             task.test_clips,
@@ -114,7 +122,7 @@ def _when(time: str) -> str:
 
 
 def _heard(given: argparse.Namespace) -> Tensor:
-    """Return the recording; an empty one where it is to be mixed."""
+    """Return the recording; an empty one where it is to be made."""
     if given.audio is not None:
         recording = read_recording(given.audio, resample=True)
         if (rate := sampling_rate(given.audio)) < SAMPLE_RATE:
@@ -125,20 +133,15 @@ def _heard(given: argparse.Namespace) -> Tensor:
                 *(f"{hertz:,}" for hertz in (rate, rate // 2, SAMPLE_RATE // 2, SAMPLE_RATE)),
             )
         return recording
-    if given.microphone is not None:
-        return _record(given.microphone)
     return torch.zeros(0, dtype=torch.float32, device="cpu")
 
 
-def _record(seconds: float) -> Tensor:
-    """Return a recording of the default microphone.
+def _sounddevice() -> Any:
+    """Return the package that records.
 
     Raises:
-        ImportError: sounddevice, or the library that it needs, is not installed.
-        ValueError: the time is no positive number.
+        ImportError: it, or the library that it needs, is not installed.
     """
-    if not seconds > 0:
-        raise ValueError(f"--microphone takes the seconds to listen, > 0, got {seconds}")
     try:
         import sounddevice  # no part of any extra
     except (ImportError, OSError) as error:  # OSError: PortAudio itself is missing
@@ -146,8 +149,13 @@ def _record(seconds: float) -> Tensor:
             "--microphone needs sounddevice and PortAudio; run: pip install sounddevice, or record "
             "with another program and give the file"
         ) from error
+    return sounddevice
+
+
+def _record(seconds: float) -> Tensor:
+    """Return a recording of the default microphone."""
     print(f"listening for {seconds:g} s ...", file=sys.stderr)
-    samples = sounddevice.rec(
+    samples = _sounddevice().rec(
         round(seconds * SAMPLE_RATE), SAMPLE_RATE, 1, dtype="float32", blocking=True
     )
     return torch.from_numpy(samples[:, 0])

@@ -179,7 +179,10 @@ def expanded(path: str) -> Path:
             )
         return given
 
-    return Path(_VARIABLE.sub(value, path)).expanduser()
+    try:
+        return Path(_VARIABLE.sub(value, path)).expanduser()
+    except RuntimeError as error:  # of a user who has no home
+        raise ValueError(f"{path!r}: {error} Write the whole path") from error
 
 
 def variables(text: str) -> dict[str, str]:

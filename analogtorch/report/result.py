@@ -268,7 +268,7 @@ class Result:
     def _rows(self) -> Iterator[list[Any]]:
         header, *_ = self.hwa.rows()
         yield ["net", *header]
-        for net, found in {"direct": self.direct, "hwa": self.hwa, **self.ablation}.items():
+        for net, found in (("direct", self.direct), ("hwa", self.hwa), *self.ablation.items()):
             yield from ([net, *row] for row in itertools.islice(found.rows(), 1, None))
 
     def to_dict(self) -> dict[str, Any]:

@@ -12,10 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from analogtorch.files import expanded
 from analogtorch.speech.audio import resampled
+from analogtorch.speech.clip_files import NOISE
 from analogtorch.speech.data import SAMPLE_RATE, SAMPLES, check_snr, check_waveforms
 from analogtorch.speech.draws import hashed, uniform
-from analogtorch.speech.noise import Noise, generate_noise, read_noise
+from analogtorch.speech.noise import NOISE_PARTS, Noise, generate_noise, read_noise
 from analogtorch.values import checks
 
 # masks drawn in advance, of which each clip gets one: torchaudio draws from torch's global
@@ -45,7 +47,8 @@ class Augment:
     """Range of the ratio of the clip's RMS to the noise's, in dB, between -20 and 100."""
     noise: str | None = None
     """Folder of noise recordings of one second or longer; other rates than 16 kHz are converted.
-    null generates white, pink and brown noise."""
+    Of Speech Commands' `_background_noise_` it is the first 80 % of each: clips of silence in
+    validation and test are cut from the rest. null generates white, pink and brown noise."""
     time_masks: int = 2
     """Number of stretches of frames set to 0 (the mean) in the features (SpecAugment:
     arXiv:1904.08779); 0 to 10."""
@@ -92,9 +95,13 @@ class Augmenter:
     def __init__(self, config: Augment, *, seed: int) -> None:
         self.config = checks.instance("config", config, Augment, "Augment(noise_probability=0.5)")
         self.seed = checks.count("seed", seed, least=0, largest=checks.UINT64)
-        self.noise: Noise = (
-            read_noise(config.noise, resample=True) if config.noise else generate_noise(seed=seed)
-        )
+        self.noise: Noise = generate_noise(seed=seed)
+        if config.noise:
+            self.noise = read_noise(config.noise, resample=True)
+            short = any(len(each) < 10 * SAMPLE_RATE for each in self.noise.recordings)
+            # of shorter ones no clips of silence are cut
+            if expanded(config.noise).resolve().name == NOISE and not short:
+                self.noise = self.noise.part(*NOISE_PARTS["train"])
 
     def waveforms(self, waveforms: Tensor, index: Tensor, *, epoch: int) -> Tensor:
         """Return the waveforms with speed, level, shift and noise, in this order.
@@ -135,9 +142,10 @@ class Augmenter:
         given = self.config
         times = given.time_masks, given.time_mask_frames
         bands = given.frequency_masks, given.frequency_mask_bins
-        masks = _mask_bank(times, bands, self.seed, *features.shape[-2:])
-        which = hashed(self.seed, epoch, _as_index(index, features), "mask") % np.uint64(len(masks))
-        return features * masks[torch.from_numpy(which.astype(np.int64))].to(features)
+        over_time, over_bands = _mask_bank(times, bands, self.seed, *features.shape[-2:])
+        drawn = hashed(self.seed, epoch, _as_index(index, features), "mask") % np.uint64(_MASKS)
+        which = torch.from_numpy(drawn.astype(np.int64))
+        return features * (over_time[which] * over_bands[which]).to(features)
 
     def _change_speed(self, waveforms: Tensor, keys: tuple) -> Tensor:
         speeds = self.config.speeds
@@ -190,23 +198,26 @@ def _rms(waveforms: Tensor) -> Tensor:
     return waveforms.square().mean(dim=1, keepdim=True).sqrt()
 
 
-@lru_cache(maxsize=2)  # one takes some 32 MB
+@lru_cache(maxsize=2)
 def _mask_bank(
     times: tuple[int, int], bands: tuple[int, int], seed: int, frames: int, bins: int
-) -> Tensor:
-    """Return masks (4096, 1, frames, bins) of 1 and, where masked, 0.
+) -> tuple[Tensor, Tensor]:
+    """Return masks over time (4096, 1, frames, 1) and over bands (4096, 1, 1, bins).
 
-    Those of times, and of bands, are their number and their length at most. torch's generator keeps
-    its state.
+    They are 1 and, where masked, 0; their product is the mask of a clip. Those of times, and of
+    bands, are their number and their length at most. torch's generator keeps its state.
     """
     from torchaudio.transforms import SpecAugment
 
-    draw = SpecAugment(
-        n_time_masks=times[0], time_mask_param=times[1],
-        n_freq_masks=bands[0], freq_mask_param=bands[1],
-        zero_masking=True,
-    )  # fmt: skip
+    def drawn(times: tuple[int, int], bands: tuple[int, int], bins: int, frames: int) -> Tensor:
+        draw = SpecAugment(
+            n_time_masks=times[0], time_mask_param=times[1],
+            n_freq_masks=bands[0], freq_mask_param=bands[1],
+            zero_masking=True,
+        )  # fmt: skip
+        return draw(torch.ones(_MASKS, 1, bins, frames, dtype=torch.float32, device="cpu")).mT
+
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed: that would seed every GPU as well, which fork_rng would not undo.
         torch.default_generator.manual_seed(int(hashed(seed, "masks")[0] >> np.uint64(1)))
-        return draw(torch.ones(_MASKS, 1, bins, frames, dtype=torch.float32, device="cpu")).mT
+        return drawn(times, (0, 1), 1, frames), drawn((0, 1), bands, bins, 1)

@@ -18,6 +18,10 @@ COLOURS = (0.0, 1.0, 2.0)
 """Exponents a of a power spectrum 1/f^a: white, pink and brown."""
 
 
+NOISE_PARTS = {"train": (0.0, 0.8), "val": (0.8, 0.9), "test": (0.9, 1.0)}
+"""Stretch of each recording of Speech Commands' noise, in fractions, that a split may hear."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Noise:
     """Noise recordings at 16 kHz, of which one-second crops are taken.

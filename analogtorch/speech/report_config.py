@@ -50,6 +50,10 @@ class ReportConfig:
         checks.count("report.clips", self.clips, least=0, most=50)
         checks.numbers(self, "windows_per_second", above=0)
         for name, changes in self.ablation.items():
+            if name in ("direct", "hwa"):
+                raise ValueError(
+                    f"report.ablation: {name!r} is a net of the run itself; choose another name"
+                )
             if not isinstance(name, str):  # YAML takes 1, no and on for something else
                 quoted = "no" if name is False else "yes" if name is True else str(name).lower()
                 raise ValueError(

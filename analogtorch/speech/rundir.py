@@ -16,6 +16,7 @@ from torch import nn
 from analogtorch.evaluate.journal import HEAD, check_whole, files, others, refuse_others
 from analogtorch.files import (
     digest_of,
+    expanded,
     locked,
     made,
     packed,
@@ -330,7 +331,7 @@ def named(out: str | Path) -> Path:
             f"--out {str(out)!r} names no folder; name one for what the run writes, such as "
             "runs/kws"
         )
-    path = Path(out).expanduser()
+    path = expanded(str(out))
     if path.exists() and not path.is_dir():
         raise ValueError(f"--out {path} is a file; name a folder")
     return path

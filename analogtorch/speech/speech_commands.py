@@ -26,7 +26,7 @@ from analogtorch.speech.data import (
 )
 from analogtorch.speech.draws import uniform
 from analogtorch.speech.labels import SILENCE, UNKNOWN, Preset, classes_of, settle_labels
-from analogtorch.speech.noise import Noise, read_noise
+from analogtorch.speech.noise import NOISE_PARTS, Noise, read_noise
 from analogtorch.values import checks
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 FOLDER = "SpeechCommands/speech_commands_v0.02"
 """Folder of the corpus below a root, as torchaudio names it."""
-_NOISE_PARTS = {"train": (0.0, 0.8), "val": (0.8, 0.9), "test": (0.9, 1.0)}
 
 
 class _Word(NamedTuple):
@@ -193,7 +192,7 @@ class SpeechCommands:
 
     def _silence(self, split: str, count: int, noise: Noise) -> torch.Tensor:
         number = np.arange(count)
-        crops = noise.part(*_NOISE_PARTS[split]).crop(uniform(self.seed, split, "crop", number))
+        crops = noise.part(*NOISE_PARTS[split]).crop(uniform(self.seed, split, "crop", number))
         level = torch.from_numpy(uniform(self.seed, split, "level", number)).float()
         return to_int16(crops * level[:, None])
 

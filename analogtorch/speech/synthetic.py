@@ -106,6 +106,11 @@ class Synthetic:
 
     def __post_init__(self) -> None:
         settle_labels(self)
+        if UNKNOWN in self.classes and not self._others():
+            raise ValueError(
+                f"Synthetic.labels: no word is left for {UNKNOWN}, as all that it is made of are "
+                f"classes of their own; leave out {UNKNOWN} or some words"
+            )
         checks.counts(self, "per_class", least=10, remedy="fewer leave a split empty")
         checks.numbers(self, "val_percent", "test_percent", least=10, most=40)
         checks.counts(self, "seed", least=0, largest=checks.UINT64)
@@ -153,10 +158,14 @@ class Synthetic:
         test = max(1, round(len(items) * self.test_percent / 100))
         return items[val + test :], items[:val], items[val : val + test]
 
+    def _others(self) -> list[str]:
+        """Return the words of `_unknown_`."""
+        return [word for word in (*KEYWORDS, *UNKNOWN_WORDS) if word not in self.classes]
+
     def _plans(self, split: str, variants: list[str]) -> Iterator[_Plan]:
         val, test = (round(self.per_class * p / 100) for p in (self.val_percent, self.test_percent))
         count = {"train": self.per_class - val - test, "val": val, "test": test}[split]
-        others = [word for word in (*KEYWORDS, *UNKNOWN_WORDS) if word not in self.classes]
+        others = self._others()
         for label, name in enumerate(self.classes):
             for number in range(count):
                 yield _plan(label, name, (self.seed, split, name, number), variants, others)

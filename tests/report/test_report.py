@@ -78,6 +78,8 @@ def test_csv_has_every_chip_of_every_net(result: Result, tmp_path: Path) -> None
     assert [line[0] for line in lines[1:]] == of_each
     values = [x for found in nets.values() for x in found.values.flatten().tolist()]
     assert [float(line[5]) for line in lines[1:]] == values
+    same = dataclasses.replace(result, ablation={"hwa": result.direct})  # no run names one so
+    assert len(same.to_csv().splitlines()) == len(lines)
     parquet = pytest.importorskip("pyarrow.parquet")
     table = parquet.read_table(extra.to_parquet(tmp_path / "accuracy.parquet")).to_pydict()
     assert (table["net"], table[metric]) == (of_each, values)

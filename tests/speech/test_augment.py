@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from torchaudio.transforms import SpecAugment
 
-from analogtorch.speech.augment import Augment, Augmenter
+from analogtorch.speech.augment import Augment, Augmenter, _mask_bank
+from analogtorch.speech.draws import hashed
 
 OFF = {
     "shift_ms": 0, "gain_db": 0, "speeds": (1.0,), "noise_probability": 0, "time_masks": 0,
@@ -192,3 +194,29 @@ def test_fields_are_checked(fields: dict, message: str) -> None:
 def test_a_wrong_index_is_refused() -> None:
     with pytest.raises(ValueError, match=r"index has shape \(63,\) .*must be \(64,\) integers"):
         augmenter().waveforms(waveforms(), torch.arange(63), epoch=0)
+
+
+def test_masks_are_those_that_torchaudio_draws_of_whole_features() -> None:
+    augment = augmenter(time_masks=2, time_mask_frames=8, frequency_masks=2, frequency_mask_bins=6)
+    _mask_bank.cache_clear()
+    over_time, over_bands = _mask_bank((2, 8), (2, 6), 0, 49, 40)
+    draw = SpecAugment(2, 8, 2, 6, zero_masking=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(hashed(0, "masks")[0] >> np.uint64(1)))
+        whole = draw(torch.ones(4096, 1, 40, 49)).mT
+    assert torch.equal(over_time * over_bands, whole)
+    wide = augment.features(torch.ones(2, 1, 1984, 64), torch.arange(2), epoch=0)
+    assert wide.shape == (2, 1, 1984, 64)
+
+
+@pytest.mark.parametrize("name", ["_background_noise_", "noise"])
+def test_training_hears_nothing_of_the_noise_that_others_are_tested_with(
+    name: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).mkdir()
+    tone = np.linspace(0, 0.5, 20 * 16_000, dtype=np.float32)
+    soundfile.write(tmp_path / name / "a.wav", tone, 16_000)
+    (found,) = augmenter(noise=str(tmp_path / name)).noise.recordings
+    assert len(found) == (16 if name == "_background_noise_" else 20) * 16_000
+    soundfile.write(tmp_path / name / "b.wav", tone[:20_000], 16_000)  # not of Speech Commands
+    assert len(augmenter(noise=str(tmp_path / name)).noise.recordings[1]) == 20_000

@@ -286,6 +286,7 @@ def test_levels_of_gaussian_noise_name_the_scale_that_they_replace() -> None:
         ("{a: {hwa.distill: null}}", "a: hwa.distill=None: distill=None; it must be from 0"),
         ("{a: {hwa.epochs: null}}", "a: hwa.epochs=None: epochs=None; it must be an integer >= 1"),
         ("{a: {hwa.batch_size: 10000}}", "report.ablation: a: batch_size=10000 is more than the"),
+        ("{hwa: {hwa.epochs: 3}}", "report.ablation: 'hwa' is a net of the run itself; choose"),
         ("{no: {hwa.epochs: 2}}", "the name False is no text, as YAML reads yes, no, on and off"),
         ("{no: {hwa.epochs: 2}}", "quote it, as in '{\"no\": {hwa.distill: 0}}'"),
         ("{a: {hwa.epochs: 2}}", "a: {'hwa.epochs': 2} gives the same settings as the run; change"),
@@ -749,6 +750,9 @@ def test_a_folder_with_files_of_others_is_refused_and_left_alone(
     assert main(["kws", *SMALL, "--data.folder.root=/nowhere", "--out=.", *more]) == 2
     assert main(["kws", *SMALL, f"--data.folder.root={clips}", "--out", "", *more]) == 2
     assert "--out '' names no folder; name one" in capsys.readouterr().err
+    for out, message in (("${NOT_SET_HERE}/x", "NOT_SET_HERE is not set"), ("~nobody_/x", "home")):
+        assert main(["kws", *SMALL, f"--data.folder.root={clips}", "--out", out, *more]) == 2
+        assert message in capsys.readouterr().err
     assert main(["kws", *SMALL, f"--data.folder.root={clips}", "--out=mine.txt", *more]) == 2
     assert "mine.txt is a file; name a folder" in capsys.readouterr().err
     assert listing(tmp_path) == before

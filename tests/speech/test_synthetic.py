@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from analogtorch.speech.data import Clips
-from analogtorch.speech.labels import LABELS, UNKNOWN_WORDS
+from analogtorch.speech.labels import KEYWORDS, LABELS, UNKNOWN_WORDS
 from analogtorch.speech.synthetic import VARIANTS, Synthetic
 
 pytest.importorskip("espeakng_loader", reason='needs pip install "analogtorch[synthetic]"')
@@ -163,3 +163,8 @@ def test_a_full_disk_costs_a_warning_and_leaves_nothing(
 def test_fields_are_checked(fields: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Synthetic(**fields)
+
+
+def test_a_class_of_other_words_needs_some() -> None:
+    with pytest.raises(ValueError, match="no word is left for _unknown_.*; leave out _unknown_"):
+        Synthetic(labels=(*KEYWORDS, *UNKNOWN_WORDS, "_unknown_"))

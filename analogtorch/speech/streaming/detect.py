@@ -201,9 +201,9 @@ def listen(
     """Classify sliding windows of a recording.
 
     Modules run in evaluation mode; their modes are restored afterwards. Silence follows the
-    recording, until the window in which it ends has as many after it as are averaged, so that a
-    word at the end is detected like another: a little after the end. A network without the
-    classes `_silence_` and `_unknown_` is logged as a warning.
+    recording, until the window in which it ends has as many after it as are averaged, and half a
+    second of them, so that a word at the end is detected like another: a little after the end. A
+    network without the classes `_silence_` and `_unknown_` is logged as a warning.
 
     Args:
         network: from features to logits (B, classes): a module, or a programmed chip at a time,
@@ -242,7 +242,8 @@ def listen(
     seconds = len(recording) / SAMPLE_RATE
     left = len(recording) - SAMPLES
     last = -left % detector.hop if left > 0 else -left  # zeros that the last window takes
-    recording = F.pad(recording, (0, last + (detector.average - 1) * detector.hop))
+    more = max(detector.average - 1, (SAMPLES // 2 - last) // detector.hop)
+    recording = F.pad(recording, (0, last + more * detector.hop))
     windows = recording.unfold(0, SAMPLES, detector.hop)
     parts: list[Tensor] = []
     bar = Progress(total=len(windows), desc="listening", unit="window", disable=not progress)

@@ -16,8 +16,7 @@ _MINUTE = 60.0
 def draw_stream(stream: Stream) -> Any:
     """Return a figure of the scores over time, with the detections marked."""
     figure = new_figure(10, 3.5)
-    last = stream.detector.end(len(stream.scores) - 1)  # after the end of a short recording
-    _draw_time(figure.subplots(), stream, last, ())
+    _draw_time(figure.subplots(), stream, _last(stream), ())
     return figure
 
 
@@ -26,7 +25,7 @@ def draw_test(test: StreamTest) -> Any:
     """Return a figure of the first minute, and of misses against false alarms."""
     figure = new_figure(10, 7)
     above, below = figure.subplots(2)
-    _draw_time(above, test.stream, min(test.stream.seconds, _MINUTE), test.spoken)
+    _draw_time(above, test.stream, min(_last(test.stream), _MINUTE), test.spoken)
     labels: dict[tuple[float, float], list[str]] = {}
     for errors in test.curve():
         if (rate := errors.miss_rate) is not None:  # without keywords nothing can be missed
@@ -39,6 +38,11 @@ def draw_test(test: StreamTest) -> Any:
     below.set(xlabel="false alarms per hour", ylabel="missed keywords, %", ylim=(0, max(top, 1)))
     below.set_title("errors by threshold", loc="left")
     return figure
+
+
+def _last(stream: Stream) -> float:
+    """Return when the last window ends, s: after the end of a short recording."""
+    return stream.detector.end(len(stream.scores) - 1)
 
 
 def _draw_time(axes: Any, stream: Stream, seconds: float, spoken: tuple[Spoken, ...]) -> None:

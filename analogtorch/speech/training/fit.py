@@ -70,7 +70,8 @@ def fit(
             overwritten.
         teacher: the network to distil from, if ``phase.distill`` > 0.
         learner: what a step of the training is.
-        validation: inputs and labels whose accuracy is shown and logged, at most ten times; they
+        validation: inputs and labels whose accuracy is shown and logged, after each of up to 19
+            epochs and else ten to fourteen times; they
             decide nothing.
         progress: if True, show Lightning's progress bar.
         accelerator: as ``lightning.Trainer`` takes it.

@@ -5,12 +5,13 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from analogtorch.__main__ import main
 from analogtorch.speech.data import Clips
@@ -467,7 +468,8 @@ def test_a_programmed_chip_listens_to_a_mixture(run: Path, tmp_path: Path, capsy
         (["a.wav", "--allow-code", "b.wav"], "unrecognized arguments: b.wav; see analogtorch"),
         (["--allow-cod", "a.wav"], "unrecognized arguments: --allow-cod"),
         (["--mix=60", "--noise=nowhere"], "nowhere: no such folder"),
-        (["--microphone=0"], "--microphone takes the seconds to listen, > 0"),
+        (["--microphone=0"], "--microphone must be a number of seconds >= 0.001, got 0"),
+        (["--microphone=inf"], "--microphone must be a number of seconds >= 0.001, got inf"),
         (["--mix=60", "--threshold=2"], "Detector.threshold must be"),
         (["--mix=60", "--plot=a.txt"], "must end in .png"),
         (["--mix=x"], "see analogtorch listen --help"),
@@ -483,6 +485,39 @@ def test_wrong_options_are_named(
     monkeypatch.chdir(tmp_path)
     assert main(["listen", "nothing", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_nothing_is_recorded_for_a_run_that_is_none(monkeypatch, capsys) -> None:
+    def rec(*_: object, **__: object) -> None:
+        pytest.fail("it records")
+
+    monkeypatch.setitem(sys.modules, "sounddevice", SimpleNamespace(rec=rec))
+    assert main(["listen", "nothing", "--microphone=1"]) == 2
+    assert "nothing holds no run of analogtorch kws" in capsys.readouterr().err
+
+
+def test_a_recording_shorter_than_a_window_is_drawn(tmp_path: Path) -> None:
+    class Constant(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.zeros(len(x), 3)
+
+    classes = ("yes", "_silence_", "_unknown_")
+    stream = listen(Constant(), nn.Identity(), torch.zeros(8_000), classes)
+    StreamTest(stream=stream, spoken=()).plot(tmp_path / "short.png")
+    assert (tmp_path / "short.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("hop_ms", "average", "windows"), [(200, 3, 3), (200, 5, 5), (100, 3, 6), (50, 1, 11)]
+)
+def test_half_a_second_of_silence_follows_a_recording_at_least(
+    hop_ms: int, average: int, windows: int
+) -> None:
+    detector = Detector(hop_ms=hop_ms, average=average)
+    classes = ("yes", "_silence_", "_unknown_")
+    network = nn.AdaptiveAvgPool1d(3)
+    found = listen(network, nn.Identity(), torch.zeros(16_000), classes, detector=detector)
+    assert len(found.scores) == windows
 
 
 def test_a_missing_library_of_the_microphone_is_named(monkeypatch, capsys) -> None:
