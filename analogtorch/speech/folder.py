@@ -251,6 +251,12 @@ class Folder:
         shares = ", ".join(f"{counts[name]:,} {name}" for name in SPLITS)
         again = f", at draw {draw + 1}: a split of those before lacks a class" if draw else ""
         logger.info("splits were drawn by %s, with seed %d%s: %s", by, self.seed, again, shares)
+        for name, asked in (("val", self.val_percent), ("test", self.test_percent)):
+            if named and abs((got := 100 * counts[name] / len(rows)) - asked) > 10:  # points
+                logger.warning(
+                    "%s has %.0f %% of the clips in place of %g %%, as speakers are whole; another "
+                    "seed of the folder draws others, and a manifest says which", name, got, asked,
+                )  # fmt: skip
         return [replace(row, split=split[row.path]) for row in rows]
 
     def _of_speakers(self, rows: list[Row], apart: Container[str]) -> tuple[dict[str, str], int]:

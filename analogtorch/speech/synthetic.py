@@ -4,6 +4,8 @@ It lets the whole path run anywhere, but shows nothing about accuracy on people:
 more alike.
 """
 
+import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +33,8 @@ from analogtorch.speech.labels import (
 from analogtorch.speech.noise import Noise, generate_noise
 from analogtorch.values import checks
 from analogtorch.values.progress import Progress
+
+logger = logging.getLogger("analogtorch")
 
 ACCENTS = (
     "gmw/en", "gmw/en-029", "gmw/en-GB-scotland", "gmw/en-GB-x-gbclan", "gmw/en-GB-x-gbcwmd",
@@ -177,6 +181,7 @@ class Synthetic:
         noise = generate_noise(seed=int(hashed(self.seed, "noise", split)[0]))
         host = torch.device("cpu")
         waveforms = torch.empty(len(plans), SAMPLES, dtype=torch.int16, device=host)
+        cut: Counter[str] = Counter()
         with host:  # torchaudio makes tensors on the default device
             resample = Resample(espeak.SAMPLE_RATE, SAMPLE_RATE)
             for row, plan in enumerate(plans):
@@ -184,7 +189,14 @@ class Synthetic:
                 if plan.utterance:
                     word = resample(torch.frombuffer(next(speech), dtype=torch.int16).float())
                     bar.update()
+                    cut[plan.utterance.text] += len(word) > SAMPLES
                 waveforms[row] = to_int16(_mix(plan, word, noise, self.snr_db))
+        for text, count in cut.items():
+            if count:
+                logger.warning(
+                    "synthetic: %r lasts longer than a second in %d clips of %s, which end before "
+                    "it does; take a shorter text", text, count, split,
+                )  # fmt: skip
         return Clips(
             waveforms=waveforms,
             labels=torch.tensor([plan.label for plan in plans], device="cpu"),

@@ -358,6 +358,23 @@ def test_a_speaker_of_most_clips_is_in_training(tmp_path: Path, caplog) -> None:
     assert "by speaker, with seed 7: 104 train, 4 val, 8 test" in caplog.text
 
 
+def test_parts_that_are_far_from_what_was_asked_are_warned_of(tmp_path: Path, caplog) -> None:
+    counts = {"a": 2, "b": 20, "c": 8, "d": 10, "e": 28, "f": 6}
+    clips = [
+        f"{w}/{s}_{n}.wav" for w in ("low", "high") for s, k in counts.items() for n in range(k)
+    ]
+    root, warned = str(words(tmp_path, *clips)), 0
+    for seed in range(8):
+        caplog.clear()
+        sizes = {k: len(v) for k, v in Folder(root=root, speaker="^(.)", seed=seed).load().items()}
+        for name, asked in (("val", 10), ("test", 20)):
+            share = 100 * sizes[name] / sum(sizes.values())
+            said = f"{name} has {share:.0f} % of the clips in place of {asked} %, as speakers are w"
+            assert (said in caplog.text) == (abs(share - asked) > 10)
+            warned += said in caplog.text
+    assert warned
+
+
 @pytest.mark.parametrize(
     "form", ["{w}/{s}/{n}.wav", "{w}/{s}_nohash_{n}.wav", "clips/{w}/{s}/{n}.wav"]
 )

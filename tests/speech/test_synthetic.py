@@ -168,3 +168,10 @@ def test_fields_are_checked(fields: dict, message: str) -> None:
 def test_a_class_of_other_words_needs_some() -> None:
     with pytest.raises(ValueError, match="no word is left for _unknown_.*; leave out _unknown_"):
         Synthetic(labels=(*KEYWORDS, *UNKNOWN_WORDS, "_unknown_"))
+
+
+def test_texts_that_last_longer_than_a_clip_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    text = "turn on the radio in the kitchen"
+    replace(SMALL, labels=("yes", text)).load()
+    assert f"{text!r} lasts longer than a second in" in caplog.text
+    assert "'yes'" not in caplog.text
