@@ -201,7 +201,8 @@ def test_other_trainings_are_measured_on_the_same_chips(
     assert "s since it was continued" in html
     listed = json.loads((tmp_path / JOURNAL).read_text())["files"]
     looks = 2 * len(levels.FILES)  # with learnt ranges and with new ones
-    assert len([name for name in listed if "ablation-" in name]) == 2 * (3 + 3 + looks)
+    # of each net its checkpoint, curve, weights and new ranges, and a sweep of two chips
+    assert len([name for name in listed if "ablation-" in name]) == 2 * (4 + 3 + looks)
     same, other = (
         torch.load(tmp_path / f"{v.key}.pt", weights_only=True)
         for v in variants(parse([f"--config={tmp_path / 'config.json'}"]).config)
