@@ -180,12 +180,26 @@ class Section(Layout):
         return outputs, self.first_row + group * self.rows
 
 
-@functools.lru_cache(maxsize=4096)
 def sections(shape: tuple[int, ...], groups: int, chip: Chip) -> tuple[Section, ...]:
     """Return the sections of a layer with a weight of ``shape``.
 
     ``shape`` is (out, channels / groups, *kernel).
+
+    Raises:
+        TypeError: the chip has no hash, by which layers of one shape are laid out once.
     """
+    try:
+        hash(chip)
+    except TypeError as error:
+        raise TypeError(
+            f"chip {chip.name!r} has a part without a hash ({error}): make devices and curves of "
+            "your own @dataclass(frozen=True), with tuples in place of lists"
+        ) from error
+    return _sections(shape, groups, chip)
+
+
+@functools.lru_cache(maxsize=4096)
+def _sections(shape: tuple[int, ...], groups: int, chip: Chip) -> tuple[Section, ...]:
     block_diagonal = chip.array.grouped == "block_diagonal"
     together = _groups_together(shape, groups, chip) if block_diagonal else 1
     if together == 1 and (groups == 1 or chip.array.grouped == "sequential"):

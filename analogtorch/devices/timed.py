@@ -52,7 +52,9 @@ class TimedDevice:
     ``log`` and there are several."""
     stds: tuple[Curve, ...]
     """Standard deviation of the conductance, uS, as a function of the target ``r``: one curve per
-    time. The same draw at all times: a fit is the total error at its time."""
+    time. The same draw at all times: a fit is the total error at its time, but where the first is
+    0: what is written exactly stays exact. Errors that time alone makes are ``relaxations``, or
+    begin at a small number."""
     shifts: tuple[Curve, ...] = ()
     """Change of the mean since programming, uS, as a function of the target ``r``: one curve per
     time; empty: the mean stays."""

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import gc
 import io
 
@@ -800,3 +801,19 @@ def test_a_parametrized_layer_without_bias_warns_of_lost_ranges_too() -> None:
     state = dict(normalised(nn.Sequential(nn.Linear(8, 4, bias=False))).state_dict())
     with pytest.warns(UserWarning, match="carries no DAC ranges"):
         normalised(model).load_state_dict(state, strict=False)
+
+
+def test_a_chip_with_a_curve_without_a_hash_is_named() -> None:
+    @dataclasses.dataclass
+    class Straight:
+        start: float
+
+        def __call__(self, r: torch.Tensor) -> torch.Tensor:
+            return self.start + 0 * r
+
+    device = dataclasses.replace(at.devices.pcm_like(), programming_std=Straight(0.3))
+    chip = at.chips.hermes64().replace(cell={"device": device})
+    net = nn.Sequential(nn.Linear(8, 4))
+    with pytest.raises(TypeError, match=r"'hermes64'.* without a hash .*frozen=True"):
+        at.convert(net, chip)
+    assert type(net[0]) is nn.Linear
