@@ -207,6 +207,7 @@ def relative_error(y: Tensor, exact: Tensor) -> Tensor:
 
     Each vector counts alike, however large: otherwise a few loud inputs would be all that is
     learnt. A vector that is much smaller than the others counts less, by ``FLOOR`` of their mean.
+    Where all are 0, as of a branch that is silent, there is no error relative to them: it is 0.
 
     Args:
         y: outputs, (*, numbers), or of more than three dimensions (samples, *).
@@ -217,8 +218,10 @@ def relative_error(y: Tensor, exact: Tensor) -> Tensor:
     """
     y, exact = (vectors(t.to(torch.promote_types(t.dtype, torch.float32))) for t in (y, exact))
     squares = exact.square().sum(1)
-    floor = FLOOR * squares.mean() + torch.finfo(squares.dtype).tiny
-    return ((y - exact).square().sum(1) / (squares + floor)).mean()
+    mean = squares.mean()
+    floor = torch.where(mean > 0, FLOOR * mean + torch.finfo(squares.dtype).tiny, 1.0)
+    found = ((y - exact).square().sum(1) / (squares + floor)).mean()
+    return torch.where(mean > 0, found, 0.0)
 
 
 @contextlib.contextmanager

@@ -107,7 +107,7 @@ class Training:
             training_noise_(student, 1.0)
             self.optimizer.zero_grad(set_to_none=True)
         assert self.best_state is not None
-        student.load_state_dict(self.best_state)
+        put_back(student, self.best_state)
 
     def seconds_of_step(self, batches: Iterable[Any]) -> float:
         """Return how long a step takes, s, by steps on some of the batches that are then undone.
@@ -127,7 +127,7 @@ class Training:
             taken.append(time.monotonic() - began)
             if len(taken) >= _COUNTED and sum(taken) > _LONG:
                 break
-        self.twin.student.load_state_dict(saved)
+        put_back(self.twin.student, saved)
         self.reset()
         return statistics.fmean(taken[-max(_COUNTED, len(taken) // 2) :])
 
@@ -137,6 +137,12 @@ class Training:
         with torch.enable_grad(), self.twin.running():
             with noise_in_turn(self.seed, step=self.step):
                 losses = self.twin.loss(batch)
+            if not losses.total.requires_grad:
+                raise ValueError(
+                    "adapt: the outputs of the model have no gradient to learn by, as where its "
+                    "forward or forward= runs under torch.no_grad() or detaches them; let them "
+                    "have one"
+                )
             try:
                 losses.total.backward()
             except torch.OutOfMemoryError:
@@ -230,7 +236,7 @@ class Training:
         The same Parameters must learn, and the student have the weights of the start.
         """
         self.reset()
-        self.twin.student.load_state_dict(state["student"])
+        put_back(self.twin.student, state["student"])
         self.optimizer.load_state_dict(state["optimizer"])
         for name in _KEPT:
             setattr(self, name, state[name])
@@ -258,6 +264,15 @@ def _note(error: RuntimeError) -> str:
 def state_of(model: nn.Module) -> dict[str, Any]:
     """Return a copy of the state of a model."""
     return copy.deepcopy(model.state_dict())
+
+
+def put_back(model: nn.Module, state: dict[str, Any]) -> None:
+    """Give a model the state that ``state_of`` kept; buffers may have taken other shapes since."""
+    for name, buffer in list(model.named_buffers()):
+        if name in state and state[name].shape != buffer.shape:
+            owner, _, own = name.rpartition(".")
+            model.get_submodule(owner)._buffers[own] = buffer.new_empty(state[name].shape)
+    model.load_state_dict(state)
 
 
 def _index(seed: int, step: int, count: int) -> int:

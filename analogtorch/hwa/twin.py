@@ -60,7 +60,8 @@ class Twin:
 
     Raises:
         ValueError: the outputs of layers are to be compared, and no layer of the student has the
-            name of a module of the teacher, without what adapters add to it.
+            name of a module of the teacher, without what adapters add to it; or the teacher has
+            Parameters of the student that learn.
 
     Warns:
         UserWarning: the teacher has no module of the name of some layers, whose outputs are not
@@ -75,6 +76,13 @@ class Twin:
         recipe: Recipe | None = None,
         forward: Forward | None = None,
     ) -> None:
+        learning = {id(p): name for name, p in student.named_parameters() if p.requires_grad}
+        if shared := [learning[id(p)] for p in teacher.parameters() if id(p) in learning]:
+            raise ValueError(
+                f"adapt: the teacher has Parameters of the student, such as {shared[0]!r}, which "
+                "learn, so that it would learn too; give a copy that was made before convert: "
+                "teacher = copy.deepcopy(model)"
+            )
         self.student, self.teacher, self.forward = student, teacher, forward
         self.recipe = Recipe() if recipe is None else recipe
         self.names = comparable_layers(student, teacher, bool(self.recipe.layers))

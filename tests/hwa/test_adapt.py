@@ -1020,3 +1020,35 @@ def test_a_complex_weight_moves_by_its_whole_size() -> None:
     optimizer = relative_adam(net, at.hwa.Recipe(learning_rate=0.01))
     found = {id(group["params"][0]): group["lr"] for group in optimizer.param_groups}
     assert math.isclose(found[id(net[0].phase)], 0.02, rel_tol=1e-6)
+
+
+def test_a_buffer_that_follows_the_batch_loses_no_training() -> None:
+    class Stateful(nn.Module):
+        last: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(16, 24), nn.Linear(24, 5)
+            self.register_buffer("last", torch.zeros(1, 24))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.last = torch.relu(self.a(x)).detach()
+            return self.b(torch.relu(self.a(x)))
+
+    torch.manual_seed(0)
+    batches = [torch.randn(12 + 4 * (i % 2), 16) for i in range(12)]
+    found = at.hwa.adapt(Stateful(), batches, chip=at.chips.hermes64(), steps=5, num_chips=1)
+    assert len(found.steps) == 5
+
+
+def test_outputs_without_a_gradient_are_named() -> None:
+    class Inference(nn.Sequential):
+        @torch.no_grad()
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x)
+
+    torch.manual_seed(0)
+    net = Inference(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 5))
+    batches = [torch.randn(32, 16) for _ in range(6)]
+    with pytest.raises(ValueError, match="have no gradient to learn by, as where its forward"):
+        at.hwa.adapt(net, batches, chip=at.chips.hermes64(), steps=2, num_chips=1)

@@ -19,8 +19,9 @@ def _twin(**options) -> at.hwa.Twin:
     torch.manual_seed(0)
     net = nn.Linear(32, 16)
     chip = crossbar(dac={"bits": None}, adc={"bits": None}, training=at.TrainingNoise(output=False))
+    teacher = nn.Sequential(copy.deepcopy(net))
     student = at.convert(nn.Sequential(net), chip)
-    return at.hwa.Twin(student, nn.Sequential(net), at.hwa.Recipe(**options))
+    return at.hwa.Twin(student, teacher, at.hwa.Recipe(**options))
 
 
 def _outputs(twin: at.hwa.Twin) -> Tensor:
@@ -313,3 +314,43 @@ def test_the_output_of_a_sample_without_a_batch_is_one_vector() -> None:
 def test_layers_on_one_sample_are_compared_as_one_vector() -> None:
     y, exact = torch.tensor([1.0, 1.0, 2.0]), torch.tensor([1.0, 2.0, 2.0])
     assert relative_error(y, exact) == relative_error(y[None], exact[None])
+
+
+def test_a_teacher_that_would_learn_with_the_student_is_refused() -> None:
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    before = copy.deepcopy(net)
+    student = at.convert(net, crossbar())
+    with pytest.raises(ValueError, match=r"the teacher has Parameters of the student.*deepcopy"):
+        at.hwa.Twin(student, net)
+    at.hwa.Twin(student, before)
+    for p in student.parameters():
+        p.requires_grad_(False)
+    at.hwa.Twin(student, net, at.hwa.Recipe(layers=0))  # a base that is frozen may be shared
+
+
+def test_a_branch_that_is_silent_has_no_part_in_the_loss() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.z, self.b = nn.Linear(32, 64), nn.Linear(64, 64), nn.Linear(64, 8)
+            nn.init.zeros_(self.z.weight)
+            nn.init.zeros_(self.z.bias)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.relu(self.a(x))
+            return self.b(h + self.z(h))
+
+    torch.manual_seed(0)
+    net, x = Net(), [torch.randn(64, 32) for _ in range(4)]
+    student = at.calibrate(at.convert(copy.deepcopy(net), crossbar()), x)
+    twin, optimizer = at.hwa.Twin(student, net), torch.optim.Adam(student.parameters(), 1e-3)
+    for i in range(12):
+        if i == 2:
+            before = student.a.weight.detach().clone()
+        optimizer.zero_grad()
+        loss = twin.total(x[i % 4])
+        loss.backward()
+        optimizer.step()
+        assert loss < 1
+    assert not torch.equal(student.a.weight, before)
+    assert relative_error(torch.ones(3, 4), torch.zeros(3, 4)) == 0
