@@ -71,10 +71,16 @@ def undo(kept: Kept) -> None:
 
 
 def exponents(move: Move, size: Tensor) -> Tensor:
-    """Return the powers of two of the writer's channels, whose mean is near 0."""
+    """Return the powers of two of the writer's channels, whose mean is near 0.
+
+    They are 0 where inputs or weights are all 0, and no channel is larger than another.
+    """
     rows = torch.cat([w / w.norm(dim=1, keepdim=True).clamp_min(1e-30) for w in
                       (_rows(reader).float() for reader in move.readers)])  # fmt: skip
-    x, w = (t.clamp_min(LEAST * t.mean()) for t in (size, rows.norm(dim=0)))
+    lengths = rows.norm(dim=0)
+    if not (size.any() and lengths.any()):
+        size = lengths = torch.ones_like(size)
+    x, w = (t.clamp_min(LEAST * t.mean()) for t in (size, lengths))
     logs = move.gathered((x / w).log2() / 2)
     return (logs - logs.mean()).round().to(move.writer.weight)
 

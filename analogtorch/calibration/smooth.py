@@ -35,7 +35,7 @@ from analogtorch.calibration.channels import (
     written_by,
 )
 from analogtorch.calibration.outputs import tensors, without_tensors
-from analogtorch.calibration.passes import Forward, one_pass
+from analogtorch.calibration.passes import Forward, check_finite, one_pass
 from analogtorch.conversion.kinds import analog_layers, refuse_meta
 from analogtorch.conversion.watch import evaluating
 from analogtorch.nn.tap import hooked
@@ -301,6 +301,7 @@ class _Smoothing:
 
         def look(layer: nn.Module, inputs: tuple[Tensor, ...], _: Any) -> None:
             x = inputs[0].flatten(0, -2).float() if inputs[0].dim() > 1 else inputs[0][None].float()
+            check_finite("smooth_channels", "the input of a linear layer", x)
             found = (x / x.norm(dim=1, keepdim=True).clamp_min(1e-30)).square().sum(0)
             squares[layer] = squares[layer] + found if layer in squares else found
 

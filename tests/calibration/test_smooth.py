@@ -273,3 +273,28 @@ def test_a_model_without_its_weights_is_refused_by_name() -> None:
     model = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 4)).to("meta")
     with pytest.raises(ValueError, match="'0.weight' is on the meta device; load weights first"):
         at.smooth_channels(model, [torch.randn(4, 8)])
+
+
+def test_a_layer_of_zeros_refuses_no_model() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.LayerNorm(16), nn.Linear(16, 16), nn.ReLU(), nn.LayerNorm(16), nn.Linear(16, 4)
+    )
+    nn.init.zeros_(model[4].weight)  # as a head is begun
+    with torch.no_grad():
+        model[0].weight.mul_(torch.logspace(-1, 1, 16))
+    x = torch.randn(64, 16)
+    expected = model(x).detach()
+    found = at.smooth_channels(model, [x])
+    assert "0" in found.moved
+    assert torch.equal(model(x), expected)
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_a_batch_of_nan_leaves_the_model() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 5))
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(ValueError, match="smooth_channels: the input of a linear layer has NaN"):
+        at.smooth_channels(model, [torch.randn(4, 16), torch.full((4, 16), torch.nan)])
+    assert all(map(torch.equal, before, model.parameters()))
