@@ -127,7 +127,7 @@ class Sweep(Shown):
             )
         for chip, row in enumerate(self.values.tolist()):
             for time, value in zip(self.times, row, strict=True):
-                check_within("Sweep.values:", value, self.bounds, f"of chip {chip} at {time}")
+                check_within("Sweep.values", value, self.bounds, f"of chip {chip} at {time}")
 
     @property
     def mean(self) -> Tensor:

@@ -95,13 +95,7 @@ class Augmenter:
     def __init__(self, config: Augment, *, seed: int) -> None:
         self.config = checks.instance("config", config, Augment, "Augment(noise_probability=0.5)")
         self.seed = checks.count("seed", seed, least=0, largest=checks.UINT64)
-        self.noise: Noise = generate_noise(seed=seed)
-        if config.noise:
-            self.noise = read_noise(config.noise, resample=True)
-            short = any(len(each) < 10 * SAMPLE_RATE for each in self.noise.recordings)
-            # of shorter ones no clips of silence are cut
-            if expanded(config.noise).resolve().name == NOISE and not short:
-                self.noise = self.noise.part(*NOISE_PARTS["train"])
+        self.noise = _heard(config.noise) if config.noise else generate_noise(seed=seed)
 
     def waveforms(self, waveforms: Tensor, index: Tensor, *, epoch: int) -> Tensor:
         """Return the waveforms with speed, level, shift and noise, in this order.
@@ -178,6 +172,15 @@ class Augmenter:
         noise = self.noise.crop(uniform(*keys, "crop")).to(waveforms)
         wanted = _rms(waveforms).clamp(min=_QUIETEST) * _column(ratio, waveforms)
         return waveforms + noise * (wanted / _rms(noise).clamp(min=1e-9))
+
+
+def _heard(folder: str) -> Noise:
+    """Return the noise in a folder that training may hear."""
+    noise = read_noise(folder, resample=True)
+    # of shorter ones no clips of silence are cut
+    long = all(len(each) >= 10 * SAMPLE_RATE for each in noise.recordings)
+    corpus = expanded(folder).resolve().name == NOISE
+    return noise.part(*NOISE_PARTS["train"]) if corpus and long else noise
 
 
 def _as_index(index: Tensor, batch: Tensor) -> NDArray[np.int64]:

@@ -194,7 +194,7 @@ def test_values_of_any_real_type_become_float64(dtype: torch.dtype) -> None:
         ),
         (
             {"bounds": (0.5, 1)},
-            "Sweep.values: is 0 of chip 0 at 0 s, beyond the bounds of",
+            "Sweep.values is 0 of chip 0 at 0 s, beyond the bounds of",
         ),
         ({"times": ("0 s", "0 s")}, "Sweep: times must differ, but '0 s' and '0 s' are the same"),
         ({"times": ("24 h", "1 day")}, "Sweep: times must differ, but '24 h' and '1 day' are"),

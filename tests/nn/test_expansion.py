@@ -385,3 +385,8 @@ def test_bad_values_are_refused(given: dict) -> None:
 def test_a_seed_without_a_factor_is_refused() -> None:
     with pytest.raises(ValueError, match=r"Expansion.seed=3 has no effect without .* give factor"):
         at.chips.hermes64().replace(expansion={"seed": 3})
+
+
+def test_rounding_adds_no_row() -> None:
+    assert at.chips.Expansion(factor=1.1, seed=0).rows(100) == 110  # 1.1 * 100 is a hair more
+    assert at.chips.Expansion(factor=1.1, seed=0).rows(101) == 112
