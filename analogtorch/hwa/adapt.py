@@ -38,6 +38,7 @@ from analogtorch.evaluate.metric_identity import forward_of, kept_of
 from analogtorch.evaluate.times import checked_times
 from analogtorch.hwa.adaptation import Adaptation, recovering
 from analogtorch.hwa.adapted import Adapted
+from analogtorch.hwa.budget import Budget
 from analogtorch.hwa.on_chips import OnChips
 from analogtorch.hwa.reached import refuse_silent, route_calls
 from analogtorch.hwa.recipe import Recipe
@@ -106,9 +107,10 @@ def adapt(
         recipe: the ingredients; by default ``Recipe()``.
         steps: number of training steps, >= 1.
         minutes: time for the whole call, > 0. It bounds the steps alone: they are as many as fit,
-            by the time of a few and of the first look at the chips, at least one and at most
-            ``steps``. Calibration and measurements before and after them are made in any case;
-            ``recipe.looks`` are fewer where they would take over half of what is left.
+            by the time of a few, at least one and at most ``steps``; after each look at the
+            chips fewer, if those so far took longer. Calibration and measurements before and after
+            them are made in any case; ``recipe.looks`` are fewer where they would take over half
+            of what is left. How many steps fit is up to the machine, and so is the model.
         times: times after programming at which chips are measured, as ``ProgrammedChip.at`` takes
             them. The state with the least mean error over them is kept.
         num_chips: number of chips that are measured, >= 1.
@@ -194,9 +196,10 @@ def adapt(
         folder=run,
         writer=writer,
         progress=progress,
+        budget=Budget(minutes),
     )
     with numbered(twin.numbers):
-        training = adaptation.run(steps, minutes)
+        training = adaptation.run(steps)
     for _, layer in analog_layers(student):
         expect(layer)  # whoever trains it on needs noise, too
     return Adapted(
@@ -208,7 +211,7 @@ def adapt(
         ways=twin.comparison.ways,
         stages=tuple(adaptation.stages),
         steps=tuple(training.history),
-        seconds=adaptation.seconds,
+        seconds=adaptation.budget.spent,
         stopped=training.stopped,
         held_back=held is not fitted,
         with_teacher=exact is not model,

@@ -24,6 +24,7 @@ from analogtorch.calibration.settings import undone
 from analogtorch.chips import Chip, from_dict, to_dict
 from analogtorch.conversion import analog_layers
 from analogtorch.hwa.adapted import Generalisation, Stage, Step
+from analogtorch.hwa.budget import Budget
 from analogtorch.hwa.on_chips import OnChips, Reading
 from analogtorch.hwa.run_folder import RunFolder
 from analogtorch.hwa.training import Training
@@ -39,9 +40,9 @@ _CORRECTING = 2
 times as long as a forward of the same batches."""
 _PROBES = 30
 """Most steps whose time is measured to find how many fit into the time that is given."""
-_AFTER = 10
-"""Looks that what comes after the training takes as long as: the model is calibrated and measured a
-few times more, and to correct its columns takes a chip as long as three or four."""
+_SEARCHED = 10
+"""Looks at the chips that ``calibrate`` takes as long as at most where it finds ranges alone, as it
+does after the training, whatever a search before it took."""
 
 _RUNNING = ("forward", "allow_unused", "progress")
 """Options of ``calibrate`` that say how the model runs, which hold for ranges per vector too."""
@@ -61,6 +62,7 @@ class Adaptation:
     folder: RunFolder | None
     writer: Any
     progress: bool
+    budget: Budget
     stages: list[Stage] = field(default_factory=list)
     learnt: float | None = None
     """The error on chips, before the training, on batches that are learnt from."""
@@ -72,21 +74,13 @@ class Adaptation:
     """The same of the model before the training."""
     learning: list[str] = field(default_factory=list)
     """The Parameters that learn; calibration at the end adds DAC ranges."""
-    earlier: float = 0.0
-    """Seconds that earlier parts of the run took."""
-    began: float = field(default_factory=time.monotonic)
 
-    @property
-    def seconds(self) -> float:
-        """Time that the run took so far, s."""
-        return self.earlier + time.monotonic() - self.began
-
-    def run(self, steps: int, minutes: float | None) -> Training:
+    def run(self, steps: int) -> Training:
         """Carry out all stages, or those that an interrupted run has left."""
         state = None if self.folder is None else self.folder.read()
-        training = Training(self.twin, steps=steps, seed=self.seed)
+        training = Training(self.twin, steps=steps, seed=self.seed, budget=self.budget)
         if state is None:
-            self._begin(training, minutes)
+            self._begin(training)
         else:
             if "compared" not in state:
                 raise ValueError(
@@ -108,34 +102,37 @@ class Adaptation:
             for name in ("recovered", "recovered_before"):
                 if (found := state.get(name)) is not None:
                     setattr(self, name, Reading(**found))
-            self.earlier = state["seconds"]
-        if training.steps < steps:
-            done = f"{training.steps} of {steps} steps done"
-            training.done = f"{done}: {minutes:g} minutes allow no more"
+            self.budget.earlier = state["seconds"]
+            self.budget.after = state.get("after", 0.0)  # a run of an earlier version has none
         if state is None or not state["finished"]:
             self._train(training)
             self._finish(training)
         return training
 
-    def _begin(self, training: Training, minutes: float | None) -> None:
-        error, took = self._measured("converted")
+    def _begin(self, training: Training) -> None:
+        error, look = self._measured("converted")
+        measured = self.budget.spent
         if self.options is not None:
             error = self._calibrated(self.options, error)
             training.reset()  # the DAC ranges learn from now on
+        calibrated = min(self.budget.spent - measured, _SEARCHED * look)
+        measured = self.budget.spent
         # statistics without noise can cost a deep net everything, and training more to get it back
         error = self._move_norms(error)
         with contextlib.suppress(ValueError):  # it warns at the end
             self.recovered_before = self._recovered()
-        if minutes is not None:
-            fitting, training.looks = self._fitting(training, 60 * minutes, took)
+        self.learnt = self._learnt_error()
+        # all of it comes once more after the training, and a look at what it has learnt
+        self.budget.after = self.budget.spent - measured + calibrated + look
+        if (minutes := self.budget.minutes) is not None:
+            fitting, training.looks = self._fitting(training, look)
             if fitting < 1 < training.steps:
                 warn(
-                    f"adapt: {minutes:g} minutes leave no time for the training, which has "
-                    f"one step; {self.seconds:.0f} s went by before it, and what comes after it "
-                    f"takes about {_AFTER * took:.0f} s. Give {self._quicker()}"
+                    f"adapt: {minutes:g} minutes leave no time for the training, which has one "
+                    f"step; {self.budget.spent:.0f} s went by before it, and what comes after it "
+                    f"takes about {self.budget.after:.0f} s. Give {self._quicker()}"
                 )
             training.steps = min(training.steps, max(1, fitting))
-        self.learnt = self._learnt_error()
         training.start(error)
         self.learning = [n for n, p in self.twin.student.named_parameters() if p.requires_grad]
         self._keep(training)
@@ -188,18 +185,17 @@ class Adaptation:
             undone = "" if stage.kept else ", undone"
             Progress.write(
                 f"adapt: {stage.name}, error on chips {stage.reading.mean:.3g}{undone} "
-                f"({self.seconds:.0f} s)",
+                f"({self.budget.spent:.0f} s)",
                 file=sys.stderr,
             )
 
-    def _fitting(self, training: Training, seconds: float, look: float) -> tuple[int, int]:
-        """Return how many steps fit into ``seconds`` of the whole run, and the looks among them.
+    def _fitting(self, training: Training, look: float) -> tuple[int, int]:
+        """Return how many steps fit into the time that is left, and the looks among them.
 
         Less than one step: none does. Looks are fewer where they would take over half of the time.
         """
-        spent = self.seconds
         step = training.seconds_of_step(_spread(self.fitted, _PROBES))
-        left = seconds - 1.25 * spent - _AFTER * look
+        left = self.budget.left
         looks = max(1, min(training.recipe.looks, math.floor(left / 2 / look)))
         return math.floor((left - looks * look) / step), looks
 
@@ -337,7 +333,8 @@ class Adaptation:
                 "generalisation": self.generalisation and asdict(self.generalisation),
                 "recovered": self.recovered and asdict(self.recovered),
                 "recovered_before": self.recovered_before and asdict(self.recovered_before),
-                "seconds": self.seconds,
+                "seconds": self.budget.spent,
+                "after": self.budget.after,
                 "finished": finished,
             }
             self.folder.write(state, training.history)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from analogtorch.hwa.adapted import Step
+from analogtorch.hwa.budget import Budget
 from analogtorch.hwa.clip import Tails, tails
 from analogtorch.hwa.finite import REMEDY, broken_gradients
 from analogtorch.hwa.on_chips import OnChips, Reading
@@ -40,8 +41,10 @@ class Training:
     steps: int
     """Number of steps in all."""
     seed: int
-    done: str = ""
-    """Why the training ends after its last step; empty: those were all that was asked for."""
+    budget: Budget = field(default_factory=lambda: Budget(None))
+    """The time that it may take."""
+    asked: int = field(init=False)
+    """Number of steps that it has if there is time for them."""
     looks: int = field(init=False)
     """How often the chips are measured, ``recipe.looks`` or fewer."""
     optimizer: torch.optim.Optimizer = field(init=False)
@@ -66,7 +69,7 @@ class Training:
     """Why the training ended; empty while it goes on."""
 
     def __post_init__(self) -> None:
-        self.looks = self.recipe.looks
+        self.asked, self.looks = self.steps, self.recipe.looks
         self.reset()
 
     @property
@@ -93,6 +96,7 @@ class Training:
             after: called after each step; the step has an error if the chips were measured.
         """
         student = self.twin.student
+        began, first = time.monotonic(), self.step
         try:
             while not self.stopped:
                 row = self._step(batches)
@@ -102,6 +106,7 @@ class Training:
                 self.history.append(row)
                 if self._looks():
                     self._look(chips)
+                    self._fit((time.monotonic() - began) / (self.step - first))
                 after(self.history[-1])
         finally:
             training_noise_(student, 1.0)
@@ -214,10 +219,25 @@ class Training:
         if self.step > self.steps / 2:
             self.worse = 0 if error < self.least else self.worse + 1
             self.least = min(self.least, error)
-        if self.step >= self.steps:
-            self.stopped = self.done or f"all {self.steps} steps done"
-        elif self.recipe.patience is not None and self.worse >= self.recipe.patience:
+        patience = math.inf if self.recipe.patience is None else self.recipe.patience
+        if self.step < self.steps and self.worse >= patience:
             self.stopped = f"no smaller error in {self.worse} looks, at step {self.step}"
+
+    def _fit(self, seconds: float) -> None:
+        """Leave out the last steps where a step, looks included, takes too long for all of them.
+
+        The first few steps, by which their number was set, may have been faster.
+        """
+        if self.stopped:
+            return
+        if (fitting := self.budget.left / seconds) < self.steps - self.step:
+            self.steps = self.step + max(0, math.floor(fitting))
+        if self.step < self.steps:
+            return
+        self.stopped = f"all {self.steps} steps done"
+        if self.steps < self.asked:
+            done = f"{self.steps} of {self.asked} steps done"
+            self.stopped = f"{done}: {self.budget.minutes:g} minutes allow no more"
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and plain values from which ``load_state_dict`` continues."""

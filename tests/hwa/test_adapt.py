@@ -9,6 +9,7 @@ import math
 import re
 import time
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ from torch.utils.checkpoint import checkpoint
 import analogtorch as at
 from analogtorch.calibration.norm_statistics import digital_statistics
 from analogtorch.evaluate.identity import structure_digest
-from analogtorch.hwa import adaptation, training
+from analogtorch.hwa import adaptation, budget, training
 from analogtorch.hwa.adapted import Generalisation, Stage
 from analogtorch.hwa.clip import clip, tails
 from analogtorch.hwa.on_chips import OnChips, Reading
 from analogtorch.hwa.schedule import Schedule, relative_adam
+from analogtorch.hwa.training import Training
 from analogtorch.hwa.twin import Twin
 from analogtorch.report.adapted import plot
 from tests.crossbar import crossbar
@@ -591,32 +593,57 @@ def test_a_twin_compares_after_it_has_seen_the_outputs_of_the_teacher() -> None:
 
 
 @pytest.mark.parametrize(
-    ("minutes", "steps", "stopped"),
+    ("minutes", "later", "steps", "looks"),
     [
-        (21.6, 5, "5 of 7 steps done: 21.6 minutes allow no more"),
-        (17.6, 2, "2 of 7 steps done: 17.6 minutes allow no more"),
-        (60.0, 7, "all 7 steps done"),
+        # before: a look each at the model converted, calibrated and with corrected columns, and at
+        # what it learns from, and three trial steps; after: 1.25 times four looks
+        (19, 1, 5, 2),  # 19 - 7 - 5 are five steps and two looks
+        (15, 1, 2, 1),  # 15 - 7 - 5 are two steps and a look: two looks would take over half
+        (60, 1, 7, 2),
+        (24, 2, 5, 2),  # seven by the trial; four took nine minutes with a look, three are left
+        (19, 9, 3, 1),  # five by the trial; after three no time is left
     ],
 )
 def test_minutes_bound_the_steps(
-    minutes: float, steps: int, stopped: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    minutes: float,
+    later: int,
+    steps: int,
+    looks: int,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    """Every look at the clock finds it a minute later, so that each trial step takes one."""
-    ticks = itertools.count(time.monotonic() + 60, 60)
-    clock = types.SimpleNamespace(monotonic=lambda: next(ticks))
-    for module in (adaptation, training):
+    """A look takes a minute, a step one in the trial and ``later`` minutes in the training."""
+    now = [time.monotonic()]
+    clock = types.SimpleNamespace(monotonic=lambda: now[0])
+    for module in (adaptation, budget, training):
         monkeypatch.setattr(module, "time", clock)
+    took = [1]
+    gradients, measure, run = Training.gradients, OnChips.measure, Training.run
+
+    def lasting(done: Callable[..., Any], minutes: Callable[[], int]) -> Callable[..., Any]:
+        def timed(*args: Any) -> Any:
+            now[0] += 60 * minutes()
+            return done(*args)
+
+        return timed
+
+    def training_run(*args: Any) -> None:
+        took[0] = later
+        run(*args)
+
+    monkeypatch.setattr(Training, "gradients", lasting(gradients, lambda: took[0]))
+    monkeypatch.setattr(OnChips, "measure", lasting(measure, lambda: 1))
+    monkeypatch.setattr(Training, "run", training_run)
     recipe = at.hwa.Recipe(looks=2)
     options: dict[str, Any] = {"chip": CHIP, "steps": 7, "num_chips": 1, "recipe": recipe}
     options |= {"minutes": minutes, "folder": tmp_path / "run"}
     adapted = at.hwa.adapt(_net(), _batches(), **options)
-    # 3 minutes went by before, a look takes 1: 21.6 - 1.25 * 3 - (2 + 10) * 1 is 5.8;
-    # of the 3.8 minutes of the second, two looks would take over half
     assert len(adapted.steps) == steps
-    looks = [step.step for step in adapted.steps if step.error is not None]
-    assert len(looks) == (1 if minutes < 20 else 2)
-    assert adapted.stopped == stopped
-    assert at.hwa.adapt(_net(), _batches(), **options).stopped == stopped
+    assert len([step.step for step in adapted.steps if step.error is not None]) == looks
+    stopped = f"{steps} of 7 steps done: {minutes} minutes allow no more"
+    assert adapted.stopped == ("all 7 steps done" if steps == 7 else stopped)
+    assert later == 9 or adapted.seconds <= 60 * minutes
+    assert at.hwa.adapt(_net(), _batches(), **options).stopped == adapted.stopped
 
 
 @pytest.mark.parametrize("norm", [False, True])
