@@ -14,7 +14,7 @@ from analogtorch.calibration.choice import CalibrationReport, Effort, Step, Verd
 from analogtorch.calibration.described import layer_choice, notes
 from analogtorch.calibration.inputs import Ranges, Seen
 from analogtorch.calibration.judge import Error
-from analogtorch.calibration.options import LABELS, Way, aware, by_column, label
+from analogtorch.calibration.options import LABELS, Way, aware, both, by_column, label
 from analogtorch.calibration.output_error import NoisyJudge, NothingLeftError
 from analogtorch.calibration.outputs import DETECTIONS
 from analogtorch.calibration.settings import Calibration, Setting, uncalibrated
@@ -63,6 +63,8 @@ class Default:
     """The errors of the uncalibrated model by what the report calls it."""
     _bare: Error | None = field(default=None, init=False)
     """The error of the uncalibrated model without noise."""
+    _refused: list[Mapping[str, Chip]] = field(default_factory=list, init=False)
+    """Changed chips that did not save enough."""
     _warned: bool = field(default=False, init=False)
     _warnings: list[str] = field(default_factory=list, init=False)
     """What ``warn`` is to say of the choice."""
@@ -85,7 +87,7 @@ class Default:
         except NothingLeftError:
             self._warn(self.judge.nothing_left, _AS_RANGES)
             self.noisy = False
-            for found in (self.tried, self._known, self.judge.apart):
+            for found in (self.tried, self._known, self._refused, self.judge.apart):
                 found.clear()
             return self._chosen()
 
@@ -112,6 +114,9 @@ class Default:
                 least = self._noisy_error(LABELS[self.way], on(chips, ranges))
             for change, asked in ((aware, worth), (by_column, saves)):
                 chips, least = self._changed(chips, change, ranges, least, asked)
+            # on few vectors each alone may be in doubt, where both together are not
+            asked = saves if chips == self.chips else worth
+            chips, least = self._changed(chips, both, ranges, least, asked)
             if ranges is not None:  # ranges per vector serve all the same, if they clip less
                 least = min(least, self._bare_on(chips), key=self.judge.mean)
         costly: tuple[dict[str, Setting], Tensor] | None = None
@@ -195,13 +200,16 @@ class Default:
         which are returned with them.
         """
         new = {name: change(chip) for name, chip in chips.items()}
-        if new == chips:
+        if new == chips or new in self._refused:
             return chips, least
         if ranges is None:
             errors = self._bare_on(new)
         else:
             errors = self._noisy_error(f"{LABELS[self.way]}{self._label(new)}", on(new, ranges))
-        return (new, errors) if asked(*self.judge.left(errors, least)) else (chips, least)
+        if asked(*self.judge.left(errors, least)):
+            return new, errors
+        self._refused.append(new)
+        return chips, least
 
     def _unclipped(self) -> Mapping[str, Ranges] | None:
         """Return DAC ranges with which the ADC clips no sums, whatever is chosen for the chips.
@@ -212,7 +220,7 @@ class Default:
         """
         if self.calibration.wanted is not None:
             return None
-        ranges = self._measured({n: by_column(aware(chip)) for n, chip in self.chips.items()})
+        ranges = self._measured({name: both(chip) for name, chip in self.chips.items()})
         clipped = any(
             max(r) > max(h.largest for h in self.inputs[name].magnitudes)
             for name, r in ranges.items()

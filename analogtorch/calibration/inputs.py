@@ -22,7 +22,7 @@ from analogtorch.calibration.read_taps import ReadTaps
 from analogtorch.conversion.guard import listed, route_bypasses
 from analogtorch.conversion.kinds import analog_layers
 from analogtorch.conversion.route import routed_layers
-from analogtorch.conversion.unread import forget_unread, quiet
+from analogtorch.conversion.unread import quiet
 from analogtorch.conversion.watch import Bypass, Watch, evaluating
 from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.ops import Plan
@@ -92,7 +92,6 @@ def observe(
         remedy += ", or pass allow_unused=True for those that run in training only"
     check_ran("calibrate", layers, ran | free, remedy=remedy)
     _name_bypassed(collected.factors)
-    forget_unread(model)  # what did not run is known and allowed
     return {name: inputs for name, inputs in collected.seen.items() if name in ran}
 
 

@@ -201,8 +201,11 @@ def _angle(a: Tensor, y: Tensor) -> float:
     return (1 - cosine_similarity(a, y).nan_to_num(-1.0)).mean().item()
 
 
-def has_moved(a: Tensor, y: Tensor) -> Tensor:
-    """Return which rows of ``y`` have moved from those of ``a``; see ``Error.moved``."""
+def has_moved(a: Tensor, y: Tensor, among: Tensor | None = None) -> Tensor:
+    """Return which rows of ``y`` have moved from those of ``a``; see ``Error.moved``.
+
+    Single numbers have by the spread ``among`` these; None: by that of ``a``.
+    """
     if a.shape[1] > 1:
         return a.argmax(1) != y.argmax(1)
-    return (a - y).abs() > MOVED * a.std(correction=0)
+    return (a - y).abs() > MOVED * (a if among is None else among).std(correction=0)

@@ -54,6 +54,11 @@ def aware(chip: Chip) -> Chip:
     return chip.drift_aware() if offers_drift_aware(chip) else chip
 
 
+def both(chip: Chip) -> Chip:
+    """Return the chip with both, as far as it offers them."""
+    return by_column(aware(chip))
+
+
 def changed(chip: Chip, option: Option) -> Chip:
     """Return the chip with the choices of an option, as far as it offers them."""
     chip = aware(chip) if option.aware else chip

@@ -29,6 +29,7 @@ from analogtorch.conversion.kinds import (
 )
 from analogtorch.conversion.route import routed_as_before_on_error
 from analogtorch.conversion.taken import refuse_taken
+from analogtorch.conversion.unread import forgotten_unless_error
 from analogtorch.conversion.watch import same_random
 from analogtorch.nn import AnalogEmbedding, AnalogLayer
 from analogtorch.values import checks
@@ -224,7 +225,12 @@ def calibrate(
         fitted, chosen_on, judged = parts(batches)
         whole = dataclasses.replace(whole, batches=fitted, judged=judged)
     tables = _tables(model)
-    with routed_as_before_on_error(model), _as_before([*layers.values(), *tables]), same_random():
+    with (
+        routed_as_before_on_error(model),
+        forgotten_unless_error(model),
+        _as_before([*layers.values(), *tables]),
+        same_random(),
+    ):
         whole.forget()
         _round(tables)
         if effort == "search" or (effort == "default" and method == "mse"):

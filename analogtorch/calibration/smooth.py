@@ -47,6 +47,10 @@ NEAR = 6
 """Modules before a layer that are tried as those that write its input."""
 TRIED = 6
 """Largest power of two among the factors that are tried."""
+UNSEEN = (
+    "a layer that reads as many channels did not run on the first batch, and could read the same"
+)
+"""Why layers are left where outputs cannot show it: a head that runs in training, or an expert."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +85,9 @@ def smooth_channels(
     Do it before ``convert``. The digital model gives the same outputs, bit by bit, which is tested.
     A layer takes part if a norm or another linear layer writes its input and nothing else reads
     that, or what lies between keeps factors: products, ReLU, and the sum over positions of an
-    attention. Norms whose output goes into a residual path as well, as in BERT, stay as they are.
+    attention. Norms whose output goes into a residual path as well, as in BERT, stay as they are,
+    and so do layers that read as many channels as one that the first batch does not reach, such as
+    an expert or a head for training, which could read the same.
 
     Args:
         model: a digital model, with ``nn.Linear`` or the ``Conv1D`` of transformers.
@@ -143,6 +149,8 @@ class _Smoothing:
     ) -> None:
         self.model, self.batches, self.forward, self.names = model, batches, forward, names
         self.labels = {module: name for name, module in model.named_modules()}
+        self.unseen: set[int] = set()
+        """Channels that linear layers read which did not run."""
 
     def run(self, untie: bool) -> Smoothed:
         before = self._digest(self.batches[0])
@@ -165,6 +173,9 @@ class _Smoothing:
             for layer, weight in own.items():
                 layer.weight = weight
             raise
+        changed = {id(m) for move in moves for m in (move.writer, *move.readers)}
+        for layer in [layer for layer in own if id(layer) not in changed]:
+            layer.weight = own.pop(layer)  # nothing moved into it, so that it may share it on
         config: Any = getattr(self.model, "config", None)
         if own and getattr(config, "tie_word_embeddings", False):
             config.tie_word_embeddings = False
@@ -204,6 +215,7 @@ class _Smoothing:
         with hooked(watched, after=keep):
             self._outputs(self.batches[0])
         counts = {m: sum(call.module is m for call in calls) for m in self.names}
+        self.unseen = {width_of(m) for m, n in counts.items() if n == 0}
         left = {m: "it never ran" if n == 0 else "it runs more than once in a pass"
                 for m, n in counts.items() if n != 1}  # fmt: skip
         left |= {m: why for m in self.names if (why := why_fixed(m)) is not None}
@@ -232,6 +244,8 @@ class _Smoothing:
         self, calls: Sequence[_Call], groups: Sequence[tuple[nn.Module, ...]], before: str
     ) -> tuple[list[Move], str]:
         """Return the moves of groups of one kind, and why others are left."""
+        if width_of(groups[0][0]) in self.unseen:
+            return [], UNSEEN
         last = self._near(calls, groups[-1])
         for kind in dict.fromkeys(self._kind(move.writer) for move in last):
             moves = [
@@ -253,6 +267,8 @@ class _Smoothing:
         found = []
         for call in reversed(calls[max(0, first - NEAR - len(readers)) : first]):
             wide = written_by(call.module)
+            if wide in self.unseen:
+                continue
             head = 0
             if wide != width:
                 head = head_of(self.model, self.names[readers[0]])

@@ -60,6 +60,21 @@ def forget_unread(model: nn.Module) -> None:
             del hooks[key]
 
 
+@contextlib.contextmanager
+def forgotten_unless_error(model: nn.Module) -> Iterator[None]:
+    """Undo ``name_unread`` for good, unless the context fails: the caller reports what ran."""
+    hooks = [(module, dict(module._forward_hooks)) for module in model.modules()]
+    forget_unread(model)
+    try:
+        yield
+    except BaseException:
+        for module, before in hooks:
+            module._forward_hooks.update(
+                {key: hook for key, hook in before.items() if isinstance(hook, _FirstRun)}
+            )
+        raise
+
+
 class _FirstRun:
     """The hook, which removes itself and can be copied and pickled with the model."""
 

@@ -329,15 +329,23 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def unchanged(model: nn.Module) -> Iterator[None]:
     """Restore modes, buffers, random states and the marks of layers that have run."""
     unread = [layer for _, layer in analog_layers(model) if not layer.has_run]
-    # those of a scripted module cannot be replaced
-    modules = [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
-    buffers = {m: {n: (b, _copied(b)) for n, b in m._buffers.items()} for m in modules}
     try:
-        with same_random(), evaluating(model):
+        with same_buffers(model), same_random(), evaluating(model):
             yield
     finally:
         for layer in unread:
             vars(layer).pop("has_run", None)
+
+
+@contextlib.contextmanager
+def same_buffers(model: nn.Module) -> Iterator[None]:
+    """Restore buffers, which a forward may have written, when the context ends."""
+    # those of a scripted module cannot be replaced
+    modules = [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
+    buffers = {m: {n: (b, _copied(b)) for n, b in m._buffers.items()} for m in modules}
+    try:
+        yield
+    finally:
         for module, before in buffers.items():
             restored = {name: _restored(*pair) for name, pair in before.items()}
             module._buffers.clear()

@@ -6,12 +6,16 @@ is block-diagonal, like a grouped convolution.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from analogtorch.conversion.weights import operands
+
+_GEOMETRY = ("stride", "dilation", "padding")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +53,13 @@ def find(name: str, a: dict[str, Any], out: Any, is_weight: Any) -> Product | No
     if name == "linear":
         return _linear(a, is_weight)
     if name.startswith("conv_transpose"):
-        return _transposed(out, a["input"], a["weight"], a["groups"], is_weight)
+        return _transposed(out, a, is_weight)
     if name in ("conv1d", "conv2d", "conv3d"):
         return _convolution(out, a["input"], a["weight"], a["groups"], is_weight)
     if name in ("convolution", "_convolution"):
-        made = _transposed if a["transposed"] else _convolution
-        return made(out, a["input"], a["weight"], a["groups"], is_weight)
+        if a["transposed"]:
+            return _transposed(out, a, is_weight)
+        return _convolution(out, a["input"], a["weight"], a["groups"], is_weight)
     if name == "einsum":
         return _einsum(out, a, is_weight)
     if name == "tensordot":
@@ -101,7 +106,8 @@ def _convolution(out: Tensor, x: Tensor, w: Tensor, groups: int, is_weight: Any)
     )
 
 
-def _transposed(out: Tensor, x: Tensor, w: Tensor, groups: int, is_weight: Any) -> Product | None:
+def _transposed(out: Tensor, a: dict[str, Any], is_weight: Any) -> Product | None:
+    x, w, groups = a["input"], a["weight"], a["groups"]
     if not is_weight(w) or is_weight(x):
         return None
     inputs, outputs, *kernel = w.shape
@@ -114,8 +120,30 @@ def _transposed(out: Tensor, x: Tensor, w: Tensor, groups: int, is_weight: Any) 
         vectors=vectors,
         row_stride=0,
         groups=groups,
-        overlap=max(0, vectors * cols - out.numel()) * (2 if out.is_complex() else 1),
+        overlap=_overlap(out, x, kernel, a) * (2 if out.is_complex() else 1),
     )
+
+
+def _overlap(out: Tensor, x: Tensor, kernel: Sequence[int], a: dict[str, Any]) -> int:
+    """Return the additions where results overlap, without those that padding cuts off."""
+    results, there = 1, 1
+    for which, taps in enumerate(kernel):
+        positions, outputs = (t.shape[which - len(kernel)] for t in (x, out))
+        step, dilation, padding = (_of(a[name], which) for name in _GEOMETRY)
+        count, reached = 0, np.zeros(outputs, bool)
+        for first in range(-padding, taps * dilation - padding, dilation):
+            found = range(first, first + positions * step, step)
+            inside = found[max(0, -(first // step)) : max(0, -((first - outputs) // step))]
+            count += len(inside)
+            reached[inside.start : inside.stop : step] = True
+        results, there = results * count, there * int(reached.sum())
+    return out.shape[: -len(kernel)].numel() * (results - there)
+
+
+def _of(given: int | Sequence[int], which: int) -> int:
+    """Return what an operator was given for a dimension; one number may be for all of them."""
+    given = [given] if isinstance(given, int) else given
+    return given[which] if len(given) > 1 else given[0]
 
 
 def _matmul(out: Tensor, left: Tensor, right: Tensor, is_weight: Any) -> Product | None:

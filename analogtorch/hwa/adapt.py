@@ -23,6 +23,7 @@ from analogtorch.conversion.kinds import (
     refuse_programmed,
     refuse_unloaded,
 )
+from analogtorch.conversion.watch import same_buffers
 from analogtorch.devices.serial import written
 from analogtorch.evaluate.batches import batches_digest
 from analogtorch.evaluate.checked import chip_seeds
@@ -171,35 +172,40 @@ def adapt(
     if chip is not None:
         student = convert(student, chip)
     exact = model if teacher is None else teacher
-    refuse_unloaded(student, "adapt")
-    twin = Twin(student, exact, recipe, forward)
-    twin.numbers = {id(batch): number for number, batch in enumerate(batches)}
-    seen = route_calls(twin, fitted[0])
-    if options is not None and not (folder is not None and goes_on(folder)):
-        refuse_silent(twin, seen, fitted, options, EXCLUDE if chip is None else _CONVERT)
-    run = None
-    if folder is not None:
-        head: dict[str, Any] = {"seed": seed_number(seed), "num_chips": num_chips, "steps": steps}
-        head |= {"times": list(names.values()), "minutes": minutes, "recipe": _fields(recipe)}
-        head |= {"calibration": _recorded(options), **forward_of(forward)}
-        head |= {**kept_of(metric), "metric": name_of(metric)}
-        head |= {"padding": rule} if (rule := padding_rule(student, batches)) else {}
-        run = RunFolder(folder, head | _digests(student, exact, batches))
-    student.eval()
-    recovery = recovering(twin, fitted) if twin.corrected else None
-    adaptation = Adaptation(
-        twin=twin,
-        fitted=fitted,
-        chips=OnChips(twin, held, seeds, list(names.values()), metric, recovery),
-        options=options,
-        seed=_key(seed, "training"),
-        folder=run,
-        writer=writer,
-        progress=progress,
-        budget=Budget(minutes),
-    )
-    with numbered(twin.numbers):
-        training = adaptation.run(steps)
+    with same_buffers(exact):  # those that a forward writes
+        refuse_unloaded(student, "adapt")
+        twin = Twin(student, exact, recipe, forward)
+        twin.numbers = {id(batch): number for number, batch in enumerate(batches)}
+        seen = route_calls(twin, fitted[0])
+        if options is not None and not (folder is not None and goes_on(folder)):
+            refuse_silent(twin, seen, fitted, options, EXCLUDE if chip is None else _CONVERT)
+        run = None
+        if folder is not None:
+            head: dict[str, Any] = {
+                "seed": seed_number(seed),
+                "num_chips": num_chips,
+                "steps": steps,
+            }
+            head |= {"times": list(names.values()), "minutes": minutes, "recipe": _fields(recipe)}
+            head |= {"calibration": _recorded(options), **forward_of(forward)}
+            head |= {**kept_of(metric), "metric": name_of(metric)}
+            head |= {"padding": rule} if (rule := padding_rule(student, batches)) else {}
+            run = RunFolder(folder, head | _digests(student, exact, batches))
+        student.eval()
+        recovery = recovering(twin, fitted) if twin.corrected else None
+        adaptation = Adaptation(
+            twin=twin,
+            fitted=fitted,
+            chips=OnChips(twin, held, seeds, list(names.values()), metric, recovery),
+            options=options,
+            seed=_key(seed, "training"),
+            folder=run,
+            writer=writer,
+            progress=progress,
+            budget=Budget(minutes),
+        )
+        with numbered(twin.numbers):
+            training = adaptation.run(steps)
     for _, layer in analog_layers(student):
         expect(layer)  # whoever trains it on needs noise, too
     return Adapted(

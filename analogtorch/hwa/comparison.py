@@ -185,21 +185,39 @@ class Comparison:
         """Return where an exact output holds a mask; see ``calibration.outputs.masks``."""
         return masks(exact, scores=self.way(exact, which).by_scores)
 
-    def moved(self, y: Tensor, exact: Tensor, which: int = 0) -> Tensor:
+    def moved(
+        self, y: Tensor, exact: Tensor, which: int = 0, among: Sequence[Tensor] = ()
+    ) -> Tensor:
         """Return which classes have changed, one for each position; see ``judge.Error.moved``.
 
         Of quantities of several units it is one for each number.
+
+        Args:
+            y: the output.
+            exact: the exact one, of the same shape.
+            which: its number in the outputs of the model.
+            among: the exact ones of several batches, by whose spread numbers have moved that are
+                no classes; empty: this one alone.
         """
         masked, (_, dim, in_units) = self.masks(exact, which), self.way(exact, which)
-        if in_units and masked is None and len(columns := by_class(exact, dim)) > 1:
-            least = MOVED * variances([columns.float()]).sqrt()
-            return ((by_class(y, dim).float() - columns.float()).abs() > least).flatten()
+        if in_units and masked is None:
+            columns = [by_class(t, dim).float() for t in among or [exact]]
+            if sum(map(len, columns)) > 1:
+                least = MOVED * variances(columns).sqrt()
+                return ((by_class(y, dim) - by_class(exact, dim)).float().abs() > least).flatten()
 
         def rows(t: Tensor) -> Tensor:
             return vectors(t) if self._classes_last else by_class(t, dim)
 
-        masked = None if masked is None else rows(masked)
-        return has_moved(*(unmasked(rows(t), masked, lowest=True) for t in (exact, y)))
+        def shown(t: Tensor, masked: Tensor | None) -> Tensor:
+            masked = None if masked is None else rows(masked)
+            return unmasked(rows(t), masked, lowest=True)
+
+        pair = shown(exact, masked), shown(y, masked)
+        if pair[0].shape[1] > 1:
+            return has_moved(*pair)
+        alike = [shown(t, self.masks(t, which)) for t in among if rows(t).shape[1] == 1]
+        return has_moved(*pair, among=torch.cat(alike) if alike else None)
 
 
 def relative_error(y: Tensor, exact: Tensor) -> Tensor:

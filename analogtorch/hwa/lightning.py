@@ -23,7 +23,7 @@ from analogtorch.hwa.ramp import ramped
 from analogtorch.hwa.recipe import Recipe
 from analogtorch.hwa.schedule import STAIRS, Schedule, relative_adam
 from analogtorch.hwa.twin import Twin
-from analogtorch.ops import derived
+from analogtorch.ops import derived, seed_number
 from analogtorch.simulate.recovery import Recovery
 from analogtorch.values import checks
 from analogtorch.values.warned import warn
@@ -53,10 +53,17 @@ class StepSeed(Ordered):
 
     The noise and dropout of a step can then be replayed alone. Without it, what a step draws would
     depend on all steps before it, and a resumed run would differ.
+
+    Args:
+        seed: a signed 64-bit integer.
+
+    Raises:
+        TypeError: the seed is no integer.
+        ValueError: it is out of range.
     """
 
     def __init__(self, seed: int) -> None:
-        self.seed = seed
+        self.seed = seed_number(seed)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int

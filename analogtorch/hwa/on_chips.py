@@ -31,7 +31,7 @@ class Reading:
     agreement: Tensor
     """Share of the output vectors whose largest number is where the teacher's is, of images and the
     like at each of their positions; of outputs of one number, of those within a tenth of their
-    standard deviation."""
+    standard deviation over all batches."""
     metric: Tensor | None = None
     """The user's metric, if one was given; NaN or infinite where it was."""
 
@@ -146,7 +146,8 @@ class OnChips:
                 check_shapes(outputs, exact)
                 for which, (y, t) in enumerate(zip(outputs, exact, strict=True)):
                     errors.append(self.twin.compare(y, t, which))
-                    moved = self.twin.comparison.moved(y, t, which)
+                    among = [each[which] for each in self.exact if which < len(each)]
+                    moved = self.twin.comparison.moved(y, t, which, among)
                     same += int((~moved).sum())
                     sizes.append((which, moved.shape[0]))
         shares = torch.stack(errors).new_tensor(_shares(sizes))

@@ -67,8 +67,16 @@ def relative_adam(model: nn.Module, recipe: Recipe, *, fused: bool = True) -> to
     False. Parameters in half precision step in float32 (``HalfPrecisionAdam``).
 
     Raises:
-        ValueError: no Parameter learns.
+        ValueError: no Parameter learns, or an embedding that does has sparse gradients.
     """
+    for name, module in model.named_modules():
+        embeds = isinstance(module, nn.Embedding | nn.EmbeddingBag)
+        if embeds and module.sparse and module.weight.requires_grad:
+            raise ValueError(
+                f"adapt: embedding {name!r} learns and has sparse=True, whose gradients Adam does "
+                f"not take; write model.{name}.sparse = False before, which computes the same, or "
+                f"keep it as it is: model.{name}.requires_grad_(False)"
+            )
     ranges = {id(layer.input_range) for _, layer in analog_layers(model)}
     learning = [
         p

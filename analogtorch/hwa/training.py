@@ -67,6 +67,8 @@ class Training:
     history: list[Step] = field(default_factory=list)
     stopped: str = ""
     """Why the training ended; empty while it goes on."""
+    _told: bool = field(default=False, init=False)
+    """Whether a warning has told of outputs without a gradient."""
 
     def __post_init__(self) -> None:
         self.asked, self.looks = self.steps, self.recipe.looks
@@ -110,7 +112,7 @@ class Training:
                 after(self.history[-1])
         finally:
             training_noise_(student, 1.0)
-            self.optimizer.zero_grad(set_to_none=True)
+            student.zero_grad()  # those too of DAC ranges that do not learn
         assert self.best_state is not None
         put_back(student, self.best_state)
 
@@ -138,7 +140,7 @@ class Training:
 
     def gradients(self, batch: Any) -> Losses:
         """Compute the gradients of one step, and return its losses."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.twin.student.zero_grad()
         with torch.enable_grad(), self.twin.running():
             with noise_in_turn(self.seed, step=self.step):
                 losses = self.twin.loss(batch)
@@ -155,6 +157,13 @@ class Training:
             except RuntimeError as error:
                 error.add_note(f"adapt: {_note(error)}")
                 raise
+        if not (losses.outputs.requires_grad or self._told):
+            warn(
+                "adapt: the outputs of the model have no gradient, as where its forward or "
+                "forward= detaches them, so that the training keeps those of its layers alone; "
+                "let them have one"
+            )
+            self._told = True
         return losses
 
     def _step(self, batches: Sequence[Any]) -> Step | None:

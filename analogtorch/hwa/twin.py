@@ -14,7 +14,7 @@ from analogtorch.calibration.outputs import comparable, infinite, tensors, witho
 from analogtorch.calibration.padding import at_positions, read_positions
 from analogtorch.calibration.passes import Forward, exactly, one_pass
 from analogtorch.conversion import fast_path
-from analogtorch.conversion.kinds import analog_layers
+from analogtorch.conversion.kinds import analog_layers, refuse_programmed
 from analogtorch.conversion.watch import evaluating
 from analogtorch.hwa.comparison import Comparison, Found, last_channels, relative_error
 from analogtorch.hwa.layer_names import (
@@ -30,6 +30,7 @@ from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.nn.learning import noisy_in_evaluation
 from analogtorch.nn.placed import Executions
 from analogtorch.nn.tap import hooked
+from analogtorch.values import checks
 
 _SCORES = ("start_logits", "end_logits", "prediction_logits", "class_queries_logits")
 """Outputs of transformers, beside ``logits``, whose softmax over the last dimension counts. Others
@@ -53,15 +54,16 @@ class Twin:
     """A student, which is a converted model, and its teacher, whose layers compute exactly.
 
     Args:
-        student: a converted model.
+        student: a converted model; without ``recipe.layers`` it may be a digital one.
         teacher: the digital model; or a converted one, which computes as the digital one.
         recipe: how they are compared.
         forward: as ``calibrate`` takes it.
 
     Raises:
-        ValueError: the outputs of layers are to be compared, and no layer of the student has the
-            name of a module of the teacher, without what adapters add to it; or the teacher has
-            Parameters of the student that learn.
+        TypeError: an argument is of another type.
+        ValueError: the student is a programmed chip; the outputs of layers are to be compared, and
+            it has no analog layer, or none with the name of a module of the teacher, without what
+            adapters add to it; or the teacher has Parameters of the student that learn.
 
     Warns:
         UserWarning: the teacher has no module of the name of some layers, whose outputs are not
@@ -76,6 +78,19 @@ class Twin:
         recipe: Recipe | None = None,
         forward: Forward | None = None,
     ) -> None:
+        example = "the model before at.convert"
+        checks.instance("Twin: student", student, nn.Module, "at.convert(model, chip)")
+        checks.instance("Twin: teacher", teacher, nn.Module, example)
+        checks.function("Twin: forward", forward, "forward(model, batch)")
+        recipe = Recipe() if recipe is None else recipe
+        checks.instance("Twin: recipe", recipe, Recipe, "at.hwa.Recipe(clip_sigma=2.5)")
+        refuse_programmed(student, "Twin")
+        if recipe.layers and not any(True for _ in analog_layers(student)):
+            raise ValueError(
+                "Twin: the student has no analog layer whose outputs could be compared; give "
+                "student=at.convert(model, chip), or, for a digital student, "
+                "recipe=at.hwa.Recipe(layers=0)"
+            )
         learning = {id(p): name for name, p in student.named_parameters() if p.requires_grad}
         if shared := [learning[id(p)] for p in teacher.parameters() if id(p) in learning]:
             raise ValueError(
@@ -84,7 +99,7 @@ class Twin:
                 "teacher = copy.deepcopy(model)"
             )
         self.student, self.teacher, self.forward = student, teacher, forward
-        self.recipe = Recipe() if recipe is None else recipe
+        self.recipe = recipe
         self.names = comparable_layers(student, teacher, bool(self.recipe.layers))
         """The layers that both have, by their names without adapters. Their outputs are compared
         where they have one shape."""

@@ -63,7 +63,11 @@ class Task:
 
     def test_batches(self) -> list[tuple[Tensor, Tensor]]:
         """Return the batches of the test split for ``analogtorch.accuracy``."""
-        return list(zip(*(part.split(AT_ONCE) for part in self.test), strict=True))
+        return _batches(self.test)
+
+    def validation_batches(self) -> list[tuple[Tensor, Tensor]]:
+        """Return those of the validation split."""
+        return _batches(self.val)
 
     def small(self, effort: Effort) -> "Task":
         """Return this task with as few calibration clips as an effort can be rehearsed with.
@@ -80,6 +84,10 @@ class Task:
                 "or use chip.calibration=default"
             )
         return replace(self, calibration=self.calibration[0].split(_FEW)[:BATCHES])
+
+
+def _batches(split: tuple[Tensor, Tensor]) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(*(part.split(AT_ONCE) for part in split), strict=True))
 
 
 def prepare(

@@ -123,7 +123,7 @@ def validated(
         config,
         task,
         network,
-        at.metrics.accuracy([task.val]),
+        at.metrics.accuracy(task.validation_batches()),
         num_chips=NUM_CHIPS,
         times=times or TIMES[:1],
         seed=_SEED + (config.sweep.seed == _SEED),

@@ -395,6 +395,34 @@ def test_rounding_that_costs_is_compared_with_what_the_model_would_be_left_with(
     assert all(layer.calibrated for _, layer in at.analog_layers(model))
 
 
+@pytest.mark.parametrize(
+    ("targets", "scales", "expected"),
+    [
+        # what is asked of: targets, scale per column, and both, unless that is known by then
+        ([False, False], [False, True], (True, True)),
+        ([False, False], [False, False], (False, False)),
+        ([False, False], [True, False], (False, True)),
+        ([False, True], [True], (True, True)),
+        ([True], [False], (True, False)),
+        ([True], [True], (True, True)),
+    ],
+)
+def test_targets_and_scales_are_tried_together_where_one_alone_is_in_doubt(
+    targets: list[bool],
+    scales: list[bool],
+    expected: tuple[bool, bool],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On few vectors each may be."""
+    for name, answers in (("worth", iter(targets)), ("saves", iter(scales))):
+        monkeypatch.setattr(default, name, lambda *_, answers=answers: next(answers, False))
+    model, found = _calibrated()
+    for row in found.layers:
+        assert (row.target_time is not None, row.weight_scale == "column") == expected
+    assert len({step.what for step in found.steps}) == len(found.steps)
+    assert all((layer.chip != HERMES) == any(expected) for _, layer in at.analog_layers(model))
+
+
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_single_vectors_leave_room_for_others(count: int) -> None:
     model, _ = _calibrated(spread=0.0, batches=_batches(1, count))

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -298,3 +299,42 @@ def test_a_batch_of_nan_leaves_the_model() -> None:
     with pytest.raises(ValueError, match="smooth_channels: the input of a linear layer has NaN"):
         at.smooth_channels(model, [torch.randn(4, 16), torch.full((4, 16), torch.nan)])
     assert all(map(torch.equal, before, model.parameters()))
+
+
+class _Heads(nn.Module):
+    """A head for training, or an expert that no token of a batch reaches, reads the norm too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.head, self.other = nn.LayerNorm(16), nn.Linear(16, 5), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor, both: bool = False) -> Any:
+        x = self.norm(x)
+        return (self.head(x), self.other(x)) if both else self.head(x)
+
+
+def test_layers_that_do_not_run_keep_what_they_may_read() -> None:
+    torch.manual_seed(0)
+    model, x = _uneven(_Heads()), torch.randn(8, 16)
+    before = model(x, both=True)[1]
+    found = at.smooth_channels(model, [x])
+    assert torch.equal(model(x, both=True)[1], before)
+    assert not found.moved
+    assert found.left["other"] == "it never ran"
+    assert "did not run on the first batch, and could read the same" in found.left["head"]
+    both = at.smooth_channels(model, [x], forward=lambda model, x: model(x, both=True))
+    assert both.moved == {"norm": ("head", "other")}
+
+
+def test_nothing_is_untied_that_takes_no_scales() -> None:
+    torch.manual_seed(0)
+    a, b = nn.Linear(16, 16), nn.Linear(16, 16)
+    b.weight = a.weight
+    model = nn.Sequential(
+        OrderedDict(
+            norm=nn.LayerNorm(16), first=nn.Linear(16, 16), r=nn.Tanh(), a=a, s=nn.Tanh(), b=b
+        )
+    )
+    found = at.smooth_channels(model, [torch.randn(8, 16)], untie=True)
+    assert found.moved == {"norm": ("first",)}
+    assert b.weight is a.weight

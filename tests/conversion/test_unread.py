@@ -75,6 +75,14 @@ def test_only_a_model_that_was_not_watched_is_asked() -> None:
         assert not model._forward_hooks
 
 
+def test_a_calibration_that_fails_leaves_the_warning_to_the_first_run() -> None:
+    model = at.convert(Sometimes(), CHIP)
+    with pytest.raises(ValueError, match="has NaN"):
+        at.calibrate(model, [X, X * torch.nan], allow_unused=True)
+    with pytest.warns(UserWarning, match="2 of 3 analog layers .* did not run"):
+        model(X)
+
+
 def test_they_are_named_once_for_all_chips_and_times_of_a_model() -> None:
     model = at.convert(Sometimes(), CHIP)
     physical = at.program(model, seed=0)

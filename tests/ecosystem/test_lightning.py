@@ -24,6 +24,14 @@ X = torch.randn(32, 4, 9, generator=torch.Generator().manual_seed(0))
 Y = X.mean((1, 2)).gt(0).long()
 
 
+@pytest.mark.parametrize(
+    ("seed", "error"), [("a", TypeError), (0.5, TypeError), (2**70, ValueError)]
+)
+def test_seeds_of_steps_are_integers(seed: object, error: type[Exception]) -> None:
+    with pytest.raises(error, match="seed must"):
+        StepSeed(seed)
+
+
 class Module(L.LightningModule):
     def __init__(self) -> None:
         super().__init__()

@@ -1,5 +1,6 @@
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -64,6 +65,30 @@ def test_overlapping_outputs_of_a_transposed_convolution_are_added_digitally() -
     traced = trace(nn.Sequential(nn.ConvTranspose1d(4, 6, 3)), torch.zeros(1, 4, 5))
     (add,) = [op for op in traced.operations if op.kind == "add"]
     assert (add.name, add.operations) == ("0.overlap", 5 * 18 - 7 * 6)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation", "output_padding"),
+    [
+        ((1, 3), 1, (0, 1), 1, 0),
+        ((4, 2), 2, (1, 0), 1, 0),
+        ((2, 3), (3, 1), 0, 1, (1, 0)),
+        ((5, 2), 2, (2, 1), 1, 1),
+        ((3, 3), (1, 2), (1, 2), (2, 3), (0, 1)),
+        ((2, 2), 3, 0, 1, 0),
+    ],
+)
+def test_no_result_is_added_that_padding_cuts_off(
+    size: int, kernel: Any, stride: Any, padding: Any, dilation: Any, output_padding: Any
+) -> None:
+    layer = nn.ConvTranspose2d(2, 3, kernel, stride, padding, output_padding, dilation=dilation)
+    layer.requires_grad_(False).bias.zero_()
+    layer.weight.fill_(1)
+    counts = layer(torch.ones(1, 2, size, size + 3)) / 2  # results that meet at each output
+    found = [op for op in trace(layer, torch.zeros(1, 2, size, size + 3)).operations]
+    added = sum(op.operations for op in found if op.name.endswith("overlap"))
+    assert added == (counts - 1).clamp_min(0).sum()
 
 
 def test_recurrent_layers() -> None:

@@ -1079,3 +1079,81 @@ def test_outputs_without_a_gradient_are_named() -> None:
     batches = [torch.randn(32, 16) for _ in range(6)]
     with pytest.raises(ValueError, match="have no gradient to learn by, as where its forward"):
         at.hwa.adapt(net, batches, chip=at.chips.hermes64(), steps=2, num_chips=1)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_buffers_that_a_forward_writes_stay_as_they_were(in_place: bool, tmp_path: Path) -> None:
+    class Counting(nn.Module):
+        seen: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(12, 24), nn.Linear(24, 5)
+            self.register_buffer("seen", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            if in_place:
+                self.seen.add_(len(x))
+            else:
+                self.seen = self.seen + len(x)
+            return self.b(torch.relu(self.a(x)))
+
+    torch.manual_seed(0)
+    net, options = Counting(), {"chip": CHIP, "steps": 2, "num_chips": 1}
+    before, held = net.seen, net.state_dict()["seen"].clone()
+    first = at.hwa.adapt(net, _batches(), folder=tmp_path / "run", **options)
+    assert net.seen is before
+    assert torch.equal(before, held)
+    again = at.hwa.adapt(net, _batches(), folder=tmp_path / "run", **options)
+    assert _same(_state(first.model), _state(again.model))
+
+
+def test_outputs_that_are_detached_are_told_of() -> None:
+    class Detached(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).detach()
+
+    torch.manual_seed(0)
+    net = Detached(nn.Linear(12, 24), nn.ReLU(), nn.Linear(24, 5))
+    with pytest.warns(UserWarning, match="keeps those of its layers alone") as told:
+        at.hwa.adapt(net, _batches(), chip=CHIP, steps=3, num_chips=1)
+    assert len([w for w in told if "its layers alone" in str(w.message)]) == 1
+
+
+def test_embeddings_of_sparse_gradients_are_refused_by_name() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Embedding(20, 12, sparse=True), nn.Linear(12, 5))
+    tokens = list(torch.randint(0, 20, (8, 4, 6)).unbind())
+    options: dict[str, Any] = {"chip": CHIP, "steps": 2, "num_chips": 1}
+    with pytest.raises(ValueError, match=r"embedding '0' learns .* model.0.sparse = False"):
+        at.hwa.adapt(net, tokens, **options)
+    net[0].requires_grad_(False)
+    at.hwa.adapt(net, tokens, **options)
+
+
+def test_ranges_that_do_not_learn_keep_no_gradient() -> None:
+    recipe = at.hwa.Recipe(learn_ranges=False)
+    model = at.hwa.adapt(_net(), _batches(), chip=CHIP, steps=2, num_chips=1, recipe=recipe).model
+    assert not [name for name, p in model.named_parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_the_agreement_of_numbers_does_not_depend_on_the_size_of_batches(outputs: int) -> None:
+    """A tenth of their spread over all batches held back counts, not that of each batch."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(12, 64), nn.ReLU(), nn.Linear(64, outputs))
+    with torch.no_grad():
+        net[-1].weight[0] *= 100  # quantities of two units, if there are two
+    rows = torch.randn(16, 12)
+    recipe = at.hwa.Recipe(outputs="error")
+
+    def shares(size: int) -> Tensor:
+        held = rows.split(size)
+        twin = at.hwa.Twin(at.convert(copy.deepcopy(net), CHIP), net, recipe)
+        twin.exact(rows)
+        return OnChips(twin, held, (1, 2), ["0 s", "1 year"]).measure().agreement
+
+    whole = shares(16)
+    assert whole.min() > 0
+    for size in (1, 4):
+        assert torch.equal(shares(size), whole)

@@ -16,6 +16,8 @@ from tests.crossbar import crossbar
 
 LOWEST = torch.finfo(torch.float32).min
 X = torch.randn(32, 8, generator=torch.Generator().manual_seed(0))
+ALONE = at.hwa.Recipe(layers=0)
+"""Outputs alone are compared."""
 
 
 def _net(factor: float = 1.0) -> nn.Module:
@@ -45,7 +47,7 @@ class _Masked(nn.Module):
 def _error(model: nn.Module, outputs: Any) -> float:
     student = copy.deepcopy(model)
     student.net = _net(1.5)
-    twin = Twin(student, model, at.hwa.Recipe(outputs=outputs))
+    twin = Twin(student, model, at.hwa.Recipe(outputs=outputs, layers=0))
     exact = twin.exact(X)[0]
     return twin.compare(student(X), exact).item()
 
@@ -66,7 +68,9 @@ def test_a_mask_that_is_added_to_scores_hides_no_error_either(mask: float) -> No
     def added(model: nn.Module, x: Tensor) -> Tensor:
         return model(x) + mask * (torch.arange(10) >= 6)
 
-    twins = [Twin(_net(), _net(), forward=f) for f in (added, lambda model, x: model(x)[:, :6])]
+    twins = [
+        Twin(_net(), _net(), ALONE, forward=f) for f in (added, lambda model, x: model(x)[:, :6])
+    ]
     errors = [twin.compare(twin.outputs(_net(1.5), X)[0], twin.exact(X)[0]) for twin in twins]
     assert [twin.compared for twin in twins] == ["divergence"] * 2
     assert errors[1] > 0.01
@@ -127,9 +131,9 @@ def test_numbers_of_the_net_are_no_masks() -> None:
 
 def test_outputs_without_a_number_are_refused() -> None:
     with pytest.raises(ValueError, match="digital outputs for a batch hold NaN or inf"):
-        Twin(nn.Linear(8, 3), nn.Linear(8, 3)).exact(torch.full((4, 8), math.inf))
+        Twin(nn.Linear(8, 3), nn.Linear(8, 3), ALONE).exact(torch.full((4, 8), math.inf))
     with pytest.raises(ValueError, match="digital outputs for a batch hold NaN or inf"):
-        Twin(_Masked(None), _Masked(None), forward=lambda m, x: m(x) - math.inf).exact(X)
+        Twin(_Masked(None), _Masked(None), ALONE, forward=lambda m, x: m(x) - math.inf).exact(X)
 
 
 class _Positions(nn.Module):

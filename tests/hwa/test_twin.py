@@ -354,3 +354,34 @@ def test_a_branch_that_is_silent_has_no_part_in_the_loss() -> None:
         assert loss < 1
     assert not torch.equal(student.a.weight, before)
     assert relative_error(torch.ones(3, 4), torch.zeros(3, 4)) == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"student": nn.Linear(6, 4)}, r"has no analog layer .*=at.hwa.Recipe\(layers=0\)"),
+        ({"student": 3}, "Twin: student must be a Module such as at.convert"),
+        ({"teacher": 3}, "Twin: teacher must be a Module such as the model before"),
+        ({"recipe": {}}, "Twin: recipe must be a Recipe such as at.hwa.Recipe"),
+        ({"forward": 3}, "Twin: forward must be a function"),
+    ],
+)
+def test_wrong_arguments_are_refused(given: dict[str, Any], message: str) -> None:
+    right = {"student": at.convert(nn.Linear(6, 4), crossbar()), "teacher": nn.Linear(6, 4)}
+    with pytest.raises((TypeError, ValueError), match=message):
+        at.hwa.Twin(**right | given)
+
+
+def test_a_digital_student_learns_from_outputs_alone() -> None:
+    torch.manual_seed(0)
+    student, teacher = nn.Linear(6, 4), nn.Linear(6, 4)
+    loss = at.hwa.Twin(student, teacher, at.hwa.Recipe(layers=0)).total(torch.randn(8, 6))
+    loss.backward()
+    assert student.weight.grad.abs().sum() > 0
+
+
+def test_a_programmed_chip_is_no_student() -> None:
+    net = nn.Sequential(nn.Linear(6, 4))
+    physical = at.program(at.convert(copy.deepcopy(net), crossbar()), seed=0)
+    with pytest.raises(ValueError, match="Twin: layer '0' belongs to a programmed chip"):
+        at.hwa.Twin(physical.at("1 day"), net)

@@ -100,6 +100,16 @@ def test_few_validation_clips_do_not_decide_over_ranges(
     assert (net[0].input_range.item() == pytest.approx(0.3)) == (kept == "learnt")
 
 
+def test_validation_clips_run_in_batches_that_fit_into_caches() -> None:
+    net, task = net_and_task()
+    val = tuple(part.repeat(20, *[1] * (part.ndim - 1))[:150] for part in task.val)
+    sizes = list[int]()
+    net.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    validated(KWSConfig(), dataclasses.replace(task, val=val), net)
+    assert {64, 22} <= set(sizes)
+    assert 150 not in sizes
+
+
 def test_chips_that_choose_are_not_those_that_are_measured() -> None:
     net, task = net_and_task()
     first = validated(KWSConfig(), task, net)
