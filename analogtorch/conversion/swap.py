@@ -46,6 +46,7 @@ from analogtorch.conversion.unread import forget_unread, name_unread
 from analogtorch.nn import AnalogLinear
 from analogtorch.nn.adapters import plain_name, unwatch_adapter, watch_adapters
 from analogtorch.nn.kinds import kind_of, kinds
+from analogtorch.nn.reborn import warn_uncompiled
 from analogtorch.values import checks
 from analogtorch.values.listed import listed
 from analogtorch.values.warned import warn
@@ -184,6 +185,7 @@ def convert(
     int8 = [name or "(root)" for name in fresh if keep_inputs_of(converted.get_submodule(name))]
     remember(converted, first)
     watch_adapters(converted)
+    warn_uncompiled(fresh)
     if new and example is None:
         name_unread(converted)
     if new:
@@ -359,6 +361,7 @@ def to_digital(model: nn.Module) -> nn.Module:
     layers = {name: m for name, m in model.named_modules() if is_analog(m)}
     if changed := [name for name, m in layers.items() if parametrize.is_parametrized(m)]:
         raise ValueError(f"to_digital: remove the parametrizations of {changed[0]!r} first")
+    warn_uncompiled(layers)
     for module in model.modules():
         unroute(module)
         forget_unread(module)

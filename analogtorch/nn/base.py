@@ -61,7 +61,7 @@ class AnalogLayer(SamplesFirst, PlacedMixin, ProgrammedMixin):
             chip: the chip of the layer.
             name: full name of the layer in its model; it keys the layer's noise.
         """
-        new = reborn(layer, cls, name)
+        new = reborn(layer, cls)
         new._attach(chip, name, type(layer))
         return new
 
@@ -87,7 +87,7 @@ class AnalogLayer(SamplesFirst, PlacedMixin, ProgrammedMixin):
 
     def to_digital(self) -> nn.Module:
         """Return the digital layer of ``from_digital``, with the current Parameters."""
-        old = reborn(self, self.digital_class, self.layer_name)
+        old = reborn(self, self.digital_class)
         for name in ADDED:
             old.__dict__.pop(name, None)
         remove_converters(old)

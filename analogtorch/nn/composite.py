@@ -186,7 +186,7 @@ class AnalogComposite(SamplesFirst, nn.Module):
         ``chip`` is the chip of all matrices, or of each that becomes analog, by the name of its
         child.
         """
-        new = reborn(layer, cls, name)
+        new = reborn(layer, cls)
         new._modules = dict(layer._modules)
         new.digital_class, new.layer_name = type(layer), name
         for names in new.all_matrices():
@@ -223,7 +223,7 @@ class AnalogComposite(SamplesFirst, nn.Module):
 
     def to_digital(self) -> nn.Module:
         """Return the digital module of ``from_digital``, with the current Parameters."""
-        old = reborn(self, self.digital_class, self.layer_name)
+        old = reborn(self, self.digital_class)
         old._modules = {
             name: m for name, m in self._modules.items() if not isinstance(m, AnalogMatrix)
         }

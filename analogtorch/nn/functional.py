@@ -210,7 +210,7 @@ def _computed(kind: Any, given: _Given, geometry: Sequence[Any] = (), groups: in
     shape, has_bias = tuple(given.weight.shape), given.bias is not None
     fixed = _checked_geometry(given.function, geometry, len(shape) - 2)
     template = _template(kind, shape, has_bias, given.chip, given.name, fixed, groups)
-    layer = reborn(template, kind, given.name)
+    layer = reborn(template, kind)
     layer._parameters = {}
     vars(layer).update(weight=given.weight, bias=given.bias, training=given.training)
     vars(layer)["input_range"] = given.weight.new_zeros(1)

@@ -3,6 +3,7 @@
 import copy
 import weakref
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -18,19 +19,14 @@ ADDED = frozenset({
 """Attributes that ``convert`` and ``hold`` add to a layer."""
 
 
-def reborn(module: nn.Module, kind: Any, name: str) -> Any:
+def reborn(module: nn.Module, kind: Any) -> Any:
     """Return an instance of ``kind`` that shares all attributes of ``module``, hooks included.
 
-    ``name`` is the name of the module in its model.
+    Where the module was compiled by itself, the new one is not: see ``warn_uncompiled``.
     """
     new = kind.__new__(kind)
     new.__dict__.update(module.__dict__)
-    # it would still call the old module
-    if new.__dict__.pop("_compiled_call_impl", None) is not None:
-        warn(
-            f"{name or '(root)'!r} was compiled by itself and is not any more: call its .compile() "
-            "again"
-        )
+    new.__dict__.pop("_compiled_call_impl", None)  # it would still call the old module
     if forward_is_plain(module):
         new.__dict__.pop("forward", None)  # bound to the old module
     # these gain or lose entries
@@ -44,6 +40,20 @@ def reborn(module: nn.Module, kind: Any, name: str) -> Any:
             if getattr(hook, "with_module", False):
                 hook.module = weakref.ref(new)
     return new
+
+
+def warn_uncompiled(reborn: Mapping[str, nn.Module]) -> None:
+    """Warn of modules that were compiled by themselves, once others stand in their place.
+
+    Args:
+        reborn: the modules by their names in the model.
+    """
+    for name, module in reborn.items():
+        if vars(module).get("_compiled_call_impl") is not None:
+            warn(
+                f"{name or '(root)'!r} was compiled by itself and is not any more: call its "
+                ".compile() again"
+            )
 
 
 def forward_is_plain(module: nn.Module) -> bool:

@@ -704,6 +704,8 @@ def test_a_layer_that_was_compiled_by_itself_computes_as_what_it_has_become() ->
     for layer in digital:
         layer.compile(backend="eager")
     digital(x)
+    with pytest.raises(ValueError, match="takes"):  # nothing is converted, and nothing said
+        at.convert(digital, CHIP, example=torch.randn(3, 7))
     with pytest.warns(
         UserWarning,
         match=r"'[01]' was compiled by itself and is not any more: call its .compile\(\)",
@@ -712,6 +714,7 @@ def test_a_layer_that_was_compiled_by_itself_computes_as_what_it_has_become() ->
     assert torch.equal(digital(x)[0], reading)
     digital[0].compile(backend="eager")
     digital(x)
+    at.map_to_chip(digital, x)
     with pytest.warns(UserWarning, match="'0' was compiled by itself"):
         at.to_digital(digital)
     assert torch.equal(digital(x)[0], expected)
