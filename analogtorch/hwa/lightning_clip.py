@@ -6,6 +6,7 @@ from typing import Any
 import lightning as L
 from torch import nn
 
+from analogtorch.conversion.kinds import check_module
 from analogtorch.hwa.clip import StepClip, check, clip, clippable, tails
 from analogtorch.hwa.lightning_averaging import CLIPS, Ordered
 
@@ -93,10 +94,16 @@ class Clip(AfterStep):
 
     Args:
         model: the converted model that the Trainer trains, or a part of its module.
-        sigma: as ``Recipe.clip_sigma``.
+        sigma: as ``Recipe.clip_sigma``, > 0.
+
+    Raises:
+        TypeError: ``model`` is no module.
+        ValueError: ``sigma`` is out of range.
     """
 
     def __init__(self, model: nn.Module, sigma: float) -> None:
+        check("Clip", sigma, None, False)
+        check_module("Clip", model)
         self.model, self.limits = model, tails(model, sigma)
 
     def _clip(self, module: L.LightningModule) -> None:

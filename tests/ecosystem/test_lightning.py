@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import analogtorch as at
-from analogtorch.hwa.lightning import StepSeed, WeightClip
+from analogtorch.hwa.lightning import Clip, StepSeed, WeightClip
 from tests.ecosystem.models import CHIP
 
 # warnings that Lightning itself raises
@@ -30,6 +30,12 @@ Y = X.mean((1, 2)).gt(0).long()
 def test_seeds_of_steps_are_integers(seed: object, error: type[Exception]) -> None:
     with pytest.raises(error, match="seed must"):
         StepSeed(seed)
+
+
+@pytest.mark.parametrize("sigma", [-1.0, 0, "2"])
+def test_limits_of_weights_are_above_zero(sigma: object) -> None:
+    with pytest.raises(ValueError, match="Clip: sigma must"):
+        Clip(at.convert(nn.Linear(4, 4), CHIP), sigma)
 
 
 class Module(L.LightningModule):
