@@ -91,7 +91,7 @@ class _FirstRun:
         if any(tap.execution is not None for layer in layers.values() for tap in layer.taps):
             return  # in this run a tap lets layers compute otherwise
         forget_unread(model)
-        hidden = _compiled(model)  # layers cannot mark there that they run
+        hidden = compiled(model)  # layers cannot mark there that they run
         silent = [
             name or "(root)"
             for name, layer in layers.items()
@@ -112,7 +112,7 @@ class _FirstRun:
         )
 
 
-def _compiled(model: nn.Module) -> set[nn.Module]:
+def compiled(model: nn.Module) -> set[nn.Module]:
     """Return the modules that run inside of a compiled one."""
     whole = (
         m for m in model.modules() if COMPILED in m._modules or m._compiled_call_impl is not None

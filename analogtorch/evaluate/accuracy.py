@@ -49,15 +49,44 @@ def accuracy(
     """
     check_module("accuracy", model)
     checks.function("accuracy: forward", forward, "forward(model, x)")
-    right = total = samples = 0
+    found = []
     with evaluating(model):
         for number, (x, y) in enumerate(_pairs(batches)):
             outputs = logits_of(passed("accuracy", model, x, forward, number))
             with noted("accuracy", model, x, forward):
-                predicted = _predicted(outputs, y, f"batch {number}")
-            right += int((predicted == y.to(predicted.device)).sum())
-            total += int((y.long() != IGNORED).sum())
-            samples += y.numel()
+                found.append(counts(outputs, y, f"batch {number}"))
+    return share(found)
+
+
+def counts(outputs: Any, labels: Any, where: str) -> tuple[int, int, int]:
+    """Return how many inputs of a batch are right, how many count, and how many labels there are.
+
+    Args:
+        outputs: the outputs, as ``accuracy`` takes them.
+        labels: their labels.
+        where: the batch in messages, such as ``batch 3``.
+
+    Raises:
+        ValueError: shapes do not agree, an output is NaN, or a label is out of range.
+        TypeError: outputs or labels are no tensors of numbers.
+    """
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.dtype == torch.bool:
+        kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+        raise TypeError(f"accuracy: labels of {where} must be a tensor of integers, got {kind}")
+    predicted = _predicted(outputs, labels, where)
+    right = int((predicted == labels.to(predicted.device)).sum())
+    return right, int((labels.long() != IGNORED).sum()), labels.numel()
+
+
+def share(found: Iterable[tuple[int, int, int]]) -> float:
+    """Return the share of inputs that are right, of what ``counts`` has found of each batch.
+
+    Raises:
+        ValueError: no label counts.
+    """
+    right = total = samples = 0
+    for of_batch in found:
+        right, total, samples = right + of_batch[0], total + of_batch[1], samples + of_batch[2]
     if total == 0:
         raise ValueError(
             f"accuracy: no label counts, all are {IGNORED}"
@@ -67,7 +96,7 @@ def accuracy(
     return right / total
 
 
-def _pairs(batches: Any) -> Iterable[tuple[Any, Tensor]]:
+def _pairs(batches: Any) -> Iterable[tuple[Any, Any]]:
     refuse_dataset("accuracy", batches)
     if isinstance(batches, Tensor | str) or not isinstance(batches, Iterable):
         raise TypeError(
@@ -80,17 +109,7 @@ def _pairs(batches: Any) -> Iterable[tuple[Any, Tensor]]:
                 f"accuracy: batch {number} must be a pair of input and labels, got "
                 f"{type(batch).__name__}; one batch alone is [(x, y)]"
             )
-        x, labels = batch
-        if (
-            not isinstance(labels, Tensor)
-            or labels.is_floating_point()
-            or labels.dtype == torch.bool
-        ):
-            kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-            raise TypeError(
-                f"accuracy: labels of batch {number} must be a tensor of integers, got {kind}"
-            )
-        yield x, labels
+        yield batch[0], batch[1]
 
 
 def _predicted(outputs: Any, labels: Tensor, where: str) -> Tensor:
@@ -100,6 +119,11 @@ def _predicted(outputs: Any, labels: Tensor, where: str) -> Tensor:
             f"accuracy: the model must give a tensor (N, classes), got {type(outputs).__name__} "
             f"for {where}; pass forward=, which returns the logits, such as "
             f"forward=lambda model, x: model(x)[{next(iter(named(outputs) or ()), 0)!r}]"
+        )
+    if outputs.is_complex():
+        raise TypeError(
+            f"accuracy: outputs of {where} are complex, of which none is the largest; pass "
+            "forward=, such as forward=lambda model, x: model(x).abs()"
         )
     given, images = outputs.shape, outputs.dim() > 3
     if images and given[:1] + given[2:] == labels.shape:

@@ -1,14 +1,20 @@
 """What a metric is: the one form that every function of this library takes."""
 
+import contextlib
 import math
+from collections.abc import Iterator
 from numbers import Real
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from analogtorch.conversion.kinds import analog_layers
+from analogtorch.conversion.unread import compiled
 from analogtorch.conversion.watch import same_random
 from analogtorch.evaluate.interval import UNBOUNDED, Bounds, check_within, checked_bounds
+from analogtorch.nn.tap import hooked
 from analogtorch.values import checks
+from analogtorch.values.warned import warn
 
 
 class Metric(Protocol):
@@ -116,9 +122,55 @@ def title(metric: Any) -> str:
 
 
 def measure(metric: Metric, model: nn.Module) -> Any:
-    """Return what a metric gives for a model; random generators stay as they were."""
-    with same_random():
+    """Return what a metric gives for a model; random generators stay as they were.
+
+    Warns:
+        UserWarning: the model is a chip at a time, and the metric ran none of its layers.
+    """
+    with same_random(), _running(model):
         return metric(model)
+
+
+class _Called:
+    """A forward hook that notes a call, also of a copy of its module; it can be pickled."""
+
+    once = False
+
+    def __call__(self, *_: Any) -> None:
+        self.once = True
+
+    def __deepcopy__(self, _: Any) -> "_Called":
+        return self
+
+
+@contextlib.contextmanager
+def _running(chip: nn.Module) -> Iterator[None]:
+    """Warn if a programmed chip did not run in the context, nor a layer of it, as far as it tells.
+
+    One that ran and reaches no layer has a warning of its own.
+    """
+    layers = [layer for _, layer in analog_layers(chip) if layer.programmed is not None]
+    hidden = compiled(chip)
+    if not layers or any(layer.taps or layer in hidden for layer in layers):
+        yield
+        return
+    called = _Called()
+    before = [layer.has_run for layer in layers]
+    for layer in layers:
+        layer.has_run = False
+    try:
+        with hooked([chip], after=called):
+            yield
+        ran = called.once or any(layer.has_run for layer in layers)
+    finally:
+        for layer, had in zip(layers, before, strict=True):
+            layer.has_run |= had
+    if not ran:
+        warn(
+            "the metric ran no layer of the chip that it was given, so that what it returns says "
+            "nothing of the chip. Let it run its argument, such as lambda chip: "
+            "at.accuracy(chip, batches), and no model from outside"
+        )
 
 
 def keeps(value: float, limit: float, higher_is_better: bool) -> bool:

@@ -1,5 +1,6 @@
 """What a folder knows metrics and other functions by, so that it never mixes up two of them."""
 
+import contextlib
 import dis
 import enum
 import functools
@@ -8,7 +9,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
@@ -36,9 +37,10 @@ def kept_of(metric: Any) -> dict[str, Any]:
 
     Beside its name and its samples, empty if they are not known, these are settings: the function
     of a ``functools.partial`` and its arguments, those that are plain and cannot change, the class
-    of an object without a name, and what a metric of ``at.metrics`` was given. Of lambdas and local
-    functions, among the settings too, it is the code, below decorators, which has the version of
-    Python before it: only code of one version can be compared.
+    of an object without a name, with plain attributes that of a bound method, and what a metric of
+    ``at.metrics`` was given. Of lambdas, local functions and those of notebooks and scripts
+    (``__main__``), among the settings too, it is the code, below decorators, with plain values from
+    around it, which has the version of Python before it: only code of one version can be compared.
 
     Raises:
         TypeError: the samples are no text.
@@ -76,14 +78,15 @@ def _kept(of: str, settings: Any, code: list[Any]) -> dict[str, Any]:
 def in_present_form(kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a folder has ``kept`` of a metric or a ``forward`` in the form of ``wanted``.
 
-    That has the code of ``wanted`` if another Python wrote it.
+    That has the code of ``wanted`` if another Python wrote it, or an earlier version, which kept
+    none of named functions of scripts.
     """
     found = dict(kept)
     if _SETTINGS in found:  # of a version that left samples out where they were not known
         found.setdefault("samples", "")
     for name in ("metric code", "forward code"):
         was, now = found.get(name), wanted.get(name)
-        if isinstance(was, str) and isinstance(now, str) and was.split()[:1] != now.split()[:1]:
+        if isinstance(now, str) and name in found and (was or "").split()[:1] != now.split()[:1]:
             found[name] = now
     return found
 
@@ -116,7 +119,8 @@ def _settings(metric: Any, code: list[Any]) -> Any:
     """Return what tells a metric from others of its name, as plain values; None: nothing."""
     if isinstance(metric, TaskMetric):
         return _each({"forward": metric.forward, **metric.settings}, code)
-    recorded = isinstance(metric, FunctionType | functools.partial) or not title(metric)
+    kinds = FunctionType | MethodType | functools.partial
+    recorded = isinstance(metric, kinds) or not title(metric)
     return _described(metric, code) if recorded and not _is_named(metric) else None
 
 
@@ -146,9 +150,47 @@ def _described(value: Any, code: list[Any]) -> Any:
         return {"function": _described(value.func, code), **given}
     if isinstance(value, FunctionType) and not _is_named(value):
         defaults = [_described(value.__defaults__, code), _each(value.__kwdefaults__ or {}, code)]
-        code.append([_code_of(value.__code__), defaults])
+        enclosed = _enclosed(value)
+        code.append([_code_of(value.__code__), defaults, *([enclosed] if enclosed else [])])
         return value.__name__
+    if isinstance(value, MethodType) and not isinstance(value.__self__, type | nn.Module):
+        return {"method": name_of(value), **_plain_attributes(value.__self__)}
     return name_of(value) if callable(value) else name_of(type(value))
+
+
+def _enclosed(function: FunctionType) -> dict[str, Any]:
+    """Return plain values that a function has from around it, by their names there.
+
+    They are those of the function that encloses it and of its module, but for what it sets itself,
+    as it may count its calls.
+    """
+    steps = list(dis.get_instructions(function.__code__))
+    own = {step.argval for step in steps if step.opname in ("STORE_DEREF", "STORE_GLOBAL")}
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    held = {step.argval: function.__globals__.get(step.argval) for step in steps
+            if step.opname == "LOAD_GLOBAL"}  # fmt: skip
+    for name, cell in cells:
+        with contextlib.suppress(ValueError):  # it is not set yet
+            held[name] = cell.cell_contents
+    return {
+        name: without_address(repr(_fixed(value)))
+        for name, value in sorted(held.items())
+        if name not in own and value is not None and _is_set(value)
+    }
+
+
+def _is_set(value: Any) -> bool:
+    """Return whether a value is plain and cannot change, as a list can that a metric fills."""
+    if isinstance(value, list):
+        return False
+    return is_plain(value) or isinstance(value, (*PLAIN, enum.Enum, np.generic))
+
+
+def _plain_attributes(of: Any) -> dict[str, Any]:
+    """Return the class of an object, and its public attributes that are plain and no lists."""
+    held = vars(of) if hasattr(of, "__dict__") else {}
+    plain = {n: v for n, v in sorted(held.items()) if n[0] != "_" and _is_set(v)}
+    return {"class": name_of(type(of)), **_each(plain, [])}
 
 
 def _each(settings: Mapping[str, Any], code: list[Any]) -> dict[str, Any]:
@@ -158,11 +200,12 @@ def _each(settings: Mapping[str, Any], code: list[Any]) -> dict[str, Any]:
 def _is_named(value: Any) -> bool:
     """Return whether a value is a function that its name tells from all others of its module.
 
-    Those of this library are what its version has, as all else that measures.
+    Those of this library are what its version has, as all else that measures. One of a notebook or
+    script may be written anew under its name.
     """
-    return isinstance(value, FunctionType) and (
-        "<" not in value.__qualname__ or value.__module__.partition(".")[0] == "analogtorch"
-    )
+    if not isinstance(value, FunctionType) or value.__module__ == "__main__":
+        return False
+    return "<" not in value.__qualname__ or value.__module__.partition(".")[0] == "analogtorch"
 
 
 def _code_of(code: CodeType) -> list[Any]:

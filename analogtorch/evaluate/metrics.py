@@ -16,10 +16,10 @@ from torch import nn
 
 from analogtorch.calibration.passes import Forward
 from analogtorch.evaluate import scores
-from analogtorch.evaluate.accuracy import accuracy as share_right
+from analogtorch.evaluate.accuracy import counts, share
 from analogtorch.evaluate.interval import UNBOUNDED, Bounds
 from analogtorch.evaluate.metric_identity import options_of
-from analogtorch.evaluate.task_metric import TaskMetric
+from analogtorch.evaluate.task_metric import TaskMetric, by
 from analogtorch.values import checks
 
 _APOSTROPHES = str.maketrans(dict.fromkeys("‘’ʼ＇", "'"))
@@ -45,8 +45,8 @@ def accuracy(batches: Pairs, *, forward: Forward | None = None) -> TaskMetric:
         higher_is_better=True,
         bounds=(0, 1),
         batches=batches,
-        keep=scores.both,
-        total=functools.partial(share_right, nn.Identity(), forward=_kept),
+        begin=by(_right),
+        total=share,
         forward=forward,
     )
 
@@ -86,7 +86,7 @@ def wer(
         higher_is_better=False,
         bounds=(0, math.inf),
         batches=batches,
-        keep=functools.partial(scores.said_and_heard, normalise=normalise or plain),
+        begin=by(functools.partial(scores.said_and_heard, normalise=normalise or plain)),
         total=scores.word_error_rate,
         forward=transcribe,
         settings={"normalise": normalise},
@@ -125,7 +125,7 @@ def perplexity(batches: Pairs, *, forward: Forward | None = None) -> TaskMetric:
         higher_is_better=False,
         bounds=(1, math.inf),
         batches=batches,
-        keep=scores.loss_and_tokens,
+        begin=by(scores.loss_and_tokens),
         total=scores.of_losses,
         forward=forward,
     )
@@ -148,7 +148,7 @@ def auc(batches: Pairs, *, forward: Forward | None = None) -> TaskMetric:
         higher_is_better=True,
         bounds=(0, 1),
         batches=batches,
-        keep=scores.flat,
+        begin=by(scores.flat),
         total=functools.partial(scores.of_detector, "AUC", "binary_auroc"),
         forward=forward,
     )
@@ -165,7 +165,7 @@ def eer(batches: Pairs, *, forward: Forward | None = None) -> TaskMetric:
         higher_is_better=False,
         bounds=(0, 1),
         batches=batches,
-        keep=scores.flat,
+        begin=by(scores.flat),
         total=functools.partial(scores.of_detector, "EER", "binary_eer"),
         forward=forward,
     )
@@ -188,7 +188,7 @@ def spearman(batches: Pairs, *, forward: Forward | None = None) -> TaskMetric:
         higher_is_better=True,
         bounds=(-1, 1),
         batches=batches,
-        keep=scores.flat,
+        begin=by(scores.flat),
         total=scores.rank_correlation,
         forward=forward,
     )
@@ -241,17 +241,17 @@ def measured(
         name=type(metric).__name__ if name is None else name,
         higher_is_better=own if higher_is_better is None else higher_is_better,
         batches=batches,
-        keep=scores.both,
+        begin=functools.partial(scores.updated, metric),
         bounds=bounds,
-        total=functools.partial(scores.computed, metric),
+        total=scores.computed,
         forward=forward,
         settings=options_of(metric),  # before it runs, which may change some
     )
 
 
-def _kept(model: nn.Module, outputs: Any) -> Any:
-    """Return outputs that were kept as they are, however a model would get them."""
-    return outputs
+def _right(outputs: Any, labels: Any, where: str) -> tuple[int, int, int]:
+    """Return what ``accuracy`` counts of a batch."""
+    return counts(outputs, labels, where.rpartition(": ")[2])
 
 
 def _installed(module: str, caller: str) -> None:

@@ -19,11 +19,6 @@ from analogtorch.values import checks
 _LARGEST_EXPONENT = math.log(sys.float_info.max)
 
 
-def both(outputs: Any, targets: Any, where: str) -> tuple[Any, Any]:
-    """Return outputs and targets as they are."""
-    return outputs, targets
-
-
 def flat(outputs: Any, targets: Any, where: str) -> tuple[Tensor, Tensor]:
     """Return outputs and targets as vectors of double."""
     tensors = isinstance(outputs, Tensor) and isinstance(targets, Tensor)
@@ -157,14 +152,23 @@ def rank_correlation(kept: list[Any]) -> float:
     return float(spearman_corrcoef(x, y))
 
 
-def computed(metric: Any, kept: list[Any]) -> float:
-    """Return what an object with ``update`` and ``compute``, reset, makes of outputs and targets.
+def updated(metric: Any) -> Callable[[Any, Any, str], Any]:
+    """Return a function that updates a copy of an object, which was reset, and returns it.
 
-    A copy computes it, as threads may measure chips at the same time.
+    Each measurement has its own, as threads may measure chips at the same time.
     """
     metric = copy.deepcopy(metric)
-    for outputs, targets in kept:
+
+    def update(outputs: Any, targets: Any, where: str) -> Any:
         metric.update(outputs, targets)
+        return metric
+
+    return update
+
+
+def computed(kept: list[Any]) -> float:
+    """Return what an object with ``compute`` makes of what it was updated with."""
+    metric = kept[-1]
     found = metric.compute()
     try:
         return float(found)

@@ -136,11 +136,13 @@ def sweep(
             lacks; more chips and other times may be added. Several processes, on one machine or on
             several that see the folder, share the work if each calls ``sweep`` with it: a chip is
             measured by one of them, and all return the whole result. The folder knows a metric by
-            its name, a lambda or local function by its code too, though not by what that refers to
-            by name, a ``functools.partial`` by its function and the numbers, texts and tuples among
-            its arguments, and one of ``at.metrics`` by what it was given, with its samples if they
-            are a list of batches: use one folder per metric and set of samples. Another object that
-            can be called is known by its class and a text ``samples`` of its own, if it has one.
+            its name, a lambda, a local function or one of a notebook or script by its code too,
+            with the numbers and texts from around it, though not by what else that refers to by
+            name, a ``functools.partial`` by its function and the numbers, texts and tuples among
+            its arguments, a method by the class and such attributes of its object, and one of
+            ``at.metrics`` by what it was given, with its samples if they are a list of batches: use
+            one folder per metric and set of samples. Another object that can be called is known by
+            its class and a text ``samples`` of its own, if it has one.
             The ``forward`` of a recovery is known as a metric is. The folder knows a model by
             its state, structure and public attributes that are plain values, tensors, arrays, or
             lists and mappings of them; not by private ones (``_cache``), other objects and the code

@@ -1,5 +1,6 @@
 """A metric of a model's outputs and targets over batches."""
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,18 @@ from analogtorch.evaluate.interval import UNBOUNDED, Bounds
 from analogtorch.evaluate.metric import bounds_of
 from analogtorch.values import checks
 
+Keep = Callable[[Any, Any, str], Any]
+"""What is kept of a batch, given the output, the targets, and how messages name the batch."""
+
+
+def by(keep: Keep) -> Callable[[], Keep]:
+    """Return ``TaskMetric.begin`` for a function that all measurements share."""
+    return functools.partial(_given, keep)
+
+
+def _given(keep: Keep) -> Keep:
+    return keep
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TaskMetric:
@@ -27,10 +40,10 @@ class TaskMetric:
     """Whether a better model has more of it; None: it is not known, and a caller must say it."""
     batches: Any
     """Pairs of an input and its targets, read anew for each model."""
-    keep: Callable[[Any, Any, str], Any]
-    """What is kept of a batch, given the output, the targets, and how messages name the batch."""
+    begin: Callable[[], Keep]
+    """Returns, for a measurement, what is kept of each batch; see ``by``."""
     total: Callable[[list[Any]], Any]
-    """The metric as a function of what was kept."""
+    """The metric as a function of what was kept of each batch."""
     bounds: Bounds = UNBOUNDED
     """Smallest and largest number that it can be, infinite if it is not known."""
     forward: Forward | None = None
@@ -72,14 +85,14 @@ class TaskMetric:
         """
         caller = f"metrics.{self.name}"
         check_module(caller, model)
-        kept = []
+        kept, keep = [], self.begin()
         with evaluating(model):
             for number, batch in enumerate(self.batches):
                 x, targets = _pair(caller, batch, number)
                 where = f"{caller}: batch {number}"
                 given = one_pass(caller, model, x, self.forward, number)
                 found = _on_cpu(logits_of(given), where)
-                kept.append(self.keep(found, _on_cpu(targets, where), where))
+                kept.append(keep(found, _on_cpu(targets, where), where))
         if not kept:
             raise ValueError(f"{caller}: batches is empty; pass pairs such as [(x, targets)]")
         return float(self.total(kept))

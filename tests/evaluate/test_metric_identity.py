@@ -49,6 +49,32 @@ def _top(model: nn.Module, k: int, scale: Any = None) -> float:
     return float(model(X).topk(k).indices.eq(Y[:, None]).any(-1).float().mean())
 
 
+def _top_of(k: int) -> Callable[[nn.Module], float]:
+    calls = 0
+
+    def top(chip: nn.Module) -> float:
+        nonlocal calls
+        calls += 1  # it tells no metric from another
+        return _top(chip, k)
+
+    return top
+
+
+class _Ranked:
+    def __init__(self, k: int) -> None:
+        self.k = k
+
+    def top(self, chip: nn.Module) -> float:
+        return _top(chip, self.k)
+
+
+def _in_script(returned: str, k: int = 1) -> Callable[[nn.Module], float]:
+    """Return a function of a notebook or script, which may be written anew under its name."""
+    around = {"__name__": "__main__", "top": _top, "k": k}
+    exec(f"def metric(chip):\n    return {returned}\n", around)
+    return around["metric"]
+
+
 def _top_one(model: nn.Module) -> float:
     return _top(model, 1)
 
@@ -134,6 +160,14 @@ def test_a_folder_tells_objects_of_one_class_apart(
             lambda: torch.no_grad()(lambda chip: 0.5),
             "metric code 'cpython",
         ),
+        (lambda: _top_of(1), lambda: _top_of(2), "metric code 'cpython"),
+        (lambda: _Ranked(1).top, lambda: _Ranked(2).top, r"metric settings: k 1 there and 2 here"),
+        (lambda: _in_script("top(chip, 1)"), lambda: _in_script("top(chip, 2)"), "metric code"),
+        (
+            lambda: _in_script("top(chip, k)"),
+            lambda: _in_script("top(chip, k)", k=2),
+            "metric code",
+        ),
         (
             lambda: lambda chip: float(np.mean([x.sum().item() for x in chip(X)])),
             lambda: lambda chip: float(np.mean([x.max().item() for x in chip(X)])),
@@ -182,6 +216,10 @@ def test_a_folder_tells_objects_of_one_class_apart(
             "lambda",
             "default",
             "decorated",
+            "enclosed",
+            "method",
+            "script",
+            "global of a script",
             "code inside",
             "partial",
             "tuple",

@@ -1,8 +1,11 @@
 import concurrent.futures
+import copy
 import functools
 import math
 import pickle
 import time
+import warnings
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -539,3 +542,91 @@ def test_a_model_that_returns_a_mapping_needs_a_forward() -> None:
     with pytest.raises(TypeError, match=r"forward=lambda model, x: model\(x\)\['out'\]"):
         at.accuracy(Net(), [(x, x.argmax(1))])
     assert at.accuracy(Net(), [(x, x.argmax(1))], forward=lambda model, x: model(x)["out"]) == 1
+
+
+@pytest.mark.parametrize("of", ["sweep", "budget", "lifetime", "sensitivity", "compare", "plan"])
+def test_a_metric_that_runs_another_model_is_told_of(of: str) -> None:
+    """Such as the model from outside, where the chip was meant."""
+    torch.manual_seed(0)
+    x = torch.randn(64, 16)
+    digital = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
+    y, net = digital(x).argmax(-1), copy.deepcopy(digital)
+    model = at.calibrate(at.convert(copy.deepcopy(digital), at.chips.hermes64()), [x])
+
+    def measured(metric: Any) -> None:
+        if of == "sweep":
+            at.sweep(model, metric, num_chips=2, times=["1 day"])
+        elif of == "budget":
+            at.budget(model, metric, num_chips=2)
+        elif of == "lifetime":
+            at.lifetime(
+                model, metric, limit=0.1, recalibration=at.Recalibration(every="1 day"), num_chips=1
+            )
+        elif of == "sensitivity":
+            at.sensitivity(model, metric, num_chips=1)
+        elif of == "compare":
+            at.compare(net, ["hermes64"], metric, example=x[:1], num_chips=1, times=["1 day"])
+        else:
+            at.plan(
+                model,
+                metric,
+                0.5,
+                example=x[:1],
+                prepare=lambda made: at.calibrate(made, [x]),
+                num_chips=2,
+                max_plans=12,
+            )
+
+    with pytest.warns(UserWarning, match=r"ran no layer of the chip .* run its argument"):
+        measured(lambda chip: at.accuracy(digital, [(x, y)]))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "the metric ran no layer")
+        measured(lambda chip: at.accuracy(chip, [(x, y)]))
+        measured(lambda chip: (chip[2](chip[0](x).relu()).argmax(-1) == y).float().mean().item())
+        measured(lambda chip: at.accuracy(copy.deepcopy(chip), [(x, y)]))
+
+
+def test_a_metric_of_a_chip_that_corrected_itself_is_watched_too() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(64, 16)
+    model = at.convert(nn.Sequential(nn.Linear(16, 4)), at.chips.hermes64())
+    options: dict[str, Any] = {
+        "num_chips": 1,
+        "times": ["1 day"],
+        "recovery": at.Recovery(batches=[x]),
+    }
+    with pytest.warns(UserWarning, match="ran no layer of the chip"):
+        at.sweep(model, lambda chip: model(x).mean().item(), **options)
+
+
+class _Largest:
+    """A metric that keeps a number of each batch alone."""
+
+    def reset(self) -> None:
+        self.found = list[float]()
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        self.found.append(outputs.max().item())
+
+    def compute(self) -> float:
+        return max(self.found)
+
+
+@pytest.mark.parametrize(
+    "of", [at.metrics.accuracy, functools.partial(at.metrics.measured, _Largest())]
+)
+def test_the_outputs_of_one_batch_at_a_time_are_held(of: Callable[[Any], Metric]) -> None:
+    """Those of a language model for all its batches would fill the memory."""
+    held = list[weakref.ref[Tensor]]()
+    alive = []
+
+    def forward(model: nn.Module, x: Tensor) -> Tensor:
+        alive.append(sum(each() is not None for each in held))
+        y = model(x)
+        held.append(weakref.ref(y))
+        return y
+
+    labels = torch.zeros(4, dtype=torch.long)
+    metric = of([(torch.randn(4, 12), labels) for _ in range(5)], forward=forward)  # type: ignore[call-arg]
+    metric(nn.Linear(12, 3))
+    assert max(alive) <= 1
