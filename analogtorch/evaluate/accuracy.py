@@ -1,6 +1,6 @@
 """The accuracy of a classifier."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -112,13 +112,23 @@ def _pairs(batches: Any) -> Iterable[tuple[Any, Any]]:
         yield batch[0], batch[1]
 
 
+def _part(outputs: Any) -> str:
+    """Return how the first part of outputs is taken, for an example."""
+    names = list(named(outputs) or ())
+    if isinstance(outputs, Mapping):
+        return f"[{next(iter(names), 'logits')!r}]"
+    if names:
+        return f".{names[0]}"
+    return "[0]" if isinstance(outputs, tuple | list) else ".logits"
+
+
 def _predicted(outputs: Any, labels: Tensor, where: str) -> Tensor:
     """Return the most likely class at each position of ``labels``."""
     if not isinstance(outputs, Tensor):
         raise TypeError(
             f"accuracy: the model must give a tensor (N, classes), got {type(outputs).__name__} "
             f"for {where}; pass forward=, which returns the logits, such as "
-            f"forward=lambda model, x: model(x)[{next(iter(named(outputs) or ()), 0)!r}]"
+            f"forward=lambda model, x: model(x){_part(outputs)}"
         )
     if outputs.is_complex():
         raise TypeError(

@@ -13,11 +13,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from analogtorch.values import checks
 from analogtorch.values.warned import warn
 
+_OF_PARENT: list[Any] = []
+"""Iterators of this process' parent, which are not to end here."""
 _LONGEST = 1000
 """Characters of an error that a helper passes on, which a pipe takes before anyone reads it."""
 
@@ -103,6 +106,7 @@ def _reason(code: int | None, end: Connection) -> str:
 
 def _help(work: Callable[[], object], state: tuple[Any, ...], reason: Connection) -> None:
     """Do the work in a helper, without this process' handlers at its exit."""
+    _forget_workers()
     gc.freeze()  # what its parent no longer needs may own threads, for which it would wait for ever
     tqdm.set_lock(threading.RLock())  # for bars of a metric: see Progress
     torch.set_num_threads(1)
@@ -114,6 +118,17 @@ def _help(work: Callable[[], object], state: tuple[Any, ...], reason: Connection
         reason.send(f"{type(error).__name__}: {error}"[:_LONGEST])
         os._exit(1)
     os._exit(0)
+
+
+def _forget_workers() -> None:
+    """Let a ``DataLoader`` with persistent workers start its own: those there are serve the parent.
+
+    Their iterators are kept, as the end of one would stop its workers.
+    """
+    for each in gc.get_objects():
+        if issubclass(type(each), DataLoader) and each._iterator is not None:
+            _OF_PARENT.append(each._iterator)
+            each._iterator = None
 
 
 def _end_with_parent() -> None:

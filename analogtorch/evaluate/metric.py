@@ -17,6 +17,10 @@ from analogtorch.values import checks
 from analogtorch.values.warned import warn
 
 
+class NotFiniteError(ValueError):
+    """A metric is NaN or infinite."""
+
+
 class Metric(Protocol):
     """A number that tells how well a model does its task: any function of a model.
 
@@ -191,6 +195,7 @@ def finite(caller: str, metric: Metric, given: Any, where: str) -> float:
             f"{caller}: the metric must return a number, got {checks.shown(given)} {where}"
         )
     if not math.isfinite(value):
-        raise ValueError(f"{caller}: the metric is {value} {where}; it must be a finite number")
+        text = f"{caller}: the metric is {value} {where}; it must be a finite number"
+        raise NotFiniteError(text)
     check_within(f"{caller}: the metric", float(value), bounds_of(caller, metric), where)
     return float(value)

@@ -1,7 +1,7 @@
 """A metric of a model's outputs and targets over batches."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,7 +56,7 @@ class TaskMetric:
     def __post_init__(self) -> None:
         checks.text("metrics: name", self.name, "WER")
         check_batches(f"metrics.{self.name}", self.batches)
-        if iter(self.batches) is self.batches:
+        if isinstance(self.batches, Iterator):
             raise TypeError(
                 f"metrics.{self.name}: batches must be read again for each model, which a "
                 f"{type(self.batches).__name__} cannot; pass a list or a DataLoader"

@@ -1,5 +1,6 @@
 """Figures of matplotlib and their files; matplotlib is imported when the first figure is drawn."""
 
+import functools
 import io
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ def checked_path(path: str | Path | None) -> Path | None:
 def new_figure(width: float, height: float) -> Any:
     """Return an empty figure of a size in inches.
 
-    It does not belong to pyplot, which keeps figures and picks a backend for the whole process.
+    It does not belong to pyplot, which keeps figures and picks a backend for the whole process; a
+    notebook shows it all the same, where it ends a cell.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -40,7 +42,15 @@ def new_figure(width: float, height: float) -> Any:
         raise ImportError(
             'plot needs matplotlib; run: pip install "analogtorch[report]"'
         ) from error
-    return Figure(figsize=(width, height), dpi=130, layout="constrained")
+    figure: Any = Figure(figsize=(width, height), dpi=130, layout="constrained")
+    figure._repr_png_ = functools.partial(_bytes, figure, "png")
+    return figure
+
+
+def _bytes(figure: Any, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind)
+    return buffer.getvalue()
 
 
 def draw(value: Any, path: str | Path | None = None, **options: Any) -> Any:
@@ -72,6 +82,4 @@ def write_figure(figure: Any, path: Path | None) -> None:
         OSError: the file cannot be written.
     """
     if path is not None:
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=path.suffix[1:].lower())
-        write_atomically(path, buffer.getvalue())
+        write_atomically(path, _bytes(figure, path.suffix[1:].lower()))

@@ -52,10 +52,15 @@ class ValidateOnChips(TrainerCallback):
         num_chips: number of chips, >= 1, the same each time.
         seed: seed of the chips, as ``sweep`` takes it.
         recovery: how the chips correct themselves at each time; None: they do not.
+        name: what its numbers are called, before the time. Several callbacks need several.
 
     Raises:
         TypeError: the metric cannot be called, or the recovery is no ``Recovery``.
-        ValueError: another option is not allowed.
+        ValueError: another option is not allowed; or, at a measurement, another callback has logged
+            under the same name.
+
+    Warns:
+        UserWarning: the metric is NaN or infinite on a chip; its numbers are NaN.
     """
 
     def __init__(
@@ -67,8 +72,9 @@ class ValidateOnChips(TrainerCallback):
         num_chips: int = 3,
         seed: int = 0,
         recovery: Recovery | None = None,
+        name: str = "chips",
     ) -> None:
-        self.measure = Validation(metric, times, num_chips, seed, recovery)
+        self.measure = Validation(metric, times, num_chips, seed, recovery, name)
         self.every = checks.count("ValidateOnChips: every", every)
         self._last: dict[str, float] = {}
 
@@ -80,9 +86,13 @@ class ValidateOnChips(TrainerCallback):
         self, args: Any, state: TrainerState, control: Any, model: Any = None, **_: Any
     ) -> None:
         """Measure, if it is time."""
-        self._last = self.measure(model) if state.global_step % self.every == 0 else {}
-        if self._last:
-            state.log_history.append({"step": state.global_step, **self._last})
+        self._last, step = {}, state.global_step
+        if step % self.every == 0:
+            for row in state.log_history:
+                if row.get("step") == step:
+                    self.measure.refuse_alike(row)
+            self._last = self.measure(model, step)
+            state.log_history.append({"step": step, **self._last})
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Add what was measured after this step to the metrics of the evaluation."""

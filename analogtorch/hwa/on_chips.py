@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from analogtorch.conversion.watch import evaluating
 from analogtorch.devices import seconds
 from analogtorch.evaluate.look import Look
-from analogtorch.evaluate.metric import Metric, check_metric, finite, measure
+from analogtorch.evaluate.metric import Metric, NotFiniteError, check_metric, finite, measure
 from analogtorch.evaluate.sweep import sweep
 from analogtorch.evaluate.times import checked_times
 from analogtorch.hwa.twin import Twin, check_shapes
@@ -58,25 +58,53 @@ class Validation:
     num_chips: int = 3
     seed: int = 0
     recovery: Recovery | None = None
+    name: str = "chips"
 
     def __post_init__(self) -> None:
+        checks.text("ValidateOnChips: name", self.name, "chips/accuracy")
         check_metric("ValidateOnChips", self.metric)
         Look(recovery=self.recovery).check("ValidateOnChips")
         checks.count("ValidateOnChips: num_chips", self.num_chips)
         checked_times("ValidateOnChips", self.times)
 
-    def __call__(self, model: nn.Module) -> dict[str, float]:
-        """Return the mean over the chips at each time, by names such as ``chips/1 day``."""
-        with torch.no_grad():
-            found = sweep(
-                model,
-                self.metric,
-                num_chips=self.num_chips,
-                times=self.times,
-                seed=self.seed,
-                recovery=self.recovery,
+    @property
+    def names(self) -> list[str]:
+        """What the means over the chips are called, such as ``chips/1 day``, by time."""
+        times = checked_times("ValidateOnChips", self.times).values()
+        return [f"{self.name}/{time}" for time in times]
+
+    def refuse_alike(self, others: Iterable[str]) -> None:
+        """Raise ValueError if another callback logs under one of the names."""
+        if alike := sorted(set(self.names) & set(others)):
+            raise ValueError(
+                f"ValidateOnChips: two of them log {alike[0]!r}, of which the last would count; "
+                "give one a name of its own, such as name='chips/accuracy'"
             )
-        return {f"chips/{time}": row["mean"] for time, row in found.to_dict().items()}
+
+    def __call__(self, model: nn.Module, step: int = 0) -> dict[str, float]:
+        """Return the mean over the chips at each time by name; NaN: the metric was not finite.
+
+        Args:
+            model: the model.
+            step: the step of the training, for messages.
+        """
+        try:
+            with torch.no_grad():
+                found = sweep(
+                    model,
+                    self.metric,
+                    num_chips=self.num_chips,
+                    times=self.times,
+                    seed=self.seed,
+                    recovery=self.recovery,
+                )
+        except NotFiniteError as error:  # the training is not lost for a number
+            warn(f"ValidateOnChips: at step {step}, {error}; it is logged as NaN")
+            return dict.fromkeys(self.names, math.nan)
+        except Exception as error:
+            error.add_note(f"ValidateOnChips measured at step {step}")
+            raise
+        return dict(zip(self.names, found.mean.tolist(), strict=True))
 
 
 class OnChips:

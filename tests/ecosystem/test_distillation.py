@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -421,7 +422,8 @@ def test_several_measurements_keep_their_order() -> None:
             order.append(number)
             return 1.0
 
-        return in_lightning.ValidateOnChips(metric, every=1, num_chips=1, network="net")
+        options: dict[str, Any] = {"every": 1, "num_chips": 1, "network": "net"}
+        return in_lightning.ValidateOnChips(metric, name=f"chips {number}", **options)
 
     trainer = L.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
@@ -430,6 +432,47 @@ def test_several_measurements_keep_their_order() -> None:
     )  # fmt: skip
     trainer.fit(own, DataLoader(X, batch_size=8))  # type: ignore[arg-type]
     assert order == [0, 1, 2] * 2
+
+
+def _measuring(*callbacks: L.Callback) -> L.Trainer:
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, max_steps=3, callbacks=list(callbacks),
+    )  # fmt: skip
+    trainer.fit(_Own(True), DataLoader(X, batch_size=8))  # type: ignore[arg-type]
+    return trainer
+
+
+def test_measurements_of_one_name_are_refused() -> None:
+    options: dict[str, Any] = {"every": 1, "num_chips": 1, "network": "net"}
+    one, other = (in_lightning.ValidateOnChips(_metric, **options) for _ in range(2))
+    with pytest.raises(ValueError, match="two of them log 'chips/1 day'.* name='chips/accuracy'"):
+        _measuring(one, other)
+    named = in_lightning.ValidateOnChips(lambda chip: 2.0, name="two", **options)
+    found = _measuring(one, named).callback_metrics
+    assert found["two/1 day"] == 2.0
+    assert found["chips/1 day"] != 2.0
+
+
+def test_a_number_that_is_not_finite_ends_no_training() -> None:
+    values = iter([1.0, math.nan, 3.0])
+    validate = in_lightning.ValidateOnChips(
+        lambda chip: next(values), every=1, num_chips=1, network="net"
+    )
+    with pytest.warns(UserWarning, match="at step 2, .* the metric is nan on chip 0 .* as NaN"):
+        trainer = _measuring(validate)
+    assert trainer.global_step == 3
+    assert trainer.callback_metrics["chips/1 day"] == 3.0
+
+
+def test_an_error_of_a_measurement_says_where_it_comes_from() -> None:
+    def broken(chip: nn.Module) -> float:
+        raise KeyError("no")
+
+    validate = in_lightning.ValidateOnChips(broken, every=2, num_chips=1, network="net")
+    with pytest.raises(KeyError) as raised:
+        _measuring(validate)
+    assert "ValidateOnChips measured at step 2" in raised.value.__notes__
 
 
 def test_a_network_that_is_not_there_is_refused_before_the_fit() -> None:

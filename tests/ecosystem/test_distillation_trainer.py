@@ -191,6 +191,22 @@ def test_the_best_model_on_chips_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:this state_dict carries no DAC ranges")
+def test_measurements_of_one_name_are_refused(tmp_path: Path) -> None:
+    def run(*names: str) -> list[dict[str, float]]:
+        callbacks = [
+            huggingface.ValidateOnChips(_metric, every=1, num_chips=1, name=name) for name in names
+        ]
+        trainer = _trainer(tmp_path, _student(), _bert(), callbacks, max_steps=1)
+        trainer.train()
+        return trainer.state.log_history
+
+    with pytest.raises(ValueError, match="two of them log 'chips/1 day'"):
+        run("chips", "chips")
+    logged = run("chips", "two")
+    assert [row["two/1 day"] for row in logged if "two/1 day" in row]
+
+
+@pytest.mark.filterwarnings("ignore:this state_dict carries no DAC ranges")
 def test_a_run_stops_early_by_the_numbers_of_chips(tmp_path: Path) -> None:
     validate = huggingface.ValidateOnChips(lambda chip: 0.5, every=1, num_chips=1)
     trainer = _trainer(

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import analogtorch as at
 from analogtorch.evaluate.helpers import checked_processes
@@ -275,3 +276,24 @@ def test_where_processes_cannot_help_they_are_refused(monkeypatch: pytest.Monkey
     monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
     with pytest.raises(ValueError, match="processes must be 1 on this platform, which cannot fork"):
         sweep(never, processes=2)
+
+
+@pytest.mark.parametrize("read", [False, True])
+def test_each_process_has_workers_of_its_own_for_a_loader_that_keeps_them(read: bool) -> None:
+    """Those of this process, which its loader may have begun, would answer several at once."""
+    samples = TensorDataset(X, torch.zeros(64, dtype=torch.long))
+    loader = DataLoader(samples, batch_size=8, num_workers=1, persistent_workers=True)
+    if read:
+        assert len(list(loader)) == 8
+    metric = at.metrics.accuracy(loader)
+    options = {"num_chips": 4, "times": ["0 s"]}
+    expected = at.sweep(model(), metric, **options)
+    assert torch.equal(at.sweep(model(), metric, processes=2, **options).values, expected.values)
+    assert len(list(loader)) == 8
+
+
+def test_a_metric_starts_no_workers_before_it_measures() -> None:
+    samples = TensorDataset(X, torch.zeros(64, dtype=torch.long))
+    loader = DataLoader(samples, batch_size=8, num_workers=1, persistent_workers=True)
+    at.metrics.accuracy(loader)
+    assert loader._iterator is None

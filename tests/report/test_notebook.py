@@ -1,5 +1,7 @@
 """What notebooks show of results: they call ``_repr_html_``, and never ``str``."""
 
+import pickle
+
 import torch
 from torch import nn
 
@@ -23,3 +25,10 @@ def test_a_text_is_shown_as_it_is_printed() -> None:
         assert page.startswith("<pre>")
         assert page.endswith("</pre>")
         assert str(value).splitlines()[0] in page
+
+
+def test_a_plot_shows_itself_in_a_notebook() -> None:
+    model = at.convert(nn.Sequential(nn.Linear(8, 4)), at.chips.hermes64())
+    figure = at.map_to_chip(model, torch.zeros(1, 8)).plot()
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    assert pickle.loads(pickle.dumps(figure))._repr_png_().startswith(b"\x89PNG")
