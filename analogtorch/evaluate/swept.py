@@ -205,8 +205,10 @@ class Sweep(Shown):
             limit: the metric that the mean must have at least; at most, if lower is better. It lies
                 within ``bounds``.
             confidence: the confidence, one-sided and by Student's t, that ``yes`` and ``no`` take,
-                in [0.5, 0.999]. It is right for metrics that are spread about normally over the
-                chips; a failure of few chips, which the sweep does not have, it does not know.
+                in [0.5, 0.999], of chips without their skewness: right for metrics that are spread
+                about normally over the chips, and near it for skewed ones with some 25 chips
+                (``interval.confidence_above`` has figures). A failure of few chips, which the sweep
+                does not have, it does not know.
             resolution: the step of the metric, >= 0: 1/N of an accuracy on N samples. The standard
                 deviation over the chips is taken to be a step at least. 0: not known; chips that
                 all have the same value then show no spread, and settle nothing (``alike``).

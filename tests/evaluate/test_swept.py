@@ -8,12 +8,14 @@ import math
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import analogtorch as at
 from analogtorch.devices import seconds
 from analogtorch.evaluate import Verdict
+from analogtorch.evaluate.interval import confidence_above
 
 TIMES = ("0 s", "1 day")
 
@@ -113,10 +115,34 @@ def test_chips_that_are_all_alike_settle_nothing_unless_the_step_is_known() -> N
     # one chip that differs by a sample tells no more than none
     hardly = sweep(*[[1.0, 0.5]] * 4, [1 - 1 / 58, 0.5])
     assert hardly.keeps(0.99, resolution=1 / 58)[0].confidence < near.confidence < 0.95
-    assert hardly.keeps(0.985)[0].answer == "yes"
-    assert hardly.keeps(0.985, resolution=1 / 58)[0].answer == "not settled"
+    some = sweep(*[[1.0, 0.5]] * 3, *[[1 - 1 / 58, 0.5]] * 2)
+    assert some.keeps(0.98)[0].answer == "yes"
+    assert some.keeps(0.98, resolution=1 / 58)[0].answer == "not settled"
     with pytest.raises(ValueError, match=r"Sweep.keeps: resolution must be .* >= 0, got -1; 1 / N"):
         alike.keeps(0.99, resolution=-1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "chips", "rate"),
+    [
+        (None, 5, 0.05),
+        (None, 25, 0.05),
+        (4.0, 5, 0.084),  # of a gamma distribution; by Student's t alone 0.094
+        (4.0, 25, 0.057),  # 0.073
+        (1.0, 5, 0.127),  # 0.157
+        (1.0, 25, 0.068),  # 0.104
+    ],
+)
+def test_how_often_a_verdict_is_wrong(shape: float | None, chips: int, rate: float) -> None:
+    """Of 4,000 samples of chips, the limit being the true mean: within three standard errors."""
+    draws = np.random.default_rng(0)
+    values = (
+        draws.normal(size=(4000, chips))
+        if shape is None
+        else shape - draws.gamma(shape, size=(4000, chips))
+    )
+    wrong = sum(confidence_above(row, 0.0) > 0.95 for row in values.tolist()) / len(values)
+    assert wrong == pytest.approx(rate, abs=3 * math.sqrt(rate * (1 - rate) / len(values)))
 
 
 def test_what_it_takes_to_settle_a_verdict_is_asked_for() -> None:
