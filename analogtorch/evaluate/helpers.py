@@ -70,7 +70,8 @@ def helpers(count: int, work: Callable[[], object]) -> Iterator[None]:
     context = multiprocessing.get_context("fork")
     state = random.getstate()  # Python seeds its generator anew in each process that is forked
     pipes = [context.Pipe(duplex=False) for _ in range(count)]
-    started = [context.Process(target=_help, args=(work, state, end)) for _, end in pipes]
+    given = work, state, _with_workers()
+    started = [context.Process(target=_help, args=(*given, end)) for _, end in pipes]
     try:
         with warnings.catch_warnings():
             # Python 3.12 warns of forks beside threads, which stop at locks of other threads; like
@@ -104,9 +105,20 @@ def _reason(code: int | None, end: Connection) -> str:
     return end.recv() if end.poll() else f"exit code {code}"
 
 
-def _help(work: Callable[[], object], state: tuple[Any, ...], reason: Connection) -> None:
-    """Do the work in a helper, without this process' handlers at its exit."""
-    _forget_workers()
+def _help(
+    work: Callable[[], object],
+    state: tuple[Any, ...],
+    loaders: list[DataLoader[Any]],
+    reason: Connection,
+) -> None:
+    """Do the work in a helper, without this process' handlers at its exit.
+
+    ``loaders`` start workers of their own there. Their iterators are kept, as the end of one would
+    stop the workers of its process.
+    """
+    for each in loaders:
+        _OF_PARENT.append(each._iterator)
+        each._iterator = None
     gc.freeze()  # what its parent no longer needs may own threads, for which it would wait for ever
     tqdm.set_lock(threading.RLock())  # for bars of a metric: see Progress
     torch.set_num_threads(1)
@@ -120,15 +132,12 @@ def _help(work: Callable[[], object], state: tuple[Any, ...], reason: Connection
     os._exit(0)
 
 
-def _forget_workers() -> None:
-    """Let a ``DataLoader`` with persistent workers start its own: those there are serve the parent.
-
-    Their iterators are kept, as the end of one would stop its workers.
-    """
-    for each in gc.get_objects():
-        if issubclass(type(each), DataLoader) and each._iterator is not None:
-            _OF_PARENT.append(each._iterator)
-            each._iterator = None
+def _with_workers() -> list[DataLoader[Any]]:
+    """Return what has workers that persist: they serve this process, and no helper."""
+    if not multiprocessing.active_children():  # a look at all objects takes long
+        return []
+    loaders = (each for each in gc.get_objects() if issubclass(type(each), DataLoader))
+    return [each for each in loaders if each._iterator is not None]
 
 
 def _end_with_parent() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from numbers import Real
 from typing import Any, Protocol
 
+import numpy as np
 from torch import Tensor, nn
 
 from analogtorch.conversion.kinds import analog_layers
@@ -186,10 +187,12 @@ def finite(caller: str, metric: Metric, given: Any, where: str) -> float:
     """Return what a metric returned as a finite number within its bounds.
 
     Raises:
-        TypeError: it is no number. A tensor of one element counts as a number.
+        TypeError: it is no number. A tensor or array of one element counts as a number.
         ValueError: it is NaN, infinite or beyond the bounds.
     """
     value = given.item() if isinstance(given, Tensor) and given.numel() == 1 else given
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.item()
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(
             f"{caller}: the metric must return a number, got {checks.shown(given)} {where}"

@@ -218,13 +218,19 @@ class Sweep(Shown):
         """
         limit = checked_limit("Sweep.keeps: limit", limit, self.bounds)
         confidence = checked_confidence("Sweep.keeps", confidence)
+        width = self.bounds[1] - self.bounds[0]
         resolution = checks.number(
-            "Sweep.keeps: resolution", resolution, least=0, remedy="1 / N of N samples"
+            "Sweep.keeps: resolution",
+            resolution,
+            least=0,
+            most=width if math.isfinite(width) else None,
+            remedy="1 / N of N samples",
         )
         sign = 1 if self.higher_is_better else -1
 
         def verdict(values: list[float]) -> Verdict:
-            sure = confidence_above([sign * v for v in values], sign * limit, resolution)
+            signed = [sign * v for v in values]
+            sure = confidence_above(signed, sign * limit, resolution, skewed=True)
             if sure is None:
                 return Verdict(answer="not settled", confidence=None, alike=len(values) > 1)
             if sure >= confidence:

@@ -165,12 +165,15 @@ def test_a_nan_names_its_chip_and_leaves_what_was_measured(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "value", [np.float32(0.5), np.int64(1), torch.tensor(0.25), torch.tensor([0.25])]
+    "value",
+    [
+        *(np.float32(0.5), np.int64(1), np.array(0.5), np.array([[0.5]])),
+        *(torch.tensor(0.25), torch.tensor([0.25])),
+    ],
 )
 def test_numbers_of_numpy_and_torch_are_metrics(value) -> None:
-    assert at.sweep(_model(), lambda m: value, num_chips=1, times=["0 s"]).values.item() == float(
-        value
-    )
+    found = at.sweep(_model(), lambda m: value, num_chips=1, times=["0 s"]).values
+    assert found.item() == value.item()
 
 
 def test_a_programmed_chip_in_place_of_a_model_is_explained() -> None:
