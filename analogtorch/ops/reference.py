@@ -130,7 +130,7 @@ def forward(inputs: Operands, plan: Plan, learns: bool) -> Outputs:
             v, beyond = digital_unit(v, limit, plan.unit_bits)
             clipped.append(beyond)
         if learns and plan.saturates:
-            masks.append(packed(_any(clipped, v).view(_mask_rows(shape, plan))))
+            masks.append(packed(_any(clipped, v).reshape(_mask_rows(shape, plan))))
         total = v.view(shape) if total is None else total + v.view(shape)
     assert total is not None
     if bias is not None:

@@ -40,11 +40,10 @@ def read_variances(
 def _compute(
     w: Tensor, bounds: Sequence[int], columns: Sequence[int], table: Sequence[float]
 ) -> Tensor:
-    w = w.detach().to(wide(w.dtype))
+    w = w.detach().to(wide(w.dtype)).contiguous()  # the result is, whatever computes it
     native = w.device.type == "cpu" and w.dtype == torch.float32 and w.numel() > 0
     if not (native and loading.available()):
         return _by_torch(w, bounds, columns, table).bfloat16().unsqueeze(0)
-    w = w.contiguous()
     out, blocks = w.new_empty((1, *w.shape), dtype=torch.bfloat16), len(bounds) - 1
     scale = w.new_empty(blocks, w.shape[0])
     loading.call(

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
+import analogtorch as at
 from analogtorch.ops import Operands, Plan, mvm, native, reference
 from analogtorch.ops.mask import MASK, mask_shape, packed, unpacked
 from analogtorch.ops.native import loading
@@ -123,3 +124,22 @@ def test_inductor_compiles_the_operators_where_ci_is_set(
     y = torch.compile(lambda x: mvm(x, inputs.input_range, inputs.w, plan), fullgraph=True)(x)
     y.sum().backward()
     assert torch.allclose(y, mvm(inputs.x, inputs.input_range, inputs.w, plan))
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("chip", [at.chips.hermes64(), at.chips.sonos40()], ids=lambda c: c.name)
+def test_a_convolution_in_channels_last_learns_the_same(
+    chip: at.Chip, dtype: torch.dtype, train: bool
+) -> None:
+    """In double the reference computes, whose results have the layout of the weight."""
+    gradients = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).to(dtype)
+        x = torch.randn(4, 3, 12, 12, dtype=dtype)
+        model = at.calibrate(at.convert(net.to(memory_format=layout), chip), [x]).train(train)
+        with at.noise(0):
+            model(x.to(memory_format=layout)).square().sum().backward()
+        gradients.append(model[0].weight.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-3 * gradients[0].abs().max().item())

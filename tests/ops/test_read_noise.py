@@ -250,3 +250,14 @@ def test_the_table_in_every_instruction_set(
     torch.library.opcheck(
         torch.ops.analogtorch.read_variances.default, (w[2:], (0, 37), (), (0.5, 0.25))
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_variances_have_one_layout_whatever_computes_them(dtype: torch.dtype) -> None:
+    """As a compiled graph plans them."""
+    for w in (torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last), torch.randn(5, 4).T):
+        rows = w[0].numel()
+        torch.library.opcheck(
+            torch.ops.analogtorch.read_variances.default,
+            (w.to(dtype), [0, rows], [0, len(w)], [0.0, 0.1, 0.2]),
+        )
