@@ -78,15 +78,14 @@ def _kept(of: str, settings: Any, code: list[Any]) -> dict[str, Any]:
 def in_present_form(kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a folder has ``kept`` of a metric or a ``forward`` in the form of ``wanted``.
 
-    That has the code of ``wanted`` if another Python wrote it, or an earlier version, which kept
-    none of named functions of scripts.
+    That has the code of ``wanted`` if another Python wrote it.
     """
     found = dict(kept)
     if _SETTINGS in found:  # of a version that left samples out where they were not known
         found.setdefault("samples", "")
     for name in ("metric code", "forward code"):
         was, now = found.get(name), wanted.get(name)
-        if isinstance(now, str) and name in found and (was or "").split()[:1] != now.split()[:1]:
+        if isinstance(was, str) and isinstance(now, str) and was.split()[:1] != now.split()[:1]:
             found[name] = now
     return found
 

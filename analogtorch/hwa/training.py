@@ -67,8 +67,8 @@ class Training:
     history: list[Step] = field(default_factory=list)
     stopped: str = ""
     """Why the training ended; empty while it goes on."""
-    _told: bool = field(default=False, init=False)
-    """Whether a warning has told of outputs without a gradient."""
+    _warned: bool = field(default=False, init=False)
+    """Whether a warning has named outputs without a gradient."""
 
     def __post_init__(self) -> None:
         self.asked, self.looks = self.steps, self.recipe.looks
@@ -157,13 +157,13 @@ class Training:
             except RuntimeError as error:
                 error.add_note(f"adapt: {_note(error)}")
                 raise
-        if not (losses.outputs.requires_grad or self._told):
+        if not (losses.outputs.requires_grad or self._warned):
             warn(
                 "adapt: the outputs of the model have no gradient, as where its forward or "
                 "forward= detaches them, so that the training keeps those of its layers alone; "
                 "let them have one"
             )
-            self._told = True
+            self._warned = True
         return losses
 
     def _step(self, batches: Sequence[Any]) -> Step | None:

@@ -545,7 +545,7 @@ def test_a_model_that_returns_a_mapping_needs_a_forward() -> None:
 
 
 @pytest.mark.parametrize("of", ["sweep", "budget", "lifetime", "sensitivity", "compare", "plan"])
-def test_a_metric_that_runs_another_model_is_told_of(of: str) -> None:
+def test_a_metric_that_runs_another_model_raises_a_warning(of: str) -> None:
     """Such as the model from outside, where the chip was meant."""
     torch.manual_seed(0)
     x = torch.randn(64, 16)

@@ -1108,16 +1108,16 @@ def test_buffers_that_a_forward_writes_stay_as_they_were(in_place: bool, tmp_pat
     assert _same(_state(first.model), _state(again.model))
 
 
-def test_outputs_that_are_detached_are_told_of() -> None:
+def test_outputs_that_are_detached_raise_one_warning() -> None:
     class Detached(nn.Sequential):
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x).detach()
 
     torch.manual_seed(0)
     net = Detached(nn.Linear(12, 24), nn.ReLU(), nn.Linear(24, 5))
-    with pytest.warns(UserWarning, match="keeps those of its layers alone") as told:
+    with pytest.warns(UserWarning, match="keeps those of its layers alone") as caught:
         at.hwa.adapt(net, _batches(), chip=CHIP, steps=3, num_chips=1)
-    assert len([w for w in told if "its layers alone" in str(w.message)]) == 1
+    assert len([w for w in caught if "its layers alone" in str(w.message)]) == 1
 
 
 def test_embeddings_of_sparse_gradients_are_refused_by_name() -> None:
