@@ -4,6 +4,7 @@ import contextlib
 import copy
 import time
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import pytest
 import torch
@@ -11,8 +12,10 @@ from torch import Tensor, nn
 from torch._dynamo import eval_frame
 
 import analogtorch as at
-from analogtorch.conversion.watch import eager
+from analogtorch.calibration.judge import Judge
+from analogtorch.conversion.watch import eager, same_random
 from analogtorch.nn import AnalogLayer
+from analogtorch.ops.scope import noise_in_turn
 
 CHIP = at.chips.hermes64().replace(adc={"noise": 0.04}, periphery={"output_bits": None})
 THREADS, CALLS = 4, 24
@@ -63,8 +66,71 @@ def test_the_outputs_of_one_layer_are_those_of_one_thread_in_some_order() -> Non
     assert sorted(found) == pytest.approx(sorted(expected), abs=1e-5)
 
 
-# torch's generator is that of all threads: a draw of one looks like one of the others' models
-@pytest.mark.filterwarnings("ignore:calibrate. the model draws random numbers")
+def test_random_states_that_a_thread_puts_back_leave_the_noise_of_another() -> None:
+    entered, inside, left = Event(), Event(), Event()
+
+    def restoring() -> None:
+        with same_random():
+            entered.set()
+            inside.wait(60)
+        left.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(restoring)
+        entered.wait(60)
+        with noise_in_turn(5):
+            inside.set()
+            left.wait(0.2)
+            drawn = torch.rand(4)
+        done.result()
+    with noise_in_turn(5):
+        assert torch.equal(drawn, torch.rand(4))
+
+
+def test_random_states_that_a_thread_puts_back_are_not_of_the_noise_of_another() -> None:
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    entered, inside, outside = Event(), Event(), Event()
+
+    def restoring() -> None:
+        inside.wait(60)
+        with same_random():
+            entered.set()
+            outside.wait(60)
+
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(restoring)
+        with noise_in_turn(5):
+            inside.set()
+            entered.wait(0.2)
+        outside.set()
+        done.result()
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_what_a_thread_draws_is_not_taken_for_what_another_s_model_draws() -> None:
+    running, drawn = Event(), Event()
+
+    def forward(model: nn.Module, x: Tensor) -> Tensor:
+        running.set()
+        drawn.wait(0.05)
+        out: Tensor = model(x)
+        return out
+
+    def drawing() -> None:
+        running.wait(60)
+        with noise_in_turn(5):
+            torch.rand(4)
+            drawn.set()
+            time.sleep(0.2)
+
+    model = at.convert(nn.Linear(8, 4), CHIP)
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(drawing)
+        assert not Judge(model, [torch.randn(4, 8)], forward).draws
+        done.result()
+
+
 def test_threads_calibrate_as_one_does() -> None:
     torch.manual_seed(0)
     x = torch.randn(16, 8)

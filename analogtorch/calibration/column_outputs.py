@@ -22,6 +22,7 @@ from analogtorch.ops import Plan, product
 from analogtorch.ops.operands import Operands
 from analogtorch.ops.partial_sums import by_vector
 from analogtorch.ops.physics import wide
+from analogtorch.ops.scope import TURN, random_kept
 from analogtorch.values.progress import Progress
 from analogtorch.values.warned import warn
 
@@ -168,7 +169,7 @@ def _exact_run(
     devices = {layer.weight.device for layer in taps}
     gpus = sorted(device.index for device in devices if device.type == "cuda")
     # a model that draws numbers draws the same ones in the next run
-    with evaluating(model), torch.random.fork_rng(devices=gpus), tapped(taps), quiet():
+    with TURN, evaluating(model), random_kept(gpus), tapped(taps), quiet():
         states = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, gpus)]
         output = one_pass("correct_columns", model, batch, forward, number)
         after = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, gpus)]

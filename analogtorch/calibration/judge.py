@@ -20,6 +20,7 @@ from analogtorch.calibration.outputs import (
 from analogtorch.calibration.padding import without_padding
 from analogtorch.calibration.passes import Forward, exactly, one_pass
 from analogtorch.conversion.watch import evaluating
+from analogtorch.ops.scope import TURN
 
 MARGIN = 0.01
 """Share of the output vectors that calibration may move more than no calibration does."""
@@ -49,10 +50,10 @@ class Judge:
         self.model, self.batches, self.forward, self.first = model, batches, forward, first
         self.without = ""
         """What an output without tensors to compare was, for messages; empty: there was none."""
-        state = torch.get_rng_state()
-        with exactly(model):
+        with TURN, exactly(model):
+            state = torch.get_rng_state()
             self.exact = list(self._outputs())
-        self.draws = not torch.equal(state, torch.get_rng_state())
+            self.draws = not torch.equal(state, torch.get_rng_state())
         """Whether the model draws random numbers of its own, which then count as errors."""
         self.masks = [[masks(t) for t in outputs] for outputs in self.exact]
         """Where the exact outputs hold a mask, which says nothing of an error; None: nowhere."""

@@ -22,6 +22,7 @@ from analogtorch.chips import ideal
 from analogtorch.conversion.route import Router
 from analogtorch.nn.tap import Tap, tapped
 from analogtorch.nn.traced import Proxy, whole
+from analogtorch.ops.scope import random_kept
 
 _FORWARDS = ("forward", "_conv_forward")
 _LOOKED_AT = frozenset(
@@ -112,7 +113,7 @@ def refuses(kind: Any, module: nn.Module) -> str | None:
         trial = _Trial(layer.train(training))
         tap = Tap(running=trial.multiplying)
         try:
-            with torch.random.fork_rng(devices=[]), torch.no_grad(), tapped({layer: tap}), trial:
+            with random_kept(), torch.no_grad(), tapped({layer: tap}), trial:
                 layer.forward(_example(module))
         except Exception as error:  # whatever its code raises
             what = str(error).partition("\n")[0]

@@ -35,6 +35,7 @@ from analogtorch.conversion.weights import (
 )
 from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.nn.adapters import is_part_of_adapter
+from analogtorch.ops.scope import random_kept
 
 _TORCH = f"{Path(torch.__file__).parent}{os.sep}"
 _SHAPE_ONLY = frozenset({
@@ -306,7 +307,7 @@ def same_random() -> Iterator[None]:
     python, numpy = random.getstate(), np.random.get_state()
     try:
         gpus = torch.cuda.device_count() if torch.cuda.is_initialized() else 0
-        with torch.random.fork_rng(devices=range(gpus)):
+        with random_kept(range(gpus)):
             yield
     finally:
         random.setstate(python)

@@ -31,6 +31,7 @@ from analogtorch.evaluate.swept import Sweep
 from analogtorch.evaluate.times import checked_times
 from analogtorch.mapping import ChipMapping, map_to_chip
 from analogtorch.mapping.chosen import chips_of, described
+from analogtorch.ops.scope import random_kept
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.recovery import Recovery
@@ -255,7 +256,7 @@ class _Bench:
 
         With ``routes``, calls of layers by their weights are analog, as they are charged.
         """
-        with torch.random.fork_rng(devices=self.model.devices):
+        with random_kept(self.model.devices):
             with _put_on(name):
                 larger = {layer: {"cell": chip.cell.enlarged(n)} for layer, n in self.cells.items()}
                 model = deep_copy(self.model.digital)

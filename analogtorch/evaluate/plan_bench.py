@@ -27,6 +27,7 @@ from analogtorch.evaluate.routed import placed, route_calls
 from analogtorch.evaluate.sweep import sweep
 from analogtorch.evaluate.swept import Sweep
 from analogtorch.evaluate.walks import Candidate, Table, neighbours
+from analogtorch.ops.scope import random_kept
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.recovery import Recovery
 from analogtorch.values.progress import Progress
@@ -137,7 +138,7 @@ class Bench:
     def _swept(self, candidate: Candidate, num_chips: int, of: str = "") -> Sweep:
         how = self.how
         kept = measurement_folder(how.folder, f"{_folder(candidate, how)}{of}")
-        with kept as folder, torch.random.fork_rng(devices=self.model.devices):
+        with kept as folder, random_kept(self.model.devices):
             model = convert(deep_copy(self.model.digital), **self.arguments(candidate))
             route_calls("plan", model, how.example)
             if how.digital == "int8":

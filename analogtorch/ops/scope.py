@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 
@@ -66,8 +66,9 @@ def noise(seed: int, *, step: int = 0, rank: int = 0, first_sample: int = 0) -> 
         scopes.leave(key)
 
 
-_TURN = threading.RLock()
-"""Held by the thread that is inside ``noise_in_turn``."""
+TURN = threading.RLock()
+"""Held by the thread of the package that draws from torch's generators, or puts their states back,
+as those are the same in all threads."""
 
 
 @contextlib.contextmanager
@@ -81,5 +82,25 @@ def noise_in_turn(seed: int, *, step: int = 0) -> Iterator[None]:
     Raises:
         RuntimeError: another thread is inside a ``noise`` that its caller opened.
     """
-    with _TURN, noise(seed, step=step):
+    with TURN, noise(seed, step=step):
         yield
+
+
+@contextlib.contextmanager
+def random_kept(devices: Iterable[int] = ()) -> Iterator[None]:
+    """Restore the states of torch's generators at the end, of the CPU and of some GPUs.
+
+    No other thread is inside ``noise_in_turn`` while they are read or restored: its noise would be
+    drawn anew, or its seed would stay behind.
+
+    Args:
+        devices: the numbers of the GPUs.
+    """
+    kept = torch.random.fork_rng(devices=list(devices))
+    with TURN:
+        kept.__enter__()
+    try:
+        yield
+    finally:
+        with TURN:
+            kept.__exit__(None, None, None)
