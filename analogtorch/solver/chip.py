@@ -120,8 +120,8 @@ class SlicedMVM:
         return 1 if self.bits is None else -(-self.bits // self.bits_per_slice)
 
     def pulses(self, bits: int) -> int:
-        """Return the MVMs of one vector of this many bits."""
-        return -(-bits // self.bits_per_pulse)
+        """Return the MVMs of one vector of this many bits; 1 where the matrix is exact."""
+        return 1 if self.bits is None else -(-bits // self.bits_per_pulse)
 
     @property
     def full_count(self) -> int:
@@ -219,8 +219,6 @@ class SolverChip(Shown):
     @property
     def pulses(self) -> int:
         """MVMs of one vector in a pass; 1 where the matrix is exact."""
-        if self.mvm.bits is None:
-            return 1
         if self.mvm.multiplies == "solution" or self.inverse.output_bits is None:
             return self.mvm.pulses(self.mvm.input_bits)
         return self.mvm.pulses(self.inverse.output_bits - 1)

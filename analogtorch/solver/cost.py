@@ -18,6 +18,8 @@ class SolveCost:
     """Passes of the system; the mean over a batch."""
     inverse_time: float
     """Seconds in inverse circuits and in the MVMs between blocks."""
+    measured: float
+    """Residuals that MVMs measured anew, as ``refine`` does with combined corrections; the mean."""
     mvm_time: float
     """Seconds in the MVMs of the residual."""
     corrections_time: float
@@ -33,7 +35,7 @@ class SolveCost:
     setup_energy: float
     """J of Schur complements."""
     check_energy: float
-    """J of the digital check of the residual at the end."""
+    """J of the digital check of the residual at the end, and of those before it that failed."""
     lu_time: float
     """Seconds of a digital LU and its substitutions, by the same digital unit."""
     lu_energy: float
@@ -65,27 +67,33 @@ class _Steps:
 
 
 def cost_of(
-    chip: SolverChip, n: int, vectors: int, passes: float, complex: bool
+    chip: SolverChip, n: int, vectors: int, passes: float, measured: float, complex: bool
 ) -> SolveCost | None:
-    """Return time and energy of a system of ``n`` real rows; None if the chip's are not known."""
+    """Return time and energy of a system of ``n`` real rows; None if the chip's are not known.
+
+    A residual that is measured anew takes an MVM of the whole solution, and at most a check.
+    """
     if chip.cost is None:
         return None
     cost, steps = chip.cost, _steps(n, chip)
     setup_time, setup_energy = _setup(n, chip, cost)
+    mvm = chip.mvm
+    pulses = passes * chip.pulses + measured * mvm.pulses(mvm.input_bits)
     times, corrections = passes * vectors, _corrections(n, chip, passes, complex) * vectors
     square, per_second = n * n, 1 / cost.digital_rate.value
     lu = n**3 / 3 + square * vectors
     return SolveCost(
         passes=passes,
         inverse_time=times * _inverse_time(chip, cost, steps),
-        mvm_time=times * chip.pulses * cost.mvm_time.value,
+        measured=measured,
+        mvm_time=vectors * pulses * cost.mvm_time.value,
         corrections_time=corrections * per_second,
         setup_time=setup_time,
         inverse_energy=times * _inverse_energy(chip, cost, steps, n),
-        mvm_energy=times * _mvm_energy(chip, cost, n),
+        mvm_energy=vectors * pulses * _pulse_energy(chip, cost, n),
         corrections_energy=corrections * cost.digital_energy.value,
         setup_energy=setup_energy,
-        check_energy=square * vectors * cost.digital_energy.value,
+        check_energy=(1 + measured) * square * vectors * cost.digital_energy.value,
         lu_time=lu * per_second,
         lu_energy=lu * cost.digital_energy.value,
     )
@@ -140,12 +148,12 @@ def _inverse_energy(chip: SolverChip, cost: SolverCost, steps: _Steps, n: int) -
     return converters + amplifiers + arrays
 
 
-def _mvm_energy(chip: SolverChip, cost: SolverCost, n: int) -> float:
+def _pulse_energy(chip: SolverChip, cost: SolverCost, n: int) -> float:
     mvm, blocks = chip.mvm, -(-n // chip.mvm.rows)
     counts, drives = mvm.slices * n * blocks, mvm.slices * n
     read = cost.read_power.value * chip.cell.devices * mvm.slices * n * n * cost.mvm_time.value
     each = counts * (cost.count_energy.value + cost.add_energy.value)
-    return chip.pulses * (each + drives * cost.drive_energy.value + read)
+    return each + drives * cost.drive_energy.value + read
 
 
 def _steps(n: int, chip: SolverChip) -> _Steps:

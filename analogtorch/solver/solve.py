@@ -221,8 +221,11 @@ class MatrixSolver:
     ) -> Solution:
         batch, found = self.shape[:-2], self._system.convergence
         n, vectors = refined.x.shape[-2:]
-        solved = refined.passes[~_any(refused, residual)]
-        passes = float(solved.sum()) / max(len(solved), 1)
+        solved = ~_any(refused, residual)
+        passes, measured = (
+            float(counts[solved].sum()) / max(int(solved.sum()), 1)
+            for counts in (refined.passes, refined.measured)
+        )
         return Solution(
             x=x,
             residual=residual.reshape(batch),
@@ -232,7 +235,7 @@ class MatrixSolver:
             spectral_radius=found.spectral_radius.reshape(batch),
             bound=found.bound.reshape(batch),
             condition=found.condition.reshape(batch),
-            cost=cost_of(self.chip, n, vectors, passes, self._system.complex),
+            cost=cost_of(self.chip, n, vectors, passes, measured, self._system.complex),
             refused={name: which.reshape(batch) for name, which in refused.items()},
             chip=self.chip.name,
         )

@@ -69,6 +69,7 @@ class System:
         found = refine(
             b,
             self.inverse,
+            self.a * self.columns,
             self.slices,
             self.chip,
             tolerance / 2,

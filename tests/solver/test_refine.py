@@ -39,6 +39,42 @@ def test_combined_corrections_leave_the_least_residual_of_all_combinations() -> 
         assert solver.solve(b, passes=passes).residual == pytest.approx(float(least), rel=1e-6)
 
 
+@pytest.mark.parametrize(("rows", "seed"), [(16, 23), (16, 31), (16, 37), (32, 12), (32, 17)])
+def test_combined_corrections_end_at_the_residual_that_is_there(rows: int, seed: int) -> None:
+    """What is computed and what is there had grown apart, from pass to pass."""
+    generator = torch.Generator().manual_seed(seed)
+    a = torch.randn(rows, rows, generator=generator).double()
+    chip = at.solver.rram_solver(slices=4, circuit="least_squares", bits=40)
+    found = at.solve(a, torch.ones(rows).double(), chip, scaling=True)
+    assert found.residual <= TOLERANCE
+    assert found.passes > rows or found.cost.measured == 0
+
+
+def test_wrong_counts_of_few_passes_are_mended_by_measuring_the_residual_anew() -> None:
+    generator = torch.Generator().manual_seed(24)
+    a = (torch.eye(8) + 0.12 * torch.randn(8, 8, generator=generator)).double()
+    b = torch.randn(8, generator=generator).double().requires_grad_()
+    x = at.solve(a, b, at.solver.rram_solver(spread=0.22), seed=24).x
+    x.square().sum().backward()
+    adjoint = 2 * x.detach()
+    assert (adjoint - a.mT @ b.grad).norm() <= TOLERANCE * adjoint.norm()
+
+
+def test_a_residual_that_is_measured_anew_costs_an_mvm() -> None:
+    a, b = system(16)
+    matrix, right, chip = a[:2, :2], b[:2], CHIP
+    # images are dropped after the second and the fourth pass, but not after the last
+    for passes, measured in ((2, 0), (3, 1), (4, 1), (5, 2)):
+        cost = at.solve(matrix, right, chip, passes=passes).cost
+        assert cost is not None
+        assert cost.measured == measured
+        each = chip.mvm.pulses(chip.mvm.input_bits) * chip.cost.mvm_time.value
+        assert cost.mvm_time == pytest.approx((passes + measured) * each)
+        one = at.solve(matrix, right, chip, passes=1).cost
+        assert cost.mvm_energy == pytest.approx((passes + measured) * one.mvm_energy)
+        assert cost.check_energy == pytest.approx((1 + measured) * one.check_energy)
+
+
 def test_complex_factors_combine_corrections_of_complex_systems() -> None:
     (a, b), (c, d) = system(6, noise=0.6), system(6, seed=1, noise=0.6)
     twisted, right = torch.complex(a, c - torch.eye(6)), torch.complex(b, d)

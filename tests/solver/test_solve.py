@@ -277,14 +277,14 @@ def test_a_ridge_leads_away_from_zero() -> None:
 
 
 def test_counts_that_are_wrong_in_few_passes_are_no_fault_of_the_inverse() -> None:
-    generator = torch.Generator().manual_seed(24)
+    generator = torch.Generator().manual_seed(12)
     a = (torch.eye(8) + 0.12 * torch.randn(8, 8, generator=generator)).double().requires_grad_()
     b = torch.randn(8, generator=generator).double()
-    chip = at.solver.rram_solver(spread=0.22)
+    chip = at.solver.rram_solver(spread=0.25)
     with pytest.raises(NotSolvedError, match="in some of the passes") as refusal:
-        at.solve(a, b, chip, seed=24).x.square().sum().backward()
+        at.solve(a, b, chip, seed=12).x.square().sum().backward()
     rows = int(re.search("'rows': ([0-9]+)", str(refusal.value))[1])
-    at.solve(a, b, chip.replace(mvm={"rows": rows}), seed=24).x.square().sum().backward()
+    at.solve(a, b, chip.replace(mvm={"rows": rows}), seed=12).x.square().sum().backward()
     assert a.grad.isfinite().all()
 
 
