@@ -10,32 +10,18 @@ from typing import Any
 
 from torch import Tensor
 
-from analogtorch.graph import digital_matrices, digital_products, digital_transforms
+from analogtorch.graph import (
+    digital_matrices,
+    digital_moves,
+    digital_products,
+    digital_transforms,
+)
 from analogtorch.graph.sizes import numbers
 
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
-
-FREE = _words(
-    """
-    view reshape permute transpose t flatten unflatten unsqueeze squeeze expand expand_as select
-    slice chunk split split_with_sizes unbind getitem contiguous clone detach to _to_copy type_as
-    alias dropout feature_dropout alpha_dropout cat concat concatenate stack pad constant_pad_nd
-    reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d
-    replication_pad3d roll flip index index_select gather narrow movedim swapaxes lift_fresh_copy
-    pixel_shuffle pixel_unshuffle channel_shuffle repeat repeat_interleave tile copy view_as unfold
-    im2col scatter slice_scatter numpy_T mT mH matrix_H adjoint tensor_split hsplit meshgrid
-    _assert_tensor_metadata _assert_async tril triu diagonal expand_dims where masked_select
-    ravel swapdims moveaxis broadcast_to hstack vstack dstack column_stack vsplit dsplit
-    view_as_complex view_as_real real imag complex _conj _neg_view resolve_conj resolve_neg
-    fft_fftshift fft_ifftshift
-    sym_size item _local_scalar_dense lift_fresh _pack_padded_sequence _pad_packed_sequence
-    """
-)
-"""Operations that only move numbers. They are left out of the mapping; what they move comes from
-where it was computed."""
 
 CREATED = frozenset(
     f"{new}{kind}{like}"
@@ -153,6 +139,8 @@ def _of_real(name: str, arguments: dict[str, Any], output: Any, read: int) -> tu
         return "fft", out, work
     if (work := digital_matrices.operations(name, arguments, output)) is not None:
         return "other", out, work
+    if (work := digital_moves.added(name, arguments, output)) is not None:
+        return "add", out, work
     if name == "batch_norm" and not _finds_statistics(arguments):
         return "batch_norm", out, 2 * out  # a scale and a shift
     if name in _NORMS:

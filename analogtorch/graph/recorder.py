@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from analogtorch.conversion.weights import Storage, accessed, bind, operator_name, storage, tensors
-from analogtorch.graph import digital, recurrent
+from analogtorch.graph import digital, digital_moves, recurrent
 from analogtorch.graph.parameters import NamedParameter
 from analogtorch.graph.parts import Parts
 from analogtorch.graph.products import Product, find, lookup
@@ -144,7 +144,7 @@ class Recorder:
 
     def _after_of(self, call: _Call) -> _After:
         """Record ``call`` and return the operations that its result comes from."""
-        if call.name in digital.FREE:
+        if digital_moves.moves(call.name, call.a, call.result):
             # what is overwritten is read by no copy
             return self._inputs([call.a["src"]] if call.name == "copy" else call.read)
         if call.name in recurrent.NAMES and all(map(self._is_weight, _weights(call.a))):

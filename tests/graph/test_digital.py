@@ -176,6 +176,66 @@ def test_decompositions_of_matrices_count_as_their_algorithms_do(
     assert sum(op.operations for op in traced) == round(5 * operations)
 
 
+_EDGES = torch.arange(80) % 3
+_PLACES = torch.arange(5) % 2
+_put = torch.ops.aten.index_put.default
+
+
+@pytest.mark.parametrize(
+    ("after", "operations"),
+    [
+        # h is (2, 5, 8): 80 numbers
+        (lambda h: _zeros(3).index_add(0, _EDGES, h.flatten()), 80),
+        (lambda h: _zeros(3).index_add(0, _EDGES, h.flatten(), alpha=2), 160),
+        (lambda h: _zeros(3).scatter_add_(0, _EDGES[:70], h.flatten()), 70),
+        (lambda h: _zeros(3).scatter_reduce(0, _EDGES, h.flatten(), "amax"), 80),
+        (lambda h: _zeros(3).scatter_reduce(0, _EDGES, h.flatten(), "mean"), 83),
+        (lambda h: _zeros(3).scatter(0, _EDGES, h.flatten(), reduce="add"), 80),
+        (lambda h: _zeros(3).index_reduce(0, _EDGES, h.flatten(), "prod"), 80),
+        (lambda h: _zeros(3).put(_EDGES, h.flatten(), accumulate=True), 80),
+        (lambda h: _zeros(3).index_put((_EDGES,), h.flatten(), accumulate=True), 80),
+        (lambda h: _zeros(2, 4).index_put((_PLACES,), h[0, 0, :4], accumulate=True), 20),
+        (
+            lambda h: _put(_zeros(2, 4, 8), [_PLACES, None, _PLACES[:, None]], h[0, 0, :4], True),
+            100,
+        ),
+        (lambda h: F.fold(h.reshape(1, 8, 10), (6, 3), 2), 80),
+        (lambda h: torch.segment_reduce(h.flatten(), "sum", lengths=torch.tensor([50, 30])), 80),
+    ],
+)
+def test_numbers_that_are_added_where_they_are_put_count_each(
+    after: Callable[[Tensor], Tensor], operations: int
+) -> None:
+    found = [op for op in trace(_Net(after), _zeros(2, 5, 8)).operations if op.kind != "mvm"]
+    assert sum(op.operations for op in found) == operations
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        lambda h: F.interpolate(h, scale_factor=2),
+        lambda h: F.interpolate(h[:, :, None], scale_factor=2),
+        lambda h: F.interpolate(h, scale_factor=2, mode="nearest-exact"),
+        lambda h: h.masked_fill(torch.ones(8, dtype=torch.bool), 0.0),
+        lambda h: h.take(torch.arange(3)),
+        lambda h: h.take_along_dim(torch.zeros(2, 5, 1, dtype=torch.long), 2),
+        lambda h: _zeros(8).index_copy(0, torch.arange(5), h[0, :, 0]),
+        lambda h: _zeros(8).index_put((torch.arange(5),), h[0, :, 0]),
+        lambda h: _zeros(8).put(torch.arange(5), h[0, :, 0]),
+        lambda h: _zeros(8).scatter(0, torch.arange(5), h[0, :, 0]),
+        lambda h: h.rot90(1, (1, 2)),
+        lambda h: h.diag_embed(),
+        lambda h: torch.block_diag(h[0], h[1]),
+        lambda h: h.fliplr(),
+        lambda h: torch.einsum("bqd->dbq", h),
+        lambda h: F.max_unpool2d(h, torch.arange(80).view(2, 5, 8), 2),
+    ],
+)
+def test_numbers_that_only_move_take_no_operation(after: Callable[[Tensor], Tensor]) -> None:
+    found = trace(_Net(after), _zeros(2, 5, 8)).operations
+    assert {op.kind for op in found} == {"input", "mvm", "output"}
+
+
 def test_the_arguments_of_operators_on_matrices_are_those_of_torch() -> None:
     for name, work in digital_matrices._WORK.items():
         operator = getattr(torch.ops.aten, name)
