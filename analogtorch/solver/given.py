@@ -30,6 +30,8 @@ def checked_matrix(a: Any, chip: SolverChip) -> Tensor:
         TypeError: no floating-point tensor.
     """
     _tensor("A", a)
+    if 0 in a.shape[:-2]:
+        raise ValueError(f"solve: A holds no system, got {tuple(a.shape)}; leave empty batches out")
     if a.dim() < 2 or a.shape[-1] != a.shape[-2] or not a.numel():
         raise ValueError(
             f"solve: A must be square, (*, n, n), with n >= 1, got {tuple(a.shape)}; for least "

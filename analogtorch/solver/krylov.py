@@ -4,12 +4,15 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 
 def operator(a: Tensor, function: Callable[[Tensor], Tensor], name: str) -> Any:
     """Return a function of tensors, of the shapes of right-hand sides, as a ``LinearOperator``.
+
+    Real and imaginary parts of vectors are applied apart where the matrix is real.
 
     Raises:
         ValueError: there are several matrices.
@@ -23,7 +26,10 @@ def operator(a: Tensor, function: Callable[[Tensor], Tensor], name: str) -> Any:
         raise ImportError(f'{name} needs SciPy: pip install "analogtorch[nodal]"') from error
 
     def apply(v: Any) -> Any:
-        flat = torch.from_numpy(v).to(a).reshape(len(v), -1)
+        if np.iscomplexobj(v) and not a.is_complex():
+            return apply(np.real(v)) + 1j * apply(np.imag(v))
+        # torch takes no reversed arrays
+        flat = torch.from_numpy(np.array(v)).to(a).reshape(len(v), -1)
         return function(flat).reshape(v.shape).cpu().numpy()
 
     kind = a.new_empty(0).cpu().numpy().dtype

@@ -28,6 +28,7 @@ A, B = torch.eye(3), torch.ones(3)
         (torch.ones(3, 2), B, CHIP, ValueError, "for least squares solve A.mT @ A"),
         (torch.ones(0, 0), B, CHIP, ValueError, "n >= 1"),
         (B, B, CHIP, ValueError, "A must be square"),
+        (torch.ones(0, 3, 3), B, CHIP, ValueError, "A holds no system, got (0, 3, 3)"),
         (A * math.nan, B, CHIP, ValueError, "A has 9 of 9 elements that are NaN"),
         (A, B * math.inf, CHIP, ValueError, "b has 3 of 3 elements that are NaN or infinite"),
         (A, torch.ones(4), CHIP, ValueError, "b must be (3,), or broadcast with (3, 'k')"),

@@ -583,6 +583,11 @@ def test_operators_of_scipy() -> None:
     rough, operator = solver.preconditioner(), solver.linear_operator()
     assert_close(torch.from_numpy(operator @ b.numpy()), a @ b, rtol=0, atol=1e-6)
     assert operator.matmat(a.numpy()).shape == (16, 16)
+    rising = torch.arange(16.0).double()
+    turned = torch.from_numpy(operator @ rising.numpy()[::-1])
+    assert_close(turned, a @ rising.flip(0), rtol=0, atol=1e-5)
+    parts = torch.from_numpy(operator @ (b + 1j * rising).numpy())
+    assert_close(parts, a @ b + 1j * (a @ rising), rtol=0, atol=1e-5)
     counts = []
     x, failed = scipy.lgmres(operator, b.numpy(), M=rough, rtol=1e-6, callback=counts.append)
     assert failed == 0
