@@ -4,6 +4,7 @@ Folders of results keep it, so that those of another experiment are never taken 
 """
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import json
@@ -19,6 +20,7 @@ from analogtorch.calibration.norm_statistics import remembered
 from analogtorch.chips import to_dict
 from analogtorch.conversion import analog_layers
 from analogtorch.evaluate.batches import batches_digest, without_address
+from analogtorch.evaluate.described import described, each_described, is_named, is_plain, name_of
 
 _HOLDING = (Tensor, np.ndarray, np.generic, Mapping, list, tuple)
 """Types of attributes that may hold numbers of a model."""
@@ -101,21 +103,41 @@ def _held(module: nn.Module) -> list[tuple[str, Tensor | None]]:
 def options_digest(model: nn.Module) -> str:
     """Return the SHA-256 of the options that modules keep as attributes, and of forward hooks.
 
-    It covers public attributes that are plain, such as the number of heads of an attention, and
-    functions and hooks by name.
+    It covers public attributes that are plain, such as the number of heads of an attention, frozen
+    sets and dataclasses of plain values, and functions and hooks: by name, and of lambdas and local
+    ones the code.
     """
     found, analog = hashlib.sha256(), {layer for _, layer in analog_layers(model)}
     for name, module in model.named_modules():
         hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
-        names = [name_of(hook) for hook in hooks if not getattr(hook, "gone_after_one", False)]
-        found.update(f"{name}\n{_attributes(module, module in analog)}\n{names}\n".encode())
+        lasting = [hook for hook in hooks if not getattr(hook, "gone_after_one", False)]
+        code: list[Any] = []
+        names = [_function(hook, code) for hook in lasting]
+        options = _attributes(module, module in analog, code)
+        found.update(f"{name}\n{options}\n{names}\n".encode())
+        if code:  # digests of models without stay those of earlier versions
+            found.update(json.dumps(code).encode())
     return found.hexdigest()
 
 
-def _attributes(module: nn.Module, analog: bool) -> dict[str, Any]:
-    """Return the options of a module among its attributes: the public and plain ones.
+def _function(function: Any, code: list[Any]) -> Any:
+    """Return a function by its name; that of a lambda or a local one, and its code in ``code``.
+
+    Objects, whose attributes may change as they are called, are known by their class alone.
+    """
+    if isinstance(function, functools.partial):
+        return described(function, code)
+    found = name_of(function)
+    if isinstance(function, types.FunctionType) and not is_named(function):
+        described(function, code)
+    return found
+
+
+def _attributes(module: nn.Module, analog: bool, code: list[Any]) -> dict[str, Any]:
+    """Return the options of a module among its attributes: the public ones that cannot change.
 
     Of an analog layer, some of whose attributes change as it runs, they are those that torch lists.
+    The code of functions without a name of their own is appended to ``code``.
     """
     found: dict[str, Any] = {}
     listed = getattr(module, "__constants__", ()) if analog else vars(module).keys() - {"training"}
@@ -124,11 +146,22 @@ def _attributes(module: nn.Module, analog: bool) -> dict[str, Any]:
         value = unchanged.get(name, getattr(module, name, None))
         if name.startswith("_"):
             continue
-        if isinstance(value, types.FunctionType | types.BuiltinFunctionType):
-            found[name] = name_of(value)
+        if isinstance(value, types.FunctionType | types.BuiltinFunctionType | functools.partial):
+            found[name] = _function(value, code)
+        elif isinstance(value, frozenset):
+            found[name] = sorted(map(repr, value)) if all(map(is_plain, value)) else None
+        elif _is_frozen(value):
+            names = (field.name for field in dataclasses.fields(type(value)))
+            fields = {field: getattr(value, field) for field in names}
+            found[name] = {"class": name_of(type(value)), **each_described(fields, code)}
         elif is_plain(value):
             found[name] = tuple(value) if isinstance(value, list) else value
     return found
+
+
+def _is_frozen(value: Any) -> bool:
+    """Return whether a value is a dataclass that cannot change."""
+    return getattr(getattr(type(value), "__dataclass_params__", None), "frozen", False) is True
 
 
 def attribute_digests(model: nn.Module) -> dict[str, str]:
@@ -177,34 +210,9 @@ def is_counting(module: nn.Module) -> bool:
     return any(of.__module__.partition(".")[0] == "torchmetrics" for of in type(module).__mro__)
 
 
-def is_plain(value: Any) -> bool:
-    """Return whether a value is None, a number, a text, or a list or tuple of the last two."""
-    if isinstance(value, tuple | list):
-        return all(isinstance(part, bool | int | float | str) for part in value)
-    return value is None or isinstance(value, bool | int | float | str)
-
-
 def public(module: nn.Module) -> list[tuple[str, Any]]:
     """Return the public attributes of a module that it does not register, by name."""
     return sorted((n, v) for n, v in vars(module).items() if n[0] != "_" and n != "training")
-
-
-def name_of(function: Any) -> str | None:
-    """Return the name of a function with its module, to compare it with another; None for None.
-
-    Of a ``functools.partial`` it is the name of its function; of another object that can be called,
-    the name of its class, and its own ``__name__`` if it has one.
-    """
-    while isinstance(function, functools.partial):
-        function = function.func
-    if function is None:
-        return None
-    if hasattr(function, "__qualname__"):
-        owner = getattr(function, "__objclass__", None)  # of a method of a built-in class
-        module = getattr(function, "__module__", getattr(owner, "__module__", ""))
-        return f"{module}.{function.__qualname__}"
-    own = getattr(function, "__name__", "")
-    return f"{name_of(type(function))} {own}".rstrip()
 
 
 def _computing(data: Any) -> Any:

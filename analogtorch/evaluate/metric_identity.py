@@ -1,22 +1,23 @@
 """What a folder knows metrics and other functions by, so that it never mixes up two of them."""
 
-import contextlib
-import dis
-import enum
 import functools
-import inspect
 import json
-import math
 import sys
 from collections.abc import Mapping
-from types import CodeType, FunctionType, MethodType
+from types import FunctionType, MethodType
 from typing import Any
 
-import numpy as np
 from torch import nn
 
-from analogtorch.evaluate.batches import PLAIN, without_address
-from analogtorch.evaluate.identity import is_plain, name_of, public, short_digest
+from analogtorch.evaluate.described import (
+    described,
+    each_described,
+    fixed,
+    is_named,
+    is_plain,
+    name_of,
+)
+from analogtorch.evaluate.identity import public, short_digest
 from analogtorch.evaluate.metric import title
 from analogtorch.evaluate.task_metric import TaskMetric
 from analogtorch.values import checks
@@ -62,7 +63,7 @@ def forward_of(forward: Any) -> dict[str, Any]:
     Beside its name it is what ``kept_of`` keeps of a metric that is no named function.
     """
     code: list[Any] = []
-    settings = None if _is_named(forward) else _described(forward, code)
+    settings = None if is_named(forward) else described(forward, code)
     return {"forward": name_of(forward), **_kept("forward", settings, code)}
 
 
@@ -98,123 +99,19 @@ def options_of(metric: Any) -> dict[str, Any]:
     if not isinstance(metric, nn.Module):
         state = object.__getstate__(metric)  # those in slots, too
         parts = [part for part in (state if isinstance(state, tuple) else (state,)) if part]
-        return {n: _fixed(part[n]) for part in parts for n in sorted(part) if n[0] != "_"}
+        return {n: fixed(part[n]) for part in parts for n in sorted(part) if n[0] != "_"}
     return {
-        f"{name}.{option}".lstrip("."): _fixed(value)
+        f"{name}.{option}".lstrip("."): fixed(value)
         for name, module in metric.named_modules()
         for option, value in public(module)
-        if is_plain(_fixed(value)) and option not in getattr(module, "_defaults", ())
+        if is_plain(fixed(value)) and option not in getattr(module, "_defaults", ())
     }
-
-
-def _fixed(value: Any) -> Any:
-    """Return an option in a form that cannot change: a list as a tuple, a number as Python's."""
-    if isinstance(value, np.generic):
-        return value.item()
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _settings(metric: Any, code: list[Any]) -> Any:
     """Return what tells a metric from others of its name, as plain values; None: nothing."""
     if isinstance(metric, TaskMetric):
-        return _each({"forward": metric.forward, **metric.settings}, code)
+        return each_described({"forward": metric.forward, **metric.settings}, code)
     kinds = FunctionType | MethodType | functools.partial
     recorded = isinstance(metric, kinds) or not title(metric)
-    return _described(metric, code) if recorded and not _is_named(metric) else None
-
-
-def _described(value: Any, code: list[Any]) -> Any:
-    """Return a setting as plain values: functions by name, and what has no form by its class.
-
-    So are lists and mappings, which a metric may fill as it measures. The code of lambdas and local
-    functions is appended to ``code``.
-    """
-    if isinstance(value, FunctionType):
-        value = inspect.unwrap(value)  # or all that one decorator was given would be one
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return repr(value)
-    if isinstance(value, tuple):
-        return [_described(part, code) for part in value]
-    if is_plain(value) and not isinstance(value, list):
-        return value
-    if isinstance(value, (*PLAIN, enum.Enum)):
-        return without_address(repr(value))
-    if isinstance(value, functools.partial):
-        given = {
-            "positional": _described(value.args, code),
-            "keywords": _each(value.keywords, code),
-        }
-        return {"function": _described(value.func, code), **given}
-    if isinstance(value, FunctionType) and not _is_named(value):
-        defaults = [_described(value.__defaults__, code), _each(value.__kwdefaults__ or {}, code)]
-        enclosed = _enclosed(value)
-        code.append([_code_of(value.__code__), defaults, *([enclosed] if enclosed else [])])
-        return value.__name__
-    if isinstance(value, MethodType) and not isinstance(value.__self__, type | nn.Module):
-        return {"method": name_of(value), **_plain_attributes(value.__self__)}
-    return name_of(value) if callable(value) else name_of(type(value))
-
-
-def _enclosed(function: FunctionType) -> dict[str, Any]:
-    """Return plain values that a function has from around it, by their names there.
-
-    They are those of the function that encloses it and of its module, but for what it sets itself,
-    as it may count its calls.
-    """
-    steps = list(dis.get_instructions(function.__code__))
-    own = {step.argval for step in steps if step.opname in ("STORE_DEREF", "STORE_GLOBAL")}
-    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    held = {step.argval: function.__globals__.get(step.argval) for step in steps
-            if step.opname == "LOAD_GLOBAL"}  # fmt: skip
-    for name, cell in cells:
-        with contextlib.suppress(ValueError):  # it is not set yet
-            held[name] = cell.cell_contents
-    return {
-        name: without_address(repr(_fixed(value)))
-        for name, value in sorted(held.items())
-        if name not in own and value is not None and _is_set(value)
-    }
-
-
-def _is_set(value: Any) -> bool:
-    """Return whether a value is plain and cannot change, as a list can that a metric fills."""
-    if isinstance(value, list):
-        return False
-    return is_plain(value) or isinstance(value, (*PLAIN, enum.Enum, np.generic))
-
-
-def _plain_attributes(of: Any) -> dict[str, Any]:
-    """Return the class of an object, and its public attributes that are plain and no lists."""
-    held = vars(of) if hasattr(of, "__dict__") else {}
-    plain = {n: v for n, v in sorted(held.items()) if n[0] != "_" and _is_set(v)}
-    return {"class": name_of(type(of)), **_each(plain, [])}
-
-
-def _each(settings: Mapping[str, Any], code: list[Any]) -> dict[str, Any]:
-    return {name: _described(value, code) for name, value in settings.items()}
-
-
-def _is_named(value: Any) -> bool:
-    """Return whether a value is a function that its name tells from all others of its module.
-
-    Those of this library are what its version has, as all else that measures. One of a notebook or
-    script may be written anew under its name.
-    """
-    if not isinstance(value, FunctionType) or value.__module__ == "__main__":
-        return False
-    return "<" not in value.__qualname__ or value.__module__.partition(".")[0] == "analogtorch"
-
-
-def _code_of(code: CodeType) -> list[Any]:
-    """Return what a function computes, without where it stands."""
-    return [[step.opname, _argument(step.argval)] for step in dis.get_instructions(code)]
-
-
-def _argument(value: Any) -> Any:
-    if isinstance(value, CodeType):
-        return _code_of(value)
-    if isinstance(value, frozenset):  # in no order of its own
-        return sorted(map(repr, value))
-    return [_argument(part) for part in value] if isinstance(value, tuple) else repr(value)
+    return described(metric, code) if recorded and not is_named(metric) else None

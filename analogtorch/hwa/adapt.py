@@ -27,10 +27,10 @@ from analogtorch.conversion.watch import same_buffers
 from analogtorch.devices.serial import written
 from analogtorch.evaluate.batches import batches_digest
 from analogtorch.evaluate.checked import chip_seeds
+from analogtorch.evaluate.described import name_of
 from analogtorch.evaluate.identity import (
     attribute_digests,
     model_digest,
-    name_of,
     options_digest,
     structure_digest,
 )

@@ -2,6 +2,7 @@ import copy
 import functools
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 import analogtorch as at
 from analogtorch.calibration.norm_statistics import digital_statistics, remember_digital
 from analogtorch.evaluate.experiment import experiment
-from analogtorch.evaluate.identity import structure_digest
+from analogtorch.evaluate.identity import options_digest, structure_digest
 from analogtorch.evaluate.look import Look
 from analogtorch.simulate.compensation import Compensation
 from tests.crossbar import crossbar
@@ -32,6 +33,47 @@ def _moved() -> nn.Module:
 
 def _metric(view: nn.Module) -> float:
     return view(X).square().mean().item()
+
+
+@dataclass(frozen=True)
+class _Range:
+    low: float
+    high: float
+
+
+def _scaled(by: float, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    return by * output
+
+
+def _with(**options: Any) -> nn.Module:
+    model = nn.Sequential(nn.Linear(8, 3))
+    for name, value in options.items():
+        setattr(model[0], name, value)
+    return model
+
+
+def _hooked(hook: Any) -> nn.Module:
+    model = _with()
+    model[0].register_forward_hook(hook)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (_with(act=lambda x: 2 * x), _with(act=lambda x: 3 * x)),
+        (_with(act=functools.partial(pow, exp=2)), _with(act=functools.partial(pow, exp=3))),
+        (_with(within=_Range(0, 1)), _with(within=_Range(0, 2))),
+        (_with(kept=frozenset({"a", "b"})), _with(kept=frozenset({"a", "c"}))),
+        (_hooked(lambda m, i, o: 2 * o), _hooked(lambda m, i, o: 3 * o)),
+        (_hooked(functools.partial(_scaled, 2.0)), _hooked(functools.partial(_scaled, 3.0))),
+    ],
+)  # fmt: skip
+def test_options_that_have_no_plain_form_tell_models_apart(
+    one: nn.Module, other: nn.Module
+) -> None:
+    assert options_digest(one) != options_digest(other)
+    assert options_digest(one) == options_digest(copy.deepcopy(one))
 
 
 def test_a_folder_takes_no_values_of_norms_that_start_elsewhere(tmp_path: Path) -> None:

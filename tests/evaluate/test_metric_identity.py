@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 import analogtorch as at
-from analogtorch.evaluate.identity import attribute_digests, name_of
+from analogtorch.evaluate.described import name_of
+from analogtorch.evaluate.identity import attribute_digests
 from analogtorch.evaluate.metric_identity import kept_of
 from tests.crossbar import crossbar
 

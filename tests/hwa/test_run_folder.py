@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import analogtorch as at
-from analogtorch.evaluate.identity import name_of
+from analogtorch.evaluate.described import name_of
 from analogtorch.evaluate.journal import refuse_others
 from analogtorch.files import locked, packed, unpacked, write_atomically
 from analogtorch.hwa import run_folder
