@@ -143,7 +143,7 @@ def _attributes(module: nn.Module, analog: bool, code: list[Any]) -> dict[str, A
     listed = getattr(module, "__constants__", ()) if analog else vars(module).keys() - {"training"}
     unchanged = getattr(module, "_defaults", {}) if is_counting(module) else {}
     for name in sorted(listed):
-        value = unchanged.get(name, getattr(module, name, None))
+        value: Any = unchanged.get(name, getattr(module, name, None))
         if name.startswith("_"):
             continue
         if isinstance(value, types.FunctionType | types.BuiltinFunctionType | functools.partial):
@@ -151,8 +151,7 @@ def _attributes(module: nn.Module, analog: bool, code: list[Any]) -> dict[str, A
         elif isinstance(value, frozenset):
             found[name] = sorted(map(repr, value)) if all(map(is_plain, value)) else None
         elif _is_frozen(value):
-            names = (field.name for field in dataclasses.fields(type(value)))
-            fields = {field: getattr(value, field) for field in names}
+            fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
             found[name] = {"class": name_of(type(value)), **each_described(fields, code)}
         elif is_plain(value):
             found[name] = tuple(value) if isinstance(value, list) else value
