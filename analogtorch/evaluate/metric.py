@@ -197,8 +197,12 @@ def finite(caller: str, metric: Metric, given: Any, where: str) -> float:
         raise TypeError(
             f"{caller}: the metric must return a number, got {checks.shown(given)} {where}"
         )
-    if not math.isfinite(value):
-        text = f"{caller}: the metric is {value} {where}; it must be a finite number"
+    try:
+        number = float(value)
+    except OverflowError:  # an integer or a fraction beyond the largest float
+        number = math.inf if value > 0 else -math.inf
+    if not math.isfinite(number):
+        text = f"{caller}: the metric is {number} {where}; it must be a finite number"
         raise NotFiniteError(text)
-    check_within(f"{caller}: the metric", float(value), bounds_of(caller, metric), where)
-    return float(value)
+    check_within(f"{caller}: the metric", number, bounds_of(caller, metric), where)
+    return number

@@ -137,7 +137,9 @@ def test_a_metric_that_is_no_number_is_refused(value) -> None:
         at.sweep(_model(), lambda m: value, num_chips=1)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, torch.tensor(math.nan), np.float32("nan")])
+@pytest.mark.parametrize(
+    "value", [math.nan, math.inf, torch.tensor(math.nan), np.float32("nan"), 10**400]
+)
 def test_a_metric_that_is_not_finite_is_refused(value) -> None:
     with pytest.raises(
         ValueError, match="sweep: the metric is (nan|inf) on chip 0 at 1 day; it must be a finite"
