@@ -200,7 +200,7 @@ def finite(caller: str, metric: Metric, given: Any, where: str) -> float:
     try:
         number = float(value)
     except OverflowError:  # an integer or a fraction beyond the largest float
-        number = math.inf if value > 0 else -math.inf
+        number = math.inf
     if not math.isfinite(number):
         text = f"{caller}: the metric is {number} {where}; it must be a finite number"
         raise NotFiniteError(text)
