@@ -27,12 +27,12 @@ _ARGUMENTS = ("input", "weight", "bias", *_OPTIONS)
 _OF_MATRICES = nn.MultiheadAttention | nn.RNNBase | nn.RNNCellBase
 """Modules whose weights are several matrices, which are linear layers inside of analog ones."""
 
-_ATTENTION = F.multi_head_attention_forward
-_attention = FunctionType(
-    _ATTENTION.__code__,
+ATTENTION = F.multi_head_attention_forward
+attention = FunctionType(
+    ATTENTION.__code__,
     {**vars(F), "has_torch_function": lambda tensors: False},
-    _ATTENTION.__name__,
-    _ATTENTION.__defaults__,
+    ATTENTION.__name__,
+    ATTENTION.__defaults__,
 )
 """The attention of torch, but a function mode sees its products: torch hands the whole to one."""
 
@@ -83,9 +83,9 @@ class Router(TorchFunctionMode):
                     y = self.product(layer, func, call)
                     if y is not None:
                         return y
-        if func is _ATTENTION:
+        if func is ATTENTION:
             with self:
-                return _attention(*args, **given)
+                return attention(*args, **given)
         return func(*args, **given)
 
     def product(self, layer: nn.Module, func: Any, call: dict[str, Any]) -> Tensor | None:

@@ -314,7 +314,10 @@ def _fields(recipe: Recipe) -> dict[str, Any]:
     """Return a recipe as a file keeps it."""
     noise = recipe.training
     training = noise and {f.name: getattr(noise, f.name) for f in written(noise)}
-    return asdict(recipe) | {"training": training}
+    found = asdict(recipe) | {"training": training}
+    if not recipe.attention:  # as in folders of earlier versions
+        del found["attention"]
+    return found
 
 
 def _recorded(options: dict[str, Any] | None) -> dict[str, Any] | None:

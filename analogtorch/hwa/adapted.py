@@ -38,6 +38,8 @@ class Step:
     """Its share of the model's outputs."""
     layers: float
     """The mean relative squared error of the layers' outputs."""
+    attention: float = 0.0
+    """The mean divergence of the attention maps; 0 without ``Recipe.attention``."""
     noise: float
     """Fraction of the training noise."""
     learning_rate: float

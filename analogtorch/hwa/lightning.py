@@ -229,8 +229,12 @@ class Distillation(L.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the loss of a batch, and log it with its parts."""
         (twin,) = self._twin
-        loss, outputs, layers = twin.loss(batch)
-        self.log_dict({"loss": loss, "outputs": outputs, "layers": layers})
+        found = twin.loss(batch)
+        parts = found._asdict()
+        loss: Tensor = parts.pop("total")
+        if not twin.recipe.attention:
+            del parts["attention"]
+        self.log_dict({"loss": loss, **parts})
         return loss
 
     def backward(self, loss: Tensor, *args: Any, **options: Any) -> None:

@@ -71,6 +71,12 @@ class Recipe:
     layers: float = 1.0
     """Weight, >= 0, of the mean relative squared error of the outputs of the layers, beside that
     of the model's outputs."""
+    attention: float = 0.0
+    """Weight, >= 0, of the mean divergence of the attention maps, in nats: how far what each
+    position reads of the others is from the teacher's. They are those of
+    ``F.scaled_dot_product_attention``, and of a softmax over the last of three or four dimensions,
+    as transformers write attention; what a compiled graph computes is not seen. By default they
+    count by the outputs of the layers alone, which they come from."""
     learn_ranges: bool = True
     """Whether the DAC ranges learn."""
     looks: int = 10
@@ -98,7 +104,7 @@ class Recipe:
                 f"Recipe.temperature={self.temperature!r} is that of outputs='divergence', and has "
                 "no effect on outputs='error'; leave it out"
             )
-        checks.numbers(self, "layers", least=0)
+        checks.numbers(self, "layers", "attention", least=0)
         checks.flag("Recipe.learn_ranges", self.learn_ranges)
         checks.counts(self, "looks")
         checks.counts(self, "patience", optional=True)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from analogtorch.hwa.adapted import Step
 from analogtorch.hwa.budget import Budget
@@ -179,7 +179,7 @@ class Training:
         batch = batches[_index(self.seed, self.step, len(batches))]
         where = f"at step {self.step}, on {self.twin.named(batch)}"
         try:
-            loss, outputs, layers = (value.item() for value in self.gradients(batch))
+            loss, outputs, layers, attention = map(Tensor.item, self.gradients(batch))
         except Exception as error:
             if not self.step:
                 raise
@@ -197,6 +197,7 @@ class Training:
             loss=loss,
             outputs=outputs,
             layers=layers,
+            attention=attention,
             noise=fraction,
             learning_rate=share * self.recipe.learning_rate,
         )

@@ -1,14 +1,13 @@
 """A converted model beside its digital twin: how far its outputs and its layers are off."""
 
 import contextlib
-import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from analogtorch.calibration.batches import every_tensor, named, parts_of
+from analogtorch.calibration.batches import every_tensor, named
 from analogtorch.calibration.judge import FIXED
 from analogtorch.calibration.outputs import comparable, infinite, tensors, without_tensors
 from analogtorch.calibration.padding import at_positions, read_positions
@@ -16,7 +15,9 @@ from analogtorch.calibration.passes import Forward, exactly, one_pass
 from analogtorch.conversion import fast_path
 from analogtorch.conversion.kinds import analog_layers, refuse_programmed
 from analogtorch.conversion.watch import evaluating
+from analogtorch.hwa.attention_maps import AttentionMaps, errors_of_maps
 from analogtorch.hwa.comparison import Comparison, Found, last_channels, relative_error
+from analogtorch.hwa.given import by_name, inputs
 from analogtorch.hwa.layer_names import (
     OUTPUTS_ALONE,
     Shapes,
@@ -42,12 +43,14 @@ class Losses(NamedTuple):
     """The losses of a batch: scalars, >= 0, with a gradient."""
 
     total: Tensor
-    """What is to be minimised: ``outputs + recipe.layers * layers``."""
+    """What is to be minimised: ``outputs``, and the others by their weights in the recipe."""
     outputs: Tensor
     """How far the outputs of the model are from the teacher's."""
     layers: Tensor
     """The mean relative squared error of the outputs of the layers; 0 without
     ``recipe.layers``."""
+    attention: Tensor
+    """The mean divergence of the attention maps; 0 without ``recipe.attention``."""
 
 
 class Twin:
@@ -179,7 +182,7 @@ class Twin:
         given: list[Any] = []
 
         def keep(_: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
-            given.append(_by_name(self.teacher.forward, args, options))
+            given.append(by_name(self.teacher.forward, args, options))
 
         with (
             last_channels(self.teacher, not self.comparison.decided) as channels,
@@ -205,7 +208,7 @@ class Twin:
         if not self.comparison.decided:
             if not given:  # a forward that calls parts of the model
                 given = [batch[0] if isinstance(batch, tuple | list) else batch]
-            found.inputs = [x for x in every_tensor(given, _inputs) if x.is_floating_point()]
+            found.inputs = [x for x in every_tensor(given, inputs) if x.is_floating_point()]
             found.tokens = [x for x in every_tensor(given) if not x.is_floating_point()]
             found.last = next(iter(channels), None)
             self.comparison.decide(found)
@@ -224,25 +227,27 @@ class Twin:
 
         Raises:
             ValueError: the shapes of the outputs differ, or no layer of both models ran, or none
-                with outputs of one shape.
+                with outputs of one shape; or so with attention maps.
         """
-        with self._layer_outputs(self.teacher) as of_teacher:
+        with self._layer_outputs(self.teacher) as of_teacher, self._maps() as maps_of_teacher:
             reference = self._exact(batch)
-        exact = reference.compared()
-        with self.running(), self._layer_outputs(self.student) as of_student:
+        exact, read = reference.compared(), reference.read.layers
+        with self.running(), self._layer_outputs(self.student) as of_student, self._maps() as maps:
             found = self.outputs(self.student if run is None else run, batch)
         check_shapes(found, exact)
         pairs = zip(found, exact, strict=True)
         outputs = _mean([self.compare(y, t, which) for which, (y, t) in enumerate(pairs)])
-        if not self.recipe.layers:
-            return Losses(outputs, outputs, outputs.new_zeros(()))
-        layers = _mean(
-            [
-                relative_error(y, t)
-                for y, t in self._pairs(of_student, of_teacher, reference.read.layers)
-            ]
-        )
-        return Losses(outputs + self.recipe.layers * layers, outputs, layers)
+        layers = attention = outputs.new_zeros(())
+        if self.recipe.layers:
+            compared = self._pairs(of_student, of_teacher, read)
+            layers = _mean([relative_error(y, t) for y, t in compared])
+        if maps is not None and maps_of_teacher is not None:
+            attention = errors_of_maps(maps, maps_of_teacher, read)
+        total = outputs + self.recipe.layers * layers + self.recipe.attention * attention
+        return Losses(total, outputs, layers, attention)
+
+    def _maps(self) -> contextlib.AbstractContextManager[AttentionMaps | None]:
+        return AttentionMaps() if self.recipe.attention else contextlib.nullcontext()
 
     def _pairs(
         self,
@@ -355,28 +360,6 @@ def _is_finite(y: Tensor) -> bool:
     """Return whether an output holds finite numbers, and nothing but masks beside them."""
     masked = infinite(y)
     return bool((y.isfinite() | masked).all()) and not (y.numel() and bool(masked.all()))
-
-
-def _by_name(
-    function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]
-) -> Mapping[str, Any]:
-    """Return what a function is given, by the names of its parameters as far as they are known."""
-    try:
-        return inspect.signature(function).bind(*args, **options).arguments
-    except (TypeError, ValueError):  # it has no signature, or refuses these arguments
-        return {"": args, **options}
-
-
-def _inputs(given: Any, answers: tuple[str, ...] = ("target", "targets")) -> Iterable[Any]:
-    """Return the parts of what a model is given, but for those named so or with ``label``."""
-    names = named(given)
-    if names is None:
-        return parts_of(given)
-    return [
-        part
-        for name, part in names.items()
-        if "label" not in (plain := str(name).lower()) and plain not in answers
-    ]
 
 
 def _mean(values: list[Tensor]) -> Tensor:
