@@ -48,6 +48,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help=f"{', '.join(ROWS)}; none: digital scores and hardware alone",
     )
     parser.add_argument("--noise", choices=NOISES, default="default", help="training noise")
+    parser.add_argument(
+        "--attention", type=float, default=0.0, metavar="WEIGHT", help="of the attention maps"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the training")
     parser.add_argument("--steps", type=positive, default=1000, help="most training steps")
     parser.add_argument("--minutes", type=float, help="time of each training; None: all steps")

@@ -66,8 +66,13 @@ class Runs:
         """Return one row of one seed."""
         asked: tuple[str, ...] = ("chips", "every", "times", "correct")
         if row in RECIPES:
-            asked += ("noise", "steps", "minutes")
+            asked += ("noise", "steps", "minutes", *self._attention)
         return self._kept(f"{row}-{seed}", asked, functools.partial(self._row, row, seed))
+
+    @property
+    def _attention(self) -> dict[str, float]:
+        """The field of the recipe that compares attention maps, if they are to be compared."""
+        return {"attention": self.options.attention} if self.options.attention else {}
 
     def _kept(
         self, what: str, names: tuple[str, ...], make: Callable[[str], dict[str, Any]]
@@ -141,13 +146,15 @@ class Runs:
 
     def _adapted(self, model: nn.Module, row: str, seed: int, name: str) -> at.hwa.Adapted:
         subject, options = self.subject, self.options
-        kept = f"{name}-{options.steps}-{options.minutes}-{options.noise}".replace(" ", "_")
+        by = (options.steps, options.minutes, options.noise, *self._attention.values())
+        kept = "-".join(map(str, (name, *by))).replace(" ", "_")
         return at.hwa.adapt(
             model,
             subject.calibration,
             teacher=subject.model,
             recipe=at.hwa.Recipe(
-                **{"training": NOISES[options.noise], **subject.recipe, **RECIPES[row]}
+                **{"training": NOISES[options.noise], **subject.recipe, **RECIPES[row]},
+                **self._attention,
             ),
             steps=options.steps,
             minutes=options.minutes,
