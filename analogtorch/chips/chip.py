@@ -1,6 +1,5 @@
 """The description of a chip: named parts that define noise, programming, drift and converters."""
 
-import dataclasses
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -311,8 +310,8 @@ def _carried(chip: Chip, cost: Cost, array: Array, dac: DAC, slices: Slices) -> 
     old = chip.array
     if (array.rows, array.columns) != (old.rows, old.columns):
         cost = cost.resized(array.rows / old.rows, array.columns / old.columns)
-    elif array.tiles != old.tiles:
-        cost = dataclasses.replace(cost, area=None)
+    if array.tiles != old.tiles:
+        cost = cost.of_tiles(old.tiles, array.tiles)
     new, pulses = slices.slicing, slices.slicing.pulses(dac.bits or 0)
     if not cost.covers_slices or (new, pulses) == (chip.slices.slicing, chip.pulses):
         return cost

@@ -325,6 +325,26 @@ class Cost:
             area=None,
         )
 
+    def of_tiles(self, before: int, tiles: int) -> "Cost":
+        """Return the cost of a chip with another number of tiles.
+
+        Nothing is published of it. By assumption, its digital unit grows with the tiles, and the
+        grid on which they lie keeps its proportions. The area is left out.
+
+        Args:
+            before: the number of tiles that the cost is of.
+            tiles: the new one.
+        """
+        ratio, network = tiles / before, self.network
+        rate = _rested(self.on_chip.rate, ratio * self.on_chip.rate.value, f"with {tiles} tiles")
+        columns = min(tiles, max(1, round(network.grid_columns * ratio**0.5)))
+        return replace(
+            self,
+            on_chip=replace(self.on_chip, rate=rate),
+            network=replace(network, grid_columns=columns),
+            area=None,
+        )
+
     def resliced(self, pulses: float, what: str, precision: str) -> "Cost":
         """Return the cost of tiles that cut weights and inputs otherwise, where it covers both.
 

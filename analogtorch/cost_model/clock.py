@@ -7,15 +7,22 @@ from typing import Any
 from analogtorch.chips import Chip, mvm_time
 from analogtorch.cost_model.steps import Mode, Run, Schedule, Step, TileUse
 from analogtorch.cost_model.traffic import Tile, Traffic, tile_of
-from analogtorch.graph.types import Operation
+from analogtorch.cost_model.use import use_of
+from analogtorch.graph.types import Matrix, Operation
 from analogtorch.mapping.types import Placement
 
 
 class Clock:
     """The times at which each resource is busy and becomes free."""
 
-    def __init__(self, chip: Chip, mode: Mode, placed: Mapping[str, Sequence[Placement]]) -> None:
-        self.chip, self.cost, self.mode = chip, chip.costs, mode
+    def __init__(
+        self,
+        chip: Chip,
+        mode: Mode,
+        placed: Mapping[str, Sequence[Placement]],
+        matrices: Mapping[str, Matrix],
+    ) -> None:
+        self.chip, self.cost, self.mode, self.matrices = chip, chip.costs, mode, matrices
         self.mvm_time = mvm_time(chip).value
         self.held: dict[Tile, list[Placement]] = defaultdict(list)
         for p in (p for blocks in placed.values() for p in blocks):
@@ -100,8 +107,8 @@ class Clock:
         return list(spent)
 
     def given(self, op: Operation) -> None:
-        """Have what the host has at the start of the inference."""
-        self.done[op.name] = 0.0
+        """Have what the host has at the start of the inference, or after others."""
+        self.done[op.name] = max((self.done[name] for name in op.inputs), default=0.0)
 
     def leave(self, moved: Traffic) -> None:
         """Bring what the model returns to the host, after all operations."""
@@ -149,7 +156,8 @@ class Clock:
     def _use(self, tile: Tile, interval: float) -> TileUse:
         chip, busy = self.chip, self.busy["tile", tile]
         planes = len({p.tile for p in self.held[tile]})
-        cells = sum(p.block.rows * p.block.cols for p in self.held[tile]) / (
+        uses = [use_of(p.block, self.matrices[p.block.matrix], chip) for p in self.held[tile]]
+        cells = sum(use.cells * use.mvms for use in uses) / (
             planes * chip.array.rows * chip.array.columns
         )
         return TileUse(

@@ -67,7 +67,7 @@ def schedule(
         operations = _summed(operations, matrices, placed, chip)
     results = locations(operations, matrices, placed, chip)
     elements, arrived = {op.name: op.elements for op in operations}, Arrived()
-    runs, steps, clock = [], [], Clock(chip, mode, placed)
+    runs, steps, clock = [], [], Clock(chip, mode, placed, matrices)
     for op in operations:
         matrix = matrices[op.matrix] if op.matrix is not None else None
         own = placed[matrix.name] if matrix else []

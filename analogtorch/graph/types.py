@@ -1,7 +1,7 @@
 """The parts of a traced model: operations, and the matrices that they apply."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,9 +45,12 @@ class Operation:
     the block that holds it computes. The tokens are taken to be spread evenly over the rows."""
 
     @classmethod
-    def given(cls, name: str, elements: int) -> "Operation":
-        """Return an operation that stands for a tensor that the host has."""
-        return cls._of_host(name, "input", elements, {})
+    def given(cls, name: str, elements: int, after: Iterable[str] = ()) -> "Operation":
+        """Return an operation that stands for a tensor that the host has.
+
+        It has it once the operations ``after`` are done, of whose results it takes none.
+        """
+        return cls._of_host(name, "input", elements, dict.fromkeys(after, 0))
 
     @classmethod
     def returned(cls, taken: Mapping[str, int]) -> "Operation":

@@ -31,10 +31,11 @@ def map_by_chip(
     """Map a model whose layers are on several chips: each layer on its own, one mapping per chip.
 
     ``cost_model.total_energy`` adds the energies of their costs; latencies add up where one chip
-    computes after another. ``remap`` maps one of them around tiles that have failed. A digital
-    operation counts for the chip of the product that follows it, the last ones for that of
-    the last product. What arrives from another chip comes from the host, as an input of the model
-    does. Parameters on no tile are listed in the mapping of the last chip.
+    computes after another, also where layers of one chip wait for those of another between them.
+    ``remap`` maps one of them around tiles that have failed. A digital operation counts for the
+    chip of the product that follows it, the last ones for that of the last product. What arrives
+    from another chip comes from the host, as an input of the model does. Parameters on no tile are
+    listed in the mapping of the last chip.
 
     Args:
         model: a model that ``convert`` put on chips, such as with ``sensor``.
@@ -108,18 +109,30 @@ def _where(operations: tuple[Operation, ...], places: Mapping[str, int]) -> dict
     return found
 
 
+def _before(operations: Sequence[Operation]) -> dict[str, dict[str, None]]:
+    """Return all operations whose results each of them needs, by name, through others too."""
+    found: dict[str, dict[str, None]] = {}
+    for op in operations:
+        found[op.name] = dict.fromkeys(op.inputs)
+        for name in op.inputs:
+            found[op.name] |= found[name]
+    return found
+
+
 def _part(whole: Chosen, places: Mapping[str, int], runs: Mapping[str, int], chip: int) -> Chosen:
     """Return what a chip computes; results of others are inputs, and what others take is output."""
     elements = {op.name: op.elements for op in whole.operations}
     mine = {op.name for op in whole.operations if runs[op.name] == chip and op.kind != "output"}
     needed = {name for op in whole.operations if op.name in mine for name in op.inputs}
     operations, leaving = list[Operation](), dict[str, int]()
+    before = _before(whole.operations)
     for op in whole.operations:
         if op.name in mine:
             operations.append(op)
             continue
         if op.name in needed:
-            operations.append(Operation.given(op.name, op.elements))
+            after = [name for name in before[op.name] if name in mine]
+            operations.append(Operation.given(op.name, op.elements, after))
         for name, taken in op.takes(elements).items():
             if name in mine:
                 leaving[name] = min(leaving.get(name, 0) + taken, elements[name])

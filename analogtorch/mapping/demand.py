@@ -23,6 +23,8 @@ class Demand:
     """Number of input vectors of each matrix."""
     cells: Mapping[str, int] = field(default_factory=dict)
     """``Matrix.cells`` of each matrix; 1 for those that are not among them."""
+    alone: frozenset[str] = frozenset()
+    """Matrices whose blocks share a tile with those of no other matrix."""
 
     @classmethod
     def of(
@@ -48,7 +50,9 @@ class Demand:
         """
         cells = self.cells.get(block.matrix, 1)
         return any(
-            other.matrix == block.matrix and other.copy // cells != block.copy // cells
+            other.copy // cells != block.copy // cells
+            if other.matrix == block.matrix
+            else block.matrix in self.alone or other.matrix in self.alone
             for other in others
         )
 

@@ -1,6 +1,8 @@
 """The mapping of matrices that are chosen, if they fit on the chips."""
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from analogtorch.chips import Chip
 from analogtorch.graph.types import Matrix, Operation
@@ -29,23 +31,25 @@ def fitted(
     Arguments are the fields of ``ChipMapping``; ``copies`` are by name of the matrix.
 
     Raises:
-        ValueError: they do not fit, the chips have no such tile or column, or a matrix on a chip
-            that senses light takes the results of an operation.
+        ValueError: they do not fit, or a matrix on a chip that senses light takes the results of
+            an operation.
     """
     if chip.light.on:
         _check_light(chip, operations)
     out = Retired.of(retired, retired_columns)
-    out.check(chip, num_chips)
     blocks = all_blocks(matrices, chip, copies)
+    demand = Demand.of((m.name for m in matrices), operations, {m.name: m.cells for m in matrices})
     try:
-        demand = Demand.of(
-            (m.name for m in matrices), operations, {m.name: m.cells for m in matrices}
-        )
         placements, used = place(blocks, chip, num_chips, demand, out, spread_out=spread)
     except TooLarge as error:
         raise ValueError(
             _too_large(error.needed, chip, num_chips or 1, matrices, copies, out)
         ) from None
+    if alone := frozenset(m.name for m in matrices if copies.get(m.name, 1) > m.cells):
+        # where tiles are short they share them
+        with contextlib.suppress(TooLarge):
+            demand = replace(demand, alone=alone)
+            placements, used = place(blocks, chip, used, demand, out, spread_out=spread)
     return ChipMapping(
         model=model,
         chip=chip,
@@ -100,7 +104,10 @@ def _too_large(
         if len(excluded) <= 5
         else f"exclude={[*excluded[:5], '...']} ({len(excluded)} layers)"
     )
-    enough = -(-(needed + len(out.tiles)) // chip.array.tiles)
+    # with none, or all of them, there would be nothing to gain, or nothing left to place
+    leave = f"leave the largest digital with {few}, " if 0 < len(excluded) < len(matrices) else ""
+    damaged = {(chip_, tile) for chip_, tile, _ in out.columns} - out.tiles
+    enough = -(-(needed + len(out.tiles) + len(damaged)) // chip.array.tiles)
     shared = any(copies.get(m.name, 1) > m.cells for m in matrices)
     fewer = "ask for fewer copies in duplicate, " if shared else ""
     if large := [m.name for m in largest if m.cells > 1]:
@@ -110,6 +117,6 @@ def _too_large(
         f"cells need {needed} tiles of {chip.array.rows}x{chip.array.columns}; {num_chips} x "
         f"{chip.name} "
         f"{'has' if num_chips == 1 else 'have'} {usable}{lost}. Largest: {named}. Nothing was "
-        f"placed. Give num_chips={enough} (or num_chips=None for as many as needed), leave the "
-        f"largest digital with {few}, {fewer}or give the layers fewer columns"
+        f"placed. Give num_chips={enough} (or num_chips=None for as many as needed), {leave}"
+        f"{fewer}or give the layers fewer columns"
     )

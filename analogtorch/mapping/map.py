@@ -53,7 +53,8 @@ def map_to_chip(
             give the chip; otherwise its unit cells are taken to be that large.
         num_chips: number of chips; None takes as many as needed.
         duplicate: numbers of copies of matrices for throughput, by pattern of their names:
-            ``{"layer1.*": 2}`` maps them twice.
+            ``{"layer1.*": 2}`` maps them twice. They share no tile with other matrices, unless the
+            chips have too few.
         exclude: patterns of matrices that stay digital, as ``convert`` takes them: by the name of a
             layer, of one of its matrices (``lstm.ih_l0``) or of its Parameter
             (``lstm.weight_ih_l0``).
@@ -139,6 +140,7 @@ def map_traced(
     Raises:
         ValueError: as ``map_to_chip`` does.
     """
+    Retired.of(retired, retired_columns).check(chip, num_chips)
     chosen = choose(model, traced, exclude, duplicate)
     chosen = expand(with_cells(chosen, traced, model, chip, cells), model, chip)
     return fitted(
@@ -191,8 +193,9 @@ def remap(
     retired = checks.items("remap: retired", retired, "[(0, 5)]")
     retired_columns = checks.items("remap: retired_columns", retired_columns, "[(0, 5, 17)]")
     num_chips = num_chips or mapping.num_chips
+    # earlier ones may be of chips that were given, and are not in use
+    Retired.of(retired, retired_columns).check(mapping.chip, num_chips)
     out = Retired.of((*mapping.retired, *retired), (*mapping.retired_columns, *retired_columns))
-    out.check(mapping.chip, num_chips)
     kept = None if spread else moved(mapping.placements, mapping.chip, num_chips, out)
     if kept is not None:
         return replace(

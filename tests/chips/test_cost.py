@@ -114,7 +114,16 @@ def test_other_tiles_take_other_energy_which_is_assumed() -> None:
     assert (large.published, large.area) == ((), None)
     fewer = chip.replace(array={"tiles": 16}).cost
     assert fewer is not None
-    assert (fewer, fewer.area) == (before, None)
+    assert fewer.area is None
+    assert fewer.on_chip.rate.value == before.on_chip.rate.value / 4
+    assert fewer.on_chip.rate.source.startswith("ASSUMED with 16 tiles, from: ASSUMED: one operat")
+    assert (before.network.grid_columns, fewer.network.grid_columns) == (8, 4)
+    assert chip.replace(array={"tiles": 1}).costs.network.grid_columns == 1
+    both = chip.replace(array={"tiles": 16, "rows": 512}).costs
+    assert (both.on_chip, both.network) == (fewer.on_chip, fewer.network)
+    assert both.mvm_energy == chip.replace(array={"rows": 512}).costs.mvm_energy
+    same = dataclasses.replace(fewer, on_chip=before.on_chip, network=before.network)
+    assert same == before
     assert chip.replace(array={"grouped": "block_diagonal"}).cost is before
     assert chip.replace(array={"rows": 512}, cost=before).cost is before
     with pytest.raises(ValueError, match="Array has no field 'row'"):

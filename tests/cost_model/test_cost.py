@@ -27,6 +27,15 @@ def _free_moves(chip: Chip) -> Chip:
     return dataclasses.replace(chip, cost=dataclasses.replace(chip.cost, network=network))
 
 
+def test_zeros_between_groups_hold_no_weights() -> None:
+    chip = at.chips.hermes64().replace(array={"grouped": "block_diagonal"})
+    net = nn.Conv2d(64, 64, 3, groups=64, padding=1)
+    report = cost(at.map_to_chip(net, torch.zeros(1, 64, 4, 4), chip=chip))
+    # 576 x 64 cells of one tile are taken, of which one of 64 holds a weight
+    assert report.schedule.utilisation == pytest.approx(576 / 256**2)
+    assert report.efficiency("tile").utilisation == pytest.approx(576 / 256**2)
+
+
 # published: 63.1 TOPS at 9.76 TOPS/W and 16.1 at 2.48 (Le Gallo 2023), which make 133 and 521 ns,
 # 0.86 and 3.38 uJ
 @pytest.mark.parametrize("phases", [1, 4])

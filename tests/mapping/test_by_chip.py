@@ -37,6 +37,18 @@ def test_costs_are_those_of_the_parts_by_themselves() -> None:
     assert dict(rest.digital_weights) == {"0.bias": 4, "3.bias": 10}
 
 
+def test_layers_wait_for_those_of_other_chips_between_them() -> None:
+    net, x = nn.Sequential(*(nn.Linear(200, 200) for _ in range(3))), torch.zeros(1, 200)
+    whole = at.cost(at.map_to_chip(net, x, chip=HERMES))
+    other = {"adc": {"noise": 0.01}}
+    parts = map_by_chip(at.convert(net, HERMES, per_layer={"1": other}), x)
+    costs = [at.cost(part) for part in parts]
+    first, last = (step for step in costs[0].schedule.steps if step.mvms)
+    assert last.start == first.finish
+    assert sum(c.latency for c in costs) >= whole.latency
+    assert sum(c.energy.tile for c in costs) == pytest.approx(whole.energy.tile)
+
+
 def test_one_chip_is_one_mapping() -> None:
     model = at.convert(net(), HERMES)
     assert map_by_chip(model, X) == (at.map_to_chip(model, X),)

@@ -2,6 +2,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -168,7 +169,8 @@ def test_duplicates() -> None:
     model = nn.Sequential(nn.Conv1d(4, 4, 3), nn.Conv1d(4, 4, 3), nn.Flatten(), nn.Linear(4, 4))
     mapping = map_to_chip(model, torch.zeros(1, 4, 5), chip=CHIP, duplicate={"[01]": 3})
     assert mapping.copies == {"0": 3, "1": 3, "3": 1}
-    assert mapping.tiles_used == 3
+    # each copy has a tile of its own, and the last layer has one
+    assert mapping.tiles_used == 7
     assert mapping.cells == 3 * 2 * 48 + 16
     check(mapping)
     with pytest.raises(
@@ -177,6 +179,22 @@ def test_duplicates() -> None:
         map_to_chip(model, torch.zeros(1, 4, 5), chip=CHIP, duplicate={"2": 2})
     with pytest.raises(ValueError, match="must be an integer >= 1, got 0"):
         map_to_chip(model, torch.zeros(1, 4, 5), chip=CHIP, duplicate={"0": 0})
+
+
+def test_duplicates_make_no_net_slower() -> None:
+    net, x = nn.Sequential(nn.Linear(100, 160), nn.Linear(160, 200)), torch.zeros(16, 100)
+    costs = []
+    for copies in (1, 2, 4):
+        mapping = map_to_chip(net, x, chip=CHIP, duplicate={"1": copies})
+        check(mapping)
+        held = {(p.chip, p.tile, p.block.matrix) for p in mapping.placements}
+        assert len(held) == mapping.tiles_used == 1 + copies
+        costs.append(at.cost(mapping))
+    assert costs[0].latency > costs[1].latency > costs[2].latency
+    assert costs[0].throughput <= costs[1].throughput <= costs[2].throughput
+    # where tiles are short, copies share them with others
+    short = CHIP.replace(array={"tiles": 2})
+    assert map_to_chip(net, x, chip=short, duplicate={"1": 2}).tiles_used == 2
 
 
 def test_spreading_uses_the_tiles_that_are_left() -> None:
@@ -394,9 +412,9 @@ def test_extreme_shapes() -> None:
 
 def test_remapping_around_failures() -> None:
     mapping = map_to_chip(Residual(), torch.zeros(1, 3, 6, 6), chip=CHIP, duplicate={"shared": 2})
-    assert sorted(mapping.tile_utilisation) == [(0, 0), (0, 1)]
+    assert sorted(mapping.tile_utilisation) == [(0, 0), (0, 1), (0, 2)]
     moved = at.remap(mapping, retired=[(0, 0)], retired_columns=[(0, 1, 3)])
-    assert sorted(moved.tile_utilisation) == [(0, 2), (0, 3)]
+    assert sorted(moved.tile_utilisation) == [(0, 2), (0, 3), (0, 4)]
     assert at.remap(moved, retired=[(0, 2)]).retired == ((0, 0), (0, 2))
     assert moved.copies == mapping.copies
     with pytest.raises(ValueError, match="has 0 without the 64"):
@@ -405,6 +423,34 @@ def test_remapping_around_failures() -> None:
         at.remap(Residual())
     with pytest.raises(ValueError, match="spread must be True or False"):
         at.remap(mapping, spread="yes")
+
+
+def test_remapping_keeps_what_was_retired_on_chips_that_are_not_in_use() -> None:
+    mapping = map_to_chip(
+        nn.Linear(300, 300), torch.zeros(1, 300), chip=CHIP, num_chips=3, retired=[(2, 0)]
+    )
+    assert mapping.num_chips == 1
+    again = at.remap(mapping, retired=[(0, 0)])
+    assert again.retired == ((0, 0), (2, 0))
+    assert at.remap(again, retired=[(0, 1)], spread=True).retired == ((0, 0), (0, 1), (2, 0))
+    with pytest.raises(ValueError, match=r"chip from 0 to 0.*got \(2, 1\)"):
+        at.remap(mapping, retired=[(2, 1)])
+
+
+def test_refusals_of_what_does_not_fit_say_what_helps() -> None:
+    chip, x = CHIP.replace(array={"tiles": 2}), torch.zeros(1, 256)
+    wide = nn.Sequential(nn.Linear(256, 512))
+    damaged: dict[str, Any] = {"chip": chip, "retired_columns": [(0, 0, 5)]}
+    with pytest.raises(ValueError, match="Give num_chips=2 ") as refusal:
+        map_to_chip(wide, x, **damaged)
+    assert "exclude" not in str(refusal.value)
+    assert map_to_chip(wide, x, num_chips=2, **damaged).tiles_used == 2
+    with pytest.raises(ValueError, match="need 3 tiles") as refusal:
+        map_to_chip(nn.Sequential(nn.Linear(256, 768)), x, chip=chip)
+    assert "exclude" not in str(refusal.value)  # nothing would be left
+    two = nn.Sequential(nn.Linear(256, 768), nn.Linear(768, 10))
+    with pytest.raises(ValueError, match=re.escape("exclude=['0']")):
+        map_to_chip(two, x, chip=chip)
 
 
 def test_remapping_moves_what_has_failed_and_leaves_all_else() -> None:

@@ -37,9 +37,9 @@ SPLIT = EnergySplit(
 def test_table(mapping: ChipMapping) -> None:
     lines = str(mapping).splitlines()
     assert lines[0].split("  ")[0] == "matrix"
-    assert re.fullmatch(r"conv +27 x 8 +1 +2 +2 +2 +1% +36", lines[2])
+    assert re.fullmatch(r"conv +27 x 8 +1 +2 +2 +2 +0% +36", lines[2])
     assert (
-        "tiles: 2 used, at least 1 needed (1,088 cells / 65,536); 0.8% of their cells are taken"
+        "tiles: 3 used, at least 1 needed (1,088 cells / 65,536); 0.6% of their cells are taken"
         in lines
     )
     assert "model: Residual, 872 weights on the chip in 1,088 cells" in lines
@@ -323,7 +323,7 @@ def test_floorplan(mapping: ChipMapping) -> None:
     plan = floorplan(mapping)
     assert len(plan.tiles) == mapping.chip.array.tiles  # unused ones too
     used = [(t.chip, t.tile, t.x, t.y) for t in plan.tiles if t.placements]
-    assert used == [(0, 0, 0.0, 0.0), (0, 1, 1.12, 0.0)]
+    assert used == [(0, 0, 0.0, 0.0), (0, 1, 1.12, 0.0), (0, 2, 2.24, 0.0)]
     across = mapping.chip.cost.network.grid_columns  # as on the chip
     assert (plan.tiles[across].x, plan.tiles[across].y) == (0.0, 1.12)
     assert len(list(plan.blocks())) == len(mapping.placements)
