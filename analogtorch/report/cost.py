@@ -6,6 +6,7 @@ from typing import Any
 
 from analogtorch.chips import Chip
 from analogtorch.cost_model import CostReport, Efficiency
+from analogtorch.cost_model.traffic import tile_of
 from analogtorch.report.columns import three_digits
 from analogtorch.values.listed import counted
 from analogtorch.values.shown import as_text
@@ -84,10 +85,27 @@ def _facts(report: CostReport) -> list[str]:
         f"{sum(r.mvms for r in plan.runs):,} MVMs of tiles, {si(report.energy.system, 'J')}, mean "
         f"power {si(report.power, 'W')}",
     ]
-    lines += signed_note(report.chip, plan.signed)
+    lines += waiting_note(report) + signed_note(report.chip, plan.signed)
     if report.chip.adc.asymmetry_balance:
         lines.append("asymmetry balance: each MVM is read twice, at twice the time and energy")
     return lines
+
+
+def waiting_note(report: CostReport) -> list[str]:
+    """Return a text if blocks of the busiest tile wait for each other beside unused tiles."""
+    plan, chip = report.schedule, report.chip
+    unused = chip.array.tiles // chip.array.planes * plan.num_chips - len(plan.tiles)
+    busiest = max(plan.tiles, key=lambda use: use.busy)
+    there = (
+        run for run in plan.runs if tile_of(run.placement, chip) == (busiest.chip, busiest.tile)
+    )
+    blocks = {run.placement.block for run in there}
+    if not plan.bottleneck.startswith("MVMs of tile") or len(blocks) < 2 or not unused:
+        return []
+    return [
+        f"the {len(blocks)} blocks of that tile wait for each other, and "
+        f"{counted(unused, 'tile')} hold nothing: map_to_chip(spread=True) uses them"
+    ]
 
 
 def signed_note(chip: Chip, signed: Sequence[str]) -> list[str]:

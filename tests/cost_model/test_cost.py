@@ -27,6 +27,22 @@ def _free_moves(chip: Chip) -> Chip:
     return dataclasses.replace(chip, cost=dataclasses.replace(chip.cost, network=network))
 
 
+def test_blocks_that_wait_beside_unused_tiles_are_named_with_what_helps() -> None:
+    net, x = nn.Sequential(nn.Linear(64, 200), nn.Linear(200, 200)), torch.zeros(16, 64)
+    together = at.map_to_chip(net, x, chip=at.chips.hermes64())
+    assert "the 5 blocks of that tile wait for each other, and 63 tiles hold nothing" in str(
+        cost(together)
+    )
+    assert "63 tiles hold nothing" in together.to_html()
+    apart = at.map_to_chip(net, x, chip=at.chips.hermes64(), spread=True)
+    assert "wait for each other" not in str(cost(apart)) + apart.to_html()
+    assert cost(apart).throughput > 4 * cost(together).throughput
+    small = at.chips.hermes64().replace(array={"tiles": 1})
+    full = at.map_to_chip(net, x, chip=small)
+    assert "wait for each other" not in str(cost(full))  # no tile is left
+    assert "wait for each other" not in str(cost(together, mode="sequential"))
+
+
 def test_zeros_between_groups_hold_no_weights() -> None:
     chip = at.chips.hermes64().replace(array={"grouped": "block_diagonal"})
     net = nn.Conv2d(64, 64, 3, groups=64, padding=1)

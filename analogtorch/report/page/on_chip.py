@@ -4,7 +4,7 @@ import math
 
 from analogtorch.cost_model import CostReport
 from analogtorch.mapping import ChipMapping
-from analogtorch.report.cost import figures, si
+from analogtorch.report.cost import figures, si, waiting_note
 from analogtorch.report.floorplan import energy_split, energy_unit, short
 from analogtorch.report.mapping import HEADER, layer_rows
 from analogtorch.report.page.floor import drawn
@@ -116,6 +116,7 @@ def cost_section(cost: CostReport) -> Section:
             f"conductance {cost.conductance:.3g} of programmed",
         ),
     ]
+    facts += [("waiting", text) for text in waiting_note(cost)]
     if plan.signed:
         facts.append(
             (
