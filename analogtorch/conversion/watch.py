@@ -8,7 +8,7 @@ import sys
 import threading
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -340,17 +340,46 @@ def unchanged(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def same_buffers(model: nn.Module) -> Iterator[None]:
-    """Restore buffers, which a forward may have written, when the context ends."""
+    """Restore buffers, which a forward may have written, when the context ends.
+
+    Numbers, texts and flags of a module whose buffers it wrote go back with them: they may say what
+    the buffers hold, as how much of a table is filled.
+    """
     # those of a scripted module cannot be replaced
     modules = [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
     buffers = {m: {n: (b, _copied(b)) for n, b in m._buffers.items()} for m in modules}
+    plain = {m: _plain(m) for m in modules if m._buffers and not isinstance(m, AnalogLayer)}
     try:
         yield
     finally:
         for module, before in buffers.items():
+            if module in plain and _written(module, before):
+                for name in _plain(module).keys() - plain[module].keys():
+                    del vars(module)[name]
+                vars(module).update(plain[module])
             restored = {name: _restored(*pair) for name, pair in before.items()}
             module._buffers.clear()
             module._buffers.update(restored)
+
+
+def _plain(module: nn.Module) -> dict[str, Any]:
+    """Return the attributes of a module that are numbers, texts, flags or None."""
+    kinds = (bool, int, float, str, type(None))
+    return {n: v for n, v in vars(module).items() if isinstance(v, kinds) and n != "training"}
+
+
+def _written(module: nn.Module, before: Mapping[str, tuple[Tensor | None, Tensor | None]]) -> bool:
+    """Return whether buffers of a module are others than ``before``, or hold other numbers."""
+    if module._buffers.keys() != before.keys():
+        return True
+    return any(module._buffers[name] is not b or _differs(b, c) for name, (b, c) in before.items())
+
+
+def _differs(buffer: Tensor | None, copied: Tensor | None) -> bool:
+    """Return whether a buffer holds other numbers; torch compares none that are not strided."""
+    if buffer is None or copied is None:
+        return False
+    return buffer.layout is not torch.strided or not torch.equal(buffer, copied)
 
 
 def _copied(buffer: Tensor | None) -> Tensor | None:
@@ -361,8 +390,7 @@ def _copied(buffer: Tensor | None) -> Tensor | None:
 def _restored(buffer: Tensor | None, copied: Tensor | None) -> Tensor | None:
     if buffer is None or copied is None:
         return buffer
-    # torch compares no others
-    if buffer.layout is not torch.strided or not torch.equal(buffer, copied):
+    if _differs(buffer, copied):
         with torch.inference_mode(buffer.is_inference()):
             buffer.copy_(copied)
     return buffer

@@ -1,3 +1,4 @@
+import copy
 import functools
 import random
 from collections.abc import Callable
@@ -388,3 +389,48 @@ def test_what_no_model_takes_gets_no_advice_to_give_it_as_one_argument(
     assert f"({name},)" not in str(error.value)
     advised = f"give torch.as_tensor({name})" in str(error.value)
     assert advised is (type(given).__name__ == "ndarray")
+
+
+class _Rotary(nn.Module):
+    """A table in a buffer, filled as far as a number says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.filled = 0
+        self.register_buffer("table", torch.zeros(64, 8), persistent=False)
+
+    def forward(self, length: int) -> Tensor:
+        if length > self.filled:
+            self.table[:length] = torch.outer(torch.arange(length).float(), 0.1 * torch.ones(8))
+            self.filled = length
+            self.last = length
+        return self.table[:length]
+
+
+class _Rotated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.rotary = nn.Linear(16, 16), _Rotary()
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.q(x).chunk(2, -1)
+        table = self.rotary(x.shape[1])
+        return torch.cat([a * table.cos() - b * table.sin(), a * table.sin() + b * table.cos()], -1)
+
+
+def test_a_table_that_is_filled_in_the_run_is_filled_again() -> None:
+    torch.manual_seed(0)
+    net, x = _Rotated().eval(), torch.randn(2, 10, 16)
+    wanted = copy.deepcopy(net)(x)
+    given = at.convert(copy.deepcopy(net), at.chips.ideal(), example=x)
+    assert given.rotary.filled == 0
+    assert not hasattr(given.rotary, "last")
+    assert torch.allclose(given(x), wanted, atol=1e-6)
+    at.guard(given, torch.randn(2, 20, 16))
+    assert given.rotary.filled == 10
+    assert torch.allclose(given(x), wanted, atol=1e-6)
+    digital = at.quantise_digital(copy.deepcopy(net), example=x)
+    assert (digital(x) - wanted).abs().max() < 0.1
+    options = {"chip": at.chips.ideal(), "steps": 2, "num_chips": 2, "progress": False}
+    adapted = at.hwa.adapt(net, [x] * 4, **options).model
+    assert torch.allclose(adapted.eval()(x), wanted, atol=0.5)
