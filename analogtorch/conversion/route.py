@@ -28,13 +28,14 @@ _OF_MATRICES = nn.MultiheadAttention | nn.RNNBase | nn.RNNCellBase
 """Modules whose weights are several matrices, which are linear layers inside of analog ones."""
 
 ATTENTION = F.multi_head_attention_forward
+"""The attention of torch."""
 attention = FunctionType(
     ATTENTION.__code__,
     {**vars(F), "has_torch_function": lambda tensors: False},
     ATTENTION.__name__,
     ATTENTION.__defaults__,
 )
-"""The attention of torch, but a function mode sees its products: torch hands the whole to one."""
+"""The same, but a function mode sees its products: torch hands the whole to one."""
 
 
 class Routed:

@@ -1,4 +1,4 @@
-"""What an experiment is of: digests of models, names of functions.
+"""What an experiment is of: digests of models.
 
 Folders of results keep it, so that those of another experiment are never taken for its own.
 """

@@ -69,10 +69,11 @@ def map_by_chip(
     warn_of("map_by_chip", model, traced, whole.matrices)
     places = {m.name: held[traced.sources[m.name][0]] for m in whole.matrices}
     runs, used = _where(whole.operations, places), sorted(set(places.values()))
+    before = _before(whole.operations)
     found = []
     for i in used:
         chip = chips[i][0]
-        part = with_cells(_part(whole, places, runs, i), traced, model, chip)
+        part = with_cells(_part(whole, places, runs, before, i), traced, model, chip)
         part = expand(part, model, chip)
         mapped = fitted(
             model=type(model).__name__,
@@ -119,13 +120,18 @@ def _before(operations: Sequence[Operation]) -> dict[str, dict[str, None]]:
     return found
 
 
-def _part(whole: Chosen, places: Mapping[str, int], runs: Mapping[str, int], chip: int) -> Chosen:
+def _part(
+    whole: Chosen,
+    places: Mapping[str, int],
+    runs: Mapping[str, int],
+    before: Mapping[str, Iterable[str]],
+    chip: int,
+) -> Chosen:
     """Return what a chip computes; results of others are inputs, and what others take is output."""
     elements = {op.name: op.elements for op in whole.operations}
     mine = {op.name for op in whole.operations if runs[op.name] == chip and op.kind != "output"}
     needed = {name for op in whole.operations if op.name in mine for name in op.inputs}
     operations, leaving = list[Operation](), dict[str, int]()
-    before = _before(whole.operations)
     for op in whole.operations:
         if op.name in mine:
             operations.append(op)

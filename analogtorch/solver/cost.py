@@ -16,10 +16,10 @@ class SolveCost:
 
     passes: float
     """Passes of the system; the mean over a batch."""
-    inverse_time: float
-    """Seconds in inverse circuits and in the MVMs between blocks."""
     measured: float
     """Residuals that MVMs measured anew, as ``refine`` does with combined corrections; the mean."""
+    inverse_time: float
+    """Seconds in inverse circuits and in the MVMs between blocks."""
     mvm_time: float
     """Seconds in the MVMs of the residual."""
     corrections_time: float
@@ -35,7 +35,8 @@ class SolveCost:
     setup_energy: float
     """J of Schur complements."""
     check_energy: float
-    """J of the digital check of the residual at the end, and of those before it that failed."""
+    """J of the digital checks of the residual: at the end, and at each that is measured anew, where
+    there is one at most."""
     lu_time: float
     """Seconds of a digital LU and its substitutions, by the same digital unit."""
     lu_energy: float
@@ -77,15 +78,14 @@ def cost_of(
         return None
     cost, steps = chip.cost, _steps(n, chip)
     setup_time, setup_energy = _setup(n, chip, cost)
-    mvm = chip.mvm
-    pulses = passes * chip.pulses + measured * mvm.pulses(mvm.input_bits)
+    pulses = passes * chip.pulses + measured * chip.mvm.pulses(chip.mvm.input_bits)
     times, corrections = passes * vectors, _corrections(n, chip, passes, complex) * vectors
     square, per_second = n * n, 1 / cost.digital_rate.value
     lu = n**3 / 3 + square * vectors
     return SolveCost(
         passes=passes,
-        inverse_time=times * _inverse_time(chip, cost, steps),
         measured=measured,
+        inverse_time=times * _inverse_time(chip, cost, steps),
         mvm_time=vectors * pulses * cost.mvm_time.value,
         corrections_time=corrections * per_second,
         setup_time=setup_time,

@@ -122,8 +122,9 @@ def refine(
         since = torch.where(now < _PROGRESS * best, 0, since + 1)
         best = torch.minimum(best, now)
         if combined:
-            solved = active & (now <= tolerance) & (passes is None)
-            wrong = solved & ~(residual(b - exact @ x, size) <= 2 * tolerance)
+            wrong = solved = active & (now <= tolerance) & (passes is None)
+            if solved.any():
+                wrong = solved & ~(residual(b - exact @ x, size) <= 2 * tolerance)
             full = len(held) == most and number + 1 < (passes or PASSES)
             if (anew := wrong | (active & ~solved & full)).any():
                 # not the next step's first point: that step still has what came of those before

@@ -84,6 +84,14 @@ def _lightning(
     return student, teacher, {k: float(v) for k, v in trainer.callback_metrics.items()}
 
 
+def test_the_module_compares_attention_maps() -> None:
+    teacher = _teacher()
+    recipe = at.hwa.Recipe(attention=1.0)
+    module = in_lightning.Distillation(at.convert(_teacher(), CHIP), teacher, recipe)
+    with pytest.raises(ValueError, match="compares attention maps, of which there are 0"):
+        module.training_step(X[:8], 0)
+
+
 def test_a_checkpoint_of_before_the_fit_has_no_limits_of_weights(tmp_path: Path) -> None:
     student = at.convert(_teacher(), CHIP)
     module = in_lightning.Distillation(student, _teacher())

@@ -77,6 +77,20 @@ def _trainer(
     )  # fmt: skip
 
 
+def test_attention_maps_of_transformers_are_compared(tmp_path: Path) -> None:
+    def loss(weight: float) -> Tensor:
+        recipe = at.hwa.Recipe(attention=weight)
+        trainer = _trainer(tmp_path, _student(), _bert(), recipe=recipe)
+        batch = {k: torch.stack([row[k] for row in _rows(8)]) for k in _rows(1)[0]}
+        with at.noise(1):
+            found: Tensor = trainer.compute_loss(trainer.model, batch)
+        return found
+
+    without, one, two = map(loss, (0.0, 1e5, 2e5))  # the maps of random weights are flat
+    assert one > without
+    assert torch.allclose(two - without, 2 * (one - without), rtol=1e-3)
+
+
 @pytest.mark.filterwarnings("ignore:this state_dict carries no DAC ranges")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_hugging_face_distils_validates_and_resumes(dtype: torch.dtype, tmp_path: Path) -> None:

@@ -116,15 +116,15 @@ def test_attention_of_torch_is_compared_on_chips(need_weights: bool) -> None:
     assert at.hwa.Twin(exact, net, recipe, forward).loss(X).attention.abs() < 1e-6
 
 
-@pytest.mark.parametrize("reentrant", [False, True])
-def test_checkpointed_attention_has_the_same_gradients(reentrant: bool) -> None:
+@pytest.mark.parametrize("by_function", [False, True])
+def test_checkpointed_attention_has_the_same_gradients(by_function: bool) -> None:
     class Checkpointed(_Attention):
         def forward(self, x: Tensor) -> Tensor:
             out: Tensor = checkpoint(super().forward, x, use_reentrant=False)
             return out
 
     def gradient(kind: type[_Attention]) -> Tensor:
-        student = at.convert(kind(by_function=reentrant), crossbar())
+        student = at.convert(kind(by_function), crossbar())
         twin = at.hwa.Twin(student, _Attention(), at.hwa.Recipe(attention=1.0, layers=0.0))
         with at.noise(1), twin.running():
             twin.total(X).backward()
