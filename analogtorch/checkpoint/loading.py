@@ -22,7 +22,7 @@ from analogtorch.checkpoint.fits import (
 from analogtorch.checkpoint.folder import read_folder
 from analogtorch.conversion import convert
 from analogtorch.conversion.detached import deep_copy
-from analogtorch.conversion.digital_bits import quantise_inputs
+from analogtorch.conversion.int8 import quantise_inputs
 from analogtorch.conversion.kinds import analog_layers, check_module, refuse_programmed
 from analogtorch.conversion.route import route
 from analogtorch.nn.adapters import rewrapped, unwrapped

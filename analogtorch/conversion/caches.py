@@ -3,10 +3,10 @@
 import copy
 import sys
 from collections import UserDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from analogtorch.conversion.detached import results
+from analogtorch.conversion.detached import deep_copy
 
 T = TypeVar("T")
 
@@ -25,8 +25,7 @@ def fresh(given: T) -> T:
 def _fresh(given: Any, kind: type, memo: dict[int, Any]) -> Any:
     """Return what ``fresh`` does; ``memo`` has what is done, by ``id``, as that of a deep copy."""
     if isinstance(given, kind):
-        memo |= results(map(vars, _parts(given, kind)))
-        return copy.deepcopy(given, memo)
+        return deep_copy(given, memo)
     if not isinstance(given, (tuple, list, Mapping)):  # a union is slow, and lists may be long
         return given
     if id(given) in memo:
@@ -52,12 +51,3 @@ def _replaced(given: Any, found: dict[Any, Any], changed: dict[Any, Any]) -> Any
     if hasattr(given, "_make"):
         return given._make(found.values())
     return tuple.__new__(type(given), found.values())
-
-
-def _parts(cache: Any, kind: type) -> Iterable[Any]:
-    """Yield the objects of a cache that hold its tensors, which may have a history."""
-    yield cache
-    yield from getattr(cache, "layers", ())
-    for part in vars(cache).values():
-        if isinstance(part, kind):  # of an encoder and a decoder
-            yield from _parts(part, kind)

@@ -22,20 +22,6 @@ def quantised(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if _hooks(module)]
 
 
-def quantise_inputs(model: nn.Module, names: Collection[str]) -> None:
-    """Let the layers with these names round their inputs, and no others.
-
-    Raises:
-        AttributeError: the model has no module of such a name.
-    """
-    chosen = {model.get_submodule(name) for name in names}
-    for module in model.modules():
-        if module not in chosen:
-            keep_inputs_of(module)
-    for module in chosen:
-        round_inputs_of(module)
-
-
 def watch_rounding(model: nn.Module) -> Callable[[], str | None]:
     """Return a function that returns the layer of this copy of a model that rounds inputs now."""
     running: list[str] = []

@@ -1,8 +1,9 @@
 """The fast paths on which torch uses a layer's weight without calling the layer.
 
-An analog layer must not be on one. ``nn.TransformerEncoderLayer`` has a fused kernel for the whole
-layer, ``nn.TransformerEncoder`` makes nested tensors of padded inputs for it, and
-``nn.MultiheadAttention`` reads the weight of its ``out_proj``.
+An analog layer must not be on one, nor one that rounds its inputs to int8 as it is called.
+``nn.TransformerEncoderLayer`` has a fused kernel for the whole layer, ``nn.TransformerEncoder``
+makes nested tensors of padded inputs for it, and ``nn.MultiheadAttention`` reads the weight of its
+``out_proj``.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ from typing import TypeVar
 
 from torch import nn
 
+from analogtorch.conversion.digital_bits import rounds
 from analogtorch.nn import AnalogLayer, AnalogMultiheadAttention
 from analogtorch.nn.adapters import BASE
 
@@ -29,22 +31,22 @@ _BEFORE = "fast_path_before_analog"
 
 
 def switch_off(model: Model) -> Model:
-    """Disable the fast paths around analog layers, so that modules call them.
+    """Disable the fast paths around such layers, so that modules call them.
 
     Classes stay the same, and so do results, except at the positions that ``src_key_padding_mask``
     hides: nested tensors put zeros there, and without them the outputs are those of training mode.
     """
     for module in model.modules():
         name, off = _flag(module)
-        if name in vars(module) and _BEFORE not in vars(module) and _has_analog(module):
+        if name in vars(module) and _BEFORE not in vars(module) and _must_call(module):
             vars(module).update({_BEFORE: vars(module)[name], name: off})
     return model
 
 
 def restore(model: Model) -> Model:
-    """Undo ``switch_off`` in every module without an analog layer."""
+    """Undo ``switch_off`` in every module without such a layer."""
     for module in model.modules():
-        if _BEFORE in vars(module) and not _has_analog(module):
+        if _BEFORE in vars(module) and not _must_call(module):
             vars(module)[_flag(module)[0]] = vars(module).pop(_BEFORE)
     return model
 
@@ -91,5 +93,6 @@ def _flag(module: nn.Module) -> tuple[str, int | bool]:
     return next((flag for kind, flag in _FLAGS.items() if isinstance(module, kind)), ("", False))
 
 
-def _has_analog(module: nn.Module) -> bool:
-    return any(isinstance(m, AnalogLayer) for m in module.modules())
+def _must_call(module: nn.Module) -> bool:
+    """Return whether a module has a layer that is analog or rounds its inputs."""
+    return any(isinstance(m, AnalogLayer) or rounds(m) for m in module.modules())

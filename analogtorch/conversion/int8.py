@@ -5,15 +5,15 @@ per output, inputs symmetric with a scale of their own for each vector (for each
 convolution), both of 8 bits. Sums, biases and all that multiplies no weight stay floats.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from analogtorch.conversion.digital_bits import round_inputs_of, rounded
+from analogtorch.conversion.digital_bits import keep_inputs_of, round_inputs_of, rounded
 from analogtorch.conversion.example import Example, runner
-from analogtorch.conversion.fast_path import attention_of
+from analogtorch.conversion.fast_path import attention_of, restore, switch_off
 from analogtorch.conversion.kinds import (
     analog_layers,
     check_module,
@@ -21,7 +21,9 @@ from analogtorch.conversion.kinds import (
     left_digital,
     matrices_of,
     reason,
+    refuse_lazy,
     refuse_programmed,
+    refuse_scripted,
 )
 from analogtorch.conversion.route import Router, is_free, name_in, route
 from analogtorch.conversion.running import Running
@@ -59,7 +61,8 @@ def quantise_digital(model: nn.Module, *, example: Example | None = None) -> nn.
 
     Raises:
         TypeError: ``model`` is no module, or ``example`` is of another type.
-        ValueError: the model is a programmed chip.
+        ValueError: the model is a programmed chip, has a lazy layer without weights,
+            or is scripted or traced.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.Linear(4, 2))
@@ -67,6 +70,8 @@ def quantise_digital(model: nn.Module, *, example: Example | None = None) -> nn.
     """
     check_module("quantise_digital", model)
     refuse_programmed(model, "quantise_digital")
+    refuse_lazy(model, "quantise_digital")
+    refuse_scripted(model, "quantise_digital")
     run = None if example is None else runner("quantise_digital", example)
     shared = {id(layer.weight) for _, layer in analog_layers(model)}
     chosen = [
@@ -88,7 +93,22 @@ def quantise_digital(model: nn.Module, *, example: Example | None = None) -> nn.
             _round_weight(weight, (0,))
     for user, names in calls.items():
         route(user, sorted(names))
-    return model
+    return switch_off(model)
+
+
+def quantise_inputs(model: nn.Module, names: Collection[str]) -> None:
+    """Let the layers with these names round their inputs, and no others.
+
+    Raises:
+        AttributeError: the model has no module of such a name.
+    """
+    chosen = {model.get_submodule(name) for name in names}
+    for module in model.modules():
+        if module not in chosen:
+            keep_inputs_of(module)
+    for module in chosen:
+        round_inputs_of(module)
+    restore(switch_off(model))
 
 
 def _calls_by_weight(
@@ -133,4 +153,4 @@ def _by_output(module: nn.Module, weight: Tensor) -> tuple[Tensor, tuple[int, ..
         return weight, (0,)
     if getattr(module, "transposed", False):  # (inputs, outputs of a group, ...)
         return weight.unflatten(0, (int(module.groups), -1)), (0, 2)  # type: ignore[arg-type]
-    return weight, (1,) if type(module).__name__ == "Conv1D" else (0,)
+    return weight, (1,) if kind_of(module).digital.__name__ == "Conv1D" else (0,)

@@ -156,9 +156,9 @@ def _alike(given: Any, of_layer: Any, dims: int) -> bool:
 
 
 def _product(layer: Any, x: Tensor, bias: Tensor | None) -> Tensor:
-    # a subclass has a forward that the call is not meant for
+    # the call is meant for no forward of a subclass, nor for hooks
     kind = getattr(layer, "analog_kind", None)
-    y = layer(x) if kind is None else kind.forward(layer, x)
+    y = (type(layer) if kind is None else kind).forward(layer, x)
     if bias is layer.bias:
         return y
     shape = (-1, *[1] * (-1 - layer.channel_dim))

@@ -316,12 +316,18 @@ def same_random() -> Iterator[None]:
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put every module in evaluation mode while the context lasts."""
+    """Put every module in evaluation mode while the context lasts.
+
+    Classes with a ``train`` of their own, as adapters that merge, are switched back by it.
+    """
     modes = {m: m.training for m in model.modules()}
     try:
         model.eval()
         yield
     finally:
+        for module, training in modes.items():  # those around others come first
+            if module.training != training and type(module).train is not nn.Module.train:
+                module.train(training)
         for module, training in modes.items():
             module.training = training
 

@@ -1,6 +1,5 @@
 """The cost of a model of which some layers are digital and others have more devices."""
 
-import copy
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
@@ -8,10 +7,10 @@ from torch import nn
 
 from analogtorch.chips import Chip
 from analogtorch.conversion import analog_layers, to_digital
-from analogtorch.conversion.detached import deep_copy, detached
-from analogtorch.conversion.digital_bits import quantise_inputs, quantised
+from analogtorch.conversion.detached import deep_copy
+from analogtorch.conversion.digital_bits import quantised
 from analogtorch.conversion.example import Example
-from analogtorch.conversion.int8 import quantise_digital
+from analogtorch.conversion.int8 import quantise_digital, quantise_inputs
 from analogtorch.conversion.route import route, routes
 from analogtorch.cost_model import CostReport, WeightMemory, cost
 from analogtorch.cost_model.efficiency import OPERATIONS_PER_MAC
@@ -176,7 +175,7 @@ def costs_of(
 def _rounding(model: nn.Module, digital: nn.Module) -> nn.Module:
     """Return a copy of a model, with its weights, that rounds inputs as ``digital`` does."""
     weights = {id(p): p for p in model.parameters()}
-    copied = copy.deepcopy(model, {**detached(model), **weights})
+    copied = deep_copy(model, weights)
     quantise_inputs(copied, quantised(digital))
     for name, inner in routes(digital).items():
         route(copied.get_submodule(name), list(inner))

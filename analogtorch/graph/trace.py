@@ -19,10 +19,11 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
 from analogtorch.conversion.caches import fresh
-from analogtorch.conversion.detached import detached
-from analogtorch.conversion.digital_bits import quantise_inputs, watch_rounding
+from analogtorch.conversion.detached import copying
+from analogtorch.conversion.digital_bits import watch_rounding
 from analogtorch.conversion.example import Example, call, of_shape, runner
 from analogtorch.conversion.fast_path import restore
+from analogtorch.conversion.int8 import quantise_inputs
 from analogtorch.conversion.kinds import (
     analog_layers,
     check_module,
@@ -246,19 +247,12 @@ def _twin(model: nn.Module, real: bool) -> tuple[nn.Module, dict[int, Any]]:
             for t in group.values():
                 if isinstance(t, Tensor) and id(t) not in memo:
                     memo[id(t)] = _held(t, group is module._parameters, real)
-    memo = {**detached(model), **memo}  # lists of a module may keep results too
     known = dict(memo)
     layers: list[Any] = [m for m in model.modules() if is_analog(m)]
-    for layer in reversed(layers):  # what is inside a layer first
-        memo[id(layer)] = copy.deepcopy(layer.to_digital(), memo)
-    try:
+    with copying(model):
+        for layer in reversed(layers):  # what is inside a layer first
+            memo[id(layer)] = copy.deepcopy(layer.to_digital(), memo)
         twin = copy.deepcopy(model, memo)
-    except (TypeError, RuntimeError, copy.Error) as error:
-        raise ValueError(
-            f"map_to_chip: {type(model).__name__} cannot be copied by copy.deepcopy, which maps "
-            f"without changing it: {error}; keep what cannot be copied out of the model's "
-            "attributes"
-        ) from error
     for module in twin.modules():
         unroute(module)
     return restore(twin), known

@@ -1,6 +1,5 @@
 """Copies of models for programmed chips."""
 
-import copy
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from analogtorch.conversion import analog_layers
-from analogtorch.conversion.detached import detached
+from analogtorch.conversion.detached import deep_copy
 from analogtorch.nn import AnalogComposite, AnalogLayer
 
 _SHARING = threading.Lock()
@@ -28,7 +27,7 @@ def copied(model: nn.Module, shared: dict[int, Any] | None = None) -> nn.Module:
 
 
 def _copied(model: nn.Module, shared: dict[int, Any]) -> nn.Module:
-    memo: dict[int, Any] = {**detached(model), **shared}
+    memo = dict(shared)
     for _, layer in analog_layers(model):  # descriptions, which nothing changes
         memo |= {id(x): x for x in (layer.chip, layer.sections, layer.executions)}
     for module in model.modules():
@@ -36,7 +35,7 @@ def _copied(model: nn.Module, shared: dict[int, Any]) -> nn.Module:
         # all the rest
         empty = (x for x in vars(module).values() if type(x) in (dict, OrderedDict) and not x)
         memo |= {id(x): type(x)() for x in empty}
-    return copy.deepcopy(model, memo).eval()
+    return deep_copy(model, memo).eval()
 
 
 def view_of(model: nn.Module) -> nn.Module:

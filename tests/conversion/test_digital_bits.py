@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import analogtorch as at
-from analogtorch.conversion.digital_bits import LEVELS, quantise_inputs, quantised, rounded
+from analogtorch.conversion.digital_bits import LEVELS, quantised, rounded
+from analogtorch.conversion.int8 import quantise_inputs
 from tests.crossbar import crossbar
 
 CHIP = crossbar()
@@ -200,6 +201,43 @@ def test_the_layers_that_round_can_be_read_and_chosen() -> None:
     quantise_inputs(model, ["1"])
     assert torch.equal(model(x), rounding)
     assert not torch.equal(model(x), plain(x))
+
+
+@pytest.mark.parametrize("exclude", [None, "*"], ids=["beside analog", "digital"])
+def test_int8_takes_encoders_with_padding_masks_without_gradients(exclude: str | None) -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2).eval()
+    if exclude is None:
+        model = at.convert(model, CHIP, exclude="*.linear2")
+    x, mask = torch.randn(2, 5, 8), torch.arange(5) >= torch.tensor([[5], [3]])
+    at.quantise_digital(model)
+    with_gradients = model(x, src_key_padding_mask=mask)
+    with torch.no_grad():
+        y = model(x, src_key_padding_mask=mask)
+    torch.testing.assert_close(y, with_gradients.detach())
+    if exclude is not None:
+        quantise_inputs(model, [])
+        assert model.use_nested_tensor  # as it was
+        assert all(each.activation_relu_or_gelu for each in model.layers)
+
+
+def test_a_convolution_called_like_that_of_transformers_is_rounded_by_output() -> None:
+    class Conv1D(nn.Conv1d):
+        pass
+
+    torch.manual_seed(0)
+    conv = Conv1D(4, 3, 1)
+    expected = rounded(conv.weight.detach(), (1, 2))
+    at.quantise_digital(conv)
+    assert torch.equal(conv.weight, expected)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+def test_int8_refuses_models_without_layers_to_round() -> None:
+    with pytest.raises(ValueError, match="quantise_digital: layer '0' is lazy and has no weights"):
+        at.quantise_digital(nn.Sequential(nn.LazyLinear(3)))
+    with pytest.raises(ValueError, match="quantise_digital: 'the model' is a ScriptModule"):
+        at.quantise_digital(torch.jit.script(nn.Linear(4, 3)))
 
 
 class ByWeight(nn.Module):

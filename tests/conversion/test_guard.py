@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import analogtorch as at
 from analogtorch import guard
+from analogtorch.conversion.watch import evaluating
 from tests import score
 
 CHIP = at.chips.hermes64()
@@ -434,3 +435,34 @@ def test_a_table_that_is_filled_in_the_run_is_filled_again() -> None:
     options = {"chip": at.chips.ideal(), "steps": 2, "num_chips": 2, "progress": False}
     adapted = at.hwa.adapt(net, [x] * 4, **options).model
     assert torch.allclose(adapted.eval()(x), wanted, atol=0.5)
+
+
+class Merging(nn.Linear):
+    """Adds an update to its weight in evaluation mode, and takes it out again in training."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 3)
+        self.merged = False
+
+    def train(self, mode: bool = True) -> "Merging":
+        super().train(mode)
+        if self.merged == mode:
+            self.weight.data += -1.0 if mode else 1.0
+            self.merged = not mode
+        return self
+
+
+def test_modules_that_act_as_their_mode_changes_are_switched_back() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 3), nn.Sequential(Merging()), Merging())
+    model[2].eval()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    modes = [m.training for m in model.modules()]
+    with evaluating(model):
+        assert model[1][0].merged
+        assert model[2].merged
+    assert [m.training for m in model.modules()] == modes
+    assert not model[1][0].merged
+    assert model[2].merged
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(p.detach(), before[name])

@@ -39,6 +39,16 @@ class Called(Functional):
         return self.conv(x.unflatten(1, (2, 3)))
 
 
+def test_calls_by_weights_run_no_hooks_of_their_layers() -> None:
+    model = at.convert(Functional(), CHIP, example=X)
+    seen: list[nn.Module] = []
+    model.fc.register_forward_hook(lambda module, *_: seen.append(module))
+    model(X)
+    assert not seen
+    model.fc(X)
+    assert seen == [model.fc]
+
+
 class Hidden(Functional):
     """The same, in code of another class."""
 
