@@ -72,8 +72,8 @@ def schedule(
         matrix = matrices[op.matrix] if op.matrix is not None else None
         own = placed[matrix.name] if matrix else []
         sources = [Source(n, results[n], k, elements[n]) for n, k in op.takes(elements).items()]
-        if matrix and op.steps > 1 and op.name in gates:
-            past = op.vectors * matrix.rows
+        if op.steps > 1 and op.name in gates:
+            past = op.vectors * matrix.rows if matrix else gates[op.name].elements
             sources = [Source(op.name, results[gates[op.name].name], past, past)]
         moved = traffic(op, matrix, own, sources, results[op.name], chip, arrived)
         if op.kind == "input":

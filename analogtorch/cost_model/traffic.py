@@ -14,7 +14,8 @@ Where nothing is published, these are the conventions:
   these leave the chip, and the host has the result. Slices and pulses of a partial sum are shifted
   and added before. Each unit cell is sent the inputs, which pass the port once.
 - A one-hot vector travels as one number, and its result comes from the block that holds its row.
-- A recurrent matrix takes the past results of its layer, from where the gates are computed.
+- A recurrent matrix, analog or digital, takes the past results of its layer, from where the gates
+  are computed.
 - A digital operation of the chip runs where the first result that it takes lies, on the host
   otherwise. The inputs of a digital layer are rounded where its products are computed. The last
   states of a recurrent layer count as parts of its outputs.

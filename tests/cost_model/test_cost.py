@@ -1,6 +1,7 @@
 """Schedule and cost of hand-written mappings; the published figures are named beside each bar."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -497,3 +498,16 @@ def test_a_second_recurrent_layer_takes_its_own_results_too(on_chip: bool) -> No
     # four tiles for the inputs of a layer, four for its recurrent matrix, in rows of eight tiles
     assert first.element_hops == second.element_hops
     assert first.port_elements == second.port_elements == (0 if on_chip else 3 * 256)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_a_digital_recurrent_matrix_is_sent_the_past_results(kind: Any) -> None:
+    net = kind(16, 8, bidirectional=True)
+    model = at.convert(net, at.chips.hermes64(), exclude="weight_hh_*")
+    steps = {s.operation: s for s in schedule(at.map_to_chip(model, torch.zeros(5, 1, 16))).steps}
+    for name in ("weight_hh_l0", "weight_hh_l0_reverse"):
+        assert steps[name].place == "host"
+        assert steps[name].port_elements == 5 * 8  # one vector of past results at each step
+        gates = steps[name.replace("hh", "ih") + ".gates"]
+        assert gates.place == "chip"
+        assert gates.port_elements == 5 * 8 * len(net.weight_hh_l0) // 8
