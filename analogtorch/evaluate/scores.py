@@ -27,7 +27,16 @@ def flat(outputs: Any, targets: Any, where: str) -> tuple[Tensor, Tensor]:
             f"{where} has outputs of shape {_shape(outputs)} and targets of {_shape(targets)}; "
             "pass tensors with the same number of elements"
         )
+    _refuse_complex(outputs, where)
     return outputs.flatten().double(), targets.flatten().double()
+
+
+def _refuse_complex(outputs: Tensor, where: str) -> None:
+    if outputs.is_complex():
+        raise TypeError(
+            f"{where}: outputs are complex, which are in no order; pass forward=, such as "
+            "forward=lambda model, x: model(x).abs()"
+        )
 
 
 def _joined(kept: list[Any]) -> tuple[Tensor, Tensor]:
@@ -95,6 +104,7 @@ def loss_and_tokens(logits: Any, tokens: Any, where: str) -> tuple[float, int]:
             f"{where} has outputs of shape {_shape(logits)} and tokens of {_shape(tokens)}; pass "
             "logits (N, T, vocabulary) and tokens (N, T)"
         )
+    _refuse_complex(logits, where)
     tokens = tokens.long()  # the loss takes no other integers
     counted = tokens != IGNORED
     if (

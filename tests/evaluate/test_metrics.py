@@ -132,6 +132,13 @@ def test_ranks_are_correlated() -> None:
         at.metrics.spearman([(torch.ones(4), x)])(SAME)
 
 
+@pytest.mark.parametrize("make", [at.metrics.auc, at.metrics.spearman, at.metrics.perplexity])
+def test_complex_outputs_are_refused(make: Any) -> None:
+    outputs = X[None] if make is at.metrics.perplexity else X[None, :, 0]
+    with pytest.raises(TypeError, match="outputs are complex.*forward="):
+        make([(outputs * 1j, torch.zeros(1, 40, dtype=torch.long))])(SAME)
+
+
 @pytest.mark.parametrize("make", [at.metrics.auc, at.metrics.eer])
 @pytest.mark.parametrize(
     ("scores", "targets", "message"),
