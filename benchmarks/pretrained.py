@@ -172,7 +172,7 @@ def cells(rows: Sequence[Row]) -> list[list[str]]:
     for row in rows:
         once = [f"{100 * value:.2f}" for value in (row.digital, row.ideal, row.quantised)]
         aged = [
-            with_spread(100 * mean, 100 * std, 1)
+            with_spread(100 * mean, 100 * std, "z.1f")
             for mean, std in zip(row.aged.mean.tolist(), row.aged.std.tolist(), strict=True)
         ]
         table.append(

@@ -41,6 +41,9 @@ class RecalibrationInterval(Shown):
     longest: Tensor
     """The longest interval with which a chip stays within the limit, s, by chip (float64); 0: none
     does."""
+    shorter: Tensor
+    """Whether a chip stays within the limit with the next shorter interval too, by chip (bool);
+    True as well where there is none, or ``longest`` is 0."""
     cost: ReadCost | None
     """Cost of one recalibration, recovery included; None: a chip has no cost."""
     seeds: tuple[int, ...]
@@ -73,6 +76,7 @@ class RecalibrationInterval(Shown):
             "intervals": list(self.intervals),
             "times": list(self.times),
             "longest": self.longest.tolist(),
+            "shorter": self.shorter.tolist(),
             "cost": cost_of(self.cost),
             "seeds": list(self.seeds),
             **({"note": self.note} if self.note else {}),
@@ -102,7 +106,9 @@ def recalibration_interval(
     """Return how often chips must be recalibrated to keep a metric within a limit all their life.
 
     Of each chip the intervals are tried from the longest to the shortest, until one keeps it within
-    the limit; shorter ones are taken to keep it too. Each is looked at as often: when the chip
+    the limit, and the next shorter one, which need not: a model may lose by a drift that is read
+    anew. The table says so then, and shorter ones have to be given alone. Each is looked at as
+    often: when the chip
     begins to serve and whenever ``lifetime`` looks. A dip at other moments is missed. Read noise
     makes the metric rise and fall a little, and the worst of all looks at all chips decides.
 
@@ -167,14 +173,17 @@ def recalibration_interval(
     periods = _intervals(intervals, field.last)
     schedules = [Recalibration(every=each, times=times) for each in periods]
     others = _in_life(schedules[0], times, field)
-    found, cost = torch.zeros(len(field.seeds), dtype=torch.float64, device="cpu"), None
+    found = torch.zeros(len(field.seeds), dtype=torch.float64, device="cpu")
+    shorter, cost = torch.ones(len(field.seeds), dtype=torch.bool, device="cpu"), None
     with Progress(total=len(found), desc="chips", disable=not progress) as bar:
         for i, physical in enumerate(field.chips()):
             for every, schedule in zip(periods, schedules, strict=True):
                 within = field.within(physical, served(schedule, field.start), recovery)
-                if stays(within, reads_of(schedule, field.start, field.last), field.last):
-                    found[i] = every
+                kept = stays(within, reads_of(schedule, field.start, field.last), field.last)
+                if found[i]:
+                    shorter[i] = kept
                     break
+                found[i] = every if kept else 0.0
             bar.update()
             cost = field.cost(physical, recovery) if i == 0 else cost
     worst = found.min().item()
@@ -185,6 +194,7 @@ def recalibration_interval(
         intervals=tuple(periods),
         times=others,
         longest=found,
+        shorter=shorter,
         cost=cost,
         seeds=field.seeds,
         recovery=recovery,

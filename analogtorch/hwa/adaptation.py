@@ -144,19 +144,16 @@ class Adaptation:
         unit does cannot copy: it is no state to go back to.
         """
         bare, unrounded = self._ranges_as_now(), self._unrounded
-        per_vector = {n: v for n, v in options.items() if n in _RUNNING} | {"method": None}
-        self._calibrate(options)
+        self._calibrate_rounded(options)
         if not unrounded:
             return self._unless_worse("calibrated", bare, error)
-        if self._unrounded:  # left so; the chips that were chosen stay
-            self._calibrate(per_vector)
         reading = self.chips.measure()
         if reading.mean <= error:
             self._add(Stage(name="calibrated", reading=reading))
             return reading.mean
         calibrated, error = self._ranges_as_now(), reading.mean
         bare()
-        self._calibrate(per_vector)
+        self._calibrate(_per_vector(options))
         rounded = self.chips.measure()
         kept = rounded.mean < error
         if not kept:
@@ -244,7 +241,7 @@ class Adaptation:
             # the weights have learnt for the chips that they are on
             again = {n: v for n, v in self.options.items() if n != "report"} | {"effort": "ranges"}
             undo = self._ranges_as_now()
-            error = self._tried("recalibrated", lambda: self._calibrate(again), undo, error)
+            error = self._tried("recalibrated", lambda: self._calibrate_rounded(again), undo, error)
         self._move_norms(error)
         try:
             self.recovered = self._recovered()
@@ -314,6 +311,15 @@ class Adaptation:
         with means_corrected(recovery is not None and recovery.columns is not None):
             calibrate(self.twin.student, calibrating(self.fitted), **given)
 
+    def _calibrate_rounded(self, options: Mapping[str, Any]) -> None:
+        """Calibrate the student, with ranges per vector if it is left without ranges to round in.
+
+        The chips that were chosen stay.
+        """
+        self._calibrate(options)
+        if self._unrounded:
+            self._calibrate(_per_vector(options))
+
     def _reestimate(self) -> None:
         with self.twin.training_noise():
             reestimate_batch_norm(
@@ -349,6 +355,11 @@ def recovering(twin: Twin, fitted: Sequence[Any]) -> Recovery:
     """Return how chips correct their columns at each look, of which there are many."""
     some = _spread(fitted, min(_CORRECTING, len(fitted)))
     return Recovery(batches=some, rounds=1, steps=0, forward=twin.forward)
+
+
+def _per_vector(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options of ``calibrate`` that give ranges per vector and run the model alike."""
+    return {n: v for n, v in options.items() if n in _RUNNING} | {"method": None}
 
 
 def _spread(batches: Sequence[Any], count: int) -> list[Any]:

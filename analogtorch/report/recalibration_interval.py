@@ -10,7 +10,7 @@ from analogtorch.values.shown import as_text
 
 @as_text.register
 def table(found: RecalibrationInterval) -> str:
-    """Return one row per interval: the chips that it keeps within the limit, and what it costs.
+    """Return one row per interval: the chips that it, or a longer one, keeps, and what it costs.
 
     Rows end with the first interval that keeps all chips.
     """
@@ -39,8 +39,21 @@ def table(found: RecalibrationInterval) -> str:
         f"{answer} within {found.limit:g} {since(found.start) or 'for '}"
         f"{'to ' if found.start else ''}{duration(found.life)}",
         takes("one recalibration", found.cost),
+        *_shorter(found),
         *([found.note] if found.note else []),
         *remarks(found.conditions),
         MISSED,
     ]
     return "\n".join([*lines, *notes])
+
+
+def _shorter(found: RecalibrationInterval) -> list[str]:
+    """Return a line if chips cross the limit with the interval after the one that keeps them."""
+    crossing = int((~found.shorter).sum())
+    if not crossing:
+        return []
+    return [
+        f"{crossing} of {len(found.shorter)} chips cross the limit with the next shorter interval: "
+        "near it read noise decides, or recalibrating costs the model some of the metric; measure "
+        "shorter intervals alone"
+    ]

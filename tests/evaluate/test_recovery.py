@@ -6,13 +6,14 @@ import copy
 import json
 import re
 import threading
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 import analogtorch as at
-from analogtorch.evaluate.field import reads_of, stays, useful_reads
+from analogtorch.evaluate.field import Field, reads_of, stays, useful_reads
 
 DAY, YEAR = 86_400.0, 31_536_000.0
 MONTHLY = at.Recalibration(every="30 days")
@@ -413,6 +414,33 @@ def test_the_longest_interval_that_keeps_all_chips() -> None:
     assert "every 5 days" not in text
     data = json.loads(json.dumps(helped.to_dict(), allow_nan=False))
     assert (data["every"], data["longest"]) == (helped.every, helped.longest.tolist())
+
+
+def test_an_interval_whose_next_shorter_one_crosses_the_limit_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, metric, _ = _model()
+    tried: list[float] = []
+
+    def within(self: Field, physical: Any, schedule: at.Recalibration, _: Any) -> Any:
+        tried.append(schedule.every)
+        return lambda t: schedule.every in kept
+
+    monkeypatch.setattr(Field, "within", within)
+    days = ["1 year", "90 days", "30 days", "5 days"]
+    for kept, shorter, looked in (
+        ({YEAR}, False, 2),
+        ({YEAR, 90 * DAY}, True, 2),
+        ({90 * DAY, 5 * DAY}, False, 3),
+        ({5 * DAY}, True, 4),
+        (set(), True, 4),
+    ):
+        tried.clear()
+        found = at.recalibration_interval(model, metric, limit=0.7, num_chips=1, intervals=days)
+        assert len(tried) == looked
+        assert found.longest.item() == max(kept, default=0.0)
+        assert found.shorter.tolist() == found.to_dict()["shorter"] == [shorter]
+        assert ("1 of 1 chips cross the limit with the next shorter" in str(found)) != shorter
 
 
 @pytest.mark.parametrize(

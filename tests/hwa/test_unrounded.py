@@ -54,6 +54,19 @@ def test_what_rounds_is_compared_with_what_rounds(monkeypatch: pytest.MonkeyPatc
     assert all(layer.output_ranges is not None for _, layer in at.analog_layers(found.model))
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_recalibration_leaves_outputs_that_are_rounded(seed: int) -> None:
+    torch.manual_seed(seed)
+    x = torch.randn(256, 20)
+    hidden = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU())
+    net = nn.Sequential(hidden, nn.Linear(64, 5)).eval()
+    chip = HERMES.replace(periphery={"output_bits": 3})
+    with pytest.warns(UserWarning, match="left uncalibrated"):
+        found = at.hwa.adapt(net, list(x.split(32)), chip=chip, steps=20, num_chips=1)
+    assert "recalibrated" in _kept(found)
+    assert all(layer.output_ranges is not None for _, layer in at.analog_layers(found.model))
+
+
 def test_a_chip_that_rounds_nothing_goes_back_to_no_ranges() -> None:
     chip = HERMES.replace(periphery={"output_bits": None})
     found = _adapted(chip, method="std", deviations=0.01)
