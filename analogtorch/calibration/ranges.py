@@ -39,6 +39,9 @@ Per = Literal["layer", "tile"]
 JUDGED = 16
 """Most batches that a default calibration judges on: it runs them on noisy chips for each trial."""
 
+PERCENTILE, DEVIATIONS = 99.9, 3.0
+"""Defaults of the options of ``calibrate`` with these names."""
+
 
 def print_search(found: CalibrationReport) -> None:
     """Print the report of a search; other efforts take no longer than a report takes to read."""
@@ -53,8 +56,8 @@ def calibrate(
     *,
     effort: Effort = "default",
     method: Method | None = "mse",
-    percentile: float = 99.9,
-    deviations: float = 3.0,
+    percentile: float = PERCENTILE,
+    deviations: float = DEVIATIONS,
     per: Per = "layer",
     adc: converters.Adc | None = None,
     adc_per: converters.AdcPer = "layer",
@@ -146,7 +149,8 @@ def calibrate(
             largest, and ``std`` a multiple of the standard deviation over all batches, which suits
             a range that then learns in training. None: every layer keeps a range per vector, and
             gets those behind the array alone; that needs a digital unit that rounds, or ``adc``.
-        percentile: percentile in (0, 100] for ``percentile`` of ``method`` and ``adc``.
+        percentile: percentile in (0, 100] for ``percentile`` of ``method`` and ``adc``, and for a
+            search; 99.9 unless it is given.
         deviations: number of standard deviations for ``method="std"``, > 0; 3 as in Rasch et al.,
             Nat. Commun. 14, 5282 (2023).
         per: unit that has a DAC range of its own: the ``layer``, or each ``tile``, that is each row
@@ -185,7 +189,8 @@ def calibrate(
         ValueError: the model is distributed; there is no analog layer or no batch; a layer never
             ran, or got only zeros (see ``allow_unused``); the percentile of the inputs of a layer
             is zero; an input is NaN or infinite; ``adc`` is given and there is no ADC; a search has
-            fewer than three batches or no finite outputs to compare; or an option is not allowed.
+            fewer than three batches or no finite outputs to compare; or an option is not allowed,
+            or has no effect beside the others.
         Exception: what the model raises, with a note that names the batch.
 
     Warns:
@@ -318,6 +323,17 @@ def _check_values(
         raise ValueError(
             f"{caller}: adc_per={adc_per!r} needs adc, which says how to find ADC ranges, such as "
             "adc='mse'"
+        )
+    by_percentile = "percentile" in (method, adc) or effort == "search"
+    if percentile != PERCENTILE and not by_percentile:
+        raise ValueError(
+            f"{caller}: percentile={percentile!r} has no effect with method={method!r} and "
+            f"adc={adc!r}; pass method='percentile' or adc='percentile' too, or leave it out"
+        )
+    if deviations != DEVIATIONS and method != "std":
+        raise ValueError(
+            f"{caller}: deviations={deviations!r} has no effect with method={method!r}; pass "
+            "method='std' too, or leave it out"
         )
     if effort == "search" and (method != "mse" or per != "layer"):
         raise ValueError(

@@ -2,6 +2,7 @@ import contextlib
 import copy
 import dataclasses
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -31,6 +32,12 @@ def _net() -> nn.Module:
     return net
 
 
+def _adc(adc: str | None, per: str, percentile: float) -> dict[str, Any]:
+    """Return the options of ``calibrate`` for ADC ranges, with the percentile where it counts."""
+    given = {"adc": adc, "adc_per": per}
+    return {**given, "percentile": percentile} if adc == "percentile" else given
+
+
 X = torch.randn(200, 300, generator=torch.Generator().manual_seed(1)).clamp(-2, 2)
 
 
@@ -53,9 +60,8 @@ def test_small_partial_sums_are_read_with_less_error(adc: str, adc_per: str, per
             else pytest.warns(UserWarning, match=r"ADC .* of 2 layers.* '0' \(")
         )
         with warned:
-            at.calibrate(
-                model, [X], method="absmax", per=per, adc=choice, adc_per=each, percentile=99.99
-            )
+            given = _adc(choice, each, 99.99)
+            at.calibrate(model, [X], method="absmax", per=per, **given)
         errors.append(
             (model(X) - digital(X)).square().mean().sqrt().item() / digital(X).std().item()
         )
@@ -292,7 +298,7 @@ def test_each_column_has_the_bound_that_suits_it(method: str) -> None:
     layer[0].weight.data[7] = 0.0
     layer[0].weight.data[8] *= 1e-4  # below all bins
     model = at.calibrate(
-        at.convert(layer, chip), [x], method="absmax", adc=method, adc_per="column", percentile=95.0
+        at.convert(layer, chip), [x], method="absmax", **_adc(method, "column", 95.0)
     ).eval()
     bounds, exact = model[0].adc_ranges, _reads(model[0], x, None)
     sizes = exact.abs().amax(0) / (model[0].input_range * layer[0].weight.abs().max())
@@ -351,7 +357,7 @@ def test_a_column_of_few_numbers_has_the_tail_of_all_columns() -> None:
     few, many, errors = torch.randn(8, 100), torch.randn(2000, 100), {}
     for adc in ("mse", "percentile", "absmax"):
         model = at.convert(copy.deepcopy(digital), CHIP)
-        at.calibrate(model, [few], method=None, adc=adc, adc_per="column", percentile=99.9)
+        at.calibrate(model, [few], method=None, **_adc(adc, "column", 99.9))
         errors[adc] = ((model.eval()(many) - digital(many)).norm() / digital(many).norm()).item()
     # the largest of 8 normals is 1.4 standard deviations, the best bound for 8 bits 4
     assert max(errors["mse"], errors["percentile"]) < 0.05 < 0.15 < errors["absmax"]
@@ -567,7 +573,7 @@ def test_columns_of_many_rows_have_bounds_beyond_a_thousand() -> None:
         for noise in (0.0, 0.04):
             chip = CHIP.replace(array={"rows": 8192}, adc={"noise": noise})
             model = at.convert(nn.Sequential(copy.deepcopy(layer)), chip).eval()
-            at.calibrate(model, [x], method="absmax", adc=adc, adc_per="column", percentile=100.0)
+            at.calibrate(model, [x], method="absmax", **_adc(adc, "column", 100.0))
             assert (model[0].adc_ranges > 7300).all()
             assert torch.allclose(model(x), layer(x), rtol=0.02)
 

@@ -173,6 +173,22 @@ def test_layers_that_are_called_by_keyword() -> None:
     assert all(r > 0 for r in _ranges(model))
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"percentile": 50.0}, "percentile=50.0 has no effect with method='mse' and adc=None"),
+        ({"percentile": 50.0, "method": "std"}, "percentile=50.0 has no effect with method='std'"),
+        ({"deviations": 0.1}, "deviations=0.1 has no effect with method='mse'; pass method='std'"),
+        ({"deviations": 0.1, "effort": "search"}, "deviations=0.1 has no effect"),
+    ],
+)
+def test_options_without_effect_are_refused(options: dict[str, Any], message: str) -> None:
+    model = at.convert(_model(), CHIP)
+    with pytest.raises(ValueError, match=message):
+        at.calibrate(model, _batches(), **options)
+    at.calibrate(model, _batches(), percentile=99.9, deviations=3)
+
+
 def test_a_percentile_that_is_zero_is_refused() -> None:
     x = torch.zeros(1000, 16)
     x[::100, 0] = 1.0
