@@ -200,11 +200,11 @@ class ADC:
     with its sign. The chip's ``cost`` defines the phases: with 4 ``phases`` there is one per pair
     of signs of inputs and weights, where each polarity of a cell is read alone; with 2
     ``signed_passes`` one per sign of the inputs, even if no input is negative; else none. It
-    multiplies the work, and runs in plain torch, without the kernels: a forward takes about 4 times
-    longer with two outputs and 6 to 10 times with four.
+    multiplies the work, and runs in plain torch, without the kernels: a forward takes 4 to 9 times
+    longer with two outputs and 6 to 20 times with four.
 
     Errors of an MVM as measured by ``python -m benchmarks.phases``, with 256x256 Gaussian weights
-    and uniform inputs, one output against separate ones: 0.96 and 1.16 % on ``hermes64`` with exact
+    and uniform inputs, one output against separate ones: 1.06 and 1.24 % on ``hermes64`` with exact
     devices, 18.75 and 18.77 % a day after programming; 2.22 and 3.13 %, 19.37 and 19.62 % on
     ``ibm_speech34``, which then has output noise twice. With weights that are uniform in [-1, 1]
     (``--weights uniform``) it decides: the phases of ``hermes64`` add up weights of one sign and

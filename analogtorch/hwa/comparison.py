@@ -79,6 +79,8 @@ class Found:
     """The channels of the last layer that ran."""
     read: Read = field(default_factory=Read)
     """Which positions of the batch are read."""
+    beside: Sequence[str] = ()
+    """Names of further outputs, which are not compared."""
 
     def compared(self) -> list[Tensor]:
         """Return the outputs without positions that nobody reads."""
@@ -111,7 +113,13 @@ class Comparison:
         return self._ways is not None
 
     def decide(self, found: Found) -> None:
-        """Decide how each output is compared."""
+        """Decide how each output is compared, and warn of those that are not."""
+        if found.beside:
+            warn(
+                "adapt: of the outputs 'logits' alone are compared; the training may change "
+                f"{', '.join(map(repr, found.beside))}. Where they count too, pass forward=, which "
+                "returns a tuple of all outputs that count"
+            )
         ways = []
         for number, y in enumerate(found.outputs):
             dim = -1 if self._classes_last else _classes(y, found)

@@ -37,6 +37,8 @@ _SCORES = ("start_logits", "end_logits", "prediction_logits", "class_queries_log
 """Outputs of transformers, beside ``logits``, whose softmax over the last dimension counts. Others
 that end so may be decisions on their own, which a shift of them all changes: of each step or pixel,
 or of an image and a text that fit."""
+_INNER = ("hidden", "state", "attention", "loss", "past", "cache", "mems", "embed", "router", "aux")
+"""Parts of the names of what models return beside ``logits`` and few read."""
 
 
 class Losses(NamedTuple):
@@ -162,6 +164,7 @@ class Twin:
             logits=named_so,
             positions=logits is None,
             read=read_positions(model, batch),
+            beside=[] if logits is None else [n for n, y in parts.items() if _is_beside(n, y)],
         )
 
     def named(self, batch: Any) -> str:
@@ -348,6 +351,13 @@ class Twin:
 
         with hooked(names if self.recipe.layers else (), after=keep):
             yield found
+
+
+def _is_beside(name: str, part: Any) -> bool:
+    """Return whether a part of a mapping with ``logits`` is an output that a user may need."""
+    if name == "logits" or any(inner in name for inner in _INNER):
+        return False
+    return isinstance(part, Tensor) and part.is_floating_point() and part.dim() > 0
 
 
 def _is_spectrum(output: Any) -> bool:

@@ -2,7 +2,8 @@
 
 Tests and ``python -m benchmarks.validation`` read them here. ``published`` stands in the paper;
 ``derived`` is arithmetic on figures of the paper; ``recomputed`` comes from the formulas of the
-paper, by code that shares nothing with the library's; ``printed`` by another program.
+paper, by code that shares nothing with the library's, or from all nodes of a tile, solved by
+``analogtorch.simulate.nodal``; ``printed`` by another program.
 """
 
 import math

@@ -265,6 +265,21 @@ def test_beside_logits_nothing_is_compared() -> None:
     assert torch.equal(exact, net(x)["logits"])
 
 
+def test_outputs_beside_logits_that_a_user_may_need_are_named() -> None:
+    x = torch.randn(9, 6)
+    inner = {"loss": torch.zeros(1), "encoder_last_hidden_state": x, "past_key_values": (x,)}
+    net = _Net(nn.Linear(6, 8), lambda y: {"logits": y[:, :4], "pred_boxes": y[:, 4:], **inner})
+    with pytest.warns(UserWarning, match="may change 'pred_boxes'. Where") as warned:
+        _twin(net, x)
+    assert len(warned) == 1
+    twin = at.hwa.Twin(
+        at.convert(copy.deepcopy(net), CHIP),
+        net,
+        forward=lambda model, x: (model(x)["logits"], model(x)["pred_boxes"]),
+    )
+    assert len(twin.exact(x)) == len(twin.comparison.ways) == 2
+
+
 def test_the_agreement_of_images_is_that_of_their_pixels() -> None:
     torch.manual_seed(0)
     net, batches = nn.Conv2d(2, 5, 3, padding=1), list(torch.randn(8, 4, 2, 8, 8))

@@ -103,7 +103,9 @@ def test_models_of_pulses(model, pairs, widths):
     drop, error = pulse_error(model, widths, **given)
     assert 0.015 < drop < 0.1
     assert error < WIRES_BY_MODEL[pairs][model]
-    if model == "ladder":  # the reason for the others
+    if model != "ladder":
+        assert error < drop
+    else:  # the reason for the others
         assert error > (2 if pairs else 5) * pulse_error("pulses", widths, **given)[1]
 
 
