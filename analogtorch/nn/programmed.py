@@ -103,7 +103,11 @@ class ProgrammedMixin(nn.Module):
         # a buffer, so that torch.export and torch.compile carry on the count
         with torch.inference_mode(False):  # it must be able to count outside too
             count = torch.zeros(1, dtype=torch.int64, device=programmed.keys.device)
+        others = dict(self._buffers)
+        self._buffers.clear()
         self.register_buffer("vectors_read", count, persistent=False)
+        # behind it: torch.export of a bare layer counts buffers that are None as if they were there
+        self._buffers.update(others | dict(self._buffers))
 
     def count_on(self, vectors: int) -> Tensor:
         """Count ``vectors`` and return the number of the first in the output noise, (1,) int64.

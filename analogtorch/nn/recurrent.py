@@ -212,8 +212,9 @@ class _Noise:
 
     def __call__(self, x: Tensor, step: int) -> Tensor:
         """Return the product of the first samples ``x`` (samples, inputs) at one step."""
-        keys = self.keys[: len(x)] if self.varied else self.keys
-        samples = None if self.samples is None else self.samples[step, : len(x)]
+        count = x.shape[0]  # len would fix it where torch.export leaves it open
+        keys = self.keys[:count] if self.varied else self.keys
+        samples = None if self.samples is None else self.samples[step, :count]
         return self.matrix(x, keys, samples, execution=self.execution)
 
     def run(

@@ -40,8 +40,9 @@ class _Drawn:
             raise RuntimeError(
                 "activation checkpointing recomputes a layer with other noise than it ran with, "
                 "which would give wrong gradients: leave preserve_rng_state of "
-                "torch.utils.checkpoint at True, and on a GPU give the checkpointed function a "
-                "tensor that is there"
+                "torch.utils.checkpoint at True, on a GPU give the checkpointed function a tensor "
+                "that is there, and train one model at a time in a process: threads share the "
+                "generator of torch"
             )
         self.known.pop(key, None)  # it becomes the latest
         self.known[key] = None

@@ -75,6 +75,12 @@ def run(
     return outputs, (h,) if c is None else (h, c)
 
 
+def _is_batched(t: Tensor) -> bool:
+    """Return whether a tensor stands for several, as under ``torch.vmap``."""
+    functorch = torch._C._functorch
+    return functorch.is_batchedtensor(t) or functorch.is_legacy_batchedtensor(t)
+
+
 class _Recurrence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, steps: Steps, x: Tensor, c: Tensor | None, *tensors: Any) -> Any:
@@ -87,6 +93,12 @@ class _Recurrence(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
+        if any(g is not None and _is_batched(g) for g in gradients):
+            raise NotImplementedError(
+                "analogtorch: a recurrent layer takes one gradient of its outputs at a time: leave "
+                "out is_grads_batched=True of torch.autograd.grad, or vectorize=True of "
+                "torch.autograd.functional"
+            )
         saved = ctx.saved_tensors
         of_steps, operands = native.Kept(*saved[: ctx.count]), kept(saved[ctx.count :])
         needed = dict(zip(NAMES, ctx.needs_input_grad[-len(NAMES) :], strict=True))

@@ -18,6 +18,7 @@ it passes outputs that an ADC has clipped.
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -221,7 +222,7 @@ def unfolded(operands: Operands, plan: Plan) -> tuple[Operands, Plan]:
     pulses = [d * (limit / full) for d in digits(numbers, bits, count)]
     samples = operands.samples
     if samples is not None:
-        numbers = vector_numbers(samples, x.shape[0] if plan.dims else x.shape[:-1].numel())
+        numbers = vector_numbers(samples, x.shape[0] if plan.dims else math.prod(x.shape[:-1]))
         samples = (numbers.view(-1, 1) * count + torch.arange(count, device=x.device)).flatten()
     if plan.dims:
         apart = torch.stack(pulses, 1).flatten(0, 1)

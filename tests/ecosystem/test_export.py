@@ -102,3 +102,51 @@ def test_training_does_not_become_onnx() -> None:
         torch.onnx.OnnxExporterError, match=r"Export a model in evaluation mode, by model\.eval\(\)"
     ):
         torch.onnx.export(ENTRIES[0].analog(), ENTRIES[0].inputs(), dynamo=True, verbose=False)
+
+
+class _First(torch.nn.Module):
+    """Returns the first output of a layer that takes an input as often as given."""
+
+    def __init__(self, layer: torch.nn.Module, times: int = 1) -> None:
+        super().__init__()
+        self.layer, self.times = layer, times
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(*[x] * self.times)
+        return y[0] if isinstance(y, tuple) else y
+
+
+@pytest.mark.parametrize(
+    "chip",
+    [at.chips.hermes64(output_noise=0.04), at.chips.reram_4mb().replace(adc={"noise": 0.04})],
+    ids=["hermes64", "slices"],
+)
+@pytest.mark.parametrize(
+    ("make", "dims"),
+    [
+        (lambda: _First(torch.nn.Linear(6, 5)), 2),
+        (lambda: _First(torch.nn.LSTM(6, 5, batch_first=True)), 3),
+        (lambda: _First(torch.nn.LSTM(6, 5, proj_size=3, batch_first=True)), 3),
+        (lambda: _First(torch.nn.RNN(6, 5, batch_first=True)), 3),
+        (lambda: _First(torch.nn.GRUCell(6, 5)), 2),
+        (lambda: _First(torch.nn.MultiheadAttention(6, 2, batch_first=True), 3), 3),
+    ],
+    ids=["Linear", "LSTM", "projection", "RNN", "GRUCell", "attention"],
+)
+def test_a_programmed_chip_with_noise_is_exported_for_any_batch(
+    make: Callable[[], torch.nn.Module], dims: int, chip: at.Chip
+) -> None:
+    torch.manual_seed(0)
+    model = at.convert(make().eval(), chip)
+    view, x = at.program(model, seed=1).at(0), torch.randn(7, *[3] * (dims - 2), 6)
+    program = torch.export.export(view, (x[:4],), dynamic_shapes=({0: Dim("batch", min=2)},))
+    assert _close(program.module()(x), at.program(model, seed=1).at(0)(x))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.04])
+def test_a_programmed_chip_of_one_bare_layer_is_exported(noise: float) -> None:
+    torch.manual_seed(0)
+    model = at.convert(torch.nn.Linear(6, 5), at.chips.hermes64(output_noise=noise))
+    view, x = at.program(model, seed=1).at("1 day"), torch.randn(4, 6)
+    program = torch.export.export(view, (x,))
+    assert _close(program.module()(x), at.program(model, seed=1).at("1 day")(x))

@@ -440,3 +440,13 @@ def test_a_gradient_of_the_gradient_of_all_steps_is_refused() -> None:
     (g,) = torch.autograd.grad(model(x)[0].sum(), weight, create_graph=True)
     with pytest.raises(NotImplementedError, match="differentiable once"):
         g.sum().backward()
+
+
+def test_several_gradients_at_once_are_refused() -> None:
+    layer = at.convert(nn.Sequential(nn.LSTM(6, 5)), at.chips.hermes64())
+    x = torch.randn(3, 4, 6, requires_grad=True)
+    y = layer(x)[0].sum((0, 2))
+    with pytest.raises(NotImplementedError, match="one gradient of its outputs at a time"):
+        torch.autograd.grad(y, x, torch.eye(4), is_grads_batched=True, retain_graph=True)
+    rows = [torch.autograd.grad(part, x, retain_graph=True)[0] for part in y]
+    assert torch.stack(rows).shape == (4, 3, 4, 6)
