@@ -94,7 +94,8 @@ def adapt(
     with another seed, on data held back from this call. The given model stays as it
     is, and is the teacher.
 
-    The same arguments give the same model, also after an interruption, if ``folder`` is given.
+    The same arguments give the same model, also after an interruption, if ``folder`` is given,
+    unless the model itself draws random numbers in evaluation mode.
 
     Args:
         model: a digital model, or a converted one; its Parameters that require a gradient learn.

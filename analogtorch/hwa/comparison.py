@@ -34,6 +34,8 @@ ALIKE = 1e-3
 
 LOG_ONE = 0.02
 """How far the logarithm of a sum of probabilities is from 0 at most, by rounding to bfloat16."""
+FEW = 8
+"""Numbers that may all lie in [0, 1] by chance."""
 
 
 class Channels(NamedTuple):
@@ -339,8 +341,13 @@ def _log_probabilities(y: Tensor) -> int | None:
 
 
 def _are_independent(y: Tensor, dim: int) -> bool:
-    """Return whether an output is probabilities that exclude no other, as those of labels are."""
-    return are_shares([y]) and bool((y.float().sum(dim).log().abs() > LOG_ONE).any())
+    """Return whether an output is probabilities that exclude no other, as those of labels are.
+
+    Few numbers may lie in [0, 1] by chance.
+    """
+    if y.numel() <= FEW or not are_shares([y]):
+        return False
+    return bool((y.float().sum(dim).log().abs() > LOG_ONE).any())
 
 
 def _are_in_units(y: Tensor, dim: int) -> bool:

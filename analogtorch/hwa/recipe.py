@@ -44,7 +44,8 @@ class Recipe:
     numbers by ``error``, and so those of shape (samples,), which have one number each, unless all
     inputs have one dimension at most: then they are the vector of a single sample. ``error``:
     squared error over the square of the digital output, which embeddings, regression and logits of
-    independent labels (multi-label) need: the softmax does not see a common error of all logits.
+    independent labels (multi-label) need: the softmax does not see a common error of all logits. A
+    ``config.problem_type`` of transformers may say that outputs are of these kinds.
     Quantities of several units are compared each over its variance in the batch: fewer than 32
     numbers, whose standard deviations differ by a factor of 50 or more in the first one. None:
     ``divergence`` for the first output alone, if it may be scores, and of a mapping for ``logits``,

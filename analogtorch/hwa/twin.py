@@ -37,6 +37,8 @@ _SCORES = ("start_logits", "end_logits", "prediction_logits", "class_queries_log
 """Outputs of transformers, beside ``logits``, whose softmax over the last dimension counts. Others
 that end so may be decisions on their own, which a shift of them all changes: of each step or pixel,
 or of an image and a text that fit."""
+_NO_SCORES = ("multi_label_classification", "regression")
+"""What ``config.problem_type`` of transformers calls outputs that exclude no other."""
 _INNER = ("hidden", "state", "attention", "loss", "past", "cache", "mems", "embed", "router", "aux")
 """Parts of the names of what models return beside ``logits`` and few read."""
 
@@ -157,7 +159,9 @@ class Twin:
         parts = {} if by_name is None else by_name
         by_position = {id(part) for name, part in parts.items() if name in _SCORES}
         named_so = [id(y) in by_position for y in found]
-        named_so[0] |= logits is not None
+        config = getattr(self.teacher, "config", None)
+        no_scores = getattr(config, "problem_type", None) in _NO_SCORES
+        named_so[0] |= logits is not None and not no_scores
         return Found(
             found,
             scores=by_name is None and not _is_spectrum(given),

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -263,6 +264,29 @@ def test_beside_logits_nothing_is_compared() -> None:
     net = _Net(nn.Linear(6, 8), lambda y: {"aux_logits": y[:, :4], "logits": y})
     (exact,) = _twin(net, x).exact(x)
     assert torch.equal(exact, net(x)["logits"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "by_scores"),
+    [
+        ("multi_label_classification", False),
+        ("regression", False),
+        ("single_label_classification", True),
+        (None, True),
+    ],
+)
+def test_logits_are_compared_as_the_config_calls_them(kind: str | None, by_scores: bool) -> None:
+    net = _Net(nn.Linear(6, 5), lambda y: {"logits": y})
+    net.config = types.SimpleNamespace(problem_type=kind)
+    assert [way.by_scores for way in _twin(net, torch.randn(9, 6)).comparison.ways] == [by_scores]
+
+
+def test_a_few_scores_within_0_and_1_are_no_probabilities() -> None:
+    net = _Net(nn.Linear(6, 4), lambda y: y * 0.1 + 0.5)
+    x = torch.randn(64, 6)
+    assert ((net(x) > 0) & (net(x) < 1)).all()
+    assert [way.by_scores for way in _twin(net, x[:1]).comparison.ways] == [True]
+    assert [way.by_scores for way in _twin(net, x).comparison.ways] == [False]
 
 
 def test_outputs_beside_logits_that_a_user_may_need_are_named() -> None:
