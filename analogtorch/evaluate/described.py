@@ -6,7 +6,7 @@ import enum
 import functools
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 
@@ -14,6 +14,9 @@ import numpy as np
 from torch import nn
 
 from analogtorch.evaluate.batches import PLAIN, without_address
+
+_CHANGES = ("append", "extend", "insert", "add", "update", "clear", "pop", "remove", "setdefault")
+"""Methods that change what they are called of."""
 
 
 def described(value: Any, code: list[Any]) -> Any:
@@ -101,11 +104,10 @@ def fixed(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _enclosed(function: FunctionType) -> dict[str, Any]:
-    """Return plain values that a function has from around it, by their names there.
+def enclosed(function: FunctionType) -> dict[str, Any]:
+    """Return what a function has from around it, by its names there, but for what it sets itself.
 
-    They are those of the function that encloses it and of its module, but for what it sets itself,
-    as it may count its calls.
+    It is of the function that encloses it and of its module. A function may count its calls.
     """
     steps = list(dis.get_instructions(function.__code__))
     own = {step.argval for step in steps if step.opname in ("STORE_DEREF", "STORE_GLOBAL")}
@@ -115,10 +117,38 @@ def _enclosed(function: FunctionType) -> dict[str, Any]:
     for name, cell in cells:
         with contextlib.suppress(ValueError):  # it is not set yet
             held[name] = cell.cell_contents
+    return {name: value for name, value in sorted(held.items()) if name not in own}
+
+
+def changes(function: FunctionType) -> bool:
+    """Return whether a function may change what it has from around it, by what it calls and sets.
+
+    It calls methods such as ``append``, or those of torch whose names end in ``_``.
+    """
+    return any(
+        step.opname in ("STORE_SUBSCR", "DELETE_SUBSCR", "STORE_ATTR")
+        or (step.opname in ("LOAD_METHOD", "LOAD_ATTR") and _is_change(step.argval))
+        for step in _steps(function.__code__)
+    )
+
+
+def _is_change(name: str) -> bool:
+    return name in _CHANGES or (name.endswith("_") and not name.startswith("_"))
+
+
+def _steps(code: CodeType) -> Iterator[dis.Instruction]:
+    yield from dis.get_instructions(code)
+    for part in code.co_consts:
+        if isinstance(part, CodeType):
+            yield from _steps(part)
+
+
+def _enclosed(function: FunctionType) -> dict[str, str]:
+    """Return the plain values of ``enclosed`` in words."""
     return {
         name: without_address(repr(fixed(value)))
-        for name, value in sorted(held.items())
-        if name not in own and value is not None and _is_set(value)
+        for name, value in enclosed(function).items()
+        if value is not None and _is_set(value)
     }
 
 

@@ -17,6 +17,7 @@ from analogtorch.evaluate.described import (
     is_plain,
     name_of,
 )
+from analogtorch.evaluate.held import held_digest
 from analogtorch.evaluate.identity import public, short_digest
 from analogtorch.evaluate.metric import title
 from analogtorch.evaluate.task_metric import TaskMetric
@@ -36,12 +37,13 @@ _LONGEST = 2000
 def kept_of(metric: Any) -> dict[str, Any]:
     """Return what a folder keeps of a metric, as JSON gives it back; None is no metric.
 
-    Beside its name and its samples, empty if they are not known, these are settings: the function
-    of a ``functools.partial`` and its arguments, those that are plain and cannot change, the class
-    of an object without a name, with plain attributes that of a bound method, and what a metric of
-    ``at.metrics`` was given. Of lambdas, local functions and those of notebooks and scripts
-    (``__main__``), among the settings too, it is the code, below decorators, with plain values from
-    around it, which has the version of Python before it: only code of one version can be compared.
+    Beside its name and its samples (``held_digest``), empty if they are not known, these are
+    settings: the function of a ``functools.partial`` and its arguments, those that are plain and
+    cannot change, the class of an object without a name, with plain attributes that of a bound
+    method, and what a metric of ``at.metrics`` was given. Of lambdas, local functions and those of
+    notebooks and scripts (``__main__``), among the settings too, it is the code, below decorators,
+    with plain values from around it, which has the version of Python before it: only code of one
+    version can be compared.
 
     Raises:
         TypeError: the samples are no text.
@@ -54,6 +56,7 @@ def kept_of(metric: Any) -> dict[str, Any]:
         )
     code: list[Any] = []
     settings = _settings(metric, code)
+    samples = samples or held_digest(metric)
     return {"metric": title(metric), "samples": samples, **_kept("metric", settings, code)}
 
 
@@ -82,8 +85,8 @@ def in_present_form(kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[
     That has the code of ``wanted`` if another Python wrote it.
     """
     found = dict(kept)
-    if _SETTINGS in found:  # of a version that left samples out where they were not known
-        found.setdefault("samples", "")
+    if _SETTINGS in found and not found.get("samples"):  # of a version that knew fewer
+        found["samples"] = wanted.get("samples", "")
     for name in ("metric code", "forward code"):
         was, now = found.get(name), wanted.get(name)
         if isinstance(was, str) and isinstance(now, str) and was.split()[:1] != now.split()[:1]:

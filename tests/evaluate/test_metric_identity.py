@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import analogtorch as at
 from analogtorch.evaluate.described import name_of
@@ -431,3 +432,88 @@ def test_the_order_of_keys_is_none_of_the_settings() -> None:
     found, expected = attribute_digests(other), attribute_digests(one)
     assert found.pop("options") != expected.pop("options")
     assert found == expected
+
+
+def _right(x: Tensor, y: Tensor) -> Callable[[nn.Module], float]:
+    """Return a local function that holds samples."""
+    return lambda chip: float((chip(x).argmax(-1) == y).float().mean())
+
+
+def _from_list(x: Tensor, y: Tensor) -> Callable[[nn.Module], float]:
+    batches = [(x, y)]
+
+    def right(chip: nn.Module) -> float:
+        return at.accuracy(chip, batches)
+
+    return lambda chip: 1 - right(chip)
+
+
+def _loaded(x: Tensor, y: Tensor) -> Any:
+    return at.metrics.accuracy(DataLoader(TensorDataset(x, y), 8, shuffle=True))
+
+
+def _subset(x: Tensor, y: Tensor) -> Any:
+    return at.metrics.accuracy(DataLoader(Subset(TensorDataset(x, y), range(12)), 4))
+
+
+def _one_minus(metric: Any) -> Callable[[nn.Module], float]:
+    return lambda chip: 1 - metric(chip)
+
+
+class _Object:
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        self.x, self.y = x, y
+
+    def __call__(self, chip: nn.Module) -> float:
+        return float((chip(self.x).argmax(-1) == self.y).float().mean())
+
+    measure = __call__
+
+
+def _mean_right(chip: nn.Module, x: Tensor, y: Tensor) -> float:
+    return float((chip(x).argmax(-1) == y).float().mean())
+
+
+SAMPLES: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "lambda": _right,
+    "list": _from_list,
+    "loader": _loaded,
+    "subset": _subset,
+    "of a metric": lambda x, y: _one_minus(at.metrics.accuracy([(x, y)])),
+    "object": _Object,
+    "method": lambda x, y: _Object(x, y).measure,
+    "partial": lambda x, y: functools.partial(_mean_right, x=x, y=y),
+}
+
+
+@pytest.mark.parametrize("make", SAMPLES.values(), ids=SAMPLES)
+def test_a_folder_knows_the_samples_that_a_metric_holds(
+    run: Run, make: Callable[[Tensor, Tensor], Any], tmp_path: Path
+) -> None:
+    first = run(make(X, Y))
+    assert torch.equal(run(make(X.clone(), Y.clone())).values, first.values)
+    with pytest.raises(ValueError, match="samples"):
+        run(make(X, (Y + 1) % 4))
+    _head(tmp_path, samples="")  # of a version that knew fewer
+    assert torch.equal(run(make(X, (Y + 1) % 4)).values, first.values)
+
+
+def test_what_a_metric_fills_is_no_sample_of_it(run: Run) -> None:
+    kept = [torch.zeros(1)]
+
+    def measure(chip: nn.Module) -> float:
+        kept.append(chip(X).mean())
+        return float(kept[-1])
+
+    class Counts:
+        def __init__(self) -> None:
+            self.total = torch.zeros(())
+
+        def __call__(self, chip: nn.Module) -> float:
+            self.total = self.total + 1
+            return float(chip(X).mean())
+
+    counts = Counts()
+    assert kept_of(measure)["samples"] == kept_of(counts)["samples"] == ""
+    first = run(measure)
+    assert torch.equal(run(measure).values, first.values)
