@@ -83,25 +83,32 @@ def call(model: nn.Module, example: Example) -> Any:
     """Return what a model gives for the example, into which it may write.
 
     Raises:
-        Exception: what the model raises, with a note if the example is but a shape.
+        Exception: what the model raises, with a note if ``refused`` knows why.
     """
     try:
         if is_one_input(model, example):
             return model(example)
         return model(**example) if isinstance(example, Mapping) else model(*example)
     except Exception as error:
-        if remedy := of_shape(example):
-            error.add_note(f"The example holds integers alone: {remedy}")
+        if remedy := refused(example, error):
+            error.add_note(remedy)
         raise
 
 
-def of_shape(example: Any) -> str:
-    """Return how to give a tensor of the shape that an example is; empty: it is none.
+def refused(example: Any, error: BaseException) -> str:
+    """Return what to give in place of an example that a model has refused; empty: not known.
 
-    A model may take integers, so that this is for messages once it has refused them.
+    It is a tensor in place of its shape, which a model may take as integers, and a mapping as one
+    argument in place of keyword arguments.
     """
     if isinstance(example, tuple) and example and all(type(size) is int for size in example):
-        return f"give a tensor, such as torch.zeros({', '.join(map(str, example))})"
+        sizes = ", ".join(map(str, example))
+        return f"the example holds integers alone: give a tensor, such as torch.zeros({sizes})"
+    if isinstance(example, Mapping) and isinstance(error, TypeError) and "argument" in str(error):
+        return (
+            "the entries of the example are keyword arguments: where the model takes the mapping "
+            "as one argument, give (example,)"
+        )
     return ""
 
 

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from analogtorch.conversion.caches import fresh
 from analogtorch.conversion.detached import copying
 from analogtorch.conversion.digital_bits import watch_rounding
-from analogtorch.conversion.example import Example, call, of_shape, runner
+from analogtorch.conversion.example import Example, call, refused, runner
 from analogtorch.conversion.fast_path import restore
 from analogtorch.conversion.int8 import quantise_inputs
 from analogtorch.conversion.kinds import (
@@ -214,8 +214,7 @@ class _Run:
         text = str(failed.error)
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         what = lines[0] if lines else type(failed.error).__name__
-        remedy = of_shape(self.example)
-        remedy = remedy or ACCEPTED
+        remedy = refused(self.example, failed.error) or ACCEPTED
         if _of_autograd(failed.error):
             remedy = (
                 "its forward computes gradients by torch.autograd, which cannot be traced; map the "

@@ -1,6 +1,7 @@
 import copy
 import functools
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -466,3 +467,26 @@ def test_modules_that_act_as_their_mode_changes_are_switched_back() -> None:
     assert model[2].merged
     for name, p in model.named_parameters():
         torch.testing.assert_close(p.detach(), before[name])
+
+
+class _Batch(nn.Module):
+    """Takes a mapping as one argument, and further ones by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, batch: dict[str, Tensor], **options: Any) -> Tensor:
+        return self.fc(batch["x"])
+
+
+def test_a_mapping_that_is_no_keyword_arguments_is_explained() -> None:
+    model, example = at.convert(_Batch(), at.chips.hermes64()), {"x": torch.zeros(2, 4)}
+    words = "where the model takes the mapping as one argument, give \\(example,\\)"
+    with pytest.raises(TypeError) as error:
+        guard(model, example)
+    assert re.search(words, error.value.__notes__[0])
+    with pytest.raises(ValueError, match=words):
+        at.map_to_chip(model, example)
+    assert guard(model, (example,)).unused == ()
+    assert len(at.map_to_chip(model, (example,)).placements) == 1
