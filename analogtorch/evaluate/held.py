@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from types import FunctionType, MethodType
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
@@ -20,9 +21,9 @@ from analogtorch.evaluate.described import changes, enclosed, is_named
 def held_digest(metric: Any) -> str:
     """Return a digest of the samples that a metric holds; empty if there are none that are known.
 
-    They are tensors, also in lists, tuples, mappings and the loaders of ``loaded``: of a lambda, a
-    local function or one of a notebook or script those from around it, of a ``functools.partial``
-    among its arguments, of another object among its attributes.
+    They are tensors and arrays, also in lists, tuples, mappings and the loaders of ``loaded``: of a
+    lambda, a local function or one of a notebook or script those from around it, of a
+    ``functools.partial`` among its arguments, of another object among its attributes.
     """
     found = [kept for value in _held(metric, set()) if (kept := _digest(value)) is not None]
     return batches_digest(found) if found else ""
@@ -45,7 +46,7 @@ def _dataset(data: Any) -> Any:
 
 def _held(metric: Any, seen: set[int]) -> Iterator[Any]:
     """Yield what a metric has from outside, and what functions among that have."""
-    if id(metric) in seen or isinstance(metric, type | nn.Module):
+    if metric is None or id(metric) in seen or isinstance(metric, type | nn.Module):
         return
     seen.add(id(metric))
     if isinstance(metric, functools.partial):
@@ -62,27 +63,28 @@ def _held(metric: Any, seen: set[int]) -> Iterator[Any]:
     else:
         method = isinstance(metric, MethodType)
         of = metric.__self__ if method else metric
-        function = metric.__func__ if method else inspect.getattr_static(type(metric), "__call__")
+        function = metric.__func__ if method else inspect.getattr_static(metric, "__call__", None)
         if isinstance(function, FunctionType) and not isinstance(of, type | nn.Module):
             yield from () if changes(function) else getattr(of, "__dict__", {}).values()
 
 
 def _digest(value: Any) -> str | None:
-    """Return a digest of a value that holds tensors; None: it holds none, or has no digest."""
+    """Return a digest of a value that holds numbers; None: it holds none, or has no digest."""
     if isinstance(own := getattr(value, "samples", None), str):  # a metric that another one calls
         return own or None
     value = loaded(value)
     try:
-        if not isinstance(value, nn.Parameter) and _has_tensor(value):
+        if not isinstance(value, nn.Parameter) and _has_numbers(value):
             return batches_digest([value])
     except (TypeError, RecursionError):  # other objects, or a list that holds itself
         pass
     return None
 
 
-def _has_tensor(value: Any) -> bool:
+def _has_numbers(value: Any) -> bool:
+    """Return whether a value is a tensor or an array, or holds one in lists, tuples or mappings."""
     if isinstance(value, dict):
-        return any(map(_has_tensor, value.values()))
-    return isinstance(value, Tensor) or (
-        isinstance(value, list | tuple) and any(map(_has_tensor, value))
+        return any(map(_has_numbers, value.values()))
+    return isinstance(value, Tensor | np.ndarray) or (
+        isinstance(value, list | tuple) and any(map(_has_numbers, value))
     )

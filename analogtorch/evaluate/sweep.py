@@ -141,7 +141,7 @@ def sweep(
             name, a ``functools.partial`` by its function and the numbers, texts and tuples among
             its arguments, a method by the class and such attributes of its object, and one of
             ``at.metrics`` by what it was given. Another object that can be called is known by its
-            class. Samples are known if they are tensors, lists and mappings of them, or a
+            class. Samples are known if they are tensors, arrays, lists and mappings of them, or a
             ``DataLoader`` of a ``TensorDataset``, which a metric of ``at.metrics`` has as batches
             and another one from around it, as an argument or as an attribute, and changes nothing
             of it; or by a text ``samples`` of its own. Use one folder per set of other samples.

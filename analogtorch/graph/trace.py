@@ -248,9 +248,12 @@ def _twin(model: nn.Module, real: bool) -> tuple[nn.Module, dict[int, Any]]:
                     memo[id(t)] = _held(t, group is module._parameters, real)
     known = dict(memo)
     layers: list[Any] = [m for m in model.modules() if is_analog(m)]
+    digital = [layer.to_digital() for layer in layers]
     with copying(model):
-        for layer in reversed(layers):  # what is inside a layer first
-            memo[id(layer)] = copy.deepcopy(layer.to_digital(), memo)
+        for layer, plain in zip(
+            reversed(layers), reversed(digital), strict=True
+        ):  # inner ones first
+            memo[id(layer)] = copy.deepcopy(plain, memo)
         twin = copy.deepcopy(model, memo)
     for module in twin.modules():
         unroute(module)

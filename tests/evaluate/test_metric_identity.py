@@ -456,6 +456,13 @@ def _subset(x: Tensor, y: Tensor) -> Any:
     return at.metrics.accuracy(DataLoader(Subset(TensorDataset(x, y), range(12)), 4))
 
 
+def _of_arrays(x: np.ndarray, y: np.ndarray) -> Callable[[nn.Module], float]:
+    def right(chip: nn.Module) -> float:
+        return float((chip(torch.from_numpy(x)).detach().numpy().argmax(-1) == y).mean())
+
+    return right
+
+
 def _one_minus(metric: Any) -> Callable[[nn.Module], float]:
     return lambda chip: 1 - metric(chip)
 
@@ -479,6 +486,7 @@ SAMPLES: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "list": _from_list,
     "loader": _loaded,
     "subset": _subset,
+    "arrays": lambda x, y: _of_arrays(x.numpy(), y.numpy()),
     "of a metric": lambda x, y: _one_minus(at.metrics.accuracy([(x, y)])),
     "object": _Object,
     "method": lambda x, y: _Object(x, y).measure,
@@ -515,5 +523,6 @@ def test_what_a_metric_fills_is_no_sample_of_it(run: Run) -> None:
 
     counts = Counts()
     assert kept_of(measure)["samples"] == kept_of(counts)["samples"] == ""
+    assert kept_of(None)["samples"] == kept_of(max)["samples"] == ""
     first = run(measure)
     assert torch.equal(run(measure).values, first.values)
