@@ -21,15 +21,17 @@ from analogtorch.evaluate.described import changes, enclosed, is_named
 def held_digest(metric: Any) -> str:
     """Return a digest of the samples that a metric holds; empty if there are none that are known.
 
-    They are tensors and arrays, also in lists, tuples, mappings and the loaders of ``loaded``: of a
+    They are tensors and arrays, also in lists, tuples, mappings and loaders (``_loaded``): of a
     lambda, a local function or one of a notebook or script those from around it, of a
     ``functools.partial`` among its arguments, of another object among its attributes.
     """
+    if isinstance(getattr(metric, "samples", None), str):  # one of at.metrics
+        return _digest(metric) or ""
     found = [kept for value in _held(metric, set()) if (kept := _digest(value)) is not None]
     return batches_digest(found) if found else ""
 
 
-def loaded(batches: Any) -> Any:
+def _loaded(batches: Any) -> Any:
     """Return the tensors that a ``DataLoader`` of a ``TensorDataset`` or a list loads, or of parts.
 
     Their order does not matter, so that it may shuffle them. Other batches are returned as they
@@ -70,9 +72,9 @@ def _held(metric: Any, seen: set[int]) -> Iterator[Any]:
 
 def _digest(value: Any) -> str | None:
     """Return a digest of a value that holds numbers; None: it holds none, or has no digest."""
-    if isinstance(own := getattr(value, "samples", None), str):  # a metric that another one calls
-        return own or None
-    value = loaded(value)
+    if isinstance(own := getattr(value, "samples", None), str):
+        return own or _digest(getattr(value, "batches", None))
+    value = _loaded(value)
     try:
         if not isinstance(value, nn.Parameter) and _has_numbers(value):
             return batches_digest([value])

@@ -23,8 +23,8 @@ from analogtorch.evaluate.metric import title
 from analogtorch.evaluate.task_metric import TaskMetric
 from analogtorch.values import checks
 
-_SETTINGS = "metric settings"
-KEPT = ("metric", "samples", _SETTINGS, "metric code")
+_SETTINGS, _HELD = "metric settings", "held samples"
+KEPT = ("metric", "samples", _HELD, _SETTINGS, "metric code")
 """What a head has of a metric; those that an earlier version wrote lack some of it."""
 KEPT_OF_FORWARD = ("forward settings", "forward code")
 """What a head has of a ``forward`` beside its name; earlier versions did not keep it."""
@@ -37,13 +37,13 @@ _LONGEST = 2000
 def kept_of(metric: Any) -> dict[str, Any]:
     """Return what a folder keeps of a metric, as JSON gives it back; None is no metric.
 
-    Beside its name and its samples (``held_digest``), empty if they are not known, these are
-    settings: the function of a ``functools.partial`` and its arguments, those that are plain and
-    cannot change, the class of an object without a name, with plain attributes that of a bound
-    method, and what a metric of ``at.metrics`` was given. Of lambdas, local functions and those of
-    notebooks and scripts (``__main__``), among the settings too, it is the code, below decorators,
-    with plain values from around it, which has the version of Python before it: only code of one
-    version can be compared.
+    Beside its name and its samples, its own or those that it holds (``held_digest``), empty if they
+    are not known, these are settings: the function of a ``functools.partial`` and its arguments,
+    those that are plain and cannot change, the class of an object without a name, with plain
+    attributes that of a bound method, and what a metric of ``at.metrics`` was given. Of lambdas,
+    local functions and those of notebooks and scripts (``__main__``), among the settings too, it is
+    the code, below decorators, with plain values from around it, which has the version of Python
+    before it: only code of one version can be compared.
 
     Raises:
         TypeError: the samples are no text.
@@ -56,8 +56,13 @@ def kept_of(metric: Any) -> dict[str, Any]:
         )
     code: list[Any] = []
     settings = _settings(metric, code)
-    samples = samples or held_digest(metric)
-    return {"metric": title(metric), "samples": samples, **_kept("metric", settings, code)}
+    held = "" if samples else held_digest(metric)
+    return {
+        "metric": title(metric),
+        "samples": samples,
+        _HELD: held,
+        **_kept("metric", settings, code),
+    }
 
 
 def forward_of(forward: Any) -> dict[str, Any]:
@@ -85,8 +90,8 @@ def in_present_form(kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[
     That has the code of ``wanted`` if another Python wrote it.
     """
     found = dict(kept)
-    if _SETTINGS in found and not found.get("samples"):  # of a version that knew fewer
-        found["samples"] = wanted.get("samples", "")
+    if _SETTINGS in found:  # of a version that left samples out where they were not known
+        found.setdefault("samples", "")
     for name in ("metric code", "forward code"):
         was, now = found.get(name), wanted.get(name)
         if isinstance(was, str) and isinstance(now, str) and was.split()[:1] != now.split()[:1]:

@@ -13,7 +13,6 @@ from analogtorch.calibration.passes import Forward, one_pass
 from analogtorch.conversion.kinds import check_module
 from analogtorch.conversion.watch import evaluating
 from analogtorch.evaluate.batches import batches_digest
-from analogtorch.evaluate.held import loaded
 from analogtorch.evaluate.interval import UNBOUNDED, Bounds
 from analogtorch.evaluate.metric import bounds_of
 from analogtorch.values import checks
@@ -71,16 +70,10 @@ class TaskMetric:
 
     @property
     def samples(self) -> str:
-        """Digest of the batches, or of what ``loaded`` knows; empty for another loader."""
-        batches = loaded(self.batches)
-        if not isinstance(batches, list | tuple):
+        """Digest of the batches; empty if they are in no list: a loader may shuffle them."""
+        if not isinstance(self.batches, list | tuple):
             return ""
-        try:
-            return batches_digest(batches, f"metrics.{self.name}: batches")
-        except TypeError:
-            if batches is self.batches:
-                raise
-            return ""  # a list of other objects than tensors, from which a loader makes them
+        return batches_digest(self.batches, f"metrics.{self.name}: batches")
 
     @torch.no_grad()
     def __call__(self, model: nn.Module) -> float:

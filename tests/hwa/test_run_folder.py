@@ -88,13 +88,14 @@ def test_a_metric_on_other_samples_is_refused(tmp_path: Path) -> None:
     first, other = (at.metrics.accuracy([(BATCHES[n], labels)]) for n in (0, 1))
     at.hwa.adapt(given, BATCHES, metric=first, folder=tmp_path, **options)
     loader = at.metrics.accuracy(DataLoader(TensorDataset(BATCHES[0], labels), batch_size=8))
-    for metric in (other, loader):
-        with pytest.raises(ValueError, match="another run, which differs in samples"):
+    for metric, which in ((other, "samples"), (loader, "held samples, samples")):
+        with pytest.raises(ValueError, match=f"another run, which differs in {which};"):
             at.hwa.adapt(given, BATCHES, metric=metric, folder=tmp_path, **options)
     # a version in between left them out of heads of loaders
     path = tmp_path / "adapt.json"
     head = json.loads(path.read_text())
-    path.write_text(json.dumps({k: v for k, v in head.items() if k != "samples"}))
+    lacking = ("samples", "held samples")
+    path.write_text(json.dumps({k: v for k, v in head.items() if k not in lacking}))
     with pytest.raises(ValueError, match="another run, which differs in samples"):
         at.hwa.adapt(given, BATCHES, metric=first, folder=tmp_path, **options)
     at.hwa.adapt(given, BATCHES, metric=loader, folder=tmp_path, **options)
