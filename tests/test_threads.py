@@ -13,7 +13,8 @@ from torch._dynamo import eval_frame
 
 import analogtorch as at
 from analogtorch.calibration.judge import Judge
-from analogtorch.conversion.watch import eager, same_random
+from analogtorch.conversion.restored import same_random
+from analogtorch.conversion.watch import eager
 from analogtorch.nn import AnalogLayer
 from analogtorch.ops.scope import noise_in_turn
 

@@ -14,7 +14,7 @@ from analogtorch.calibration.histogram import ColumnHistogram, Histogram
 from analogtorch.calibration.passes import Forward, check_finite, few_threads, run, shares
 from analogtorch.calibration.read_taps import ReadTaps
 from analogtorch.chips import Chip
-from analogtorch.conversion.watch import evaluating
+from analogtorch.conversion.restored import evaluating
 from analogtorch.devices.drift_aware import kernel_spread
 from analogtorch.nn import AnalogEmbedding, AnalogLayer, tapped
 from analogtorch.ops import Plan, block_scales, over_rows

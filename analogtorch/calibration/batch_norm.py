@@ -30,7 +30,7 @@ from analogtorch.calibration.passes import (
     run,
 )
 from analogtorch.conversion import analog_layers
-from analogtorch.conversion.watch import evaluating
+from analogtorch.conversion.restored import evaluating
 from analogtorch.ops import seed_tensor
 from analogtorch.ops.scope import noise_in_turn
 from analogtorch.values import checks

@@ -16,8 +16,8 @@ from analogtorch.calibration.outputs import FIXED_SHAPE, TEMPERATURE, by_class, 
 from analogtorch.calibration.padding import without_padding
 from analogtorch.calibration.passes import Forward, one_pass
 from analogtorch.calibration.units import are_alike, are_shares, variances
+from analogtorch.conversion.restored import evaluating
 from analogtorch.conversion.unread import quiet
-from analogtorch.conversion.watch import evaluating
 from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.ops import Plan
 from analogtorch.ops.operands import Operands

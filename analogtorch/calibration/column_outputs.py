@@ -14,8 +14,8 @@ from analogtorch.calibration.column_products import again, exact_product, fine_p
 from analogtorch.calibration.padding import of_layer, read_positions, read_vectors, without_padding
 from analogtorch.calibration.passes import Forward, check_finite, few_threads, one_pass
 from analogtorch.conversion import analog_layers
+from analogtorch.conversion.restored import evaluating
 from analogtorch.conversion.unread import quiet
-from analogtorch.conversion.watch import evaluating
 from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.nn.execution import Execution
 from analogtorch.ops import Plan, product

@@ -21,9 +21,10 @@ from analogtorch.calibration.passes import (
 from analogtorch.calibration.read_taps import ReadTaps
 from analogtorch.conversion.guard import listed, route_bypasses
 from analogtorch.conversion.kinds import analog_layers
+from analogtorch.conversion.restored import evaluating
 from analogtorch.conversion.route import routed_layers
 from analogtorch.conversion.unread import quiet
-from analogtorch.conversion.watch import Bypass, Watch, evaluating
+from analogtorch.conversion.watch import Bypass, Watch
 from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.ops import Plan
 from analogtorch.ops.blocks import seen_by

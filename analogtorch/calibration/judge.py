@@ -19,7 +19,7 @@ from analogtorch.calibration.outputs import (
 )
 from analogtorch.calibration.padding import without_padding
 from analogtorch.calibration.passes import Forward, exactly, one_pass
-from analogtorch.conversion.watch import evaluating
+from analogtorch.conversion.restored import evaluating
 from analogtorch.ops.scope import TURN
 
 MARGIN = 0.01

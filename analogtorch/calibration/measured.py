@@ -18,7 +18,7 @@ from analogtorch.calibration.inputs import Ranges, Seen
 from analogtorch.calibration.passes import Forward, few_threads, run, shares
 from analogtorch.calibration.read_taps import ReadTaps
 from analogtorch.chips import Chip
-from analogtorch.conversion.watch import evaluating
+from analogtorch.conversion.restored import evaluating
 from analogtorch.devices.drift_aware import kernel_spread
 from analogtorch.nn import AnalogLayer, tapped
 from analogtorch.nn.polarities import negatives

@@ -13,8 +13,8 @@ from analogtorch.calibration.outputs import by_class, class_dim, vectors
 from analogtorch.calibration.padding import without_padding
 from analogtorch.calibration.passes import Forward, one_pass
 from analogtorch.calibration.units import are_in_units, variances
+from analogtorch.conversion.restored import evaluating
 from analogtorch.conversion.unread import quiet
-from analogtorch.conversion.watch import evaluating
 from analogtorch.ops.scope import noise_in_turn
 from analogtorch.values.warned import warn
 

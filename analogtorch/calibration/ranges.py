@@ -27,10 +27,10 @@ from analogtorch.conversion.kinds import (
     refuse_programmed,
     refuse_unloaded,
 )
+from analogtorch.conversion.restored import same_random
 from analogtorch.conversion.route import routed_as_before_on_error
 from analogtorch.conversion.taken import refuse_taken
 from analogtorch.conversion.unread import forgotten_unless_error
-from analogtorch.conversion.watch import same_random
 from analogtorch.nn import AnalogEmbedding, AnalogLayer
 from analogtorch.values import checks
 

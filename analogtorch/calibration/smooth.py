@@ -37,7 +37,7 @@ from analogtorch.calibration.channels import (
 from analogtorch.calibration.outputs import tensors, without_tensors
 from analogtorch.calibration.passes import Forward, check_finite, one_pass
 from analogtorch.conversion.kinds import analog_layers, refuse_meta
-from analogtorch.conversion.watch import evaluating
+from analogtorch.conversion.restored import evaluating
 from analogtorch.nn.tap import hooked
 from analogtorch.values import checks
 from analogtorch.values.listed import listed

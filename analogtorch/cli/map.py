@@ -21,7 +21,7 @@ from torch import nn
 from analogtorch import chips
 from analogtorch.chips.file import in_file
 from analogtorch.cli.options import CommandParser, shown_if_unwritten
-from analogtorch.conversion.watch import same_random
+from analogtorch.conversion.restored import same_random
 from analogtorch.cost_model.cost import CostReport, cost
 from analogtorch.files import expanded, importable, is_code, load_code, write_atomically
 from analogtorch.files.description import SUFFIXES

@@ -17,8 +17,9 @@ from torch.utils._pytree import tree_leaves
 from analogtorch.conversion.example import Example, runner
 from analogtorch.conversion.kinds import check_module, reason
 from analogtorch.conversion.replace import replace
+from analogtorch.conversion.restored import evaluating
 from analogtorch.conversion.subclass import overrides
-from analogtorch.conversion.watch import Observer, eager, evaluating
+from analogtorch.conversion.watch import Observer, eager
 from analogtorch.conversion.weights import Storage, storage, tensors
 from analogtorch.nn import AnalogLayer
 from analogtorch.nn.kinds import kind_of

@@ -25,10 +25,11 @@ from analogtorch.conversion.kinds import (
     refuse_programmed,
     refuse_scripted,
 )
+from analogtorch.conversion.restored import unchanged
 from analogtorch.conversion.route import Router, is_free, name_in, route
 from analogtorch.conversion.running import Running
 from analogtorch.conversion.unread import quiet
-from analogtorch.conversion.watch import eager, unchanged
+from analogtorch.conversion.watch import eager
 from analogtorch.nn.kinds import kind_of
 
 

@@ -11,7 +11,7 @@ from analogtorch.calibration.outputs import class_dim
 from analogtorch.calibration.padding import IGNORED
 from analogtorch.calibration.passes import Forward, noted, passed
 from analogtorch.conversion.kinds import check_module
-from analogtorch.conversion.watch import evaluating
+from analogtorch.conversion.restored import evaluating
 from analogtorch.evaluate.task_metric import logits_of
 from analogtorch.values import checks
 

@@ -10,8 +10,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from analogtorch.conversion.kinds import analog_layers
+from analogtorch.conversion.restored import same_random
 from analogtorch.conversion.unread import compiled
-from analogtorch.conversion.watch import same_random
 from analogtorch.evaluate.interval import UNBOUNDED, Bounds, check_within, checked_bounds
 from analogtorch.nn.tap import hooked
 from analogtorch.values import checks

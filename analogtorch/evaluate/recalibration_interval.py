@@ -107,10 +107,10 @@ def recalibration_interval(
 
     Of each chip the intervals are tried from the longest to the shortest, until one keeps it within
     the limit, and the next shorter one, which need not: a model may lose by a drift that is read
-    anew. The table says so then, and shorter ones have to be given alone. Each is looked at as
-    often: when the chip
-    begins to serve and whenever ``lifetime`` looks. A dip at other moments is missed. Read noise
-    makes the metric rise and fall a little, and the worst of all looks at all chips decides.
+    anew. The table has a note then, and shorter intervals have to be measured alone. Each is looked
+    at as often: when the chip begins to serve and whenever ``lifetime`` looks. A dip at other
+    moments is missed. Read noise makes the metric rise and fall a little, and the worst of all
+    looks at all chips decides.
 
     Args:
         model: a converted model.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from analogtorch.calibration.batches import check_batches
 from analogtorch.calibration.passes import Forward, one_pass
 from analogtorch.conversion.kinds import check_module
-from analogtorch.conversion.watch import evaluating
+from analogtorch.conversion.restored import evaluating
 from analogtorch.evaluate.batches import batches_digest
 from analogtorch.evaluate.interval import UNBOUNDED, Bounds
 from analogtorch.evaluate.metric import bounds_of

@@ -36,9 +36,10 @@ from analogtorch.conversion.kinds import (
     refuse_scripted,
 )
 from analogtorch.conversion.patterns import names_of, units
+from analogtorch.conversion.restored import same_random
 from analogtorch.conversion.route import can_route, is_free, unroute
 from analogtorch.conversion.running import Running
-from analogtorch.conversion.watch import eager, same_random
+from analogtorch.conversion.watch import eager
 from analogtorch.conversion.weights import tensors
 from analogtorch.graph.parameters import NamedParameter, holders, named_parameters, once
 from analogtorch.graph.recorder import Recorder

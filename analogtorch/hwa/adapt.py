@@ -23,7 +23,7 @@ from analogtorch.conversion.kinds import (
     refuse_programmed,
     refuse_unloaded,
 )
-from analogtorch.conversion.watch import same_buffers
+from analogtorch.conversion.restored import same_buffers
 from analogtorch.devices.serial import written
 from analogtorch.evaluate.batches import batches_digest
 from analogtorch.evaluate.checked import chip_seeds

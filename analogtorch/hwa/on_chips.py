@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from analogtorch.conversion.watch import evaluating
+from analogtorch.conversion.restored import evaluating
 from analogtorch.devices import seconds
 from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.metric import Metric, NotFiniteError, check_metric, finite, measure

@@ -12,8 +12,9 @@ from analogtorch.calibration.passes import Forward, check_ran, exactly, one_pass
 from analogtorch.conversion.detached import deep_copy
 from analogtorch.conversion.guard import listed, route_bypasses
 from analogtorch.conversion.kinds import analog_layers
+from analogtorch.conversion.restored import evaluating, same_random
 from analogtorch.conversion.unread import quiet
-from analogtorch.conversion.watch import Bypass, Watch, evaluating, same_random, watch
+from analogtorch.conversion.watch import Bypass, Watch, watch
 from analogtorch.hwa.adaptation import calibrating
 from analogtorch.hwa.twin import Twin
 from analogtorch.nn import Tap, tapped

@@ -14,7 +14,7 @@ from analogtorch.calibration.padding import at_positions, read_positions
 from analogtorch.calibration.passes import Forward, exactly, one_pass
 from analogtorch.conversion import fast_path
 from analogtorch.conversion.kinds import analog_layers, refuse_programmed
-from analogtorch.conversion.watch import evaluating
+from analogtorch.conversion.restored import evaluating
 from analogtorch.hwa.attention_maps import AttentionMaps, errors_of_maps
 from analogtorch.hwa.comparison import Comparison, Found, last_channels, relative_error
 from analogtorch.hwa.given import by_name, inputs

@@ -14,8 +14,8 @@ from analogtorch.calibration.passes import run
 from analogtorch.chips.tiling import Section
 from analogtorch.chips.unit_cells import unit_cells
 from analogtorch.conversion import analog_layers
+from analogtorch.conversion.restored import evaluating
 from analogtorch.conversion.unread import quiet
-from analogtorch.conversion.watch import evaluating
 from analogtorch.cost_model.recalibration import ReadCost, Reads, read_cost
 from analogtorch.cost_model.use import use_of
 from analogtorch.graph.types import Matrix

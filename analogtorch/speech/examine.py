@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import analogtorch as at
-from analogtorch.conversion.watch import evaluating
+from analogtorch.conversion.restored import evaluating
 from analogtorch.devices import seconds
 from analogtorch.evaluate import Sweep
 from analogtorch.evaluate.journal import files

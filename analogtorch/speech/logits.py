@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from analogtorch.conversion.detached import deep_copy
-from analogtorch.conversion.watch import evaluating
+from analogtorch.conversion.restored import evaluating
 from analogtorch.speech.tried import tried
 
 

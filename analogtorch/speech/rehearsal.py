@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from analogtorch.conversion.detached import deep_copy
-from analogtorch.conversion.watch import evaluating
+from analogtorch.conversion.restored import evaluating
 from analogtorch.ops import derived
 from analogtorch.speech.ablation import variants
 from analogtorch.speech.alone import check_alone

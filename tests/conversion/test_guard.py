@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import analogtorch as at
 from analogtorch import guard
-from analogtorch.conversion.watch import evaluating
+from analogtorch.conversion.restored import evaluating
 from tests import score
 
 CHIP = at.chips.hermes64()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from analogtorch.conversion.watch import evaluating
+from analogtorch.conversion.restored import evaluating
 from analogtorch.evaluate.conditions import listed
 from analogtorch.files import comma_separated
 from analogtorch.files.figures import draw
