@@ -69,8 +69,18 @@ def draw(value: Any, path: str | Path | None = None, **options: Any) -> Any:
     """
     file = checked_path(path)
     figure = as_figure(value, **options)
+    _keep_dollars(figure)
     write_figure(figure, file)
     return figure
+
+
+def _keep_dollars(figure: Any) -> None:
+    """Let names between two ``$`` be names: matplotlib takes them for formulas."""
+    for axes in figure.axes:
+        legend = axes.get_legend()
+        texts = [axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts]
+        for text in texts + (legend.get_texts() if legend else []):
+            text.set_parse_math(False)
 
 
 def write_figure(figure: Any, path: Path | None) -> None:

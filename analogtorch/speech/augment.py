@@ -77,6 +77,17 @@ class Augment:
         check_snr(self)
         if self.noise is not None:
             checks.text("Augment.noise", self.noise, "data/noise")
+        for name, needed in (
+            ("time_mask_frames", "time_masks"),
+            ("frequency_mask_bins", "frequency_masks"),
+            ("snr_db", "noise_probability"),
+        ):
+            given = getattr(self, name)
+            if not getattr(self, needed) and given != getattr(Augment, name):
+                raise ValueError(
+                    f"Augment.{name}={checks.shown(given)} has no effect with {needed}=0; set "
+                    f"{needed} too, or leave {name} out"
+                )
 
 
 class Augmenter:

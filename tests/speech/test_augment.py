@@ -184,6 +184,9 @@ def test_loud_clips_are_clipped() -> None:
         ({"speeds": ()}, r"speeds must be a tuple such as \(0\.9, 1\.0, 1\.1\), got \(\)"),
         ({"speeds": (1.0, 3.0)}, r"speeds\[1\] must be a number in \[0\.5, 2\], got 3\.0"),
         ({"snr_db": (9.0, 3.0)}, r"snr_db must be \(lowest, highest\) .*got \(9\.0, 3\.0\)"),
+        ({"time_masks": 0, "time_mask_frames": 12}, "time_mask_frames=12 has no effect with time"),
+        ({"frequency_masks": 0, "frequency_mask_bins": 3}, "bins=3 has no effect with frequency"),
+        ({"noise_probability": 0, "snr_db": (0.0, 9.0)}, "set noise_probability too, or leave snr"),
     ],
 )
 def test_fields_are_checked(fields: dict, message: str) -> None:

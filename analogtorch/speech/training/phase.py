@@ -51,6 +51,11 @@ class Phase:
         self._check("mixup", lambda v: v >= 0, "a number >= 0; 0 turns it off")
         self._check("distill", lambda v: 0 <= v <= 1, "from 0 (labels only) to 1 (teacher only)")
         self._check("temperature", lambda v: v > 0, "a number > 0")
+        if self.distill == 0 and self.temperature != Phase.temperature:
+            raise ValueError(
+                f"temperature={self.temperature} has no effect without distillation; set distill, "
+                "such as to 0.7, or leave temperature out"
+            )
         self._check("ramp", lambda v: 0 <= v <= 1, "from 0 (all noise at once) to 1")
         self._check("clip_sigma", lambda v: v is None or v > 0, "null or a number > 0, such as 2.5")
 

@@ -74,3 +74,8 @@ def test_the_teacher_is_no_part_of_the_module(toy) -> None:
 def test_phase_refuses(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=rf"{field}={value}; it must be"):
         Phase(**{field: value})
+
+
+def test_a_temperature_needs_distillation() -> None:
+    with pytest.raises(ValueError, match=r"temperature=4\.0 has no effect without distillation"):
+        Phase(temperature=4.0)

@@ -1,0 +1,18 @@
+"""What every figure is drawn with."""
+
+import torch
+
+import analogtorch as at
+
+
+def test_names_between_dollars_are_no_formulas() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 2))
+    at.convert(model, at.chips.hermes64())
+
+    def money(chip: torch.nn.Module) -> float:
+        return float(chip(torch.ones(1, 4)).sum())
+
+    money.__name__ = "$a{, in $"  # a formula that matplotlib cannot read
+    figure = at.sweep(model, money, num_chips=2).plot()
+    figure.draw_without_rendering()
+    assert figure.axes[0].get_ylabel() == money.__name__
