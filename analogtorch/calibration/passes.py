@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from analogtorch.calibration.batches import EMPTY, every_tensor
 from analogtorch.chips import Chip, Slices, TrainingNoise
-from analogtorch.conversion.caches import fresh
 from analogtorch.conversion.example import as_one, is_one_input, takes_one
+from analogtorch.conversion.fresh import fresh
 from analogtorch.conversion.kinds import analog_layers
 from analogtorch.conversion.unread import named as named_in_chips
 from analogtorch.conversion.unread import quiet
@@ -163,7 +163,7 @@ def one_pass(
     """Return what ``model`` returns for a batch, of that ``number`` if it has one; see ``run``.
 
     Compiled parts run as written: they would compile taps and hooks, or not call them. The model
-    gets a copy of the caches of transformers in the batch.
+    gets a copy of the batch, into which it may write.
     """
     with eager():
         return passed(caller, model, batch, forward, number)

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from analogtorch.conversion.caches import fresh
+from analogtorch.conversion.fresh import fresh
 from analogtorch.nn.adapters import unwrapped
 
 Example = Tensor | tuple[Any, ...] | Mapping[str, Any]
@@ -128,7 +128,7 @@ def as_one(given: Any, name: str) -> str:
 def runner(caller: str, example: Any, remedy: str = "") -> Callable[[nn.Module], Any]:
     """Return a function that runs a model on the example; the error ends with ``remedy``.
 
-    Each run has a copy of the caches of transformers in it.
+    Each run has a copy of it.
 
     Raises:
         TypeError: the example is of another type.

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from analogtorch.conversion.caches import fresh
 from analogtorch.conversion.example import Example, runner
+from analogtorch.conversion.fresh import fresh
 from analogtorch.conversion.kinds import check_module, some_layers
 from analogtorch.conversion.multiplied import multiplied
 from analogtorch.conversion.route import (

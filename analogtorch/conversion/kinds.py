@@ -10,6 +10,7 @@ from torch.nn.utils import parametrize
 
 from analogtorch.conversion.exported import exported
 from analogtorch.conversion.fast_path import reader
+from analogtorch.conversion.multiplied import only_added
 from analogtorch.conversion.not_parameters import packed, unplaceable, why_no_parameter
 from analogtorch.conversion.subclass import analog_class, refuses
 from analogtorch.nn import (
@@ -253,7 +254,10 @@ def reason(model: nn.Module, name: str, module: nn.Module, embeddings: bool = Fa
         )
     kind = kind_of(module)
     if kind is None:
-        return f"no analog layer for {type(module).__name__}{_own_matrix(module)}"
+        own, name = type(module), type(module).__name__
+        if getattr(nn, name, own) is not own:  # such as the Linear of torch_geometric
+            name = f"{own.__module__}.{name}"
+        return f"no analog layer for {name}{_own_matrix(module)}"
     if kind.on_request and not embeddings:
         return "digital unless convert(..., embeddings=True) takes it"
     if (attention := reader(model, name)) and (why := reason(model, *attention)):
@@ -289,6 +293,8 @@ def reason(model: nn.Module, name: str, module: nn.Module, embeddings: bool = Fa
 def _own_matrix(module: nn.Module) -> str:
     """Return a hint if a module without an analog form has a matrix as a Parameter."""
     for name, p in module._parameters.items():
+        if name in only_added(module):
+            continue
         if p is not None and not is_lazy(p) and p.dim() in (2, 3) and min(p.shape) > 1:
             size = " x ".join(map(str, p.shape[-2:]))
             several = f"a matrix of {size}"

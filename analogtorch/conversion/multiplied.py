@@ -37,6 +37,8 @@ _ADDED = "_analogtorch_added"
 to data, and did nothing else with."""
 _SUMS = frozenset({"add", "sub", "rsub"})
 """Operators that add what they read."""
+_BIASES = ("attn_mask", "attn_bias")
+"""Arguments of fused attention that are added to the scores."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,12 @@ def forget_multiplied(module: nn.Module) -> None:
     vars(module).pop(_ADDED, None)
 
 
+def only_added(module: nn.Module) -> Set[str]:
+    """Return the Parameters of a module that the last run that was watched only added to data."""
+    found: Set[str] = vars(module).get(_ADDED, frozenset())
+    return found
+
+
 def multiplied(model: nn.Module) -> Iterator[tuple[str, Tensor | None, str, int]]:
     """Yield what the last run that was watched multiplied by: name, tensor, reason, weights.
 
@@ -131,7 +139,7 @@ def no_factors(model: nn.Module) -> set[int]:
     }
     found = set[int]()
     for module, (_, of_module) in by_module.items():
-        found.update(id(of_module.get(own)) for own in vars(module).get(_ADDED, ()))
+        found.update(id(of_module.get(own)) for own in only_added(module))
         uses: Iterable[Use] = vars(module).get(_MULTIPLIED, {}).values()
         for own in chain.from_iterable(use.computed.sources for use in uses if use.computed):
             found.add(id(of_module.get(own, by_name.get(own))))
@@ -193,7 +201,8 @@ class Stored:
             user: the module that is running.
         """
         name, read = operator_name(func), accessed(func, args, kwargs)
-        pair = operands(name, bind(func, args, kwargs))
+        bound = bind(func, args, kwargs)
+        pair = operands(name, bound)
         # an outer product, such as positions times frequencies, sums nothing
         if pair is not None and pair[0].shape[-1:] == (1,) and "conv" not in name:
             pair = None
@@ -202,8 +211,10 @@ class Stored:
         ):
             self._derive(func, read, result)
             return None
-        names = self._added if name in _SUMS else self._used
-        names.update(known for t in read for region in self._of(t) for known in region.names)
+        biases = [id(bound.get(each)) for each in _BIASES]
+        for t in read:
+            names = self._added if name in _SUMS or id(t) in biases else self._used
+            names.update(known for region in self._of(t) for known in region.names)
         self._written.update(map(storage, accessed(func, args, kwargs, written=True)))
         if pair is None:
             return None

@@ -53,12 +53,24 @@ def _inside(name: str, value: Any, registered: Set[int]) -> Iterator[tuple[str, 
             yield from ((f"{name}.{own}", t) for own, t in parts if id(t) not in registered)
         elif not isinstance(value, list | tuple | dict):
             yield name, value
-        elif id(value) not in seen and len(value) <= left:
+        elif id(value) not in seen and (size := _base(value).__len__(value)) <= left:
             seen.add(id(value))
-            left -= len(value)
-            within: Iterable[tuple[Any, Any]] = enumerate(value)
-            if isinstance(value, dict) and all(isinstance(key, str | int) for key in value):
-                within = value.items()
-            elif isinstance(value, dict):  # a tensor as a key is no name
-                within = enumerate(value.values())
-            waiting.extend((f"{name}.{key}", part) for key, part in within)
+            left -= size
+            waiting.extend((f"{name}.{key}", part) for key, part in _parts(value))
+
+
+def _base(value: Any) -> Any:
+    """Return the type of Python whose methods find the parts: those of a subclass may raise.
+
+    Irreducible representations of e3nn are tuples without a length, for example.
+    """
+    return next(kind for kind in (list, tuple, dict) if isinstance(value, kind))
+
+
+def _parts(value: Any) -> Iterable[tuple[Any, Any]]:
+    """Return the parts of a list, a tuple or a dictionary by name or number."""
+    if not isinstance(value, dict):
+        return enumerate(_base(value).__iter__(value))
+    if all(isinstance(key, str | int) for key in dict.keys(value)):
+        return dict.items(value)
+    return enumerate(dict.values(value))  # a tensor as a key is no name

@@ -3,7 +3,7 @@
 import contextlib
 import random
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +12,17 @@ from torch import Tensor, nn
 from analogtorch.conversion.kinds import analog_layers
 from analogtorch.nn import AnalogLayer
 from analogtorch.ops.scope import random_kept
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def switched(model: Model, *, training: bool = False) -> Model:
+    """Put a model in training or evaluation mode, and return it.
+
+    Its own ``train`` may return nothing, as those that freeze batch norms often do.
+    """
+    model.train(training)
+    return model
 
 
 @contextlib.contextmanager

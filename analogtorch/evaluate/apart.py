@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from analogtorch.calibration.passes import exact_execution
 from analogtorch.conversion.kinds import analog_layers
+from analogtorch.conversion.restored import switched
 from analogtorch.conversion.unread import quiet
 from analogtorch.evaluate.journal import Journal, Unkept
 from analogtorch.evaluate.metric import Metric, finite, measure
@@ -87,7 +88,7 @@ class Apart:
 
     @functools.cached_property
     def _model(self) -> nn.Module:
-        model = self.made().eval()
+        model = switched(self.made())
         for _, layer in analog_layers(model) if self.exact_weights else ():
             layer.programmed = _exactly(layer)
         return model
@@ -113,7 +114,7 @@ class Apart:
         }
 
     def _measure(self, what: str, on_chip: Collection[str]) -> float:
-        model = self._model.eval()
+        model = switched(self._model)
         off = {layer: tap for layer, tap in self._layers.values()}
         for name in on_chip:
             layer, _ = self._layers[name]

@@ -15,6 +15,7 @@ from analogtorch.conversion import analog_layers, convert
 from analogtorch.conversion.detached import deep_copy
 from analogtorch.conversion.example import Example
 from analogtorch.conversion.kinds import check_module, refuse_distributed, refuse_programmed
+from analogtorch.conversion.restored import switched
 from analogtorch.conversion.summary import cells_of
 from analogtorch.cost_model import CostReport, cost
 from analogtorch.cost_model.steps import Mode
@@ -271,7 +272,7 @@ class _Bench:
                     raise
         with _put_on(name):
             mapping = map_to_chip(model, example, chip=chip, num_chips=None)
-            return model.eval(), mapping, None if chip.cost is None else cost(mapping, **charged)
+            return switched(model), mapping, None if chip.cost is None else cost(mapping, **charged)
 
     def metric(self, metric: Metric) -> float:
         """Return the metric of the digital model."""

@@ -15,6 +15,7 @@ from analogtorch.conversion import convert
 from analogtorch.conversion.detached import deep_copy
 from analogtorch.conversion.example import Example
 from analogtorch.conversion.int8 import quantise_digital
+from analogtorch.conversion.restored import switched
 from analogtorch.evaluate.hardware import Confirmation, Digital, HardwarePlan, HardwarePoint
 from analogtorch.evaluate.identity import short_digest
 from analogtorch.evaluate.interval import Interval, interval
@@ -99,7 +100,7 @@ class Bench:
         if self.how.digital == "int8":
             quantise_digital(model, example=placed(self.how.example, model))
         with torch.no_grad():
-            given = measure(self.how.metric, model.eval())
+            given = measure(self.how.metric, switched(model))
         return finite("plan", self.how.metric, given, "with all layers digital")
 
     def confirmed(self, candidate: Candidate) -> HardwarePoint:
@@ -147,7 +148,7 @@ class Bench:
                 how.prepare(model)
             try:
                 return sweep(
-                    model.eval(),
+                    switched(model),
                     how.metric,
                     num_chips=num_chips,
                     times=how.times,

@@ -7,6 +7,7 @@ from torch import nn
 from analogtorch.conversion import analog_layers, to_digital
 from analogtorch.conversion.detached import deep_copy
 from analogtorch.conversion.patterns import candidates, names_of, units
+from analogtorch.conversion.restored import switched
 from analogtorch.nn import AnalogEmbedding
 
 
@@ -33,7 +34,7 @@ class Prepared:
         could = units(names_of(model), candidates(model, embeddings))
         tensors = (*model.parameters(), *model.buffers())
         return cls(
-            digital=to_digital(deep_copy(model)).eval(),
+            digital=switched(to_digital(deep_copy(model))),
             analog=analog,
             embeddings=embeddings,
             left=tuple(name for name in could if name not in analog),

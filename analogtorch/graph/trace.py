@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
-from analogtorch.conversion.caches import fresh
-from analogtorch.conversion.detached import copying
+from analogtorch.conversion.detached import copying, deep_copy
 from analogtorch.conversion.digital_bits import watch_rounding
 from analogtorch.conversion.example import Example, call, refused, runner
 from analogtorch.conversion.fast_path import restore
@@ -332,7 +331,7 @@ def _fresh(example: Any, device: torch.device) -> tuple[Any, list[Tensor]]:
             memo[id(t)] = torch.zeros_like(t, device=device)
         else:
             memo[id(t)] = t.detach().to(device, copy=True)
-    return copy.deepcopy(fresh(example), memo), [t for t in memo.values() if isinstance(t, Tensor)]
+    return deep_copy(example, memo), [t for t in memo.values() if isinstance(t, Tensor)]
 
 
 def _in_fields(returned: Any) -> list[Tensor]:

@@ -23,7 +23,7 @@ from analogtorch.conversion.kinds import (
     refuse_programmed,
     refuse_unloaded,
 )
-from analogtorch.conversion.restored import same_buffers
+from analogtorch.conversion.restored import same_buffers, switched
 from analogtorch.devices.serial import written
 from analogtorch.evaluate.batches import batches_digest
 from analogtorch.evaluate.checked import chip_seeds
@@ -210,7 +210,7 @@ def adapt(
     for _, layer in analog_layers(student):
         expect(layer)  # whoever trains it on needs noise, too
     return Adapted(
-        model=student.eval(),
+        model=switched(student),
         times=tuple(names.values()),
         seeds=seeds,
         note="; ".join(dict.fromkeys(note for t in names for note in beyond_data(student, t))),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from analogtorch.conversion import analog_layers
 from analogtorch.conversion.detached import deep_copy
+from analogtorch.conversion.restored import switched
 from analogtorch.nn import AnalogComposite, AnalogLayer
 
 _SHARING = threading.Lock()
@@ -35,7 +36,7 @@ def _copied(model: nn.Module, shared: dict[int, Any]) -> nn.Module:
         # all the rest
         empty = (x for x in vars(module).values() if type(x) in (dict, OrderedDict) and not x)
         memo |= {id(x): type(x)() for x in empty}
-    return deep_copy(model, memo).eval()
+    return switched(deep_copy(model, memo))
 
 
 def view_of(model: nn.Module) -> nn.Module:

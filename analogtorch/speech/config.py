@@ -13,6 +13,7 @@ from torch import nn
 import analogtorch as at
 from analogtorch.calibration.choice import Effort
 from analogtorch.chips import Chip, TrainingNoise
+from analogtorch.conversion.restored import switched
 from analogtorch.evaluate.times import checked_times
 from analogtorch.files import is_code
 from analogtorch.hwa.clip import SIGMA
@@ -91,7 +92,8 @@ class FeaturesConfig:
         Raises:
             ValueError: it refuses the options, or is no module.
         """
-        return _built("features", maker("features.name", self.name, FRONT_ENDS), self).eval()
+        made = _built("features", maker("features.name", self.name, FRONT_ENDS), self)
+        return switched(made)
 
 
 @dataclass(frozen=True, kw_only=True)

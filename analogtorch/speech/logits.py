@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from analogtorch.conversion.detached import deep_copy
-from analogtorch.conversion.restored import evaluating
+from analogtorch.conversion.restored import evaluating, switched
 from analogtorch.speech.tried import tried
 
 
@@ -37,7 +37,7 @@ def check_training(
         features: those of as many clips as a batch of the training has, (B, ...): some networks
             split a batch. They may also need gradients.
     """
-    tried = deep_copy(network).train()
+    tried = switched(deep_copy(network), training=True)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         logits = _check(f"{name}, in training,", tried, classes, features)
         if logits.requires_grad:

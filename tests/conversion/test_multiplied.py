@@ -415,3 +415,18 @@ def test_the_head_of_a_perceiver_is_its_embedding() -> None:
     model = at.convert(PerceiverForMaskedLM(config).eval(), CHIP)
     report = at.guard(model, {"inputs": torch.arange(3, 11)[None]})
     assert report.share.digital["perceiver.input_preprocessor.embeddings"] == 3200
+
+
+class Irrep(tuple):
+    """A tuple without a length, as e3nn has them."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+
+def test_a_tuple_of_a_class_of_its_own_is_looked_into() -> None:
+    model = nn.Sequential(nn.Linear(4, 4))
+    model.irreps = [Irrep((0, torch.randn(4, 4)))]
+    at.convert(model, CHIP)
+    at.guard(model, torch.randn(2, 4))
+    at.summary(model)

@@ -1,5 +1,6 @@
 """What other libraries do to a model before or after it is converted."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -279,3 +280,47 @@ def test_a_model_that_keeps_results_is_studied_and_compared(make: Any) -> None:
     few["prepare"] = lambda m: at.calibrate(m, [X])
     assert at.compare(model, [CHIP], metric, example=X, times=["1 day"], **few).chips
     assert at.plan(model, metric, floor=0.1, example=X, max_plans=12, **few).points
+
+
+class Frozen(nn.Sequential):
+    """Keeps its batch norm in evaluation, by a ``train`` that returns nothing."""
+
+    def train(self, mode: bool = True) -> None:  # type: ignore[override]
+        super().train(mode)
+        self[1].eval()
+
+
+class Adapter(nn.Linear):
+    """Has a ``train`` that returns nothing, as a layer of loralib."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(2 * x)
+
+    def train(self, mode: bool = True) -> None:  # type: ignore[override]
+        super().train(mode)
+
+
+def test_a_train_may_return_nothing() -> None:
+    model = Frozen(Adapter(8, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    nn.Module.train(model)
+    model(X)  # its batch norm has statistics
+    exact, labels = copy.deepcopy(model), torch.arange(4) % 3
+    exact.train(False)
+    at.convert(model, CHIP)
+    assert [name for name, _ in at.analog_layers(model)] == ["0", "3"]
+    model.train(False)
+    metric = at.metrics.accuracy([(X, labels)])
+    at.calibrate(model, [X])
+    at.program(model, seed=0)
+    at.map_to_chip(model, X)
+    found = [
+        at.sweep(model, metric, num_chips=1, times=["0 s"]).values,
+        at.sensitivity(model, metric, num_chips=1, time="0 s").rows,
+        at.compare(exact, ["hermes64"], metric, example=X, num_chips=1, times=["0 s"]).chips,
+        at.plan(
+            model, metric, floor=0.1, example=X, prepare=lambda m: at.calibrate(m, [X]), num_chips=1
+        ).points,
+        at.hwa.adapt(exact, [X], chip=CHIP, steps=1, num_chips=1, times=["0 s"]).stages,
+    ]
+    assert all(len(each) for each in found)
+    at.quantise_digital(exact, example=X)

@@ -120,6 +120,8 @@ class Positions(nn.Module):
         (lambda scores, table: scores.add_(table[:4]), {}),
         (lambda scores, table: (scores - table[:4]).relu() - table[3:], {}),
         (lambda scores, table: scores + table[:4] @ table[3:].mT, {}),
+        (lambda x, table: F.scaled_dot_product_attention(x, x, x, attn_mask=table[:4]), {}),
+        (lambda x, table: F.scaled_dot_product_attention(x, table[:4], x), {"0": 28}),
         (lambda scores, table: scores, {"0": 28}),  # what the run does not show
         (lambda scores, table: scores @ table[:4] + table[:4], {"0": 28}),
         (lambda scores, table: (scores.unsqueeze(-1) * table[:4]).sum(-2), {"0": 28}),
@@ -138,6 +140,36 @@ def test_a_table_that_a_run_only_adds_does_not_count(
     assert at.summary(view).share.digital == digital
     model[0].use = lambda scores, table: scores @ table[:4]
     assert at.guard(model, x).share.digital == {"0": 28}
+
+
+def test_a_reason_names_the_matrix_that_multiplies() -> None:
+    class Tables(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.positions = nn.Parameter(torch.randn(4, 8))
+            self.projection = nn.Parameter(torch.randn(8, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (x + self.positions) @ self.projection
+
+    model = at.convert(nn.Sequential(nn.Linear(8, 8), Tables()), CHIP)
+    ((_, why, _),) = at.summary(model).skipped
+    assert why.endswith("whose positions is a matrix of 4 x 8, not a layer")
+    at.guard(model, torch.randn(2, 4, 8))
+    ((_, why, _),) = at.summary(model).skipped
+    assert why.endswith("whose projection is a matrix of 8 x 8, not a layer")
+
+
+def test_a_class_called_as_a_layer_of_torch_is_named_in_full() -> None:
+    class Linear(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(8, 8))
+
+    model = at.convert(nn.Sequential(nn.Linear(8, 8), Linear(), nn.LayerNorm(8)), CHIP)
+    (_, own, _), (_, norm, _) = at.summary(model).skipped
+    assert own.startswith(f"no analog layer for {__name__}.Linear, whose weight")
+    assert norm == "no analog layer for LayerNorm"
 
 
 class Added(nn.Module):

@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from analogtorch.conversion.restored import switched
 from analogtorch.hwa.lightning import Clip, NoiseRamp, SaveEachEpoch, StepSeed
 from analogtorch.speech.training.batches import Batches
 from analogtorch.speech.training.checkpoint import AtomicCheckpoint
@@ -141,7 +142,7 @@ def fit(
                 ckpt_path=str(path) if resume else None,
                 weights_only=True,
             )
-    return network.cpu().eval()
+    return switched(network.cpu())
 
 
 def _check_fits(path: Path, module: Learner) -> None:

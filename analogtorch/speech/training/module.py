@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from analogtorch.conversion.restored import switched
 from analogtorch.hwa import distillation_loss
 from analogtorch.speech.training.phase import Phase
 
@@ -60,7 +61,7 @@ class Learner(L.LightningModule):
 
     def on_fit_start(self) -> None:
         for teacher in self._teacher:
-            teacher.to(self.device).eval().requires_grad_(False)
+            switched(teacher.to(self.device)).requires_grad_(False)
 
     def configure_optimizers(self) -> Any:
         phase = self.phase

@@ -1,6 +1,8 @@
-"""Batches and examples with a cache of transformers, to which a model appends as it runs."""
+"""Batches and examples that a model changes as it runs."""
 
 import copy
+import dataclasses
+from collections import deque
 from collections.abc import Callable, Iterator, MutableMapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -9,10 +11,12 @@ import pytest
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchvision.transforms.functional import normalize
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 import analogtorch as at
-from analogtorch.conversion.caches import fresh
+from analogtorch.conversion.fresh import fresh
 
 pytestmark = pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")
 CHIP = at.chips.hermes64()
@@ -191,7 +195,14 @@ def test_a_wrapped_mapping_keeps_the_cache_that_it_has() -> None:
     assert given["cache"] is cache
 
 
-def test_only_caches_and_what_holds_them_are_copied() -> None:
+@dataclasses.dataclass(frozen=True)
+class _Graph:
+    x: Tensor
+    other: object
+    unset: Any = dataclasses.field(init=False)
+
+
+def test_tensors_caches_and_what_holds_them_are_copied() -> None:
     cache, x, other = _batch(_llama(), 0)["past_key_values"], torch.ones(2), object()
     keys = cache.layers[0].keys
     given = [
@@ -201,8 +212,10 @@ def test_only_caches_and_what_holds_them_are_copied() -> None:
     ]
     encoding, proxy, (named, (first, nested)) = fresh(given)
     assert type(encoding) is transformers.BatchEncoding
-    assert encoding["x"] is proxy["x"] is named.x is x
-    assert encoding["keys"] is keys
+    assert encoding["x"] is proxy["x"] is named.x
+    assert encoding["keys"] is encoding["cache"].layers[0].keys
+    assert torch.equal(named.x, x)
+    assert named.x is not x
     assert proxy["other"] is first is other
     # a batch that holds one cache in several places does so in its copy
     assert encoding["cache"] is proxy["cache"] is named.cache is nested["inner"][0]
@@ -218,10 +231,70 @@ def test_only_caches_and_what_holds_them_are_copied() -> None:
     )
     assert output.past_key_values is output["past_key_values"] is wrapped["cache"] is chunks[1]
     assert output.past_key_values is not cache
-    assert output.logits is wrapped["x"] is chunks[0] is x
+    assert output.logits is chunks[0]
     assert type(chunks) is _Chunks
-    for without in ({"x": [x, {"other": other}]}, (x, [1, "a"]), x, None):
-        assert fresh(without) is without
+    assert type(wrapped) is _Wrapped
+    graph, queue = fresh((_Graph(x, other), deque([x, other], maxlen=2)))
+    assert graph.x is queue[0]
+    assert torch.equal(graph.x, x)
+    assert graph.x is not x
+    assert graph.other is queue[1] is other
+    assert not hasattr(graph, "unset")
+    assert queue.maxlen == 2
+    assert fresh(other) is other
     of_itself: list[Any] = [x]
     of_itself.append(of_itself)
-    assert fresh(of_itself) is of_itself
+    again = fresh(of_itself)
+    assert again[1] is again is not of_itself
+
+
+def test_a_copy_of_a_tensor_that_learns_is_a_leaf() -> None:
+    x = torch.ones(2, requires_grad=True)
+    y = fresh({"x": 2 * x, "leaf": x})
+    assert y["x"].requires_grad
+    assert y["x"].is_leaf
+    y["leaf"].sum().backward()
+    assert x.grad is None
+    assert torch.equal(y["leaf"].grad, torch.ones(2))
+
+
+class _Normalised(nn.Module):
+    """Normalises pictures in place, as torchvision does on request."""
+
+    def __init__(self, inplace: bool) -> None:
+        super().__init__()
+        self.inplace = inplace
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.body(normalize(x, (0.5, 0.4, 0.3), (0.2, 0.3, 0.2), inplace=self.inplace))
+        return y
+
+
+@pytest.mark.parametrize("kind", [list, DataLoader])
+def test_pictures_are_normalised_once(kind: Callable[..., Any]) -> None:
+    found = []
+    for inplace in (False, True):
+        torch.manual_seed(0)
+        pictures, labels = torch.rand(64, 3, 4, 4), torch.arange(64) % 4
+        before = pictures.clone()
+        given = [pictures[:32], pictures[32:]]
+        batches = given if kind is list else DataLoader(pictures, batch_size=32)
+        model = at.convert(_Normalised(inplace).eval(), CHIP)
+        at.calibrate(model, batches)
+        ranges = [layer.input_range.item() for _, layer in at.analog_layers(model)]
+        pairs = list(zip(given, labels.split(32), strict=True))
+        values = at.sweep(
+            model, lambda chip, x=pairs: at.accuracy(chip, x), num_chips=2, times=TIMES
+        ).values
+        adapted = at.hwa.adapt(model, batches, steps=2, num_chips=1, times=TIMES)
+        assert torch.equal(pictures, before)
+        found.append((ranges, values.tolist(), [stage.reading.mean for stage in adapted.stages]))
+    assert found[0] == found[1]
+
+
+def test_a_forward_may_take_parts_out_of_a_batch() -> None:
+    model = at.convert(nn.Sequential(nn.Linear(4, 3)), CHIP)
+    batches = [{"x": torch.randn(8, 4)}]
+    at.calibrate(model, batches, forward=lambda model, batch: model(batch.pop("x")))
+    assert batches[0].keys() == {"x"}
