@@ -73,9 +73,9 @@ def load(path: str | Path, model: nn.Module) -> nn.Module | ProgrammedChip:
     """
     check_module("load", model)
     saved, tensors = read_folder(path)
-    inner = model  # files of before have the names that a wrapper gives
-    if tensors.keys().isdisjoint(model.state_dict()):
-        inner = unwrapped(model)
+    inner = unwrapped(model)
+    if tensors.keys().isdisjoint(inner.state_dict()):
+        inner = model  # files of before have the names that a wrapper gives
     if saved.programmed is not None:
         return _programmed(saved, saved.programmed, tensors, inner)
     loaded = _load(saved, tensors, inner)

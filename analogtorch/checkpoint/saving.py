@@ -1,5 +1,6 @@
 """Saving of a converted model or a programmed chip as a checkpoint."""
 
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,7 @@ def save(model: nn.Module | ProgrammedChip, path: str | Path) -> Path:
         )
     refuse_changed(module, "save")
     tensors, tied = _unique(module)
+    _refuse_renamed(module, tensors.keys() | tied.keys())
     description = describe(module) | {
         "tied": tied,
         "programmed": None if physical is None else recipe(physical),
@@ -82,6 +84,18 @@ def save(model: nn.Module | ProgrammedChip, path: str | Path) -> Path:
         **({"averaged": averaged} if averaged else {}),
     }
     return write_folder(folder, tensors, tied, description)
+
+
+def _refuse_renamed(model: nn.Module, keys: Set[str]) -> None:
+    """Raise ValueError for a model whose ``state_dict`` calls all that learns by other names."""
+    names = [name for name, _ in model.named_parameters()]
+    if names and keys.isdisjoint(names):
+        raise ValueError(
+            f"save: the state_dict of {type(model).__name__} has keys such as "
+            f"{next(iter(keys), None)!r}, but calls no Parameter by its name, such as "
+            f"{names[0]!r}, as wrappers of a model may do; nothing could load that: save the model "
+            "inside it"
+        )
 
 
 def _unique(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import os
 import sys
-import threading
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -34,6 +33,7 @@ from analogtorch.conversion.weights import (
 )
 from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.nn.adapters import is_part_of_adapter
+from analogtorch.values.thread_lock import ThreadLock
 
 _TORCH = f"{Path(torch.__file__).parent}{os.sep}"
 _SHAPE_ONLY = frozenset({
@@ -291,7 +291,7 @@ class _Eager:
     """How many contexts of ``eager`` last, and the stance to restore."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = ThreadLock()
         self.count = 0
         self.stance: Any = None
 

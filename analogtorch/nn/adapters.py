@@ -29,13 +29,18 @@ _PEFT = ("base_model", "model")
 """The names under which a ``peft.PeftModel`` holds the model."""
 
 
+_FABRIC = ("_original_module", "_forward_module")
+"""The names under which Lightning Fabric holds a model, and what it calls in its place, such as
+``DistributedDataParallel`` around it."""
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 """What wraps a whole model, holds it as ``module`` and passes all on to it."""
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model inside what ``torch.compile`` returns and inside torch's wrappers."""
+    """Return the model inside what ``torch.compile`` and Fabric return and torch's wrappers."""
     inner = model.module if isinstance(model, _WRAPPERS) else model._modules.get(COMPILED)
+    if model._modules.keys() == set(_FABRIC):
+        inner = model._modules[_FABRIC[0]]
     return model if inner is None else unwrapped(inner)
 
 
@@ -44,6 +49,10 @@ def rewrapped(model: nn.Module, inner: nn.Module) -> nn.Module:
     compiled = model._modules.get(COMPILED)
     if compiled is not None:
         return rewrapped(compiled, inner)
+    if model._modules.keys() == set(_FABRIC):
+        for name in _FABRIC:
+            setattr(model, name, rewrapped(model.get_submodule(name), inner))
+        return model
     if not isinstance(model, _WRAPPERS):
         return inner
     wrapper: Any = model

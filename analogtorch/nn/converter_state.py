@@ -213,8 +213,8 @@ def warn_of_lost_ranges(calibrated: bool) -> None:
         f"{kept}call analogtorch.calibrate, or load a state_dict with the _metadata of "
         "model.state_dict(), which torch.save keeps and a collections.OrderedDict takes, as does "
         "Accelerator.save_state(folder, safe_serialization=False); Trainers keep them by the "
-        "KeepRanges of analogtorch.hwa.huggingface or analogtorch.hwa.lightning. Output ranges are "
-        "missing too, and what calibration chose for the chip: targets that allow for drift, and "
+        "KeepRanges of analogtorch.hwa.huggingface or analogtorch.hwa.lightning, which puts them "
+        "back after this warning. Output ranges are missing too, and what calibration chose for the chip: targets that allow for drift, and "
         "the unit of the weight scale. analogtorch.save keeps everything"
     )
 

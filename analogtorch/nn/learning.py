@@ -5,26 +5,31 @@ An optimizer that is made before ``convert`` does not know the DAC ranges. A mod
 """
 
 import functools
-import threading
 from typing import Any
 from weakref import WeakSet
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
 from analogtorch.values.listed import listed
+from analogtorch.values.thread_lock import ThreadLock
 from analogtorch.values.warned import warn
 
 _SHOWN = 3
 """Layers that the warning lists; it counts the others."""
 _PENDING: "WeakSet[Any]" = WeakSet()
 """Analog layers that no optimizer has trained yet."""
-_CHANGING = threading.Lock()
+_CHANGING = ThreadLock()
 """Held while ``_PENDING`` changes or is listed: other threads may copy models meanwhile."""
 _WARNED: "WeakSet[Optimizer]" = WeakSet()
 """Optimizers that no more warnings about ranges are given of."""
+_INNER: "WeakSet[Optimizer]" = WeakSet()
+"""Optimizers that others step."""
 _NOISY: "WeakSet[Any]" = WeakSet()
 """Analog layers that are trained with noise in evaluation mode, too."""
 
@@ -52,12 +57,22 @@ def noisy_in_evaluation(layer: nn.Module) -> None:
 
 @functools.cache
 def _register() -> None:
+    register_optimizer_step_pre_hook(_leave_inner)
     register_optimizer_step_post_hook(_look)
+
+
+def _leave_inner(optimizer: Optimizer, *_: Any) -> None:
+    """Leave out what an optimizer steps inside: it has a share of the Parameters.
+
+    ``ZeroRedundancyOptimizer`` holds it as ``optim``; the outer one, which has all, is looked at.
+    """
+    if isinstance(inner := getattr(optimizer, "optim", None), Optimizer):
+        _INNER.add(inner)
 
 
 def _look(optimizer: Optimizer, *_: Any) -> None:
     """Look after a step at the layers whose weight it changed, and warn of what they miss."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or optimizer in _INNER:
         return
     with _CHANGING:  # a programmed layer has the noise of its chip; adapters learn beside it
         _PENDING.difference_update([x for x in _PENDING if x.programmed is not None])

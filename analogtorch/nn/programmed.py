@@ -1,6 +1,5 @@
 """The state of a layer on a programmed chip, and the execution that computes with it."""
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -12,11 +11,12 @@ from analogtorch.nn.execution import Execution
 from analogtorch.nn.reborn import cut
 from analogtorch.ops import Plan
 from analogtorch.ops.input_drop import InputDrop, unit_load
+from analogtorch.values.thread_lock import ThreadLock
 
 if TYPE_CHECKING:
     from analogtorch.nn.base import AnalogLayer
 
-_COUNTING = threading.Lock()
+_COUNTING = ThreadLock()
 """Held while a layer counts. It belongs to no layer, because a lock cannot be copied."""
 
 

@@ -5,12 +5,13 @@ in torch.
 """
 
 import math
-import threading
 from typing import Any
 
 import torch
 
-_LOCK = threading.Lock()
+from analogtorch.values.thread_lock import ThreadLock
+
+_LOCK = ThreadLock()
 
 
 def register() -> None:

@@ -9,6 +9,7 @@ import torch
 from analogtorch.ops import fold, seed_tensor, stream
 from analogtorch.ops.seed import scopes
 from analogtorch.values import checks
+from analogtorch.values.thread_lock import ThreadLock
 
 
 @contextlib.contextmanager
@@ -66,7 +67,7 @@ def noise(seed: int, *, step: int = 0, rank: int = 0, first_sample: int = 0) -> 
         scopes.leave(key)
 
 
-TURN = threading.RLock()
+TURN = ThreadLock(threading.RLock)
 """Held by the thread of the package that draws from torch's generators, or puts their states back,
 as those are the same in all threads."""
 

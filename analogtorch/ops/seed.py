@@ -18,6 +18,7 @@ from analogtorch.ops.generator import fold
 from analogtorch.ops.library import define
 from analogtorch.ops.native import loading
 from analogtorch.ops.recomputed import drawn
+from analogtorch.values.thread_lock import ThreadLock
 
 
 def draw_keys(like: Tensor, streams: Sequence[int]) -> Tensor:
@@ -75,7 +76,7 @@ class _Scopes:
         self.closed: OrderedDict[int, set[int]] = OrderedDict()
         self.threads: list[threading.Thread] = []
         """Those that opened the scopes which are open."""
-        self.lock = threading.Lock()
+        self.lock = ThreadLock()
 
     def enter(self, seed: int, first: int) -> None:
         seed %= 2**64  # the form in which generators return it

@@ -1,6 +1,5 @@
 """Copies of models for programmed chips."""
 
-import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
@@ -12,8 +11,9 @@ from analogtorch.conversion import analog_layers
 from analogtorch.conversion.detached import deep_copy
 from analogtorch.conversion.restored import switched
 from analogtorch.nn import AnalogComposite, AnalogLayer
+from analogtorch.values.thread_lock import ThreadLock
 
-_SHARING = threading.Lock()
+_SHARING = ThreadLock()
 """Held while a memory becomes one of copy on write, which torch leaves to one thread."""
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from lightning.fabric import Fabric
 from torch import nn
 from torch.nn.utils import prune
 from torch.optim.swa_utils import AveragedModel
@@ -181,10 +182,15 @@ def test_a_tie_that_the_model_on_meta_does_not_have_is_not_made(tmp_path: Path) 
     assert loaded.head.weight.data_ptr() != loaded.embed.weight.data_ptr()
 
 
+def _fabric(model: nn.Module) -> nn.Module:
+    wrapped: nn.Module = Fabric(accelerator="cpu", devices=1).setup_module(model)
+    return wrapped
+
+
 @pytest.mark.parametrize(
     "wrap",
-    [lambda m: torch.compile(m, backend="eager"), AveragedModel, nn.DataParallel],
-    ids=["compiled", "averaged", "parallel"],
+    [lambda m: torch.compile(m, backend="eager"), AveragedModel, nn.DataParallel, _fabric],
+    ids=["compiled", "averaged", "parallel", "fabric"],
 )
 def test_of_a_wrapped_model_the_one_inside_is_saved(
     wrap: Callable[[nn.Module], nn.Module], tmp_path: Path
@@ -211,9 +217,26 @@ def test_a_root_layer_stays_in_its_wrapper(tmp_path: Path) -> None:
     assert type(target.module) is at.nn.AnalogLinear
     assert target.n_averaged.item() == 1
     target.update_parameters(average.module)
+    fabric = _fabric(nn.Linear(8, 4))
+    assert load(tmp_path, fabric) is fabric
+    assert type(fabric.module) is type(fabric._forward_module) is at.nn.AnalogLinear
     compiled = load(tmp_path, torch.compile(nn.Linear(8, 4), backend="eager"))
     assert type(compiled) is at.nn.AnalogLinear
     assert torch.equal(compiled.weight, average.module.weight)
+
+
+def test_a_wrapper_that_gives_keys_other_names_is_refused(tmp_path: Path) -> None:
+    class Wrapper(nn.Module):
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__()
+            self.model = model
+
+        def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+            return self.model.state_dict(*args, **kwargs)
+
+    with pytest.raises(ValueError, match=r"calls no Parameter .* save the model inside"):
+        save(Wrapper(_analog()), tmp_path / "net")
+    assert not (tmp_path / "net").exists()
 
 
 def test_an_average_goes_on_where_it_was(tmp_path: Path) -> None:

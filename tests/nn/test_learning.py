@@ -143,3 +143,26 @@ def test_a_compiled_step_runs_in_silence() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         torch.compile(optimizer.step, backend="eager")()
+
+
+class Sharded(Optimizer):
+    """Steps another optimizer that has a share of the Parameters, as ZeroRedundancyOptimizer."""
+
+    def __init__(self, params: list[nn.Parameter], share: list[nn.Parameter]) -> None:
+        super().__init__(params, {"lr": 0.1})
+        self.optim = SGD(share, lr=0.1)
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        self.optim.step()
+
+
+def test_an_optimizer_inside_of_another_is_not_looked_at() -> None:
+    model = at.calibrate(at.convert(_net(), CHIP), [X], method="absmax")
+    ranges = {id(layer.input_range) for _, layer in at.analog_layers(model)}
+    weights = [p for p in model.parameters() if id(p) not in ranges]
+    _step(model, Sharded(list(model.parameters()), weights))
+    again = at.calibrate(at.convert(_net(), CHIP), [X], method="absmax")
+    ranges = {id(layer.input_range) for _, layer in at.analog_layers(again)}
+    weights = [p for p in again.parameters() if id(p) not in ranges]
+    with pytest.warns(UserWarning, match="this Sharded trains .* not their DAC ranges"):
+        _step(again, Sharded(weights, weights[:1]))
