@@ -214,8 +214,9 @@ def warn_of_lost_ranges(calibrated: bool) -> None:
         "model.state_dict(), which torch.save keeps and a collections.OrderedDict takes, as does "
         "Accelerator.save_state(folder, safe_serialization=False); Trainers keep them by the "
         "KeepRanges of analogtorch.hwa.huggingface or analogtorch.hwa.lightning, which puts them "
-        "back after this warning. Output ranges are missing too, and what calibration chose for the chip: targets that allow for drift, and "
-        "the unit of the weight scale. analogtorch.save keeps everything"
+        "back after this warning. Output ranges are missing too, and what calibration chose for "
+        "the chip: targets that allow for drift, and the unit of the weight scale. "
+        "analogtorch.save keeps everything"
     )
 
 
