@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import sys
 from collections import UserDict, deque
 from collections.abc import Mapping, MutableMapping
@@ -55,9 +56,10 @@ def _fresh(given: Any, whole: tuple[type, ...], memo: dict[int, Any]) -> Any:
     elif isinstance(given, Mapping):  # nobody writes into it
         memo[id(given)] = {key: _fresh(part, whole, memo) for key, part in given.items()}
     elif isinstance(given, tuple):
-        own = [_fresh(part, whole, memo) for part in given]
-        make = getattr(given, "_make", lambda parts: tuple.__new__(type(given), parts))
-        memo[id(given)] = make(own)
+        found = [_fresh(part, whole, memo) for part in given]
+        if any(own is not part for own, part in zip(found, given, strict=True)):  # no shape
+            make = getattr(given, "_make", functools.partial(tuple.__new__, type(given)))
+            memo[id(given)] = make(found)
     elif dataclasses.is_dataclass(given) and not isinstance(given, type):
         twin = memo[id(given)] = copy.copy(given)
         for name in (field.name for field in dataclasses.fields(given)):

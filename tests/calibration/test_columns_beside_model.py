@@ -269,26 +269,24 @@ def test_numbers_that_a_model_draws_are_the_same_in_both_runs() -> None:
 
 
 class _Adds(nn.Module):
-    """Changes its inputs in place, or keeps a state."""
+    """Keeps a state."""
 
-    def __init__(self, changes: str) -> None:
+    def __init__(self, keeps: bool) -> None:
         super().__init__()
-        self.first, self.last, self.changes = nn.Linear(40, 24), nn.Linear(24, 8), changes
+        self.first, self.last, self.keeps = nn.Linear(40, 24), nn.Linear(24, 8), keeps
         self.register_buffer("state", torch.zeros(40))
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.changes == "its inputs":
-            x += 0.1
         x = x + self.state
-        if self.changes == "its state":
+        if self.keeps:
             self.state = x.mean(0).detach() + 1.0
         return self.last(self.first(x).relu())
 
 
-@pytest.mark.parametrize("what", ["its inputs", "its state", "numbers"])
+@pytest.mark.parametrize("what", ["its state", "numbers"])
 def test_a_model_that_does_not_repeat_itself_is_not_followed(what: str) -> None:
     torch.manual_seed(0)
-    digital = _Adds(what).eval()
+    digital = _Adds(what == "its state").eval()
     own = torch.Generator().manual_seed(5)
 
     def drawn(model: nn.Module, batch: Tensor) -> Tensor:

@@ -287,7 +287,7 @@ def test_the_last_quarter_is_held_back_at_most_four_batches(count: int, learnt: 
     def forward(model: nn.Module, x: Tensor) -> Tensor:
         y = model(x)
         if y.requires_grad:
-            seen.update(number for number, each in enumerate(batches) if each is x)
+            seen.update(number for number, each in enumerate(batches) if torch.equal(each, x))
         return y
 
     options: dict[str, Any] = {"forward": forward, "recipe": at.hwa.Recipe(looks=1)}
