@@ -53,7 +53,21 @@ def described(value: Any, code: list[Any]) -> Any:
         return value.__name__
     if isinstance(value, MethodType) and not isinstance(value.__self__, type | nn.Module):
         return {"method": name_of(value), **_plain_attributes(value.__self__)}
+    if has_settings(value):
+        return {"object": name_of(value), **_plain_attributes(value, lists=True)}
     return name_of(value) if callable(value) else name_of(type(value))
+
+
+def has_settings(value: Any) -> bool:
+    """Return whether a value is called by a method of its class, and keeps what that computes with.
+
+    One that changes itself, as it counts its calls, is known by its class alone.
+    """
+    if isinstance(value, FunctionType | MethodType | functools.partial | type | nn.Module):
+        return False
+    called = inspect.getattr_static(value, "__call__", None)
+    own = isinstance(called, FunctionType) and not changes(called)
+    return own and len(_plain_attributes(value, lists=True)) > 1
 
 
 def is_plain(value: Any) -> bool:
@@ -159,9 +173,14 @@ def _is_set(value: Any) -> bool:
     return is_plain(value) or isinstance(value, (*PLAIN, enum.Enum, np.generic))
 
 
-def _plain_attributes(of: Any) -> dict[str, Any]:
-    """Return the class of an object, and its public attributes that are plain and no lists."""
+def _plain_attributes(of: Any, *, lists: bool = False) -> dict[str, Any]:
+    """Return the class of an object, and its public attributes that are plain.
+
+    Lists are left out unless ``lists``: what is called may fill them.
+    """
     held = vars(of) if hasattr(of, "__dict__") else {}
+    if lists:
+        held = {name: fixed(value) for name, value in held.items()}
     plain = {n: v for n, v in sorted(held.items()) if n[0] != "_" and _is_set(v)}
     return {"class": name_of(type(of)), **each_described(plain, [])}
 

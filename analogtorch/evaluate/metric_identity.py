@@ -13,6 +13,7 @@ from analogtorch.evaluate.described import (
     described,
     each_described,
     fixed,
+    has_settings,
     is_named,
     is_plain,
     name_of,
@@ -40,7 +41,8 @@ def kept_of(metric: Any) -> dict[str, Any]:
     Beside its name and its samples, its own or those that it holds (``held_digest``), empty if they
     are not known, these are settings: the function of a ``functools.partial`` and its arguments,
     those that are plain and cannot change, the class of an object without a name, with plain
-    attributes that of a bound method, and what a metric of ``at.metrics`` was given. Of lambdas,
+    attributes that of a bound method, or of an object that its call does not change, and what a
+    metric of ``at.metrics`` was given. Of lambdas,
     local functions and those of notebooks and scripts (``__main__``), among the settings too, it is
     the code, below decorators, with plain values from around it, which has the version of Python
     before it: only code of one version can be compared.
@@ -121,5 +123,5 @@ def _settings(metric: Any, code: list[Any]) -> Any:
     if isinstance(metric, TaskMetric):
         return each_described({"forward": metric.forward, **metric.settings}, code)
     kinds = FunctionType | MethodType | functools.partial
-    recorded = isinstance(metric, kinds) or not title(metric)
+    recorded = isinstance(metric, kinds) or not title(metric) or has_settings(metric)
     return described(metric, code) if recorded and not is_named(metric) else None

@@ -271,12 +271,17 @@ class AnalogComposite(SamplesFirst, nn.Module):
             matrix.keep_target()
         return self
 
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        converter_state.save_matrices(self.matrices(), destination, prefix)
+
     def _load_from_state_dict(
         self, state_dict: Any, prefix: str, local_metadata: dict, *rest: Any
     ) -> None:
+        ranged = any(matrix.ranged for matrix in self.matrices())
+        # its matrices have no metadata in a digital one either
+        lacking = converter_state.lacks_ranges(self, ranged, state_dict, prefix, local_metadata)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
         self._share()
-        own = converter_state.of_layer(self, state_dict, prefix)  # not of adapters alone
-        if own and not (local_metadata or any(key.endswith(".input_range") for key in state_dict)):
-            # its matrices have no metadata in a digital one either
+        if lacking and not any(key.endswith(".input_range") for key in state_dict):
             converter_state.warn_of_lost_ranges(any(m.calibrated for m in self.matrices()))

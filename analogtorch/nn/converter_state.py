@@ -4,11 +4,12 @@
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 
 from analogtorch.chips.choices import Choices
@@ -34,8 +35,13 @@ _KEYS = {name: f"analogtorch.{name}" for name in COLUMN_RANGES}
 _EARLIER_KEYS = {f"analogtorch.{name}": _KEYS[present] for name, present in EARLIER.items()}
 _CHOICES = {field.name: f"analogtorch.{field.name}" for field in fields(Choices)}
 _CHIP = "analogtorch.chip"
+_MATRICES = "analogtorch.matrices"
+"""Set for a layer of several matrices that have ranges; they have the metadata of these."""
+_APART = "analogtorch.ranges_are_apart"
+"""Set for layers that get their ranges from elsewhere."""
 _ALL_KEYS = frozenset(
-    {_CHIP, _INPUT_RANGE, _ELSEWHERE, *_CHOICES.values(), *_KEYS.values(), *_EARLIER_KEYS}
+    {_CHIP, _INPUT_RANGE, _ELSEWHERE, _MATRICES}
+    | {*_CHOICES.values(), *_KEYS.values(), *_EARLIER_KEYS}
 )
 
 
@@ -73,6 +79,40 @@ def save(layer: "ConvertersMixin", destination: Any, prefix: str) -> None:
             "processes and not in this state_dict: keep layer.input_range.full_tensor(), which "
             "every process must call, beside it"
         )
+
+
+def save_matrices(matrices: Iterable["ConvertersMixin"], destination: Any, prefix: str) -> None:
+    """Write into the metadata of a ``state_dict`` that matrices of a layer have ranges there."""
+    metadata = getattr(destination, "_metadata", None)
+    if metadata is not None and any(matrix.ranged for matrix in matrices):
+        metadata[prefix[:-1]][_MATRICES] = True
+
+
+def lacks_ranges(
+    layer: nn.Module, ranged: bool, state_dict: Mapping[str, Any], prefix: str, metadata: Any
+) -> bool:
+    """Return whether a ``state_dict`` with weights of a layer has no ranges where there were some.
+
+    It has no ``metadata``; or it is of a digital layer, or of one that is not calibrated, with
+    other weights than those that the layer's ranges were found for, if it is ``ranged``.
+    """
+    if metadata and not (ranged and _ALL_KEYS.isdisjoint(metadata) and _APART not in metadata):
+        return False
+    if not of_layer(layer, state_dict, prefix):
+        return False  # files of adapters have nothing of the layer's own
+    return not metadata or any(
+        _differs(p, state_dict.get(prefix + name))
+        for name, p in layer._parameters.items()
+        if p is not None and name != "input_range" and "bias" not in name
+    )
+
+
+def _differs(held: Tensor, given: Any) -> bool:
+    """Return whether a weight of a ``state_dict`` is another one than that of the layer."""
+    if not isinstance(given, Tensor) or given.is_meta or held.is_meta:
+        return True
+    ours, theirs = local(held), local(given)
+    return ours.shape != theirs.shape or not torch.equal(ours, theirs.to(ours))
 
 
 def load_choices(layer: "ConvertersMixin", metadata: dict) -> None:
@@ -189,9 +229,9 @@ def _version(weight: Tensor) -> int | None:
 
 
 def without_converters(metadata: Any) -> Any:
-    """Return the metadata of a ``state_dict`` without converter ranges, as of a digital model."""
+    """Return the metadata of a ``state_dict`` without converter ranges, which come otherwise."""
     return {
-        name: {key: value for key, value in entries.items() if key not in _ALL_KEYS}
+        name: {_APART: True, **{k: value for k, value in entries.items() if k not in _ALL_KEYS}}
         for name, entries in metadata.items()
     }
 
@@ -209,9 +249,10 @@ def warn_of_lost_ranges(calibrated: bool) -> None:
     """Warn that a state_dict has no ranges; ``calibrated``: the layer keeps the range it has."""
     kept = "the layers keep those that they have. To get others, " if calibrated else ""
     warn(
-        "this state_dict carries no DAC ranges (safetensors and plain dicts drop its metadata): "
-        f"{kept}call analogtorch.calibrate, or load a state_dict with the _metadata of "
-        "model.state_dict(), which torch.save keeps and a collections.OrderedDict takes, as does "
+        "this state_dict carries no DAC ranges (those of digital and uncalibrated models have "
+        f"none, and safetensors and plain dicts drop its metadata): {kept}call "
+        "analogtorch.calibrate, or load a state_dict with the _metadata of model.state_dict(), "
+        "which torch.save keeps and a collections.OrderedDict takes, as does "
         "Accelerator.save_state(folder, safe_serialization=False); Trainers keep them by the "
         "KeepRanges of analogtorch.hwa.huggingface or analogtorch.hwa.lightning, which puts them "
         "back after this warning. Output ranges are missing too, and what calibration chose for "

@@ -309,6 +309,9 @@ class ConvertersMixin(nn.Module):
         value = state_dict.get(key)
         rest = {k: v for k, v in state_dict.items() if k != key}
         filled = converter_state.filled(self, state_dict.get(prefix + "weight"), local_metadata)
+        lacking = self.takes_range and converter_state.lacks_ranges(
+            self, self.ranged, state_dict, prefix, local_metadata
+        )
         super()._load_from_state_dict(
             rest, prefix, local_metadata, strict, missing, unexpected, errors
         )
@@ -316,8 +319,7 @@ class ConvertersMixin(nn.Module):
             missing.remove(key)
         self._load_converters(value, local_metadata, errors)
         if value is None and self.takes_range:
-            # files of adapters have nothing of the layer's own
-            if not local_metadata and converter_state.of_layer(self, state_dict, prefix):
+            if lacking:
                 converter_state.warn_of_lost_ranges(self.calibrated)
             elif filled:
                 converter_state.warn_of_own_ranges()

@@ -61,12 +61,16 @@ def test_every_kind_has_a_model() -> None:
 def test_keys_are_the_digital_models_both_ways(entry: Entry) -> None:
     digital, analog = entry.digital(), entry.analog()
     assert list(analog.state_dict()) == list(digital.state_dict())
+    # a digital checkpoint is no loss of ranges: nothing is said of the same weights
+    analog.load_state_dict(digital.state_dict(), strict=True)
     with torch.no_grad():
         for parameter in digital.parameters():
             parameter.mul_(0.5)
-    # a digital checkpoint is no loss of ranges: nothing is said
-    for model in (analog, entry.converted()):
-        model.load_state_dict(digital.state_dict(), strict=True)
+    entry.converted().load_state_dict(digital.state_dict(), strict=True)
+    takes = any(layer.takes_range and layer.ranged for _, layer in at.analog_layers(analog))
+    found = pytest.warns(UserWarning, match="of digital .*the layers keep those that they have")
+    with found if takes else contextlib.nullcontext():
+        analog.load_state_dict(digital.state_dict(), strict=True)
     assert all(
         torch.equal(t, analog.state_dict()[name]) for name, t in digital.state_dict().items()
     )

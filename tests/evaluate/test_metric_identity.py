@@ -121,6 +121,44 @@ class _Own(_Slotted):
         vars(self).update(options)
 
 
+@dataclasses.dataclass
+class _Top:
+    """A metric that is an object, with settings that its call does not change."""
+
+    k: int = 1
+    classes: list[int] = dataclasses.field(default_factory=list)
+
+    def __call__(self, chip: nn.Module) -> float:
+        return _top(chip, self.k)
+
+
+class _Counting(_Top):
+    def __call__(self, chip: nn.Module) -> float:
+        self.k += 1
+        return _top(chip, 1)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "difference"),
+    [
+        (_Top(1), _Top(2), "metric settings: k 1 there and 2 here"),
+        (_Top(1, [1]), _Top(1, [2]), r"metric settings: classes \[1\] there and \[2\] here"),
+    ],
+)
+def test_a_folder_tells_metrics_that_are_objects_apart(
+    one: _Top, other: _Top, difference: str, run: Run
+) -> None:
+    first = run(one)
+    with pytest.raises(ValueError, match=difference):
+        run(other)
+    assert torch.equal(run(dataclasses.replace(one)).values, first.values)
+
+
+def test_an_object_that_its_call_changes_is_known_by_its_class(run: Run) -> None:
+    first = run(_Counting(1))
+    assert torch.equal(run(_Counting(5)).values, first.values)
+
+
 @pytest.mark.parametrize(
     ("one", "other", "difference"),
     [
