@@ -11,7 +11,10 @@ from torch.utils.data import Dataset, IterableDataset
 
 from analogtorch.conversion.kinds import check_module
 
-EMPTY = "batches is empty; pass at least one batch of inputs"
+EMPTY = (
+    "batches is empty; pass at least one batch of inputs. A generator can be read only once: pass "
+    "a list"
+)
 """The end of the message where there is none."""
 
 

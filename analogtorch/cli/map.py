@@ -148,7 +148,7 @@ def _built(name: str, device: str) -> nn.Module:
 
 
 def _dotted(name: str) -> Any:
-    if "/" in name or Path(name).suffix in _WEIGHTS:
+    if "/" in name or Path(name).suffix in (*_WEIGHTS, ".py"):
         raise ValueError(
             f"--model {name}: a file does not build a model; name a function or class that does, "
             "such as my_net.py:Net. Weights change no tile, no time and no energy: none are needed"

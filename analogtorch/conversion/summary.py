@@ -345,7 +345,7 @@ def _row(name: str, layer: AnalogLayer, unit_cells: int) -> LayerRow:
         input_range=dac_text(layer)
         or f"absmax of each input ({'chosen' if layer.ranged else 'not calibrated'})",
         by_vector=layer.takes_range and not layer.calibrated and converters,
-        unrounded=layer.chip.periphery.output_bits is not None and layer.output_ranges is None,
+        unrounded=layer.unrounded,
         chip=layer.chip,
         adc_ranges=None if of_adcs is None else adc_ranges_text(of_adcs),
     )

@@ -170,8 +170,16 @@ class Comparison(Shown):
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """What of the simulated chips is not as by default, such as their defects."""
-        return next((each.sweep.conditions for each in self.chips if each.sweep), ())
+        """What of the simulated chips is not as by default, such as their defects.
+
+        What is not so of all of them ends with the names of those that it is of.
+        """
+        of = {each.name: each.sweep.conditions for each in self.chips if each.sweep}
+        found = {text: [n for n in of if text in of[n]] for texts in of.values() for text in texts}
+        return tuple(
+            text if len(names) == len(of) else f"{text} ({', '.join(names)})"
+            for text, names in found.items()
+        )
 
     def __getitem__(self, name: str) -> ComparedChip:
         """Return the chip that ``name`` heads.

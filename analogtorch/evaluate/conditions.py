@@ -1,11 +1,15 @@
 """What a reader of a result must know of its chips: how they differ from chips by default."""
 
+from torch import nn
+
+from analogtorch.conversion import analog_layers
 from analogtorch.devices.thermal import kelvin
 from analogtorch.devices.time import duration
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.recalibration import Recalibration
 from analogtorch.simulate.writing import Method
+from analogtorch.values.listed import listed as shortened
 
 _COMPENSATIONS: dict[Compensation, str] = {
     "none": "drift is not compensated",
@@ -41,6 +45,26 @@ def conditions(
         "recalibration": "" if recalibration is None else _reads(recalibration, compensation),
     }
     return {name: text for name, text in found.items() if text}
+
+
+def unrounded(model: nn.Module) -> tuple[str, ...]:
+    """Return which layers of a model do not round their outputs as their chip does, in words.
+
+    ``calibrate`` finds the ranges in which it rounds; without it the number of bits has no effect.
+    """
+    layers = dict(analog_layers(model))
+    found = {
+        name or "(root)": layer.chip.periphery.output_bits
+        for name, layer in layers.items()
+        if layer.unrounded
+    }
+    if not found:
+        return ()
+    bits = " or ".join(dict.fromkeys(map(str, found.values())))
+    return (
+        f"outputs of {len(found)} of {len(layers)} layers ({shortened(found)}) are not rounded to "
+        f"{bits} bits: calibrate finds the ranges",
+    )
 
 
 def _reads(schedule: Recalibration, compensation: Compensation) -> str:

@@ -12,7 +12,7 @@ from torch import nn
 
 from analogtorch.evaluate.cells import Cells, Executor, Experiment, check_executor, run, run_by
 from analogtorch.evaluate.checked import checked_defects, checked_method, chip_seeds, measurable
-from analogtorch.evaluate.conditions import conditions
+from analogtorch.evaluate.conditions import conditions, unrounded
 from analogtorch.evaluate.experiment import experiment
 from analogtorch.evaluate.helpers import checked_processes
 from analogtorch.evaluate.journal import Journal, Unkept
@@ -239,7 +239,7 @@ def sweep(
             higher_is_better=higher_is_better,
             bounds=bounds,
             recovery="" if recovery is None else recovery.summary,
-            conditions=tuple(differing.values()),
+            conditions=(*differing.values(), *unrounded(models[name])),
         )
     return found if isinstance(model, Mapping) else found[""]
 

@@ -72,6 +72,11 @@ class ConvertersMixin(nn.Module):
         of_dac = self.calibrated and self.takes_range
         return of_dac or any(getattr(self, name) is not None for name in COLUMN_RANGES)
 
+    @property
+    def unrounded(self) -> bool:
+        """Whether ADC outputs leave the tile as they are: no range of ``output_bits`` is known."""
+        return self.chip.periphery.output_bits is not None and self.output_ranges is None
+
     def _fix_range(self) -> None:
         self.calibrated = True  # so that it does not learn
         self.set_input_range(1.0)

@@ -256,6 +256,7 @@ def test_the_report_extra_is_named_before_anything_is_written(
             ["--model", "torch.zeros", "--input", "1"],
             "must build without arguments.*a function without.*my_net.py:make",
         ),
+        (["--model", "my_net.py"], "a file does not build a model; name a function or class that"),
         (["--model", "net.safetensors"], "a file does not build a model.*such as my_net.py:Net"),
         (["--model", "openai/whisper-tiny.en"], "a file does not build a model"),
         (

@@ -3,6 +3,7 @@
 import copy
 
 import torch
+from torch import nn
 
 import analogtorch as at
 from analogtorch.evaluate.conditions import conditions
@@ -107,3 +108,31 @@ def test_differences_of_sweeps_keep_what_both_share() -> None:
     text = "in the field, chips correct gain and offset of their columns digitally, from"
     assert text in str(corrected)
     assert text in str(corrected.minus(corrected))
+
+
+def test_a_result_says_that_outputs_are_not_rounded() -> None:
+    chips = {
+        f"{bits} bits": at.chips.hermes64().replace(periphery={"output_bits": bits})
+        for bits in (8, 2, None)
+    }
+    x = torch.randn(64, 16)
+
+    def size(chip: nn.Module) -> float:
+        return float(chip(x).square().mean())
+
+    def made(chip: at.Chip) -> nn.Module:
+        torch.manual_seed(0)
+        return at.convert(nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4)), chip)
+
+    found = at.sweep(made(chips["2 bits"]), size, num_chips=1, times=["0 s"])
+    text = "outputs of 2 of 2 layers (0, 2) are not rounded to 2 bits: calibrate finds the ranges"
+    assert found.conditions == (text,)
+    assert f"on the chips, {text}" in str(found)
+    assert at.sweep(made(chips["None bits"]), size, num_chips=1, times=["0 s"]).conditions == ()
+    model = at.calibrate(made(chips["8 bits"]), [x], effort="ranges")
+    assert at.sweep(model, size, num_chips=1, times=["0 s"]).conditions == ()
+    net = at.to_digital(made(chips["2 bits"]))
+    compared = at.compare(net, chips, size, example=x[:1], num_chips=1, times=["0 s"])
+    assert compared.conditions == tuple(
+        f"{text.replace('2 bits', f'{bits} bits')} ({bits} bits)" for bits in (8, 2)
+    )
