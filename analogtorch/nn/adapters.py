@@ -36,11 +36,15 @@ _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel
 """What wraps a whole model, holds it as ``module`` and passes all on to it."""
 
 
+def _is_of_fabric(model: nn.Module) -> bool:
+    return model._modules.keys() == set(_FABRIC)
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
     """Return the model inside what ``torch.compile`` and Fabric return and torch's wrappers."""
     inner = model.module if isinstance(model, _WRAPPERS) else model._modules.get(COMPILED)
-    if model._modules.keys() == set(_FABRIC):
-        inner = model._modules[_FABRIC[0]]
+    if _is_of_fabric(model):
+        inner = model.get_submodule(_FABRIC[0])
     return model if inner is None else unwrapped(inner)
 
 
@@ -49,7 +53,7 @@ def rewrapped(model: nn.Module, inner: nn.Module) -> nn.Module:
     compiled = model._modules.get(COMPILED)
     if compiled is not None:
         return rewrapped(compiled, inner)
-    if model._modules.keys() == set(_FABRIC):
+    if _is_of_fabric(model):
         for name in _FABRIC:
             setattr(model, name, rewrapped(model.get_submodule(name), inner))
         return model

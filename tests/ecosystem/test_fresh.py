@@ -2,8 +2,9 @@
 
 import copy
 import dataclasses
+import threading
 from collections import deque
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -200,6 +201,38 @@ class _Graph:
     x: Tensor
     other: object
     unset: Any = dataclasses.field(init=False)
+
+
+class _Frozen(Mapping):
+    """A mapping that nobody writes into, whose parts are attributes, too."""
+
+    def __init__(self, **parts: Any) -> None:
+        self.parts = parts
+
+    def __getattr__(self, name: str) -> Any:
+        if name in vars(self).get("parts", ()):
+            return self.parts[name]
+        raise AttributeError(name)
+
+    def __getitem__(self, key: str) -> Any:
+        return self.parts[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.parts)
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+
+def test_a_mapping_of_another_kind_stays_one_and_may_hold_what_cannot_be_copied() -> None:
+    x, lock = torch.ones(2), threading.Lock()
+    for given in (_Frozen(x=x, lock=lock), _Wrapped({"x": x, "lock": lock})):
+        found = fresh(given)
+        assert type(found) is type(given)
+        assert torch.equal(found["x"], x)
+        assert found["x"] is not x
+        assert found["lock"] is lock
+        assert given["x"] is x
 
 
 def test_tensors_caches_and_what_holds_them_are_copied() -> None:

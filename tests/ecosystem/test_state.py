@@ -14,6 +14,11 @@ import pytest
 import safetensors.torch
 import torch
 from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    set_model_state_dict,
+)
 
 import analogtorch as at
 from analogtorch.nn.kinds import kinds
@@ -200,3 +205,14 @@ def test_a_state_of_another_chip_is_said() -> None:
     message = "saved on the chip 'hermes64', and the layers are on 'neurram48'"
     with pytest.warns(UserWarning, match=message):
         model(at.chips.neurram48()).load_state_dict(calibrated.state_dict())
+
+
+def test_states_of_torch_distributed_are_those_of_the_model_inside() -> None:
+    model = at.convert(nn.Sequential(nn.Linear(16, 8)), at.chips.hermes64())
+    assert not any(set_model_state_dict(model, get_model_state_dict(model)))
+    compiled = torch.compile(model, backend="eager")
+    state = get_model_state_dict(compiled)
+    with pytest.raises(RuntimeError, match=r"Missing key: 0\.input_range"):  # as docs say
+        set_model_state_dict(compiled, state)
+    found = set_model_state_dict(compiled, state, options=StateDictOptions(strict=False))
+    assert not any(found)
