@@ -9,6 +9,7 @@ import pytest
 
 _SCRIPT = """
 import sys
+import warnings
 
 import torch
 import torch.distributed as dist
@@ -63,6 +64,24 @@ def run(rank, path):
     assert not torch.allclose(*own), "with a rank, the noise must be its own"
     with at.noise(5, step=3, rank=0):
         assert torch.equal(net(X[:4]).detach(), own[0]), "a rank's noise must be replayed anywhere"
+    for late in (True, False):
+        net, x = model(), X[4 * rank : 4 * rank + 4]
+        if not late:
+            at.calibrate(net, [X])
+        parallel = DistributedDataParallel(net)
+        if late:
+            at.calibrate(parallel.module, [X])
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            for _ in range(2):
+                optimizer.zero_grad()
+                parallel(x).square().mean().backward()
+                optimizer.step()
+        told = [str(w.message) for w in said if "drift apart: '0', '3'" in str(w.message)]
+        assert len(told) == late, "ranges that are not averaged are named, once"
+        pairs = (gathered(p.grad) for n, p in net.named_parameters() if n.endswith("input_range"))
+        assert all(torch.equal(*pair) for pair in pairs) != late, "and those alone differ"
     dist.destroy_process_group()
     if rank == 0:
         print("equal")

@@ -16,7 +16,7 @@ from analogtorch.calibration.outputs import FIXED_SHAPE, TEMPERATURE, by_class, 
 from analogtorch.calibration.padding import without_padding
 from analogtorch.calibration.passes import Forward, one_pass
 from analogtorch.calibration.units import are_alike, are_shares, variances
-from analogtorch.conversion.restored import evaluating
+from analogtorch.conversion.restored import evaluated
 from analogtorch.conversion.unread import quiet
 from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.ops import Plan
@@ -96,7 +96,7 @@ def learn(
         found = map(off, range(len(batches)))
         return [error.item() for error in found if error is not None]
 
-    with evaluating(model), quiet():
+    with evaluated(model), quiet():
         before, moved, compared = all_errors(), False, False
         with tapped({change.layer: Tap(product=change.apply) for change in changes}):
             for step in Progress(

@@ -14,6 +14,7 @@ from analogtorch.calibration.column_outputs import beside_layers, beside_model
 from analogtorch.calibration.norm_statistics import statistics_on_error, tracking, undo_on_chip
 from analogtorch.calibration.passes import Forward, as_before_on_error, name_silent
 from analogtorch.conversion import analog_layers
+from analogtorch.conversion.restored import same_buffers
 from analogtorch.nn import AnalogEmbedding, AnalogLayer
 from analogtorch.values import checks
 from analogtorch.values.listed import listed
@@ -149,10 +150,11 @@ def correct_columns(
     with as_before_on_error(physical_view), statistics_on_error(tracking(physical_view)):
         moved = undo_on_chip(physical_view)
         for number in range(rounds):
-            if target == "layer" or number < rounds - 1:
-                found = beside_layers(*common)
-            else:
-                found = beside_model(*common, fit, exact if steps else None)
+            with same_buffers(physical_view, analog=False):
+                if target == "layer" or number < rounds - 1:
+                    found = beside_layers(*common)
+                else:
+                    found = beside_model(*common, fit, exact if steps else None)
             for name, sums in found.items():
                 if sums.seen.any():
                     _correct(layers[name], *sums.solve(fit))

@@ -19,7 +19,7 @@ from analogtorch.calibration.outputs import (
 )
 from analogtorch.calibration.padding import without_padding
 from analogtorch.calibration.passes import Forward, exactly, one_pass
-from analogtorch.conversion.restored import evaluating
+from analogtorch.conversion.restored import evaluated
 from analogtorch.ops.scope import TURN
 
 MARGIN = 0.01
@@ -63,7 +63,7 @@ class Judge:
         by the numbers of their batch and their own, with both shapes in words."""
 
     def _outputs(self) -> Iterator[list[Tensor]]:
-        with evaluating(self.model):
+        with evaluated(self.model):
             for number, batch in enumerate(self.batches, self.first):
                 run = one_pass("calibrate", self.model, batch, self.forward, number)
                 if not (found := without_padding(self.model, run, batch)):

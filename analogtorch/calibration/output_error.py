@@ -1,7 +1,7 @@
 """The error of a model's outputs on noisy chips, vector by vector, on the same draws for all."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from analogtorch.calibration.outputs import by_class, class_dim, vectors
 from analogtorch.calibration.padding import without_padding
 from analogtorch.calibration.passes import Forward, one_pass
 from analogtorch.calibration.units import are_in_units, variances
-from analogtorch.conversion.restored import evaluating
+from analogtorch.conversion.restored import evaluated
 from analogtorch.conversion.unread import quiet
 from analogtorch.ops.scope import noise_in_turn
 from analogtorch.values.warned import warn
@@ -105,12 +105,9 @@ class NoisyJudge(Judge):
             NothingLeftError: all outputs are ``apart``.
         """
         found, draws = [], chips if shared else -(-chips // len(self.batches))
-        with on_noisy_chips(self.model, alone), quiet(), evaluating(self.model):
+        with on_noisy_chips(self.model, alone), quiet():
             for draw in range(draws):
-                for step, batch in enumerate(self.batches):
-                    with noise_in_turn(self.seed + draw, step=0 if shared else step):
-                        number = self.first + step
-                        run = one_pass("calibrate", self.model, batch, self.forward, number)
+                for step, (batch, run) in enumerate(self._runs(draw, shared)):
                     given = without_padding(self.model, run, batch)
                     pairs = self._alike(step, self._unmasked(given, self.masks[step]))
                     for which, size in self._sizes[step].items():
@@ -123,6 +120,15 @@ class NoisyJudge(Judge):
         if not self.left(errors)[0].numel():
             raise NothingLeftError(in_search(self.nothing_left))
         return errors
+
+    def _runs(self, draw: int, shared: bool) -> Iterator[tuple[Any, Any]]:
+        """Run the batches on chips of a draw; return each with what the model gave for it."""
+        with evaluated(self.model):
+            for step, batch in enumerate(self.batches):
+                with noise_in_turn(self.seed + draw, step=0 if shared else step):
+                    number = self.first + step
+                    run = one_pass("calibrate", self.model, batch, self.forward, number)
+                yield batch, run
 
     def left(self, *errors: Tensor) -> list[Tensor]:
         """Return errors without those of outputs that are ``apart``.

@@ -14,6 +14,7 @@ from analogtorch.chips import Chip, Slices, TrainingNoise
 from analogtorch.conversion.example import as_one, is_one_input, takes_one
 from analogtorch.conversion.fresh import fresh
 from analogtorch.conversion.kinds import analog_layers
+from analogtorch.conversion.restored import same_buffers
 from analogtorch.conversion.unread import named as named_in_chips
 from analogtorch.conversion.unread import quiet
 from analogtorch.conversion.watch import eager
@@ -120,7 +121,7 @@ def run(
     first: Callable[[Callable[[nn.Module], Any]], None] | None = None,
     begin: Callable[[Any], None] | None = None,
 ) -> None:
-    """Run ``model`` on every batch.
+    """Run ``model`` on every batch, from its state of now, which is the same afterwards.
 
     Args:
         caller: name of the calling function, for errors and the progress bar.
@@ -140,15 +141,16 @@ def run(
         Exception: what the model raises, with a note that names the batch.
     """
     count = 0
-    for batch in Progress(batches, desc=caller, unit="batch", disable=not progress):
-        if begin is not None:
-            begin(batch)
-        one = functools.partial(one_pass, caller, batch=batch, forward=forward, number=count)
-        if count == 0 and first is not None:
-            first(one)
-        else:
-            one(model)
-        count += 1
+    with same_buffers(model, analog=False):
+        for batch in Progress(batches, desc=caller, unit="batch", disable=not progress):
+            if begin is not None:
+                begin(batch)
+            one = functools.partial(one_pass, caller, batch=batch, forward=forward, number=count)
+            if count == 0 and first is not None:
+                first(one)
+            else:
+                one(model)
+            count += 1
     if count == 0:
         raise ValueError(f"{caller}: {EMPTY}")
 

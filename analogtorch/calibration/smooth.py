@@ -37,7 +37,7 @@ from analogtorch.calibration.channels import (
 from analogtorch.calibration.outputs import tensors, without_tensors
 from analogtorch.calibration.passes import Forward, check_finite, one_pass
 from analogtorch.conversion.kinds import analog_layers, refuse_meta
-from analogtorch.conversion.restored import evaluating
+from analogtorch.conversion.restored import evaluated
 from analogtorch.nn.tap import hooked
 from analogtorch.values import checks
 from analogtorch.values.listed import listed
@@ -126,7 +126,7 @@ def smooth_channels(
     }
     if not names:
         raise ValueError("smooth_channels: the model has no linear layer")
-    with evaluating(model):
+    with evaluated(model):
         return _Smoothing(model, given, forward, names).run(untie)
 
 

@@ -57,6 +57,16 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def evaluated(model: nn.Module) -> Iterator[None]:
+    """Put every module in evaluation mode, and undo what runs write into buffers of digital ones.
+
+    So each pass over the batches starts from the state of the model, as of a net that streams.
+    """
+    with same_buffers(model, analog=False), evaluating(model):
+        yield
+
+
+@contextlib.contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
     """Restore modes, buffers, random states and the marks of layers that have run."""
     unread = [layer for _, layer in analog_layers(model) if not layer.has_run]
@@ -69,14 +79,16 @@ def unchanged(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def same_buffers(model: nn.Module) -> Iterator[None]:
+def same_buffers(model: nn.Module, *, analog: bool = True) -> Iterator[None]:
     """Restore buffers, which a forward may have written, when the context ends.
 
     Numbers, texts and flags of a module whose buffers it wrote go back with them: they may say what
-    the buffers hold, as how much of a table is filled.
+    the buffers hold, as how much of a table is filled. Buffers of analog layers, which count what a
+    chip has read, stay as they are unless ``analog``.
     """
     # those of a scripted module cannot be replaced
-    modules = [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
+    kept = (torch.jit.ScriptModule,) if analog else (torch.jit.ScriptModule, AnalogLayer)
+    modules = [m for m in model.modules() if not isinstance(m, kept)]
     buffers = {m: {n: (b, _copied(b)) for n, b in m._buffers.items()} for m in modules}
     plain = {m: _plain(m) for m in modules if m._buffers and not isinstance(m, AnalogLayer)}
     try:
@@ -120,6 +132,8 @@ def _copied(buffer: Tensor | None) -> Tensor | None:
 def _restored(buffer: Tensor | None, copied: Tensor | None) -> Tensor | None:
     if buffer is None or copied is None:
         return buffer
+    if buffer.grad_fn is not None:  # of what was written into it in place
+        buffer = buffer.detach()
     if _differs(buffer, copied):
         with torch.inference_mode(buffer.is_inference()):
             buffer.copy_(copied)

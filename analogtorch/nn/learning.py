@@ -1,15 +1,19 @@
 """Warnings at the first training step: ranges that do not learn, and layers without noise.
 
-An optimizer that is made before ``convert`` does not know the DAC ranges. A model that
-``from_pretrained`` and the like return is in evaluation mode, and trains there without noise.
+An optimizer that is made before ``convert`` does not know the DAC ranges.
+``DistributedDataParallel`` around a model that is calibrated later does not average their gradients
+over the processes. A model that ``from_pretrained`` and the like return is in evaluation mode, and
+trains there without noise.
 """
 
 import functools
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_module_registration_hook
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
@@ -32,6 +36,8 @@ _INNER: "WeakSet[Optimizer]" = WeakSet()
 """Optimizers that others step."""
 _NOISY: "WeakSet[Any]" = WeakSet()
 """Analog layers that are trained with noise in evaluation mode, too."""
+_AVERAGED: "WeakKeyDictionary[nn.Module, WeakSet[Any]]" = WeakKeyDictionary()
+"""The analog layers whose ranges learnt already when a model was distributed."""
 
 
 def expect(layer: nn.Module) -> None:
@@ -59,6 +65,21 @@ def noisy_in_evaluation(layer: nn.Module) -> None:
 def _register() -> None:
     register_optimizer_step_pre_hook(_leave_inner)
     register_optimizer_step_post_hook(_look)
+    register_module_module_registration_hook(_distribute)
+
+
+def _distribute(module: nn.Module, _: str, inside: nn.Module | None) -> None:
+    """Note which ranges learn when ``DistributedDataParallel`` gets its model.
+
+    It averages the gradients of what learns then, and of nothing that does so later.
+    """
+    if not isinstance(module, DistributedDataParallel) or inside is None:
+        return
+    if torch.distributed.get_world_size(module.process_group) > 1:
+        layers = set(inside.modules())
+        with _CHANGING:
+            learning = [x for x in _PENDING if x in layers and x.input_range.requires_grad]
+        _AVERAGED[module] = WeakSet(learning)
 
 
 def _leave_inner(optimizer: Optimizer, *_: Any) -> None:
@@ -92,6 +113,12 @@ def _look(optimizer: Optimizer, *_: Any) -> None:
             "Call model.train() before the loop; or, to train without noise, "
             "analogtorch.hwa.training_noise_(model, 0)"
         )
+    if apart := _not_averaged([x for x in trained if id(x.input_range) in known]):
+        warn(
+            "DistributedDataParallel was made before the DAC ranges of these analog layers learnt, "
+            "and does not average their gradients: the ranges of the processes drift apart: "
+            f"{_named(apart)}. Make it anew after analogtorch.calibrate, from its own .module"
+        )
     left = [x for x in trained if id(x.input_range) not in known]
     if left and optimizer not in _WARNED:
         _WARNED.add(optimizer)
@@ -102,6 +129,14 @@ def _look(optimizer: Optimizer, *_: Any) -> None:
             "analogtorch.hwa.parameter_groups(model, weight_decay=...); or freeze the ranges with "
             "layer.input_range.requires_grad_(False)"
         )
+
+
+def _not_averaged(layers: list[Any]) -> list[Any]:
+    """Return the layers whose ranges learn in each of several processes by its own gradients."""
+    distributed = list(_AVERAGED.items())
+    inside = {module for parallel, _ in distributed for module in parallel.modules()}
+    averaged = {layer for _, learning in distributed for layer in learning}
+    return [layer for layer in layers if layer in inside - averaged]
 
 
 def _without_noise(layer: Any) -> bool:

@@ -274,7 +274,7 @@ class _Adds(nn.Module):
     def __init__(self, keeps: bool) -> None:
         super().__init__()
         self.first, self.last, self.keeps = nn.Linear(40, 24), nn.Linear(24, 8), keeps
-        self.register_buffer("state", torch.zeros(40))
+        self.state = torch.zeros(40)  # no buffer, which would go back
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.state
