@@ -26,8 +26,9 @@ class Entry:
     unit: str
     """Unit of the value; empty for the metric and for counts."""
     kind: str
-    """``simulated``: measured on simulated chips. ``counted``: by the mapping. Otherwise the
-    weakest kind of figure that it rests on, from ``measured`` to ``assumed`` (``chips.Figure``)."""
+    """``simulated``: measured on simulated chips. ``counted``: by the mapping.
+    ``computed``: by the digital model. Otherwise the weakest kind of figure that it rests on, from
+    ``measured`` to ``assumed`` (``chips.Figure``)."""
     scope: str
     """What the figure covers, or leaves out."""
     low: float | None = None
@@ -227,10 +228,21 @@ class Comparison(Shown):
     def to_csv(self, path: str | Path | None = None) -> str:
         """Return CSV of one line per chip and quantity, and write it to ``path`` if given.
 
+        A first line without a chip has the metric of the digital model, if it was measured.
+
         Raises:
             OSError: the file cannot be written.
         """
         rows: list[list[Any]] = []
+        if self.digital is not None:
+            digital = Entry(
+                quantity=f"{self.metric}, digital",
+                value=self.digital,
+                unit="",
+                kind="computed",
+                scope="the digital model",
+            )
+            rows.append(["", *asdict(digital).values()])
         for each in self.chips:
             rows += [[each.name, *asdict(entry).values()] for entry in each.entries()]
         header = ["chip", *Entry.__dataclass_fields__]

@@ -13,6 +13,7 @@ from analogtorch.devices.thermal import kelvin
 from analogtorch.evaluate.conditions import listed
 from analogtorch.evaluate.field import Field, cost_of, crossing, reads_of, served, useful_reads
 from analogtorch.evaluate.metric import Metric
+from analogtorch.files import comma_separated
 from analogtorch.files.figures import draw
 from analogtorch.mapping import ChipMapping
 from analogtorch.simulate.compensation import Compensation
@@ -93,6 +94,22 @@ class Lifetime(Shown):
         if self.recovered is None:
             return {}
         return {"recovered": _listed(self.recovered), "recovery_cost": cost_of(self.recovery_cost)}
+
+    def to_csv(self, path: str | Path | None = None) -> str:
+        """Return one line per chip, separated by commas, and write it to ``path`` if given.
+
+        The columns are its seed and the seconds of ``once``, ``recalibrated`` and, where there was
+        a recovery, ``recovered``; ``inf``: it is above the limit whenever it is looked at.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        columns = {"once": self.once, "recalibrated": self.recalibrated}
+        if self.recovered is not None:
+            columns["recovered"] = self.recovered
+        seconds = zip(*(times.tolist() for times in columns.values()), strict=True)
+        rows = [[seed, *each] for seed, each in zip(self.seeds, seconds, strict=True)]
+        return comma_separated([["seed", *columns], *rows], path)
 
     def plot(self, path: str | Path | None = None) -> Any:
         """Draw the share of chips within the limit over the logarithm of time.

@@ -9,8 +9,9 @@ from typing import Any, Literal, get_args
 from analogtorch.devices import Cell
 from analogtorch.evaluate.conditions import listed
 from analogtorch.evaluate.interval import UNBOUNDED, Bounds
-from analogtorch.evaluate.metric import checked_limit
+from analogtorch.evaluate.metric import UNNAMED, checked_limit
 from analogtorch.evaluate.suggestion import Suggestion, suggest
+from analogtorch.files import comma_separated
 from analogtorch.files.figures import draw
 from analogtorch.values.shown import Shown
 
@@ -74,6 +75,8 @@ class Sensitivity(Shown):
     (``analogtorch.evaluate.conditions``); empty: nothing."""
     bounds: Bounds = UNBOUNDED
     """Smallest and largest number that the metric can be, infinite if it is not known."""
+    metric: str = UNNAMED
+    """Name of the metric."""
 
     @property
     def sum(self) -> dict[Effect, float]:
@@ -95,7 +98,8 @@ class Sensitivity(Shown):
         rows = [
             {**{f: getattr(row, f) for f in facts}, "loss": plain(row.loss)} for row in self.rows
         ]
-        whole = {"reference": self.reference, "time": self.time, "seeds": list(self.seeds)}
+        whole: dict[str, Any] = {"metric": self.metric, "reference": self.reference}
+        whole |= {"time": self.time, "seeds": list(self.seeds)}
         whole |= {"note": self.note} if self.note else {}
         whole |= {"recovery": self.recovery} if self.recovery else {}
         whole |= listed(self.conditions)
@@ -106,6 +110,25 @@ class Sensitivity(Shown):
             "sum": self.sum,
             "total": plain(self.total),
         }
+
+    def to_csv(self, path: str | Path | None = None) -> str:
+        """Return one line per layer, then all on the chip, separated by commas.
+
+        Each effect has its mean and standard deviation over the chips. It is written to ``path``,
+        too, if given.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+
+        def figures(loss: dict[Effect, Loss]) -> list[float]:
+            return [x for e in self.effects for x in (loss[e].mean, loss[e].std)]
+
+        columns = [name for effect in self.effects for name in (effect, f"{effect}_std")]
+        rows: list[list[Any]] = [["name", "weights", "blocks", *columns]]
+        rows += [[row.name, row.weights, row.blocks, *figures(row.loss)] for row in self.rows]
+        rows.append(["all on the chip", None, None, *figures(self.total)])
+        return comma_separated(rows, path)
 
     def plot(self, path: str | Path | None = None) -> Any:
         """Draw the losses as bars, the largest on top.

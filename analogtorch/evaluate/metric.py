@@ -17,6 +17,9 @@ from analogtorch.nn.tap import hooked
 from analogtorch.values import checks
 from analogtorch.values.warned import warn
 
+UNNAMED = "metric"
+"""What a metric without a name is called."""
+
 
 class NotFiniteError(ValueError):
     """A metric is NaN or infinite."""

@@ -7,6 +7,8 @@ from typing import Any
 
 from analogtorch.evaluate.conditions import listed
 from analogtorch.evaluate.interval import Interval
+from analogtorch.evaluate.metric import UNNAMED
+from analogtorch.files import comma_separated
 from analogtorch.files.figures import draw
 from analogtorch.values.shown import Shown
 
@@ -54,6 +56,8 @@ class Budget(Shown):
     conditions: tuple[str, ...] = ()
     """What of the chips is not as by default, such as their defects
     (``analogtorch.evaluate.conditions``); empty: nothing."""
+    metric: str = UNNAMED
+    """Name of the metric."""
 
     @property
     def sum(self) -> float:
@@ -77,6 +81,7 @@ class Budget(Shown):
         ]
         note = {"note": self.note} if self.note else {}
         return {
+            "metric": self.metric,
             "reference": self.reference,
             "total": plain(self.total),
             "sum": self.sum,
@@ -88,6 +93,25 @@ class Budget(Shown):
             "seeds": list(self.seeds),
             "rows": rows,
         }
+
+    def to_csv(self, path: str | Path | None = None) -> str:
+        """Return one line per non-ideality, then all together, separated by commas.
+
+        It is written to ``path``, too, if given. Unknown is empty: what one chip has no interval
+        for, and a growth that was not measured.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        rows: list[list[Any]] = [
+            ["name", "alone", "alone_half_width", "saved", "saved_half_width", "growth"]
+        ]
+        for row in self.rows:
+            figures = [f for v in (row.alone, row.saved) for f in (v.mean, v.finite_half_width)]
+            rows.append([row.name, *figures, row.growth])
+        total = self.total
+        rows.append(["all together", total.mean, total.finite_half_width, None, None, None])
+        return comma_separated(rows, path)
 
     def plot(self, path: str | Path | None = None) -> Any:
         """Draw the losses as bars.

@@ -18,6 +18,7 @@ from analogtorch.evaluate.helpers import checked_processes
 from analogtorch.evaluate.journal import Journal, Unkept
 from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.metric import (
+    UNNAMED,
     Metric,
     bounds_of,
     check_metric,
@@ -25,7 +26,7 @@ from analogtorch.evaluate.metric import (
     title,
 )
 from analogtorch.evaluate.metric_identity import kept_of
-from analogtorch.evaluate.swept import UNNAMED, Sweep
+from analogtorch.evaluate.swept import Sweep
 from analogtorch.evaluate.times import checked_times
 from analogtorch.simulate.chip import beyond_data
 from analogtorch.simulate.compensation import Compensation

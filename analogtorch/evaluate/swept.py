@@ -23,7 +23,7 @@ from analogtorch.evaluate.interval import (
     same_but_for_rounding,
     share,
 )
-from analogtorch.evaluate.metric import checked_limit, keeps
+from analogtorch.evaluate.metric import UNNAMED, checked_limit, keeps
 from analogtorch.evaluate.times import checked_times
 from analogtorch.files import comma_separated, parquet
 from analogtorch.files.figures import draw
@@ -31,9 +31,6 @@ from analogtorch.values import checks
 from analogtorch.values.shown import Shown, as_html
 
 T = TypeVar("T")
-
-UNNAMED = "metric"
-"""What a metric without a name is called."""
 
 _COLUMNS = "chip", "seed", "time", "seconds", "note"
 """The columns of a row beside the metric."""

@@ -9,6 +9,8 @@ from analogtorch.files.atomic import write_atomically
 from analogtorch.values.shown import as_figure
 
 _SUFFIXES = (".png", ".svg", ".pdf")
+_OF_NAMES = "FixedFormatter", "FuncFormatter"
+"""Formatters of ticks with given names; those of a logarithmic axis are formulas."""
 
 
 def checked_path(path: str | Path | None) -> Path | None:
@@ -79,6 +81,9 @@ def _keep_dollars(figure: Any) -> None:
     for axes in figure.axes:
         legend = axes.get_legend()
         texts = [axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts]
+        for axis in (axes.xaxis, axes.yaxis):
+            if type(axis.get_major_formatter()).__name__ in _OF_NAMES:
+                texts += axis.get_ticklabels()
         for text in texts + (legend.get_texts() if legend else []):
             text.set_parse_math(False)
 

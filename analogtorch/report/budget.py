@@ -6,7 +6,7 @@ from typing import Any
 from analogtorch.evaluate import conditions
 from analogtorch.evaluate.shares import Budget
 from analogtorch.files.figures import new_figure
-from analogtorch.report.columns import aligned, number_form
+from analogtorch.report.columns import aligned, called, number_form
 from analogtorch.values.listed import counted
 from analogtorch.values.shown import as_figure, as_text
 
@@ -36,7 +36,7 @@ def table(found: Budget) -> str:
         )
     return "\n".join(
         [
-            f"loss of the metric at {found.time}{'*' * bool(found.note)}, {chips}; "
+            f"loss of {called(found.metric)} at {found.time}{'*' * bool(found.note)}, {chips}; "
             f"{found.reference:{form}} on a chip without non-idealities",
             *("", lines[0], rule, *lines[1:-2], rule, *lines[-2:]),
             *note,
@@ -61,10 +61,10 @@ def plot(found: Budget) -> Any:
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(found.rows)), [row.name for row in found.rows])
     axes.invert_yaxis()
-    axes.set_xlabel(f"loss of the metric at {found.time}, of {found.reference:.4g}")
+    axes.set_xlabel(f"loss of {called(found.metric)} at {found.time}, of {found.reference:.4g}")
     axes.set_title(f"Error budget, {_chips(found, '95 % intervals')}")
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(loc="lower right")
+    axes.legend()
     return figure
 
 

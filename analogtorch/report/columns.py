@@ -4,6 +4,8 @@ import html
 import math
 from collections.abc import Collection, Iterable, Sequence
 
+from analogtorch.evaluate.metric import UNNAMED
+
 SPAN = "[95 % interval, where chips differ]"
 """What stands behind a mean in tables: equal values show no spread (``Interval.shown_ends``)."""
 
@@ -53,6 +55,11 @@ def number_form(values: Iterable[float], least: int = 1) -> str:
     if not 1e-6 <= largest < 1e9:
         return "z.4g"
     return f"z.{min(max(least, 3 - math.floor(math.log10(largest))), 9)}f"
+
+
+def called(metric: str) -> str:
+    """Return how a sentence calls a metric by its name."""
+    return "the metric" if metric == UNNAMED else metric
 
 
 def three_digits(value: float) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from analogtorch.evaluate.losses import SINGLE, Effect, Loss, Sensitivity
 from analogtorch.files.figures import new_figure
-from analogtorch.report.columns import aligned, number_form, over_chips, with_spread
+from analogtorch.report.columns import aligned, called, number_form, over_chips, with_spread
 from analogtorch.values.shown import as_figure, as_text
 
 _BAR = 20
@@ -51,7 +51,7 @@ def table(found: Sensitivity) -> str:
         chips = ""
     return "\n".join(
         [
-            f"metric with all layers exact: {found.reference:{form}}",
+            f"{found.metric} with all layers exact: {found.reference:{form}}",
             f"its loss with one layer on the chip and the others exact{chips}",
             *("", lines[0], rule, *lines[1:-2], rule, *lines[-2:]),
             *([f"* {found.time} is {found.note}"] if found.note else []),
@@ -76,12 +76,12 @@ def plot(found: Sensitivity) -> Any:
     axes.set_yticks(range(len(rows)), [row.name or "(root)" for row in rows])
     axes.invert_yaxis()
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_xlabel("loss of the metric with this layer alone on the chip")
+    axes.set_xlabel(f"loss of {called(found.metric)} with this layer alone on the chip")
     axes.set_title(
         f"{len(rows)} of {len(found.rows)} layers; {found.reference:.4g} with all of them exact"
     )
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(loc="lower right")
+    axes.legend()
     return figure
 
 

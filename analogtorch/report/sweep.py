@@ -1,6 +1,7 @@
 """A metric over chips and times: a table for the terminal and for notebooks, and curves."""
 
 import html
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,10 @@ from analogtorch.values.shown import as_figure, as_html, as_text
 
 _FIRST = 1.0  # s; the axis is logarithmic, and 0 s is drawn here
 _APART = 10.0  # factor between the places of 0 s and of its neighbours, at least
+_LETTERS = 85
+"""Letters of a label that the axis of times is wide, about, in plots of 7 inches."""
+_TILTED = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+"""How labels stand where they would overlap."""
 BEYOND = " (*: beyond the device's data)"
 """What the label of an axis of times ends with, if one is marked."""
 
@@ -78,9 +83,17 @@ def time_axis(axes: Any, found: Sweep) -> None:
     order, at = ordered(found)
     names = [found.times[i] + "*" * bool(found.note(found.times[i])) for i in order]
     axes.set_xscale("log")
-    axes.set_xticks(at, names)
+    axes.set_xticks(at, names, **(_TILTED if _crowded(at, names) else {}))
     axes.minorticks_off()
     axes.set_xlabel("time after programming" + (BEYOND if any(found.notes) else ""))
+
+
+def _crowded(at: Sequence[float], names: Sequence[str]) -> bool:
+    """Return whether names side by side would overlap, at ordered places on a logarithmic axis."""
+    places = [math.log10(t) for t in at]
+    share = [(b - a) / (places[-1] - places[0]) for a, b in itertools.pairwise(places)]
+    wide = [(len(a) + len(b)) / 2 + 1 for a, b in itertools.pairwise(names)]
+    return any(part * _LETTERS < letters for part, letters in zip(share, wide, strict=True))
 
 
 def _rows(found: Sweep) -> list[Sequence[str]]:

@@ -1,6 +1,8 @@
 """What each non-ideality costs a metric, alone, together, and when it grows."""
 
+import csv
 import dataclasses
+import io
 import json
 import math
 
@@ -77,9 +79,9 @@ def test_a_folder_keeps_each_value_and_more_may_be_added(tmp_path):
     assert run().total == whole.total
     count = 1 + 2 * (1 + 2 * len(whole.rows))
     assert calls == 4 + count + 1  # of another time; one was broken off
-    assert run(growth=0.05).to_dict() == whole.to_dict()
+    assert run(growth=0.05).to_dict() == whole.to_dict() | {"metric": "fragile"}
     grown = calls
-    assert run(growth=0.05).to_dict() == whole.to_dict()
+    assert run(growth=0.05).to_dict() == whole.to_dict() | {"metric": "fragile"}
     assert run(names="drift", num_chips=1, time="1 year").to_dict() == part.to_dict()
     assert calls == grown
     with pytest.raises(ValueError, match=r"budget: .* holds another experiment"):
@@ -144,13 +146,20 @@ def test_it_prints_draws_and_is_json(tmp_path):
     assert "output_noise" in str(found)
     assert "may grow" in str(found)
     assert json.loads(json.dumps(found.to_dict()))["seeds"] == list(found.seeds)
+    rows = list(csv.DictReader(io.StringIO(found.to_csv(tmp_path / "budget.csv"))))
+    assert [row["name"] for row in rows] == [*(row.name for row in found.rows), "all together"]
+    assert float(rows[0]["alone"]) == found.rows[0].alone.mean
+    assert float(rows[0]["saved_half_width"]) == found.rows[0].saved.finite_half_width
+    assert float(rows[0]["growth"]) == found.rows[0].growth
+    assert float(rows[-1]["alone"]) == found.total.mean
+    assert (tmp_path / "budget.csv").read_text().count("\n") == len(rows) + 1
     found.plot(tmp_path / "budget.png")
     assert (tmp_path / "budget.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_one_chip_has_no_interval():
     found = at.budget(converted(noisy_chip()), quality, num_chips=1, growth=None)
-    assert str(found).startswith("loss of the metric at 1 day, 1 chip; 1.000000 on a chip ")
+    assert str(found).startswith("loss of quality at 1 day, 1 chip; 1.000000 on a chip ")
     assert found.plot().axes[0].get_title() == "Error budget, 1 chip"
     two = at.budget(converted(noisy_chip()), quality, num_chips=2, growth=None)
     assert "at 1 day, 2 chips, mean and 95 % interval; " in str(two)

@@ -143,7 +143,10 @@ def test_json_csv_html_and_plot_have_every_figure_with_its_scope(
     }  # fmt: skip
     text = found.to_csv(tmp_path / "chips.csv")
     assert (tmp_path / "chips.csv").read_text() == text
-    rows = list(csv.DictReader(text.splitlines()))
+    digital, *rows = csv.DictReader(text.splitlines())
+    assert (digital["chip"], digital["quantity"]) == ("", "square, digital")
+    assert float(digital["value"]) == found.digital
+    assert (digital["kind"], digital["scope"]) == ("computed", "the digital model")
     assert len(rows) == sum(len(each.entries()) for each in found.chips)
     assert {row["chip"] for row in rows} == {"hermes64", "neurram48", "ideal"}
     assert all(row["scope"] and row["kind"] for row in rows)

@@ -1,5 +1,7 @@
 """How long a metric stays within a limit: bisection, pairing of chips, table and plot."""
 
+import csv
+import io
 import json
 import math
 
@@ -170,6 +172,11 @@ def test_table_plot_and_json(tmp_path) -> None:
     assert data["seeds"] == list(found.seeds)
     assert data["reads"] == 13
     assert len(data["once"]) == 2
+    header, *rows = csv.reader(io.StringIO(found.to_csv()))
+    assert header == ["seed", "once", "recalibrated"]
+    assert [[int(seed), float(once)] for seed, once, _ in rows] == [
+        [seed, once] for seed, once in zip(found.seeds, found.once.tolist(), strict=True)
+    ]
     figure = found.plot(tmp_path / "lifetime.png")
     assert (tmp_path / "lifetime.png").exists()
     assert len(figure.axes[0].lines) == 2

@@ -576,6 +576,7 @@ def test_an_interrupted_plan_goes_on_and_gives_the_same(tmp_path: Path, stop: in
             raise KeyboardInterrupt
         return _accuracy(model)
 
+    fragile.__name__ = counted.__name__
     options = {"example": X[:1], "prepare": _calibrate, "folder": tmp_path / "p"} | small
     with pytest.raises(KeyboardInterrupt):
         at.plan(_analog(), fragile, 0.8, **options)  # type: ignore[arg-type]
@@ -587,7 +588,7 @@ def test_an_interrupted_plan_goes_on_and_gives_the_same(tmp_path: Path, stop: in
     calls = 100
     assert at.plan(_analog(), fragile, 0.8, **options).to_dict() == found.to_dict()  # type: ignore[arg-type]
     assert calls == 102  # all exact and all digital
-    with pytest.raises(ValueError, match="sensitivity holds another experiment .metric 'fragile'"):
+    with pytest.raises(ValueError, match="sensitivity holds another experiment .metric 'counted'"):
         at.plan(_analog(), _accuracy, 0.8, **options)  # type: ignore[arg-type]
 
 

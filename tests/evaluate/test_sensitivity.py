@@ -1,7 +1,9 @@
 """Each layer alone on the chip: what is measured, what stays untouched, and what follows."""
 
 import copy
+import csv
 import dataclasses
+import io
 import json
 import sys
 from collections.abc import Callable
@@ -115,7 +117,7 @@ def test_a_folder_keeps_each_value_and_more_may_be_added(
     assert calls == 1 + 4
     with pytest.raises(KeyboardInterrupt):
         run()
-    assert run().to_dict() == found.to_dict()
+    assert run().to_dict() == found.to_dict() | {"metric": "fragile"}
     # exact, then 4 values of 6 effects x chips, beside the drift at a day; one was broken off
     assert calls == 1 + 4 + 6 * 4 + 1
     assert run(effects="drift", num_chips=1, time="1 day").to_dict() == part.to_dict()
@@ -368,7 +370,7 @@ def test_a_root_layer_is_a_row() -> None:
 
 def test_table_lists_layers_sum_and_whole(found: Sensitivity) -> None:
     lines = str(found).splitlines()
-    assert lines[0].startswith("metric with all layers exact: ")
+    assert lines[0].startswith("_error with all layers exact: ")
     assert "over 2 chips" in lines[1]
     header, rule, *rows = lines[3:]
     columns = "layer weights blocks bits output noise noise (0 s) drift (1 year)"
@@ -399,7 +401,28 @@ def test_dict_is_ready_for_json(found: Sensitivity) -> None:
     assert told["layers"][0]["name"] == "2"
     assert told["layers"][0]["loss"]["noise"] == dataclasses.asdict(found.rows[0].loss["noise"])
     assert told["total"]["drift"]["mean"] == found.total["drift"].mean
-    assert list(told) == ["reference", "time", "seeds", "effects", "layers", "sum", "total"]
+    facts = ["metric", "reference", "time", "seeds", "effects", "layers", "sum", "total"]
+    assert list(told) == facts
+
+
+def test_csv_has_a_line_per_layer_and_all_together(found: Sensitivity, tmp_path: Path) -> None:
+    text = found.to_csv(tmp_path / "loss.csv")
+    assert (tmp_path / "loss.csv").read_text() == text
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [row["name"] for row in rows] == [*(row.name for row in found.rows), "all on the chip"]
+    first, last = rows[0], rows[-1]
+    assert float(first["noise"]) == found.rows[0].loss["noise"].mean
+    assert float(first["noise_std"]) == found.rows[0].loss["noise"].std
+    assert (int(first["weights"]), last["weights"]) == (found.rows[0].weights, "")
+    assert float(last["drift"]) == found.total["drift"].mean
+
+
+def test_losses_are_called_by_the_name_of_the_metric(found: Sensitivity) -> None:
+    named = dataclasses.replace(found, metric="accuracy")
+    assert str(named).startswith("accuracy with all layers exact: ")
+    assert named.to_dict()["metric"] == "accuracy"
+    axes = named.plot().axes[0]
+    assert axes.get_xlabel() == "loss of accuracy with this layer alone on the chip"
 
 
 def test_plot(found: Sensitivity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -282,6 +282,18 @@ def test_json_and_csv_have_every_chip(tmp_path: Path) -> None:
     assert rows[1] == ["0", "0", "1 day", "86400.0", "0.8", ""]
 
 
+@pytest.mark.parametrize(("times", "tilted"), [(2, False), (7, True)])
+def test_labels_of_many_times_do_not_overlap(times: int, tilted: bool) -> None:
+    given = ("1 h", "10 years", "1 day", "2 days", "3 days", "1 month", "1 year")[:times]
+    figure = at.Sweep(times=given, values=torch.rand(3, times).double(), seeds=(1, 2, 3)).plot()
+    figure.draw_without_rendering()
+    labels = figure.axes[0].get_xticklabels()
+    assert all((label.get_rotation() != 0) == tilted for label in labels)
+    boxes = [label.get_window_extent() for label in labels]
+    if not tilted:
+        assert boxes[0].x1 < boxes[1].x0
+
+
 def test_parquet_has_the_columns_of_csv_with_their_types(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     found = at.Sweep(("programmed", "1 day"), GOOD.values, (-(2**63), *range(9)), metric="error")
