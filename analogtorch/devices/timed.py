@@ -11,7 +11,8 @@ Its drift need follow no power law.
 
 Between the fitted times the fits are interpolated, linear in log t or in t. Before the first time
 they keep its value; after the last they keep the last value, or continue in a straight line.
-``a(t)`` is 1, or ``sqrt(ln((t + t_read) / (2 t_read)))`` for noise of a 1/f spectrum.
+``a(t)`` is 1, or ``sqrt(ln((t + t_read) / (2 t_read)))`` for noise of a 1/f spectrum, which is that
+of the first time before it, too.
 """
 
 import math
@@ -70,8 +71,8 @@ class TimedDevice:
     """Standard deviation of the read noise, uS, as a function of the present ``r``; drawn once per
     time. None: there is none."""
     t_read: float | None = None
-    """Length of a read, s, > 0: the read noise has a 1/f spectrum and grows with time. None: it
-    does not grow."""
+    """Length of a read, s, > 0: the read noise has a 1/f spectrum and grows with time from the
+    first of ``times`` on. None: it does not grow."""
     g_min: float = 0.0
     """Smallest conductance that weights are mapped to, uS, >= 0, < ``g_max``."""
     programming_scale: float = 1.0
@@ -222,7 +223,7 @@ class TimedDevice:
         std = self.read_std(g_drifted / self.g_max).clamp_min(0.0)
         scale = self._unit(self.read_scale)
         if self.t_read is not None:
-            scale = scale * math.sqrt(growth(t, self.t_read))
+            scale = scale * math.sqrt(growth(max(t, self.times[0]), self.t_read))
         return (g_drifted + std * scale * z).clamp_min(0.0)
 
     def _unit(self, scale: float) -> float:

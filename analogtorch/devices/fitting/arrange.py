@@ -53,6 +53,17 @@ def arrange(given: Columns) -> tuple[Grid, tuple[str, ...]]:
     found = grid(given.target, given.measured, given.time, device)
     _check_numbers(found)
     _check_rising(given)
+    if found.alike:
+        found = Grid(found.target, found.times, found.reads[:, :, :1])
+        notes.append(
+            "repeated reads are equal and count as one: their noise is below the resolution of the "
+            "instrument, or rows are there several times"
+        )
+    if given.unused:
+        notes.append(
+            f"unused columns: {', '.join(map(repr, given.unused))}; rows that differ by them alone "
+            "count as reads of one device under the same conditions"
+        )
     return found, tuple(notes)
 
 

@@ -1,7 +1,7 @@
 """Measurements as columns in one unit, checked."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,8 @@ class Columns:
     """Line of the file for each row; None: there is no file."""
     units: Mapping[str, Unit]
     """Unit of each column as it was given."""
+    unused: tuple[str, ...] = ()
+    """Names of further columns."""
 
     def where(self, row: int) -> str:
         """Return how a message names a row."""
@@ -130,6 +132,7 @@ def columns(
     values: Mapping[str, Sequence[float] | Tensor],
     units: Mapping[str, Unit],
     lines: tuple[int, ...] | None = None,
+    unused: Iterable[str] = (),
 ) -> Columns:
     """Return columns of numbers in their units as ``Columns``.
 
@@ -137,6 +140,7 @@ def columns(
         values: columns by name.
         units: their units, by ``column_units``.
         lines: line of the file for each row.
+        unused: names of further columns.
 
     Raises:
         TypeError: a column holds no numbers.
@@ -159,6 +163,7 @@ def columns(
         numbers["device"].long() if "device" in numbers else None,
         lines,
         units,
+        tuple(unused),
     )
     for name in _NEEDED:
         _refuse(given, name, found[name], ~found[name].isfinite(), "must be finite")

@@ -172,7 +172,8 @@ def _columns(data: Any, unit: str | None, volt: float | None) -> Columns:
         )
     headings = {name: heading(str(name)) for name in data}
     units = column_units(list(headings.values()), unit, volt)
-    return columns({headings[name].name: value for name, value in data.items()}, units)
+    values = {headings[name].name: value for name, value in data.items()}
+    return columns(values, units, unused=values.keys() - units.keys())
 
 
 def _law(

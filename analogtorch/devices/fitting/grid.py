@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_EQUAL = 1e-9
+"""Part of the largest read by which equal reads may differ: numbers of a table are rounded."""
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -31,6 +34,13 @@ class Grid:
     def repeated(self) -> bool:
         """Whether a device has several reads at one time, which determine the read noise."""
         return bool((self.counts > 1).any())
+
+    @property
+    def alike(self) -> bool:
+        """Whether all repeated reads are equal, but for rounding: they tell nothing of noise."""
+        spans = self.reads.nan_to_num(-torch.inf).amax(2) - self.reads.nan_to_num(torch.inf).amin(2)
+        spans, largest = spans[self.counts > 1], self.reads.abs().nan_to_num(0.0).max()
+        return len(spans) > 0 and bool((spans <= _EQUAL * largest).all())
 
     @property
     def followed(self) -> Tensor:

@@ -57,6 +57,9 @@ def fit_normal(
     """
     known = torch.zeros_like(error) if known is None else known
     cut = None if limit is None else error <= limit
+    if not bool(error.any()) and not bool(known.any()):
+        zeros = error.new_zeros(means.shape[1]), error.new_zeros(stds.shape[1])
+        return Normal(*zeros, math.inf)  # of devices without an error
     scale = float(error.square().mean().sqrt()) or 1.0
     a, b = (start.mean, start.std) if start else (error.new_zeros(means.shape[1]), None)
     b = least_squares(stds, error.new_full((len(error),), scale)) if b is None else b

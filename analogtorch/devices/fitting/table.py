@@ -68,7 +68,7 @@ def _parsed(text: str, unit: str | None, volt: float | None) -> Columns:
         lines.append(line)
         for name, place in places.items():
             values[name].append(_number(row[place], name, line))
-    return columns(values, units, tuple(lines))
+    return columns(values, units, tuple(lines), [h.name for h in headings if h.name not in units])
 
 
 def _rows(text: str) -> Iterator[tuple[int, list[str]]]:

@@ -10,6 +10,8 @@ _SIEMENS = {"S": 1e6, "mS": 1e3, "uS": 1.0, "µS": 1.0, "nS": 1e-3}
 """Microsiemens in one of each unit."""
 _AMPERE = {"A": 1e6, "mA": 1e3, "uA": 1.0, "µA": 1.0, "nA": 1e-3, "pA": 1e-6}
 """Microamperes in one of each unit."""
+_SHORT = {"ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+"""Seconds in one of each unit that tables have, and texts such as ``1 day`` do not."""
 _MICRO = str.maketrans({"\N{GREEK SMALL LETTER MU}": "\N{MICRO SIGN}"})
 """They look the same, and keyboards and programs write either."""
 _SLASH = re.compile(r"\s*(target|measured|time)\s*/\s*([^\W\d_]+)\s*(@[^\[(]*)?", re.IGNORECASE)
@@ -119,12 +121,14 @@ def time_unit(unit: str) -> Unit:
         ValueError: the unit is unknown.
     """
     if (found := _seconds(unit)) is None:
-        raise ValueError(_unknown(unit, tuple(SECONDS)))
+        raise ValueError(_unknown(unit, (*_SHORT, *SECONDS)))
     return Unit(unit, found)
 
 
 def _seconds(unit: str) -> float | None:
     """Return the seconds in a unit of times; None if it is none."""
+    if unit in _SHORT:
+        return _SHORT[unit]
     try:
         return seconds(f"1 {unit}")
     except ValueError:

@@ -528,3 +528,55 @@ def test_arrays_in_any_order_and_a_seed_that_is_none() -> None:
     for seed in (1.5, "a", None, 2**70, -1):
         with pytest.raises((ValueError, TypeError), match="fit: seed must be an integer"):
             devices.fit(data, bootstrap=20, seed=seed)
+
+
+def _exact(cycles: int) -> dict[str, torch.Tensor]:
+    """Return reads without noise, each listed so many times, of devices that drift."""
+    generator = torch.Generator().manual_seed(0)
+    n, times = 1000, (1.0, 60.0, 3600.0, DAY)
+    target = 50 * torch.rand(n, generator=generator, dtype=torch.float64)
+    error = torch.randn(n, generator=generator, dtype=torch.float64)
+    start = (target + (0.4 + 0.024 * target) * error).clamp_min(0)
+    nu = 0.03 + 0.01 * torch.randn(n, generator=generator, dtype=torch.float64)
+    reads = [start * t**-nu for t in times for _ in range(cycles)]
+    return {
+        "target": target.repeat(len(reads)),
+        "measured": torch.cat(reads),
+        "time": torch.tensor(times).double().repeat_interleave(cycles * n),
+        "cycle": torch.arange(cycles).repeat_interleave(n).repeat(len(times)),
+        "device": torch.arange(n).repeat(len(reads)),
+    }
+
+
+@pytest.mark.parametrize("cycles", [2, 3])
+def test_equal_reads_are_no_noise(cycles: int) -> None:
+    found, once = (devices.fit(_exact(n), bootstrap=20) for n in (cycles, 1))
+    assert found.device == once.device
+    std = float(found.device.programming_std(torch.ones(1)))  # type: ignore[attr-defined]
+    assert std == pytest.approx(1.6, rel=0.1)
+    assert any("repeated reads are equal and count as one" in note for note in found.notes)
+    assert not any("repeated reads" in note for note in once.notes)
+
+
+def test_devices_without_an_error_have_none() -> None:
+    target = torch.linspace(1, 50, 200, dtype=torch.float64)
+    data = {"target": target, "measured": target, "time": torch.full((200,), 20.0)}
+    found = devices.fit(data, bootstrap=20).device
+    assert float(found.programming_sigma(target).max()) == 0
+
+
+def test_columns_without_use_are_named() -> None:
+    data = measured(devices.rram_wan(), devices=200, times=(1.0, 3600.0), cycles=2)
+    found = devices.fit({**data, "temperature [C]": data["time"]}, bootstrap=20)
+    assert any("unused columns: 'temperature'" in note for note in found.notes)
+    assert not any("unused" in note for note in devices.fit(data, bootstrap=20).notes)
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("ms", 1e3), ("us", 1e6), ("µs", 1e6), ("ns", 1e9)])
+def test_times_may_be_short(unit: str, factor: float) -> None:
+    data = measured(devices.rram_wan(), devices=200, times=(1.0, 3600.0))
+    expected = devices.fit(data, bootstrap=20)
+    given = {f"time [{unit}]" if k == "time" else k: v for k, v in data.items()}
+    given[f"time [{unit}]"] = factor * data["time"]
+    found = devices.fit(given, bootstrap=20)
+    assert found.device.times == pytest.approx(expected.device.times)
