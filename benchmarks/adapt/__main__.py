@@ -60,6 +60,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="BATCHES",
         help="also correct the columns of each chip at each time, with this many batches",
     )
+    parser.add_argument(
+        "--correct-steps",
+        type=positive,
+        metavar="STEPS",
+        help="in which columns learn from these batches; None: as at.Recovery does by default",
+    )
     parser.add_argument("--chips", type=positive, default=10, help="chips measured")
     parser.add_argument("--every", type=positive, default=1, help="measure every n-th input only")
     parser.add_argument(
@@ -69,7 +75,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="after programming",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/adapt"), help="folder of the rows")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if options.correct_steps and not options.correct:
+        parser.error("--correct-steps says how columns learn from the batches of --correct")
+    return options
 
 
 Found = tuple[dict[tuple[str, str], list[dict[str, Any]]], dict[str, dict[str, Any]], list[str]]

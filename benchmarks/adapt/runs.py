@@ -65,6 +65,8 @@ class Runs:
     def row(self, row: str, seed: int) -> dict[str, Any]:
         """Return one row of one seed."""
         asked: tuple[str, ...] = ("chips", "every", "times", "correct")
+        if self.options.correct_steps:
+            asked += ("correct_steps",)
         if row in RECIPES:
             asked += ("noise", "steps", "minutes", *self._attention)
         return self._kept(f"{row}-{seed}", asked, functools.partial(self._row, row, seed))
@@ -125,7 +127,8 @@ class Runs:
         found = {"io": io, "chips": chips, "seconds": seconds, "report": text}
         if self.options.correct:
             batches = self.subject.calibration[: self.options.correct]
-            recovery = at.Recovery(batches=batches, forward=self.subject.forward)
+            steps, forward = self.options.correct_steps, self.subject.forward
+            recovery = at.Recovery(batches=batches, steps=steps, forward=forward)
             found["corrected"] = self._swept(model, recovery)
         return found
 
