@@ -523,6 +523,28 @@ def test_the_table_of_adapt(
         adapt.main(["--nets", "MiniLM", "--out", str(tmp_path)])
 
 
+def test_adapt_passes_the_steps_of_columns_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(subjects, "load_pretrained", _keywords)
+    monkeypatch.setattr(subjects, "BATCH", 16)
+    given, recovery = [], at.Recovery
+
+    def kept(**options: Any) -> at.Recovery:
+        given.append(options["steps"])
+        return recovery(**options)
+
+    monkeypatch.setattr(runs.at, "Recovery", kept)
+    options = ["--nets", "DNN_L", "--rows", "mapped", "--chips", "1", "--times", "1 day"]
+    options += ["--out", str(tmp_path), "--correct", "2"]
+    for more in ([], ["--correct-steps", "3"], ["--correct-steps", "3"]):
+        adapt.main([*options, *more])
+    assert given == [None, 3], "rows of other steps are measured anew, others are kept"
+    with pytest.raises(SystemExit):
+        adapt.main(["--correct-steps", "3"])
+    assert "of --correct" in capsys.readouterr().err
+
+
 ROWS = ("mapped", "control", "adapted")
 
 
