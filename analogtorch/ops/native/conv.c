@@ -646,12 +646,53 @@ static void add_positions(const plan *p, const float *image, const int32_t *wher
   }
 }
 
+/* Rows that the gradient of one output takes at a time: as many sums as stay in registers. */
+enum { TAPS = 9 };
+
+/* Whether positions of an output row fill lanes better than the outputs of a group, as of depthwise layers. From LANES
+ * outputs on, both took the same time. */
+INLINE int few_outputs(const plan *p) { return p->c->outputs <= LANES / 2 && p->c->stride[2] == 1; }
+
+/* Rows k0 .. k1 of block b, output o: as weight_gradient, with positions in the lanes. */
+static void weight_gradient_of(const plan *p, const float *images, size from, size to, size b, size k0, size k1, size o) {
+  const convolution *c = p->c;
+  size wide = c->out[2], apart = c->groups * p->image;
+  for (size k = k0; k < k1; k += TAPS) {
+    const float *tap[TAPS];
+    vf sums[TAPS] = {0};
+    UNROLL for (size i = 0; i < TAPS; i++) tap[i] = images + o / c->outputs * p->image + p->tap[least(k + i, k1 - 1)];
+    for (size s = from; s < to; s++)
+      for (size q0 = 0; q0 < p->positions; q0 += wide)
+        for (size q = q0; q < q0 + wide; q += LANES) {
+          size count = q0 + wide - q, at = (s - from) * apart + p->position[q];
+          vf g = {0};
+          if (c->saturated[b])
+            for (size l = 0; l < least(count, LANES); l++) g[l] = one_gradient(p, b, s, o, q + l);
+          else
+            g = load_some(c->g + (s * p->total + o) * p->positions + q, count) * (c->gain ? c->gain[b * p->total + o] : 1.0f);
+          if (count >= LANES)
+            UNROLL for (size i = 0; i < TAPS; i++) sums[i] += g * load(tap[i] + at);
+          else
+            UNROLL for (size i = 0; i < TAPS; i++) sums[i] += g * load_some(tap[i] + at, count);
+        }
+    for (size i = 0; i < least(TAPS, k1 - k); i++) {
+      float *gw = c->gw + o * p->rows + k + i, sum = 0;
+      for (int l = 0; l < LANES; l++) sum += sums[i][l];
+      *gw = from ? *gw + sum : sum;
+    }
+  }
+}
+
 /* Rows k0 .. k1 of block b, outputs o0 .. o1: added to gw from samples from .. to. panel: SPAN positions x PANEL;
  * across: where the positions of all these samples begin in the images, if they are few, else NULL. */
 static void weight_gradient(const plan *p, const float *images, const int32_t *across, size from, size to, size b,
                             size k0, size k1, size o0, size o1, float *panel, float *sums) {
   const convolution *c = p->c;
   size group = o0 / c->outputs;
+  if (few_outputs(p)) {
+    for (size o = o0; o < o1; o++) weight_gradient_of(p, images, from, to, b, k0, k1, o);
+    return;
+  }
   memset(sums, 0, (size_t)((k1 - k0 + ROWS) * PANEL) * 4);
   for (size t = 0; across && t < (to - from) * p->positions; t += SPAN) {
     size end = least(t + SPAN, (to - from) * p->positions);
