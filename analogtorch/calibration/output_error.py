@@ -1,7 +1,7 @@
 """The error of a model's outputs on noisy chips, vector by vector, on the same draws for all."""
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -104,31 +104,31 @@ class NoisyJudge(Judge):
         Raises:
             NothingLeftError: all outputs are ``apart``.
         """
-        found, draws = [], chips if shared else -(-chips // len(self.batches))
+        draws = chips if shared else -(-chips // len(self.batches))
         with on_noisy_chips(self.model, alone), quiet():
-            for draw in range(draws):
-                for step, (batch, run) in enumerate(self._runs(draw, shared)):
-                    given = without_padding(self.model, run, batch)
-                    pairs = self._alike(step, self._unmasked(given, self.masks[step]))
-                    for which, size in self._sizes[step].items():
-                        scale = self._scales[which]
-                        if which in pairs and scale is not None:
-                            found.append(_error(*pairs[which], scale))
-                        else:
-                            found.append(torch.full((size,), math.inf, device="cpu").double())
+            found = [error for draw in range(draws) for error in self._of_draw(draw, shared)]
         errors = torch.cat(found)
         if not self.left(errors)[0].numel():
             raise NothingLeftError(in_search(self.nothing_left))
         return errors
 
-    def _runs(self, draw: int, shared: bool) -> Iterator[tuple[Any, Any]]:
-        """Run the batches on chips of a draw; return each with what the model gave for it."""
+    def _of_draw(self, draw: int, shared: bool) -> list[Tensor]:
+        """Return the errors on the chips of a draw, by batch and output."""
+        found = []
         with evaluated(self.model):
             for step, batch in enumerate(self.batches):
                 with noise_in_turn(self.seed + draw, step=0 if shared else step):
                     number = self.first + step
                     run = one_pass("calibrate", self.model, batch, self.forward, number)
-                yield batch, run
+                given = without_padding(self.model, run, batch)
+                pairs = self._alike(step, self._unmasked(given, self.masks[step]))
+                for which, size in self._sizes[step].items():
+                    scale = self._scales[which]
+                    if which in pairs and scale is not None:
+                        found.append(_error(*pairs[which], scale))
+                    else:
+                        found.append(torch.full((size,), math.inf, device="cpu").double())
+        return found
 
     def left(self, *errors: Tensor) -> list[Tensor]:
         """Return errors without those of outputs that are ``apart``.

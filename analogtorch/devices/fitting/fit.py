@@ -173,7 +173,7 @@ def _columns(data: Any, unit: str | None, volt: float | None) -> Columns:
     headings = {name: heading(str(name)) for name in data}
     units = column_units(list(headings.values()), unit, volt)
     values = {headings[name].name: value for name, value in data.items()}
-    return columns(values, units, unused=values.keys() - units.keys())
+    return columns(values, units, unused=[name for name in values if name not in units])
 
 
 def _law(

@@ -649,9 +649,12 @@ static void add_positions(const plan *p, const float *image, const int32_t *wher
 /* Rows that the gradient of one output takes at a time: as many sums as stay in registers. */
 enum { TAPS = 9 };
 
-/* Whether positions of an output row fill lanes better than the outputs of a group, as of depthwise layers. From LANES
- * outputs on, both took the same time. */
-INLINE int few_outputs(const plan *p) { return p->c->outputs <= LANES / 2 && p->c->stride[2] == 1; }
+/* Whether the positions of an output row fill lanes better than the outputs of a group, as of depthwise layers. With
+ * 4 outputs and rows of 3 positions it was slower. */
+INLINE int few_outputs(const plan *p) {
+  size wide = p->c->out[2], vectors = (wide + LANES - 1) / LANES;
+  return p->c->stride[2] == 1 && p->c->outputs <= LANES / 2 && 2 * p->c->outputs * vectors <= wide;
+}
 
 /* Rows k0 .. k1 of block b, output o: as weight_gradient, with positions in the lanes. */
 static void weight_gradient_of(const plan *p, const float *images, size from, size to, size b, size k0, size k1, size o) {
