@@ -78,8 +78,9 @@ def run(rank, path):
                 optimizer.zero_grad()
                 parallel(x).square().mean().backward()
                 optimizer.step()
-        told = [str(w.message) for w in said if "drift apart: '0', '3'" in str(w.message)]
-        assert len(told) == late, "ranges that are not averaged are named, once"
+        messages = [str(w.message) for w in said]
+        count = sum("drift apart: '0', '3'" in message for message in messages)
+        assert count == late, "ranges that are not averaged are named, once"
         pairs = (gathered(p.grad) for n, p in net.named_parameters() if n.endswith("input_range"))
         assert all(torch.equal(*pair) for pair in pairs) != late, "and those alone differ"
     dist.destroy_process_group()

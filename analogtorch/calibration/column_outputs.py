@@ -14,7 +14,7 @@ from analogtorch.calibration.column_products import again, exact_product, fine_p
 from analogtorch.calibration.padding import of_layer, read_positions, read_vectors, without_padding
 from analogtorch.calibration.passes import Forward, check_finite, few_threads, one_pass
 from analogtorch.conversion import analog_layers
-from analogtorch.conversion.restored import evaluating, same_buffers
+from analogtorch.conversion.restored import evaluated, evaluating
 from analogtorch.conversion.unread import quiet
 from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.nn.execution import Execution
@@ -169,8 +169,7 @@ def _exact_run(
     devices = {layer.weight.device for layer in taps}
     gpus = sorted(device.index for device in devices if device.type == "cuda")
     # a model that draws numbers draws the same ones in the next run
-    same = same_buffers(model, analog=False)
-    with TURN, evaluating(model), same, random_kept(gpus), tapped(taps), quiet():
+    with TURN, evaluated(model), random_kept(gpus), tapped(taps), quiet():
         states = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, gpus)]
         output = one_pass("correct_columns", model, batch, forward, number)
         after = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, gpus)]

@@ -125,14 +125,17 @@ def _differs(buffer: Tensor | None, copied: Tensor | None) -> bool:
 
 
 def _copied(buffer: Tensor | None) -> Tensor | None:
-    return None if buffer is None or buffer.is_meta else buffer.detach().clone()
+    """Return a copy, which requires gradients where the buffer does."""
+    if buffer is None or buffer.is_meta:
+        return None
+    return buffer.detach().clone().requires_grad_(buffer.requires_grad)
 
 
 @torch.no_grad()
 def _restored(buffer: Tensor | None, copied: Tensor | None) -> Tensor | None:
     if buffer is None or copied is None:
         return buffer
-    if buffer.grad_fn is not None:  # of what was written into it in place
+    if buffer.requires_grad and not copied.requires_grad:  # of what was written into it in place
         buffer = buffer.detach()
     if _differs(buffer, copied):
         with torch.inference_mode(buffer.is_inference()):

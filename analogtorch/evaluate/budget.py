@@ -16,7 +16,7 @@ from analogtorch.evaluate.experiment import experiment
 from analogtorch.evaluate.interval import Interval, interval
 from analogtorch.evaluate.journal import Journal, Unkept
 from analogtorch.evaluate.look import Look
-from analogtorch.evaluate.metric import UNNAMED, Metric, check_metric, direction, title
+from analogtorch.evaluate.metric import Metric, check_metric, direction, heading
 from analogtorch.evaluate.metric_identity import kept_of
 from analogtorch.evaluate.shares import Budget, Share
 from analogtorch.evaluate.times import label
@@ -156,7 +156,7 @@ def budget(
         note="; ".join(beyond_data(model, seconds(time))),
         recovery="" if recovery is None else recovery.summary,
         conditions=tuple(differing.values()),
-        metric=title(metric) or UNNAMED,
+        metric=heading(metric),
     )
 
 

@@ -129,6 +129,11 @@ def title(metric: Any) -> str:
     return name if isinstance(name, str) and name != "<lambda>" else ""
 
 
+def heading(metric: Any) -> str:
+    """Return what results call a metric: its name, or ``UNNAMED``."""
+    return title(metric) or UNNAMED
+
+
 def measure(metric: Metric, model: nn.Module) -> Any:
     """Return what a metric gives for a model; random generators stay as they were.
 

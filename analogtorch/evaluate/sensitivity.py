@@ -19,7 +19,7 @@ from analogtorch.evaluate.journal import Journal, Unkept
 from analogtorch.evaluate.journal import key as time_key
 from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.losses import EFFECTS, SINGLE, Effect, LayerLoss, Loss, Sensitivity
-from analogtorch.evaluate.metric import UNNAMED, Metric, bounds_of, check_metric, direction, title
+from analogtorch.evaluate.metric import Metric, bounds_of, check_metric, direction, heading
 from analogtorch.evaluate.metric_identity import kept_of
 from analogtorch.evaluate.times import label
 from analogtorch.nn import AnalogLayer
@@ -153,7 +153,7 @@ def sensitivity(
         bounds=bounds,
         recovery="" if recovery is None else recovery.summary,
         conditions=tuple(conditions(method, defects, compensation).values()),
-        metric=title(metric) or UNNAMED,
+        metric=heading(metric),
     )
 
 

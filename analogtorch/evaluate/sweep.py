@@ -18,12 +18,11 @@ from analogtorch.evaluate.helpers import checked_processes
 from analogtorch.evaluate.journal import Journal, Unkept
 from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.metric import (
-    UNNAMED,
     Metric,
     bounds_of,
     check_metric,
     direction,
-    title,
+    heading,
 )
 from analogtorch.evaluate.metric_identity import kept_of
 from analogtorch.evaluate.swept import Sweep
@@ -236,7 +235,7 @@ def sweep(
             values=torch.tensor(rows, dtype=torch.float64, device="cpu"),
             seeds=seeds,
             notes=notes if any(notes) else (),
-            metric=title(metric) or UNNAMED,
+            metric=heading(metric),
             higher_is_better=higher_is_better,
             bounds=bounds,
             recovery="" if recovery is None else recovery.summary,

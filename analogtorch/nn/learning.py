@@ -136,7 +136,7 @@ def _not_averaged(layers: list[Any]) -> list[Any]:
     distributed = list(_AVERAGED.items())
     inside = {module for parallel, _ in distributed for module in parallel.modules()}
     averaged = {layer for _, learning in distributed for layer in learning}
-    return [layer for layer in layers if layer in inside - averaged]
+    return [layer for layer in layers if layer in inside and layer not in averaged]
 
 
 def _without_noise(layer: Any) -> bool:

@@ -401,8 +401,8 @@ def test_dict_is_ready_for_json(found: Sensitivity) -> None:
     assert told["layers"][0]["name"] == "2"
     assert told["layers"][0]["loss"]["noise"] == dataclasses.asdict(found.rows[0].loss["noise"])
     assert told["total"]["drift"]["mean"] == found.total["drift"].mean
-    facts = ["metric", "reference", "time", "seeds", "effects", "layers", "sum", "total"]
-    assert list(told) == facts
+    keys = ["metric", "reference", "time", "seeds", "effects", "layers", "sum", "total"]
+    assert list(told) == keys
 
 
 def test_csv_has_a_line_per_layer_and_all_together(found: Sensitivity, tmp_path: Path) -> None:

@@ -283,7 +283,7 @@ def test_json_and_csv_have_every_chip(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("times", "tilted"), [(2, False), (7, True)])
-def test_labels_of_many_times_do_not_overlap(times: int, tilted: bool) -> None:
+def test_labels_are_tilted_where_they_would_overlap(times: int, tilted: bool) -> None:
     given = ("1 h", "10 years", "1 day", "2 days", "3 days", "1 month", "1 year")[:times]
     figure = at.Sweep(times=given, values=torch.rand(3, times).double(), seeds=(1, 2, 3)).plot()
     figure.draw_without_rendering()
