@@ -10,6 +10,10 @@ from analogtorch.devices.registry import register
 from analogtorch.devices.time import check_time
 from analogtorch.values import checks
 
+_ROUNDING = 1e-6
+"""Excess over the middle of the range, relative to it, that may be one of rounding: a target in the
+middle, as of a weight of 0 in an offset cell, is programmed to ``g_min`` on every machine."""
+
 
 @register
 @dataclass(frozen=True, kw_only=True)
@@ -76,4 +80,4 @@ class BinaryDevice:
         return (g_drifted + self.read_std * z).clamp_min(0.0)
 
     def _high(self, g: Tensor) -> Tensor:
-        return g > 0.5 * (self.g_min + self.g_max)
+        return g > (1 + _ROUNDING) * 0.5 * (self.g_min + self.g_max)

@@ -1,6 +1,8 @@
 """The protocol that every unit cell follows, such as ``DifferentialPair`` or one of your own."""
 
-from collections.abc import Callable
+import functools
+import operator
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -196,6 +198,16 @@ def is_signed(cell: Cell) -> bool:
     in two's complement.
     """
     return bool(getattr(cell, "signed", True))
+
+
+def total(g: Sequence[Tensor] | Tensor) -> Tensor:
+    """Return the sum of conductances over the devices, the first dimension of ``g``."""
+    return functools.reduce(operator.add, g)
+
+
+def binary(w: Tensor) -> Tensor:
+    """Return the weights -1 and 1 that weights ``w`` become; 0 becomes 1."""
+    return torch.full_like(w, -1.0).masked_fill(w >= 0, 1.0)
 
 
 def negatives(cell: Cell, w: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
+from analogtorch.devices.cell import binary, total
 from analogtorch.devices.device import Device, check_device
 from analogtorch.devices.drift_aware import bare
 from analogtorch.devices.registry import register
@@ -102,16 +103,14 @@ class OffsetCell:
     def targets(self, w: Tensor) -> Tensor:
         """Return the target conductances, uS, (devices, *S), of weights ``w`` (S) in [-1, 1]."""
         if self.levels == 2:
-            w = w.sign() + (w == 0).to(w.dtype)
+            w = binary(w)
         each = self.device.g_min + (1 + w) * (self.device.g_max - self.device.g_min) / 2
-        found = each.expand(self.devices_per_weight, *w.shape)
-        if not self.shared:
-            return found
-        return torch.cat((found, torch.full_like(found[:1], self.g_ref)))
+        reference = [torch.full_like(each, self.g_ref)] * len(self.shared)
+        return torch.stack([each] * self.devices_per_weight + reference)
 
     def weights(self, g: Tensor) -> Tensor:
         """Return the weights (S) that the conductances ``g`` (devices, *S), uS, stand for."""
-        return g[: self.devices_per_weight].sum(0) / self.g_total - self.negatives(g)
+        return total(g[: self.devices_per_weight]) / self.g_total - self.negatives(g)
 
     def negatives(self, g: Tensor) -> Tensor:
         """Return the reference in units of ``g_total``, in the shape S of weights.

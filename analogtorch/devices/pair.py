@@ -8,7 +8,7 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-from analogtorch.devices.cell import shared_within
+from analogtorch.devices.cell import shared_within, total
 from analogtorch.devices.curves import Polynomial
 from analogtorch.devices.device import Device, Fitted, check_device
 from analogtorch.devices.registry import register
@@ -66,23 +66,25 @@ class DifferentialPair:
         Returns:
             Conductances in uS, of shape (devices, *S), those of the positive polarity first.
         """
-        n = self.devices_per_polarity
-        polarities = torch.stack((w.clamp_min(0.0), (-w).clamp_min(0.0)))
-        if self.split == "equal":
-            shares = polarities.unsqueeze(1).expand(2, n, *w.shape)
-        else:
-            filled = torch.arange(n, device=w.device, dtype=w.dtype).view(1, n, *[1] * w.dim())
-            shares = (polarities.unsqueeze(1) * n - filled).clamp(0.0, 1.0)
-        targets = shares.reshape(2 * n, *w.shape) * (self.device.g_max - self.device.g_min)
-        return targets + self.device.g_min if self.device.g_min else targets
+        n, g_min = self.devices_per_polarity, self.device.g_min
+        span = self.device.g_max - g_min
+        each = []
+        for polarity in (w, -w):
+            if self.split == "equal":
+                each += [polarity.clamp_min(0.0) * span + g_min] * n
+            else:
+                each += [
+                    (polarity * n - filled).clamp(0.0, 1.0) * span + g_min for filled in range(n)
+                ]
+        return torch.stack(each)
 
     def weights(self, g: Tensor) -> Tensor:
         """Return the weights that conductances stand for.
 
         ``g`` has shape (devices, *S) and is in uS; the weights have shape S.
         """
-        plus, minus = g.reshape(2, self.devices_per_polarity, *g.shape[1:]).sum(1)
-        return (plus - minus) / self.g_total
+        n = self.devices_per_polarity
+        return (total(g[:n]) - total(g[n:])) / self.g_total
 
     def negatives(self, g: Tensor) -> Tensor:
         """Return the share, >= 0 and of shape S, that the negative polarity adds to each weight.
@@ -90,7 +92,7 @@ class DifferentialPair:
         ``g`` has shape (devices, *S), in uS. The positive polarity holds the weight plus this
         share.
         """
-        return g[self.devices_per_polarity :].sum(0) / self.g_total
+        return total(g[self.devices_per_polarity :]) / self.g_total
 
     def changes(self, change: Tensor, target: Tensor) -> Tensor:
         """Return the changes of conductance that change weights by ``change``.

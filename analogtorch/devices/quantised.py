@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
+from analogtorch.devices.cell import binary
 from analogtorch.devices.pair import DifferentialPair
 from analogtorch.devices.registry import register
 from analogtorch.devices.spread import Spread
@@ -38,8 +40,9 @@ class QuantisedPair(DifferentialPair):
     def quantised(self, w: Tensor) -> Tensor:
         """Return the weights -1, 0 or 1 that the weights ``w``, of any shape, become."""
         if self.levels == 2:
-            return w.sign() + (w == 0).to(w.dtype)
-        return w.sign() * (w.abs() >= self.threshold).to(w.dtype)
+            return binary(w)
+        none = torch.zeros_like(w)
+        return none.masked_fill(w >= self.threshold, 1.0).masked_fill(w <= -self.threshold, -1.0)
 
     def targets(self, w: Tensor) -> Tensor:
         """Return the target conductances, uS, (devices, *S), of weights ``w`` (S)."""

@@ -1,14 +1,14 @@
 """Pairs of different significance: the later ones correct the errors of those before."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from analogtorch.devices.cell import shared_within
+from analogtorch.devices.cell import shared_within, total
 from analogtorch.devices.device import Device, check_device
 from analogtorch.devices.drift_aware import DriftAware
 from analogtorch.devices.registry import register
@@ -86,11 +86,12 @@ class SignificancePairs:
         The devices of the first pair come first: positive, then negative. Later pairs are empty.
         """
         first = self._pair(w * self.g_total / self.significances[0])
-        return torch.cat((first, *[torch.full_like(first, self.device.g_min)] * self._later))
+        empty = torch.full_like(w, self.device.g_min)
+        return torch.stack([*first, *[empty] * (self.devices - 2)])
 
     def weights(self, g: Tensor) -> Tensor:
         """Return the weights (S) that the conductances ``g`` (devices, *S), uS, stand for."""
-        return self._counted(g[0::2] - g[1::2])
+        return self._counted([plus - minus for plus, minus in zip(g[0::2], g[1::2], strict=True)])
 
     def negatives(self, g: Tensor) -> Tensor:
         """Return the share, >= 0 and of shape S, that the negative polarities add to weights."""
@@ -98,16 +99,18 @@ class SignificancePairs:
 
     def program(self, w: Tensor, z: Tensor, hold: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the conductances, uS, of cells written pair by pair; see ``Staged``."""
-        g = torch.full_like(z, self.device.g_min, dtype=w.dtype)
+        g = torch.stack([torch.full_like(w, self.device.g_min)] * self.devices)
         for number in range(len(self.significances)):
-            pair = slice(2 * number, 2 * number + 2)
-            g[pair] = self.device.program(self._target(w, g, number), z[pair].to(w.dtype))
-            g = hold(g)
+            held, first = list(g), 2 * number
+            for device, target in enumerate(self._target(w, g, number), first):
+                held[device] = self.device.program(target, z[device])
+            g = hold(torch.stack(held))
         return g
 
     def written(self, w: Tensor, g: Tensor) -> Tensor:
         """Return the targets, uS, to which devices were written that became ``g``."""
-        return torch.cat([self._target(w, g, number) for number in range(len(self.significances))])
+        pairs = (self._target(w, g, number) for number in range(len(self.significances)))
+        return torch.stack([target for pair in pairs for target in pair])
 
     def programming_sigma(self, w: Tensor) -> Tensor:
         """Return the standard deviation of cells programmed to the weights ``w`` in [-1, 1].
@@ -150,21 +153,15 @@ class SignificancePairs:
     def _span(self) -> float:
         return self.device.g_max - self.device.g_min
 
-    @property
-    def _later(self) -> int:
-        return len(self.significances) - 1
-
-    def _counted(self, each: Tensor) -> Tensor:
+    def _counted(self, each: Sequence[Tensor] | Tensor) -> Tensor:
         """Return the sum over the pairs of ``each`` (pairs, *S), uS, as weights."""
-        f = each.new_tensor(self.significances).view(-1, *[1] * (each.dim() - 1))
-        return (f * each).sum(0) / self.g_total
+        return total([f * x for f, x in zip(self.significances, each, strict=True)]) / self.g_total
 
-    def _pair(self, difference: Tensor) -> Tensor:
-        """Return the targets of a pair, (2, *S), uS, with this difference of conductances."""
-        polarities = torch.stack((difference, -difference))
-        return self.device.g_min + polarities.clamp(0.0, self._span)
+    def _pair(self, difference: Tensor) -> list[Tensor]:
+        """Return the two targets of a pair, uS, with this difference of conductances."""
+        return [self.device.g_min + d.clamp(0.0, self._span) for d in (difference, -difference)]
 
-    def _target(self, w: Tensor, g: Tensor, number: int) -> Tensor:
+    def _target(self, w: Tensor, g: Sequence[Tensor] | Tensor, number: int) -> list[Tensor]:
         """Return the targets of a pair, uS, given the conductances ``g`` of those before it."""
         wanted = w * self.g_total
         for f, plus, minus in zip(self.significances[:number], g[0::2], g[1::2], strict=False):

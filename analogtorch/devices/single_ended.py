@@ -6,6 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from analogtorch.devices.cell import total
 from analogtorch.devices.device import Device, check_device
 from analogtorch.devices.registry import register
 from analogtorch.devices.spread import Spread, programmed_sigma
@@ -57,11 +58,11 @@ class SingleEndedCell:
     def targets(self, w: Tensor) -> Tensor:
         """Return the target conductances, uS, (devices, *S), of weights ``w`` (S) in [0, 1]."""
         each = self.device.g_min + w.clamp_min(0) * (self.device.g_max - self.device.g_min)
-        return each.expand(self.devices, *w.shape)
+        return torch.stack([each] * self.devices)
 
     def weights(self, g: Tensor) -> Tensor:
         """Return the weights (S) that the conductances ``g`` (devices, *S), uS, stand for."""
-        return g.sum(0) / self.g_total - self.negatives(g)
+        return total(g) / self.g_total - self.negatives(g)
 
     def negatives(self, g: Tensor) -> Tensor:
         """Return the subtracted constant in units of ``g_total``, in the shape S of weights."""

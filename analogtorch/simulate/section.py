@@ -22,9 +22,11 @@ from analogtorch.ops import (
     stream,
 )
 from analogtorch.ops.converters import digital_factor
+from analogtorch.ops.elementwise import elementwise
 from analogtorch.ops.physics import relative, wide
 from analogtorch.ops.slices import cells
 from analogtorch.simulate import tiles, wires
+from analogtorch.simulate.cell_life import CellMethod, Draws, Programming, Reading
 from analogtorch.simulate.compensation import column_gains
 from analogtorch.simulate.readout import Block
 from analogtorch.simulate.stuck import Stuck
@@ -70,6 +72,7 @@ class ProgrammedSection:
         self.w = relative(target.contiguous(), full).to(wide(self.dtype))
         del full
         self.stuck = self._stuck(state)
+        self._draws = Draws(layer.chip.cell, section, key, seed, self.w.device)
         self.g = self._programmed(layer.chip.cell)
         self.errors = state.errors.to(self.scale)
         """Errors of the ADCs, (kinds, row blocks, outputs)."""
@@ -113,8 +116,11 @@ class ProgrammedSection:
         """Return the conductances that programming gives at once, (devices, *shape)."""
         g = self.w.new_empty(cell.devices, *self.w.shape)
         for part in self._parts():
-            z = self._draw(part, Noise.PROGRAMMING)
-            g[:, part] = program(cell, self.w[part], z, self._hold((slice(None), part)))
+            w, draws = self.w[part], self._draws.of(part, Noise.PROGRAMMING)
+            if self.stuck is None and elementwise(Programming(cell), (w,), draws, g[:, part]):
+                continue
+            hold = self._hold((slice(None), part))
+            g[:, part] = program(cell, w, self._draws.normals(draws), hold)
         return g
 
     def _hold(self, index: tuple[slice, ...]) -> Hold:
@@ -200,7 +206,7 @@ class ProgrammedSection:
         ``temperature`` is in K; None: the reference temperature of the chip.
         """
         if self.chip.wires.ideal:
-            return self.driven(self._found(t, self.chip.cell.weights, temperature))
+            return self.driven(self._found(t, "weights", temperature))
         plus, minus = self.polarities(t, temperature)
         return self.driven(wires.at_full_inputs(self, plus, minus))
 
@@ -228,7 +234,7 @@ class ProgrammedSection:
         They are those of single cells, in units of full conductance: wires and digital gains do not
         count, but a column without output holds zeros.
         """
-        stored = self._found(None, self.chip.cell.weights).flatten(1)
+        stored = self._found(None, "weights").flatten(1)
         stored *= over_rows(self.columns, self.section.bounds)
         for part in self._parts():
             stored[part] -= weights_as_written(self.chip.cell, self.w[part]).flatten(1)
@@ -237,7 +243,7 @@ class ProgrammedSection:
     def negatives(self, t: float | None, temperature: float | None = None) -> Tensor:
         """Return the part of ``weights`` that the negative polarity holds."""
         if self.chip.wires.ideal:
-            return self.driven(self._found(t, self.chip.cell.negatives, temperature))
+            return self.driven(self._found(t, "negatives", temperature))
         plus, minus = self.polarities(t, temperature)
         if not self.chip.wires.by_input:
             minus = wires.behind(self, plus, minus)[1]
@@ -253,8 +259,7 @@ class ProgrammedSection:
         assert fluctuations is not None
         found = self.w.new_empty(2, *self.w.shape)
         for part in self._parts():
-            g = self.g[:, part]
-            g = g if t is None else self._read(part, g, t, temperature)
+            g = self._read(part, t, temperature)
             noisy = None if self.stuck is None else self.stuck.noisy((slice(None), part))
             found[:, part] = fluctuations.variances(g, noisy)
         for each in found:
@@ -270,8 +275,7 @@ class ProgrammedSection:
         volt, found = iv.read_voltage, self.w.new_zeros(2, *self.w.shape)
         assert volt is not None
         for part in self._parts():
-            g = self.g[:, part]
-            g = g if t is None else self._read(part, g, t, temperature)
+            g = self._read(part, t, temperature)
             nothing = self.chip.cell.weights(torch.zeros_like(g))
             for each, curve, factor in ((0, iv.square, volt), (1, iv.cube, volt**2)):
                 if curve is not None:
@@ -283,18 +287,17 @@ class ProgrammedSection:
 
     def polarities(self, t: float | None, temperature: float | None) -> tuple[Tensor, Tensor]:
         """Return the weights of the two polarities at ``t``, before the wires."""
-        weights = self._found(t, self.chip.cell.weights, temperature)
-        minus = self._found(t, self.chip.cell.negatives, temperature)
+        weights = self._found(t, "weights", temperature)
+        minus = self._found(t, "negatives", temperature)
         return weights + minus, minus
 
     def _found(
-        self, t: float | None, of: Callable[[Tensor], Tensor], temperature: float | None = None
+        self, t: float | None, method: CellMethod, temperature: float | None = None
     ) -> Tensor:
-        """Return ``of`` the conductances at ``t``, computed part by part."""
+        """Return what cells hold at ``t``, by a method of theirs, computed part by part."""
         found = torch.empty_like(self.w)
         for part in self._parts():
-            g = self.g[:, part]
-            found[part] = of(g if t is None else self._read(part, g, t, temperature))
+            found[part] = self._read(part, t, temperature, method)
         if not torch.isfinite(found.sum()):
             when = "after programming" if t is None else f"at {t:g} s"
             raise ValueError(
@@ -313,14 +316,33 @@ class ProgrammedSection:
             weights.view(len(weights), -1)[:, a:b] *= scale.unsqueeze(1)
         return weights.to(self.dtype)
 
-    def _read(self, part: slice, g: Tensor, t: float, temperature: float | None = None) -> Tensor:
-        """Return the conductances of a run of outputs as read at ``t`` and ``temperature``."""
+    def _read(
+        self,
+        part: slice,
+        t: float | None,
+        temperature: float | None = None,
+        method: CellMethod | None = None,
+    ) -> Tensor:
+        """Return the conductances of a run of outputs at ``t``, or what a method makes of them."""
+        cell, g = self.chip.cell, self.g[:, part]
+        if t is not None and self.stuck is None:
+            reading = Reading(cell, self._drifting, self.chip.thermal, t, temperature, method)
+            draws = self._draws.of(part, Noise.DRIFT) + self._draws.of(part, Noise.READ, str(t))
+            found = torch.empty_like(g if method is None else g[:1])
+            if elementwise(reading, (self.w[part], *g), draws, found):
+                return found if method is None else found[0]
+        g = g if t is None else self._read_by_torch(part, g, t, temperature)
+        return g if method is None else getattr(cell, method)(g)
+
+    def _read_by_torch(self, part: slice, g: Tensor, t: float, temperature: float | None) -> Tensor:
+        """Return the conductances of a run of outputs as read; ``g`` are those as programmed."""
         device, index = self.chip.cell.device, (slice(None), part)
         nu = self._once("drift", part.start, 0, lambda: self._drift_coefficient(part, g))
         drifted = self._drifting.drift(g, nu, t)
         if self.stuck is not None:
             drifted = self.stuck.drifted(g, drifted, index)
-        read = device.read(g, drifted, t, self._draw(part, Noise.READ, str(t)))
+        z = self._draws.normals(self._draws.of(part, Noise.READ, str(t)))
+        read = device.read(g, drifted, t, z)
         if temperature is not None and self.chip.thermal.activation_energy > 0:
             read = read * self.chip.thermal.factor(g, device.g_max, temperature)
         return read if self.stuck is None else self.stuck.read(g, read, index)
@@ -331,7 +353,8 @@ class ProgrammedSection:
         targets = as_written(cell.device, written(cell, self.w[part], g))
         if self.stuck is not None:
             targets = self.stuck.targets(targets, g, (slice(None), part))
-        return self._drifting.drift_coefficient(targets, self._draw(part, Noise.DRIFT))
+        z = self._draws.normals(self._draws.of(part, Noise.DRIFT))
+        return self._drifting.drift_coefficient(targets, z)
 
     def exact_mvms(self, number: int, outputs: slice, block: Block) -> tuple[Tensor, Tensor]:
         """Return the random inputs that gains are fitted on, and the MVMs of the exact weights.
@@ -353,25 +376,6 @@ class ProgrammedSection:
             self._kept[kind, at, of] = find()
         found: T = self._kept[kind, at, of]
         return found
-
-    def _draw(self, part: slice, kind: Noise, *names: str) -> Tensor:
-        common = shared(self.chip.cell)
-        return torch.stack(
-            [
-                self._normal(stream(kind, self.key, device, *names), part, device in common)
-                for device in range(self.chip.cell.devices)
-            ]
-        )
-
-    def _normal(self, word: int, part: slice, common: bool) -> Tensor:
-        """Return normals for a run of outputs; ``common``: the same for all columns of a block."""
-        key = key_of(self.seed, word, device=self.w.device)
-        place = self.w.device
-        outputs, first = self._once(
-            "positions", int(common), 0, lambda: self.section.positions(place, common=common)
-        )
-        found = normal(key, outputs[part], first[part], self.section.rows)
-        return found.view(-1, *self.section.shape[1:])
 
 
 def _runs(whole: slice, step: int) -> Iterator[slice]:

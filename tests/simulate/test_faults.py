@@ -187,7 +187,7 @@ def test_drift_and_read_noise_of_broken_devices() -> None:
         )
         assert section.stuck is not None
         everything = slice(None)
-        then, now = section.g, section._read(everything, section.g, 3e7)
+        then, now = section.g, section._read(everything, 3e7)
         of = {name: section.stuck.faults == CODES[name] for name in DEVICE}
         for name in ("open_devices", "short_devices"):
             assert torch.equal(now[of[name]], then[of[name]])

@@ -72,7 +72,7 @@ def test_both_polarities_of_all_devices_count_as_they_have_drifted(cell: Differe
     section = physical._placed["0"][0]
     g = torch.empty_like(section.g)
     for part in section._parts():
-        g[:, part] = section._read(part, section.g[:, part], 3600.0)
+        g[:, part] = section._read(part, 3600.0)
     std = SHAPED(g / cell.device.g_max).clamp_min(0) * cell.device.g_max / cell.g_total
     scales = torch.repeat_interleave(section.scale, torch.tensor([12, 12, 6]), 0).T
     expected = (std.square().sum(0) * scales.square()) @ x.square()

@@ -199,10 +199,13 @@ def test_writing_decides_no_drift_of_devices_whose_error_does_not_grow(
     model = at.convert(nn.Linear(100, 80, bias=False), chip)
     section = at.program(model, seed=1, method=ProgramAndVerify(rounds=3))._placed[""][0]
     part, g = slice(0, 80), section.g
-    nu = device.drift_coefficient(chip.cell.targets(section.w), section._draw(part, Noise.DRIFT))
-    z = section._draw(part, Noise.READ, "86400.0")
-    expected = device.read(g, device.drift(g, nu, 86400.0), 86400.0, z)
-    torch.testing.assert_close(section._read(part, g, 86400.0), expected)
+    drift, read = (
+        section._draws.normals(section._draws.of(part, *names))
+        for names in ((Noise.DRIFT,), (Noise.READ, "86400.0"))
+    )
+    nu = device.drift_coefficient(chip.cell.targets(section.w), drift)
+    expected = device.read(g, device.drift(g, nu, 86400.0), 86400.0, read)
+    torch.testing.assert_close(section._read(part, 86400.0), expected)
 
 
 _FEW = {

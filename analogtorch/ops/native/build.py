@@ -20,8 +20,8 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 CONSTANTS = FOLDER.parent / "constants.py"
 SOURCES = (
-    *("normal.c", "variances.c", "linear.c", "conv.c", "columns.c", "devices.c", "gates.c"),
-    *("pulses.c", "slices.c", "weights.c"),
+    *("normal.c", "variances.c", "linear.c", "conv.c", "columns.c", "devices.c", "elementwise.c"),
+    *("gates.c", "pulses.c", "slices.c", "weights.c"),
 )
 
 _COMPILE = (

@@ -15,8 +15,11 @@ enum operation {
  * 4096 bytes processors take a load for one of what has just been stored. */
 enum { SPAN = 256, APART = SPAN + 16 };
 
-/* ln(x) for x >= 0; where x is below the smallest normal number, that of 0. */
-INLINE vf log_of(vf x) { return select_(x < 0x1p-126f, same(-INFINITY), log_normal(x)); }
+/* ln(x), NaN for x < 0; where x is below the smallest normal number, that of 0. */
+INLINE vf log_of(vf x) {
+  vf least = select_(x < 0.0f, same(NAN), same(-INFINITY));
+  return select_(x < 0x1p-126f, least, log_normal(x));
+}
 
 INLINE vf one_where(vi mask) { return (vf)((vi)same(1.0f) & mask); }
 

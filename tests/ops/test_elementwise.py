@@ -1,0 +1,141 @@
+"""The physics of programmed cells by the kernel against the methods of cells and devices."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from analogtorch import devices
+from analogtorch.chips.tiling import sections
+from analogtorch.devices.cell import Cell, is_signed
+from analogtorch.devices.drift_aware import bare
+from analogtorch.ops import Noise, fold, normal, seed_tensor
+from analogtorch.ops.elementwise import elementwise
+from analogtorch.ops.native import elementwise as kernel
+from analogtorch.simulate.cell_life import CellMethod, Draws, Programming, Reading
+from tests.crossbar import crossbar
+from tests.devices.test_cells import SLICED, _shipped
+
+DAY = 86_400.0
+W = (torch.randn(40, 300, generator=torch.Generator().manual_seed(0)) / 3).clamp(-1, 1)
+W[:, ::9] = 0.0
+
+
+class _Life:
+    """Cells of one kind that are programmed, and read after a day, by the kernel and by torch."""
+
+    def __init__(self, cell: Cell, temperature: float | None = None) -> None:
+        self.cell, self.temperature = cell, temperature
+        chip = crossbar(array={"rows": 512, "columns": 64})
+        self.thermal = chip.replace(thermal={"activation_energy": 0.2}).thermal
+        (section,) = sections(tuple(W.shape), 1, chip)
+        self.draws = Draws(cell, section, "layer", 3, W.device)
+        self.w = W if is_signed(cell) else W.abs()
+
+    def programmed(self, part: slice = slice(0, 40)) -> tuple[Tensor, Tensor]:
+        draws = self.draws.of(part, Noise.PROGRAMMING)
+        return self._both(Programming(self.cell), (self.w[part],), draws, self.cell.devices)
+
+    def read(
+        self, g: Tensor, method: CellMethod | None = None, part: slice = slice(0, 40)
+    ) -> tuple[Tensor, Tensor]:
+        drifting = bare(self.cell.device)
+        reading = Reading(self.cell, drifting, self.thermal, DAY, self.temperature, method)
+        draws = self.draws.of(part, Noise.DRIFT) + self.draws.of(part, Noise.READ, str(DAY))
+        results = self.cell.devices if method is None else 1
+        return self._both(reading, (self.w[part], *g[:, part]), draws, results)
+
+    def _both(
+        self, function: Callable, numbers: tuple[Tensor, ...], draws: list, results: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return what the kernel gives, and what the function does."""
+        found = torch.full((results, *numbers[0].shape), torch.nan)
+        assert elementwise(function, numbers, draws, found)
+        expected = function(*numbers, *self.draws.normals(draws))
+        return found, expected if isinstance(expected, Tensor) else torch.stack([*expected])
+
+
+@pytest.mark.filterwarnings("ignore:.* beyond the device's data:UserWarning")
+@pytest.mark.parametrize("kind", SLICED)
+def test_every_cell_of_every_device_is_that_of_its_methods(kind: str, capability: str) -> None:
+    for name, device in _shipped(kind).items():
+        # the published polynomials of SONOS, of degree 10, cancel four digits of single precision
+        most = 5e-4 if name.startswith("sonos") else 2e-5
+        life = _Life(SLICED[kind](device), temperature=320.0)
+        g, expected = life.programmed()
+        assert (g - expected).abs().max() < most * expected.abs().max()
+        for method in (None, "weights", "negatives"):
+            found, expected = life.read(g, method)
+            assert (found - expected).abs().max() < most * max(1.0, expected.abs().max()), name
+
+
+def test_devices_that_change_another_are_known_too(capability: str) -> None:
+    for device in (
+        devices.Scaled(device=devices.pcm_like(), programming_scale=0.5, read_scale=2.0),
+        devices.Scaled(device=devices.pcm_like(), drift_scale=0.0),
+        devices.DriftAware(device=devices.hermes_two_device()),
+    ):
+        life = _Life(devices.DifferentialPair(device=device))
+        g, expected = life.programmed()
+        assert (g - expected).abs().max() < 2e-5 * expected.max()
+        found, expected = life.read(g)
+        assert (found - expected).abs().max() < 2e-5 * expected.max()
+
+
+def test_a_run_of_outputs_is_that_of_all_to_the_bit(capability: str) -> None:
+    life = _Life(devices.DifferentialPair(device=devices.hermes_two_device()))
+    g, _ = life.programmed()
+    whole, _ = life.read(g, "weights")
+    for part in (slice(0, 1), slice(3, 20), slice(39, 40)):
+        assert torch.equal(life.programmed(part)[0], g[:, part])
+        assert torch.equal(life.read(g, "weights", part)[0], whole[:, part])
+
+
+@pytest.mark.parametrize("columns", [1, 7, 16, 100, 127, 128, 255, 256, 257, 600])
+def test_rows_of_any_width(columns: int, capability: str) -> None:
+    x, draw = torch.linspace(1, 2, 5 * columns).view(5, columns), _draw(5)
+    out = torch.full((3, 5, columns), torch.nan)
+    assert elementwise(_three, (x, x + 1), (draw,), out)
+    z = normal(*draw, columns)
+    torch.testing.assert_close(out, torch.stack((x * z, x - 1, x + 1 + z)), rtol=1e-5, atol=1e-6)
+
+
+def test_what_the_kernel_does_not_know_is_left_to_torch() -> None:
+    x, out = torch.ones(2, 3), torch.zeros(1, 2, 3)
+    assert not elementwise(torch.sin, (x,), (), out)
+    assert not elementwise(_negative, (x.double(),), (), out.double())
+    assert not elementwise(_negative, (x[:0],), (), out[:, :0])
+    assert not out.any()
+    assert elementwise(_negative, (x,), (), out)
+    assert torch.equal(out, -torch.ones(1, 2, 3))
+
+
+def test_without_kernels_it_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.ones(2, 3)
+    monkeypatch.setattr(kernel.loading, "available", lambda: False)
+    assert not elementwise(_negative, (x,), (), torch.zeros(1, 2, 3))
+
+
+def test_the_logarithm_of_a_negative_number_is_no_number(capability: str) -> None:
+    x = torch.tensor([[-1.0, -1e-40, 0.0, 1.0]])
+    out = torch.zeros(2, 1, 4)
+    assert elementwise(_roots, (x,), (), out)
+    assert out[0].isnan().tolist() == [[True, True, False, False]]
+    assert out[1, 0, 2:].tolist() == [0.0, 1.0]
+
+
+def _draw(rows: int) -> tuple[Tensor, Tensor, Tensor]:
+    return fold(seed_tensor(1), 5), torch.arange(rows) + 7, torch.arange(rows) * 1000
+
+
+def _three(x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return x * z, y - 2, y + z
+
+
+def _negative(x: Tensor) -> tuple[Tensor]:
+    return (-x,)
+
+
+def _roots(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x.log(), x.pow(0.3)
