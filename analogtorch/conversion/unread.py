@@ -4,7 +4,7 @@ The model is a converted one or a programmed chip. Nothing stays digital unnotic
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -13,12 +13,17 @@ import torch
 from torch import nn
 
 from analogtorch.conversion.kinds import analog_layers
+from analogtorch.nn import AnalogLayer
 from analogtorch.nn.adapters import COMPILED
 from analogtorch.values.listed import listed
 from analogtorch.values.warned import warn
 
 _NAMED: "WeakKeyDictionary[nn.Module, set[str]]" = WeakKeyDictionary()
 """What warnings have named in chips, by the model that they are programmed from and by view."""
+_FAR = 3.0
+"""Mean magnitude of inputs but 0, in units of the DAC range, above which a warning names a layer.
+Behind ranges that suit them, it is some 0.1 to 0.5; calibration that clips half of all inputs, as
+for noise of three times the largest output, leaves 1.3."""
 _QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
 
 
@@ -97,6 +102,7 @@ class _FirstRun:
             for name, layer in layers.items()
             if not layer.has_run and layer not in hidden
         ]
+        self._name_clipped(layers)
         if self.named.issuperset(silent):
             return
         self.named.update(silent)
@@ -110,6 +116,21 @@ class _FirstRun:
             f"their weights without calling them, which is digital. analogtorch.guard(model, "
             f"example) {does}; convert(..., exclude=...) leaves them digital"
         )
+
+    def _name_clipped(self, layers: Mapping[str, AnalogLayer]) -> None:
+        """Warn of layers whose DAC ranges are those of other inputs."""
+        clipped = {
+            name or "(root)": layer.excess for name, layer in layers.items() if layer.excess > _FAR
+        }
+        if not self.named.issuperset(clipped):
+            self.named.update(clipped)
+            means = [f"{name!r} ({mean:.3g} times)" for name, mean in clipped.items()]
+            warn(
+                f"{len(clipped)} of {len(layers)} analog layers of this programmed chip clip most "
+                f"of their inputs, whose mean magnitude is far beyond the DAC range: "
+                f"{listed(means)}. The ranges are those of other inputs: call at.calibrate with "
+                "inputs as the model gets them, scaled and normalised alike, before at.program"
+            )
 
 
 def compiled(model: nn.Module) -> set[nn.Module]:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from analogtorch.chips import Chip
 from analogtorch.nn.adapters import watch_wrapping
@@ -248,6 +249,8 @@ class AnalogLayer(SamplesFirst, PlacedMixin, ProgrammedMixin):
             self._check_light(x)
         if not self.has_run and not torch.compiler.is_compiling():
             self.has_run = all(tap.execution is None for tap in self.taps)
+            on_chip = self.has_run and self.programmed is not None
+            self.excess = self._excess(x) if on_chip else 0.0
         return vectors
 
     def check_dense(self, x: Any, *, exact: bool = False) -> None:
@@ -273,6 +276,15 @@ class AnalogLayer(SamplesFirst, PlacedMixin, ProgrammedMixin):
                 "torch.nested.to_padded_tensor(x, 0.0)"
             )
         raise TypeError(f"{name} takes dense tensors, got layout {x.layout}; pass x.to_dense()")
+
+    def _excess(self, x: Tensor) -> float:
+        """Return the mean magnitude of inputs but 0 over the DAC range, if it is fixed; else 0."""
+        plain = type(x) is Tensor and x.is_floating_point() and not x.is_meta
+        if torch.jit.is_tracing() or not (plain and self.calibrated and self.chip.dac.bits):
+            return 0.0
+        with torch.no_grad(), _disable_current_modes():
+            mean = x.abs().sum(dtype=torch.float32) / x.count_nonzero().clamp_min(1)
+            return (mean / self.input_range.max()).item()
 
     def _check_light(self, x: Tensor) -> None:
         if x.is_meta or not x.numel():

@@ -88,6 +88,9 @@ class ProgrammedMixin(nn.Module):
     has_run: bool = False
     """Whether the layer has multiplied anything since it was converted or programmed; compiled
     calls, and calls with a tap that has another execution, do not count."""
+    excess: float = 0.0
+    """For a programmed layer: mean magnitude of its first inputs but 0, in units of the DAC range,
+    if that is fixed."""
     vectors_read: Tensor
     """For a programmed layer: number of input vectors (linear) or samples (convolution) it has
     multiplied, (1,) int64. It numbers them for the output noise: each MVM has its own, and batches
@@ -98,7 +101,7 @@ class ProgrammedMixin(nn.Module):
 
     def hold(self, programmed: Programmed) -> None:
         """Become the layer of a programmed chip; its count of vectors restarts at 0."""
-        self.programmed, self.has_run = programmed, False
+        self.programmed, self.has_run, self.excess = programmed, False, 0.0
         self.keep_target()
         # a buffer, so that torch.export and torch.compile carry on the count
         with torch.inference_mode(False):  # it must be able to count outside too

@@ -11,10 +11,10 @@ from torch import nn
 from analogtorch.values.warned import warn
 
 ADDED = frozenset({
-    "_chip", "_given_chip", "calibrated", "chip", "digital_class", "executions", "has_run",
-    "input_range", "layer_name", "noise_fraction", "adc_ranges", "output_ranges", "output_runs",
-    "placed_geometry", "placed_shape", "programmed", "sections", "sequence_first", "taps", "target",
-    "target_version", "vectors_read",
+    "_chip", "_given_chip", "adc_ranges", "calibrated", "chip", "digital_class", "excess",
+    "executions", "has_run", "input_range", "layer_name", "noise_fraction", "output_ranges",
+    "output_runs", "placed_geometry", "placed_shape", "programmed", "sections", "sequence_first",
+    "taps", "target", "target_version", "vectors_read",
 })  # fmt: skip
 """Attributes that ``convert`` and ``hold`` add to a layer."""
 

@@ -166,3 +166,32 @@ def test_layers_beside_a_compiled_part_are_named() -> None:
     model.body = torch.compile(model.body, backend="eager")
     with pytest.warns(UserWarning, match=r"2 of 3 analog layers .*: 'large', 'direct'\."):
         at.convert(model, CHIP)(X)
+
+
+def _convolutions() -> nn.Module:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv1d(4, 8, 3), nn.ReLU(), nn.Conv1d(8, 8, 3), nn.Linear(6, 2))
+    return at.convert(net, at.chips.hermes64())
+
+
+def test_inputs_of_another_scale_than_those_of_calibration_are_named() -> None:
+    model, x = _convolutions(), torch.randn(32, 4, 10, generator=torch.Generator().manual_seed(0))
+    at.calibrate(model, [x], effort="ranges", progress=False)
+    physical = at.program(model, seed=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        view = physical.at("1 day")
+        view(x)
+        view(100 * x)  # the first run alone is looked at
+    text = r"1 of 3 .* clip most of their inputs.*: '0' \(\d\d\.\d times\)\. .*calibrate"
+    with pytest.warns(UserWarning, match=text) as caught:
+        _ = [physical.at(time)(100 * x) for time in ("1 h", "1 day")]
+    assert len(caught) == 1
+
+
+def test_a_sweep_names_inputs_of_another_scale() -> None:
+    model, x = _convolutions(), torch.randn(32, 4, 10, generator=torch.Generator().manual_seed(0))
+    at.calibrate(model, [x], effort="ranges", progress=False)
+    with pytest.warns(UserWarning, match="1 of 3 .* clip most of their inputs") as caught:
+        at.sweep(model, lambda view: view(50 * x).mean().item(), num_chips=2, times=["0 s"])
+    assert len(caught) == 1

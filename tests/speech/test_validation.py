@@ -31,7 +31,7 @@ def net_and_task() -> tuple[nn.Module, Task]:
         x = torch.randn(200, 32) + 1
     at.calibrate(at.convert(net, at.chips.hermes64()), [x], effort="ranges")
     with torch.no_grad():
-        net[0].input_range.fill_(0.3)
+        net[0].input_range.fill_(0.4)
     clips = Clips(
         waveforms=torch.zeros(2, 16000, dtype=torch.int16),
         labels=torch.arange(2),
@@ -73,7 +73,7 @@ def test_a_trained_net_keeps_its_ranges_where_new_ones_cost_accuracy(learnt: boo
     answers = net if learnt else at.to_digital(net_and_task()[0])
     task = dataclasses.replace(task, val=(task.val[0], answers(task.val[0]).argmax(-1)))
     found = recalibrated(KWSConfig(), task, net, "hwa", lambda *_: None)
-    assert (found[0].input_range.item() == pytest.approx(0.3)) == learnt
+    assert (found[0].input_range.item() == pytest.approx(0.4)) == learnt
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_few_validation_clips_do_not_decide_over_ranges(
     choices: dict[str, RangeChoice] = {}
     net = recalibrated(KWSConfig(), task, net, "hwa", lambda *_: None, choices)
     assert choices["hwa"].kept == kept
-    assert (net[0].input_range.item() == pytest.approx(0.3)) == (kept == "learnt")
+    assert (net[0].input_range.item() == pytest.approx(0.4)) == (kept == "learnt")
 
 
 def test_validation_clips_run_in_batches_that_fit_into_caches() -> None:
