@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from analogtorch.calibration import adc as converters
 from analogtorch.calibration.adc import Wanted
@@ -18,7 +19,7 @@ from analogtorch.calibration.described import taken_back, warn_of_adc
 from analogtorch.calibration.histogram import Method
 from analogtorch.calibration.inputs import by_magnitude, heard, observe, warn_of_means
 from analogtorch.calibration.options import Way
-from analogtorch.calibration.passes import Forward
+from analogtorch.calibration.passes import Forward, check_finite
 from analogtorch.calibration.search import Search, parts
 from analogtorch.calibration.settings import Calibration, held_back, undone
 from analogtorch.conversion.kinds import (
@@ -357,6 +358,9 @@ def _checked(
     refuse_programmed(model, "calibrate")
     refuse_taken(model, "calibrate")
     refuse_unloaded(model, "calibrate")
+    for name, layer in found.items():
+        if not (is_lazy(layer.weight) or layer.weight.is_meta):
+            check_finite("calibrate", f"the weight of layer {name!r}", layer.weight)
     if adc is not None and all(layer.chip.adc.levels == 0 for layer in layers.values()):
         raise ValueError(
             f"calibrate: adc={adc!r} needs an ADC, but the chips of all layers with a DAC range "

@@ -35,6 +35,11 @@ def write_folder(
     """
     save_file, _, failed = _safetensors()
     part = None
+    if folder.is_file():
+        raise NotADirectoryError(
+            f"could not write a checkpoint to {folder}: it is a file, and a checkpoint is a "
+            "folder; choose another name"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder) as alone:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import re
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from analogtorch.cli.config_file import (
 from analogtorch.files import is_code
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.rundir import named
+from analogtorch.values.checks import nearest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +103,8 @@ def parse(arguments: Sequence[str]) -> Arguments:
         _check_code(values, arguments)
         values = given.instantiate(values)
     except ArgumentError as error:
-        raise ValueError(_unquoted(str(error)) or f"{error}; see analogtorch kws --help") from error
+        why = _unquoted(str(error)) or _no_list(str(error)) or f"{error}{_meant(str(error), given)}"
+        raise ValueError(f"{why}; see analogtorch kws --help") from error
     fields = {f.name: values[f.name] for f in dataclasses.fields(KWSConfig)}
     check_out(given, values, files, flags)
     return Arguments(
@@ -111,6 +114,19 @@ def parse(arguments: Sequence[str]) -> Arguments:
         overwrite=bool(values["overwrite"]),
         progress=sys.stderr.isatty() if values["progress"] is None else values["progress"],
     )
+
+
+def _meant(message: str, parser: ArgumentParser) -> str:
+    """Return the option that an unknown one of a message is near to, as a question, if any."""
+    found = re.fullmatch(r"unrecognized arguments: (--[\w.-]+).*", message, re.DOTALL)
+    return nearest(found[1], parser._option_string_actions) if found else ""
+
+
+def _no_list(message: str) -> str | None:
+    """Return what is wrong with a single value where a list belongs, else None."""
+    wrong = r"""Parser key "([\w.]+)":\s+Expected a <class '(?:tuple|list)'>. Got value: (.*)"""
+    found = re.fullmatch(wrong, message)
+    return found and f"{found[1]} takes a list: --{found[1]} '{json.dumps([found[2]])}'"
 
 
 def _unquoted(message: str) -> str | None:

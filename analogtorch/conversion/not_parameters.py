@@ -72,6 +72,11 @@ def unplaceable(name: str, weight: Any) -> str | None:
     if weight.numel() == 0 or not weight.is_floating_point():
         shape = tuple(weight.shape)
         return f"its {name} has shape {shape} and type {weight.dtype}: nothing to place on a tile"
+    if weight.element_size() == 1:
+        return (
+            f"its {name} is {weight.dtype}, in which torch stores numbers and does not compute: "
+            "convert model.to(torch.bfloat16)"
+        )
     return None
 
 

@@ -240,6 +240,14 @@ def test_bad_calls_are_refused_and_change_nothing(
     assert not any(layer._forward_pre_hooks for _, layer in at.analog_layers(model))
 
 
+def test_weights_without_a_number_are_named() -> None:
+    model = _model()
+    with torch.no_grad():
+        model[0].weight[1, 2] = torch.nan
+    with pytest.raises(ValueError, match="calibrate: the weight of layer '0' has NaN or infinite"):
+        at.calibrate(model, _batches())
+
+
 def test_the_state_of_a_cell_that_ran_one_step_is_zero() -> None:
     with pytest.raises(ValueError, match="layer 'hh' got only zeros.*more than one step"):
         at.calibrate(at.convert(nn.GRUCell(16, 4), CHIP), _batches())

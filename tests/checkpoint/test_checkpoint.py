@@ -1080,3 +1080,12 @@ def test_folded_batch_norms_are_named_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="another architecture") as error:
         load(tmp_path / "model", nn.Sequential(nn.Linear(8, 8)))
     assert "batch norm" not in str(error.value)
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "model"
+    file.write_text("mine")
+    model = at.convert(nn.Sequential(nn.Linear(4, 2)), at.chips.hermes64())
+    with pytest.raises(NotADirectoryError, match="model: it is a file, and a checkpoint"):
+        at.save(model, file)
+    assert file.read_text() == "mine"

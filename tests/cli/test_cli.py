@@ -256,6 +256,11 @@ def test_options_beside_the_name_of_a_network_are_refused_unless_an_earlier_vers
         (["bogus"], "unknown command 'bogus'"),
         (["info", "x"], "info takes no option but --chips, got x"),
         (["kws", "--bogus", "1"], "unrecognized arguments: --bogus"),
+        (["kws", "--digital.epoch", "3"], "--digital.epoch 3, did you mean '--digital.epochs'?"),
+        (
+            ["kws", "--sweep.times", "1 day"],
+            """sweep.times takes a list: --sweep.times '["1 day"]'""",
+        ),
         (["kws", "--seed", "x"], "seed"),
         (["kws", "--seed=-1"], "seed must be an integer"),
         (["kws", "--config", "nope.yaml"], "nope.yaml"),

@@ -286,6 +286,13 @@ def test_a_weight_without_numbers_for_a_tile_or_none_gets_no_advice() -> None:
     assert reasons["0.1"] == "it has no weight"
 
 
+def test_weights_of_one_byte_stay_digital_and_the_summary_says_what_helps() -> None:
+    model = nn.Sequential(nn.Linear(8, 8).to(torch.float8_e4m3fn), nn.Linear(8, 4))
+    reasons = {name: why for name, why, _ in at.summary(at.convert(model, CHIP)).skipped}
+    assert "torch.float8_e4m3fn, in which torch stores numbers" in reasons["0"]
+    assert "model.to(torch.bfloat16)" in reasons["0"]
+
+
 def test_a_table_that_is_looked_up_does_not_count() -> None:
     model = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 4))
     _buffer(model[0], "weight")
