@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from analogtorch.conversion.restored import evaluating
+from analogtorch.conversion.unread import quiet
 from analogtorch.devices import seconds
 from analogtorch.evaluate.look import Look
 from analogtorch.evaluate.metric import Metric, NotFiniteError, check_metric, finite, measure
@@ -135,7 +136,8 @@ class OnChips:
     @torch.no_grad()
     def measure(self, recovery: Recovery | None = None) -> Reading:
         """Measure the student; a ``recovery`` stands for that of the chips."""
-        rows = [self._on_chip(seed, recovery or self.recovery) for seed in self.seeds]
+        with quiet():  # of what a trial clips: a worse one is not kept
+            rows = [self._on_chip(seed, recovery or self.recovery) for seed in self.seeds]
         error, agreement, metric = torch.tensor(rows, dtype=torch.float64, device="cpu").unbind(-1)
         return Reading(
             error=error, agreement=agreement, metric=None if self.metric is None else metric

@@ -249,8 +249,8 @@ class AnalogLayer(SamplesFirst, PlacedMixin, ProgrammedMixin):
             self._check_light(x)
         if not self.has_run and not torch.compiler.is_compiling():
             self.has_run = all(tap.execution is None for tap in self.taps)
-            on_chip = self.has_run and self.programmed is not None
-            self.excess = self._excess(x) if on_chip else 0.0
+            if self.has_run and self.programmed is not None:
+                self.excess = self._excess(x)
         return vectors
 
     def check_dense(self, x: Any, *, exact: bool = False) -> None:

@@ -229,7 +229,7 @@ def test_a_call_that_fails_changes_nothing() -> None:
     before = [
         (layer.chip, layer.input_ranges, layer.input_range) for _, layer in at.analog_layers(model)
     ]
-    with pytest.raises(ValueError, match="a partial sum of layer '2' has NaN or infinite"):
+    with pytest.raises(ValueError, match="the weight of layer '2' has NaN or infinite"):
         at.calibrate(model, [X], method="absmax", adc="absmax")
     assert [
         (layer.chip, layer.input_ranges, layer.input_range) for _, layer in at.analog_layers(model)
