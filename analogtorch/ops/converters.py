@@ -184,13 +184,18 @@ def adc(
 
     def code(u: Tensor) -> Tensor:
         if floors:
-            u = u + u.sign() * min(_LOST * torch.finfo(u.dtype).eps * steps, _SLACK)
+            u = u + u.sign() * lost(steps, u.dtype)
         if inl is not None:
             # in the type of u: half precision has no 422.5
             return codes(u, transitions(steps, floors, inl.to(u.dtype)))
         return torch.trunc(u) if floors else torch.round(u)
 
     return in_steps(v, bound, steps, code)
+
+
+def lost(steps: int, dtype: torch.dtype) -> float:
+    """Return what the arithmetic of a partial sum may lose, in units of an ADC step."""
+    return min(_LOST * torch.finfo(dtype).eps * steps, _SLACK)
 
 
 def adc_outputs(

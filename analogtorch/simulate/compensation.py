@@ -24,8 +24,8 @@ def column_gains(section: "ProgrammedSection") -> Tensor:
     for number, outputs, index in section.pieces():
         block = section.block(number, outputs)
         x, exact = section.exact_mvms(number, outputs, block)
-        adc_outputs = block.two_mvms(weights[index].flatten(1), x, "columns")
-        gains[number, outputs] = ratio(*fit_sums(exact, *adc_outputs)).to(gains)
+        found = block.fit(weights[index].flatten(1), x, exact, "columns")
+        gains[number, outputs] = ratio(*found).to(gains)
     return gains
 
 
@@ -61,8 +61,8 @@ def drift_gains(
                 found = fit_sums(block.w.T, exact, exact)
             else:
                 x, exact = section.exact_mvms(number, outputs, block)
-                reads = block.two_mvms(current, x, str(t))
-                found = fit_sums(exact, *(read * column for read in reads))
+                numerator, denominator = block.fit(current, x, exact, str(t))
+                found = numerator * column, denominator * column.square()
         else:
             then = (
                 section.written(number, outputs, index)

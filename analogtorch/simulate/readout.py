@@ -14,7 +14,10 @@ import torch
 from torch import Tensor
 
 from analogtorch.chips import Chip
-from analogtorch.ops.converters import adc, adc_input
+from analogtorch.ops import normal
+from analogtorch.ops.converters import adc, adc_input, lost
+from analogtorch.ops.drift import fit_sums
+from analogtorch.ops.native import reads as native
 from analogtorch.ops.physics import output_noise
 
 CELL_COUNTS = 256
@@ -119,9 +122,8 @@ class Block:
     columns: Tensor
     """(outputs,) of 0 and 1: the columns that work."""
     chip: Chip
-    normals: Callable[[str, slice, slice], Tensor]
-    """``normals(name, rows, columns)`` returns standard normals at these positions, different for
-    each name."""
+    key: Callable[[str], Tensor]
+    """``key(name)`` is the key of normals, other ones for each name."""
     inl: Tensor | None = None
     """INL of the ADC of each column, (outputs or 1, 2 levels), in LSB; None: 0."""
 
@@ -135,20 +137,58 @@ class Block:
         x = z > 0 if self.chip.light.on else torch.ones_like(z).copysign(z)
         return x.to(self.w.dtype)
 
-    def two_mvms(self, weights: Tensor, x: Tensor, name: str) -> tuple[Tensor, Tensor]:
-        """Return the ADC outputs of two MVMs with independent noise, each (inputs, outputs).
+    def normals(self, name: str, rows: slice, columns: slice) -> Tensor:
+        """Return standard normals at these positions, different for each name."""
+        each = torch.arange(rows.start, rows.stop, device=self.w.device)
+        first = torch.full_like(each, columns.start)
+        z = normal(self.key(name), each, first, columns.stop - columns.start)
+        return z.to(self.w.dtype)
+
+    def fit(self, weights: Tensor, x: Tensor, exact: Tensor, name: str) -> tuple[Tensor, Tensor]:
+        """Return ``fit_sums`` of two reads of the MVMs of weights, (outputs,) each.
+
+        Args:
+            weights: (outputs, rows).
+            x: the inputs, (inputs, rows).
+            exact: the MVMs of the exact weights, (inputs, outputs).
+            name: of the noise.
+        """
+        sums, adc = x @ weights.T, self.chip.adc
+        if self.inl is not None or not native.takes(sums):
+            return fit_sums(exact, *self._two_reads(sums, name))
+        return native.known_reads(
+            sums,
+            exact,
+            self.errors,
+            self.columns,
+            [int(self.key(read)) for both in self._names(name) for read in both],
+            noise=adc.noise,
+            adc_range=adc.range,
+            levels=adc.levels,
+            lost=lost(adc.levels, sums.dtype),
+            floors=adc.rounding == "floor",
+            balanced=adc.asymmetry_balance,
+            first_output=self.outputs.start,
+        )
+
+    def _names(self, name: str) -> list[tuple[str, str]]:
+        """Return the names of the noise of two reads, and of each with exchanged polarities."""
+        again = ("", " again") if self.chip.adc.noise > 0 else ("",)
+        return [(name + each, f"{name}{each} exchanged") for each in again]
+
+    def _two_reads(self, sums: Tensor, name: str) -> tuple[Tensor, Tensor]:
+        """Return the ADC outputs of two reads with independent noise, each (inputs, outputs).
 
         The square of one ADC output would contain its noise; the product of the two does not. Where
         one of them is at the end of the ADC range, both become 0, which a fit ignores: clipped
         outputs would make the weights seem smaller. With ``ADC.asymmetry_balance`` each is half the
         difference of two reads.
         """
-        sums, adc = x @ weights.T, self.chip.adc
-        again = ("", " again") if adc.noise > 0 else ("",)
-        found = [[self._read(sums, name + each)] for each in again]
-        if adc.asymmetry_balance:
-            for reads, each in zip(found, again, strict=True):
-                reads.append(self._read(-sums, f"{name}{each} exchanged"))
+        adc, found = self.chip.adc, []
+        for read, exchanged in self._names(name):
+            found.append([self._read(sums, read)])
+            if adc.asymmetry_balance:
+                found[-1].append(self._read(-sums, exchanged))
         outputs = [r[0] if len(r) == 1 else (r[0] - r[1]) / 2 for r in found]
         if adc.levels:
             each_read = [within_range(read, self.chip) for reads in found for read in reads]

@@ -145,12 +145,9 @@ class ProgrammedSection:
         """Return some outputs of a row block, to be read through their ADCs."""
         where = self.section.first_row, number
 
-        def normals(name: str, rows: slice, columns: slice) -> Tensor:
+        def key(name: str) -> Tensor:
             word = stream(Noise.COMPENSATION, self.key, *where, name)
-            key = key_of(self.seed, word, device=self.w.device)
-            each = torch.arange(rows.start, rows.stop, device=self.w.device)
-            first = torch.full_like(each, columns.start)
-            return normal(key, each, first, columns.stop - columns.start).to(self.w.dtype)
+            return key_of(self.seed, word, device=self.w.device)
 
         w = self.w[(outputs, *self.section.row_blocks[number])].flatten(1)
         errors, columns = self.errors[:, number, outputs], self.columns[number, outputs]
@@ -158,7 +155,7 @@ class ProgrammedSection:
         if inl is not None:
             inl = inl[0] if len(inl) == 1 else inl[number]
             inl = inl if len(inl) == 1 else inl[outputs]
-        return Block(w, outputs, errors, columns, self.chip, normals, inl)
+        return Block(w, outputs, errors, columns, self.chip, key, inl)
 
     def _parts(self) -> Iterator[slice]:
         """Yield runs of outputs that are small enough to compute one at a time in little memory."""

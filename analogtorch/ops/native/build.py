@@ -21,7 +21,7 @@ FOLDER = Path(__file__).parent
 CONSTANTS = FOLDER.parent / "constants.py"
 SOURCES = (
     *("normal.c", "variances.c", "linear.c", "conv.c", "columns.c", "devices.c", "elementwise.c"),
-    *("gates.c", "pulses.c", "slices.c", "weights.c"),
+    *("gates.c", "reads.c", "pulses.c", "slices.c", "weights.c"),
 )
 
 _COMPILE = (

@@ -28,7 +28,7 @@ def takes(inputs: Operands, plan: Plan) -> bool:
         kinds <= _OURS
         and (not per_block(inputs.input_range) or _whole(inputs.w, plan))
         and not needs_reference(inputs, plan)
-        and (inputs.adc_errors is None or _KNOWS_ERRORS)
+        and (inputs.adc_errors is None or KNOWS_ERRORS)
         and inputs.x.numel() > 0
         and inputs.w.numel() > 0
         and loading.available()
@@ -43,7 +43,7 @@ def _whole(w: Tensor, plan: Plan) -> bool:
 
 _FLOATS = tuple(map(Operands._fields.index, of_kind(Kind.VALUE, Kind.ADC, Kind.ADC_ERROR)))
 """Indices of the operands that are floating point."""
-_KNOWS_ERRORS = tuple(error.kind for error in ADC_ERRORS) == structures.ADC_ERRORS
+KNOWS_ERRORS = tuple(error.kind for error in ADC_ERRORS) == structures.ADC_ERRORS
 """Whether the kernels compute all errors of the chips' ADCs."""
 
 
