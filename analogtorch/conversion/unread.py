@@ -4,7 +4,7 @@ The model is a converted one or a programmed chip. Nothing stays digital unnotic
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -21,9 +21,9 @@ from analogtorch.values.warned import warn
 _NAMED: "WeakKeyDictionary[nn.Module, set[str]]" = WeakKeyDictionary()
 """What warnings have named in chips, by the model that they are programmed from and by view."""
 _FAR = 3.0
-"""Mean magnitude of inputs but 0, in units of the DAC range, above which a warning names a layer.
+"""Median magnitude of inputs but 0, in units of the DAC range, above which a warning names a layer.
 Behind ranges that suit them, it is some 0.1 to 0.5; calibration that clips half of all inputs, as
-for noise of three times the largest output, leaves 1.3."""
+for noise of three times the largest output, leaves 1."""
 _QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
 
 
@@ -103,9 +103,8 @@ class _FirstRun:
             if not layer.has_run and layer not in hidden
         ]
         self._name_clipped(layers)
-        if self.named.issuperset(silent):
+        if not self._news("silent", silent):
             return
-        self.named.update(silent)
         chip = any(layer.programmed is not None for layer in layers.values())
         does = "finds out" if chip else "routes to a layer what it computes, and names the rest"
         warn(
@@ -122,15 +121,21 @@ class _FirstRun:
         clipped = {
             name or "(root)": layer.excess for name, layer in layers.items() if layer.excess > _FAR
         }
-        if not self.named.issuperset(clipped):
-            self.named.update(clipped)
-            means = [f"{name!r} ({mean:.3g} times)" for name, mean in clipped.items()]
+        if self._news("clipped", clipped):
+            medians = [f"{name!r} ({each:.3g} times)" for name, each in clipped.items()]
             warn(
                 f"{len(clipped)} of {len(layers)} analog layers of this programmed chip clip most "
-                f"of their inputs, whose mean magnitude is far beyond the DAC range: "
-                f"{listed(means)}. The ranges are those of other inputs: call at.calibrate with "
+                f"of their inputs, whose median magnitude is far beyond the DAC range: "
+                f"{listed(medians)}. The ranges are those of other inputs: call at.calibrate with "
                 "inputs as the model gets them, scaled and normalised alike, before at.program"
             )
+
+    def _news(self, what: str, names: Iterable[str]) -> bool:
+        """Return whether no warning has said that of all these layers, and note that one does."""
+        found = {f"{what}: {name}" for name in names}
+        new = not self.named.issuperset(found)
+        self.named.update(found)
+        return new
 
 
 def compiled(model: nn.Module) -> set[nn.Module]:

@@ -89,8 +89,8 @@ class ProgrammedMixin(nn.Module):
     """Whether the layer has multiplied anything since it was converted or programmed; compiled
     calls, and calls with a tap that has another execution, do not count."""
     excess: float = 0.0
-    """For a programmed layer: mean magnitude of its first inputs but 0, in units of the DAC range,
-    if that is fixed."""
+    """For a programmed layer: median magnitude of its first inputs but 0, in units of the DAC
+    range, if that is fixed."""
     vectors_read: Tensor
     """For a programmed layer: number of input vectors (linear) or samples (convolution) it has
     multiplied, (1,) int64. It numbers them for the output noise: each MVM has its own, and batches

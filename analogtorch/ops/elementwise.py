@@ -34,7 +34,7 @@ def elementwise(
     if not native.takes((*numbers, *out)):
         return False
     formula = _formula(function, len(numbers) + len(draws))
-    if formula is None:
+    if formula is None or len(formula.results) != len(out):  # torch broadcasts them
         return False
     native.elementwise(formula, numbers, draws, tuple(out))
     return True

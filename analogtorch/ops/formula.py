@@ -116,6 +116,9 @@ def record(function: Callable[..., Any], arguments: Sequence[float | None]) -> F
 
 Value = Node | float
 
+_OF_CONDITIONS = ("and", "mul", "where", "masked_fill")
+"""What is known of conditions: sums of them are conditions in torch, and differences errors."""
+
 
 class _Traced:
     """Stand-in for a tensor of float32 on the CPU."""
@@ -138,12 +141,36 @@ class _Traced:
     def __bool__(self) -> bool:
         raise TypeError("what a function does may not depend on the numbers")
 
+    def where(self, condition: Any, other: Any) -> Any:
+        return self._apply("where", condition, self, other)
+
     def _apply(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        if name not in _OF_CONDITIONS and any(isinstance(a, _Condition) for a in args):
+            raise TypeError(f"no instruction does {name} of conditions")
         rule = getattr(self.recorder, name)
         found = rule(*map(_plain, args), **{key: _plain(a) for key, a in kwargs.items()})
         if isinstance(found, tuple):
-            return tuple(_Traced(self.recorder, each) for each in found)
-        return _Traced(self.recorder, found)
+            return _Stack(_Traced(self.recorder, each) for each in found)
+        return (_Condition if name in _COMPARISONS else _Traced)(self.recorder, found)
+
+
+class _Condition(_Traced):
+    """Stand-in for what a comparison gives."""
+
+
+class _Stack(tuple[_Traced, ...]):
+    """Stand-in for stacked tensors. Nothing is computed of them together, as a tuple would."""
+
+    def __getitem__(self, at: Any) -> Any:
+        found = super().__getitem__(at)
+        return _Stack(found) if isinstance(at, slice) else found
+
+    def _refuse(self, *_: Any) -> Any:
+        raise TypeError("no instruction computes with stacked numbers")
+
+    __add__ = __radd__ = __mul__ = __rmul__ = __eq__ = __ne__ = _refuse
+    __lt__ = __le__ = __gt__ = __ge__ = __contains__ = _refuse
+    __hash__ = None  # type: ignore[assignment]
 
 
 def _flat(values: Sequence[Any]) -> list[Any]:
@@ -171,7 +198,8 @@ def _operator(name: str, swapped: bool) -> Callable[[Any, Any], Any]:
 for _name in ("add", "sub", "mul", "truediv", "pow", "and"):
     setattr(_Traced, f"__{_name}__", _operator(_name, swapped=False))
     setattr(_Traced, f"__r{_name}__", _operator(_name, swapped=True))
-for _name in ("lt", "le", "gt", "ge"):
+_COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
+for _name in _COMPARISONS:
     setattr(_Traced, f"__{_name}__", _operator(_name, swapped=False))
 for _name in ("neg", "abs"):
     setattr(_Traced, f"__{_name}__", lambda self, name=_name: self._apply(name, self))
@@ -256,6 +284,8 @@ class _Recorder:
         low, high = -math.inf if min is None else min, math.inf if max is None else max
         if isinstance(low, Node) or isinstance(high, Node):
             raise TypeError("no instruction clamps to numbers that vary")
+        if low > high:
+            raise TypeError("no instruction clamps to bounds in the other order")
         if not isinstance(a, Node):
             return sorted((low, float(a), high))[1]
         return self.node("clamp", (a,), (low, high))
@@ -286,6 +316,12 @@ class _Recorder:
     def ge(self, a: Value, b: Value) -> Value:
         return self.le(b, a)
 
+    def eq(self, a: Value, b: Value) -> Value:
+        return self.mul(self.le(a, b), self.le(b, a))
+
+    def ne(self, a: Value, b: Value) -> Value:
+        return self.sub(1.0, self.eq(a, b))
+
     def _compared(self, op: str, a: Value, b: Value) -> Value:
         if isinstance(a, Node) or isinstance(b, Node):
             return self.node(op, (self.held(a), self.held(b)))
@@ -304,7 +340,13 @@ class _Recorder:
         return self._one("exp", a, math.exp)
 
     def expm1(self, a: Value) -> Value:
-        return self._affine(self.exp(a), 1.0, -1.0) if isinstance(a, Node) else math.expm1(a)
+        if not isinstance(a, Node):
+            return math.expm1(a)
+        series: Value = 1.0  # where exp would leave few digits: its terms up to the 8th
+        for n in range(8, 1, -1):
+            series = self.add(1.0, self.mul(series, self.mul(a, 1 / n)))
+        far = self.sub(self.exp(a), 1.0)
+        return self.where(self.lt(self.abs(a), 0.5), self.mul(a, series), far)
 
     def log(self, a: Value) -> Value:
         return self._one("log", a, lambda x: math.log(x) if x else -math.inf)

@@ -195,3 +195,45 @@ def test_a_sweep_names_inputs_of_another_scale() -> None:
     with pytest.warns(UserWarning, match="1 of 3 .* clip most of their inputs") as caught:
         at.sweep(model, lambda view: view(50 * x).mean().item(), num_chips=2, times=["0 s"])
     assert len(caught) == 1
+
+
+def test_a_few_large_inputs_are_no_other_scale() -> None:
+    model, x = _convolutions(), torch.randn(32, 4, 10, generator=torch.Generator().manual_seed(0))
+    at.calibrate(model, [x], effort="ranges", progress=False)
+    x[0, 0, :3] = 1e5
+    at.program(model, seed=0).at("1 day")(x)
+
+
+class Later(nn.Module):
+    """A layer that runs on request."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor, both: bool = True) -> torch.Tensor:
+        return self.second(x) if both else self.first(x)
+
+
+def test_a_layer_that_was_named_for_one_thing_is_named_for_the_other() -> None:
+    torch.manual_seed(0)
+    model, x = at.convert(Later(), at.chips.hermes64()), torch.randn(64, 8)
+    with pytest.warns(UserWarning, match="'first'"):
+        model(x)
+    for layer in (model.first, model.second):
+        layer.set_input_range(3.0)
+    physical = at.program(model, seed=0)
+    with pytest.warns(UserWarning, match="did not run: 'first'"):
+        physical.at("1 day")(x)
+    with pytest.warns(UserWarning, match="clip most|did not run") as caught:
+        physical.at("1 day")(100 * x, both=False)
+    assert ["clip most" in str(w.message) for w in caught] == [True, False]
+
+
+def test_the_first_run_of_a_programmed_chip_may_be_under_vmap() -> None:
+    model = at.convert(nn.Sequential(nn.Linear(8, 4)), at.chips.hermes64())
+    x = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
+    at.calibrate(model, [x], effort="ranges", progress=False)
+    physical = at.program(model, seed=0)
+    found = torch.vmap(physical.at("1 day"))(x.unsqueeze(1))
+    torch.testing.assert_close(found.squeeze(1), physical.at("1 day")(x))

@@ -139,3 +139,50 @@ def _negative(x: Tensor) -> tuple[Tensor]:
 
 def _roots(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.log(), x.pow(0.3)
+
+
+def _stacked(g: Tensor, z: Tensor) -> Tensor:
+    both = torch.stack((g, z)) + torch.stack((z, z))
+    return both[0] - both[1]
+
+
+FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "equal": lambda g, z: torch.where(g == 0, z, g),
+    "equal, as a factor": lambda g, z: g + 3.0 * (g == 0),
+    "not equal": lambda g, z: g.masked_fill(g != 0, 5.0) + z,
+    "not equal, as a factor": lambda g, z: g + z * (g != 0),
+    "method where": lambda g, z: g.where(g > 0.1, z),
+    "conditions in common": lambda g, z: torch.where((g > 0.1) & (z < 0), g, 0.0),
+    "factors": lambda g, z: (g > 0.1) * z,
+    "expm1 of small numbers": lambda g, z: 1e6 * torch.expm1(1e-6 * g),
+    "expm1": lambda g, z: torch.expm1(5 * g),
+}
+UNKNOWN: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "sum of conditions": lambda g, z: ((g > 0.1) + (z > 0)) * 5.0,
+    "sum of stacks": _stacked,
+    "stacks twice": lambda g, z: (2 * torch.stack((g, z)))[1],
+    "bounds in the other order": lambda g, z: g.clamp(0.5, 0.2),
+    "decides by numbers": lambda g, z: g if g == 0 else z,
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_kernel_computes_what_torch_does(name: str, capability: str) -> None:
+    draw = _draw(len(W))
+    g, z = W, normal(*draw, W.shape[1])
+    found = torch.full((1, *g.shape), torch.nan)
+    assert elementwise(lambda *x: (FUNCTIONS[name](*x),), (g,), [draw], found)
+    torch.testing.assert_close(found[0], FUNCTIONS[name](g, z), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_the_kernel_leaves_to_torch_what_it_would_compute_otherwise(name: str) -> None:
+    found = torch.full((1, *W.shape), torch.nan)
+    assert not elementwise(lambda *x: (UNKNOWN[name](*x),), (W,), [_draw(len(W))], found)
+    assert found.isnan().all()
+
+
+def test_the_kernel_gives_as_many_results_as_there_are() -> None:
+    found = torch.full((2, *W.shape), torch.nan)
+    assert not elementwise(lambda g, z: (g + z,), (W,), [_draw(len(W))], found)
+    assert found.isnan().all()
