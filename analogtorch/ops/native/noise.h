@@ -35,8 +35,8 @@ enum { TOGETHER = 8 };
 INLINE void logs(int n, vf *x) {
   vf e[TOGETHER], m[TOGETHER], y[TOGETHER];
   ALL {
-    vi exponent = ((vi)x[v] - 0x3F3504F3) >> 23;
-    e[v] = __builtin_convertvector(exponent, vf), m[v] = (vf)((vi)x[v] - (exponent << 23)) - 1.0f;
+    vi exponent = (vi)((vu)x[v] - 0x3F3504F3u) >> 23;
+    e[v] = __builtin_convertvector(exponent, vf), m[v] = (vf)((vu)x[v] - ((vu)exponent << 23)) - 1.0f;
     y[v] = same(logarithm[0]);
   }
   UNROLL for (int i = 1; i < LOG_TERMS; i++) ALL y[v] = y[v] * m[v] + logarithm[i];
