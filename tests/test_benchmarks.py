@@ -522,6 +522,13 @@ def test_the_table_of_adapt(
     with pytest.raises(SystemExit, match=r"benchmarks.adapt: Not measured: MiniLM\."):
         adapt.main(["--nets", "MiniLM", "--out", str(tmp_path)])
 
+    def asked_for(*_: object, recipe: at.hwa.Recipe, **__: object) -> None:
+        raise ValueError(f"asked for {recipe.learning_rate} and {recipe.attention}")
+
+    monkeypatch.setattr(runs.at.hwa, "adapt", asked_for)
+    with pytest.raises(SystemExit, match=r"asked for 0\.125 and 0\.5"):
+        adapt.main([*options, "--learning-rate", "0.125", "--attention", "0.5"])
+
 
 def test_adapt_passes_the_steps_of_columns_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture

@@ -49,7 +49,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--noise", choices=NOISES, default="default", help="training noise")
     parser.add_argument(
-        "--attention", type=float, default=0.0, metavar="WEIGHT", help="of the attention maps"
+        "--attention", type=float, metavar="WEIGHT", help="of the attention maps (default: none)"
+    )
+    parser.add_argument(
+        "--learning-rate", type=float, metavar="RATE", help="None: as at.hwa.Recipe has it"
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the training")
     parser.add_argument("--steps", type=positive, default=1000, help="most training steps")
@@ -112,6 +115,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(f"benchmarks.adapt: {error}") from error
     if not nets:
         raise SystemExit(f"benchmarks.adapt: {' '.join(missing)}")
+    rate = "" if options.learning_rate is None else f", learning rate {options.learning_rate:g}"
     limit = f", as many as fit into {options.minutes:g} minutes" if options.minutes else ""
     notes = [
         "Accuracy and agreement (with the digital decision; for silero-vad the mean of frames with "
@@ -121,7 +125,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "inputs that no row has seen, of hermes64 with two devices per polarity.",
         "8-bit I/O: behind the converters alone. s: time of the longest training. Energy and "
         "latency: of one inference, with its digital operations and ports.",
-        f"{options.steps} steps without labels at most{limit}; training noise {options.noise}.",
+        f"{options.steps} steps without labels at most{limit}; training noise {options.noise}"
+        f"{rate}.",
         *missing,
     ]
     tables = [

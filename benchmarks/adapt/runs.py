@@ -68,13 +68,14 @@ class Runs:
         if self.options.correct_steps:
             asked += ("correct_steps",)
         if row in RECIPES:
-            asked += ("noise", "steps", "minutes", *self._attention)
+            asked += ("noise", "steps", "minutes", *self._chosen)
         return self._kept(f"{row}-{seed}", asked, functools.partial(self._row, row, seed))
 
     @property
-    def _attention(self) -> dict[str, float]:
-        """The field of the recipe that compares attention maps, if they are to be compared."""
-        return {"attention": self.options.attention} if self.options.attention else {}
+    def _chosen(self) -> dict[str, float]:
+        """The fields of the recipe that the command gives, if any."""
+        asked = {name: getattr(self.options, name) for name in ("attention", "learning_rate")}
+        return {name: value for name, value in asked.items() if value is not None}
 
     def _kept(
         self, what: str, names: tuple[str, ...], make: Callable[[str], dict[str, Any]]
@@ -149,15 +150,19 @@ class Runs:
 
     def _adapted(self, model: nn.Module, row: str, seed: int, name: str) -> at.hwa.Adapted:
         subject, options = self.subject, self.options
-        by = (options.steps, options.minutes, options.noise, *self._attention.values())
+        by = (options.steps, options.minutes, options.noise, *self._chosen.values())
         kept = "-".join(map(str, (name, *by))).replace(" ", "_")
         return at.hwa.adapt(
             model,
             subject.calibration,
             teacher=subject.model,
             recipe=at.hwa.Recipe(
-                **{"training": NOISES[options.noise], **subject.recipe, **RECIPES[row]},
-                **self._attention,
+                **{
+                    "training": NOISES[options.noise],
+                    **subject.recipe,
+                    **RECIPES[row],
+                    **self._chosen,
+                }
             ),
             steps=options.steps,
             minutes=options.minutes,
