@@ -9,7 +9,7 @@ from torch import Tensor
 from analogtorch.chips.tiling import Section
 from analogtorch.devices import Cell
 from analogtorch.devices.cell import Hold, program, shared, weights_as_written, written
-from analogtorch.devices.drift_aware import as_written, bare
+from analogtorch.devices.drift_aware import bare
 from analogtorch.devices.scaled import scaled
 from analogtorch.nn import AnalogLayer
 from analogtorch.ops import (
@@ -29,7 +29,7 @@ from analogtorch.simulate import tiles, wires
 from analogtorch.simulate.cell_life import CellMethod, Draws, Programming, Reading
 from analogtorch.simulate.compensation import column_gains
 from analogtorch.simulate.readout import Block
-from analogtorch.simulate.stuck import Stuck
+from analogtorch.simulate.stuck import Broken, Stuck
 from analogtorch.simulate.writing import Method, write
 
 T = TypeVar("T")
@@ -108,16 +108,17 @@ class ProgrammedSection:
         return Stuck(
             faults=state.faults.to(self.w.device).view(size),
             levels=levels,
-            defects=state.defects,
-            device=self.chip.cell.device,
+            broken=Broken(state.defects, self.chip.cell.device),
         )
 
     def _programmed(self, cell: Cell) -> Tensor:
         """Return the conductances that programming gives at once, (devices, *shape)."""
-        g = self.w.new_empty(cell.devices, *self.w.shape)
+        g, stuck = self.w.new_empty(cell.devices, *self.w.shape), self.stuck
+        programming = Programming(cell, None if stuck is None else stuck.broken)
         for part in self._parts():
             w, draws = self.w[part], self._draws.of(part, Noise.PROGRAMMING)
-            if self.stuck is None and elementwise(Programming(cell), (w,), draws, g[:, part]):
+            faults = () if stuck is None else (*stuck.codes(part), *stuck.levels_of(part))
+            if elementwise(programming, (w, *faults), draws, g[:, part]):
                 continue
             hold = self._hold((slice(None), part))
             g[:, part] = program(cell, w, self._draws.normals(draws), hold)
@@ -321,37 +322,26 @@ class ProgrammedSection:
         method: CellMethod | None = None,
     ) -> Tensor:
         """Return the conductances of a run of outputs at ``t``, or what a method makes of them."""
-        cell, g = self.chip.cell, self.g[:, part]
-        if t is not None and self.stuck is None:
-            reading = Reading(cell, self._drifting, self.chip.thermal, t, temperature, method)
-            draws = self._draws.of(part, Noise.DRIFT) + self._draws.of(part, Noise.READ, str(t))
-            found = torch.empty_like(g if method is None else g[:1])
-            if elementwise(reading, (self.w[part], *g), draws, found):
-                return found if method is None else found[0]
-        g = g if t is None else self._read_by_torch(part, g, t, temperature)
-        return g if method is None else getattr(cell, method)(g)
-
-    def _read_by_torch(self, part: slice, g: Tensor, t: float, temperature: float | None) -> Tensor:
-        """Return the conductances of a run of outputs as read; ``g`` are those as programmed."""
-        device, index = self.chip.cell.device, (slice(None), part)
-        nu = self._once("drift", part.start, 0, lambda: self._drift_coefficient(part, g))
-        drifted = self._drifting.drift(g, nu, t)
+        cell, draws, w, g = self.chip.cell, self._draws, self.w[part], self.g[:, part]
+        if t is None:
+            return g if method is None else getattr(cell, method)(g)
+        broken, codes = None, None
         if self.stuck is not None:
-            drifted = self.stuck.drifted(g, drifted, index)
-        z = self._draws.normals(self._draws.of(part, Noise.READ, str(t)))
-        read = device.read(g, drifted, t, z)
-        if temperature is not None and self.chip.thermal.activation_energy > 0:
-            read = read * self.chip.thermal.factor(g, device.g_max, temperature)
-        return read if self.stuck is None else self.stuck.read(g, read, index)
+            broken, codes = self.stuck.broken, self.stuck.codes(part)
+        thermal = self.chip.thermal
+        reading = Reading(cell, self._drifting, thermal, t, temperature, method, broken)
+        drift, noise = draws.of(part, Noise.DRIFT), draws.of(part, Noise.READ, str(t))
+        found = torch.empty_like(g if method is None else g[:1])
+        if elementwise(reading, (w, *g, *(() if codes is None else codes)), drift + noise, found):
+            return found if method is None else found[0]
 
-    def _drift_coefficient(self, part: slice, g: Tensor) -> Tensor:
-        """Return what decides the drift of the devices of a run of outputs."""
-        cell = self.chip.cell
-        targets = as_written(cell.device, written(cell, self.w[part], g))
-        if self.stuck is not None:
-            targets = self.stuck.targets(targets, g, (slice(None), part))
-        z = self._draws.normals(self._draws.of(part, Noise.DRIFT))
-        return self._drifting.drift_coefficient(targets, z)
+        def coefficient() -> Tensor:
+            z = draws.normals(drift)
+            return reading.drift_coefficient(g, written(cell, w, g), codes, z)
+
+        nu = self._once("drift", part.start, 0, coefficient)
+        read = reading.read(g, nu, codes, draws.normals(noise))
+        return read if method is None else getattr(cell, method)(read)
 
     def exact_mvms(self, number: int, outputs: slice, block: Block) -> tuple[Tensor, Tensor]:
         """Return the random inputs that gains are fitted on, and the MVMs of the exact weights.

@@ -1,11 +1,13 @@
 """The physics of programmed cells by the kernel against the methods of cells and devices."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+import analogtorch as at
 from analogtorch import devices
 from analogtorch.chips.tiling import sections
 from analogtorch.devices.cell import Cell, is_signed
@@ -14,6 +16,8 @@ from analogtorch.ops import Noise, fold, normal, seed_tensor
 from analogtorch.ops.elementwise import elementwise
 from analogtorch.ops.native import elementwise as kernel
 from analogtorch.simulate.cell_life import CellMethod, Draws, Programming, Reading
+from analogtorch.simulate.faults import CODES, FAULTS
+from analogtorch.simulate.stuck import Broken
 from tests.crossbar import crossbar
 from tests.devices.test_cells import SLICED, _shipped
 
@@ -25,8 +29,16 @@ W[:, ::9] = 0.0
 class _Life:
     """Cells of one kind that are programmed, and read after a day, by the kernel and by torch."""
 
-    def __init__(self, cell: Cell, temperature: float | None = None) -> None:
+    def __init__(
+        self, cell: Cell, temperature: float | None = None, defects: at.Defects | None = None
+    ) -> None:
         self.cell, self.temperature = cell, temperature
+        self.broken = None if defects is None else Broken(defects, cell.device)
+        of_devices, generator = (cell.devices, *W.shape), torch.Generator().manual_seed(1)
+        codes = torch.randint(len(FAULTS) + 1, of_devices, generator=generator)
+        works = torch.rand(of_devices, generator=generator) < 0.5
+        self.codes = codes.masked_fill(works, 0).float()
+        self.levels = torch.rand(of_devices, generator=generator)
         chip = crossbar(array={"rows": 512, "columns": 64})
         self.thermal = chip.replace(thermal={"activation_energy": 0.2}).thermal
         (section,) = sections(tuple(W.shape), 1, chip)
@@ -34,17 +46,23 @@ class _Life:
         self.w = W if is_signed(cell) else W.abs()
 
     def programmed(self, part: slice = slice(0, 40)) -> tuple[Tensor, Tensor]:
-        draws = self.draws.of(part, Noise.PROGRAMMING)
-        return self._both(Programming(self.cell), (self.w[part],), draws, self.cell.devices)
+        draws, faults = self.draws.of(part, Noise.PROGRAMMING), ()
+        if self.broken is not None:
+            levels = self.levels[:, part] if self.broken.defects.on_level < 1 else ()
+            faults = (*self.codes[:, part], *levels)
+        programming = Programming(self.cell, self.broken)
+        return self._both(programming, (self.w[part], *faults), draws, self.cell.devices)
 
     def read(
         self, g: Tensor, method: CellMethod | None = None, part: slice = slice(0, 40)
     ) -> tuple[Tensor, Tensor]:
-        drifting = bare(self.cell.device)
-        reading = Reading(self.cell, drifting, self.thermal, DAY, self.temperature, method)
+        drifting, codes = bare(self.cell.device), () if self.broken is None else self.codes[:, part]
+        reading = Reading(
+            self.cell, drifting, self.thermal, DAY, self.temperature, method, self.broken
+        )
         draws = self.draws.of(part, Noise.DRIFT) + self.draws.of(part, Noise.READ, str(DAY))
         results = self.cell.devices if method is None else 1
-        return self._both(reading, (self.w[part], *g[:, part]), draws, results)
+        return self._both(reading, (self.w[part], *g[:, part], *codes), draws, results)
 
     def _both(
         self, function: Callable, numbers: tuple[Tensor, ...], draws: list, results: int
@@ -68,6 +86,30 @@ def test_every_cell_of_every_device_is_that_of_its_methods(kind: str, capability
         for method in (None, "weights", "negatives"):
             found, expected = life.read(g, method)
             assert (found - expected).abs().max() < most * max(1.0, expected.abs().max()), name
+
+
+@pytest.mark.parametrize("kind", SLICED)
+@pytest.mark.parametrize("on", [{}, {"on_level": 0.2, "on_drifts": True}])
+def test_broken_devices_leave_no_kernel(kind: str, on: dict[str, Any], capability: str) -> None:
+    defects = at.Defects(stuck_on=0.1, stuck_off=0.1, off_level=0.3, **on)
+    lives = [
+        _Life(SLICED[kind](devices.hermes_one_device()), 320.0, each) for each in (None, defects)
+    ]
+    (whole, _), (g, expected) = (life.programmed() for life in lives)
+    assert (g - expected).abs().max() < 2e-5 * expected.max()
+    works = lives[1].codes == 0
+    alone = kind != "significances"  # in which devices know of broken ones before them
+    if alone:
+        assert torch.equal(g[works], whole[works])
+    stuck = lives[1].codes == CODES["stuck_off"]
+    assert torch.equal(g[stuck], torch.full_like(g[stuck], 0.3 * lives[0].cell.device.g_max))
+    (whole, _), (found, expected) = lives[0].read(g), lives[1].read(g)
+    assert (found - expected).abs().max() < 2e-5 * expected.max()
+    if alone:
+        assert (found - whole)[works].abs().max() < 1e-6 * expected.max()
+    for method in ("weights", "negatives"):
+        found, expected = lives[1].read(g, method)
+        assert (found - expected).abs().max() < 2e-5 * max(1.0, expected.abs().max())
 
 
 def test_devices_that_change_another_are_known_too(capability: str) -> None:
