@@ -2,6 +2,7 @@
 
 from analogtorch.cost_model.cost import CostReport, EnergySplit, cost
 from analogtorch.cost_model.efficiency import Efficiency, published
+from analogtorch.cost_model.entries import Entry
 from analogtorch.cost_model.peak import Peak, peak
 from analogtorch.cost_model.recalibration import ReadCost
 from analogtorch.cost_model.schedule import schedule
@@ -13,6 +14,7 @@ __all__ = [
     "CostReport",
     "Efficiency",
     "EnergySplit",
+    "Entry",
     "Peak",
     "ReadCost",
     "Schedule",

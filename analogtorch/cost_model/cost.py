@@ -23,14 +23,17 @@ The report prints these conventions, or its fields name them:
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from analogtorch.chips import Chip, Cost, Energy, Figure, mvm_time
 from analogtorch.chips.cost import Charge, Kind, Scope
 from analogtorch.cost_model.efficiency import OPERATIONS_PER_MAC, Efficiency, published, weakest
+from analogtorch.cost_model.entries import Entry, consumers, entries
 from analogtorch.cost_model.schedule import schedule
 from analogtorch.cost_model.steps import Mode, Run, Schedule
+from analogtorch.files import comma_separated
 from analogtorch.values import checks
 from analogtorch.values.shown import Shown
 
@@ -139,6 +142,45 @@ class CostReport(Shown):
         if scope not in found:
             raise ValueError(f"scope must be one of {', '.join(found)}, got {scope!r}")
         return found[scope]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the numbers, ready for JSON: seconds, joules, efficiencies."""
+        plan = self.schedule
+        return {
+            "mode": plan.mode,
+            "latency": self.latency,
+            "interval": plan.interval,
+            "bottleneck": plan.bottleneck,
+            "macs": self.macs,
+            "mvms": sum(run.mvms for run in plan.runs),
+            "conductance": self.conductance,
+            "power": self.power,
+            "energy": {**asdict(self.energy), "system": self.energy.system},
+            "energy by columns": self.energy_by_columns.system,
+            "energy of full tiles": self.energy_full_tiles.system,
+            "steps": [
+                {
+                    "operation": s.operation,
+                    "place": s.place,
+                    "compute": s.compute,
+                    "transfer": s.transfer,
+                }
+                for s in plan.steps
+            ],
+            "efficiencies": [asdict(e) for e in (*self.efficiencies, *self.published)],
+        }
+
+    def to_csv(self, path: str | Path | None = None) -> str:
+        """Return CSV of one line per figure, and write it to ``path`` if given.
+
+        Lines and columns are those of ``compare``, and have its names; energies by consumer follow.
+
+        Raises:
+            TypeError: ``path`` is no path.
+            OSError: the file cannot be written.
+        """
+        rows = [list(asdict(each).values()) for each in (*entries(self), *consumers(self))]
+        return comma_separated([[*Entry.__dataclass_fields__], *rows], path)
 
 
 def cost(

@@ -4,7 +4,7 @@ from analogtorch.evaluate import metrics
 from analogtorch.evaluate.accuracy import accuracy
 from analogtorch.evaluate.budget import budget
 from analogtorch.evaluate.compare import compare
-from analogtorch.evaluate.comparison import ComparedChip, Comparison, Entry
+from analogtorch.evaluate.comparison import ComparedChip, Comparison
 from analogtorch.evaluate.hardware import FloorNotReached, HardwarePlan, HardwarePoint
 from analogtorch.evaluate.interval import Interval, interval, share
 from analogtorch.evaluate.lifetime import Lifetime, lifetime
@@ -28,7 +28,6 @@ __all__ = [
     "Budget",
     "ComparedChip",
     "Comparison",
-    "Entry",
     "FloorNotReached",
     "HardwarePlan",
     "HardwarePoint",

@@ -2,11 +2,11 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from analogtorch.chips import Chip
-from analogtorch.chips.cost import Scope
-from analogtorch.cost_model import CostReport
+from analogtorch.cost_model import CostReport, Entry
+from analogtorch.cost_model.entries import entries
 from analogtorch.evaluate.conditions import listed
 from analogtorch.evaluate.swept import Sweep
 from analogtorch.files import comma_separated
@@ -14,30 +14,6 @@ from analogtorch.files.figures import draw
 from analogtorch.mapping import ChipMapping
 from analogtorch.values.listed import counted
 from analogtorch.values.shown import Shown, as_html
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One figure of one chip."""
-
-    quantity: str
-    """Name of the quantity, such as ``energy, system``; the same for every chip that has it."""
-    value: float
-    unit: str
-    """Unit of the value; empty for the metric and for counts."""
-    kind: str
-    """``simulated``: measured on simulated chips. ``counted``: by the mapping.
-    ``computed``: by the digital model. Otherwise the weakest kind of figure that it rests on, from
-    ``measured`` to ``assumed`` (``chips.Figure``)."""
-    scope: str
-    """What the figure covers, or leaves out."""
-    low: float | None = None
-    """Lower end: of the 95 % interval of the metric, or of what the split of a tile's energy
-    allows; None if there is no range."""
-    high: float | None = None
-    """Upper end."""
-    note: str = ""
-    """A caveat, such as that the devices' data end before a time; empty if there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +32,8 @@ class ComparedChip:
 
     def entries(self) -> tuple[Entry, ...]:
         """Return every figure that is known."""
-        return (*self._metric(), *self._costs(), *self._size())
+        costs = [] if self.cost is None else entries(self.cost)
+        return (*self._metric(), *costs, *self._size())
 
     def _metric(self) -> list[Entry]:
         if self.sweep is None:
@@ -80,52 +57,6 @@ class ComparedChip:
                 )
             )
         return found
-
-    def _costs(self) -> list[Entry]:
-        if self.cost is None:
-            return []
-        cost, found = self.cost, []
-        for scope in get_args(Scope):
-            efficiency, (low, high) = cost.efficiency(scope), energy_range(cost, scope)
-            found.append(
-                Entry(
-                    quantity=f"energy, {scope}",
-                    value=getattr(cost.energy, scope),
-                    unit="J",
-                    kind=efficiency.kind,
-                    scope=f"one inference; without {efficiency.excluded}",
-                    low=low,
-                    high=high,
-                )
-            )
-        whole = cost.efficiency("system")
-        mode = f"{cost.schedule.mode}, set by {cost.schedule.bottleneck}"
-        return [
-            *found,
-            Entry(
-                quantity="latency",
-                value=cost.latency,
-                unit="s",
-                kind=cost.time_kind,
-                scope="first input to last output of one inference",
-            ),
-            Entry(
-                quantity="throughput",
-                value=cost.throughput,
-                unit="1/s",
-                kind=cost.time_kind,
-                scope=f"inferences on all chips, {mode}",
-            ),
-            Entry(
-                quantity="efficiency, system",
-                value=whole.tops_per_watt,
-                unit="TOPS/W",
-                kind=whole.kind,
-                scope=f"2 operations per MAC, {whole.precision}; without {whole.excluded}",
-                low=whole.low,
-                high=whole.high,
-            ),
-        ]
 
     def _size(self) -> list[Entry]:
         chips, array = self.mapping.num_chips, self.chip.array
@@ -247,12 +178,3 @@ class Comparison(Shown):
             rows += [[each.name, *asdict(entry).values()] for entry in each.entries()]
         header = ["chip", *Entry.__dataclass_fields__]
         return comma_separated([header, *rows], path)
-
-
-def energy_range(cost: CostReport, scope: Scope) -> tuple[float, float]:
-    """Return the least and the most energy of an inference, J, that the split of a tile allows."""
-    found = [
-        getattr(split, scope)
-        for split in (cost.energy, cost.energy_by_columns, cost.energy_full_tiles)
-    ]
-    return min(found), max(found)

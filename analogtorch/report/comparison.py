@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
+from analogtorch.cost_model import Entry
 from analogtorch.evaluate import Interval
-from analogtorch.evaluate.comparison import ComparedChip, Comparison, Entry
+from analogtorch.evaluate.comparison import ComparedChip, Comparison
 from analogtorch.evaluate.conditions import remarks
 from analogtorch.files.figures import new_figure
 from analogtorch.report.columns import SPAN, aligned, html_table, number_form

@@ -1,8 +1,7 @@
 """The cost report as text."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, fields
-from typing import Any
+from dataclasses import fields
 
 from analogtorch.chips import Chip
 from analogtorch.cost_model import CostReport, Efficiency
@@ -42,34 +41,6 @@ def table(report: CostReport) -> str:
         for e in (*report.efficiencies, *report.published)
     ]
     return "\n".join(lines + _origins(report))
-
-
-def plain(report: CostReport) -> dict[str, Any]:
-    """Return the numbers of a report, ready for JSON: seconds, joules, efficiencies."""
-    plan = report.schedule
-    return {
-        "mode": plan.mode,
-        "latency": report.latency,
-        "interval": plan.interval,
-        "bottleneck": plan.bottleneck,
-        "macs": report.macs,
-        "mvms": sum(run.mvms for run in plan.runs),
-        "conductance": report.conductance,
-        "power": report.power,
-        "energy": {**asdict(report.energy), "system": report.energy.system},
-        "energy by columns": report.energy_by_columns.system,
-        "energy of full tiles": report.energy_full_tiles.system,
-        "steps": [
-            {
-                "operation": s.operation,
-                "place": s.place,
-                "compute": s.compute,
-                "transfer": s.transfer,
-            }
-            for s in plan.steps
-        ],
-        "efficiencies": [asdict(e) for e in (*report.efficiencies, *report.published)],
-    }
 
 
 def _facts(report: CostReport) -> list[str]:

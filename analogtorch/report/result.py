@@ -16,7 +16,6 @@ from analogtorch.evaluate.losses import Sensitivity
 from analogtorch.evaluate.shares import Budget
 from analogtorch.files import comma_separated, parquet
 from analogtorch.mapping import ChipMapping
-from analogtorch.report.cost import plain
 from analogtorch.report.heard import Heard
 from analogtorch.report.mapping import plain as plain_mapping
 from analogtorch.report.ranges import RangeChoice
@@ -296,7 +295,7 @@ class Result:
         if self.mapping is not None:
             found["mapping"] = plain_mapping(self.mapping)
         if self.cost is not None:
-            found["cost"] = plain(self.cost)
+            found["cost"] = self.cost.to_dict()
             found["listening"] = {
                 "windows_per_second": self.windows_per_second,
                 "joules_per_year": self.joules_per_year,

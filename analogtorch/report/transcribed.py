@@ -7,7 +7,6 @@ from typing import Any
 from analogtorch.cost_model import CostReport
 from analogtorch.evaluate import Sweep
 from analogtorch.mapping import ChipMapping
-from analogtorch.report.cost import plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +93,7 @@ class Transcribed:
                 for each in self.transcripts
             ],
             "mapping": None if self.mapping is None else self.mapping.to_dict(),
-            "cost": None if self.cost is None else plain(self.cost),
+            "cost": None if self.cost is None else self.cost.to_dict(),
             "notes": list(self.notes),
             "versions": dict(self.versions),
             "took": self.took,

@@ -1,6 +1,9 @@
 """Schedule and cost of hand-written mappings; the published figures are named beside each bar."""
 
+import csv
 import dataclasses
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -511,3 +514,30 @@ def test_a_digital_recurrent_matrix_is_sent_the_past_results(kind: Any) -> None:
         gates = steps[name.replace("hh", "ih") + ".gates"]
         assert gates.place == "chip"
         assert gates.port_elements == 5 * 8 * len(net.weight_hh_l0) // 8
+
+
+def test_a_table_has_each_figure_with_its_unit_and_its_range(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Linear(64, 200), nn.GELU(), nn.Linear(200, 20))
+    report = cost(at.map_to_chip(net, torch.zeros(1, 64), chip=at.chips.hermes64()))
+    text = report.to_csv(tmp_path / "cost.csv")
+    assert (tmp_path / "cost.csv").read_text() == text
+    rows = {row["quantity"]: row for row in csv.DictReader(text.splitlines())}
+    assert float(rows["latency"]["value"]) == report.latency
+    assert rows["latency"]["unit"] == "s"
+    assert rows["latency"]["kind"] == report.time_kind
+    consumers = {f.name.replace("_", " ") for f in dataclasses.fields(report.energy)}
+    assert {f"energy, {name}" for name in consumers} < set(rows)
+    for scope, outside in (
+        ("tile", ("host digital", "port communication", "chip digital", "chip communication")),
+        ("chip", ("host digital", "port communication")),
+        ("system", ()),
+    ):
+        row = rows[f"energy, {scope}"]
+        whole = sum(float(rows[f"energy, {c}"]["value"]) for c in consumers - {*outside})
+        assert float(row["value"]) == pytest.approx(whole) == getattr(report.energy, scope)
+        splits = (report.energy, report.energy_by_columns, report.energy_full_tiles)
+        energies = [getattr(split, scope) for split in splits]
+        assert [float(row["low"]), float(row["high"])] == [min(energies), max(energies)]
+        assert row["kind"] == report.efficiency(scope).kind
+    of_json = json.loads(json.dumps(report.to_dict()))
+    assert of_json["energy"]["host_digital"] == float(rows["energy, host digital"]["value"]) > 0
