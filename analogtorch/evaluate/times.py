@@ -32,5 +32,9 @@ def checked_times(caller: str, times: Sequence[str | float]) -> dict[float | Non
 
 
 def label(time: str | float) -> str:
-    """Return the name of a time in tables: a text as it is, a number as seconds."""
-    return time if isinstance(time, str) else f"{int(time) if time == int(time) else time} s"
+    """Return the name of a time in tables: a text as it is, a number, also as text, as seconds."""
+    try:
+        number = float(time)
+    except ValueError:
+        return str(time)
+    return f"{int(number) if number == int(number) else number} s"

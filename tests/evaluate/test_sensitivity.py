@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import analogtorch as at
 from analogtorch.evaluate.losses import Effect, LayerLoss, Loss, Sensitivity
+from analogtorch.evaluate.times import checked_times
 from analogtorch.nn.programmed import OnChip
 from tests.crossbar import crossbar
 
@@ -245,6 +246,12 @@ def test_same_call_same_numbers_and_effects_do_not_depend_on_each_other(found: S
         "bits",
         "noise",
     )
+
+
+def test_a_number_of_seconds_has_its_unit_as_a_command_gives_it_too() -> None:
+    given = ["programmed", "1 day", "3600", 3601, 0.5, "1e3"]
+    names = ["programmed", "1 day", "3600 s", "3601 s", "0.5 s", "1000 s"]
+    assert list(checked_times("sweep", given).values()) == names
 
 
 def test_time_and_compensation_are_those_of_at() -> None:
