@@ -112,9 +112,13 @@ def check_device(owner: str, device: Any) -> None:
 
 
 def beyond(device: Device, t: float | None) -> str:
-    """Return a note that ``t`` seconds lie beyond the device's data; empty if they do not."""
+    """Return a note that ``t`` seconds lie beyond the device's data; empty if they do not.
+
+    A hundredth more is within: data of a day end a little before, as clocks start at the first
+    read.
+    """
     last = device.valid_until
-    if t is None or t <= last:
+    if t is None or t <= 1.01 * last:
         return ""
     held = "extrapolated" if extrapolates(device) else "held at its last value"
     return f"beyond the device's data ({duration(last)}, {device.name}): {held}"
