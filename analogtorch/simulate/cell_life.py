@@ -119,9 +119,9 @@ class Draws:
     ) -> None:
         self._key, self._seed, self._place, self._rows = key, seed, place, section.rows
         self._shape = section.shape[1:]
-        both = (section.positions(place, common=common) for common in (False, True))
-        own, common = both
-        self._positions = [common if i in shared(cell) else own for i in range(cell.devices)]
+        in_common = [i in shared(cell) for i in range(cell.devices)]
+        of = {common: section.positions(place, common=common) for common in {*in_common}}
+        self._positions = [of[common] for common in in_common]
         """Of each device: all columns of a block have those of its first in common, or none do."""
 
     def of(self, part: slice, kind: Noise, *names: str) -> list[Draw]:
