@@ -108,8 +108,9 @@ def folded(
                     "fold_batch_norm: the model returned no floating-point numbers, alone or in "
                     "tuples, lists and dictionaries, by which to prove that folding changes nothing"
                 )
-            pairs = _pairs(model, run)
-            left = {n: pairs.pop(n) for n in list(pairs) if isinstance(pairs[n], _TRANSPOSED)}
+            found = _pairs(model, run)
+            left = {n: why for n, pair in found.items() if (why := _why_not(*pair)) is not None}
+            pairs = {name: layer for name, (layer, _) in found.items() if name not in left}
             if not pairs and not has_folded(model):
                 raise ValueError(f"fold_batch_norm: {_why_none(model, left)}")
             folding.fold(pairs)
@@ -192,14 +193,31 @@ def _is_frozen(m: nn.Module) -> bool:
     )
 
 
-def _why_none(model: nn.Module, transposed: Mapping[str, nn.Module]) -> str:
-    """Return why no norm can be folded; ``transposed``: norms with the layer that they follow."""
-    for name, layer in transposed.items():
+def _why_not(layer: nn.Module, output: Tensor) -> str | None:
+    """Return why a norm cannot be folded into the layer that it follows; None: it can."""
+    if isinstance(layer, _TRANSPOSED):
         kind = type(layer).__name__
-        return f"{name!r} follows a {kind}; norms fold into linear layers and Conv1d to Conv3d"
+        return f"follows a {kind}; norms fold into linear layers and Conv1d to Conv3d"
+    if isinstance(layer, nn.Linear) and output.dim() != 2:
+        return (
+            f"scales dimension 1 of {tuple(output.shape)}, which a linear layer gives; its outputs "
+            "are the last one, so that the norm folds only if it takes two dimensions"
+        )
+    return None
+
+
+def _why_none(model: nn.Module, left: Mapping[str, str]) -> str:
+    """Return why no norm can be folded; ``left``: norms that follow a layer, and why not these."""
+    for name, why in left.items():
+        return f"{name!r} {why}"
     for name, m in model.named_modules():
         if isinstance(m, _BatchNorm) and not m.track_running_stats:
             return f"{name!r} has no running statistics (track_running_stats=False) to be folded"
+        if isinstance(m, _BatchNorm) and not _is_plain(m):
+            return (
+                f"{name!r} is a {type(m).__name__}, whose forward is its own and may compute more "
+                "than the norm, such as an activation; make that a module behind a plain batch norm"
+            )
     return "no batch norm follows a linear layer or convolution directly"
 
 
@@ -218,10 +236,12 @@ def _layers(model: nn.Module) -> list[nn.Module]:
     ]
 
 
-def _pairs(model: nn.Module, run: Callable[[nn.Module], Any]) -> dict[str, Any]:
-    """Return each batch norm that alone takes the output of a layer, by name, with that layer.
+def _pairs(
+    model: nn.Module, run: Callable[[nn.Module], Any]
+) -> dict[str, tuple[nn.Module, Tensor]]:
+    """Return each batch norm that alone takes the output of a layer, by name, with both of these.
 
-    Both must be called once.
+    Norm and layer must be called once.
     """
     # outputs are kept, so that no two have the same id
     made: dict[int, tuple[nn.Module, Tensor, int]] = {}
@@ -237,9 +257,7 @@ def _pairs(model: nn.Module, run: Callable[[nn.Module], Any]) -> dict[str, Any]:
     def record(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         calls[module] += 1
         if module not in norms:
-            # with more dimensions a norm scales another one
-            if not isinstance(module, nn.Linear) or output.dim() == 2:
-                made[id(output)] = (module, output, reads.of(output))
+            made[id(output)] = (module, output, reads.of(output))
         elif module in reads_by_norm:
             reads_by_norm[module] = reads.of(inputs[0]) - reads_by_norm[module]
             found[norms[module]] = made[id(inputs[0])]
@@ -253,7 +271,7 @@ def _pairs(model: nn.Module, run: Callable[[nn.Module], Any]) -> dict[str, Any]:
         norm = names[name]
         only_reader = reads.of(output) - before == reads_by_norm[norm]
         if calls[layer] == calls[norm] == 1 and only_reader:
-            pairs[name] = layer
+            pairs[name] = (layer, output)
     return pairs
 
 

@@ -6,7 +6,7 @@ import enum
 import functools
 import inspect
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 
@@ -14,9 +14,7 @@ import numpy as np
 from torch import nn
 
 from analogtorch.evaluate.batches import PLAIN, without_address
-
-_CHANGES = ("append", "extend", "insert", "add", "update", "clear", "pop", "remove", "setdefault")
-"""Methods that change what they are called of."""
+from analogtorch.evaluate.changed import unchanged
 
 
 def described(value: Any, code: list[Any]) -> Any:
@@ -52,22 +50,23 @@ def described(value: Any, code: list[Any]) -> Any:
         code.append([_code_of(value.__code__), defaults, *([enclosed] if enclosed else [])])
         return value.__name__
     if isinstance(value, MethodType) and not isinstance(value.__self__, type | nn.Module):
-        return {"method": name_of(value), **_plain_attributes(value.__self__)}
+        return {"method": name_of(value), **_plain_attributes(value.__self__, value.__func__)}
     if has_settings(value):
-        return {"object": name_of(value), **_plain_attributes(value, lists=True)}
+        called = inspect.getattr_static(value, "__call__")
+        return {"object": name_of(value), **_plain_attributes(value, called, lists=True)}
     return name_of(value) if callable(value) else name_of(type(value))
 
 
 def has_settings(value: Any) -> bool:
-    """Return whether a value is called by a method of its class, and keeps what that computes with.
+    """Return whether a value is called by a method of its class, and has what that computes with.
 
-    One that changes itself, as it counts its calls, is known by its class alone.
+    What the call itself changes, as it counts its calls, is none of it.
     """
     if isinstance(value, FunctionType | MethodType | functools.partial | type | nn.Module):
         return False
     called = inspect.getattr_static(value, "__call__", None)
-    own = isinstance(called, FunctionType) and not changes(called)
-    return own and len(_plain_attributes(value, lists=True)) > 1
+    own = isinstance(called, FunctionType)
+    return own and len(_plain_attributes(value, called, lists=True)) > 1
 
 
 def is_plain(value: Any) -> bool:
@@ -134,29 +133,6 @@ def enclosed(function: FunctionType) -> dict[str, Any]:
     return {name: value for name, value in sorted(held.items()) if name not in own}
 
 
-def changes(function: FunctionType) -> bool:
-    """Return whether a function may change what it has from around it, by what it calls and sets.
-
-    It calls methods such as ``append``, or those of torch whose names end in ``_``.
-    """
-    return any(
-        step.opname in ("STORE_SUBSCR", "DELETE_SUBSCR", "STORE_ATTR")
-        or (step.opname in ("LOAD_METHOD", "LOAD_ATTR") and _is_change(step.argval))
-        for step in _steps(function.__code__)
-    )
-
-
-def _is_change(name: str) -> bool:
-    return name in _CHANGES or (name.endswith("_") and not name.startswith("_"))
-
-
-def _steps(code: CodeType) -> Iterator[dis.Instruction]:
-    yield from dis.get_instructions(code)
-    for part in code.co_consts:
-        if isinstance(part, CodeType):
-            yield from _steps(part)
-
-
 def _enclosed(function: FunctionType) -> dict[str, str]:
     """Return the plain values of ``enclosed`` in words."""
     return {
@@ -173,12 +149,15 @@ def _is_set(value: Any) -> bool:
     return is_plain(value) or isinstance(value, (*PLAIN, enum.Enum, np.generic))
 
 
-def _plain_attributes(of: Any, *, lists: bool = False) -> dict[str, Any]:
+def _plain_attributes(of: Any, called: Any, *, lists: bool = False) -> dict[str, Any]:
     """Return the class of an object, and its public attributes that are plain.
 
-    Lists are left out unless ``lists``: what is called may fill them.
+    Those that the method ``called`` changes are left out, and lists unless ``lists``: another
+    method may fill them.
     """
     held = vars(of) if hasattr(of, "__dict__") else {}
+    if isinstance(called, FunctionType):
+        held = unchanged(called, held, of_self=True)
     if lists:
         held = {name: fixed(value) for name, value in held.items()}
     plain = {n: v for n, v in sorted(held.items()) if n[0] != "_" and _is_set(v)}

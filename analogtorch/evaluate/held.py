@@ -1,12 +1,12 @@
 """The samples that a metric holds: tensors, and batches of them, that a function has from outside.
 
-What a function fills as it measures is no sample of it, so that those of functions that change
-anything are left out.
+What a function changes as it measures, such as a list that it fills, is no sample of it.
 """
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -14,8 +14,10 @@ import numpy as np
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
+from analogtorch.calibration.batches import parts_of
 from analogtorch.evaluate.batches import batches_digest
-from analogtorch.evaluate.described import changes, enclosed, is_named
+from analogtorch.evaluate.changed import unchanged
+from analogtorch.evaluate.described import enclosed, is_named
 
 
 def held_digest(metric: Any) -> str:
@@ -52,13 +54,12 @@ def _held(metric: Any, seen: set[int]) -> Iterator[Any]:
         return
     seen.add(id(metric))
     if isinstance(metric, functools.partial):
-        yield from (*metric.args, *metric.keywords.values())
+        yield from _given(metric)
         yield from _held(metric.func, seen)
     elif isinstance(metric, FunctionType):
         metric = inspect.unwrap(metric)
-        if isinstance(metric, FunctionType) and not is_named(metric) and not changes(metric):
-            defaults = (*(metric.__defaults__ or ()), *(metric.__kwdefaults__ or {}).values())
-            for value in (*enclosed(metric).values(), *defaults):
+        if isinstance(metric, FunctionType) and not is_named(metric):
+            for value in unchanged(metric, {**enclosed(metric), **_defaults(metric)}).values():
                 yield value
                 if isinstance(value, FunctionType | MethodType | functools.partial):
                     yield from _held(value, seen)
@@ -67,7 +68,22 @@ def _held(metric: Any, seen: set[int]) -> Iterator[Any]:
         of = metric.__self__ if method else metric
         function = metric.__func__ if method else inspect.getattr_static(metric, "__call__", None)
         if isinstance(function, FunctionType) and not isinstance(of, type | nn.Module):
-            yield from () if changes(function) else getattr(of, "__dict__", {}).values()
+            yield from unchanged(function, getattr(of, "__dict__", {}), of_self=True).values()
+
+
+def _given(partial: functools.partial[Any]) -> Iterable[Any]:
+    """Return the arguments of a function that it does not change."""
+    if isinstance(partial.func, FunctionType):
+        with contextlib.suppress(TypeError):  # it does not take them, and says so when it is called
+            given = inspect.signature(partial.func).bind_partial(*partial.args, **partial.keywords)
+            return unchanged(partial.func, given.arguments).values()
+    return (*partial.args, *partial.keywords.values())
+
+
+def _defaults(function: FunctionType) -> dict[str, Any]:
+    """Return the values of parameters that are not given, by their names."""
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
 def _digest(value: Any) -> str | None:
@@ -84,9 +100,5 @@ def _digest(value: Any) -> str | None:
 
 
 def _has_numbers(value: Any) -> bool:
-    """Return whether a value is a tensor or an array, or holds one in lists, tuples or mappings."""
-    if isinstance(value, dict):
-        return any(map(_has_numbers, value.values()))
-    return isinstance(value, Tensor | np.ndarray) or (
-        isinstance(value, list | tuple) and any(map(_has_numbers, value))
-    )
+    """Return whether a value is a tensor or an array, or holds one as batches do."""
+    return isinstance(value, Tensor | np.ndarray) or any(map(_has_numbers, parts_of(value)))

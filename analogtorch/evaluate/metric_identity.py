@@ -41,11 +41,11 @@ def kept_of(metric: Any) -> dict[str, Any]:
     Beside its name and its samples, its own or those that it holds (``held_digest``), empty if they
     are not known, these are settings: the function of a ``functools.partial`` and its arguments,
     those that are plain and cannot change, the class of an object without a name, with plain
-    attributes that of a bound method, or of an object that its call does not change, and what a
-    metric of ``at.metrics`` was given. Of lambdas,
-    local functions and those of notebooks and scripts (``__main__``), among the settings too, it is
-    the code, below decorators, with plain values from around it, which has the version of Python
-    before it: only code of one version can be compared.
+    attributes that of a bound method, or of an object that can be called, but for those which it
+    changes itself (``unchanged``), and what a metric of ``at.metrics`` was given. Of lambdas, local
+    functions and those of notebooks and scripts (``__main__``), among the settings too, it is the
+    code, below decorators, with plain values from around it, which has the version of Python before
+    it: only code of one version can be compared.
 
     Raises:
         TypeError: the samples are no text.

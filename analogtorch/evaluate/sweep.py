@@ -140,12 +140,12 @@ def sweep(
             with the numbers and texts from around it, though not by what else that refers to by
             name, a ``functools.partial`` by its function and the numbers, texts and tuples among
             its arguments, a method by the class and such public attributes of its object, another
-            object that can be called likewise, or by its class alone if its call changes it, and
-            one of ``at.metrics`` by what it was given. Samples are known if they are tensors,
-            arrays, lists and mappings of them, or a ``DataLoader`` of a ``TensorDataset``, which a
-            metric of ``at.metrics`` has as batches and another one from around it, as an argument
-            or as an attribute, and changes nothing of it; or by a text ``samples`` of its own. Use
-            one folder per set of other samples.
+            object that can be called likewise, and one of ``at.metrics`` by what it was given.
+            Samples are known if they are tensors, arrays, lists and mappings of them, or a
+            ``DataLoader`` of a ``TensorDataset``, which a metric of ``at.metrics`` has as batches
+            and another one from around it, as an argument or as an attribute; or by a text
+            ``samples`` of its own. What a metric changes itself, such as a list that it fills, is
+            left out. Use one folder per set of other samples.
             The ``forward`` of a recovery is known as a metric is. The folder knows a model by
             its state, structure and public attributes that are plain values, tensors, arrays, or
             lists and mappings of them; not by private ones (``_cache``), other objects and the code

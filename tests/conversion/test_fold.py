@@ -159,6 +159,11 @@ def test_a_norm_without_weights_is_folded(layer: nn.Module, norm: Any, x: Tensor
     assert torch.allclose(model(x), expected, atol=1e-5)
 
 
+class _Activated(nn.BatchNorm2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).relu()
+
+
 @pytest.mark.parametrize(
     ("layer", "norm", "reason"),
     [
@@ -168,14 +173,22 @@ def test_a_norm_without_weights_is_folded(layer: nn.Module, norm: Any, x: Tensor
             nn.BatchNorm2d(4, track_running_stats=False),
             "'1' has no running statistics",
         ),
+        (nn.Conv2d(3, 4, 3), _Activated(4), "'1' is a _Activated, whose forward is its own"),
     ],
-    ids=["transposed", "statistics"],
+    ids=["transposed", "statistics", "forward"],
 )
 def test_why_the_only_norm_is_left_is_said(layer: nn.Module, norm: Any, reason: str) -> None:
     with pytest.raises(ValueError, match=f"fold_batch_norm: {reason}"):
         at.fold_batch_norm(nn.Sequential(layer, norm).eval(), X)
     both = nn.Sequential(layer, norm, nn.Conv2d(4, 3, 3), _norm(nn.BatchNorm2d(3))).eval()
     assert at.fold_batch_norm(both, X) == ["3"]
+
+
+def test_a_norm_of_another_dimension_than_the_outputs_of_its_layer_is_left() -> None:
+    model = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(5)).eval()
+    reason = r"'1' scales dimension 1 of \(2, 5, 4\), which a linear layer gives"
+    with pytest.raises(ValueError, match=f"fold_batch_norm: {reason}"):
+        at.fold_batch_norm(model, torch.randn(2, 5, 6))
 
 
 def _chain() -> nn.Sequential:

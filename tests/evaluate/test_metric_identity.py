@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import UserDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,10 +139,19 @@ class _Counting(_Top):
         return _top(chip, 1)
 
 
+class _Listing(_Top):
+    def __call__(self, chip: nn.Module) -> float:
+        found = []
+        found.append(_top(chip, self.k))
+        return found[0]
+
+
 @pytest.mark.parametrize(
     ("one", "other", "difference"),
     [
         (_Top(1), _Top(2), "metric settings: k 1 there and 2 here"),
+        (_Listing(1), _Listing(2), "metric settings: k 1 there and 2 here"),
+        (_Counting(1, [1]), _Counting(5, [2]), r"classes \[1\] there and \[2\] here"),
         (_Top(1, [1]), _Top(1, [2]), r"metric settings: classes \[1\] there and \[2\] here"),
     ],
 )
@@ -154,7 +164,7 @@ def test_a_folder_tells_metrics_that_are_objects_apart(
     assert torch.equal(run(dataclasses.replace(one)).values, first.values)
 
 
-def test_an_object_that_its_call_changes_is_known_by_its_class(run: Run) -> None:
+def test_what_the_call_of_an_object_changes_is_no_setting_of_it(run: Run) -> None:
     first = run(_Counting(1))
     assert torch.equal(run(_Counting(5)).values, first.values)
 
@@ -515,6 +525,37 @@ class _Object:
     measure = __call__
 
 
+class _Appending(_Object):
+    """An object whose call changes a list of its own, and an attribute that is no sample."""
+
+    calls = 0
+
+    def __call__(self, chip: nn.Module) -> float:
+        right = []
+        for x, y in zip(self.x.split(4), self.y.split(4), strict=True):
+            right.append((chip(x).argmax(-1) == y).float())
+        self.calls += 1
+        return float(torch.cat(right).mean())
+
+
+def _appending(x: Tensor, y: Tensor) -> Callable[[nn.Module], float]:
+    def right(chip: nn.Module) -> float:
+        found = []
+        found.append(chip(x).argmax(-1) == y)
+        return float(torch.cat(found).float().mean())
+
+    return right
+
+
+def _in_place(x: Tensor, y: Tensor) -> Callable[[nn.Module], float]:
+    return lambda chip: float(chip(x).mul_(2).relu_().add(1).argmax(-1).eq(y).float().mean())
+
+
+def _from_mapping(x: Tensor, y: Tensor) -> Callable[[nn.Module], float]:
+    batch = UserDict(x=x, y=y)
+    return lambda chip: float((chip(batch["x"]).argmax(-1) == batch["y"]).float().mean())
+
+
 def _mean_right(chip: nn.Module, x: Tensor, y: Tensor) -> float:
     return float((chip(x).argmax(-1) == y).float().mean())
 
@@ -528,6 +569,10 @@ SAMPLES: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "of a metric": lambda x, y: _one_minus(at.metrics.accuracy([(x, y)])),
     "object": _Object,
     "method": lambda x, y: _Object(x, y).measure,
+    "object that appends": _Appending,
+    "function that appends": _appending,
+    "in place": _in_place,
+    "mapping": _from_mapping,
     "partial": lambda x, y: functools.partial(_mean_right, x=x, y=y),
 }
 
@@ -560,7 +605,13 @@ def test_what_a_metric_fills_is_no_sample_of_it(run: Run) -> None:
             return float(chip(X).mean())
 
     counts = Counts()
-    for metric in (measure, counts, None, max):
+    for metric in (counts, None, max):
         assert kept_of(metric)["held samples"] == ""
+    before = kept_of(measure)["held samples"]
+    assert before == kept_of(lambda chip: chip(X))["held samples"]
     first = run(measure)
+    assert len(kept) > 1
+    assert kept_of(measure)["held samples"] == before
     assert torch.equal(run(measure).values, first.values)
+    assert counts(nn.Identity())
+    assert kept_of(counts)["held samples"] == ""

@@ -272,7 +272,7 @@ def at_times(result: Result, gains: dict[str, float]) -> Result:
     [
         (("1 month", "0 s"), ["1 month"]),
         (("365 days", "0 s"), ["365 days"]),
-        (("8760 h", "86400", "1 h"), ["86400", "8760 h"]),
+        (("8760 h", "86400", "1 h"), ["86400 s", "8760 h"]),
         (("1 h", "programmed", "0 s"), ["1 h"]),
         (("programmed",), ["programmed"]),
     ],
