@@ -63,7 +63,7 @@ def row(config: KWSConfig, name: str) -> tuple[str, ...]:
     network = config.model.build(input_shape=shape).eval()
     parameters = sum(p.numel() for p in network.parameters())
     chip = config.chip.build()
-    mapping = at.map_to_chip(converted(config, network), example)
+    mapping = at.map_to_chip(converted(config, network), example, chip=chip)
     cost = None if chip.cost is None else at.cost(mapping)
     return (
         name,

@@ -90,7 +90,8 @@ def _of_run(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Comparison:
     """Compare the accuracy and the cost of a network that ``analogtorch kws`` has trained."""
     from analogtorch.cli.finished import finished  # they need the extra speech
     from analogtorch.speech import kws
-    from analogtorch.speech.on_chips import recovery
+    from analogtorch.speech.on_chips import calibrated, recovery
+    from analogtorch.speech.own_chip import enlarged
     from analogtorch.speech.run_journal import JOURNAL
 
     above = [] if given.folder is None else [given.folder, *given.folder.resolve().parents]
@@ -123,7 +124,7 @@ def _of_run(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Comparison:
             file,
         )
     training, state = config.chip.training, network.state_dict()
-    own = config.chip.build().replace(training=training)
+    own = enlarged(config.chip.build(), config.chip.cells).replace(training=training)
 
     def prepare(model: nn.Module) -> None:
         """Calibrate, but on the chip of the run take what the run has measured."""
@@ -133,7 +134,7 @@ def _of_run(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Comparison:
             model.load_state_dict(state)
             return
         logger.info("%s: calibrated for it, as it is not the chip of the run", used[0].name)
-        at.calibrate(model, task.calibration, effort=config.chip.calibration)
+        calibrated(config, model, task.calibration)
 
     return at.compare(
         network,
@@ -147,6 +148,7 @@ def _of_run(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Comparison:
         method=config.chip.method,
         defects=config.chip.defects,
         recovery=recovery(config, task.calibration),
+        cells=config.chip.cells,
         progress=sys.stderr.isatty(),
         **options,
     )

@@ -57,6 +57,7 @@ def compare(
     defects: Defects | None = None,
     recovery: Recovery | None = None,
     higher_is_better: bool | None = None,
+    cells: int | None = None,
     mode: Mode = "pipelined",
     signed_inputs: Collection[str] | None = None,
     folder: str | Path | None = None,
@@ -97,6 +98,8 @@ def compare(
         recovery: what each chip corrects of itself at each time, as ``sweep`` takes it. Its own
             cost is not in the figures.
         higher_is_better: False if the metric is an error; None: as the metric says.
+        cells: number of unit cells of each chip that hold one weight, in all layers, >= 1; None: as
+            many as in ``model``.
         mode: ``pipelined`` or ``sequential``, as ``cost`` takes it.
         signed_inputs: names of the matrices whose inputs have both signs, as ``cost`` takes them;
             None means all.
@@ -140,6 +143,8 @@ def compare(
     checked_method("compare", method)
     checked_defects("compare", defects)
     chip_seeds(seed, checks.count("compare: num_chips", num_chips))
+    if cells is not None:
+        checks.count("compare: cells", cells)
     checked_times("compare", times)
     checked_processes("compare", processes, model)
     if folder is not None:
@@ -157,7 +162,7 @@ def compare(
             folder=folder,
             processes=processes,
         )
-    named, bench = _named(chips), _Bench(model)
+    named, bench = _named(chips), _Bench(model, cells)
     _warn_of_several(model)
     charged: dict[str, Any] = {"mode": mode, "signed_inputs": signed_inputs}
     ready = {
@@ -235,13 +240,14 @@ def _put_on(name: str) -> Iterator[None]:
 class _Bench:
     """Puts the digital model on chips."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, cells: int | None = None) -> None:
         self.model = Prepared.of(model)
         self.arguments: dict[str, Any] = {"embeddings": True} if self.model.embeddings else {}
         if self.model.analog and self.model.left:
             self.arguments["exclude"] = list(self.model.left)
-        self.cells = {name: n for name, n in cells_of(model).items() if n > 1}
-        """Unit cells per weight of layers that have several."""
+        given = cells_of(model) if cells is None else {"*": cells}
+        self.cells = {name: n for name, n in given.items() if n > 1}
+        """Unit cells per weight, by the patterns of the names of layers that have several."""
 
     def on(
         self,

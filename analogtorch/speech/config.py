@@ -29,7 +29,7 @@ from analogtorch.speech.features import FRONT_ENDS
 from analogtorch.speech.folder import Folder
 from analogtorch.speech.labels import LABELS
 from analogtorch.speech.models import NETWORKS
-from analogtorch.speech.own_chip import chip_of, chip_options
+from analogtorch.speech.own_chip import chip_of, chip_options, enlarged
 from analogtorch.speech.report_config import ReportConfig
 from analogtorch.speech.speech_commands import SpeechCommands
 from analogtorch.speech.synthetic import Synthetic
@@ -188,6 +188,9 @@ class ChipConfig:
     it, which is read from it unless it is given."""
     digital: tuple[str, ...] = ()
     """Names of layers that stay digital, with * for anything, such as [dw*]"""
+    cells: int = 1
+    """Unit cells of the chip that hold one weight, in all layers, >= 1: errors average over them,
+    and each layer takes as many times the tiles"""
     drift_aware: str | None = None
     """Time after programming, such as "1 day", at which conductances are to be right
     (Chip.drift_aware); null: at once, as published"""
@@ -235,7 +238,8 @@ class ChipConfig:
         checks.choice("chip.writing", self.writing, get_args(Writing))
         check_correction(self.correct, self.correct_batches)
         checks.settle(self, "options", chip_options(self.name, self.options))
-        self.build()
+        checks.count("chip.cells", self.cells)
+        enlarged(self.build(), self.cells)
 
     @property
     def method(self) -> Method | None:

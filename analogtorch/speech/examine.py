@@ -58,7 +58,7 @@ def examined(
     """
     options, seeds = config.report, hwa.seeds[: config.report.num_chips]
     found: dict[str, Any] = {
-        **placed(trained, task),
+        **placed(config, trained, task),
         "windows_per_second": options.windows_per_second,
         "heard": heard(config, task, digital, trained, seeds),
     }
@@ -87,15 +87,17 @@ def examined(
     return found
 
 
-def placed(network: nn.Module, task: Task) -> dict[str, Any]:
+def placed(config: KWSConfig, network: nn.Module, task: Task) -> dict[str, Any]:
     """Return the mapping of a converted network, its cost and its number of tiles.
 
     For a network that cannot be mapped, it is an upper bound, and a note has the reason.
     """
+    # the chip of the network has a cell that is config.chip.cells unit cells
+    chip = None if config.chip.cells == 1 else config.chip.build()
     try:
-        mapping = at.map_to_chip(network, task.test[0][:1], num_chips=None)
+        mapping = at.map_to_chip(network, task.test[0][:1], chip=chip, num_chips=None)
     except ValueError as error:
-        tiles = at.summary(network).tiles
+        tiles = at.summary(network).tiles * config.chip.cells
         note = (
             f"The net takes {tiles} tiles at most, one for each of its blocks, and has no "
             f"floorplan, no latency and no energy: {error}"

@@ -14,6 +14,7 @@ from analogtorch.evaluate.conditions import conditions
 from analogtorch.evaluate.journal import OtherExperiment
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.once import Once
+from analogtorch.speech.own_chip import enlarged
 from analogtorch.speech.task import Task
 
 logger = logging.getLogger("analogtorch")
@@ -25,8 +26,9 @@ def converted(config: KWSConfig, network: nn.Module) -> nn.Module:
     Raises:
         ValueError: ``chip.digital`` names no layer that could be analog, or leaves none.
     """
+    chip = enlarged(config.chip.build(), config.chip.cells)
     try:
-        return at.convert(network, config.chip.build(), exclude=config.chip.digital)
+        return at.convert(network, chip, exclude=config.chip.digital)
     except ValueError as error:
         raise ValueError(f"chip.digital: {error}") if config.chip.digital else error from None
 
@@ -91,6 +93,8 @@ def conditions_of(config: KWSConfig) -> dict[str, str]:
     found = conditions(chip.method, chip.defects, chip.compensation)
     if chip.drift_aware is not None:
         found["drift_aware"] = f"targets of devices allow for drift, right after {chip.drift_aware}"
+    if chip.cells > 1:
+        found["cells"] = f"{chip.cells} unit cells hold each weight"
     options = {"method": "writing"}
     return {f"chip.{options.get(name, name)}": text for name, text in found.items()}
 

@@ -1,4 +1,4 @@
-"""A chip by its name: a preset with its options, or one in a file of the user."""
+"""A chip by its name: a preset with its options, or one in a file of the user; its cells."""
 
 import json
 from typing import Any
@@ -54,3 +54,17 @@ def chip_of(name: str, options: dict[str, Any]) -> chips.Chip:
             f"chip.options: {error}. Those of a file, {name}, are all that is in it: leave them "
             "out, and change the file"
         ) from error
+
+
+def enlarged(chip: chips.Chip, cells: int) -> chips.Chip:
+    """Return a chip of which as many unit cells hold one weight.
+
+    Raises:
+        ValueError: its cell cannot share a weight with others.
+    """
+    if cells == 1:
+        return chip
+    try:
+        return chip.replace(cell=chip.cell.enlarged(cells))
+    except ValueError as error:
+        raise ValueError(f"chip.cells={cells} on {chip.name}: {error}") from error

@@ -56,7 +56,7 @@ def _unstated(found: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     chip = {"writing": "once", "correct": False, "digital": [], "levels": [], "drift_aware": None}
     yield from flat({"devices": 1, "chip": chip | {"defects": dataclasses.asdict(Defects())}})
     yield from (("digital.ramp", 0.0), ("hwa.ramp", 0.0), ("chip.training.corrected", False))
-    yield "chip.correct_batches", 1
+    yield from (("chip.correct_batches", 1), ("chip.cells", 1))
     if "features" not in found:
         name = found["model"]["name"]
         yield "features.name", FeaturesConfig().name

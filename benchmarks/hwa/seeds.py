@@ -119,7 +119,7 @@ class _Recipes(Seed):
         """
         task = self.task
         network = rehearsal.untrained(self.config, task.classes, task.val[0][:2])
-        found = placed(converted(self.config, network), task)
+        found = placed(self.config, converted(self.config, network), task)
         return {"tiles": found["tiles"], "notes": list(found.get("notes", ()))}
 
     def _of(self, name: str, make: Callable[[Result], Result]) -> Result:

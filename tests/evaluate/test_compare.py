@@ -90,6 +90,24 @@ def test_layers_with_more_devices_have_them_on_every_chip() -> None:
         at.compare(model, {"pairs": chip.replace(cell=pairs)}, example=X[:1])
 
 
+def test_all_weights_may_take_several_unit_cells() -> None:
+    options = {**HOW, "num_chips": 1, "prepare": prepare, "cells": 2}
+    found = at.compare(Net(), ["neurram48", "hermes64"], square, **options)
+    for name in ("neurram48", "hermes64"):
+        chip = at.chips.get(name)
+        model = at.convert(Net().eval(), chip.replace(cell=chip.cell.enlarged(2)))
+        prepare(model)
+        alone = at.sweep(model, square, num_chips=1, times=HOW["times"])
+        assert torch.equal(found[name].sweep.values, alone.values)
+        assert found[name].mapping == at.map_to_chip(model, X[:1], chip=chip)
+        assert {m.cells for m in found[name].mapping.matrices} == {2}
+    mixed = at.convert(Net().eval(), chip, per_layer={"0": {"cell": chip.cell.enlarged(3)}})
+    found = at.compare(mixed, ["hermes64"], example=X[:1], cells=1)
+    assert {m.cells for m in found["hermes64"].mapping.matrices} == {1}
+    with pytest.raises(ValueError, match="compare: cells must be .*0"):
+        at.compare(Net(), ["hermes64"], example=X[:1], cells=0)
+
+
 def test_what_else_differs_between_layers_is_left_out_with_a_warning() -> None:
     chip = at.chips.hermes64()
     model = at.convert(Net().eval(), chip, per_layer={"2": {"adc": {"noise": 0.5}}})

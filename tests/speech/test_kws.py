@@ -1384,6 +1384,36 @@ def test_layers_can_stay_digital(clips: Path, tmp_path: Path, monkeypatch, capsy
     assert found["1 year"]["values"] == measured["1 year"]["values"][:1]
 
 
+def test_cells_that_cannot_share_a_weight_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"chip.cells must be .*0"):
+        ChipConfig(cells=0)
+    pairs = at.devices.SignificancePairs(device=at.devices.hermes_one_device())
+    at.chips.save(at.chips.hermes64().replace(cell=pairs), file := tmp_path / "pairs.json")
+    assert ChipConfig(name=str(file)).cells == 1
+    with pytest.raises(ValueError, match=r"chip.cells=2 on hermes64: .*write significances="):
+        ChipConfig(name=str(file), cells=2)
+
+
+@pytest.mark.slow
+def test_several_unit_cells_may_hold_each_weight(clips: Path, tmp_path: Path, monkeypatch) -> None:
+    out, given = tmp_path / "run", ["--digital.epochs=1", "--hwa.epochs=1", "--report.clips=0"]
+    assert run(clips, out, "--chip.cells=2", *given) == 0
+    report = json.loads((out / "report.json").read_text())
+    assert "On the chips, 2 unit cells hold each weight (chip.cells)." in report["notes"]
+    _, task, net = finished_run("budget", out, "hwa", allow_code=False)
+    chip = at.chips.hermes64()
+    assert {layer.chip.cell.devices for _, layer in at.analog_layers(net)} == {4}
+    mapping = at.map_to_chip(net, task.test[0][:1], chip=chip)
+    assert {matrix.cells for matrix in mapping.matrices} == {2}
+    assert report["tiles"] == mapping.tiles_used
+    assert report["cost"]["energy"]["system"] == at.cost(mapping).energy.system
+    monkeypatch.delattr(at, "calibrate")  # it is the chip of the run
+    compared = ["compare", str(out), "--chips", "hermes64", "--times", "1 year", "--num-chips", "1"]
+    assert main([*compared, f"--json={tmp_path / 'c.json'}"]) == 0
+    found = json.loads((tmp_path / "c.json").read_text())["chips"]["hermes64"]["sweep"]
+    assert found["1 year"]["values"] == report["hwa"]["1 year"]["values"][:1]
+
+
 @pytest.mark.slow
 def test_other_layers_may_stay_digital_beside_the_run(
     clips: Path, finished: Path, tmp_path: Path, monkeypatch, capsys
@@ -1559,7 +1589,7 @@ def test_runs_that_do_not_state_defects_can_be_resumed(
     with RunFolder.open(out, cli.parse([f"--config={out / 'config.json'}"]).config, resume=True):
         pass
     journal = parse_json((out / JOURNAL).read_bytes())
-    for name in ("defects", "writing", "digital", "drift_aware", "correct_batches"):
+    for name in ("defects", "writing", "digital", "drift_aware", "correct_batches", "cells"):
         del journal["config"]["chip"][name]
     for phase in PHASES:
         del journal["config"][phase]["ramp"]
