@@ -1,5 +1,6 @@
 """The result of ``compare``: chips side by side, each figure with its kind and what it covers."""
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,15 +59,28 @@ class ComparedChip:
             )
         return found
 
+    @property
+    def cells(self) -> str:
+        """Which weights have several unit cells, in words; empty: none."""
+        matrices = self.mapping.matrices
+        counts = Counter(matrix.cells for matrix in matrices if matrix.cells > 1)
+        if len(counts) == 1 and counts.total() == len(matrices):
+            return f"{next(iter(counts))} unit cells hold each weight"
+        return ", ".join(
+            f"{n} unit cells hold each weight of {k} of {len(matrices)} matrices"
+            for n, k in sorted(counts.items())
+        )
+
     def _size(self) -> list[Entry]:
         chips, array = self.mapping.num_chips, self.chip.array
+        more = f"; {self.cells}" if self.cells else ""
         found = [
             Entry(
                 quantity="tiles",
                 value=self.mapping.tiles_used,
                 unit="",
                 kind="counted",
-                scope=f"of {array.tiles * chips} tiles of {array.rows}x{array.columns}",
+                scope=f"of {array.tiles * chips} tiles of {array.rows}x{array.columns}{more}",
             ),
             Entry(quantity="chips", value=chips, unit="", kind="counted", scope="that it takes"),
         ]

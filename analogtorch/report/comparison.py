@@ -135,7 +135,7 @@ def _cell(entry: Entry | None, form: str = "") -> str:
 
 def _notes(found: Comparison) -> list[str]:
     """Return what each group of figures covers, and the caveats that stars mark."""
-    notes = []
+    notes = [f"on the chips, {text}" for text in {c.cells: None for c in found.chips} if text]
     if found.metric is not None:
         spread = f"mean {SPAN} of"
         counts = dict.fromkeys(

@@ -101,8 +101,14 @@ def test_all_weights_may_take_several_unit_cells() -> None:
         assert torch.equal(found[name].sweep.values, alone.values)
         assert found[name].mapping == at.map_to_chip(model, X[:1], chip=chip)
         assert {m.cells for m in found[name].mapping.matrices} == {2}
+        tiles = found.to_dict()["chips"][name]["figures"]["tiles"]
+        assert tiles["scope"].endswith("x256; 2 unit cells hold each weight")
+    assert "\non the chips, 2 unit cells hold each weight\n" in str(found)
     mixed = at.convert(Net().eval(), chip, per_layer={"0": {"cell": chip.cell.enlarged(3)}})
+    found = at.compare(mixed, ["hermes64"], example=X[:1])
+    assert "\non the chips, 3 unit cells hold each weight of 1 of 2 matrices\n" in str(found)
     found = at.compare(mixed, ["hermes64"], example=X[:1], cells=1)
+    assert "unit cells" not in str(found)
     assert {m.cells for m in found["hermes64"].mapping.matrices} == {1}
     with pytest.raises(ValueError, match="compare: cells must be .*0"):
         at.compare(Net(), ["hermes64"], example=X[:1], cells=0)
