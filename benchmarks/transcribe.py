@@ -19,6 +19,7 @@ import analogtorch as at
 from analogtorch.evaluate.interval import interval
 from analogtorch.files import write_atomically
 from analogtorch.speech.folder import Folder
+from analogtorch.speech.own_chip import enlarged
 from analogtorch.speech.pretrained import MANIFEST
 from analogtorch.speech.transcription.recordings import joined
 from analogtorch.speech.transcription.speech import Speech
@@ -42,9 +43,10 @@ class Bench:
         self.metric = measured.wer(whisper)
         self.batches = learnt.batches(whisper)
 
-    def on(self, chip: at.Chip, row: str = "mapped") -> nn.Module:
-        """Return the recogniser converted for a row."""
+    def on(self, chip: at.Chip, row: str = "mapped", cells: int = 1) -> nn.Module:
+        """Return the recogniser converted for a row, with as many unit cells for each weight."""
         exclude = ["proj_out"] if row.startswith("head digital") else []
+        chip = enlarged(chip, cells)
         model = at.convert(copy.deepcopy(self.whisper.model), chip, exclude=exclude)
         if row.startswith("calibrated"):
             at.calibrate(model, self.batches, forward=logits)
@@ -53,7 +55,7 @@ class Bench:
     def row(self, name: str, chip: at.Chip, options: argparse.Namespace) -> list[str]:
         """Return one row of the table."""
         start = time.perf_counter()
-        model = self.on(chip, name)
+        model = self.on(chip, name, options.cells)
         io = self.metric(model)
         corrected = name.endswith("corrected")
         found = at.sweep(
@@ -82,7 +84,7 @@ def bench(options: argparse.Namespace) -> Bench:
     return Bench(whisper, *heard)
 
 
-def facts(found: Bench, chip: at.Chip) -> Iterator[str]:
+def facts(found: Bench, chip: at.Chip, cells: int = 1) -> Iterator[str]:
     """Yield what holds for all rows: data, digital and ideal error rate, guard, cost."""
     whisper, speech = found.whisper, found.measured
     said = sum(len(str(r.said).split()) for r in speech.recordings)
@@ -95,11 +97,11 @@ def facts(found: Bench, chip: at.Chip) -> Iterator[str]:
     ideal = speech.texts(whisper, found.on(at.chips.ideal()))
     same = sum(a == b for a, b in zip(texts, ideal, strict=True))
     yield f"ideal chip: {same} of {len(texts)} texts as the digital net"
-    model, one = found.on(chip), speech.features[0][:1]
+    model, one = found.on(chip, cells=cells), speech.features[0][:1]
     guarded = at.guard(model, one, forward=whisper.tokens)
     yield f"generate() on {CHIP}: {guarded.share}"
     batch = whisper.batch(whisper.model, one)
-    mapping = at.map_to_chip(model, batch, num_chips=None)
+    mapping = at.map_to_chip(model, batch, chip=chip, num_chips=None)
     cost = at.cost(mapping)
     yield (
         f"{mapping.num_chips} chips, {mapping.tiles_used} tiles; a window of {whisper.seconds} s "
@@ -119,6 +121,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_data(parser)
     parser.add_argument("--recordings", type=positive, default=24, help="recordings measured")
     parser.add_argument("--chips", type=positive, default=3, help="chips measured")
+    parser.add_argument(
+        "--cells", type=positive, default=1, help="unit cells that hold each weight"
+    )
     parser.add_argument("--rows", nargs="*", choices=ROWS, default=ROWS, metavar="ROW",
                         help=", ".join(ROWS))  # fmt: skip
     parser.add_argument("--times", nargs="+", default=["0 s", "1 day", "1 month"])
@@ -136,7 +141,7 @@ def main(
         found = make(options)
     except (OSError, ValueError, ImportError) as error:
         raise SystemExit(f"benchmarks.transcribe: {error}") from error
-    notes = list(facts(found, chip))
+    notes = list(facts(found, chip, options.cells))
     print("\n".join(notes), flush=True)
     table = [["row", "8-bit I/O", *options.times, "s"]]
     each = functools.partial(found.row, chip=chip, options=options)
@@ -144,7 +149,8 @@ def main(
         table.append(each(name))
         print("  ".join(table[-1]), flush=True)
     notes.append(
-        f"Word error rate in %, mean and 95 % interval over {options.chips} chips {CHIP}; 8-bit "
+        f"Word error rate in %, mean and 95 % interval over {options.chips} chips {CHIP}, "
+        f"{options.cells} unit cells per weight; 8-bit "
         "I/O: behind the converters alone; s: time of the measurement."
     )
     print(f"\n{as_text(table, 1)}\n{notes[-1]}")

@@ -14,7 +14,7 @@ from analogtorch.evaluate.conditions import conditions
 from analogtorch.evaluate.journal import OtherExperiment
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.once import Once
-from analogtorch.speech.own_chip import enlarged
+from analogtorch.speech.own_chip import cells_condition, enlarged
 from analogtorch.speech.task import Task
 
 logger = logging.getLogger("analogtorch")
@@ -93,8 +93,7 @@ def conditions_of(config: KWSConfig) -> dict[str, str]:
     found = conditions(chip.method, chip.defects, chip.compensation)
     if chip.drift_aware is not None:
         found["drift_aware"] = f"targets of devices allow for drift, right after {chip.drift_aware}"
-    if chip.cells > 1:
-        found["cells"] = f"{chip.cells} unit cells hold each weight"
+    found |= cells_condition(chip.cells)
     options = {"method": "writing"}
     return {f"chip.{options.get(name, name)}": text for name, text in found.items()}
 

@@ -56,6 +56,11 @@ def chip_of(name: str, options: dict[str, Any]) -> chips.Chip:
         ) from error
 
 
+def cells_condition(cells: int) -> dict[str, str]:
+    """Return that weights have several unit cells, in words, by option; empty: they have one."""
+    return {"cells": f"{cells} unit cells hold each weight"} if cells > 1 else {}
+
+
 def enlarged(chip: chips.Chip, cells: int) -> chips.Chip:
     """Return a chip of which as many unit cells hold one weight.
 

@@ -51,7 +51,7 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
 def _unstated(found: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield what older runs of keyword spotting had without stating it."""
     if "model" not in found:  # of transcribe
-        yield from (("chip.correct", False), ("chip.drift_aware", None))
+        yield from (("chip.correct", False), ("chip.drift_aware", None), ("chip.cells", 1))
         return
     chip = {"writing": "once", "correct": False, "digital": [], "levels": [], "drift_aware": None}
     yield from flat({"devices": 1, "chip": chip | {"defects": dataclasses.asdict(Defects())}})

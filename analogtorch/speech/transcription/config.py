@@ -9,7 +9,7 @@ from analogtorch.chips import Chip
 from analogtorch.chips.file import in_file
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.speech.config import SweepConfig
-from analogtorch.speech.own_chip import chip_of, chip_options
+from analogtorch.speech.own_chip import chip_of, chip_options, enlarged
 from analogtorch.speech.transcription.whisper import LONGEST
 from analogtorch.values import checks
 
@@ -90,6 +90,9 @@ class OnChipConfig:
     """Digital correction of the drift"""
     digital: tuple[str, ...] = ()
     """Names of layers that stay digital, with * for anything, such as [proj_out] for the head"""
+    cells: int = 1
+    """Unit cells of the chip that hold one weight, in all layers, >= 1: errors average over them,
+    and each layer takes as many times the tiles"""
     calibrate: bool = False
     """Whether the converters get ranges from the recordings, without their texts"""
     correct: bool = True
@@ -100,7 +103,8 @@ class OnChipConfig:
         checks.flag("chip.calibrate", self.calibrate)
         checks.flag("chip.correct", self.correct)
         checks.settle(self, "options", chip_options(self.name, self.options))
-        self.build()
+        checks.count("chip.cells", self.cells)
+        enlarged(self.build(), self.cells)
 
     def build(self) -> Chip:
         """Return the chip."""

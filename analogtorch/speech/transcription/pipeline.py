@@ -30,6 +30,7 @@ from analogtorch.report.page.transcript import html, markdown
 from analogtorch.report.transcribed import Transcribed, Transcript
 from analogtorch.simulate.chip import beyond_data
 from analogtorch.speech import espeak
+from analogtorch.speech.own_chip import cells_condition, enlarged
 from analogtorch.speech.run_settings import differences
 from analogtorch.speech.rundir import RunFolder
 from analogtorch.speech.transcription.config import TranscribeConfig
@@ -104,7 +105,7 @@ def run(
                 planned=(*written, "texts/digital.json", *kept),
             )
             digital, chips = _texts(config, whisper, model, speech, folder, progress)
-            mapping, cost = _mapped(whisper, model, speech)
+            mapping, cost = _mapped(config, whisper, model, speech)
             result = Transcribed(
                 transcripts=tuple(
                     Transcript(
@@ -147,9 +148,8 @@ def run(
 
 def on_chip(config: TranscribeConfig, whisper: Whisper, speech: Speech) -> nn.Module:
     """Return the recogniser converted for the chip, and calibrated if that is wanted."""
-    model = at.convert(
-        copy.deepcopy(whisper.model), config.chip.build(), exclude=list(config.chip.digital)
-    )
+    chip = enlarged(config.chip.build(), config.chip.cells)
+    model = at.convert(copy.deepcopy(whisper.model), chip, exclude=list(config.chip.digital))
     if config.chip.calibrate:
         if not speech.features:
             raise ValueError("chip.calibrate needs sound, but all recordings are silent")
@@ -289,13 +289,14 @@ class _Kept:
 
 
 def _mapped(
-    whisper: Whisper, model: nn.Module, speech: Speech
+    config: TranscribeConfig, whisper: Whisper, model: nn.Module, speech: Speech
 ) -> tuple[ChipMapping | None, CostReport | None]:
     """Return mapping and cost of one window; none of silence, or without a cost."""
     if not speech.features:
         return None, None
     one: dict[str, Tensor] = whisper.batch(whisper.model, speech.features[0][:1])
-    mapping = at.map_to_chip(model, one, num_chips=None)
+    chip = None if config.chip.cells == 1 else config.chip.build()
+    mapping = at.map_to_chip(model, one, chip=chip, num_chips=None)
     return mapping, None if mapping.chip.cost is None else at.cost(mapping)
 
 
@@ -320,8 +321,14 @@ def _swept(
         higher_is_better=False,
         bounds=(0, math.inf),
         recovery=_CORRECTIONS if config.chip.correct else "",
-        conditions=tuple(conditions(None, None, config.chip.compensation).values()),
+        conditions=tuple(_conditions(config).values()),
     )
+
+
+def _conditions(config: TranscribeConfig) -> dict[str, str]:
+    """Return what of the chips is not as by default, in words, by option."""
+    found = conditions(None, None, config.chip.compensation)
+    return found | cells_condition(config.chip.cells)
 
 
 def _notes(
@@ -334,8 +341,7 @@ def _notes(
             f"{known} of {len(recordings)} recordings have a reference; the word error rate is of "
             "those."
         )
-    differing = conditions(None, None, config.chip.compensation)
-    found += [f"On the chips, {text} (chip.{name})." for name, text in differing.items()]
+    found += [f"On the chips, {text} (chip.{name})." for name, text in _conditions(config).items()]
     for t in config.sweep.times:
         found += [f"{t}: {note}" for note in beyond_data(model, seconds(t))]
     return tuple(found)

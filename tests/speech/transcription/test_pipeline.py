@@ -103,13 +103,27 @@ def test_chips_correct_their_columns_unless_told_not_to(
     assert len(corrected) == 2
 
 
+def test_several_unit_cells_may_hold_each_weight(audio: Path, folder: Path, tmp_path: Path) -> None:
+    one = pipeline.run(_config(audio, folder), tmp_path / "one")
+    two = pipeline.run(_config(audio, folder, **{"chip.cells": "2"}), tmp_path / "two")
+    assert {matrix.cells for matrix in two.mapping.matrices} == {2}
+    assert two.mapping.cells == 2 * one.mapping.cells
+    assert two.mapping.chip == one.mapping.chip
+    assert two.cost.energy.tile > one.cost.energy.tile
+    assert "On the chips, 2 unit cells hold each weight (chip.cells)." in two.notes
+    assert two.wer.conditions == ("2 unit cells hold each weight",)
+    assert one.wer.conditions == ()
+    with pytest.raises(ValueError, match="chip.cells was 1 and is 2"):
+        pipeline.run(_config(audio, folder, **{"chip.cells": "2"}), tmp_path / "one", resume=True)
+
+
 def test_a_run_of_an_earlier_version_goes_on_as_it_was(
     audio: Path, folder: Path, tmp_path: Path
 ) -> None:
     plain = {"chip.correct": "false", "chip.drift_aware": "null"}
     first = pipeline.run(_config(audio, folder, **plain), tmp_path / "out")
     journal = parse_json((tmp_path / "out" / JOURNAL).read_bytes())
-    for name in ("correct", "drift_aware"):
+    for name in ("correct", "drift_aware", "cells"):
         del journal["config"]["chip"][name]
     journal.pop("checksum", None)
     (tmp_path / "out" / JOURNAL).write_text(json.dumps(signed(journal)))
@@ -330,6 +344,7 @@ def test_bad_audio_is_an_error_before_anything_is_written(
         (["--data.references", "a.csv"], "give data.audio too"),
         (["--data.sentences", "17"], r"data.sentences must be an integer in \[1, 16\]"),
         (["--chip.name", "hermes46"], "hermes46"),
+        (["--chip.cells", "0"], "chip.cells must be an integer >= 1, got 0"),
         (["--chip.calibrate", "often"], "chip.calibrate"),
         (
             ["--chip.options", "{training: {weight: none}}"],
