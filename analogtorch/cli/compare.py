@@ -50,6 +50,8 @@ def run(arguments: Sequence[str]) -> at.Comparison:
                 f"--{name.replace('_', '-')} has no effect "
                 f"{'on a run' if given.model is None else 'with --model'}; leave it out"
             )
+    if given.cells is not None:
+        checks.count("--cells", given.cells)
     found = _of_model(given, chips) if given.run is None else _of_run(given, chips)
     write_outputs(found, given)
     return found
@@ -82,7 +84,9 @@ def _separated(text: str) -> list[str]:
 def _of_model(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Comparison:
     """Compare what a model with random weights costs, which no accuracy is known of."""
     return on_model(
-        given.model, given.input, lambda model, example: at.compare(model, chips, example=example)
+        given.model,
+        given.input,
+        lambda model, example: at.compare(model, chips, example=example, cells=given.cells),
     )
 
 
@@ -148,7 +152,7 @@ def _of_run(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Comparison:
         method=config.chip.method,
         defects=config.chip.defects,
         recovery=recovery(config, task.calibration),
-        cells=config.chip.cells,
+        cells=given.cells or config.chip.cells,
         progress=sys.stderr.isatty(),
         **options,
     )
@@ -179,6 +183,11 @@ def _parser() -> argparse.ArgumentParser:
         default=["hermes64", "ibm_speech34", "neurram48"],
         help=f"chips to compare: {', '.join(at.chips.names())}, or files such as my_chip.yaml "
         "(default: hermes64 ibm_speech34 neurram48)",
+    )
+    parser.add_argument(
+        "--cells",
+        type=int,
+        help="unit cells of each chip that hold one weight (default: those of the run, or 1)",
     )
     parser.add_argument(
         "--network",

@@ -21,6 +21,7 @@ from torch import nn
 from analogtorch import chips
 from analogtorch.chips.file import in_file
 from analogtorch.cli.options import CommandParser, shown_if_unwritten
+from analogtorch.conversion import convert
 from analogtorch.conversion.restored import same_random
 from analogtorch.cost_model.cost import CostReport, cost
 from analogtorch.files import expanded, importable, is_code, load_code, write_atomically
@@ -28,6 +29,7 @@ from analogtorch.files.description import SUFFIXES
 from analogtorch.graph.trace import ACCEPTED, ValuesNeeded
 from analogtorch.mapping.map import map_to_chip
 from analogtorch.mapping.mapping import ChipMapping
+from analogtorch.values import checks
 
 T = TypeVar("T")
 
@@ -54,8 +56,10 @@ def run(arguments: Sequence[str]) -> tuple[ChipMapping, CostReport | None]:
     """
     given = _parser().parse_args(arguments)
     chip = chip_named(given.chip, option="--chip")
+    cells = checks.count("--cells", given.cells)
     map_it = functools.partial(
-        map_to_chip,
+        _mapped,
+        cells=cells,
         chip=chip,
         num_chips=_num_chips(given.chips),
         duplicate=_duplicate(given.duplicate),
@@ -78,6 +82,19 @@ def run(arguments: Sequence[str]) -> tuple[ChipMapping, CostReport | None]:
         if page is not None:
             write_atomically(given.html, page)
     return mapping, report
+
+
+def _mapped(
+    model: nn.Module, example: tuple[torch.Tensor, ...], *, chip: chips.Chip, cells: int, **how: Any
+) -> ChipMapping:
+    """Map a model, each of whose weights takes as many unit cells."""
+    if cells > 1:
+        try:
+            cell = chip.cell.enlarged(cells)
+        except ValueError as error:
+            raise ValueError(f"--cells {cells} on {chip.name}: {error}") from error
+        model = convert(model, chip.replace(cell=cell))
+    return map_to_chip(model, example, chip=chip, **how)
 
 
 def shown(mapping: ChipMapping, report: CostReport | None) -> str:
@@ -204,6 +221,12 @@ def _parser() -> CommandParser:
         default=[],
         metavar="GLOB=N",
         help="place matching matrices N times",
+    )
+    parser.add_argument(
+        "--cells",
+        type=int,
+        default=1,
+        help="unit cells that hold each weight, over which errors average (default: 1)",
     )
     parser.add_argument(
         "--exclude", action="append", default=[], metavar="GLOB", help="leave matching ones digital"

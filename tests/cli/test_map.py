@@ -91,6 +91,27 @@ def test_writes_table_page_and_json(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out == f"{mapping}\n"
 
 
+def test_weights_that_take_several_unit_cells(tmp_path: Path, capsys) -> None:
+    given = ["map", "--model", RESIDUAL, "--input", "1,3,6,6", "--cells", "2"]
+    assert main([*given, "--json", str(tmp_path / "m.json")]) == 0
+    printed = capsys.readouterr().out
+    chip = at.chips.hermes64()
+    model = at.convert(Residual(), chip.replace(cell=chip.cell.enlarged(2)))
+    mapping = at.map_to_chip(model, torch.zeros(1, 3, 6, 6), chip=chip)
+    assert {matrix.cells for matrix in mapping.matrices} == {2}
+    assert ChipMapping.from_json((tmp_path / "m.json").read_text()) == mapping
+    assert str(mapping) in printed
+    assert str(at.cost(mapping)) in printed
+    assert main(["compare", *given[1:], "--chips", "hermes64", "neurram48"]) == 0
+    printed = capsys.readouterr().out
+    assert str(at.compare(Residual(), ["hermes64", "neurram48"], example=torch.zeros(1, 3, 6, 6),
+                          cells=2)) in printed  # fmt: skip
+    pairs = at.devices.SignificancePairs(device=at.devices.hermes_one_device())
+    at.chips.save(chip.replace(cell=pairs), tmp_path / "pairs.json")
+    assert main([*given, "--chip", str(tmp_path / "pairs.json")]) == 2
+    assert "--cells 2 on hermes64: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["small", "reads_values"])
 def test_functions_with_weights_and_models_that_read_values(name: str) -> None:
     shape = "1,3" if name == "reads_values" else "1,3,6,6"
@@ -272,6 +293,10 @@ def test_the_report_extra_is_named_before_anything_is_written(
             "unknown chip 'hermes'.*hermes64.*ends in .yaml, .yml, .json",
         ),
         (["--model", RESIDUAL, "--input", "1,3,6,6", "--duplicate", "conv"], "GLOB=N"),
+        (
+            ["--model", RESIDUAL, "--input", "1,3,6,6", "--cells", "0"],
+            "--cells must be an integer >= 1, got 0",
+        ),
         (["--model", RESIDUAL, "--input", "1,3,6,6", "--duplicate", "conv=²"], "GLOB=N"),
         (["--model", RESIDUAL, "--input", "1,3,6,²"], "--input takes sizes"),
         (["--model", RESIDUAL, "--input", "1,3,6,6", "--chips", "²"], "--chips takes"),
