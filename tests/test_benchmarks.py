@@ -519,6 +519,12 @@ def test_the_table_of_adapt(
     monkeypatch.setattr(runs.at.hwa, "adapt", None)  # finished runs are kept
     adapt.main(options)
     assert (tmp_path / "adapt.md").read_text() == page
+    adapt.main([*options, "--rows", "mapped", "--cells", "2"])
+    assert "two devices per polarity and 2 unit cells per weight." in capsys.readouterr().out
+    larger = [json.loads((tmp_path / f"DNN_L-{name}.json").read_text()) for name in (
+        "hardware", "mapped-0")]  # fmt: skip
+    assert [found["asked"]["cells"] for found in larger] == [2, 2]
+    assert larger[0]["energy"] > hardware["energy"]
     with pytest.raises(SystemExit, match=r"benchmarks.adapt: Not measured: MiniLM\."):
         adapt.main(["--nets", "MiniLM", "--out", str(tmp_path)])
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from analogtorch.files import write_atomically
+from analogtorch.values.listed import counted
 from benchmarks.adapt.report import gains, of_nets, of_rows
 from benchmarks.adapt.runs import CALIBRATED, NOISES, RECIPES, Runs
 from benchmarks.adapt.subjects import SUBJECTS
@@ -70,6 +71,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="in which columns learn from these batches; None: as at.Recovery does by default",
     )
     parser.add_argument("--chips", type=positive, default=10, help="chips measured")
+    parser.add_argument(
+        "--cells", type=positive, default=1, help="unit cells that hold each weight"
+    )
     parser.add_argument("--every", type=positive, default=1, help="measure every n-th input only")
     parser.add_argument(
         "--times",
@@ -122,7 +126,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "and without speech) in %; Spearman: rank correlation of the cosines of all pairs with the "
         "digital ones. Mean ± standard "
         f"deviation over {options.chips} chips and {len(options.seeds)} seeds of the training, on "
-        "inputs that no row has seen, of hermes64 with two devices per polarity.",
+        "inputs that no row has seen, of hermes64 with two devices per polarity and "
+        f"{counted(options.cells, 'unit cell')} per weight.",
         "8-bit I/O: behind the converters alone. s: time of the longest training. Energy and "
         "latency: of one inference, with its digital operations and ports.",
         f"{options.steps} steps without labels at most{limit}; training noise {options.noise}"

@@ -83,6 +83,7 @@ class Runs:
         """Return what the folder has for these options; else ``make`` it, which gets its name."""
         stem = f"{self.net}-{what}".replace(" ", "_").replace(",", "")
         path = self.options.out / f"{stem}.json"
+        names += ("cells",) * (self.options.cells > 1)  # earlier versions did not say that it is 1
         asked = {name: getattr(self.options, name) for name in names}
         if path.is_file():
             kept: dict[str, Any] = json.loads(path.read_text())
@@ -93,15 +94,20 @@ class Runs:
         return found
 
     def _converted(self) -> nn.Module:
-        subject = self.subject
-        chip = at.chips.hermes64(**subject.chip)
+        subject, chip = self.subject, self._chip()
+        chip = chip.replace(cell=chip.cell.enlarged(self.options.cells))
         return at.convert(copy.deepcopy(subject.model), chip, where=subject.where)
+
+    def _chip(self) -> at.Chip:
+        return at.chips.hermes64(**self.subject.chip)
 
     def _hardware(self, name: str) -> dict[str, Any]:
         subject = self.subject
         ideal = at.convert(copy.deepcopy(subject.model), at.chips.ideal(), where=subject.where)
         scores = {"digital": subject.scored(subject.model), "ideal": subject.scored(ideal.eval())}
-        mapping = at.map_to_chip(self._converted(), subject.one(), num_chips=None)
+        mapping = at.map_to_chip(
+            self._converted(), subject.one(), chip=self._chip(), num_chips=None
+        )
         cost = at.cost(mapping)
         return {
             "measure": subject.measure,
