@@ -294,3 +294,28 @@ def test_ranges_are_those_of_what_is_read(options: dict[str, Any], chip: at.Chip
         found.append([each for each in ranges if each is not None])
     for other in found[1:]:
         assert all(map(torch.equal, found[0], other))
+
+
+def test_a_number_for_each_position_counts_where_forward_says() -> None:
+    torch.manual_seed(0)
+    digital, x = _Positions(), torch.randn(8, 12, 40)
+    mask = (torch.arange(12) < torch.arange(4, 12).unsqueeze(1)).long()
+
+    def scores(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:  # as of question answering
+        return model(**batch)[..., 0]
+
+    def read(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        return scores(model, batch).where(batch["attention_mask"] != 0, 0)
+
+    errors: dict[Any, list[float]] = {scores: [], read: []}
+    for forward, found in errors.items():
+        for padding in (0 * x, 30 * x.sign()):
+            given = x.where(mask.bool().unsqueeze(-1), padding)
+            pairs = zip(given.split(2), mask.split(2), strict=True)
+            batches = [{"x": a, "attention_mask": b} for a, b in pairs]
+            model = at.convert(copy.deepcopy(digital), at.chips.hermes64())
+            reports: list[Any] = []
+            at.calibrate(model, batches, forward=forward, report=reports.append)
+            found.append(reports[0].to_dict()["errors"]["default"])
+    assert errors[read][0] == errors[read][1]
+    assert errors[scores][0] != errors[scores][1]
