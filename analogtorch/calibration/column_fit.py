@@ -22,11 +22,11 @@ _LEAST = 4
 """Outputs below which a gain makes chips worse."""
 
 _CONSTANT = 1e-12
-"""Variance in units of the mean square up to which targets differ by rounding alone."""
+"""Variance in units of the mean square up to which outputs differ by rounding alone."""
 
 _TRUSTED = 4.0
 """Standard errors by which the agreement of two MVMs must exceed that of pure noise to be a
-divisor."""
+divisor, and by which a gain above 4 must differ from zero."""
 
 
 class ColumnSums:
@@ -126,12 +126,16 @@ class ColumnSums:
             trusted = agreement > (_TRUSTED / self.n.clamp_min(1).sqrt()).clamp_max(0.5)
             # a line through so few points hides its error, and one of zero weights has none
             trusted &= enough & (self.n > _LEAST - 0.5) & (c[2, 2] > 0)
+            for i in (0, 2):  # what differs by rounding alone agrees as the signal does
+                trusted &= c[i, i] > _CONSTANT * self.n * mean[i].square()
             signal = torch.where(trusted, c[0, 1], 1.0)
             gain = torch.where(trusted, (c[0, 2] + c[1, 2]) / 2 / signal, gain)
             variance = self._left(c, gain) * (c[0, 0] + 2 * c[0, 1] + c[1, 1]) / 4 / signal.square()
-            gain = _shrunk(gain, variance, trusted)
-            if trusted.any():
-                gain = torch.where(enough, gain, gain[trusted].mean())
+            # gains are about 1: an error of 1 or more says nothing, also where all columns have it
+            known = trusted & (variance.sqrt() <= (gain.abs() / _TRUSTED).clamp_min(1.0))
+            gain = torch.where(known, _shrunk(gain, variance, known), 1.0)
+            if known.any():
+                gain = torch.where(known | (enough & ~trusted), gain, gain[known].mean())
         if fit == "gain":
             return gain, torch.zeros_like(measured)
         variance = self._left(c, gain) / self.n.clamp_min(1)

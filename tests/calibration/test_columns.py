@@ -358,6 +358,24 @@ def test_columns_that_never_vary_keep_their_gain() -> None:
     assert torch.equal(noisy[0].programmed.gains[0], gains)
 
 
+@pytest.mark.parametrize("spread", [3e-2, 3e-3, 1e-3, 1e-5])
+def test_inputs_that_hardly_vary_say_nothing_of_gains(spread: float) -> None:
+    torch.manual_seed(0)
+    digital = nn.Sequential(nn.Linear(12, 12), nn.Linear(12, 5))
+    x = 1 + torch.randn(12) + spread * torch.randn(64, 12)  # from part of a DAC step to one
+    batches = list(x.split(16))
+    model = at.convert(copy.deepcopy(digital), at.chips.hermes64())
+    at.calibrate(model, batches, report=None)
+    physical = at.program(model, seed=3)
+    before = physical.at("1 month")
+    view = at.Recovery(batches=batches).correct(physical.at("1 month"))
+    for layer, same in zip(view, before, strict=True):
+        gains = layer.programmed.gains[0] / same.programmed.gains[0]
+        assert gains.abs().max() < 10
+    with torch.no_grad():
+        assert (view(x) - digital(x)).abs().max() < 0.2 * (before(x) - digital(x)).abs().max()
+
+
 def test_a_few_inputs_do_not_make_a_compensated_chip_worse() -> None:
     torch.manual_seed(0)
     layers = [nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 20)]
