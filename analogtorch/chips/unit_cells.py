@@ -1,12 +1,26 @@
 """How many unit cells of a chip hold one weight of a layer whose cell has more devices."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from analogtorch.chips.choices import Choices
+from analogtorch.values import checks
 
 if TYPE_CHECKING:
     from analogtorch.chips.chip import Chip
+
+
+MOST = 64
+"""Unit cells of one weight that options take at most: more are a slip, and take hours."""
+
+
+def checked_cells(name: str, value: Any) -> int:
+    """Return a number of unit cells that hold one weight.
+
+    Raises:
+        ValueError: it is no integer from 1 to ``MOST``.
+    """
+    return checks.count(name, value, most=MOST)
 
 
 def on_hardware_of(chip: "Chip", base: "Chip") -> int:

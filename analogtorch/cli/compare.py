@@ -12,6 +12,7 @@ from torch import nn
 import analogtorch as at
 from analogtorch.chips import Chip
 from analogtorch.chips.file import in_file
+from analogtorch.chips.unit_cells import checked_cells
 from analogtorch.cli.map import chip_named, on_model
 from analogtorch.cli.options import CommandParser, add_outputs, write_outputs
 from analogtorch.evaluate.times import checked_times
@@ -51,7 +52,7 @@ def run(arguments: Sequence[str]) -> at.Comparison:
                 f"{'on a run' if given.model is None else 'with --model'}; leave it out"
             )
     if given.cells is not None:
-        checks.count("--cells", given.cells)
+        checked_cells("--cells", given.cells)
     found = _of_model(given, chips) if given.run is None else _of_run(given, chips)
     write_outputs(found, given)
     return found

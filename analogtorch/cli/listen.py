@@ -15,6 +15,7 @@ import analogtorch as at
 from analogtorch.cli.finished import finished, listener
 from analogtorch.cli.options import CommandParser, Defaults, add_outputs, write_outputs
 from analogtorch.devices import seconds
+from analogtorch.devices.time import duration
 from analogtorch.evaluate.look import Look
 from analogtorch.files.figures import checked_path
 from analogtorch.ops import seed_number
@@ -118,7 +119,9 @@ def run(arguments: Sequence[str]) -> Stream | StreamTest:
 
 
 def _when(time: str) -> str:
-    return "as programmed" if time == "programmed" else f"{time} after programming"
+    if time == "programmed":
+        return "as programmed"
+    return f"{time if time.strip()[-1:].isalpha() else duration(float(time))} after programming"
 
 
 def _heard(given: argparse.Namespace) -> Tensor:

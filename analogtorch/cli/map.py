@@ -20,6 +20,7 @@ from torch import nn
 
 from analogtorch import chips
 from analogtorch.chips.file import in_file
+from analogtorch.chips.unit_cells import checked_cells
 from analogtorch.cli.options import CommandParser, shown_if_unwritten
 from analogtorch.conversion import convert
 from analogtorch.conversion.restored import same_random
@@ -29,7 +30,6 @@ from analogtorch.files.description import SUFFIXES
 from analogtorch.graph.trace import ACCEPTED, ValuesNeeded
 from analogtorch.mapping.map import map_to_chip
 from analogtorch.mapping.mapping import ChipMapping
-from analogtorch.values import checks
 
 T = TypeVar("T")
 
@@ -56,7 +56,7 @@ def run(arguments: Sequence[str]) -> tuple[ChipMapping, CostReport | None]:
     """
     given = _parser().parse_args(arguments)
     chip = chip_named(given.chip, option="--chip")
-    cells = checks.count("--cells", given.cells)
+    cells = checked_cells("--cells", given.cells)
     map_it = functools.partial(
         _mapped,
         cells=cells,

@@ -85,6 +85,12 @@ def parse(arguments: Sequence[str]) -> Arguments:
             f"transcribe takes one recording or folder, got {len(audio)}: {', '.join(audio[:5])}; "
             "put them into one folder"
         )
+    given_too = [o for o in options if o.split("=")[0] == "--data.audio"]
+    if audio and given_too:
+        raise ValueError(
+            f"transcribe takes one recording or folder, got {audio[0]} and --data.audio; leave one "
+            "of them out"
+        )
     try:
         refuse_repeats(arguments)
         options += [f"--data.audio={one}" for one in audio]

@@ -11,6 +11,7 @@ from torch import nn
 
 from analogtorch.chips import Chip
 from analogtorch.chips import get as preset
+from analogtorch.chips.unit_cells import checked_cells
 from analogtorch.conversion import analog_layers, convert
 from analogtorch.conversion.detached import deep_copy
 from analogtorch.conversion.example import Example
@@ -98,8 +99,8 @@ def compare(
         recovery: what each chip corrects of itself at each time, as ``sweep`` takes it. Its own
             cost is not in the figures.
         higher_is_better: False if the metric is an error; None: as the metric says.
-        cells: number of unit cells of each chip that hold one weight, in all layers, >= 1; None: as
-            many as in ``model``.
+        cells: number of unit cells of each chip that hold one weight, in all layers, 1 to 64; None:
+            as many as in ``model``.
         mode: ``pipelined`` or ``sequential``, as ``cost`` takes it.
         signed_inputs: names of the matrices whose inputs have both signs, as ``cost`` takes them;
             None means all.
@@ -144,7 +145,7 @@ def compare(
     checked_defects("compare", defects)
     chip_seeds(seed, checks.count("compare: num_chips", num_chips))
     if cells is not None:
-        checks.count("compare: cells", cells)
+        checked_cells("compare: cells", cells)
     checked_times("compare", times)
     checked_processes("compare", processes, model)
     if folder is not None:

@@ -13,6 +13,7 @@ from torch import nn
 import analogtorch as at
 from analogtorch.calibration.choice import Effort
 from analogtorch.chips import Chip, TrainingNoise
+from analogtorch.chips.unit_cells import checked_cells
 from analogtorch.conversion.restored import switched
 from analogtorch.evaluate.times import checked_times
 from analogtorch.files import is_code
@@ -189,8 +190,9 @@ class ChipConfig:
     digital: tuple[str, ...] = ()
     """Names of layers that stay digital, with * for anything, such as [dw*]"""
     cells: int = 1
-    """Unit cells of the chip that hold one weight, in all layers, >= 1: errors average over them,
-    and each layer takes as many times the tiles"""
+    """Unit cells of the chip that hold one weight, in all layers, 1 to 64: errors average over
+    them, and weights take as many times the cells. Defects but those of devices strike all of a
+    weight at once"""
     drift_aware: str | None = None
     """Time after programming, such as "1 day", at which conductances are to be right
     (Chip.drift_aware); null: at once, as published"""
@@ -238,7 +240,7 @@ class ChipConfig:
         checks.choice("chip.writing", self.writing, get_args(Writing))
         check_correction(self.correct, self.correct_batches)
         checks.settle(self, "options", chip_options(self.name, self.options))
-        checks.count("chip.cells", self.cells)
+        checked_cells("chip.cells", self.cells)
         enlarged(self.build(), self.cells)
 
     @property

@@ -90,7 +90,7 @@ def test_chips_are_separated_by_spaces_or_commas(tmp_path: Path, capsys) -> None
         ([*MODEL, "--chips", ","], "unknown chip ','"),
         ([*MODEL, "--plot", "x.txt"], "must end in .png"),
         ([*MODEL[:3], "--chips", "ideal"], "its input is not known; add --input with its shape"),
-        ([*MODEL, "--cells", "0"], "--cells must be an integer >= 1, got 0"),
+        ([*MODEL, "--cells", "65"], "--cells must be an integer in [1, 64], got 65"),
         ([*MODEL, "--times", "1 day"], "--times has no effect with --model; leave it out"),
         ([*MODEL, "--processes", "0"], "--processes has no effect with --model; leave it out"),
         ([*MODEL, "--num-chips", "3"], "--num-chips has no effect with --model; leave it out"),

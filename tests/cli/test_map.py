@@ -295,7 +295,7 @@ def test_the_report_extra_is_named_before_anything_is_written(
         (["--model", RESIDUAL, "--input", "1,3,6,6", "--duplicate", "conv"], "GLOB=N"),
         (
             ["--model", RESIDUAL, "--input", "1,3,6,6", "--cells", "0"],
-            "--cells must be an integer >= 1, got 0",
+            r"--cells must be an integer in \[1, 64\], got 0",
         ),
         (["--model", RESIDUAL, "--input", "1,3,6,6", "--duplicate", "conv=²"], "GLOB=N"),
         (["--model", RESIDUAL, "--input", "1,3,6,²"], "--input takes sizes"),

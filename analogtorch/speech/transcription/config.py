@@ -7,6 +7,7 @@ from typing import Any
 import analogtorch as at
 from analogtorch.chips import Chip
 from analogtorch.chips.file import in_file
+from analogtorch.chips.unit_cells import checked_cells
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.speech.config import SweepConfig
 from analogtorch.speech.own_chip import chip_of, chip_options, enlarged
@@ -91,8 +92,8 @@ class OnChipConfig:
     digital: tuple[str, ...] = ()
     """Names of layers that stay digital, with * for anything, such as [proj_out] for the head"""
     cells: int = 1
-    """Unit cells of the chip that hold one weight, in all layers, >= 1: errors average over them,
-    and each layer takes as many times the tiles"""
+    """Unit cells of the chip that hold one weight, in all layers, 1 to 64: errors average over
+    them, and weights take as many times the cells"""
     calibrate: bool = False
     """Whether the converters get ranges from the recordings, without their texts"""
     correct: bool = True
@@ -103,7 +104,7 @@ class OnChipConfig:
         checks.flag("chip.calibrate", self.calibrate)
         checks.flag("chip.correct", self.correct)
         checks.settle(self, "options", chip_options(self.name, self.options))
-        checks.count("chip.cells", self.cells)
+        checked_cells("chip.cells", self.cells)
         enlarged(self.build(), self.cells)
 
     def build(self) -> Chip:

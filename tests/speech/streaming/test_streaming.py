@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from analogtorch.__main__ import main
+from analogtorch.cli.listen import _when
 from analogtorch.speech.data import Clips
 from analogtorch.speech.noise import generate_noise
 from analogtorch.speech.streaming import (
@@ -524,3 +525,9 @@ def test_a_missing_library_of_the_microphone_is_named(monkeypatch, capsys) -> No
     monkeypatch.setitem(sys.modules, "sounddevice", None)
     assert main(["listen", "nothing", "--microphone=1"]) == 2
     assert "--microphone needs sounddevice and PortAudio" in capsys.readouterr().err
+
+
+def test_a_time_in_seconds_has_its_unit() -> None:
+    assert _when("5") == "5 s after programming"
+    assert _when("1 month") == "1 month after programming"
+    assert _when("programmed") == "as programmed"

@@ -344,7 +344,7 @@ def test_bad_audio_is_an_error_before_anything_is_written(
         (["--data.references", "a.csv"], "give data.audio too"),
         (["--data.sentences", "17"], r"data.sentences must be an integer in \[1, 16\]"),
         (["--chip.name", "hermes46"], "hermes46"),
-        (["--chip.cells", "0"], "chip.cells must be an integer >= 1, got 0"),
+        (["--chip.cells", "0"], r"chip.cells must be an integer in \[1, 64\], got 0"),
         (["--chip.calibrate", "often"], "chip.calibrate"),
         (
             ["--chip.options", "{training: {weight: none}}"],
@@ -360,6 +360,12 @@ def test_bad_audio_is_an_error_before_anything_is_written(
 def test_wrong_options_are_refused(options: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse(options)
+
+
+def test_two_recordings_are_refused() -> None:
+    for given in (["a.wav", "b.wav"], ["a.wav", "--data.audio", "b.wav"]):
+        with pytest.raises(ValueError, match="takes one recording or folder, got"):
+            parse(given)
 
 
 def test_the_recording_may_stand_anywhere() -> None:
