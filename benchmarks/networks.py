@@ -2,6 +2,7 @@
 
     python -m benchmarks.networks
     python -m benchmarks.networks --out runs/networks
+    python -m benchmarks.networks --cells 2
 
 A row for each configuration: parameters, weights and multiplications on the chip, tiles, and what
 an inference of one clip takes by the chip's cost model, where it has one. One that keeps layers
@@ -20,7 +21,7 @@ import analogtorch as at
 from analogtorch.cli.kws import parse
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.on_chips import converted
-from benchmarks.tables import as_text
+from benchmarks.tables import as_text, positive
 
 CONFIGS = Path(__file__).parents[1] / "configs/kws"
 HEADER = (
@@ -35,8 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m benchmarks.networks", description=__doc__.split("\n")[0]
     )
     parser.add_argument("--out", type=Path, help="folder for networks.txt")
+    parser.add_argument(
+        "--cells", type=positive, default=1, help="unit cells that hold each weight (default: 1)"
+    )
     given = parser.parse_args(arguments)
-    rows = [each for file in sorted(CONFIGS.glob("*.yaml")) for each in rows_of(file)]
+    files = sorted(CONFIGS.glob("*.yaml"))
+    rows = [each for file in files for each in rows_of(file, given.cells)]
     text = as_text([HEADER, *rows], left=3)
     print(text)
     if given.out:
@@ -44,9 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         (given.out / "networks.txt").write_text(text + "\n")
 
 
-def rows_of(file: Path) -> list[tuple[str, ...]]:
-    """Return the rows of a configuration."""
-    config = parse([f"--config={file}"]).config
+def rows_of(file: Path, cells: int = 1) -> list[tuple[str, ...]]:
+    """Return the rows of a configuration, with as many unit cells for each weight."""
+    config = parse([f"--config={file}", f"--chip.cells={cells}"]).config
     found = [row(config, file.stem)]
     if config.chip.digital:
         chip = dataclasses.replace(config.chip, digital=())

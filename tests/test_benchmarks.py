@@ -868,6 +868,9 @@ def test_the_table_of_devices_is_the_one_of_the_documentation() -> None:
 
 def test_the_table_of_networks_has_what_a_configuration_takes_of_its_chip() -> None:
     (found,) = networks.rows_of(networks.CONFIGS / "hello_edge_lstm.yaml")
+    (larger,) = networks.rows_of(networks.CONFIGS / "hello_edge_lstm.yaml", cells=2)
+    assert larger[:7] == found[:7]
+    assert float(larger[-2]) > 1.5 * float(found[-2])
     name, network, features, *sizes = found
     assert (name, network, features) == ("hello_edge_lstm", "hello_edge_lstm", "mfcc 1x49x10")
     # weights: 4 * 118 * (10 + 118) of the gates, each read at 49 frames, and 118 * 12

@@ -101,7 +101,10 @@ def parse(arguments: Sequence[str]) -> Arguments:
         refuse_nulls(given, values)
         values = read_chip_again(given, values, files, flags)
         _check_code(values, arguments)
-        values = given.instantiate(values)
+        try:
+            values = given.instantiate(values)
+        except ValueError as error:
+            raise ValueError(f"{error}{_of_another(str(error), given, flags)}") from error
     except ArgumentError as error:
         why = _unquoted(str(error)) or _no_list(str(error)) or f"{error}{_meant(str(error), given)}"
         raise ValueError(f"{why}; see analogtorch kws --help") from error
@@ -137,6 +140,19 @@ def _unquoted(message: str) -> str | None:
         "booleans, and digits as numbers. Quote the words, as in "
         f"""--{found[1]} '["no", "yes"]'"""
     )
+
+
+def _of_another(message: str, parser: ArgumentParser, flags: Sequence[str]) -> str:
+    """Return advice where options of a file meet a network or front end that a flag names."""
+    given = parser.parse_args(list(flags), defaults=False)
+    for kind in ("model", "features"):
+        named = f"{kind}.name" in given and f"{kind}.options" not in given
+        if named and message.startswith(f"{kind}.options"):
+            return (
+                f". They are those of --config, beside --{kind}.name: add --{kind}.options '{{}}' "
+                "to leave them out"
+            )
+    return ""
 
 
 def _check_code(values: Any, arguments: Sequence[str]) -> None:

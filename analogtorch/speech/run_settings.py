@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from analogtorch.chips import TrainingNoise
+from analogtorch.chips.file import in_file
 from analogtorch.simulate.defects import Defects
 from analogtorch.speech.config import FeaturesConfig, ModelConfig
 from analogtorch.speech.run_journal import flat, other_code
@@ -22,10 +23,12 @@ _MODEL_OPTIONS = {name for names in _OPTIONS_OF.values() for name in names}
 def changed(found: dict[str, Any], wanted: dict[str, Any]) -> str:
     """Return the settings that decide the results and differ, as text; empty if none does.
 
-    Recordings are compared by ``check_given``.
+    Recordings are compared by ``check_given``, and the file of a chip by what is in it.
     """
     stated = flat(_settled(effective(renamed(found))))
     before, after = dict([*_unstated(found), *stated]), dict(flat(wanted))
+    if all(in_file(str(settings.get("chip.name"))) for settings in (before, after)):
+        before["chip.name"] = after["chip.name"]  # what is in the file is in chip.options
     differ = [
         f"{key} was {before.get(key, 'absent')!r} and is {after.get(key, 'absent')!r}"
         for key in sorted(before.keys() | after.keys())

@@ -1,9 +1,11 @@
 """Options of a run and of its report that cannot be."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from analogtorch.cli.kws import parse
 from analogtorch.speech.config import KWSConfig, SweepConfig
 from analogtorch.speech.report_config import ReportConfig
 
@@ -36,3 +38,21 @@ def test_wrong_options_are_named(options: dict, message: str) -> None:
 def test_what_is_counted_is_an_integer(config: Any, option: str, given: Any) -> None:
     with pytest.raises(ValueError, match=f"{option} must be an integer"):
         config(**{option: given})
+
+
+@pytest.mark.parametrize(("kind", "name"), [("model", "conv"), ("features", "logmel")])
+def test_options_of_another_network_in_a_file_are_named(
+    kind: str, name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a.yaml").write_text(
+        "model: {name: hello_edge_gru, options: {hidden: 100}}\n"
+        "features: {name: mfcc, options: {coefficients: 10}}\n"
+    )
+    given = [f"--config={tmp_path / 'a.yaml'}", f"--{kind}.name={name}"]
+    advice = rf"{kind}.options has .* those of --config, .*add --{kind}.options '{{}}' to leave"
+    with pytest.raises(ValueError, match=advice):
+        parse(given)
+    assert getattr(parse([*given, f"--{kind}.options={{}}"]).config, kind).name == name
+    with pytest.raises(ValueError, match=rf"{kind}.options has 'x'") as error:
+        parse([*given, f"--{kind}.options={{x: 1}}"])
+    assert "--config" not in str(error.value)

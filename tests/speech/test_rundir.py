@@ -11,8 +11,9 @@ from torch import nn
 import analogtorch as at
 from analogtorch.files import digest_of, write_atomically
 from analogtorch.speech import rundir
-from analogtorch.speech.config import KWSConfig
+from analogtorch.speech.config import ChipConfig, KWSConfig
 from analogtorch.speech.earlier_run import begun, check
+from analogtorch.speech.run_settings import changed
 from analogtorch.speech.rundir import RunFolder
 
 NAMES = ("digital.pt", "hwa.pt", "checkpoints/direct.pt")
@@ -172,3 +173,15 @@ def test_a_command_that_repeats_a_run_has_the_variables_of_its_configuration(
             command = folder.again("kws")
         assert command.startswith("CLIPS='/data/my clips' analogtorch kws --config ")
         assert "ELSEWHERE" not in command
+
+
+def test_the_file_of_a_chip_may_lie_elsewhere(tmp_path: Path) -> None:
+    for name, phases in (("here", 1), ("there", 1), ("other", 4)):
+        at.chips.save(at.chips.hermes64(phases=phases), tmp_path / f"{name}.yaml")
+    here, there, other = (
+        KWSConfig(chip=ChipConfig(name=str(tmp_path / f"{name}.yaml"))).to_dict()
+        for name in ("here", "there", "other")
+    )
+    assert changed(here, there) == ""
+    assert "chip.options." in changed(here, other)
+    assert "chip.name was" in changed(KWSConfig().to_dict(), here)
