@@ -16,10 +16,10 @@ from pathlib import Path
 from torch import nn
 
 import analogtorch as at
+from analogtorch.chips.unit_cells import enlarged
 from analogtorch.evaluate.interval import interval
 from analogtorch.files import write_atomically
 from analogtorch.speech.folder import Folder
-from analogtorch.speech.own_chip import enlarged
 from analogtorch.speech.pretrained import MANIFEST
 from analogtorch.speech.transcription.recordings import joined
 from analogtorch.speech.transcription.speech import Speech

@@ -125,7 +125,7 @@ class ColumnSums:
             agreement = c[0, 1] / (c[0, 0] * c[1, 1]).sqrt().clamp_min(torch.finfo(c.dtype).tiny)
             trusted = agreement > (_TRUSTED / self.n.clamp_min(1).sqrt()).clamp_max(0.5)
             # a line through so few points hides its error, and one of zero weights has none
-            trusted &= enough & (self.n > _LEAST - 0.5) & (c[2, 2] > 0)
+            trusted &= enough & (self.n > _LEAST - 0.5)
             for i in (0, 2):  # what differs by rounding alone agrees as the signal does
                 trusted &= c[i, i] > _CONSTANT * self.n * mean[i].square()
             signal = torch.where(trusted, c[0, 1], 1.0)

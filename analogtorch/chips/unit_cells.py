@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 MOST = 64
-"""Unit cells of one weight that options take at most: more are a slip, and take hours."""
+"""Unit cells of one weight that options take at most: more are a slip."""
 
 
 def checked_cells(name: str, value: Any) -> int:
@@ -21,6 +21,20 @@ def checked_cells(name: str, value: Any) -> int:
         ValueError: it is no integer from 1 to ``MOST``.
     """
     return checks.count(name, value, most=MOST)
+
+
+def enlarged(chip: "Chip", cells: int, option: str = "chip.cells=") -> "Chip":
+    """Return a chip of which as many unit cells hold one weight.
+
+    Raises:
+        ValueError: its cell cannot share a weight with others; it begins with the ``option``.
+    """
+    if cells == 1:
+        return chip
+    try:
+        return chip.replace(cell=chip.cell.enlarged(cells))
+    except ValueError as error:
+        raise ValueError(f"{option}{cells} on {chip.name}: {error}") from error
 
 
 def on_hardware_of(chip: "Chip", base: "Chip") -> int:

@@ -12,7 +12,7 @@ from torch import nn
 import analogtorch as at
 from analogtorch.chips import Chip
 from analogtorch.chips.file import in_file
-from analogtorch.chips.unit_cells import checked_cells
+from analogtorch.chips.unit_cells import checked_cells, enlarged
 from analogtorch.cli.map import chip_named, on_model
 from analogtorch.cli.options import CommandParser, add_outputs, write_outputs
 from analogtorch.evaluate.times import checked_times
@@ -96,7 +96,6 @@ def _of_run(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Comparison:
     from analogtorch.cli.finished import finished  # they need the extra speech
     from analogtorch.speech import kws
     from analogtorch.speech.on_chips import calibrated, recovery
-    from analogtorch.speech.own_chip import enlarged
     from analogtorch.speech.run_journal import JOURNAL
 
     above = [] if given.folder is None else [given.folder, *given.folder.resolve().parents]

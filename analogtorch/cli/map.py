@@ -20,7 +20,7 @@ from torch import nn
 
 from analogtorch import chips
 from analogtorch.chips.file import in_file
-from analogtorch.chips.unit_cells import checked_cells
+from analogtorch.chips.unit_cells import checked_cells, enlarged
 from analogtorch.cli.options import CommandParser, shown_if_unwritten
 from analogtorch.conversion import convert
 from analogtorch.conversion.restored import same_random
@@ -89,11 +89,7 @@ def _mapped(
 ) -> ChipMapping:
     """Map a model, each of whose weights takes as many unit cells."""
     if cells > 1:
-        try:
-            cell = chip.cell.enlarged(cells)
-        except ValueError as error:
-            raise ValueError(f"--cells {cells} on {chip.name}: {error}") from error
-        model = convert(model, chip.replace(cell=cell))
+        model = convert(model, enlarged(chip, cells, "--cells "))
     return map_to_chip(model, example, chip=chip, **how)
 
 

@@ -13,7 +13,7 @@ from torch import nn
 import analogtorch as at
 from analogtorch.calibration.choice import Effort
 from analogtorch.chips import Chip, TrainingNoise
-from analogtorch.chips.unit_cells import checked_cells
+from analogtorch.chips.unit_cells import checked_cells, enlarged
 from analogtorch.conversion.restored import switched
 from analogtorch.evaluate.times import checked_times
 from analogtorch.files import is_code
@@ -30,7 +30,7 @@ from analogtorch.speech.features import FRONT_ENDS
 from analogtorch.speech.folder import Folder
 from analogtorch.speech.labels import LABELS
 from analogtorch.speech.models import NETWORKS
-from analogtorch.speech.own_chip import chip_of, chip_options, enlarged
+from analogtorch.speech.own_chip import chip_of, chip_options
 from analogtorch.speech.report_config import ReportConfig
 from analogtorch.speech.speech_commands import SpeechCommands
 from analogtorch.speech.synthetic import Synthetic

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 import analogtorch as at
 from analogtorch.calibration.inputs import means_corrected
+from analogtorch.chips.unit_cells import enlarged
 from analogtorch.evaluate import Sweep
 from analogtorch.evaluate.conditions import conditions
 from analogtorch.evaluate.journal import OtherExperiment
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.once import Once
-from analogtorch.speech.own_chip import cells_condition, enlarged
+from analogtorch.speech.own_chip import cells_condition
 from analogtorch.speech.task import Task
 
 logger = logging.getLogger("analogtorch")

@@ -59,17 +59,3 @@ def chip_of(name: str, options: dict[str, Any]) -> chips.Chip:
 def cells_condition(cells: int) -> dict[str, str]:
     """Return that weights have several unit cells, in words, by option; empty: they have one."""
     return {"cells": f"{cells} unit cells hold each weight"} if cells > 1 else {}
-
-
-def enlarged(chip: chips.Chip, cells: int) -> chips.Chip:
-    """Return a chip of which as many unit cells hold one weight.
-
-    Raises:
-        ValueError: its cell cannot share a weight with others.
-    """
-    if cells == 1:
-        return chip
-    try:
-        return chip.replace(cell=chip.cell.enlarged(cells))
-    except ValueError as error:
-        raise ValueError(f"chip.cells={cells} on {chip.name}: {error}") from error

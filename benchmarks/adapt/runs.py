@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 import analogtorch as at
+from analogtorch.chips.unit_cells import enlarged
 from analogtorch.files import write_atomically
 from benchmarks.adapt.subjects import SUBJECTS
 from benchmarks.subject import Subject
@@ -94,8 +95,7 @@ class Runs:
         return found
 
     def _converted(self) -> nn.Module:
-        subject, chip = self.subject, self._chip()
-        chip = chip.replace(cell=chip.cell.enlarged(self.options.cells))
+        subject, chip = self.subject, enlarged(self._chip(), self.options.cells)
         return at.convert(copy.deepcopy(subject.model), chip, where=subject.where)
 
     def _chip(self) -> at.Chip:

@@ -7,10 +7,10 @@ from typing import Any
 import analogtorch as at
 from analogtorch.chips import Chip
 from analogtorch.chips.file import in_file
-from analogtorch.chips.unit_cells import checked_cells
+from analogtorch.chips.unit_cells import checked_cells, enlarged
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.speech.config import SweepConfig
-from analogtorch.speech.own_chip import chip_of, chip_options, enlarged
+from analogtorch.speech.own_chip import chip_of, chip_options
 from analogtorch.speech.transcription.whisper import LONGEST
 from analogtorch.values import checks
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 import analogtorch as at
 from analogtorch.calibration.inputs import means_corrected
+from analogtorch.chips.unit_cells import enlarged
 from analogtorch.cost_model import CostReport
 from analogtorch.devices import seconds
 from analogtorch.evaluate import Sweep
@@ -30,7 +31,7 @@ from analogtorch.report.page.transcript import html, markdown
 from analogtorch.report.transcribed import Transcribed, Transcript
 from analogtorch.simulate.chip import beyond_data
 from analogtorch.speech import espeak
-from analogtorch.speech.own_chip import cells_condition, enlarged
+from analogtorch.speech.own_chip import cells_condition
 from analogtorch.speech.run_settings import differences
 from analogtorch.speech.rundir import RunFolder
 from analogtorch.speech.transcription.config import TranscribeConfig
