@@ -3,6 +3,7 @@
 import functools
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -57,8 +58,12 @@ def beside_layers(
     batches: Sequence[Any],
     forward: Forward | None,
     progress: bool,
+    outputs: list[list[Tensor]] | None = None,
 ) -> dict[str, ColumnSums]:
-    """Return the sums of each layer's outputs beside its own exact products of the same inputs."""
+    """Return the sums of each layer's outputs beside its own exact products of the same inputs.
+
+    ``outputs`` gets those of the model for each batch, as ``without_padding`` has them.
+    """
     sums = _none_yet(layers)
 
     def tap_of(name: str, layer: AnalogLayer, rows: "_Rows") -> Tap:
@@ -83,7 +88,9 @@ def beside_layers(
         masks = read_positions(model, batch).layers
         taps = {layer: tap_of(name, layer, _Rows(layer, masks)) for name, layer in layers.items()}
         with evaluating(model), tapped(taps), quiet():
-            one_pass("correct_columns", model, batch, forward, number)
+            output = one_pass("correct_columns", model, batch, forward, number)
+        if outputs is not None:
+            outputs.append(_kept_of(model, output, batch))
     return sums
 
 
@@ -94,7 +101,7 @@ def beside_model(
     forward: Forward | None,
     progress: bool,
     fit: Fit,
-    exact: list[list[Tensor]] | None = None,
+    exact: "Exact",
 ) -> dict[str, ColumnSums]:
     """Return the sums of each layer's outputs beside those of the model with exact weights.
 
@@ -108,8 +115,7 @@ def beside_model(
         forward: as ``calibrate`` takes it.
         progress: if True, show a progress bar.
         fit: which of gain and offset correct a layer.
-        exact: gets what the model with exact weights returns for each batch, as ``without_padding``
-            has it; nothing, if it does not repeat itself or draws random numbers.
+        exact: gets what the model with exact weights returns for each batch.
     """
     sums = _none_yet(layers)
     for number, batch in _numbered(batches, progress):
@@ -130,17 +136,23 @@ def beside_model(
         }
         with evaluating(model), tapped(taps), quiet():
             one_pass("correct_columns", model, batch, forward, number)
-        if exact is not None and drew:
-            warn(
-                "correct_columns: the model draws random numbers in evaluation mode, by which its "
-                "outputs differ from run to run, so that columns do not learn from them; pass "
-                "steps=0 if that is meant, or forward= that returns outputs without them"
-            )
-            exact.clear()
-            exact = None
-        if exact is not None:
-            exact.append([y.detach() for y in without_padding(model, output, batch)])
+        exact.draws |= drew
+        exact.outputs.append(_kept_of(model, output, batch))
     return sums
+
+
+@dataclass
+class Exact:
+    """What the model with exact weights returns."""
+
+    outputs: list[list[Tensor]] = field(default_factory=list)
+    """For each batch, as ``without_padding`` has it; empty, if it does not repeat itself."""
+    draws: bool = False
+    """Whether it draws random numbers, by which outputs differ from run to run."""
+
+
+def _kept_of(model: nn.Module, output: Any, batch: Any) -> list[Tensor]:
+    return [y.detach() for y in without_padding(model, output, batch)]
 
 
 def _numbered(batches: Sequence[Any], progress: bool) -> Iterable[tuple[int, Any]]:

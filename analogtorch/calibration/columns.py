@@ -1,7 +1,7 @@
 """Digital gain and offset of every output of a programmed chip, fitted to the exact weights."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -10,17 +10,28 @@ from torch import Tensor, nn
 from analogtorch.calibration.batches import check_given, some_batches
 from analogtorch.calibration.column_fit import ColumnSums, Fit
 from analogtorch.calibration.column_learning import STEPS, learn
-from analogtorch.calibration.column_outputs import beside_layers, beside_model
+from analogtorch.calibration.column_outputs import Exact, beside_layers, beside_model
+from analogtorch.calibration.exact_outputs import ExactOutputs
 from analogtorch.calibration.norm_statistics import statistics_on_error, tracking, undo_on_chip
 from analogtorch.calibration.passes import Forward, as_before_on_error, name_silent
 from analogtorch.conversion import analog_layers
-from analogtorch.conversion.restored import same_buffers
+from analogtorch.conversion.restored import evaluated, same_buffers
+from analogtorch.conversion.unread import named as named_in_chips
+from analogtorch.conversion.unread import quiet
 from analogtorch.nn import AnalogEmbedding, AnalogLayer
+from analogtorch.nn.programmed import Programmed
 from analogtorch.values import checks
 from analogtorch.values.listed import listed
 from analogtorch.values.warned import warn
 
 Target = Literal["model", "layer"]
+
+_FARTHER = 2.0
+"""Error in units of the one without corrections above which these are not kept. Less may be chance:
+each run has its own read noise, and a few vectors may go another way."""
+
+_ROUNDING = 1e-6
+"""Mean error of outputs that differ by rounding alone, at most."""
 
 
 @torch.no_grad()
@@ -64,6 +75,11 @@ def correct_columns(
     Outputs that never vary do not count. What they have learnt is kept if it brings the outputs of
     all batches nearer. Few samples would be learnt by heart: by default nothing is learnt from a
     single batch.
+
+    Corrections that put the outputs of the model twice as far off as without them, by the same
+    error, are not kept, with a warning: normalisations make much of the small offset that zero
+    inputs get, as of padding. Nothing is compared with ``target="layer"``, nor where the columns
+    cannot learn.
 
     Positions that the ``attention_mask`` of a batch leaves out count neither there nor in fits of
     layers that are given (samples, positions, numbers); of a decoder, those that its
@@ -112,7 +128,8 @@ def correct_columns(
             unchanged.
 
     Warns:
-        UserWarning: batch norms have the statistics of before they were re-estimated on the chip.
+        UserWarning: corrections were not kept; once for all chips of a model. Batch norms have the
+            statistics of before they were re-estimated on the chip.
             Some layers did not run; once for all chips of a model. Or two runs of the
             model with exact weights differ, so that there is none to follow: the layers' own
             products are the target. Or the outputs of the model have no gradient to learn by, are
@@ -145,25 +162,36 @@ def correct_columns(
         )
     batches, ran = some_batches("correct_columns", batches), set[str]()
     steps = learning_steps(steps, target, len(batches))
-    exact: list[list[Tensor]] = []
+    given = {layer: layer.programmed for layer in layers.values()}
+    before, exact = list[list[Tensor]](), Exact()
     common = physical_view, layers, batches, forward, progress
     with as_before_on_error(physical_view), statistics_on_error(tracking(physical_view)):
         moved = undo_on_chip(physical_view)
         for number in range(rounds):
             with same_buffers(physical_view, analog=False):
                 if target == "layer" or number < rounds - 1:
-                    found = beside_layers(*common)
+                    kept = before if number == 0 and target == "model" else None
+                    found = beside_layers(*common, kept)
                 else:
-                    found = beside_model(*common, fit, exact if steps else None)
+                    found = beside_model(*common, fit, exact)
             for name, sums in found.items():
                 if sums.seen.any():
                     _correct(layers[name], *sums.solve(fit))
                     ran.add(name)
-        if exact and ran:
-            reached = {name: layers[name] for name in layers if name in ran}
-            scales = {name: _scale(found[name]) for name in reached}
-            rest = batches, exact, forward, progress, fit, steps
-            learn(physical_view, reached, scales, *rest, _correct)
+        if exact.draws and steps:
+            warn(
+                "correct_columns: the model draws random numbers in evaluation mode, by which its "
+                "outputs differ from run to run, so that columns do not learn from them; pass "
+                "steps=0 if that is meant, or forward= that returns outputs without them"
+            )
+        if exact.outputs and not exact.draws and ran:
+            outputs, after = ExactOutputs(physical_view, batches, exact.outputs, forward), None
+            if steps:
+                reached = {name: layers[name] for name in layers if name in ran}
+                scales = {name: _scale(found[name]) for name in reached}
+                rest = batches, outputs, progress, fit, steps
+                after = learn(physical_view, reached, scales, *rest, _correct)
+            _undo_if_farther(physical_view, given, outputs, before, after)
         name_silent("correct_columns", physical_view, layers, ran, "the columns that they have")
     if moved:
         warn(
@@ -180,6 +208,54 @@ def learning_steps(steps: int | None, target: Target, batches: int) -> int:
     if steps is not None:
         return steps
     return STEPS if target == "model" and batches > 1 else 0
+
+
+def _undo_if_farther(
+    model: nn.Module,
+    given: Mapping[AnalogLayer, Programmed | None],
+    outputs: ExactOutputs,
+    before: Sequence[Sequence[Tensor]],
+    after: list[float] | None,
+) -> None:
+    """Give layers back what they had where corrections put the outputs twice as far off.
+
+    Args:
+        model: the programmed model, whose columns are corrected.
+        given: what its layers had.
+        outputs: the outputs of the exact model.
+        before: those that the model gave without the corrections; empty: it runs again.
+        after: errors with the corrections; None: it runs again.
+    """
+    if not outputs.vary:
+        return
+    corrected = {layer: layer.programmed for layer in given}
+
+    def have(programmed: Mapping[AnalogLayer, Programmed | None]) -> None:
+        for layer, held in programmed.items():
+            layer.programmed = held
+
+    with evaluated(model), quiet():
+        now = outputs.errors() if after is None else after
+        if before:
+            were = outputs.errors(before)
+        else:
+            have(given)
+            were = outputs.errors()
+            have(corrected)
+    noticed = _FARTHER * max(sum(were), _ROUNDING * len(were))
+    if len(now) < len(were) or not sum(now) > noticed:
+        return
+    have(given)
+    known, name = named_in_chips(model), "correct_columns: farther"
+    if name not in known:
+        known.add(name)
+        warn(
+            "correct_columns: with corrected columns the outputs of the model are farther from the "
+            f"exact ones, by a mean error of {sum(now) / len(now):.3g} in place of "
+            f"{sum(were) / len(were):.3g}, so that this chip keeps what it had, and so do others "
+            "of this model where that is so. Normalisations make much of small offsets where their "
+            "inputs are zero, as of padding: fit='gain' leaves offsets out; or give more batches"
+        )
 
 
 def _scale(sums: ColumnSums) -> Tensor:

@@ -140,9 +140,16 @@ class Recovery:
         Args:
             noisy: whether the MVM has noise, as a fit of the columns then takes it twice.
         """
-        columns = 0 if self.columns is None else self.rounds * (2 if noisy else 1)
         norms = 1 if self.batch_norm else 0
-        # a step takes one batch, and what it was worth is judged by all, before and after
+        if self.columns is None:
+            return norms
+        columns = self.rounds * (2 if noisy else 1)
+        if self.fitted_to == "layer":
+            return columns + norms
+        # what corrections were worth is judged by all batches, without them and with them: the
+        # first of several runs is one without
         steps = self.learning_steps
-        learning = steps / len(tuple(self.batches)) + 2 if steps else 0
-        return columns + norms + learning
+        judged = 1 if self.rounds == 1 else 0
+        # a step takes one batch, and what it was worth is judged before and after
+        judged += 2 if steps else 1
+        return columns + norms + judged + steps / len(tuple(self.batches))

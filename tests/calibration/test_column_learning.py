@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import analogtorch as at
-from analogtorch.calibration import column_learning
+from analogtorch.calibration import column_learning, exact_outputs
 from tests.calibration.test_columns import _error, _layers, _view, _x
 from tests.calibration.test_outputs import detections
 
@@ -73,7 +73,7 @@ def test_layers_of_all_kinds_learn(name: str) -> None:
         assert all(p.grad is None for p in view.parameters())
         assert not any(layer.taps for layer in _layers(view))
         assert all(not t.requires_grad for held in _held(view) for t in held if t is not None)
-    assert errors[20] < 1.02 * errors[0]
+    assert errors[20] < 1.05 * errors[0]  # both with the read noise of one run
 
 
 def test_it_repeats_and_learns_nothing_from_a_single_batch() -> None:
@@ -212,8 +212,8 @@ def test_a_buffer_that_the_model_writes_stays_outside_of_the_graph() -> None:
 def test_masked_classes_take_no_part_in_the_divergence() -> None:
     y, masked = -_x(50, 10).abs(), torch.arange(10) < 4
     other = y.flip(1).roll(4, 1)
-    whole = column_learning._Output([y.masked_fill(masked, -torch.inf)])
-    alone = column_learning._Output([y[:, 4:]])
+    whole = exact_outputs._Output([y.masked_fill(masked, -torch.inf)])
+    alone = exact_outputs._Output([y[:, 4:]])
     for output in (whole, alone):
         assert output._scores
         output._variance, output._temperature = torch.tensor(torch.inf), 0.5
@@ -335,7 +335,9 @@ def test_steps_are_charged_by_the_batch() -> None:
     def runs(**options: Any) -> float:
         return at.Recovery(batches=x.split(16), **options).runs(noisy=True)
 
-    assert runs(steps=0) == 2 * 2
+    assert runs(steps=0) == 2 * 2 + 1  # with the fits once more, beside the first run without
+    assert runs(steps=0, rounds=1) == 2 + 2
+    assert runs(target="layer") == 2 * 2
     # ten steps of one of the four batches, which all judge, before and after
     assert runs(steps=10) == 2 * 2 + 10 / 4 + 2
     assert runs(steps=10, columns=None, batch_norm=True) == 1
@@ -419,18 +421,18 @@ def test_what_a_model_gives_for_padding_is_not_learnt() -> None:
 @pytest.mark.parametrize("masked", [4, 6])
 def test_masked_classes_do_not_make_others_quantities(masked: int) -> None:
     y = torch.randn(200, 10)
-    whole = column_learning._Output([y.masked_fill(torch.arange(10) < masked, -torch.inf)])
-    alone = column_learning._Output([y[:, masked:]])
+    whole = exact_outputs._Output([y.masked_fill(torch.arange(10) < masked, -torch.inf)])
+    alone = exact_outputs._Output([y[:, masked:]])
     assert whole._scores
     assert alone._scores
-    assert not column_learning._Output([y * torch.logspace(0, 3, 10)])._scores
+    assert not exact_outputs._Output([y * torch.logspace(0, 3, 10)])._scores
 
 
 def test_a_sequence_that_varies_at_some_positions_says_something() -> None:
     y = torch.zeros(64, 8, 4)
     y[:, 1::2] = torch.randn(64, 4, 4)  # every 2nd of its vectors alone
-    assert column_learning._Output([y]).varies
-    assert not column_learning._Output([torch.ones(64, 4)]).varies
+    assert exact_outputs._Output([y]).varies
+    assert not exact_outputs._Output([torch.ones(64, 4)]).varies
 
 
 def _alarm(bound: Tensor) -> Callable[[Tensor], Any]:

@@ -62,7 +62,7 @@ def test_layers_of_all_kinds_follow_the_model(name: str) -> None:
         fresh = x.flip(0) * 0.9
         at.correct_columns(view, [x], target=target, rounds=1 if target == "model" else 2)
         errors[target] = _error(view, digital, fresh)
-    assert errors["model"] < 1.02 * errors["layer"]
+    assert errors["model"] < 1.05 * errors["layer"]  # both with the read noise of one run
 
 
 class _Routed(nn.Module):
@@ -93,7 +93,7 @@ def test_vectors_that_go_another_way_on_the_chip_do_not_count(swapped: int) -> N
         first, second = order[:swapped], order[-swapped:]
 
         def route(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-            if module.taps[-1].execution is not None:  # the model with exact weights
+            if module.taps and module.taps[-1].execution is not None:  # the exact weights
                 return output
             output = digital.router(args[0])
             output[first], output[second] = output[second], output[first]
@@ -457,3 +457,46 @@ def test_a_forward_that_computes_gradients_changes_no_column(target: Any) -> Non
         assert torch.equal(layer.programmed.offset, other.programmed.offset)
         assert layer.programmed.offset.any()
         assert not layer.programmed.offset.requires_grad
+
+
+class _Normalised(nn.Module):
+    """An RMSNorm behind a layer without bias, which gives zero vectors, as of padding, zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.norm = nn.Linear(16, 16, bias=False), nn.RMSNorm(16, eps=1e-6)
+        self.b = nn.Linear(16, 8, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.norm(self.a(x)))
+
+
+_FARTHER = "correct_columns: with corrected columns the outputs of the model are farther"
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+@pytest.mark.parametrize("steps", [0, 3])
+def test_corrections_that_make_the_outputs_worse_are_not_kept(rounds: int, steps: int) -> None:
+    """An offset of a zero vector is all that a normalisation sees of it."""
+    digital = _Normalised()
+    x = _x(80, 16, seed=1)
+    x[::4] = 0.0
+    batches = list(x.split(20))
+    model = at.calibrate(at.convert(copy.deepcopy(digital), CHIP), batches)
+    left, corrected = [], []
+
+    def correct(seed: int) -> None:
+        view = at.program(model, seed=seed).at("1 month")
+        given = {layer: layer.programmed for layer in _layers(view)}
+        before = _error(view, digital, x)
+        at.correct_columns(view, batches, rounds=rounds, steps=steps)
+        kept = all(layer.programmed is held for layer, held in given.items())
+        (left if kept else corrected).append(_error(view, digital, x) / before)
+
+    with pytest.warns(UserWarning, match=_FARTHER) as caught:
+        list(map(correct, range(8)))
+    assert len(caught) == 1  # for all chips
+    assert left
+    assert corrected
+    assert max(left + corrected) < 1.5  # without the comparison, up to 2.6

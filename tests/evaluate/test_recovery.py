@@ -129,19 +129,19 @@ def test_its_mvms_are_charged() -> None:
     assert once.mvms == read.mvms + 2 * 140
     thrice = at.Recovery(batches=[x[:100]], rounds=3)
     columns = physical.recalibration_cost(recovery=thrice)
-    assert columns.mvms == read.mvms + 2 * 3 * 100
+    assert columns.mvms == read.mvms + 2 * (3 + 1) * 100  # once to judge what it was worth
     assert columns.seconds > read.seconds
     assert columns.joules > read.joules
     # an MVM whose output has noise is taken twice
     noisy = at.chips.hermes64().replace(adc={"noise": 0.04})
     loud = at.program(at.calibrate(at.convert(at.to_digital(model), noisy), [x]), seed=7)
     more = loud.recalibration_cost(recovery=thrice).mvms - loud.recalibration_cost().mvms
-    assert more == 2 * 3 * 2 * 100
+    assert more == 2 * (3 * 2 + 1) * 100
     conv = at.convert(nn.Sequential(nn.Conv2d(2, 4, 3)), at.chips.hermes64())
     images = torch.randn(5, 2, 8, 6)
     at.calibrate(conv, [images])
     found = at.program(conv, seed=7)
-    fit = at.Recovery(batches=[images], rounds=1)
+    fit = at.Recovery(batches=[images], rounds=1, target="layer")
     more = found.recalibration_cost(recovery=fit).mvms - found.recalibration_cost().mvms
     assert more == 1 * 5 * 24  # one for each of the 6 x 4 output positions
     with pytest.raises(TypeError, match="recovery must be a Recovery"):
@@ -164,7 +164,7 @@ def test_their_mvms_are_those_of_inferences(layer: nn.Module, grouped: str) -> N
     model = at.calibrate(at.convert(nn.Sequential(copy.deepcopy(layer)), chip), [x])
     mapping = at.map_to_chip(model, x)
     inference = at.cost(mapping)
-    recovery = at.Recovery(batches=[x], rounds=1)
+    recovery = at.Recovery(batches=[x], rounds=1, target="layer")
     found = at.program(model, seed=7, mapping=mapping).recalibration_cost("none", recovery)
     assert found.mvms == sum(run.mvms for run in inference.schedule.runs)
     assert found.seconds == pytest.approx(max(tile.busy for tile in inference.schedule.tiles))

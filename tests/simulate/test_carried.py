@@ -91,7 +91,7 @@ def test_what_learns_on_a_chip_learns_on_at_a_later_time() -> None:
 
 
 def test_each_pulse_of_an_input_is_an_mvm_of_a_recovery() -> None:
-    recovery = at.Recovery(batches=[X], rounds=1)
+    recovery = at.Recovery(batches=[X], rounds=1, target="layer")
 
     def mvms(pulses: dict[str, int]) -> int:
         # no noise of MVMs, so that each is taken once
