@@ -129,11 +129,11 @@ def correct_columns(
 
     Warns:
         UserWarning: corrections were not kept; once for all chips of a model. Batch norms have the
-            statistics of before they were re-estimated on the chip.
-            Some layers did not run; once for all chips of a model. Or two runs of the
-            model with exact weights differ, so that there is none to follow: the layers' own
-            products are the target. Or the outputs of the model have no gradient to learn by, are
-            random, or are detections as ``calibrate`` has it.
+            statistics of before they were re-estimated on the chip. Some layers did not run; once
+            for all chips of a model. Or two runs of the model with exact weights differ, so that
+            there is none to follow: the layers' own products are the target. Or the outputs of the
+            model have no gradient to learn by, are random, or are detections as ``calibrate`` has
+            it.
 
     Example:
         >>> aged = at.correct_columns(at.program(model, seed=7).at("1 day"), [x])

@@ -72,6 +72,11 @@ def _error(view: nn.Module, digital: nn.Module, x: Tensor) -> float:
     return ((_out(view(x)) - y).square().mean() / y.var()).sqrt().item()
 
 
+def _mean_error(view: nn.Module, digital: nn.Module, x: Tensor, reads: int = 8) -> float:
+    """The error over several runs, each of which has its own read noise."""
+    return sum(_error(view, digital, x) for _ in range(reads)) / reads
+
+
 def _layers(view: nn.Module) -> list[at.nn.AnalogLayer]:
     return [layer for _, layer in at.analog_layers(view)]
 

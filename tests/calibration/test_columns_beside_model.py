@@ -15,7 +15,7 @@ import analogtorch as at
 from analogtorch.calibration import column_outputs
 from analogtorch.calibration.columns import Target
 from analogtorch.calibration.norm_statistics import digital_statistics
-from tests.calibration.test_columns import _error, _layers, _view, _x
+from tests.calibration.test_columns import _error, _layers, _mean_error, _view, _x
 
 CHIP = at.chips.hermes64()
 
@@ -61,8 +61,8 @@ def test_layers_of_all_kinds_follow_the_model(name: str) -> None:
         view, digital, x = _view(name, compensation="none")
         fresh = x.flip(0) * 0.9
         at.correct_columns(view, [x], target=target, rounds=1 if target == "model" else 2)
-        errors[target] = _error(view, digital, fresh)
-    assert errors["model"] < 1.05 * errors["layer"]  # both with the read noise of one run
+        errors[target] = _mean_error(view, digital, fresh)
+    assert errors["model"] < 1.02 * errors["layer"]
 
 
 class _Routed(nn.Module):
@@ -499,4 +499,4 @@ def test_corrections_that_make_the_outputs_worse_are_not_kept(rounds: int, steps
     assert len(caught) == 1  # for all chips
     assert left
     assert corrected
-    assert max(left + corrected) < 1.5  # without the comparison, up to 2.6
+    assert max(left + corrected) < 1.5  # without the comparison, up to 2.9
